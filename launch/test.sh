@@ -1,0 +1,11 @@
+#!/usr/bin/env bash
+# Checks style and runs the tests, in .venv, which it makes when missing.
+#   launch/test.sh                     everything
+#   launch/test.sh -m 'not slow' -x    arguments go to pytest; paths count from the root
+set -euo pipefail
+source "$(dirname "${BASH_SOURCE[0]}")/_setup.sh"
+
+prepare_venv '.[dev]'
+"$VENV_PYTHON" -m ruff check
+"$VENV_PYTHON" -m ruff format --check
+exec "$VENV_PYTHON" -m pytest "$@"

@@ -1,0 +1,107 @@
+"""The interaction log: who took which item of which domain, when. Every data source ends here."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+
+import numpy as np
+
+from oa_jax.errors import UserError
+
+DOMAINS = ("A", "B")
+
+
+@dataclasses.dataclass(frozen=True)
+class InteractionLog:
+    """Interactions of two domains, grouped by user, oldest first.
+
+    Row r says that user `user[r]` took item `item[r]` at `time[r]`. Items share one id space:
+    0 is padding, 1..n_items[0] is domain A, the next n_items[1] ids are domain B.
+    Users are 0..n_users-1 and every user has at least one row. Within a user the row order is
+    the order of events (ties in time keep the order of the source).
+
+    user: (N,) int32, ascending.  item: (N,) int32.  time: (N,) int64, in the unit of the source
+    (unix seconds for the Amazon files).
+    """
+
+    user: np.ndarray
+    item: np.ndarray
+    time: np.ndarray
+    n_items: tuple[int, int]
+    name: str
+
+    @property
+    def domain(self) -> np.ndarray:
+        """(N,) int8: 0 for an item of A, 1 for an item of B."""
+        return domain_of(self.item, self.n_items)
+
+    @property
+    def n_users(self) -> int:
+        return int(self.user[-1]) + 1
+
+    @property
+    def offsets(self) -> np.ndarray:
+        """(U+1,) int64: rows offsets[u]:offsets[u+1] belong to user u."""
+        return np.searchsorted(self.user, np.arange(self.n_users + 1))
+
+    def fingerprint(self) -> str:
+        """Hex digest of the content: equal logs have equal fingerprints, whatever their source."""
+        digest = hashlib.sha256(repr(tuple(map(int, self.n_items))).encode())
+        for column, dtype in ((self.user, "<i4"), (self.item, "<i4"), (self.time, "<i8")):
+            digest.update(np.ascontiguousarray(column, dtype=dtype).tobytes())
+        return digest.hexdigest()[:16]
+
+
+def domain_of(item: np.ndarray, n_items: tuple[int, int]) -> np.ndarray:
+    """Domain of item ids > 0, any shape: 0 is A, 1 is B. int8."""
+    return (item > n_items[0]).astype(np.int8)
+
+
+def make_log(user, item, time, n_items: tuple[int, int], name: str) -> InteractionLog:
+    """Check columns and build a log.
+
+    Raises UserError naming the first offending row when columns differ in length, are empty or
+    not whole numbers, an item id is outside 1..sum(n_items), users are not 0..U-1 in ascending
+    order, or time runs backwards within a user.
+    """
+    user = _column(name, "user", user, np.int32)
+    item = _column(name, "item", item, np.int32)
+    time = _column(name, "time", time, np.int64)
+    if not len(user) == len(item) == len(time):
+        raise UserError(
+            f"{name}: columns of different length: "
+            f"user {len(user)}, item {len(item)}, time {len(time)}"
+        )
+    if len(user) == 0:
+        raise UserError(f"{name}: no interactions")
+    if min(n_items) < 1:
+        raise UserError(f"{name}: both domains need items, found {n_items[0]} and {n_items[1]}")
+    step = np.diff(user)
+    out_of_order = np.r_[user[0] != 0, (step < 0) | (step > 1)]
+    _check(name, "user", user, out_of_order, "users 0, 1, 2, … in order")
+    _check(name, "item", item, (item < 1) | (item > sum(n_items)), f"an id in 1..{sum(n_items)}")
+    backwards = np.r_[False, (step == 0) & (np.diff(time) < 0)]
+    _check(name, "time", time, backwards, "a time not before the user's previous one")
+    return InteractionLog(user, item, time, (int(n_items[0]), int(n_items[1])), name)
+
+
+def _column(name, column, values, dtype):
+    """A copy as (N,) dtype. A cast would cut fractions off and wrap large numbers: refused."""
+    values = np.asarray(values)
+    if values.ndim != 1:
+        raise UserError(f"{name}: {column}: found shape {values.shape}, expected one dimension")
+    if not values.size:
+        return np.empty(0, dtype)
+    if not np.issubdtype(values.dtype, np.integer):
+        raise UserError(f"{name}: {column}: found {values.dtype}, expected whole numbers")
+    limit = np.iinfo(dtype)
+    bad = (values < limit.min) | (values > limit.max)
+    _check(name, column, values, bad, f"a number that fits into {np.dtype(dtype).name}")
+    return values.astype(dtype)
+
+
+def _check(name, column, values, bad, expected):
+    if bad.any():
+        row = int(np.argmax(bad))
+        raise UserError(f"{name}: row {row}, {column} {values[row]}: expected {expected}")

@@ -1,0 +1,115 @@
+"""Which events train a model and which are its validation and test targets."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+
+from oa_jax.data.log import InteractionLog
+from oa_jax.errors import UserError
+
+
+@dataclasses.dataclass(frozen=True)
+class Split:
+    """Places in each user's sequence, counted from 0 at the user's oldest event.
+
+    Events 0..n_train-1 of a user are the training part. The history of a target, that is all that
+    a model may see when it is scored, is every earlier event of the user.
+
+    n_train: (U,) int32, number of events in the training part.
+    val, test: (U,) int32, place of the target event, or -1 where the user has none.
+    """
+
+    n_train: np.ndarray
+    val: np.ndarray
+    test: np.ndarray
+
+
+def leave_one_out(log: InteractionLog) -> Split:
+    """The last event of a user is its test target, the one before it its validation target.
+
+    The training part is the rest: K - 2 of K events. Users' calendars are not compared, so a
+    training event of one user may lie after the test target of another; `global_time` forbids it.
+
+    Raises UserError naming the first user with fewer than 3 events.
+    """
+    length = np.diff(log.offsets)
+    if (length < 3).any():
+        user = int(np.argmax(length < 3))
+        raise UserError(
+            f"{log.name}: user {user}: found {length[user]} events, expected at least 3 "
+            "for split leave_one_out"
+        )
+    return Split(*(column.astype(np.int32) for column in (length - 2, length - 2, length - 1)))
+
+
+def time_cuts(
+    log: InteractionLog, val_fraction: float = 0.1, test_fraction: float = 0.1
+) -> tuple[int, int]:
+    """Begin of the validation and of the test period, in the log's unit of time.
+
+    Both are times of events: with all N times sorted, the cut stands at the event that leaves
+    about N * fraction events at or after it. Events at the very time of a cut belong to the later
+    period, so ties can only make the later period longer.
+
+    Raises UserError when a fraction is not above 0 or both together are not below 1.
+    """
+    fractions = {"val_fraction": val_fraction, "test_fraction": test_fraction}
+    for field, value in fractions.items():
+        # Written so that NaN fails too.
+        if not 0 < value < 1:
+            raise UserError(f"{field}: found {value}, expected a number above 0 and below 1")
+    if not val_fraction + test_fraction < 1:
+        raise UserError(
+            f"val_fraction + test_fraction: found {val_fraction} + {test_fraction}, "
+            "expected a sum below 1"
+        )
+    ordered, n = np.sort(log.time), len(log.time)
+    # Counted from the end: 1 - 0.1 - 0.1 is not 0.8 in floating point.
+    after_cut = (round(n * (val_fraction + test_fraction)), round(n * test_fraction))
+    val_cut, test_cut = (int(ordered[n - min(max(count, 1), n)]) for count in after_cut)
+    return val_cut, test_cut
+
+
+def global_time(
+    log: InteractionLog, val_fraction: float = 0.1, test_fraction: float = 0.1
+) -> Split:
+    """Two moments, the same for all users, part training, validation and test (see `time_cuts`).
+
+    The training part of a user are the events strictly before the first cut. The validation
+    target is the user's first event from the first cut on and before the second, the test target
+    the first event at or after the second. A target needs an earlier event, otherwise it is -1.
+    A user with fewer than 2 training events yields no training target.
+
+    Leak rule: no training event of anybody lies at or after the first cut, and no input of a
+    target lies at or after the target's place in the user's sequence. Events of one user at the
+    same time keep the order of the source: an input may be as old as its target, never newer.
+
+    Raises UserError for bad fractions, and when no user has a training, validation or test target.
+    """
+    cuts = time_cuts(log, val_fraction, test_fraction)
+    # Times never run backwards within a user, so "before the cut" is a prefix of its sequence.
+    n_before = [np.bincount(log.user, log.time < cut, log.n_users).astype(np.int32) for cut in cuts]
+    n_train, n_before_test = n_before
+    length = np.diff(log.offsets)
+    val = np.where((n_train > 0) & (n_train < n_before_test), n_train, -1)
+    test = np.where((n_before_test > 0) & (n_before_test < length), n_before_test, -1)
+    for part, some in (("training", n_train > 1), ("validation", val >= 0), ("test", test >= 0)):
+        if not some.any():
+            raise UserError(
+                f"{log.name}: split global_time with cuts at {cuts[0]} and {cuts[1]}: "
+                f"found no user with a {part} target, expected at least one"
+            )
+    return Split(n_train, val.astype(np.int32), test.astype(np.int32))
+
+
+def make_split(log: InteractionLog, kind: str) -> Split:
+    """Split a log by the name of the rule, 'leave_one_out' or 'global_time'.
+
+    Raises UserError for another name, and what the rule raises.
+    """
+    rules = {"leave_one_out": leave_one_out, "global_time": global_time}
+    if kind not in rules:
+        raise UserError(f"split: found {kind!r}, expected one of {', '.join(rules)}")
+    return rules[kind](log)

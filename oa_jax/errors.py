@@ -1,0 +1,9 @@
+"""The one exception that a user's mistake raises: its text is a single line for people."""
+
+
+class UserError(Exception):
+    """A mistake in a file, a flag or a configuration.
+
+    The message names the file and line or the field, what was found and what was expected.
+    The commands print it alone, without a traceback, and exit with status 2.
+    """

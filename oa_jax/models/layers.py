@@ -1,0 +1,152 @@
+"""Layers that the backbones share. One seed, one device, no hidden state.
+
+Token streams are *packed*: about half of all (row, position) slots of a batch are padding, so the
+pointwise layers run on an array of real tokens (P, D), and only attention sees (B, L, D).
+"""
+
+from __future__ import annotations
+
+import flax
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+# Initialisers of the official ABXI code (specs of the backbone, §3).
+TABLE_INIT = nn.initializers.truncated_normal(0.02)  # cut at two standard deviations
+WEIGHT_INIT = nn.initializers.normal(0.02)
+LORA_A_INIT = nn.initializers.normal(50**-0.5)  # variance 1/50
+LAYER_NORM_EPSILON = 1e-5
+
+
+@flax.struct.dataclass
+class Packing:
+    """Where packed tokens stand in the (B, L) grid.
+
+    at_P: flat index row * L + position of each slot; B * L (out of range) marks an unused slot.
+    `None` packs the whole grid in order, which is a reshape.
+    """
+
+    at_P: jax.Array | None
+    shape: tuple[int, int] = flax.struct.field(pytree_node=False)
+
+    def pack(self, grid_BxL):
+        """(B, L, …) -> (P, …); unused slots are 0."""
+        flat = grid_BxL.reshape(-1, *grid_BxL.shape[2:])
+        return flat if self.at_P is None else flat.at[self.at_P].get(mode="fill", fill_value=0)
+
+    def unpack(self, packed_P):
+        """(P, …) -> (B, L, …); empty places are 0."""
+        rows, length = self.shape
+        if self.at_P is None:
+            return packed_P.reshape(rows, length, *packed_P.shape[1:])
+        slots = jnp.arange(len(self.at_P))
+        slot_of = jnp.full(rows * length, len(self.at_P)).at[self.at_P].set(slots, mode="drop")
+        grid = packed_P.at[slot_of].get(mode="fill", fill_value=0)
+        return grid.reshape(rows, length, *packed_P.shape[1:])
+
+
+@flax.struct.dataclass
+class Stream:
+    """Tokens of one stream: hidden states (P, D), which of them are real (P,), their places."""
+
+    h_PxD: jax.Array
+    real_P: jax.Array
+    packing: Packing
+
+    def map(self, fn) -> Stream:
+        """Apply a pointwise function and keep padding at 0."""
+        return self.replace(h_PxD=fn(self.h_PxD) * self.real_P[:, None])
+
+    def last(self) -> Stream:
+        """The stream's last position only: (B, D). Needs a stream that packs its whole grid."""
+        rows, length = self.packing.shape
+        h = self.h_PxD.reshape(rows, length, -1)[:, -1]
+        real = self.real_P.reshape(rows, length)[:, -1]
+        return Stream(h, real, Packing(None, (rows, 1)))
+
+
+class Dropout(nn.Module):
+    """Inverted dropout whose rate may be a traced value, so that a sweep over rates is one program.
+
+    Sixteen random bits decide a unit (the rate is rounded to 1/65536): half the cost of a full
+    word, and drawing the masks is a large share of a step on a CPU. `rate=None` turns it off.
+    """
+
+    @nn.compact
+    def __call__(self, h, rate):
+        if rate is None:
+            return h
+        words = jax.random.bits(self.make_rng("dropout"), (-(-h.size // 2),), jnp.uint32)
+        halves = jax.lax.bitcast_convert_type(words, jnp.uint16).ravel()[: h.size]
+        keep = halves.reshape(h.shape) >= jnp.round(rate * 65536).astype(jnp.uint32)
+        return jnp.where(keep, h / (1.0 - rate), 0.0)
+
+
+class LayerNorm(nn.Module):
+    """LayerNorm over the last axis, biased variance, affine."""
+
+    @nn.compact
+    def __call__(self, h):
+        # Two-pass variance: the fast one-pass form loses digits that parity tests look at.
+        return nn.LayerNorm(epsilon=LAYER_NORM_EPSILON, use_fast_variance=False, name="norm")(h)
+
+
+class SwiGLU(nn.Module):
+    """W3( silu(W2 h) * (W1 h) ), no biases (specs §4.4)."""
+
+    width: int
+
+    @nn.compact
+    def __call__(self, h):
+        def dense(features, name):
+            return nn.Dense(features, use_bias=False, kernel_init=WEIGHT_INIT, name=name)
+
+        gated = nn.silu(dense(self.width, "gate")(h)) * dense(self.width, "up")(h)
+        return dense(h.shape[-1], "down")(gated)
+
+
+class LoRA(nn.Module):
+    """A low-rank linear layer h Bᵀ Aᵀ with A (D, r) random and B (r, D) zero at the start."""
+
+    rank: int
+
+    @nn.compact
+    def __call__(self, h):
+        width = h.shape[-1]
+        a = self.param("a", LORA_A_INIT, (width, self.rank))
+        b = self.param("b", nn.initializers.zeros, (self.rank, width))
+        return (h @ b.T) @ a.T
+
+
+class MultiHeadAttention(nn.Module):
+    """Multi-head attention between two packed streams; self-attention when both are one.
+
+    The three in-projections are one (D, 3D) matrix, Xavier-initialised as a whole, as in the
+    official code. Empty places enter as zero states, so their keys and values are the biases:
+    whether anybody may look at them is the caller's choice of `allowed_BxTxS`.
+    """
+
+    heads: int
+
+    @nn.compact
+    def __call__(self, query: Stream, source: Stream, allowed_BxTxS):
+        """-> (P, D) at the query's slots. A query with no allowed key gets exactly 0."""
+        width = query.h_PxD.shape[-1]
+        w_in = self.param("w_in", nn.initializers.xavier_uniform(), (width, 3 * width))
+        b_in = self.param("b_in", nn.initializers.zeros, (3 * width,))
+
+        def project(stream, columns):
+            grid = stream.packing.unpack(stream.h_PxD @ w_in[:, columns]) + b_in[columns]
+            return grid.reshape(*grid.shape[:2], -1, self.heads, width // self.heads)
+
+        q_BxTxHxE = project(query, slice(0, width))[:, :, 0]
+        kv_BxSx2xHxE = project(source, slice(width, None))
+        k_BxSxHxE, v_BxSxHxE = kv_BxSx2xHxE[:, :, 0], kv_BxSx2xHxE[:, :, 1]
+        logits_BxHxTxS = jnp.einsum("bthe,bshe->bhts", q_BxTxHxE, k_BxSxHxE)
+        logits_BxHxTxS *= (width // self.heads) ** -0.5
+        allowed = allowed_BxTxS[:, None]
+        weights = nn.softmax(jnp.where(allowed, logits_BxHxTxS, -1e30), axis=-1)
+        mixed_BxTxHxE = jnp.einsum("bhts,bshe->bthe", weights, v_BxSxHxE)
+        mixed_BxTxD = mixed_BxTxHxE.reshape(*mixed_BxTxHxE.shape[:2], width)
+        out = nn.Dense(width, kernel_init=WEIGHT_INIT, name="out")(query.packing.pack(mixed_BxTxD))
+        return out * query.packing.pack(allowed_BxTxS.any(-1))[:, None]

@@ -1,0 +1,94 @@
+"""Sampled softmax without a (B, L, K, D) gather, and the orthogonality penalty.
+
+Both forms of the softmax take packed positions and return (total, terms_P): the weighted sum of
+-log softmax(target) over the target and its K negatives, which is differentiable, and its terms,
+which are for reading only.
+"""
+
+from __future__ import annotations
+
+import functools
+
+import jax
+import jax.numpy as jnp
+
+from oa_jax.models.gca import Probe
+from oa_jax.models.layers import Packing
+
+
+def shared_negatives(table, h_PxD, weight_P, target_P, packing: Packing, negatives_BxK):
+    """Negatives shared by all positions of a row: gathered once a row, scored as one product."""
+    scores_BxLxK = jnp.einsum("bld,bkd->blk", packing.unpack(h_PxD), table[negatives_BxK])
+    positive_P = jnp.sum(h_PxD * table[target_P], -1)
+    terms_P = weight_P * _nll(positive_P, packing.pack(scores_BxLxK))
+    return jnp.sum(terms_P), jax.lax.stop_gradient(terms_P)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(5,))
+def position_negatives(table, h_PxD, weight_P, target_P, negatives_PxK, block):
+    """Negatives of each position's own, in blocks of `block` positions.
+
+    The gradient is formed in the forward pass, while a block's item vectors are at hand, so
+    nothing of size (P, K, D) outlives its block and nothing is gathered twice.
+    Differentiable in `table` and `h_PxD`; `weight_P` is a constant.
+    """
+    return _forward(table, h_PxD, weight_P, target_P, negatives_PxK, block, with_gradient=False)[0]
+
+
+def _forward(table, h_PxD, weight_P, target_P, negatives_PxK, block, with_gradient=True):
+    size, width = h_PxD.shape
+    n_blocks = -(-size // block)
+    ids_Px1K = jnp.concatenate([target_P[:, None], negatives_PxK], 1)
+
+    def blocks(array):
+        padded = jnp.pad(array, [(0, n_blocks * block - size)] + [(0, 0)] * (array.ndim - 1))
+        return padded.reshape(n_blocks, block, *array.shape[1:])
+
+    def step(d_table, inputs):
+        h, weight, ids = inputs
+        items = table[ids]
+        scores = jnp.einsum("pd,pkd->pk", h, items)
+        terms = weight * _nll(scores[:, 0], scores[:, 1:])
+        if not with_gradient:
+            return d_table, (terms, ())
+        d_scores = weight[:, None] * jax.nn.softmax(scores, -1).at[:, 0].add(-1.0)
+        d_h = jnp.einsum("pk,pkd->pd", d_scores, items)
+        d_items = d_scores[:, :, None] * h[:, None, :]
+        return d_table.at[ids].add(d_items), (terms, d_h)
+
+    start = jnp.zeros_like(table) if with_gradient else ()
+    xs = (blocks(h_PxD), blocks(weight_P), blocks(ids_Px1K))
+    d_table, (terms, d_h) = jax.lax.scan(step, start, xs)
+    terms_P = terms.ravel()[:size]
+    gradient = (d_table, d_h.reshape(-1, width)[:size]) if with_gradient else None
+    return (jnp.sum(terms_P), terms_P), gradient
+
+
+def _forward_rule(table, h_PxD, weight_P, target_P, negatives_PxK, block):
+    return _forward(table, h_PxD, weight_P, target_P, negatives_PxK, block)
+
+
+def _backward_rule(block, gradient, cotangents):
+    d_table, d_h = gradient
+    scale = cotangents[0]
+    return scale * d_table, scale * d_h, None, None, None
+
+
+position_negatives.defvjp(_forward_rule, _backward_rule)
+
+
+def _nll(positive_P, negative_PxK):
+    scores = jnp.concatenate([positive_P[:, None], negative_PxK], 1)
+    return jax.nn.logsumexp(scores, -1) - positive_P
+
+
+def mean_cos2(probes: dict[str, Probe]):
+    """Mean of cos²(X, X') over the tokens with a key, then over GCA modules (specs gca §1)."""
+
+    def one(probe):
+        dot = jnp.sum(probe.x * probe.update, -1)
+        norms = jnp.sum(probe.x**2, -1) * jnp.sum(probe.update**2, -1)
+        cos2 = jnp.where(norms > 0, dot**2 / jnp.where(norms > 0, norms, 1.0), 0.0)
+        return jnp.sum(cos2 * probe.has_key_P) / jnp.maximum(jnp.sum(probe.has_key_P), 1)
+
+    return sum(map(one, probes.values())) / len(probes)

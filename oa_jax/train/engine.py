@@ -1,0 +1,117 @@
+"""Compiled programs over seeds: where the seed axis, devices, jit and donation are applied."""
+
+from __future__ import annotations
+
+import functools
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import AxisType, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from oa_jax.train import state as state_lib
+from oa_jax.train import step as step_lib
+from oa_jax.train.state import State
+
+
+class Engine:
+    """The programs of one static configuration. Data are arguments, seeds are the leading axis.
+
+    axis: "vmap" batches the seeds in every operation; "map" runs them one after the other inside
+    the program, which is bitwise what separate runs give.
+    """
+
+    def __init__(self, settings: step_lib.Settings, axis: str):
+        self.settings = settings
+        self.axis = axis
+        self.seconds = {"compile": 0.0}
+        self._programs: dict = {}
+        self._counts = jnp.asarray(settings.task.target_counts)
+
+    def create(self, seeds, hparams) -> State:
+        """Fresh states of all seeds; `hparams` leaves are (S,)."""
+        init, optimizer = self.settings.backbone.init, self.settings.optimizer
+        one = lambda seed, hparams: state_lib.create(seed, hparams, init, optimizer)  # noqa: E731
+        return self._run("create", jax.vmap(one), (jnp.asarray(seeds, jnp.int32), hparams))
+
+    def capacity(self, seeds, epoch: int) -> tuple[int, int]:
+        """Target slots (A, B) that hold every batch of `epoch` for all seeds of the run."""
+        needed = jax.vmap(self.settings.task.slots_needed, in_axes=(None, 0, None))
+        args = (self._counts, jnp.asarray(seeds, jnp.int32), jnp.asarray(epoch, jnp.int32))
+        return self.settings.task.capacity(np.asarray(self._run("slots", needed, args)).max(0))
+
+    def epoch(self, states: State, arrays, capacity):
+        """One epoch of every seed -> (states, reports). The old states are given up."""
+        one = functools.partial(step_lib.epoch, self.settings, capacity)
+        return self._over_seeds(("epoch", capacity), one, (states,), arrays, donate=True)
+
+    def assess(self, states: State, arrays):
+        """The report of `epoch` without training."""
+        one = lambda state, arrays: step_lib.assess(self.settings, state.params, arrays)  # noqa: E731
+        return self._over_seeds("assess", one, (states,), arrays)
+
+    def final(self, params, rows, protocols):
+        """{protocol: Ranks (S, R)} and GCA sums of `params` (leaves with S) over `rows`."""
+
+        def one(params, rows):
+            ranks = step_lib.all_ranks(self.settings, params, rows, protocols)
+            return ranks, step_lib.probe_sums(self.settings, params, rows)
+
+        return self._over_seeds(("final", protocols), one, (params,), rows)
+
+    def _over_seeds(self, name, one, seeded, shared, donate=False):
+        def program(*args):
+            *seeded, shared = args
+            if self.axis == "vmap":
+                return jax.vmap(lambda *s: one(*s, shared))(*seeded)
+            return jax.lax.map(lambda s: one(*s, shared), tuple(seeded))
+
+        n_seeds = len(jax.tree.leaves(seeded)[0])
+        mesh = seed_mesh(n_seeds if self.axis == "vmap" else 1)
+        by_seed, everywhere = NamedSharding(mesh, P("seed")), NamedSharding(mesh, P())
+        seeded = jax.device_put(seeded, by_seed)
+        shared = jax.device_put(shared, everywhere)
+        options = {
+            "in_shardings": (*(by_seed for _ in seeded), everywhere),
+            "out_shardings": by_seed,
+            "donate_argnums": tuple(range(len(seeded))) if donate else (),
+        }
+        return self._run((name, n_seeds), program, (*seeded, shared), **options)
+
+    def _run(self, name, fn, args, **options):
+        """Compile `fn` once per name and argument shapes, timed, and call it."""
+        shapes = tuple((a.shape, str(a.dtype)) for a in jax.tree.leaves(args))
+        key = (name, shapes)
+        if key not in self._programs:
+            begin = time.perf_counter()
+            self._programs[key] = jax.jit(fn, **options).lower(*args).compile()
+            self.seconds["compile"] += time.perf_counter() - begin
+        return self._programs[key](*args)
+
+
+def seed_mesh(n_seeds: int) -> jax.sharding.Mesh:
+    """A mesh (seed, data) with as many devices on `seed` as divide the number of seeds."""
+    devices = jax.devices()
+    size = max(n for n in range(1, len(devices) + 1) if n_seeds % n == 0)
+    return jax.make_mesh(
+        (size, 1), ("seed", "data"), axis_types=(AxisType.Auto,) * 2, devices=devices[:size]
+    )
+
+
+def take_seeds(tree, slots):
+    """The states of the given slots, in that order."""
+    return jax.tree.map(lambda a: a[np.asarray(slots)], tree)
+
+
+def join_seeds(trees, order):
+    """States of several groups of seeds as one, slot i of the result being row order[i]."""
+    return jax.tree.map(lambda *a: jnp.concatenate(a)[np.asarray(order)], *trees)
+
+
+def resolve_axis(axis: str, width: int) -> str:
+    """`auto`: vmap on accelerators and for small models, map for large ones on a CPU (measured)."""
+    if axis != "auto":
+        return axis
+    return "map" if jax.default_backend() == "cpu" and width >= 128 else "vmap"

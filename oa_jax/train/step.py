@@ -1,0 +1,128 @@
+"""One seed: a training step, an epoch, an assessment. Pure functions of state and arrays."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from oa_jax.evaluate import orthogonality, ranking
+from oa_jax.tasks.sampling import Purpose, epoch_rows, key_of
+from oa_jax.train.state import Schedule, State
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """What the pure functions need beside state and arrays; static in a compiled program."""
+
+    backbone: Any
+    task: Any
+    schedule: Schedule
+    optimizer: optax.GradientTransformation
+    n_items: tuple[int, int]
+    tie_weight: float
+    block_users: int
+    block_items: int
+
+
+def train_step(settings: Settings, capacity, state: State, rows_B, arrays):
+    """One AdamW step on the batch of users `rows_B` -> (state, aux of scalars).
+
+    Decay is decoupled and reaches every parameter, biases and norms included (quirk Q7).
+    """
+    batch = settings.task.batch(arrays, rows_B, state.seed, state.step, capacity)
+    key = key_of(state.seed, Purpose.DROPOUT, state.step)
+    value_and_grad = jax.value_and_grad(settings.backbone.loss, has_aux=True)
+    (loss, aux), grads = value_and_grad(state.params, batch, key, state.hparams)
+    directions, moments = settings.optimizer.update(grads, state.moments)
+    rate = settings.schedule.learning_rate(state)
+    decay = state.hparams["weight_decay"]
+    params = jax.tree.map(lambda p, d: p - rate * (d + decay * p), state.params, directions)
+    diverged = ~jnp.isfinite(loss) & (state.diverged_step == 0)
+    share = batch["n_users"] / settings.task.n_users  # of the epoch's mean (specs abxi §5)
+    state = state.replace(
+        step=state.step + 1,
+        params=params,
+        moments=moments,
+        diverged_step=jnp.where(diverged, state.step + 1, state.diverged_step),
+    )
+    return state, {name: value * share for name, value in (aux | {"loss": loss}).items()}
+
+
+def epoch(settings: Settings, capacity, state: State, arrays):
+    """Train an epoch, validate, select -> (state, report).
+
+    report: mean losses, the learning rate, ranks of the validation users, GCA sums.
+    """
+    task = settings.task
+    rows_NxB = epoch_rows(state.seed, state.epoch, task.n_users, task.batch_size)
+    rate = settings.schedule.learning_rate(state)
+
+    def step(state, rows_B):
+        return train_step(settings, capacity, state, rows_B, arrays["train"])
+
+    state, losses = jax.lax.scan(step, state, rows_NxB)
+    state = state.replace(epoch=state.epoch + 1)
+    report = {"train": jax.tree.map(jnp.sum, losses), "learning_rate": rate}
+    report |= assess(settings, state.params, arrays)
+    score = selection_score(settings, report["ranks"], arrays["val"])
+    return settings.schedule.after_validation(state, score), report
+
+
+def assess(settings: Settings, params, arrays):
+    """Ranks among the candidates of the validation users, GCA sums over the probe users."""
+    ranks = all_ranks(settings, params, arrays["val"], protocols=("candidates",))
+    return {"ranks": ranks["candidates"], "gca": probe_sums(settings, params, arrays["probe"])}
+
+
+def selection_score(settings: Settings, ranks: ranking.Ranks, rows) -> jax.Array:
+    """MRR of A plus MRR of B (specs abxi §6). A non-finite score counts as a bad epoch."""
+    reciprocal = 1.0 / (ranks.rank + settings.tie_weight * ranks.ties)
+    real = rows["real"].astype(jnp.float32)
+    score = 0.0
+    for domain in (0, 1):
+        of_domain = real * (rows["domain"] == domain)
+        score += jnp.sum(reciprocal * of_domain) / jnp.maximum(jnp.sum(of_domain), 1.0)
+    return jnp.where(jnp.all(ranks.finite | ~rows["real"]), score, -1.0)
+
+
+def all_ranks(settings: Settings, params, rows, protocols) -> dict[str, ranking.Ranks]:
+    """Ranks of every evaluation row, in blocks of users; leaves (R,). `rows` are padded, `real`
+    says which count."""
+    backbone = settings.backbone
+
+    def block(rows):
+        encoded = backbone.encode(params, rows)
+        out = {}
+        if "candidates" in protocols:
+            scores = backbone.score(params, encoded, rows["candidates"])
+            out["candidates"] = ranking.among_candidates(scores)
+        if "full" in protocols:
+            out["full"] = ranking.among_all(
+                lambda ids: backbone.score(params, encoded, ids),
+                rows["target"],
+                rows["seen"],
+                settings.n_items,
+                settings.block_items,
+            )
+        return out
+
+    return jax.tree.map(jnp.ravel, jax.lax.map(block, _blocks(rows, settings.block_users)))
+
+
+def probe_sums(settings: Settings, params, rows):
+    """{"place/domain": sums} over all tokens of the rows; {} without GCA."""
+
+    def block(rows):
+        probes = settings.backbone.probe(params, rows)
+        return {name: orthogonality.sums(probe) for name, probe in probes.items()}
+
+    sums = jax.lax.map(block, _blocks(rows, settings.block_users))
+    return jax.tree.map(jnp.sum, sums)
+
+
+def _blocks(rows, size):
+    return jax.tree.map(lambda a: a.reshape(-1, size, *a.shape[1:]), rows)

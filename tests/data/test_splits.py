@@ -1,0 +1,161 @@
+import dataclasses
+
+import numpy as np
+import pytest
+
+from oa_jax.data.log import make_log
+from oa_jax.data.splits import Split, global_time, leave_one_out, make_split, time_cuts
+from oa_jax.errors import UserError
+
+KINDS = ("leave_one_out", "global_time")
+
+
+def assert_no_leak(log, split, kind):
+    """Brute force, user by user: the training part ends before the targets, validation before
+    test; under global_time also on the calendar, across all users."""
+    begin = log.offsets
+    trained, validated, tested = [], [], []
+    for user in range(log.n_users):
+        time = log.time[begin[user] : begin[user + 1]].tolist()
+        n_train, val, test = (int(c[user]) for c in (split.n_train, split.val, split.test))
+        assert 0 <= n_train <= len(time)
+        for target in (val, test):
+            assert target == -1 or max(n_train, 1) <= target < len(time)
+        assert val == -1 or test == -1 or val < test
+        trained += time[:n_train]
+        validated += [time[val]] if val >= 0 else []
+        tested += [time[test]] if test >= 0 else []
+        # What the test target sees beyond the training part is not newer than the target.
+        assert test == -1 or all(earlier <= time[test] for earlier in time[:test])
+    if kind == "global_time":
+        assert max(trained) < min(validated) and max(validated) < min(tested)
+        assert max(trained) < time_cuts(log)[0]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("seed", range(5))
+def test_no_leak(random_log, kind, seed):
+    log = random_log(seed)
+    assert_no_leak(log, make_split(log, kind), kind)
+
+
+BREAKS = {
+    "training part includes the targets": ("n_train", 2, KINDS),
+    "training part one longer": ("n_train", 1, KINDS),
+    "validation on the test target": ("val", 1, ("leave_one_out",)),
+    "test on the validation target": ("test", -1, ("leave_one_out",)),
+}
+BREAK_CASES = [(column, by, kind) for column, by, kinds in BREAKS.values() for kind in kinds]
+
+
+@pytest.mark.parametrize(("column", "by", "kind"), BREAK_CASES)
+def test_no_leak_notices_a_broken_split(random_log, column, by, kind):
+    log = random_log(0)
+    split = make_split(log, kind)
+    broken = dataclasses.replace(split, **{column: getattr(split, column) + by})
+    with pytest.raises(AssertionError):
+        assert_no_leak(log, broken, kind)
+
+
+def test_no_leak_on_the_calendar_notices_leave_one_out(random_log):
+    log = random_log(0)
+    with pytest.raises(AssertionError):
+        assert_no_leak(log, leave_one_out(log), "global_time")
+
+
+def test_leave_one_out_by_hand():
+    log = make_log([0] * 3 + [1] * 5, [1] * 8, np.arange(8), (1, 1), "toy")
+    split = leave_one_out(log)
+    np.testing.assert_array_equal(split.n_train, [1, 3])
+    np.testing.assert_array_equal(split.val, [1, 3])
+    np.testing.assert_array_equal(split.test, [2, 4])
+    assert {column.dtype for column in dataclasses.astuple(split)} == {np.dtype(np.int32)}
+
+
+def test_leave_one_out_names_the_short_user():
+    log = make_log([0] * 3 + [1] * 2, [1] * 5, np.arange(5), (1, 1), "toy")
+    with pytest.raises(UserError, match=r"^toy: user 1: found 2 events, expected at least 3"):
+        leave_one_out(log)
+
+
+# Cuts of the next log with 20 times 0..19 and fractions 0.2 and 0.2: 8 events at or after the
+# first cut, 4 at or after the second, so at 12 and at 16.
+CALENDAR = {
+    0: ([0, 1, 2, 12, 13, 16, 17], (3, 3, 5)),
+    1: ([3, 4, 5, 6], (4, -1, -1)),
+    2: ([14, 18], (0, -1, 1)),  # no event before 14, so 14 is no target; 18 has history 14
+    3: ([19], (0, -1, -1)),
+    4: ([7, 15], (1, 1, -1)),
+    5: ([8, 9, 10, 11], (4, -1, -1)),
+}
+
+
+def calendar_log(times):
+    user = np.concatenate([[u] * len(t) for u, t in times.items()])
+    time = np.concatenate(list(times.values()))
+    return make_log(user, np.ones(len(user), int), time, (1, 1), "toy")
+
+
+def test_global_time_by_hand():
+    log = calendar_log({user: times for user, (times, _) in CALENDAR.items()})
+    assert time_cuts(log, 0.2, 0.2) == (12, 16)
+    split = global_time(log, 0.2, 0.2)
+    expected = np.array([row for _, row in CALENDAR.values()])
+    np.testing.assert_array_equal(np.stack(dataclasses.astuple(split), 1), expected)
+    assert {column.dtype for column in dataclasses.astuple(split)} == {np.dtype(np.int32)}
+
+
+def test_ties_at_a_cut_belong_to_the_later_period():
+    # Ten events; half of them at or after the first cut would split the four at time 5.
+    log = calendar_log({0: [1, 2, 5, 5, 9], 1: [1, 3, 5, 5, 9]})
+    assert time_cuts(log, 0.3, 0.2) == (5, 9)
+    split = global_time(log, 0.3, 0.2)
+    np.testing.assert_array_equal(split.n_train, [2, 2])
+    # The second event at time 5 is part of the test target's history, but of no training part.
+    np.testing.assert_array_equal(split.val, [2, 2])
+    np.testing.assert_array_equal(split.test, [4, 4])
+
+
+def test_cut_fractions_are_not_lost_to_rounding():
+    # Distinct times: exactly a tenth of 1000 events each, although 1 - 0.1 - 0.1 < 0.8.
+    log = make_log(np.zeros(1000, int), np.ones(1000, int), np.arange(1000), (1, 1), "toy")
+    assert time_cuts(log) == (800, 900)
+
+
+@pytest.mark.parametrize(
+    ("val", "test", "field"),
+    [
+        (0, 0.1, "val_fraction"),
+        (-0.1, 0.1, "val_fraction"),
+        (float("nan"), 0.1, "val_fraction"),
+        (0.1, 0, "test_fraction"),
+        (0.1, 1.0, "test_fraction"),
+        (0.5, 0.5, "val_fraction + test_fraction"),
+        (0.9, 0.2, "val_fraction + test_fraction"),
+    ],
+)
+def test_bad_fractions(random_log, val, test, field):
+    with pytest.raises(UserError) as caught:
+        global_time(random_log(0), val, test)
+    assert str(caught.value).startswith(f"{field}: found ")
+
+
+@pytest.mark.parametrize(
+    ("times", "part"),
+    [
+        ({0: [5, 5, 5, 5]}, "training"),
+        ({0: [1, 5, 5, 9]}, "training"),
+        ({0: [1, 2, 3, 4], 1: [9, 9, 9, 9]}, "validation"),
+        ({0: [1, 1, 1, 1, 2, 2], 1: [9]}, "test"),
+    ],
+)
+def test_a_split_without_targets_is_refused(times, part):
+    with pytest.raises(UserError, match=f"found no user with a {part} target"):
+        global_time(calendar_log(times), 0.3, 0.1)
+
+
+def test_make_split_knows_its_kinds(random_log):
+    log = random_log(0)
+    assert isinstance(make_split(log, "global_time"), Split)
+    with pytest.raises(UserError, match="'random'.*leave_one_out, global_time"):
+        make_split(log, "random")
