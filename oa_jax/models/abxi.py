@@ -11,7 +11,6 @@ from __future__ import annotations
 import dataclasses
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 
 from oa_jax.models import losses
@@ -256,9 +255,17 @@ class Backbone:
         return jnp.where((batch["domain"] == 0)[:, None], hidden["A"], hidden["B"])
 
     def score(self, params, encoded_BxD, candidates):
-        """Scores of candidates (B, K) of each row, or of items (K,) for all rows -> (B, K)."""
-        items = params["items"][candidates]
-        return jnp.einsum("bd,kd->bk" if candidates.ndim == 1 else "bd,bkd->bk", encoded_BxD, items)
+        """Scores of candidates (B, K) of each row, or of items (K,) for all rows -> (B, K).
+
+        A row's candidates are picked out of its scores of all items while that is the smaller
+        array: B·V scores against B·K gathered vectors of D.
+        """
+        table = params["items"]
+        if candidates.ndim == 1:
+            return encoded_BxD @ table[candidates].T
+        if len(table) <= candidates.shape[1] * table.shape[1]:
+            return jnp.take_along_axis(encoded_BxD @ table.T, candidates, axis=1)
+        return jnp.einsum("bd,bkd->bk", encoded_BxD, table[candidates])
 
     def probe(self, params, batch):
         """{"place/domain": Probe} over every token of an evaluation or training batch."""

@@ -32,9 +32,15 @@ class Engine:
 
     def create(self, seeds, hparams) -> State:
         """Fresh states of all seeds; `hparams` leaves are (S,)."""
+        return self._run("create", self._create, (jnp.asarray(seeds, jnp.int32), hparams))
+
+    def abstract(self, seeds, hparams) -> State:
+        """Shapes and types of `create`, without the arrays."""
+        return jax.eval_shape(self._create, jnp.asarray(seeds, jnp.int32), hparams)
+
+    def _create(self, seeds, hparams):
         init, optimizer = self.settings.backbone.init, self.settings.optimizer
-        one = lambda seed, hparams: state_lib.create(seed, hparams, init, optimizer)  # noqa: E731
-        return self._run("create", jax.vmap(one), (jnp.asarray(seeds, jnp.int32), hparams))
+        return jax.vmap(lambda s, h: state_lib.create(s, h, init, optimizer))(seeds, hparams)
 
     def capacity(self, seeds, epoch: int) -> tuple[int, int]:
         """Target slots (A, B) that hold every batch of `epoch` for all seeds of the run."""
@@ -111,7 +117,11 @@ def join_seeds(trees, order):
 
 
 def resolve_axis(axis: str, width: int) -> str:
-    """`auto`: vmap on accelerators and for small models, map for large ones on a CPU (measured)."""
+    """`auto`: vmap on accelerators and for small models, map for the others on a CPU.
+
+    Measured on two cores with five seeds of ABXI: at width 64 an epoch by map takes 0.87 of the
+    time by vmap and 0.6 of its memory.
+    """
     if axis != "auto":
         return axis
-    return "map" if jax.default_backend() == "cpu" and width >= 128 else "vmap"
+    return "map" if jax.default_backend() == "cpu" and width >= 64 else "vmap"

@@ -1,0 +1,242 @@
+"""Configuration: the groups that every backbone shares, presets of `protocol`, and checking.
+
+A configuration file (configs/*.py) starts from `base` and fills `model`; the commands call
+`resolve`, whose result is plain, complete and stored as config.json.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from typing import Any
+
+import ml_collections
+from ml_collections import config_dict
+
+from oa_jax.data.synthetic import World
+from oa_jax.errors import UserError
+from oa_jax.models.gca import GATE_ACTIVATIONS, INNER_ACTIVATIONS, UPDATES, GCAConfig
+
+# Quirks of each backbone's official code that change numbers (specs §9): official, corrected.
+# `protocol` chooses a column; `--config.quirks.NAME=` overrides one.
+QUIRKS = {
+    "abxi": {
+        "q1_pool_b_from_last_a": (True, False),
+        "q3_attend_to_padding": (True, False),
+        "q6_positions_from_end": (True, True),  # a choice of design, not an error
+        "q10_ties_favour_target": (True, False),
+        "q19_mean_over_all_users": (True, False),
+    }
+}
+PROTOCOLS = ("official", "corrected")
+
+
+def base(backbone: str) -> ml_collections.ConfigDict:
+    """Defaults of everything that is not the backbone's own."""
+    placeholders = {name: config_dict.placeholder(bool) for name in QUIRKS[backbone]}
+    return ml_collections.ConfigDict(
+        {
+            "backbone": backbone,
+            "protocol": "official",
+            "quirks": placeholders,
+            "seeds": 5,
+            "first_seed": 0,
+            "seed_axis": "auto",
+            "data": {
+                "name": "synthetic",
+                "dir": config_dict.placeholder(str),
+                "split": "leave_one_out",
+                "world": {f.name: f.default for f in dataclasses.fields(World)},
+            },
+            "gca": dataclasses.asdict(GCAConfig()) | {"ortho_weight": 0.0},
+            "train": {
+                "batch_size": 256,
+                "max_epochs": 500,
+                "learning_rate": 1e-4,
+                "weight_decay": 2.0,
+                "warmup_epochs": 10,
+                "plateau_patience": 30,
+                "plateau_factor": 0.3162,
+                "stop_patience": 61,
+                "n_negatives": 128,
+                "negatives": "per_position",
+                "block_positions": 256,
+                "probe_users": 1024,
+                "checkpoint_every": 5,
+                "keep_checkpoints": 2,
+                "tensorboard": False,
+                "matmul_precision": "default",
+            },
+            "evaluate": {"n_negatives": 999, "block_users": 512, "block_items": 4096},
+        }
+    )
+
+
+def positions(text: str) -> tuple[int, ...]:
+    """Places from `none`, `early`, `stack` or numbers such as `0-1`."""
+    named = {"none": (), "early": (0,), "stack": (0, 1)}
+    if text in named:
+        return named[text]
+    parts = text.split("-")
+    if not all(part.isdecimal() for part in parts):
+        raise UserError(f"gca={text}: expected none, early, stack or places such as 0-1")
+    return tuple(int(part) for part in parts)
+
+
+def arguments(text: str | None, defaults: dict[str, str]) -> dict[str, str]:
+    """`a=x,b=y,flag` of `--config=file.py:…` over `defaults`; a bare word is a flag, "true"."""
+    out = dict(defaults)
+    for part in filter(None, (text or "").split(",")):
+        name, _, value = part.partition("=")
+        if name not in defaults:
+            raise UserError(f"--config: argument {name!r}: expected one of {', '.join(defaults)}")
+        out[name] = value or "true"
+    return out
+
+
+@dataclasses.dataclass(frozen=True)
+class _Rule:
+    field: str
+    holds: Any
+    expected: str
+
+
+def _whole(field, least, most=math.inf):
+    expected = f"a whole number of at least {least}"
+    if most < math.inf:
+        expected = f"a whole number from {least} to {most}"
+    return _Rule(field, lambda v: _is_int(v) and least <= v <= most, expected)
+
+
+def _real(field, low, high=math.inf, open_low=False):
+    below = "above" if open_low else "from"
+    expected = f"a number {below} {low}" + (f" to {high}" if high < math.inf else " up")
+    return _Rule(field, lambda v: _is_real(v) and (low < v or (low == v and not open_low)) and v <= high, expected)  # noqa: E501  # fmt: skip
+
+
+def _one_of(field, choices):
+    return _Rule(field, lambda v: v in choices, "one of " + ", ".join(map(str, choices)))
+
+
+def _flag(field):
+    return _Rule(field, lambda v: isinstance(v, bool), "True or False")
+
+
+def _is_int(value):
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_real(value):
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+RULES = (
+    _one_of("protocol", PROTOCOLS),
+    _whole("seeds", 1, 10_000),
+    _whole("first_seed", 0, 2**31 - 10_001),
+    _one_of("seed_axis", ("auto", "vmap", "map")),
+    _one_of("data.split", ("leave_one_out", "global_time")),
+    _one_of("gca.kv", ("merged", "other")),
+    _one_of("gca.gate_input", ("update", "source")),
+    _one_of("gca.gate_act", tuple(GATE_ACTIVATIONS)),
+    _one_of("gca.gate_inner", tuple(INNER_ACTIVATIONS)),
+    _one_of("gca.update", tuple(UPDATES)),
+    _whole("gca.gate_hidden", 1),
+    _whole("gca.heads", 0),
+    _real("gca.ortho_weight", 0),
+    *map(_flag, ("gca.layer_norm", "gca.key_mask", "gca.causal", "train.tensorboard")),
+    _whole("train.batch_size", 1),
+    _whole("train.max_epochs", 1),
+    _real("train.learning_rate", 0, open_low=True),
+    _real("train.weight_decay", 0),
+    _whole("train.warmup_epochs", 0),
+    _whole("train.plateau_patience", 0),
+    _real("train.plateau_factor", 0, 1, open_low=True),
+    _whole("train.stop_patience", 0),
+    _whole("train.n_negatives", 1),
+    _one_of("train.negatives", ("per_position", "per_sequence")),
+    _whole("train.block_positions", 1),
+    _whole("train.probe_users", 1),
+    _whole("train.checkpoint_every", 1),
+    _whole("train.keep_checkpoints", 1),
+    _one_of("train.matmul_precision", ("default", "high", "highest")),
+    _whole("evaluate.n_negatives", 1),
+    _whole("evaluate.block_users", 1),
+    _whole("evaluate.block_items", 1),
+    _whole("model.d_embed", 1),
+    _whole("model.heads", 1),
+    _whole("model.d_ffn", 1),
+    _whole("model.rank_domain", 1),
+    _whole("model.rank_invariant", 1),
+    _whole("model.length", 1),
+    _real("model.dropout", 0, 0.999),
+    _real("model.temperature", 0, open_low=True),
+)
+
+
+def resolve(config: ml_collections.ConfigDict, places: tuple[int, ...]) -> dict:
+    """Check a configuration and return it as a plain dict with every quirk decided.
+
+    places: the backbone's GCA places. Raises UserError naming the field, found and expected.
+    """
+    plain = json.loads(json.dumps(config.to_dict()))  # tuples become lists, as when read back
+    for rule in RULES:
+        value = plain
+        for part in rule.field.split("."):
+            value = value[part]
+        if not rule.holds(value):
+            raise UserError(f"--config.{rule.field}={value}: expected {rule.expected}")
+    _check_gca(plain, places)
+    if plain["train"]["warmup_epochs"] >= plain["train"]["max_epochs"]:
+        raise UserError(
+            f"--config.train.warmup_epochs={plain['train']['warmup_epochs']}: expected less than "
+            f"max_epochs={plain['train']['max_epochs']}, as no epoch is selected in the warm-up"
+        )
+    column = PROTOCOLS.index(plain["protocol"])
+    for name, presets in QUIRKS[plain["backbone"]].items():
+        if plain["quirks"][name] is None:
+            plain["quirks"][name] = presets[column]
+    return plain
+
+
+def _check_gca(plain, places):
+    found = plain["gca"]["positions"]
+    if any(place not in places for place in found) or sorted(set(found)) != list(found):
+        raise UserError(
+            f"--config.gca.positions={tuple(found)}: expected different places in ascending order "
+            f"among {', '.join(map(str, places))}"
+        )
+    width = plain["model"]["d_embed"]
+    for field in ("model", "gca"):
+        heads = plain[field]["heads"]
+        if heads and width % heads:
+            raise UserError(
+                f"--config.{field}.heads={heads}: expected a divisor of model.d_embed={width}"
+            )
+
+
+def first_difference(old: dict, new: dict, path="") -> str | None:
+    """`field: old value, new value` of the first difference, None if there is none.
+
+    `data.dir` may differ: the data are known by their fingerprint.
+    """
+    for key in sorted({**old, **new}):
+        field = f"{path}{key}"
+        if field == "data.dir" or (key in old and key in new and old[key] == new[key]):
+            continue
+        a, b = old.get(key), new.get(key)
+        if isinstance(a, dict) and isinstance(b, dict):
+            difference = first_difference(a, b, f"{field}.")
+            if difference:
+                return difference
+            continue
+        return f"{field}: there {a}, asked for {b}"
+    return None
+
+
+def choice(name: str, value: str, choices) -> str:
+    """`value` if it is one of `choices`, otherwise a UserError naming them."""
+    if value not in choices:
+        raise UserError(f"{name}={value}: expected one of {', '.join(choices)}")
+    return value

@@ -1,0 +1,74 @@
+"""Orbax checkpoints: `state` (everything but the best parameters) and `best`, all seeds."""
+
+from __future__ import annotations
+
+import pathlib
+
+import jax
+import jax.numpy as jnp
+import orbax.checkpoint as ocp
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from oa_jax.train.engine import seed_mesh
+from oa_jax.train.state import State
+
+
+class Checkpoints:
+    """The checkpoints of a workdir. Close it: leaving without loses the save under way."""
+
+    def __init__(self, directory: pathlib.Path, keep: int = 2):
+        options = ocp.CheckpointManagerOptions(max_to_keep=keep)
+        self._manager = ocp.CheckpointManager(directory, options=options)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self._manager.close()  # waits, and raises what went wrong in the background
+
+    def save(self, epoch: int, states: State, seconds: dict[str, float]) -> None:
+        """Save in the background. `states` are copied: the program gives its own buffers up."""
+        copy = jax.tree.map(jnp.copy, states)
+        self._manager.save(
+            epoch,
+            args=ocp.args.Composite(
+                state=ocp.args.PyTreeSave(copy.replace(best_params=())),
+                best=ocp.args.PyTreeSave(copy.best_params),
+                seconds=ocp.args.JsonSave(seconds),
+            ),
+        )
+
+    def restore_newest(self, abstract: State):
+        """(epoch, states, seconds) of the newest readable step, None if there is none.
+
+        A kill while an old step was being deleted leaves a half of it behind: walk back.
+        """
+        n_seeds = abstract.seed.shape[0]
+        sharding = NamedSharding(seed_mesh(n_seeds), P("seed"))
+        place = lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=sharding)  # noqa: E731
+        target = jax.tree.map(place, abstract)
+        for epoch in sorted(self._manager.all_steps(), reverse=True):
+            try:
+                found = self._manager.restore(epoch, args=_restore_args(target))
+            except (OSError, ValueError, KeyError) as error:
+                broken = error
+                continue
+            states = found["state"].replace(best_params=found["best"])
+            return epoch, states, found["seconds"]
+        if self._manager.all_steps():
+            raise RuntimeError("no checkpoint of this workdir can be read") from broken
+        return None
+
+
+def _restore_args(target: State):
+    def tree(item):
+        return ocp.args.PyTreeRestore(
+            item, restore_args=ocp.checkpoint_utils.construct_restore_args(item)
+        )
+
+    return ocp.args.Composite(
+        state=tree(target.replace(best_params=())),
+        best=tree(target.best_params),
+        seconds=ocp.args.JsonRestore(),
+    )

@@ -1,0 +1,90 @@
+"""One run from configuration to summary.json: what the commands and the quickstart call."""
+
+from __future__ import annotations
+
+import os
+import pathlib
+
+import jax
+
+from oa_jax import experiment as experiment_lib
+from oa_jax.config import resolve
+from oa_jax.train import finish, loop
+from oa_jax.train.workdir import Workdir
+
+
+def run(config, workdir_path, say) -> dict:
+    """Train `config` in a workdir and return its summary. The workdir decides: empty, start;
+    begun, go on; finished, return what is there."""
+    resolved = resolve(config, experiment_lib.PLACES[config["backbone"]])
+    with Workdir(workdir_path) as workdir:
+        workdir.claim(resolved)
+        if workdir.is_finished:
+            say(f"{workdir.path} is finished: nothing to do")
+            return workdir.read_json("summary.json")
+        use_compilation_cache()
+        experiment = experiment_lib.build(resolved)
+        env = loop.environment(experiment)
+        check_same_data(workdir, env)
+        workdir.write_json("env.json", env)
+        say(describe(experiment, env))
+        states, seconds = loop.train(experiment, workdir, say)
+        summary = conclude(experiment, workdir, states, seconds)
+    say(f"results in {workdir.path}")
+    return summary
+
+
+def conclude(experiment, workdir, states, seconds) -> dict:
+    """Evaluate the best parameters and write ranks.npz, then summary.json, which ends the run."""
+    clock = loop.Clock(dict(seconds))
+    ranks, sums = clock.timed("evaluate", finish.rank_all, experiment, states.best_params)
+    summary = finish.summarise(experiment, states, ranks, sums, initial_statistics(experiment))
+    workdir.write_npz("ranks.npz", ranks)
+    summary["seconds"] = clock.seconds | {"compile": seconds.get("compile", 0.0)}
+    workdir.write_json("summary.json", summary)
+    return workdir.read_json("summary.json")
+
+
+def initial_statistics(experiment):
+    """GCA sums of the untrained parameters over the test users, (S,) leaves."""
+    if not experiment.config["gca"]["positions"]:
+        return {}
+    engine = experiment.engine
+    states = engine.create(experiment.seeds, experiment.hparams())
+    rows = jax.tree.map(jax.numpy.asarray, experiment.padded(experiment.eval_rows["test"]))
+    return jax.device_get(engine.final(states.params, rows, ())[1])
+
+
+def check_same_data(workdir, env):
+    """A begun run goes on only with the data and candidates that it began with."""
+    from oa_jax.errors import UserError
+
+    if not (workdir.path / "env.json").exists():
+        return
+    there = workdir.read_json("env.json")["fingerprints"]
+    for name, value in env["fingerprints"].items():
+        if there.get(name) != value:
+            raise UserError(
+                f"--workdir={workdir.path}: its {name} fingerprint is {there.get(name)}, "
+                f"found {value}: expected the data that the run began with"
+            )
+
+
+def describe(experiment, env) -> str:
+    log, config = experiment.log, experiment.config
+    device = env["devices"][0] + (f" x{len(env['devices'])}" if len(env["devices"]) > 1 else "")
+    return (
+        f"{finish.label(config)} ({config['protocol']}) on {log.name}: {log.n_users} users, "
+        f"{log.n_items[0]}+{log.n_items[1]} items, {len(log.user)} interactions; "
+        f"{experiment.n_parameters:,} parameters, {len(experiment.seeds)} seeds by "
+        f"{env['seed_axis']} on {device}; data {env['fingerprints']['data']}, "
+        f"test candidates {env['fingerprints']['candidates_test']}"
+    )
+
+
+def use_compilation_cache():
+    """Keep compiled programs between calls, in JAX_COMPILATION_CACHE_DIR or the user's cache."""
+    if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
+        root = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
+        jax.config.update("jax_compilation_cache_dir", str(pathlib.Path(root) / "oa-jax" / "xla"))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 1.0)
