@@ -135,18 +135,15 @@ class MultiHeadAttention(nn.Module):
         w_in = self.param("w_in", nn.initializers.xavier_uniform(), (width, 3 * width))
         b_in = self.param("b_in", nn.initializers.zeros, (3 * width,))
 
-        def project(stream, columns):
+        def project(stream, part):
+            columns = slice(part * width, (part + 1) * width)
             grid = stream.packing.unpack(stream.h_PxD @ w_in[:, columns]) + b_in[columns]
-            return grid.reshape(*grid.shape[:2], -1, self.heads, width // self.heads)
+            return grid.reshape(*grid.shape[:2], self.heads, -1).swapaxes(1, 2)
 
-        q_BxTxHxE = project(query, slice(0, width))[:, :, 0]
-        kv_BxSx2xHxE = project(source, slice(width, None))
-        k_BxSxHxE, v_BxSxHxE = kv_BxSx2xHxE[:, :, 0], kv_BxSx2xHxE[:, :, 1]
-        logits_BxHxTxS = jnp.einsum("bthe,bshe->bhts", q_BxTxHxE, k_BxSxHxE)
-        logits_BxHxTxS *= (width // self.heads) ** -0.5
-        allowed = allowed_BxTxS[:, None]
-        weights = nn.softmax(jnp.where(allowed, logits_BxHxTxS, -1e30), axis=-1)
-        mixed_BxTxHxE = jnp.einsum("bhts,bshe->bthe", weights, v_BxSxHxE)
-        mixed_BxTxD = mixed_BxTxHxE.reshape(*mixed_BxTxHxE.shape[:2], width)
+        q_BxHxTxE, k_BxHxSxE, v_BxHxSxE = project(query, 0), project(source, 1), project(source, 2)
+        logits_BxHxTxS = (q_BxHxTxE @ k_BxHxSxE.swapaxes(2, 3)) * (width // self.heads) ** -0.5
+        logits_BxHxTxS = jnp.where(allowed_BxTxS[:, None], logits_BxHxTxS, -1e30)
+        mixed_BxHxTxE = nn.softmax(logits_BxHxTxS, axis=-1) @ v_BxHxSxE
+        mixed_BxTxD = mixed_BxHxTxE.swapaxes(1, 2).reshape(*allowed_BxTxS.shape[:2], width)
         out = nn.Dense(width, kernel_init=WEIGHT_INIT, name="out")(query.packing.pack(mixed_BxTxD))
         return out * query.packing.pack(allowed_BxTxS.any(-1))[:, None]
