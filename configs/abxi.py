@@ -78,11 +78,13 @@ def synthetic(config):
             "n_negatives": 32,
             "negatives": "per_sequence",
             "learning_rate": 2e-3,
-            "max_epochs": 60,
+            "max_epochs": 24,
             "warmup_epochs": 2,
-            "plateau_patience": 4,
-            "stop_patience": 9,
+            "plateau_patience": 2,
+            "stop_patience": 5,
             "probe_users": 256,
+            "checkpoint_every": 8,
+            "compaction": False,  # compiling again would cost more than it saves
         }
     )
     config.evaluate.n_negatives = 99

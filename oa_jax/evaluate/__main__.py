@@ -11,8 +11,8 @@ from oa_jax import cli, report
 from oa_jax import experiment as experiment_lib
 from oa_jax.errors import UserError
 from oa_jax.train.checkpoint import Checkpoints
+from oa_jax.train.environment import environment
 from oa_jax.train.run import check_same_data, conclude, use_compilation_cache
-from oa_jax.train.loop import environment
 from oa_jax.train.workdir import Workdir
 
 flags.DEFINE_string("workdir", None, "Folder of a run that has at least one checkpoint.")

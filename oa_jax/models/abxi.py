@@ -241,9 +241,7 @@ class Backbone:
         target_P = packing.pack(batch["gt"])
         if "shared_negatives" in batch:
             negatives_BxK = batch["shared_negatives"]
-            return losses.shared_negatives(
-                table, h_PxD, weight_P, target_P, packing, negatives_BxK
-            )
+            return losses.shared_negatives(table, h_PxD, weight_P, target_P, packing, negatives_BxK)
         negatives_PxK = batch["negatives"]
         return losses.position_negatives(
             table, h_PxD, weight_P, target_P, negatives_PxK, self.block

@@ -26,13 +26,14 @@ class Engine:
     def __init__(self, settings: step_lib.Settings, axis: str):
         self.settings = settings
         self.axis = axis
-        self.seconds = {"compile": 0.0}
+        self.compile_seconds = 0.0
         self._programs: dict = {}
         self._counts = jnp.asarray(settings.task.target_counts)
 
     def create(self, seeds, hparams) -> State:
         """Fresh states of all seeds; `hparams` leaves are (S,)."""
-        return self._run("create", self._create, (jnp.asarray(seeds, jnp.int32), hparams))
+        args = (jnp.asarray(seeds, jnp.int32), hparams)
+        return self._program("create", self._create, args)(*args)
 
     def abstract(self, seeds, hparams) -> State:
         """Shapes and types of `create`, without the arrays."""
@@ -46,12 +47,19 @@ class Engine:
         """Target slots (A, B) that hold every batch of `epoch` for all seeds of the run."""
         needed = jax.vmap(self.settings.task.slots_needed, in_axes=(None, 0, None))
         args = (self._counts, jnp.asarray(seeds, jnp.int32), jnp.asarray(epoch, jnp.int32))
-        return self.settings.task.capacity(np.asarray(self._run("slots", needed, args)).max(0))
+        counts_Sx2 = np.asarray(self._program("slots", needed, args)(*args))
+        return self.settings.task.capacity(counts_Sx2.max(0))
 
     def epoch(self, states: State, arrays, capacity):
         """One epoch of every seed -> (states, reports). The old states are given up."""
-        one = functools.partial(step_lib.epoch, self.settings, capacity)
-        return self._over_seeds(("epoch", capacity), one, (states,), arrays, donate=True)
+        return self._over_seeds(*self._epoch(capacity), (states,), arrays, donate=True)
+
+    def compile_epoch(self, states, arrays, capacity):
+        """The compiled program of `epoch`; arguments may be shapes."""
+        return self._compile(*self._epoch(capacity), (states,), arrays, donate=True)
+
+    def _epoch(self, capacity):
+        return ("epoch", capacity), functools.partial(step_lib.epoch, self.settings, capacity)
 
     def assess(self, states: State, arrays):
         """The report of `epoch` without training."""
@@ -68,33 +76,39 @@ class Engine:
         return self._over_seeds(("final", protocols), one, (params,), rows)
 
     def _over_seeds(self, name, one, seeded, shared, donate=False):
+        """Run `one` (a seed's values, shared values) for all seeds."""
+        by_seed, everywhere = self._shardings(seeded)
+        seeded, shared = jax.device_put(seeded, by_seed), jax.device_put(shared, everywhere)
+        return self._compile(name, one, seeded, shared, donate)(*seeded, shared)
+
+    def _compile(self, name, one, seeded, shared, donate=False):
         def program(*args):
             *seeded, shared = args
             if self.axis == "vmap":
                 return jax.vmap(lambda *s: one(*s, shared))(*seeded)
             return jax.lax.map(lambda s: one(*s, shared), tuple(seeded))
 
-        n_seeds = len(jax.tree.leaves(seeded)[0])
-        mesh = seed_mesh(n_seeds if self.axis == "vmap" else 1)
-        by_seed, everywhere = NamedSharding(mesh, P("seed")), NamedSharding(mesh, P())
-        seeded = jax.device_put(seeded, by_seed)
-        shared = jax.device_put(shared, everywhere)
+        by_seed, everywhere = self._shardings(seeded)
         options = {
             "in_shardings": (*(by_seed for _ in seeded), everywhere),
             "out_shardings": by_seed,
             "donate_argnums": tuple(range(len(seeded))) if donate else (),
         }
-        return self._run((name, n_seeds), program, (*seeded, shared), **options)
+        return self._program(name, program, (*seeded, shared), **options)
 
-    def _run(self, name, fn, args, **options):
-        """Compile `fn` once per name and argument shapes, timed, and call it."""
+    def _shardings(self, seeded):
+        n_seeds = jax.tree.leaves(seeded)[0].shape[0]
+        mesh = seed_mesh(n_seeds if self.axis == "vmap" else 1)
+        return NamedSharding(mesh, P("seed")), NamedSharding(mesh, P())
+
+    def _program(self, name, fn, args, **options):
+        """`fn` compiled once per name and argument shapes; the seconds are counted."""
         shapes = tuple((a.shape, str(a.dtype)) for a in jax.tree.leaves(args))
-        key = (name, shapes)
-        if key not in self._programs:
+        if (name, shapes) not in self._programs:
             begin = time.perf_counter()
-            self._programs[key] = jax.jit(fn, **options).lower(*args).compile()
-            self.seconds["compile"] += time.perf_counter() - begin
-        return self._programs[key](*args)
+            self._programs[name, shapes] = jax.jit(fn, **options).lower(*args).compile()
+            self.compile_seconds += time.perf_counter() - begin
+        return self._programs[name, shapes]
 
 
 def seed_mesh(n_seeds: int) -> jax.sharding.Mesh:

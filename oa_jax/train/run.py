@@ -9,7 +9,9 @@ import jax
 
 from oa_jax import experiment as experiment_lib
 from oa_jax.config import resolve
+from oa_jax.errors import UserError
 from oa_jax.train import finish, loop
+from oa_jax.train.environment import environment
 from oa_jax.train.workdir import Workdir
 
 
@@ -24,7 +26,7 @@ def run(config, workdir_path, say) -> dict:
             return workdir.read_json("summary.json")
         use_compilation_cache()
         experiment = experiment_lib.build(resolved)
-        env = loop.environment(experiment)
+        env = environment(experiment)
         check_same_data(workdir, env)
         workdir.write_json("env.json", env)
         say(describe(experiment, env))
@@ -36,11 +38,12 @@ def run(config, workdir_path, say) -> dict:
 
 def conclude(experiment, workdir, states, seconds) -> dict:
     """Evaluate the best parameters and write ranks.npz, then summary.json, which ends the run."""
-    clock = loop.Clock(dict(seconds))
+    clock = loop.Clock(experiment.engine, dict(seconds))
     ranks, sums = clock.timed("evaluate", finish.rank_all, experiment, states.best_params)
-    summary = finish.summarise(experiment, states, ranks, sums, initial_statistics(experiment))
+    initial = clock.timed("evaluate", initial_statistics, experiment)
+    summary = finish.summarise(experiment, states, ranks, sums, initial)
     workdir.write_npz("ranks.npz", ranks)
-    summary["seconds"] = clock.seconds | {"compile": seconds.get("compile", 0.0)}
+    summary["seconds"] = clock.seconds
     workdir.write_json("summary.json", summary)
     return workdir.read_json("summary.json")
 
@@ -57,8 +60,6 @@ def initial_statistics(experiment):
 
 def check_same_data(workdir, env):
     """A begun run goes on only with the data and candidates that it began with."""
-    from oa_jax.errors import UserError
-
     if not (workdir.path / "env.json").exists():
         return
     there = workdir.read_json("env.json")["fingerprints"]

@@ -53,11 +53,11 @@ def train_step(settings: Settings, capacity, state: State, rows_B, arrays):
 
 
 def epoch(settings: Settings, capacity, state: State, arrays):
-    """Train an epoch, validate, select -> (state, report).
+    """Train an epoch, validate, select -> (state, report). A seed that is done stays as it is.
 
     report: mean losses, the learning rate, ranks of the validation users, GCA sums.
     """
-    task = settings.task
+    task, before = settings.task, state
     rows_NxB = epoch_rows(state.seed, state.epoch, task.n_users, task.batch_size)
     rate = settings.schedule.learning_rate(state)
 
@@ -68,8 +68,11 @@ def epoch(settings: Settings, capacity, state: State, arrays):
     state = state.replace(epoch=state.epoch + 1)
     report = {"train": jax.tree.map(jnp.sum, losses), "learning_rate": rate}
     report |= assess(settings, state.params, arrays)
-    score = selection_score(settings, report["ranks"], arrays["val"])
-    return settings.schedule.after_validation(state, score), report
+    score, finite = selection_score(settings, report["ranks"], arrays["val"])
+    broken = ~finite & (state.diverged_step == 0)
+    state = state.replace(diverged_step=jnp.where(broken, state.step, state.diverged_step))
+    state = settings.schedule.after_validation(state, score)
+    return jax.tree.map(lambda old, new: jnp.where(before.done, old, new), before, state), report
 
 
 def assess(settings: Settings, params, arrays):
@@ -78,15 +81,16 @@ def assess(settings: Settings, params, arrays):
     return {"ranks": ranks["candidates"], "gca": probe_sums(settings, params, arrays["probe"])}
 
 
-def selection_score(settings: Settings, ranks: ranking.Ranks, rows) -> jax.Array:
-    """MRR of A plus MRR of B (specs abxi §6). A non-finite score counts as a bad epoch."""
+def selection_score(settings: Settings, ranks: ranking.Ranks, rows) -> tuple[jax.Array, jax.Array]:
+    """(MRR of A plus MRR of B (specs abxi §6), whether all scores behind it were finite)."""
     reciprocal = 1.0 / (ranks.rank + settings.tie_weight * ranks.ties)
     real = rows["real"].astype(jnp.float32)
     score = 0.0
     for domain in (0, 1):
         of_domain = real * (rows["domain"] == domain)
         score += jnp.sum(reciprocal * of_domain) / jnp.maximum(jnp.sum(of_domain), 1.0)
-    return jnp.where(jnp.all(ranks.finite | ~rows["real"]), score, -1.0)
+    finite = jnp.all(ranks.finite | ~rows["real"])
+    return jnp.where(finite, score, -1.0), finite
 
 
 def all_ranks(settings: Settings, params, rows, protocols) -> dict[str, ranking.Ranks]:

@@ -27,7 +27,9 @@ class Workdir:
             self.path.mkdir(parents=True, exist_ok=True)
             self._lock = open(self.path / ".lock", "w")  # noqa: SIM115 (held for the whole run)
         except OSError as error:
-            raise UserError(f"--workdir={self.path}: cannot write there: {error.strerror}") from None
+            raise UserError(
+                f"--workdir={self.path}: cannot write there: {error.strerror}"
+            ) from None
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
