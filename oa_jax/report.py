@@ -1,10 +1,19 @@
-"""Tables of summaries for people: on the console and as Markdown."""
+"""Tables of runs: `python -m oa_jax.report WORKDIR…` on the console, `--markdown` for a page.
+
+An argument may also be a summary.json on its own.
+"""
 
 from __future__ import annotations
 
+import json
 import math
+import pathlib
 
+from absl import flags
 from rich.table import Table
+
+from oa_jax import cli
+from oa_jax.errors import UserError
 
 METRICS = ("ndcg@1", "ndcg@10", "hr@10", "mrr", "auc")
 
@@ -23,8 +32,8 @@ def markdown(summaries: list[dict], split: str = "test") -> str:
     """The same tables as Markdown."""
     blocks = []
     for header, rows in tables(summaries, split):
-        lines = [header, ["---"] * len(header), *rows]
-        blocks.append("\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines))
+        lines = [[c.replace("|", "\\|") for c in header], ["---"] * len(header), *rows]
+        blocks.append("\n".join("| " + " | ".join(line) + " |" for line in lines))
     return "\n\n".join(blocks) + "\n"
 
 
@@ -99,3 +108,36 @@ def status(summary: dict, say) -> int:
             f"{entry['diverged_step']} (epoch {entry['epochs']}); it is left out of the means"
         )
     return 1 if bad else 0
+
+
+def read(path: str) -> dict:
+    """The summary of a workdir, or of a summary.json. Raises UserError naming what is wrong."""
+    file = pathlib.Path(path)
+    if file.is_dir():
+        file /= "summary.json"
+    try:
+        summary = json.loads(file.read_text())
+        missing = [key for key in ("label", "mean", "sd", "per_seed") if key not in summary]
+    except OSError as error:
+        raise UserError(f"{file}: {error.strerror}: expected a finished run") from None
+    except (ValueError, TypeError):
+        raise UserError(f"{file}: not valid JSON: expected the summary of a run") from None
+    if missing:
+        raise UserError(f"{file}: no field {missing[0]!r}: expected the summary of a run")
+    return summary
+
+
+def main(paths):
+    if not paths:
+        raise UserError("no run given: expected WORKDIR …")
+    summaries = [read(path) for path in paths]
+    if flags.FLAGS.markdown:
+        print(markdown(summaries, flags.FLAGS.split), end="")
+    else:
+        show(summaries, cli.console, flags.FLAGS.split)
+
+
+if __name__ == "__main__":
+    flags.DEFINE_bool("markdown", False, "Print Markdown.")
+    flags.DEFINE_enum("split", "test", ["val", "test"], "Which split's metrics.")
+    cli.run(main, positional="workdirs")

@@ -1,0 +1,1 @@
+"""Offline analysis of workdirs. So far it holds the published summaries of finished runs."""
