@@ -111,9 +111,13 @@ def _whole(field, least, most=math.inf):
 
 
 def _real(field, low, high=math.inf, open_low=False):
-    below = "above" if open_low else "from"
-    expected = f"a number {below} {low}" + (f" to {high}" if high < math.inf else " up")
-    return _Rule(field, lambda v: _is_real(v) and (low < v or (low == v and not open_low)) and v <= high, expected)  # noqa: E501  # fmt: skip
+    expected = f"a number {'above' if open_low else 'from'} {low}"
+    expected += f" to {high}" if high < math.inf else ("" if open_low else " up")
+
+    def holds(value):
+        return _is_real(value) and low <= value <= high and not (open_low and value == low)
+
+    return _Rule(field, holds, expected)
 
 
 def _one_of(field, choices):

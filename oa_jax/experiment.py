@@ -164,7 +164,8 @@ class Experiment:
 
     def identity(self) -> dict[str, str]:
         """Fingerprints of what is trained and evaluated on."""
-        digests = {f"candidates_{s}": candidates_digest(r["candidates"]) for s, r in self.eval_rows.items()}  # noqa: E501  # fmt: skip
+        rows = self.eval_rows
+        digests = {f"candidates_{s}": candidates_digest(rows[s]["candidates"]) for s in SPLITS}
         return {"data": self.log.fingerprint()} | digests
 
 

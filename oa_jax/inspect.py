@@ -6,8 +6,9 @@ sizes are read off the compiled program.
 
 from __future__ import annotations
 
+import math
+
 import jax
-import numpy as np
 from absl import flags
 from rich.table import Table
 
@@ -60,10 +61,9 @@ def show_memory(experiment) -> None:
     if memory is None:
         cli.say("this device's compiler does not say how much memory the program takes")
         return
-    state, data = (sum(np.prod(a.shape) * a.dtype.itemsize for a in jax.tree.leaves(t)) for t in (states, arrays))  # noqa: E501  # fmt: skip
     parts = {
-        "state (parameters, moments, best)": state,
-        "data on the device": data,
+        "state (parameters, moments, best)": size_in_bytes(states),
+        "data on the device": size_in_bytes(arrays),
         "results not in place of arguments": memory.output_size_in_bytes
         - memory.alias_size_in_bytes,
         "temporaries": memory.temp_size_in_bytes,
@@ -73,6 +73,10 @@ def show_memory(experiment) -> None:
     )
     for name, size in (parts | {"sum": sum(parts.values())}).items():
         cli.say(f"  {name:36s}{size / MEBI:10.1f} MiB")
+
+
+def size_in_bytes(tree) -> int:
+    return sum(math.prod(a.shape) * a.dtype.itemsize for a in jax.tree.leaves(tree))
 
 
 if __name__ == "__main__":

@@ -127,8 +127,8 @@ def _training(fixture, meta, backbone, params):
     for domain in "AB":
         error = relative(hidden[domain], expected_h[batch[f"at_{domain}"]])
         errors["hidden states, training"] = (2, max(error, errors["hidden states, training"][1]))
-    loss = lambda p: backbone.loss(p, batch, None, hparams)  # noqa: E731
-    (_, aux), grads = jax.jit(jax.value_and_grad(loss, has_aux=True))(params)
+    value_and_grad = jax.value_and_grad(backbone.loss, has_aux=True)
+    (_, aux), grads = jax.jit(value_and_grad)(params, batch, None, hparams)
     losses = [relative(aux[name], fixture[f"train/{name}"]) for name in ("loss_a", "loss_b")]
     errors["losses"] = (2, max(losses))
     ours = interop.to_official(grads)

@@ -7,7 +7,7 @@ parameter counts support as default.
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+import functools
 
 import flax
 import flax.linen as nn
@@ -108,10 +108,11 @@ class GatedCrossAttention(nn.Module):
 
     def _gate(self, x, other):
         cfg, width = self.config, x.shape[-1]
-        dense: Any = lambda n, name: nn.Dense(n, kernel_init=WEIGHT_INIT, name=name)  # noqa: E731
-        hidden = dense(cfg.gate_hidden * width, "gate_in")(jnp.concatenate([x, other], -1))
+        dense = functools.partial(nn.Dense, kernel_init=WEIGHT_INIT)
+        hidden_width = cfg.gate_hidden * width
+        hidden = dense(hidden_width, name="gate_in")(jnp.concatenate([x, other], -1))
         hidden = INNER_ACTIVATIONS[cfg.gate_inner](hidden)
-        return GATE_ACTIVATIONS[cfg.gate_act](dense(width, "gate_out")(hidden))
+        return GATE_ACTIVATIONS[cfg.gate_act](dense(width, name="gate_out")(hidden))
 
 
 def _views_of_y(query, source, allowed_BxTxS, q_time_BxT):

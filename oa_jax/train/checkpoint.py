@@ -45,8 +45,9 @@ class Checkpoints:
         """
         n_seeds = abstract.seed.shape[0]
         sharding = NamedSharding(seed_mesh(n_seeds), P("seed"))
-        place = lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=sharding)  # noqa: E731
-        target = jax.tree.map(place, abstract)
+        target = jax.tree.map(
+            lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=sharding), abstract
+        )
         for epoch in sorted(self._manager.all_steps(), reverse=True):
             try:
                 found = self._manager.restore(epoch, args=_restore_args(target))

@@ -63,8 +63,8 @@ class Engine:
 
     def assess(self, states: State, arrays):
         """The report of `epoch` without training."""
-        one = lambda state, arrays: step_lib.assess(self.settings, state.params, arrays)  # noqa: E731
-        return self._over_seeds("assess", one, (states,), arrays)
+        one = functools.partial(step_lib.assess, self.settings)
+        return self._over_seeds("assess", one, (states.params,), arrays)
 
     def final(self, params, rows, protocols):
         """{protocol: Ranks (S, R)} and GCA sums of `params` (leaves with S) over `rows`."""

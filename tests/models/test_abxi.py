@@ -105,8 +105,9 @@ def test_closed_gates_without_norm_are_the_baseline(gate_act):
     shut = closed(params, gate_act)
     expected = training_hidden(plain, plain_params, batch)
     np.testing.assert_array_equal(training_hidden(model, shut, batch), expected)
-    scores = plain.encode(plain_params, rows)
-    np.testing.assert_array_equal(model.encode(shut, rows), scores)
+    evaluated = forward(model, shut, rows)[0], forward(plain, plain_params, rows)[0]
+    for domain in "AB":
+        np.testing.assert_array_equal(*(hidden[domain] for hidden in evaluated))
     # Open gates, or a norm, make a difference.
     assert np.abs(training_hidden(model, params, batch) - expected).max() > 0.1
     with_norm = backbone(gca | {"layer_norm": True})
@@ -191,13 +192,13 @@ def test_swapped_domains_swap_the_outputs(kv):
     swapped = swap_domains(params, batch)
     np.testing.assert_allclose(training_hidden(swapped_model, *swapped), expected, atol=1e-5)
     # With the parameters of the domains left in place, it is another model.
-    unswapped = without_swap = params | {"items": swapped[0]["items"]}
-    assert np.abs(training_hidden(swapped_model, unswapped, swapped[1]) - expected).max() > 0.1
+    mixed_up = params | {"items": swapped[0]["items"]}
+    assert np.abs(training_hidden(swapped_model, mixed_up, swapped[1]) - expected).max() > 0.1
     swapped_params, swapped_rows = swap_domains(params, rows)
     of_b = swapped_rows | {"domain": 1 - rows["domain"]}
     expected = model.encode(params, rows)
     np.testing.assert_allclose(swapped_model.encode(swapped_params, of_b), expected, atol=1e-5)
-    wrong = swapped_model.encode(without_swap, of_b)
+    wrong = swapped_model.encode(mixed_up, of_b)
     assert np.abs(wrong - expected).max() > 0.1
 
 

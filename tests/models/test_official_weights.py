@@ -142,15 +142,19 @@ def test_evaluation_with_masked_keys_differs(backbone, params, meta, golden):
 
 
 def one_step(backbone, params, batch, meta, weight_decay):
-    """The project's own training step on a given batch."""
+    """The project's own training step on a given batch, without dropout."""
+
+    def loss(params, batch, key, hparams):
+        return backbone.loss(params, batch, None, hparams)
+
     task = types.SimpleNamespace(batch=lambda *args: batch, n_users=meta["batch"])
     schedule = state_module.Schedule(max_epochs=1, warmup_epochs=0)
-    settings = Settings(
-        backbone, task, schedule, optax.scale_by_adam(), backbone.config.n_items, 0.0, 1, 1
-    )
+    still = types.SimpleNamespace(loss=loss)
+    adam, n_items = optax.scale_by_adam(), backbone.config.n_items
+    settings = Settings(still, task, schedule, adam, n_items, 0.0, 1, 1)
     rates = {"learning_rate": meta["lr"], "weight_decay": weight_decay}
     hparams = {k: jnp.float32(v) for k, v in (HPARAMS | rates).items()}
-    state = state_module.create(0, hparams, lambda key: params, settings.optimizer)
+    state = state_module.create(0, hparams, lambda key: params, adam)
     state, _ = train_step(settings, None, state, None, None)
     return to_official(state.params)
 

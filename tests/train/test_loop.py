@@ -31,26 +31,36 @@ def with_done(states, done):
 
 
 def test_compaction_keeps_the_order_and_all_restores_it():
-    groups = Groups(some_states(5))
-    groups.update(with_done(groups.active, [False, True, False, False, True]))
-    assert groups.active_slots.tolist() == [0, 2, 3]
-    assert groups.active.seed.tolist() == groups.active.params["w"].tolist() == [0, 2, 3]
-    groups.update(with_done(groups.active, [True, False, False]))
-    assert groups.active_slots.tolist() == groups.active.seed.tolist() == [2, 3]
+    groups = Groups(some_states(5), compaction=True)
+    groups.update(with_done(groups.states, [False, True, False, False, True]))
+    assert groups.slots.tolist() == [0, 2, 3] and groups.running.tolist() == [True] * 3
+    assert groups.states.seed.tolist() == groups.states.params["w"].tolist() == [0, 2, 3]
+    groups.update(with_done(groups.states, [True, False, False]))
+    assert groups.slots.tolist() == groups.states.seed.tolist() == [2, 3]
     everyone = groups.all()
     assert everyone.seed.tolist() == everyone.params["w"].tolist() == [0, 1, 2, 3, 4]
     assert everyone.step.tolist() == [2, 1, 2, 2, 1]  # stopped seeds stand still
-    groups.update(with_done(groups.active, [True, True]))
-    assert groups.active_slots.size == 0
+    groups.update(with_done(groups.states, [True, True]))
+    assert not groups.running.any()
     assert groups.all().step.tolist() == [2, 1, 3, 3, 1]
 
 
-def test_groups_begin_with_what_had_stopped():
+def test_without_compaction_all_seeds_stay():
+    groups = Groups(some_states(3), compaction=False)
+    groups.update(with_done(groups.states, [False, True, False]))
+    assert groups.slots.tolist() == groups.all().seed.tolist() == [0, 1, 2]
+    assert groups.running.tolist() == [True, False, True]
+    groups.update(with_done(groups.states, [True] * 3))
+    assert not groups.running.any()
+
+
+@pytest.mark.parametrize("compaction", [True, False])
+def test_groups_begin_with_what_had_stopped(compaction):
     states = with_done(some_states(4), [True, False, False, True])
-    groups = Groups(states)
-    assert groups.active_slots.tolist() == [1, 2]
+    groups = Groups(states, compaction)
+    assert groups.slots[groups.running].tolist() == [1, 2]
     assert groups.all().seed.tolist() == [0, 1, 2, 3]
-    assert Groups(with_done(states, [True] * 4)).active_slots.size == 0
+    assert not Groups(with_done(states, [True] * 4), compaction).running.any()
 
 
 UNEVEN = {
@@ -60,6 +70,7 @@ UNEVEN = {
     "train__stop_patience": 0,
     "train__plateau_patience": 0,
     "train__learning_rate": 0.03,
+    "train__compaction": True,
 }
 
 
@@ -80,22 +91,35 @@ def uneven(tmp_path_factory):
     return path, *train(path, **UNEVEN)
 
 
-def test_uneven_stopping_is_what_it_is_without_compaction(uneven, bitwise):
-    _, experiment, states = uneven
-    assert len(set(states.epoch.tolist())) > 1, "choose a world in which the seeds stop unevenly"
+@pytest.fixture(scope="module")
+def unstopped(uneven):
+    """The same seeds trained to the last epoch whatever happens: states after each epoch."""
+    _, experiment, _ = uneven
     engine, arrays = experiment.engine, experiment.train_arrays()
-    plain = engine.create(experiment.seeds, experiment.hparams())
-    ended = [None] * 4
+    states, after = engine.create(experiment.seeds, experiment.hparams()), []
     for epoch in range(experiment.config["train"]["max_epochs"]):
-        plain, _ = engine.epoch(plain, arrays, engine.capacity(experiment.seeds, epoch))
-        for slot in range(4):
-            if ended[slot] is None and plain.done[slot]:
-                ended[slot] = jax.device_get(take_seeds(plain, slot))
+        going_on = states.replace(done=jnp.zeros(4, bool))
+        states, _ = engine.epoch(going_on, arrays, engine.capacity(experiment.seeds, epoch))
+        after.append(jax.device_get(states))
+    return after
+
+
+def test_uneven_stopping_is_what_it_is_without_compaction(uneven, unstopped, bitwise):
+    _, _, states = uneven
+    last = states.epoch.tolist()
+    assert len(set(last)) > 1, "choose a world in which the seeds stop unevenly"
     for slot in range(4):
-        assert bitwise(take_seeds(states, slot), ended[slot])
-    # Twin: a seed that goes on after its end is another one.
-    first = int(np.argmin(states.epoch))
-    assert not bitwise(take_seeds(plain.params, first), ended[first].params)
+        found = take_seeds(states, slot)
+        assert found.done and bitwise(found, take_seeds(unstopped[last[slot] - 1], slot))
+        # Twin: an epoch less is another state.
+        assert not bitwise(found, take_seeds(unstopped[last[slot] - 2], slot))
+
+
+def test_stopped_seeds_in_the_program_stay_as_they_are(uneven, tmp_path, bitwise):
+    whole, _, states = uneven
+    _, found = train(tmp_path, **UNEVEN | {"train__compaction": False})
+    assert bitwise(found, states)
+    assert (tmp_path / "metrics.jsonl").read_bytes() == (whole / "metrics.jsonl").read_bytes()
 
 
 def test_a_row_per_epoch_and_running_seed(uneven):

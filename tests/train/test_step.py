@@ -1,5 +1,6 @@
 """A step is AdamW, an epoch is the user-weighted mean, and what is not finite is marked."""
 
+import dataclasses
 import functools
 
 import jax
@@ -10,7 +11,8 @@ import pytest
 import toy
 
 from oa_jax.tasks.sampling import Purpose, epoch_rows, key_of
-from oa_jax.train import loop, step
+from oa_jax.train import rows as rows_lib
+from oa_jax.train import step
 from oa_jax.train.engine import take_seeds
 
 
@@ -168,8 +170,7 @@ def test_a_diverged_seed_does_not_look_ideal_in_the_rows(diverged):
     experiment, (well, good), (ill, bad) = diverged
     for states, report, ideal in ((well, good, False), (ill, bad, None)):
         notes = Notes()
-        rows = loop.Rows(experiment, notes)
-        rows.add(2, states, np.arange(3), jax.device_get(report))
+        rows_lib.Rows(experiment, notes).add(2, states, report)
         values = [row["val/A/mrr/uni10"] for row in notes.rows]
         assert 0 < values[0] < 1 and 0 < values[2] < 1
         if ideal is None:
@@ -185,11 +186,15 @@ def test_selection_score_by_hand(experiment):
     )
     settings = experiment.engine.settings
     # MRR of A (1 + 1/4) / 2, of B 1/2; the padded row does not count.
-    assert step.selection_score(settings, ranks, rows) == pytest.approx(0.625 + 0.5)
+    score, finite = step.selection_score(settings, ranks, rows)
+    assert finite and score == pytest.approx(0.625 + 0.5)
+    middle = dataclasses.replace(settings, tie_weight=0.5)  # two ties: rank 2 becomes 3
+    assert step.selection_score(middle, ranks, rows)[0] == pytest.approx(0.625 + 1 / 3)
     hidden = ranks._replace(finite=jnp.asarray([True, True, True, False]))
-    assert step.selection_score(settings, hidden, rows) == pytest.approx(1.125)
+    assert step.selection_score(settings, hidden, rows)[0] == pytest.approx(1.125)
     seen = ranks._replace(finite=jnp.asarray([True, False, True, True]))
-    assert step.selection_score(settings, seen, rows) == -1
+    score, finite = step.selection_score(settings, seen, rows)
+    assert score == -1 and not finite
 
 
 @pytest.mark.parametrize("dropout", [0.0, 0.5])

@@ -1,0 +1,139 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from oa_jax.models.gca import Probe
+from oa_jax.models.layers import Packing
+from oa_jax.models.losses import mean_cos2, position_negatives, shared_negatives
+
+P, K, D, ITEMS = 13, 6, 8, 10  # fewer items than negatives in all: ids repeat everywhere
+RNG = np.random.default_rng(0)
+TABLE = jnp.asarray(RNG.normal(size=(ITEMS, D)), jnp.float32)
+H = jnp.asarray(RNG.normal(size=(P, D)), jnp.float32)
+WEIGHT = jnp.asarray(RNG.random(P), jnp.float32).at[-2:].set(0)  # unused slots weigh nothing
+TARGET = jnp.asarray(RNG.integers(1, ITEMS, P)).at[-2:].set(0)
+NEGATIVES = jnp.asarray(RNG.integers(1, ITEMS, (P, K))).at[0, 0].set(TARGET[0])
+NEGATIVES = NEGATIVES.at[1].set(NEGATIVES[1, 0])  # one item six times
+BLOCKS = (1, 2, 5, 13, 64)  # dividing 13 or not, and larger
+
+
+def naive_terms(table, h_PxD, target_P=TARGET, negatives_PxK=NEGATIVES):
+    ids = jnp.concatenate([target_P[:, None], negatives_PxK], 1)
+    scores = jnp.einsum("pd,pkd->pk", h_PxD, table[ids])
+    return -WEIGHT * jax.nn.log_softmax(scores)[:, 0]
+
+
+def by_position(table, h, block, negatives=NEGATIVES):
+    return position_negatives(table, h, WEIGHT, TARGET, negatives, block)
+
+
+@pytest.mark.parametrize("block", BLOCKS)
+def test_position_negatives(block):
+    terms = naive_terms(TABLE, H)
+    total, terms_P = by_position(TABLE, H, block)
+    np.testing.assert_allclose(total, terms.sum(), rtol=1e-5)
+    np.testing.assert_allclose(terms_P, terms, atol=1e-6)
+
+    # A factor outside: the cotangent is not always 1.
+    expected = jax.grad(lambda t, h: 3 * naive_terms(t, h).sum(), (0, 1))(TABLE, H)
+    got, aux = jax.grad(lambda t, h: (3 * by_position(t, h, block)[0], 0), (0, 1), True)(TABLE, H)
+    for one, other in zip(got, expected, strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-5)
+    np.testing.assert_array_equal(got[1][-2:], 0)
+    assert np.abs(expected[0]).max() > 0.1 and np.abs(expected[1]).max() > 0.1
+
+
+def test_the_comparison_notices_one_wrong_negative_and_a_lost_repeat():
+    other = NEGATIVES.at[3, 2].set(NEGATIVES[3, 2] % (ITEMS - 1) + 1)
+    total, terms_P = by_position(TABLE, H, 5, other)
+    assert abs(total - naive_terms(TABLE, H).sum()) > 1e-3
+    np.testing.assert_array_equal(np.abs(terms_P - naive_terms(TABLE, H)) > 1e-4, np.arange(P) == 3)
+    # Each repeat of an item counts: without the six of position 1 its gradient is another.
+    once = NEGATIVES.at[1, 1:].set(0)
+    gradients = [
+        jax.grad(lambda t, n=n: by_position(t, H, 5, n)[0])(TABLE) for n in (NEGATIVES, once)
+    ]
+    assert np.abs(gradients[0] - gradients[1]).max() > 1e-3
+
+
+def test_target_among_the_negatives_counts_twice():
+    ids = jnp.full((P, K), TARGET[:, None])
+    _, terms_P = by_position(TABLE, H, 4, ids)
+    np.testing.assert_allclose(terms_P, WEIGHT * np.log(K + 1), rtol=1e-5)
+    gradient = jax.grad(lambda h: by_position(TABLE, h, 4, ids)[0])(H)
+    np.testing.assert_allclose(gradient, 0, atol=1e-5)  # nothing to tell apart
+
+
+# Rows of 5 columns; the slots of P in no order, two unused.
+SHAPE = (3, 5)
+PACKING = Packing(jnp.asarray(np.r_[RNG.permutation(15)[:11], 15, 15]), SHAPE)
+SHARED = jnp.asarray(RNG.integers(1, ITEMS, (3, K)))
+OF_SLOT = SHARED[jnp.minimum(PACKING.at_P // 5, 2)]
+
+
+def by_row(table, h, negatives=SHARED):
+    return shared_negatives(table, h, WEIGHT, TARGET, PACKING, negatives)
+
+
+def test_shared_negatives():
+    terms = naive_terms(TABLE, H, negatives_PxK=OF_SLOT)
+    total, terms_P = by_row(TABLE, H)
+    np.testing.assert_allclose(total, terms.sum(), rtol=1e-5)
+    np.testing.assert_allclose(terms_P, terms, atol=1e-6)
+    expected = jax.grad(lambda t, h: naive_terms(t, h, negatives_PxK=OF_SLOT).sum(), (0, 1))(
+        TABLE, H
+    )
+    got = jax.grad(lambda t, h: by_row(t, h)[0], (0, 1))(TABLE, H)
+    for one, other in zip(got, expected, strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-5)
+    assert abs(by_row(TABLE, H, SHARED[::-1])[0] - total) > 1e-3
+
+
+@pytest.mark.parametrize("form", [lambda h: by_row(TABLE, h), lambda h: by_position(TABLE, h, 4)])
+def test_terms_are_for_reading_only(form):
+    np.testing.assert_array_equal(jax.grad(lambda h: form(h)[1].sum())(H), 0)
+    assert np.abs(jax.grad(lambda h: form(h)[0])(H)).max() > 0.01
+
+
+def test_large_scores_stay_finite():
+    for form in (by_row, lambda t, h: by_position(t, h, 4)):
+        value, gradient = jax.value_and_grad(lambda h, form=form: form(TABLE, h)[0])(1e4 * H)
+        assert np.isfinite(value) and np.isfinite(gradient).all() and value > 1e3
+
+
+def probe(seed, n=9):
+    rng = np.random.default_rng(seed)
+    x, update = jnp.asarray(rng.normal(size=(2, n, D)), jnp.float32)
+    has_key = jnp.asarray(rng.random(n) < 0.6).at[0].set(True)
+    update = update * has_key[:, None]
+    return Probe(x, update, x, x, x, jnp.ones(n, bool), has_key, has_key)
+
+
+def naive_cos2(probe):
+    x, update = np.asarray(probe.x), np.asarray(probe.update)
+    norms = np.linalg.norm(x, axis=1) * np.linalg.norm(update, axis=1)
+    chosen = np.asarray(probe.has_key_P)
+    return np.mean(((x * update).sum(1)[chosen] / norms[chosen]) ** 2)
+
+
+def test_mean_cos2_is_a_mean_over_tokens_then_modules():
+    one, other = probe(1), probe(2, n=30)
+    both = mean_cos2({"0/A": one, "0/B": other})
+    expected = (naive_cos2(one) + naive_cos2(other)) / 2
+    np.testing.assert_allclose(both, expected, rtol=1e-5)
+    # Not the mean over all tokens of both.
+    n = np.array([p.has_key_P.sum() for p in (one, other)])
+    assert abs(both - n @ [naive_cos2(one), naive_cos2(other)] / n.sum()) > 1e-3
+
+
+def test_mean_cos2_of_nothing_is_0_and_so_is_its_gradient():
+    empty = probe(3)
+    empty = empty.replace(update=empty.update * 0, has_key_P=empty.has_key_P & False)
+
+    def value(x, update):
+        return mean_cos2({"0/A": empty.replace(x=x, update=update)})
+
+    assert value(empty.x, empty.update) == 0
+    for gradient in jax.grad(value, (0, 1))(empty.x * 0, empty.update):
+        np.testing.assert_array_equal(gradient, 0)

@@ -1,0 +1,232 @@
+"""Configurations resolved, and the objects that they stand for."""
+
+import copy
+import importlib.util
+import json
+import pathlib
+
+import jax
+import numpy as np
+import pytest
+
+from oa_jax import config as config_lib
+from oa_jax import experiment as experiment_lib
+from oa_jax.errors import UserError
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+PLACES = experiment_lib.PLACES["abxi"]
+TINY = {
+    "data.world.n_users": 40,
+    "data.world.n_items": (24, 30),
+    "data.world.topics": 2,
+    "data.world.min_length": 8,
+    "data.world.max_length": 12,
+    "evaluate.n_negatives": 10,
+    "evaluate.block_users": 16,
+    "train.n_negatives": 4,
+    "train.probe_users": 7,
+}
+
+
+def get_config(argument=None, **changes):
+    """configs/abxi.py with changes `a__b=value`."""
+    spec = importlib.util.spec_from_file_location("abxi_config", ROOT / "configs" / "abxi.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    config = module.get_config(argument)
+    config.update_from_flattened_dict({k.replace("__", "."): v for k, v in changes.items()})
+    return config
+
+
+def resolve(argument=None, **changes):
+    return config_lib.resolve(get_config(argument, **changes), PLACES)
+
+
+def build(**changes):
+    return experiment_lib.build(resolve("pair=synthetic", **TINY | changes))
+
+
+@pytest.fixture(scope="module")
+def experiment():
+    return build()
+
+
+@pytest.mark.parametrize("protocol", config_lib.PROTOCOLS)
+def test_presets_of_the_protocol(protocol):
+    column = config_lib.PROTOCOLS.index(protocol)
+    presets = config_lib.QUIRKS["abxi"]
+    assert resolve(protocol=protocol)["quirks"] == {k: v[column] for k, v in presets.items()}
+    for name, values in presets.items():
+        for value in (True, False):
+            found = resolve(protocol=protocol, **{f"quirks.{name}": value})["quirks"]
+            assert found.pop(name) is value
+            assert found == {k: v[column] for k, v in presets.items() if k != name}
+        assert values[0] is True  # a quirk is what the official code does
+
+
+def test_quirks_reach_what_they_switch():
+    official, corrected = build(), build(protocol="corrected")
+    assert official.task.pool_b_from_last_a and not corrected.task.pool_b_from_last_a
+    assert (official.tie_weight, corrected.tie_weight) == (0.0, 0.5)
+    assert official.backbone.quirks.q3_attend_to_padding
+    assert not corrected.backbone.quirks.q3_attend_to_padding
+    assert official.backbone.quirks.q19_mean_over_all_users
+    assert not corrected.backbone.quirks.q19_mean_over_all_users
+    mixed = build(protocol="corrected", quirks__q10_ties_favour_target=True)
+    assert mixed.tie_weight == 0.0 and not mixed.task.pool_b_from_last_a
+
+
+MISTAKES = {
+    "seeds": 0,
+    "protocol": "fixed",
+    "seed_axis": "pmap",
+    "train__learning_rate": 0.0,
+    "train__n_negatives": 0,
+    "model__dropout": 1.0,
+    "model__temperature": float("nan"),
+    "gca__positions": (1, 0),
+    "gca__kv": "self",
+    "model__heads": 3,
+    "train__warmup_epochs": 24,
+    "data__split": "random",
+}
+
+
+@pytest.mark.parametrize("field", MISTAKES)
+def test_a_mistake_names_its_field(field):
+    value = MISTAKES[field]
+    with pytest.raises(UserError, match=rf"--config\.{field.replace('__', '.')}=.*: expected"):
+        resolve(**{field: value})
+
+
+def test_the_resolved_configuration_is_plain_and_complete():
+    found = resolve("pair=synthetic,gca=stack,runlocal")
+    assert json.loads(json.dumps(found)) == found
+    assert found["gca"]["positions"] == [0, 1]
+    assert None not in found["quirks"].values()
+
+
+@pytest.mark.parametrize(
+    ("argument", "expected"),
+    [("gca=middle", "gca=middle"), ("pair=books", "pair=books"), ("colour=red", "'colour'")],
+)
+def test_a_wrong_argument_of_the_file_is_named(argument, expected):
+    with pytest.raises(UserError, match=expected):
+        get_config(argument)
+
+
+def test_first_difference_names_the_first_field():
+    there = {"a": 1, "b": {"c": [1, 2], "d": None}, "data": {"dir": "x", "name": "s"}}
+    same = copy.deepcopy(there)
+    assert config_lib.first_difference(there, same) is None
+    same["data"]["dir"] = "elsewhere"
+    assert config_lib.first_difference(there, same) is None
+    same["data"]["name"] = "t"
+    assert config_lib.first_difference(there, same) == "data.name: there s, asked for t"
+    same["b"]["c"] = [1, 3]
+    assert config_lib.first_difference(there, same) == "b.c: there [1, 2], asked for [1, 3]"
+    assert config_lib.first_difference({"a": 1}, {}) == "a: there 1, asked for None"
+    assert config_lib.first_difference({}, {"b": {"c": 2}}).startswith("b: there None")
+    assert config_lib.first_difference({"dir": 1}, {"dir": 2}) is not None  # data.dir alone
+
+
+def test_padded_fills_whole_blocks_and_marks_them(experiment):
+    for split in experiment_lib.SPLITS:
+        rows = experiment.eval_rows[split]
+        padded = experiment.padded(rows)
+        assert set(padded) == {*rows, "real"}
+        n_rows = len(rows["target"])
+        assert n_rows == 40 and len(padded["real"]) == 48
+        assert padded["real"].tolist() == [True] * n_rows + [False] * 8
+        for name, values in rows.items():
+            np.testing.assert_array_equal(padded[name][:n_rows], values)
+            assert not padded[name][n_rows:].any()
+    exact = {name: v[:32] for name, v in rows.items()}
+    assert len(experiment.padded(exact)["real"]) == 32
+
+
+@pytest.mark.parametrize(("wanted", "found"), [(7, 7), (1, 1), (40, 40), (1000, 40)])
+def test_probe_users_are_evenly_spaced(wanted, found):
+    experiment = build(train__probe_users=wanted)
+    probe = experiment.train_arrays()["probe"]
+    users = np.asarray(probe["user"])[np.asarray(probe["real"])]
+    assert len(users) == len(set(users.tolist())) == found
+    gaps = np.diff(users)
+    assert (gaps > 0).all() and (len(gaps) == 0 or gaps.max() - gaps.min() <= 1)
+    assert users[0] == 0 and (wanted == 1 or users[-1] == 39)
+
+
+def test_training_sees_no_test_target(experiment):
+    arrays = experiment.train_arrays()
+    assert set(arrays) == {"train", "val", "probe"}
+    test = experiment.eval_rows["test"]
+    for user, target in zip(test["user"], test["target"], strict=True):
+        assert target not in np.asarray(arrays["val"]["seq_x"])[user]
+        assert target not in np.asarray(arrays["train"]["gt"])[user]
+
+
+def candidates(split, **changes):
+    return build(**changes).eval_rows[split]["candidates"]
+
+
+@pytest.mark.parametrize("split", experiment_lib.SPLITS)
+def test_candidates_do_not_know_the_training(experiment, split):
+    """Same whatever the seeds, the model or the training; other for other data."""
+    usual = experiment.eval_rows[split]["candidates"]
+    for changes in ({"first_seed": 100}, {"seeds": 2}, {"train__batch_size": 8}):
+        np.testing.assert_array_equal(candidates(split, **changes), usual)
+    assert not np.array_equal(candidates(split, data__world__seed=1), usual)
+    other = experiment.eval_rows["val" if split == "test" else "test"]["candidates"]
+    assert not (other[:, 1:] == usual[:, 1:]).all(1).any()
+
+
+def test_candidates_of_a_are_the_same_in_both_protocols(experiment):
+    """Only Q1 changes candidates, and only those of B."""
+    rows = experiment.eval_rows["test"]
+    corrected = build(protocol="corrected")
+    in_a = rows["domain"] == 0
+    found = corrected.eval_rows["test"]["candidates"]
+    np.testing.assert_array_equal(found[in_a], rows["candidates"][in_a])
+    assert not np.array_equal(found[~in_a], rows["candidates"][~in_a])
+    again = build(protocol="corrected", quirks__q1_pool_b_from_last_a=True)
+    np.testing.assert_array_equal(again.eval_rows["test"]["candidates"], rows["candidates"])
+
+
+def test_identity_shows_data_and_candidates(experiment):
+    usual = experiment.identity()
+    assert set(usual) == {"data", "candidates_val", "candidates_test"}
+    assert build(first_seed=5).identity() == usual
+    other = build(data__world__seed=1).identity()
+    assert all(other[name] != value for name, value in usual.items())
+    fewer = build(evaluate__n_negatives=9).identity()
+    assert fewer["data"] == usual["data"] and fewer["candidates_test"] != usual["candidates_test"]
+
+
+def test_hparams_are_one_per_seed(experiment):
+    hparams = experiment.hparams()
+    assert set(hparams) == set(experiment_lib.HPARAMS)
+    for name, (group, field) in experiment_lib.HPARAMS.items():
+        expected = np.float32(experiment.config[group][field])
+        assert hparams[name].shape == (5,) and (np.asarray(hparams[name]) == expected).all()
+
+
+def test_too_many_candidates_name_the_field():
+    with pytest.raises(UserError, match="evaluate.n_negatives"):
+        candidates("test", evaluate__n_negatives=25)
+
+
+@pytest.mark.parametrize(
+    ("argument", "expected"),
+    [
+        ("pair=beauty_elec", 8_821_760),
+        ("pair=food_kitchen", 9_651_200),
+        ("pair=beauty_elec,gca=early", 8_821_760 + 2_102_784),
+        ("pair=beauty_elec,gca=stack", 8_821_760 + 2 * 2_102_784),
+    ],
+)
+def test_the_official_numbers_of_parameters(argument, expected):
+    """The counts of specs abxi §3, from shapes alone; two LoRA ranks and table sizes differ."""
+    n_items = (10379, 14188) if "beauty" in argument else (11837, 16258)
+    backbone = experiment_lib.abxi_backbone(resolve(argument), n_items)
+    shapes = jax.eval_shape(backbone.init, jax.random.key(0))
+    assert sum(leaf.size for leaf in jax.tree.leaves(shapes)) == expected
