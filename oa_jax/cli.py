@@ -2,37 +2,116 @@
 
 from __future__ import annotations
 
+import importlib.machinery
+import importlib.util
 import os
 import re
 import sys
+import traceback
 
 from absl import app, flags, logging
-from ml_collections import config_flags
+from ml_collections import ConfigDict, config_flags
 from rich.console import Console
 
+from oa_jax.config import QUIRKS, choice
 from oa_jax.errors import UserError
 
-# A file or a pipe has no width of its own: wide enough for the widest table.
-console = Console(highlight=False, width=None if sys.stdout.isatty() else 160)
+# A file or a pipe has no width of its own: wide enough for the widest table. None: it is closed.
+console = Console(highlight=False, width=None if sys.stdout and sys.stdout.isatty() else 160)
+
+flags.disclaim_key_flags()  # --config belongs to the command, whose --help shows it
+A_CONFIG = "a file such as configs/abxi.py:gca=early"
+# Messages of absl and ml_collections (patterns) -> what they mean to a user.
+FLAG_ERRORS = {
+    r"invalid literal for int\(\) .*": "expected a whole number",
+    r"could not convert string to float.*": "expected a number",
+    r"\('Non-boolean argument to boolean flag'.*": "expected true or false",
+    r"Error while parsing string.*": "expected numbers such as '(0,1)'",
+    r"Unknown command line flag '(config\..*?)'": rf"--\1: expected --config first: {A_CONFIG}",
+    r"Found (\S*) in argv before a value.*": rf"\1: expected --config before it: {A_CONFIG}",
+    r"Unknown command line flag '(.*?)'(\..*)?": r"--\1: no such flag: --help shows them\2",
+}
 
 
 def say(line: str) -> None:
     """One plain line, at once."""
     console.print(line, markup=False, soft_wrap=True)
-    sys.stdout.flush()
+    console.file.flush()
 
 
 def define_config() -> None:
     """--config=FILE.py[:ARGUMENTS] with overrides --config.a.b=VALUE."""
-    config_flags.DEFINE_config_file("config", None, "FILE.py[:a=x,b=y] of the experiment")
+    meaning = "FILE.py[:a=x,b=y] of the experiment; --config.a.b=VALUE after it changes a field."
+    try:
+        config_flags.DEFINE_config_file("config", None, meaning)
+    except flags.Error as error:  # reads --flagfile at once
+        fail(error)
+    flags.FLAGS["config"].parser = ConfigFile()
 
 
-def config_value(flag="config"):
+def config_value():
     """The configuration given on the command line."""
-    value = flags.FLAGS[flag].value
-    if value is None:
-        raise UserError("--config: missing: expected a file such as configs/abxi.py:gca=early")
-    return value
+    config = flags.FLAGS.config
+    if config is None:
+        raise UserError(f"--config: missing: expected {A_CONFIG}")
+    choice("--config.backbone", config.get("backbone"), QUIRKS)
+    return config
+
+
+class ConfigFile(flags.ArgumentParser):
+    """The value of --config: what ml_collections takes, with errors of one line."""
+
+    def parse(self, text):
+        config = load_config(text)
+        check_overrides(config, flags.FLAGS.read_flags_from_files(sys.argv[1:], force_gnu=False))
+        return config.lock()
+
+
+def load_config(text: str) -> ConfigDict:
+    """What `get_config(ARGUMENTS)` of FILE.py returns, for `FILE.py:ARGUMENTS`.
+
+    Raises UserError naming file and line of whatever goes wrong in it.
+    """
+    path, *argument = text.split(":", 1)
+    if not os.path.isfile(path):
+        raise UserError(f"--config={path}: no such file: expected {A_CONFIG}")
+    loader = importlib.machinery.SourceFileLoader("experiment_file", path)
+    module = importlib.util.module_from_spec(importlib.util.spec_from_loader(loader.name, loader))
+    try:
+        loader.exec_module(module)
+        config = module.get_config(*argument)
+    except UserError:
+        raise
+    except SyntaxError as error:
+        line = error.lineno if error.filename == path else None
+        raise UserError(f"{path}: line {line}: not Python: {error.msg}") from None
+    except Exception as error:
+        lines = [f.lineno for f in traceback.extract_tb(error.__traceback__) if f.filename == path]
+        where = f"line {lines[-1]}: " if lines else ""
+        raise UserError(f"{path}: {where}{type(error).__name__}: {error}") from None
+    if not isinstance(config, ConfigDict):
+        found = type(config).__name__
+        raise UserError(f"{path}: get_config returned {found}: expected a ConfigDict")
+    return config
+
+
+def check_overrides(config: ConfigDict, argv: list[str]) -> None:
+    """Raise UserError for a --config.a.b that is no field, or is a group of fields."""
+    matches = (re.match(r"--?(?:no)?config\.([^=]*)", word) for word in argv)
+    for field in (match[1] for match in matches if match):
+        node, above = config, "--config"
+        for part in field.split("."):
+            if part not in node:
+                raise UserError(
+                    f"--config.{field}: no such field: {above} has {', '.join(sorted(node))}"
+                )
+            node, above = node[part], f"{above}.{part}"
+            if not isinstance(node, ConfigDict):
+                break
+        if isinstance(node, ConfigDict):
+            raise UserError(f"{above}: a group: expected one of its fields {', '.join(node)}")
+        if above != f"--config.{field}":
+            raise UserError(f"--config.{field}: no such field: {above} is a single value")
 
 
 def run(main, positional: str | None = None) -> None:
@@ -51,6 +130,8 @@ def run(main, positional: str | None = None) -> None:
             status = main(argv[1:])
         except UserError as error:
             fail(error)
+        except OSError as error:
+            fail(f"{error.filename or 'input or output'}: {error.strerror or error}")
         except KeyboardInterrupt:
             print("interrupted: the same command goes on where it stopped", file=sys.stderr)
             sys.exit(130)
@@ -59,16 +140,19 @@ def run(main, positional: str | None = None) -> None:
     def parse(argv):
         try:
             return flags.FLAGS(argv, known_only=False)
-        except UserError as error:
-            fail(error)
-        except flags.Error as error:
-            fail(str(error))
-        except (KeyError, AttributeError, TypeError, ValueError) as error:
-            fail(f"--config: {error.args[0] if error.args else error}")
-        except OSError as error:
-            fail(f"--config: {error.filename or error}: {error.strerror}")
+        except (UserError, flags.Error) as error:
+            fail(plain_flag_error(str(error)))
+        except SystemExit:  # --help, which absl ends with status 1
+            sys.exit(0)
 
     app.run(guarded, flags_parser=parse)
+
+
+def plain_flag_error(message: str) -> str:
+    """A message of absl or ml_collections with what was expected said in words."""
+    for found, said in FLAG_ERRORS.items():
+        message = re.sub(found, said, message)
+    return message
 
 
 def fail(error) -> None:

@@ -186,11 +186,12 @@ def resolve(config: ml_collections.ConfigDict, places: tuple[int, ...]) -> dict:
 
     places: the backbone's GCA places. Raises UserError naming the field, found and expected.
     """
-    plain = json.loads(json.dumps(config.to_dict()))  # tuples become lists, as when read back
+    try:
+        plain = json.loads(json.dumps(config.to_dict()))  # tuples become lists, as when read back
+    except TypeError as error:
+        raise UserError(f"--config: {error}: expected numbers, text, lists, None") from None
     for rule in RULES:
-        value = plain
-        for part in rule.field.split("."):
-            value = value[part]
+        value = _value(plain, rule.field)
         if not rule.holds(value):
             raise UserError(f"--config.{rule.field}={value}: expected {rule.expected}")
     _check_gca(plain, places)
@@ -206,11 +207,21 @@ def resolve(config: ml_collections.ConfigDict, places: tuple[int, ...]) -> dict:
     return plain
 
 
+def _value(plain, field):
+    node = plain
+    for part in field.split("."):
+        if not isinstance(node, dict) or part not in node:
+            raise UserError(f"--config.{field}: missing: expected the field in every configuration")
+        node = node[part]
+    return node
+
+
 def _check_gca(plain, places):
-    found = plain["gca"]["positions"]
-    if any(place not in places for place in found) or sorted(set(found)) != list(found):
+    found = _value(plain, "gca.positions")
+    known = isinstance(found, list) and all(_is_int(p) and p in places for p in found)
+    if not known or sorted(set(found)) != found:
         raise UserError(
-            f"--config.gca.positions={tuple(found)}: expected different places in ascending order "
+            f"--config.gca.positions={found}: expected different places in ascending order "
             f"among {', '.join(map(str, places))}"
         )
     width = plain["model"]["d_embed"]
@@ -227,6 +238,8 @@ def first_difference(old: dict, new: dict, path="") -> str | None:
 
     `data.dir` may differ: the data are known by their fingerprint.
     """
+    if not isinstance(old, dict):
+        return f"config.json holds {json.dumps(old)[:40]}, expected an object"
     for key in sorted({**old, **new}):
         field = f"{path}{key}"
         if field == "data.dir" or (key in old and key in new and old[key] == new[key]):

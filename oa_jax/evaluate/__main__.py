@@ -1,14 +1,23 @@
-"""`python -m oa_jax.evaluate --workdir=DIR`: ranks and metrics again, from the checkpoint."""
+"""`python -m oa_jax.evaluate --workdir=DIR`: ranks and metrics again, from the checkpoint.
+
+Of a run that has not ended the table is shown, and nothing is written: it can go on.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import os
+import tempfile
+import zipfile
+import zlib
 
 import numpy as np
 from absl import flags
+from ml_collections import ConfigDict
 
 from oa_jax import cli, report
 from oa_jax import experiment as experiment_lib
+from oa_jax.config import choice, resolve
 from oa_jax.errors import UserError
 from oa_jax.train.checkpoint import Checkpoints
 from oa_jax.train.environment import environment
@@ -25,37 +34,68 @@ def main(_):
         raise UserError("--workdir: missing: expected the folder of a run")
     if not os.path.isfile(os.path.join(path, "config.json")):
         raise UserError(f"--workdir={path}: no config.json in it: expected the folder of a run")
-    with Workdir(path) as workdir:
-        config = workdir.read_json("config.json")
+    with Workdir(path) as workdir, contextlib.ExitStack() as cleanup:
+        config = stored_config(workdir)
         if flags.FLAGS.data_dir:
             config["data"]["dir"] = flags.FLAGS.data_dir
         use_compilation_cache()
         experiment = experiment_lib.build(config)
         check_same_data(workdir, environment(experiment))
         epoch, states, seconds = newest(experiment, workdir)
-        before = stored_ranks(workdir)
         cli.say(f"best parameters of the checkpoint after epoch {epoch}")
-        summary = conclude(experiment, workdir, states, seconds)
-    if before is not None:
-        same = all(np.array_equal(before[k], v) for k, v in stored_ranks(workdir).items())
-        cli.say("ranks equal the stored ones" if same else "ranks differ from the stored ones")
+        target, before = workdir, None
+        if np.asarray(states.done).all():
+            before = stored_ranks(workdir)
+        else:  # summary.json would end the run
+            cli.say("the run has not ended: its folder is left as it is")
+            target = Workdir(cleanup.enter_context(tempfile.TemporaryDirectory()))
+        summary = conclude(experiment, target, states, seconds)
+        if before is not None:
+            cli.say(f"ranks {compare(before, stored_ranks(workdir))} the stored ones")
     report.show([summary], cli.console)
     return report.status(summary, cli.say)
 
 
+def stored_config(workdir):
+    """The configuration in config.json, checked as if it had been given on the command line."""
+    config = workdir.read_json("config.json")
+    try:
+        backbone = config.get("backbone") if isinstance(config, dict) else config
+        places = experiment_lib.PLACES[choice("backbone", backbone, experiment_lib.PLACES)]
+        return resolve(ConfigDict(config), places)
+    except UserError as error:
+        raise UserError(f"{workdir.path / 'config.json'}: {error}") from None
+
+
 def newest(experiment, workdir):
     """(epoch, states, seconds) of the newest checkpoint."""
-    abstract = experiment.engine.abstract(experiment.seeds, experiment.hparams())
-    with Checkpoints(workdir.checkpoints) as checkpoints:
-        found = checkpoints.restore_newest(abstract)
+    found = None
+    if workdir.checkpoints.is_dir():
+        abstract = experiment.engine.abstract(experiment.seeds, experiment.hparams())
+        with Checkpoints(workdir.checkpoints) as checkpoints:
+            found = checkpoints.restore_newest(abstract)
     if found is None:
         raise UserError(f"{workdir.checkpoints}: no checkpoint: expected a run past its first save")
     return found
 
 
 def stored_ranks(workdir):
+    """Arrays of ranks.npz, None if there is none that can be read."""
     path = workdir.path / "ranks.npz"
-    return dict(np.load(path)) if path.exists() else None
+    try:
+        with np.load(path) as archive:
+            return dict(archive)
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error):
+        cli.say(f"{path}: cannot be read: written anew")
+        return None
+
+
+def compare(before, after) -> str:
+    same = before.keys() == after.keys()
+    same = same and all(np.array_equal(before[name], after[name]) for name in before)
+    return "equal" if same else "differ from"
 
 
 if __name__ == "__main__":

@@ -9,7 +9,10 @@ largest absolute value of the expected array.
 from __future__ import annotations
 
 import json
+import numbers
+import os
 import zipfile
+import zlib
 
 import jax
 import jax.numpy as jnp
@@ -29,7 +32,18 @@ from oa_jax.tasks import abxi_arrays
 
 flags.DEFINE_float("tolerance", 1e-5, "Largest relative error that passes.", lower_bound=0.0)
 
-META = ("n_head", "n_item_a", "n_item_b", "temp", "lr", "weight_decay", "betas", "eps")
+WHOLE, REAL = ("n_head", "n_item_a", "n_item_b"), ("temp", "lr", "weight_decay", "eps")
+META = (*WHOLE, *REAL, "betas")
+# Axes of the arrays: R rows, L length, D width, N negatives, K candidates = negatives + 1.
+SEQUENCES = {"seq_x": "RL", "seq_a": "RL", "seq_b": "RL"}
+LOSSES = {"loss_a": "", "loss_b": ""}
+EVALUATION = SEQUENCES | {"gt": "R1", "gt_mtc": "RN", "ranks": "R", "h": "RD", "logits": "RK"}
+SHAPES = {
+    "train": SEQUENCES | {"gt": "RL", "gt_neg": "RLN", "h": "RLD"} | LOSSES,
+    "val": EVALUATION,
+    "test": EVALUATION,
+}
+ITEM_IDS = (*SEQUENCES, "gt", "gt_neg", "gt_mtc", "flat")
 
 
 def main(paths):
@@ -57,36 +71,105 @@ def verify(path: str) -> dict[str, tuple[int, float]]:
     """
     fixture, meta = read(path)
     weights = {k[len("param/") :]: v for k, v in fixture.items() if k.startswith("param/")}
+    _check_numbers(path, {f"param/{name}": value for name, value in weights.items()})
     params = interop.from_official(weights, path)
-    config = interop.sizes_of(weights, (meta["n_item_a"], meta["n_item_b"]), meta["n_head"])
-    backbone = Backbone(config)
     try:
-        errors = _preprocessing(fixture, config)
-        errors |= _training(fixture, meta, backbone, params)
-        for split in ("val", "test"):
-            errors |= _evaluation(fixture, split, backbone, params)
-    except KeyError as missing:
-        raise UserError(f"{path}: no array {missing.args[0]!r}: expected it in a fixture") from None
+        config = interop.sizes_of(weights, (meta["n_item_a"], meta["n_item_b"]), meta["n_head"])
+    except IndexError:
+        raise UserError(f"{path}: param/: found a vector, expected matrices of weights") from None
+    if config.d_embed % config.heads:
+        raise UserError(f"{path}: meta: n_head {config.heads}: expected a divisor of the width")
+    backbone = Backbone(config)
+    check_arrays(path, fixture, backbone)
+    errors = _preprocessing(fixture, config)
+    errors |= _training(fixture, meta, backbone, params)
+    for split in ("val", "test"):
+        errors |= _evaluation(fixture, split, backbone, params)
     return errors
 
 
 def read(path: str) -> tuple[dict[str, np.ndarray], dict]:
     """Arrays and `meta` of a fixture."""
+    if not os.path.isfile(path):
+        raise UserError(f"{path}: no such file: expected a fixture (.npz)")
     try:
+        if not zipfile.is_zipfile(path):
+            raise UserError(f"{path}: not a whole .npz file: expected a fixture")
         with np.load(path, allow_pickle=False) as archive:
             fixture = {name: archive[name] for name in archive.files}
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file: expected a fixture (.npz)") from None
-    except (OSError, ValueError, zipfile.BadZipFile, AttributeError) as error:
+    except (OSError, EOFError, ValueError, zipfile.BadZipFile, zlib.error) as error:
         raise UserError(f"{path}: not a readable .npz of plain arrays: {error}") from None
     try:
-        meta = json.loads(str(fixture["meta"]))
-        missing = [name for name in META if name not in meta]
-    except (KeyError, ValueError):
+        meta = dict(json.loads(str(fixture["meta"])))
+    except (KeyError, ValueError, TypeError):
         raise UserError(f"{path}: no `meta` in it: expected the configuration as JSON") from None
+    _check_meta(path, meta)
+    return fixture, meta
+
+
+def _check_meta(path, meta):
+    missing = [name for name in META if name not in meta]
     if missing:
         raise UserError(f"{path}: meta: no field {missing[0]!r}: expected {', '.join(META)}")
-    return fixture, meta
+    kinds = dict.fromkeys(WHOLE, "a whole number of at least 1") | dict.fromkeys(REAL, "a number")
+    for name, expected in (kinds | {"betas": "two numbers"}).items():
+        values = meta[name] if name == "betas" and isinstance(meta[name], list) else [meta[name]]
+        good = all(isinstance(v, numbers.Real) and not isinstance(v, bool) for v in values)
+        if name in WHOLE:
+            good = good and isinstance(values[0], int) and values[0] >= 1
+        if not good or len(values) != 1 + (name == "betas"):
+            raise UserError(f"{path}: meta: {name} {meta[name]!r}: expected {expected}")
+
+
+def check_arrays(path: str, fixture, backbone) -> None:
+    """Raise UserError for an array that is missing, or has another shape or kind of values."""
+    config = backbone.config
+    shapes = jax.eval_shape(backbone.init, jax.random.key(0))
+    empty = interop.to_official(jax.tree.map(lambda a: np.empty(a.shape), shapes))
+    expected = {f"{kind}/{k}": v.shape for kind in ("param", "grad", "step1") for k, v in empty.items()}  # noqa: E501  # fmt: skip
+    for group, arrays in SHAPES.items():
+        sizes = {"L": config.length, "D": config.d_embed, "1": 1}
+        for name, axes in arrays.items():
+            found = np.shape(fixture.get(f"{group}/{name}", np.empty([0] * len(axes))))
+            for axis, size in zip(axes, found, strict=False):
+                sizes.setdefault(axis, size)
+                if axis == "N":
+                    sizes.setdefault("K", size + 1)
+            expected[f"{group}/{name}"] = tuple(sizes.get(axis, 0) for axis in axes)
+    for name, shape in expected.items():
+        if name not in fixture:
+            raise UserError(f"{path}: no array {name!r}: expected it in a fixture")
+        if fixture[name].shape != shape:
+            raise UserError(f"{path}: {name}: found shape {fixture[name].shape}, expected {shape}")
+    _check_numbers(path, {name: fixture[name] for name in expected})
+    if "raw/flat" in fixture:
+        _check_raw(path, fixture)
+        expected["raw/flat"] = None
+    _check_items(path, {name: fixture[name] for name in expected}, sum(config.n_items))
+
+
+def _check_numbers(path, arrays):
+    for name, values in arrays.items():
+        if values.dtype.kind not in "iuf":
+            raise UserError(f"{path}: {name}: found {values.dtype}, expected numbers")
+
+
+def _check_items(path, arrays, n_items):
+    for name, values in arrays.items():
+        if name.split("/")[-1] not in ITEM_IDS:
+            continue
+        if values.dtype.kind == "f":
+            raise UserError(f"{path}: {name}: found {values.dtype}, expected whole numbers")
+        bad = values[(values < 0) | (values > n_items)]
+        if bad.size:
+            raise UserError(f"{path}: {name}: found item {bad[0]}, expected an id in 0..{n_items}")
+
+
+def _check_raw(path, fixture):
+    n_events, offsets = fixture["raw/flat"].size, fixture.get("raw/offsets", np.zeros(0))
+    good = offsets.ndim == 1 and offsets.size and offsets.dtype.kind in "iu"
+    if not good or offsets[0] != 0 or offsets[-1] != n_events or (np.diff(offsets) < 1).any():
+        raise UserError(f"{path}: raw/offsets: expected ascending whole numbers 0..{n_events}")
 
 
 def training_batch(fixture, n_items) -> dict[str, jax.Array]:
@@ -114,7 +197,10 @@ def _preprocessing(fixture, config):
     for which in ("val", "test"):
         built[which] = abxi_arrays.evaluation_arrays(log, split, which, config.length)
     names = [f"{which}/seq_{stream}" for which in built for stream in "xab"]
-    differing = [np.sum(built[n[: n.index("/")]][n.split("/")[1]] != fixture[n]) for n in names]
+    differing = []
+    for which, name in (name.split("/") for name in names):
+        ours, expected = built[which][name], fixture[f"{which}/{name}"]
+        differing.append(np.sum(ours != expected) if ours.shape == expected.shape else np.inf)
     return {"sequences (differing elements)": (len(names), float(max(differing)))}
 
 
@@ -175,7 +261,7 @@ def _evaluation(fixture, split, backbone, params):
 def relative(ours, expected) -> float:
     """Largest absolute difference over the largest absolute expected value; inf if not finite."""
     ours, expected = np.asarray(ours, np.float64), np.asarray(expected, np.float64)
-    if ours.shape != expected.shape or not np.isfinite(ours).all():
+    if ours.shape != expected.shape or not (np.isfinite(ours) & np.isfinite(expected)).all():
         return float("inf")
     return float(np.max(np.abs(ours - expected)) / max(np.max(np.abs(expected)), 1e-30))
 

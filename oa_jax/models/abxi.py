@@ -45,7 +45,7 @@ class ABXIConfig:
 
 @dataclasses.dataclass(frozen=True)
 class ABXIQuirks:
-    """The switches of `protocol` that act inside the model (numbers of the backbone's specs, §9)."""
+    """The switches of `protocol` that act inside the model; True is the official code."""
 
     q3_attend_to_padding: bool = True
     q6_positions_from_end: bool = True
@@ -72,15 +72,12 @@ class ABXI(nn.Module):
         streams = self._cross(0, streams, times, probes)
         streams = self._attend(streams, rate)
         streams = self._cross(1, streams, times, probes)
-        if last_only and 2 not in self.gca.positions:
-            streams, times = _last(streams, times)
-        elif last_only:  # the merged stream still serves as keys
-            (a_b, a_b_times) = _last({k: streams[k] for k in DOMAINS}, times)
-            streams, times = {**streams, **a_b}, {**times, **a_b_times}
+        if last_only and 2 not in self.gca.positions:  # all that follows is pointwise
+            streams = {name: stream.last() for name, stream in streams.items()}
         streams = self._feed_forward(streams, rate)
         streams = self._cross(2, streams, times, probes)
-        if last_only and 2 in self.gca.positions:
-            streams["x"] = streams["x"].last()
+        if last_only:
+            streams = {name: stream.last() for name, stream in streams.items()}
         return self._project(streams, "at_A" in batch, rate), probes
 
     def _embed(self, batch, rate):
@@ -174,13 +171,6 @@ def _layout(batch):
         return {k: Packing(v, shape) for k, v in at.items()}, {"x": axis, "A": axis, "B": axis}
     packings = {k: Packing(None, shape) for k in ("x", *DOMAINS)}
     return packings, {"x": axis, "A": batch["until_a"], "B": batch["until_b"]}
-
-
-def _last(streams, times):
-    return (
-        {k: stream.last() for k, stream in streams.items()},
-        {k: times[k][:, -1:] for k in streams},
-    )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -14,16 +14,25 @@ from oa_jax.models.abxi import ABXIConfig, ABXIQuirks, Backbone
 from oa_jax.models.gca import GCAConfig
 from oa_jax.models.layers import Packing
 
-N_ITEMS = (14, 17)
 LENGTH = 8
-A, B = range(1, 15), range(15, 32)
 # Fills the row and starts in A; starts in B; B only, so stream a is empty; one pair.
-HISTORIES = (
-    [A[0], B[0], B[1], A[1], A[2], B[2], A[3], B[3], A[4]],
-    [B[4], B[5], A[5], B[6], A[6], B[7]],
-    [B[8], B[9], B[10], B[11], B[12]],
-    [A[7], A[8]],
-)
+PATTERNS = ("ABBAABABA", "BBABAB", "BBBBB", "AA")
+
+
+def one_row_a_step():
+    """Every pattern once for each of its steps (a step is the position of an input).
+
+    -> histories, the step of each, items of the two domains.
+    """
+    rows = [(pattern, step) for pattern in PATTERNS for step in range(len(pattern) - 1)]
+    n_items = tuple(sum(pattern.count(d) for pattern, _ in rows) for d in "AB")
+    fresh = {"A": itertools.count(1), "B": itertools.count(n_items[0] + 1)}
+    histories = [[next(fresh[d]) for d in pattern] for pattern, _ in rows]
+    return histories, np.array([step for _, step in rows]), n_items
+
+
+HISTORIES, STEP, N_ITEMS = one_row_a_step()
+SHORT = [items[:LENGTH] for items in HISTORIES]  # what fits into an evaluation row
 CORRECTED = ABXIQuirks(
     q3_attend_to_padding=False, q6_positions_from_end=True, q19_mean_over_all_users=False
 )
@@ -84,16 +93,16 @@ def training_batch(histories=HISTORIES, length=LENGTH, n_items=N_ITEMS, spare=2)
 
 
 def with_negatives(batch, n_items=N_ITEMS, seed=0, n=3):
-    """The batch with n negatives of each domain for every slot, repeats and targets included."""
+    """The batch with n negatives of each domain for every row, repeats and targets included."""
     rng = np.random.default_rng(seed)
-    n_slots = len(batch["at_A"]) + len(batch["at_B"])
-    from_a = rng.integers(1, n_items[0] + 1, (n_slots, n))
-    from_b = rng.integers(n_items[0] + 1, sum(n_items) + 1, (n_slots, n))
-    return batch | {"negatives": jnp.asarray(np.c_[from_a, from_b], jnp.int32)}
+    n_rows = len(batch["gt"])
+    from_a = rng.integers(1, n_items[0] + 1, (n_rows, n))
+    from_b = rng.integers(n_items[0] + 1, sum(n_items) + 1, (n_rows, n))
+    return batch | {"shared_negatives": jnp.asarray(np.c_[from_a, from_b], jnp.int32)}
 
 
-def evaluation_batch(histories=HISTORIES, length=LENGTH, n_items=N_ITEMS):
-    """Streams and horizons of histories that fit into `length`, all targets in A."""
+def evaluation_batch(histories=SHORT, length=LENGTH, n_items=N_ITEMS):
+    """Streams and horizons of histories that fit into `length`; targets in A and B by turns."""
     rows = {"seq_x": [], "seq_a": [], "seq_b": [], "until_a": [], "until_b": []}
     for items in histories:
         assert len(items) <= length
@@ -105,10 +114,9 @@ def evaluation_batch(histories=HISTORIES, length=LENGTH, n_items=N_ITEMS):
             shift = length - len(items)
             rows[f"until_{letter}"].append(pad([u + shift for u in until], length, fill=-1))
     batch = {name: np.array(values, np.int32) for name, values in rows.items()}
-    return jax.tree.map(jnp.asarray, batch | {"domain": np.zeros(len(histories), np.int8)})
-
-
-SHORT = tuple(items[:LENGTH] for items in HISTORIES)  # of HISTORIES, what fits an evaluation row
+    return jax.tree.map(
+        jnp.asarray, batch | {"domain": np.arange(len(histories), dtype=np.int8) % 2}
+    )
 
 
 def on_grid(hidden, batch):

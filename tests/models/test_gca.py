@@ -1,4 +1,4 @@
-"""One gated cross-attention module on its own: against loops, its masks, its variants, its probe."""
+"""One gated cross-attention module on its own: against loops, masks, variants, probe."""
 
 import jax
 import jax.numpy as jnp

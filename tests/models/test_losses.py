@@ -137,3 +137,16 @@ def test_mean_cos2_of_nothing_is_0_and_so_is_its_gradient():
     assert value(empty.x, empty.update) == 0
     for gradient in jax.grad(value, (0, 1))(empty.x * 0, empty.update):
         np.testing.assert_array_equal(gradient, 0)
+
+
+@pytest.mark.parametrize("scale", [1e-12, 1e-18, 1e-30])
+def test_mean_cos2_of_tiny_updates_keeps_its_gradient_finite(scale):
+    """Right after the initialisation X' may be as good as 0; the penalty may not blow up then."""
+    tiny = probe(4)
+
+    def value(x, update):
+        return mean_cos2({"0/A": tiny.replace(x=x, update=update)})
+
+    for x_scale in (1.0, scale):
+        gradients = jax.grad(value, (0, 1))(x_scale * tiny.x, scale * tiny.update)
+        assert all(np.isfinite(gradient).all() for gradient in gradients)

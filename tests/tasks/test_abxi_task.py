@@ -121,7 +121,7 @@ def test_negatives_are_distinct_and_never_owned(make_task, seed, negatives, q1):
         for user, ids in owner_rows(task, draw(task, seed=5, step=step)):
             of_a, of_b = ids[:N_NEGATIVES], ids[N_NEGATIVES:]
             assert len(set(of_a.tolist())) == len(set(of_b.tolist())) == N_NEGATIVES == len(of_b)
-            assert 1 <= of_a.min() and of_a.max() <= N_ITEMS[0]
+            assert of_a.min() >= 1 and of_a.max() <= N_ITEMS[0]
             assert lowest_b <= of_b.min() and of_b.max() <= sum(N_ITEMS)
             assert not set(of_a.tolist()) & training_items(task, user, 0)
             assert not set(of_b.tolist()) & training_items(task, user, 1)
@@ -209,7 +209,7 @@ def test_unused_slots_hold_ids_of_the_table(make_task, negatives):
     task = make_task(0, negatives=negatives)
     batch = draw(task, PARTIAL)
     ids = batch.get("shared_negatives", batch.get("negatives"))
-    assert 0 <= ids.min() and ids.max() <= sum(N_ITEMS)
+    assert ids.min() >= 0 and ids.max() <= sum(N_ITEMS)
 
 
 def brute_force_need(task, seed, epoch):
@@ -263,15 +263,15 @@ def test_target_counts_and_steps(make_task):
 
 def test_more_negatives_than_items_is_refused(make_task):
     task = make_task()
-    for domain, name in enumerate("AB"):
-        most = N_ITEMS[domain] - max(len(training_items(task, u, domain)) for u in range(30))
-        if domain == 0:
-            limit = most
-            dataclasses.replace(task, n_negatives=most)  # the very last one fits
-        with pytest.raises(UserError, match="train.n_negatives"):
-            dataclasses.replace(task, n_negatives=most + 1)
-    with pytest.raises(UserError, match=f"expected at most {limit}, the items of domain A"):
-        dataclasses.replace(task, n_negatives=limit + 1)
+    most = [
+        N_ITEMS[domain] - max(len(training_items(task, user, domain)) for user in range(30))
+        for domain in (0, 1)
+    ]
+    tighter = int(most[1] < most[0])
+    dataclasses.replace(task, n_negatives=most[tighter])  # the very last one fits
+    expected = f"{most[tighter] + 1}: expected at most {most[tighter]}, the items of domain"
+    with pytest.raises(UserError, match=f"train.n_negatives: {expected} {'AB'[tighter]}"):
+        dataclasses.replace(task, n_negatives=most[tighter] + 1)
 
 
 @pytest.mark.parametrize(("item", "empty"), [(1, "B"), (41, "A")])

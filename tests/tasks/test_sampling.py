@@ -99,7 +99,7 @@ def test_outside_with_a_different_list_in_every_row():
     for row, values in zip(np.asarray(draw(keys(300), padded, counts)), lists, strict=True):
         assert len(set(row.tolist())) == 20
         assert not set(row.tolist()) & set(values.tolist())
-        assert 0 <= row.min() and row.max() < n
+        assert row.min() >= 0 and row.max() < n
 
 
 @pytest.mark.parametrize(("n_users", "batch_size"), [(10, 4), (12, 4), (3, 8), (1, 1)])

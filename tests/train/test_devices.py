@@ -8,13 +8,16 @@ import sys
 import pytest
 import toy
 
+pytestmark = pytest.mark.slow
+
 SCRIPT = toy.ROOT / "tests" / "train" / "devices.py"
 
 
 def ask(*arguments):
     """The answer of devices.py in a process with four CPU devices."""
     variables = {
-        "XLA_FLAGS": "--xla_force_host_platform_device_count=4",
+        "XLA_FLAGS": "--xla_force_host_platform_device_count=4 "
+        "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true",
         "JAX_PLATFORMS": "cpu",
         "PYTHONPATH": str(toy.ROOT),
     }
@@ -23,7 +26,7 @@ def ask(*arguments):
         env=os.environ | variables,
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=900,
     )
     assert done.returncode == 0, done.stderr[-3000:]
     return json.loads(done.stdout.splitlines()[-1])
@@ -32,11 +35,11 @@ def ask(*arguments):
 def test_one_device_is_four_devices():
     """A program of one seed a device and a program of four seeds: equal to rounding.
 
-    XLA batches four seeds differently from one, so bitwise equality is not promised.
+    Not bitwise: XLA batches four seeds differently from one. The differences seen are 6e-8.
     """
     answer = ask("numbers")
     assert answer["devices"] == [4, 1]
-    assert answer["largest"] < 1e-3
+    assert answer["largest"] < 1e-5
     assert answer["between_seeds"] > 0.05  # twin: other seeds differ by more
 
 

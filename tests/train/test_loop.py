@@ -1,11 +1,11 @@
 """The host loop: compaction, rows, going on, broken checkpoints."""
 
+import functools
 import json
 import shutil
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 import pytest
 import toy
@@ -74,9 +74,25 @@ UNEVEN = {
 }
 
 
-def train(path, say=lambda line: None, **overrides):
-    """Run the loop in a workdir with the toy -> (experiment, final states)."""
+HOST_ONLY = ("first_seed", "train__checkpoint_every", "train__compaction")
+
+
+@functools.cache
+def engine(*overrides):
+    return toy.toy_experiment(**dict(overrides)).engine
+
+
+def experiment_of(**overrides):
+    """The toy; its compiled programs are shared by all that differ on the host only."""
     experiment = toy.toy_experiment(**overrides)
+    compiled = {k: v for k, v in overrides.items() if k not in HOST_ONLY}
+    experiment.__dict__["engine"] = engine(*compiled.items())
+    return experiment
+
+
+def train(path, say=lambda line: None, **overrides):
+    """Run the loop in a workdir -> (experiment, final states)."""
+    experiment = experiment_of(**overrides)
     with Workdir(path) as workdir:
         return experiment, loop.train(experiment, workdir, say)[0]
 
@@ -225,7 +241,7 @@ def test_a_half_deleted_newest_checkpoint_is_walked_back_from(
 
 
 def newest(path):
-    experiment = toy.toy_experiment(**UNEVEN)
+    experiment = experiment_of(**UNEVEN)
     abstract = experiment.engine.abstract(experiment.seeds, experiment.hparams())
     with Checkpoints(path / "checkpoints") as checkpoints:
         return checkpoints.restore_newest(abstract)

@@ -16,8 +16,11 @@ import orbax.checkpoint as ocp
 import pytest
 import toy
 
-from oa_jax.config import resolve
+from oa_jax.experiment import build
 from oa_jax.train.checkpoint import Checkpoints
+from oa_jax.train.workdir import Workdir
+
+pytestmark = pytest.mark.slow
 
 CONFIG = "configs/abxi.py:pair=synthetic,gca=early,runlocal"
 N_EPOCHS = 8
@@ -40,14 +43,19 @@ CHANGES = {
     "data.world.min_length": 8,
     "data.world.max_length": 12,
 }
-LIMIT = 300  # seconds that a process may take
+LIMIT = 900  # seconds that a process may take on a busy machine
 
 
 @pytest.fixture(scope="session")
 def start(tmp_path_factory):
     """Function (workdir, **changes) -> the running command. All share one cache of programs."""
     cache = tmp_path_factory.mktemp("xla")
-    variables = {"JAX_COMPILATION_CACHE_DIR": str(cache), "JAX_PLATFORMS": "cpu"}
+    variables = {
+        "JAX_COMPILATION_CACHE_DIR": str(cache),
+        "JAX_PLATFORMS": "cpu",
+        # Half of the time to compile; all runs that are compared have it.
+        "XLA_FLAGS": "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true",
+    }
 
     def begin(workdir, **changes):
         values = CHANGES | {name.replace("__", "."): value for name, value in changes.items()}
@@ -67,7 +75,10 @@ def start(tmp_path_factory):
 
 def finish(process):
     """(exit status, stdout, stderr) of a command that runs to its end."""
-    out, err = process.communicate(timeout=LIMIT)
+    try:
+        out, err = process.communicate(timeout=LIMIT)
+    finally:
+        process.kill()
     return process.returncode, out, err
 
 
@@ -136,10 +147,8 @@ def killed(start, whole, tmp_path_factory):
 
 
 def best_of(path):
-    """Epoch, step and best parameters of the newest checkpoint."""
-    config = toy.abxi_config("pair=synthetic,gca=early,runlocal", **{"train__warmup_epochs": 1})
-    config.update_from_flattened_dict(CHANGES)
-    experiment = toy.experiment_lib.build(resolve(config, (0, 1, 2)))
+    """Epoch of the newest checkpoint, and the steps and best parameters in it."""
+    experiment = build(json.loads((path / "config.json").read_text()))
     abstract = experiment.engine.abstract(experiment.seeds, experiment.hparams())
     with Checkpoints(path / "checkpoints") as checkpoints:
         epoch, states, _ = checkpoints.restore_newest(abstract)
@@ -224,29 +233,10 @@ def one_line_error(outcome, expected):
 
 
 def test_a_second_process_on_a_workdir_is_refused(start, tmp_path):
-    from oa_jax.train.workdir import Workdir
-
     with Workdir(tmp_path):
         outcome = finish(start(tmp_path))
     assert one_line_error(outcome, "in use by another process"), outcome
     assert [p.name for p in tmp_path.iterdir()] == [".lock"]
-
-
-def test_another_configuration_is_refused(start, whole):
-    outcome = finish(start(whole, seeds=3))
-    assert one_line_error(outcome, "seeds: there 2, asked for 3"), outcome
-
-
-def test_an_evaluation_of_the_checkpoint_gives_the_ranks_again(killed, start, tmp_path):
-    """`oa_jax.evaluate` reads the newest checkpoint: what a resumed run saved is the result."""
-    path = tmp_path / "run"
-    shutil.copytree(killed[0], path)
-    before = ranks_of(path)
-    command = [sys.executable, "-m", "oa_jax.evaluate", f"--workdir={path}"]
-    done = subprocess.run(command, cwd=toy.ROOT, capture_output=True, text=True, timeout=LIMIT)
-    assert done.returncode == 0, done.stderr
-    assert "ranks equal the stored ones" in done.stdout
-    assert all(np.array_equal(ranks_of(path)[name], value) for name, value in before.items())
 
 
 def test_steps_kept_are_the_last_ones(whole):

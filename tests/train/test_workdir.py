@@ -52,9 +52,9 @@ def test_a_claim_that_was_killed_midway_is_claimed(workdir):
 
 
 def test_a_second_holder_is_refused_and_the_next_is_not(tmp_path):
-    with Workdir(tmp_path):
-        with pytest.raises(UserError, match="in use by another process"), Workdir(tmp_path):
-            pass
+    refused = pytest.raises(UserError, match="in use by another process")
+    with Workdir(tmp_path), refused, Workdir(tmp_path):
+        pass
     with Workdir(tmp_path):
         pass
 
