@@ -16,7 +16,7 @@ import sys
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 # What the commands import. Not the commands: they define flags, which can be done only once.
 PRELOADED = ("oa_jax.cli", "oa_jax.report", "oa_jax.train.run", "oa_jax.interop.abxi")
-TIMEOUT_S = 300
+TIMEOUT_S = 1800  # of a command that hangs; a busy machine can be very slow
 
 
 def serve():

@@ -60,8 +60,10 @@ def stored_config(workdir):
     """The configuration in config.json, checked as if it had been given on the command line."""
     config = workdir.read_json("config.json")
     try:
-        backbone = config.get("backbone") if isinstance(config, dict) else config
-        places = experiment_lib.PLACES[choice("backbone", backbone, experiment_lib.PLACES)]
+        if not isinstance(config, dict):
+            raise UserError(f"found {type(config).__name__}, expected an object")
+        backbone = choice("backbone", str(config.get("backbone")), experiment_lib.PLACES)
+        places = experiment_lib.PLACES[backbone]
         return resolve(ConfigDict(config), places)
     except UserError as error:
         raise UserError(f"{workdir.path / 'config.json'}: {error}") from None
@@ -73,7 +75,10 @@ def newest(experiment, workdir):
     if workdir.checkpoints.is_dir():
         abstract = experiment.engine.abstract(experiment.seeds, experiment.hparams())
         with Checkpoints(workdir.checkpoints) as checkpoints:
-            found = checkpoints.restore_newest(abstract)
+            try:
+                found = checkpoints.restore_newest(abstract)
+            except RuntimeError as error:
+                raise UserError(f"{workdir.checkpoints}: {error}: expected a whole one") from None
     if found is None:
         raise UserError(f"{workdir.checkpoints}: no checkpoint: expected a run past its first save")
     return found

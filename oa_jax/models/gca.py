@@ -88,7 +88,9 @@ class GatedCrossAttention(nn.Module):
         attention = MultiHeadAttention(self.heads, name="attention")
         raw = attention(query, source, allowed) * query.real_P[:, None]
         update = UPDATES[cfg.update](raw, x)
-        y_pooled, y_aligned, has_aligned = _views_of_y(query, source, allowed, q_time_BxT)
+        same_time = s_time_BxS[:, None, :] == q_time_BxT[:, :, None]
+        same_time &= (q_time_BxT >= 0)[:, :, None]
+        y_pooled, y_aligned, has_aligned = _views_of_y(query, source, allowed, same_time)
         gate = self._gate(x, update if cfg.gate_input == "update" else y_aligned)
         norm = LayerNorm(name="norm") if cfg.layer_norm else lambda h: h
         out = query.map(lambda h: norm(h + gate * update))
@@ -101,7 +103,9 @@ class GatedCrossAttention(nn.Module):
         shape = (*q_time_BxT.shape, s_time_BxS.shape[1])
         allowed = jnp.ones(shape, bool)
         if self.config.causal:
+            # A query from before the window (time < 0) has no place among the keys.
             allowed &= s_time_BxS[:, None, :] <= q_time_BxT[:, :, None]
+            allowed &= (q_time_BxT >= 0)[:, :, None]
         if self.config.key_mask:
             allowed &= source.packing.unpack(source.real_P)[:, None, :]
         return allowed
@@ -115,13 +119,14 @@ class GatedCrossAttention(nn.Module):
         return GATE_ACTIVATIONS[cfg.gate_act](dense(width, name="gate_out")(hidden))
 
 
-def _views_of_y(query, source, allowed_BxTxS, q_time_BxT):
+def _views_of_y(query, source, allowed_BxTxS, same_time_BxTxS):
     """Y pooled over the allowed keys, Y at the query's own time, and where the latter exists."""
     y_BxSxD = source.packing.unpack(source.h_PxD)
-    weight = allowed_BxTxS / jnp.maximum(allowed_BxTxS.sum(-1, keepdims=True), 1)
-    pooled = query.packing.pack(jnp.einsum("bts,bsd->btd", weight, y_BxSxD))
-    index = jnp.clip(q_time_BxT, 0, y_BxSxD.shape[1] - 1)
-    aligned = jnp.take_along_axis(y_BxSxD, index[:, :, None], axis=1)
-    there = jnp.take_along_axis(source.packing.unpack(source.real_P), index, axis=1)
-    there &= q_time_BxT >= 0
-    return pooled, query.packing.pack(aligned * there[:, :, None]), query.packing.pack(there)
+
+    def mean(chosen_BxTxS):
+        weight = chosen_BxTxS / jnp.maximum(chosen_BxTxS.sum(-1, keepdims=True), 1)
+        return query.packing.pack(jnp.einsum("bts,bsd->btd", weight, y_BxSxD))
+
+    aligned_BxTxS = same_time_BxTxS & source.packing.unpack(source.real_P)[:, None, :]
+    has_aligned = query.packing.pack(aligned_BxTxS.any(-1))
+    return mean(allowed_BxTxS), mean(aligned_BxTxS), has_aligned

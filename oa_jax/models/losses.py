@@ -90,7 +90,7 @@ def mean_cos2(probes: dict[str, Probe]):
         norms = jnp.sum(probe.x**2, -1) * jnp.sum(probe.update**2, -1)
         # A direction this short is rounding: without the bound its gradient would overflow, and
         # spoil the step even at λ = 0.
-        there = norms > 1e-24
+        there = norms > 1e-18
         cos2 = jnp.where(there, dot**2 / jnp.where(there, norms, 1.0), 0.0)
         return jnp.sum(cos2 * probe.has_key_P) / jnp.maximum(jnp.sum(probe.has_key_P), 1)
 

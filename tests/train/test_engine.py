@@ -48,6 +48,7 @@ def test_seeds_by_map_are_separate_runs_bitwise(by_axis, arrays, trained, bitwis
         assert not bitwise(take_seeds(states.params, [(slot + 1) % 3]), alone[0].params)
 
 
+@pytest.mark.slow
 def test_seeds_by_map_are_separate_runs_of_the_real_backbone(bitwise):
     """The same with ABXI and GCA in it, over create, capacity, epoch and final ranks."""
     experiment = toy.abxi_experiment("pair=synthetic,gca=early", seed_axis="map")

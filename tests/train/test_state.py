@@ -1,6 +1,7 @@
 """The schedule against a plain re-implementation of specs abxi §6."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -20,9 +21,8 @@ def fresh():
     return state_lib.create(3, hparams, lambda key: {"w": jnp.zeros(())}, optax.scale_by_adam())
 
 
-def simulate(schedule, scores_E):
-    """The states after each epoch, as numpy arrays (E,), and the rate that each trained with."""
-
+@functools.cache
+def compiled(schedule):
     def epoch(state, score):
         rate = schedule.learning_rate(state)
         state = state.replace(epoch=state.epoch + 1, params={"w": state.params["w"] + 1})
@@ -30,7 +30,12 @@ def simulate(schedule, scores_E):
         seen = {"rate": rate, "done": state.done, "best_epoch": state.best_epoch}
         return state, seen | {"best": state.best_score, "taken": state.best_params["w"]}
 
-    _, seen = jax.jit(lambda s: jax.lax.scan(epoch, fresh(), s))(jnp.asarray(scores_E, jnp.float32))
+    return jax.jit(lambda scores_E: jax.lax.scan(epoch, fresh(), scores_E)[1])
+
+
+def simulate(schedule, scores_E):
+    """What holds after each epoch, as numpy arrays (E,), and the rate that it trained with."""
+    seen = compiled(schedule)(jnp.asarray(scores_E, jnp.float32))
     return {name: np.asarray(values) for name, values in seen.items()}
 
 
