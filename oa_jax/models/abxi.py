@@ -95,7 +95,7 @@ class ABXI(nn.Module):
                 count = count[:, -1:] - count + 1
             ids_P, place_P = packing.pack(ids_BxL), packing.pack(count * real_BxL)
             h_PxD = (items[ids_P] + positions[place_P]) * (ids_P != 0)[:, None]
-            streams[name] = Stream(Dropout()(h_PxD, rate), ids_P != 0, packing)
+            streams[name] = Stream(Dropout()(h_PxD, rate, packing.parts), ids_P != 0, packing)
         return streams, times
 
     def _cross(self, place, streams, times, probes):
@@ -123,7 +123,8 @@ class ABXI(nn.Module):
             if not self.quirks.q3_attend_to_padding:
                 allowed = allowed & stream.packing.unpack(stream.real_P)[:, None, :]
             allowed = jnp.broadcast_to(allowed, (stream.packing.shape[0], length, length))
-            update = Dropout()(attention(stream, stream, allowed), rate)
+            update = attention(stream, stream, allowed)
+            update = Dropout()(update, rate, stream.packing.parts)
             return stream.map(lambda h: norm(h + update))
 
         return {name: block(stream) for name, stream in streams.items()}
@@ -134,8 +135,9 @@ class ABXI(nn.Module):
         def block(name, stream):
             lora = LoRA(self.config.rank_domain, name=f"lora_domain_{name}")
             norm = LayerNorm(name=f"norm_ffn_{name}")
+            parts = stream.packing.parts
             return stream.map(
-                lambda h: norm(h + Dropout()(ffn(h), rate) + Dropout()(lora(h), rate))
+                lambda h: norm(h + Dropout()(ffn(h), rate, parts) + Dropout()(lora(h), rate, parts))
             )
 
         return {name: block(name, stream) for name, stream in streams.items()}
@@ -167,8 +169,10 @@ def _layout(batch):
     axis = jnp.broadcast_to(jnp.arange(shape[1]), shape)
     if "at_A" in batch:
         at = {"A": batch["at_A"], "B": batch["at_B"]}
-        at["x"] = jnp.concatenate([at["A"], at["B"]])
-        return {k: Packing(v, shape) for k, v in at.items()}, {"x": axis, "A": axis, "B": axis}
+        packings = {k: Packing(v, shape) for k, v in at.items()}
+        parts = tuple(len(at[domain]) for domain in DOMAINS)
+        packings["x"] = Packing(jnp.concatenate([at["A"], at["B"]]), shape, parts)
+        return packings, {"x": axis, "A": axis, "B": axis}
     packings = {k: Packing(None, shape) for k in ("x", *DOMAINS)}
     return packings, {"x": axis, "A": batch["until_a"], "B": batch["until_b"]}
 

@@ -24,10 +24,13 @@ class Packing:
 
     at_P: flat index row * L + position of each slot; B * L (out of range) marks an unused slot.
     `None` packs the whole grid in order, which is a reshape.
+    parts: sizes of the lists of slots that stand one after the other, each with its real slots
+    first; () is a single list.
     """
 
     at_P: jax.Array | None
     shape: tuple[int, int] = flax.struct.field(pytree_node=False)
+    parts: tuple[int, ...] = flax.struct.field(pytree_node=False, default=())
 
     def pack(self, grid_BxL):
         """(B, L, …) -> (P, …); unused slots are 0."""
@@ -70,16 +73,26 @@ class Dropout(nn.Module):
 
     Sixteen random bits decide a unit (the rate is rounded to 1/65536): half the cost of a full
     word, and drawing the masks is a large share of a step on a CPU. `rate=None` turns it off.
+    A unit's bits follow from its place in its part of the slots, whatever the number of unused
+    slots behind it: how much room a batch was given changes no draw.
     """
 
     @nn.compact
-    def __call__(self, h, rate):
+    def __call__(self, h, rate, parts: tuple[int, ...] = ()):
         if rate is None:
             return h
-        words = jax.random.bits(self.make_rng("dropout"), (-(-h.size // 2),), jnp.uint32)
-        halves = jax.lax.bitcast_convert_type(words, jnp.uint16).ravel()[: h.size]
-        keep = halves.reshape(h.shape) >= jnp.round(rate * 65536).astype(jnp.uint32)
+        key, width = self.make_rng("dropout"), h.shape[-1]
+        sizes = parts or (h.size // width,)
+        keys = jax.random.split(key, len(sizes))
+        bits = [_half_words(k, n * width) for k, n in zip(keys, sizes, strict=True)]
+        halves = jnp.concatenate(bits).reshape(h.shape)
+        keep = halves >= jnp.round(rate * 65536).astype(jnp.uint32)
         return jnp.where(keep, h / (1.0 - rate), 0.0)
+
+
+def _half_words(key, size):
+    words = jax.random.bits(key, (-(-size // 2),), jnp.uint32)
+    return jax.lax.bitcast_convert_type(words, jnp.uint16).ravel()[:size]
 
 
 class LayerNorm(nn.Module):

@@ -75,7 +75,7 @@ class Task:
         history = self._history
         own_b, first = history["b"], int(self.pool_b_from_last_a)
         # With Q1 the pool's first element is A's last item: B's own items move up by one.
-        own_b = np.where(own_b < np.iinfo(np.int32).max, own_b + first, own_b)
+        own_b = np.where(own_b < abxi_arrays.NO_ITEM, own_b + first, own_b)
         return arrays | {
             "own_a": history["a"],
             "own_b": own_b.astype(np.int32),
@@ -87,9 +87,24 @@ class Task:
         """Host arrays of "val" or "test": one row per user that has a target."""
         return abxi_arrays.evaluation_arrays(self.log, self.split, split, self.length)
 
-    def capacity(self, counts_needed) -> tuple[int, int]:
-        """Slots for the targets of A and of B in a batch: the need, rounded up."""
-        return tuple(int(-(-n // SLOT_MULTIPLE) * SLOT_MULTIPLE) for n in counts_needed)
+    @functools.cached_property
+    def usual_slots(self) -> np.ndarray:
+        """(2,): targets of A and of B that a batch all but never exceeds.
+
+        Mean and five standard deviations of the sum over a random batch, without replacement; at
+        most the fullest users together. It follows from the data alone, so that neither the seeds
+        nor the epoch choose the program.
+        """
+        counts, size = self.target_counts, min(self.batch_size, self.n_users)
+        left = (self.n_users - size) / max(self.n_users - 1, 1)
+        usual = size * counts.mean(1) + 5 * counts.std(1) * np.sqrt(size * left)
+        return np.minimum(usual, np.sort(counts, 1)[:, -size:].sum(1))
+
+    def capacity(self, slots_needed) -> tuple[int, int]:
+        """Slots for the targets of A and of B in a batch: the usual ones, or the need if it is
+        more, rounded up."""
+        slots = np.ceil(np.maximum(self.usual_slots, slots_needed) / SLOT_MULTIPLE)
+        return tuple(int(n) * SLOT_MULTIPLE for n in slots)
 
     def slots_needed(self, counts_2xU, seed, epoch):
         """(2,): the most targets of A and of B that any batch of this epoch holds."""
@@ -104,8 +119,8 @@ class Task:
         `capacity`; negatives (P_A + P_B, 2n) or shared_negatives (B, 2n); n_users ().
         """
 
-        def take(name):
-            return arrays[name].at[rows_B].get(mode="fill", fill_value=0)
+        def take(name, fill=0):
+            return arrays[name].at[rows_B].get(mode="fill", fill_value=fill)
 
         batch = {name: take(name) for name in ("seq_x", "seq_a", "seq_b", "gt")}
         flat = batch["gt"].ravel()
@@ -114,7 +129,8 @@ class Task:
         for name, mask, size in zip(("at_A", "at_B"), (in_a, in_b), capacity, strict=True):
             batch[name] = jnp.nonzero(mask, size=size, fill_value=len(flat))[0]
         batch["n_users"] = jnp.sum(rows_B < self.n_users).astype(jnp.float32)
-        own = {name: take(name) for name in ("own_a", "own_b", "n_own_a", "n_own_b")}
+        own = {name: take(name) for name in ("n_own_a", "n_own_b")}
+        own |= {name: take(name, abxi_arrays.NO_ITEM) for name in ("own_a", "own_b")}
         key = sampling.key_of(seed, Purpose.NEGATIVES, step)
         if self.negatives == "per_sequence":
             batch["shared_negatives"] = self._draw(key, own, jnp.arange(len(rows_B)), 1)

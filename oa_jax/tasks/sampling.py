@@ -47,7 +47,7 @@ def distinct(key, n, size: int):
     n may be traced and must be at least `size`. The modulo's bias is n / 2**32.
     """
     bits = jax.random.bits(key, (size,))
-    last = n - size + jnp.arange(size)  # step j draws from 0..last[j]
+    last = (n - size + jnp.arange(size)).astype(jnp.int32)  # step j draws from 0..last[j]
     draws = (bits % (last + 1).astype(jnp.uint32)).astype(jnp.int32)
 
     def step(j, chosen):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pathlib
+import shutil
 
 import jax
 import orbax.checkpoint as ocp
@@ -18,6 +19,7 @@ class Checkpoints:
 
     def __init__(self, directory: pathlib.Path, keep: int = 2):
         options = ocp.CheckpointManagerOptions(max_to_keep=keep)
+        self._directory = directory
         self._manager = ocp.CheckpointManager(directory, options=options)
 
     def __enter__(self):
@@ -48,17 +50,30 @@ class Checkpoints:
         target = jax.tree.map(
             lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=sharding), abstract
         )
+        unreadable = []
         for epoch in sorted(self._manager.all_steps(), reverse=True):
             try:
                 found = self._manager.restore(epoch, args=_restore_args(target))
             except (OSError, ValueError, KeyError) as error:
                 broken = error
+                unreadable.append(epoch)
                 continue
+            self._set_aside(unreadable)
             states = found["state"].replace(best_params=found["best"])
             return epoch, states, found["seconds"]
         if self._manager.all_steps():
             raise RuntimeError("no checkpoint of this workdir can be read") from broken
         return None
+
+    def _set_aside(self, epochs):
+        """Rename steps to N.unreadable: the manager would take them for saved."""
+        for epoch in epochs:
+            step = self._directory / str(epoch)
+            target = step.with_suffix(".unreadable")
+            shutil.rmtree(target, ignore_errors=True)
+            step.rename(target)
+        if epochs:
+            self._manager.reload()
 
 
 def _restore_args(target: State):

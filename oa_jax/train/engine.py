@@ -127,6 +127,9 @@ def take_seeds(tree, slots):
 
 def join_seeds(trees, order):
     """States of several groups of seeds as one, slot i of the result being row order[i]."""
+    # Groups of different sizes may live on different devices: meet on all of those of the whole.
+    everywhere = NamedSharding(seed_mesh(len(order)), P())
+    trees = [jax.device_put(tree, everywhere) for tree in trees]
     return jax.tree.map(lambda *a: jnp.concatenate(a)[np.asarray(order)], *trees)
 
 

@@ -51,7 +51,7 @@ class Rows:
     def _val_metrics(self, report, i):
         n_rows = len(self.val["target"])
         ranks = jax.tree.map(lambda a: a[i][:n_rows], report["ranks"])
-        return metrics_by_domain(
+        metrics = metrics_by_domain(
             ranks.rank,
             ranks.ties,
             ranks.n_candidates,
@@ -59,6 +59,9 @@ class Rows:
             self.experiment.tie_weight,
             self.experiment.protocol_names["candidates"],
         )
+        if not ranks.finite.all():  # quirk Q9: nothing is above a target that is not a number
+            return dict.fromkeys(metrics, float("nan"))
+        return metrics
 
     def line(self, epoch: int, seconds: float) -> str:
         """Epoch, validation NDCG@10 of each running seed (* a new best), speed, time left."""

@@ -246,11 +246,34 @@ def test_capacity_drops_no_position_and_one_multiple_less_does(make_task, monkey
     monkeypatch.setattr(task_lib, "SLOT_MULTIPLE", 4)
     task = make_task()
     need = np.asarray(task.slots_needed(jnp.asarray(task.target_counts), 0, 0))
-    capacity = task.capacity(need)
-    assert all(c % 4 == 0 and 0 <= c - n < 4 for c, n in zip(capacity, need, strict=True))
-    assert dropped(task, capacity) == 0
-    for smaller in ((capacity[0] - 4, capacity[1]), (capacity[0], capacity[1] - 4)):
+    assert dropped(task, task.capacity(need)) == 0
+    tight = tuple(-(-need // 4) * 4)
+    assert dropped(task, tight) == 0
+    for smaller in ((tight[0] - 4, tight[1]), (tight[0], tight[1] - 4)):
         assert dropped(task, smaller) > 0
+
+
+def test_capacity_is_the_usual_one_unless_an_epoch_needs_more(make_task, monkeypatch):
+    monkeypatch.setattr(task_lib, "SLOT_MULTIPLE", 4)
+    task = make_task()
+    usual = task.capacity((0, 0))
+    assert all(c % 4 == 0 and 0 <= c - n < 4 for c, n in zip(usual, task.usual_slots, strict=True))
+    # The seed and the epoch do not choose the program …
+    counts = jnp.asarray(task.target_counts)
+    for seed in range(20):
+        assert task.capacity(task.slots_needed(counts, seed, 0)) == usual
+    # … and a batch that needs more gets it.
+    assert task.capacity((usual[0] + 1, 0)) == (usual[0] + 4, usual[1])
+
+
+def test_usual_slots_by_hand(make_task):
+    task = make_task()
+    counts, users, size = task.target_counts, task.n_users, task.batch_size
+    for d in (0, 1):
+        variance = size * counts[d].var() * (users - size) / (users - 1)
+        most = np.sort(counts[d])[-size:].sum()
+        usual = min(size * counts[d].mean() + 5 * variance**0.5, most)
+        assert task.usual_slots[d] == pytest.approx(usual)
 
 
 def test_target_counts_and_steps(make_task):
