@@ -132,7 +132,8 @@ def listing(folder):
 
 def test_good_input_trains(finished, data, command):
     workdir, result = finished
-    assert (result.status, result.err) == (0, "")
+    # Not empty on a slow machine: XLA reports slow compilations there.
+    assert result.status == 0 and "Traceback" not in result.err and "error:" not in result.err
     assert f"results in {workdir}" in result.out and "NDCG@10" in result.out
     before = listing(workdir)
     again = command(TRAIN, CONFIG, *SMALL, f"--config.data.dir={data}", f"--workdir={workdir}")

@@ -34,6 +34,8 @@ flags.DEFINE_float("tolerance", 1e-5, "Largest relative error that passes.", low
 
 WHOLE, REAL = ("n_head", "n_item_a", "n_item_b"), ("temp", "lr", "weight_decay", "eps")
 META = (*WHOLE, *REAL, "betas")
+# Weights whose shapes give the sizes of the model.
+SIZING = ("ei.weight", "ep.weight", "ffn.fc_1.weight", "dlora_x.mat_A", "ilora_a.mat_A")
 # Axes of the arrays: R rows, L length, D width, N negatives, K candidates = negatives + 1.
 SEQUENCES = {"seq_x": "RL", "seq_a": "RL", "seq_b": "RL"}
 LOSSES = {"loss_a": "", "loss_b": ""}
@@ -73,10 +75,11 @@ def verify(path: str) -> dict[str, tuple[int, float]]:
     weights = {k[len("param/") :]: v for k, v in fixture.items() if k.startswith("param/")}
     _check_numbers(path, {f"param/{name}": value for name, value in weights.items()})
     params = interop.from_official(weights, path)
-    try:
-        config = interop.sizes_of(weights, (meta["n_item_a"], meta["n_item_b"]), meta["n_head"])
-    except IndexError:
-        raise UserError(f"{path}: param/: found a vector, expected matrices of weights") from None
+    for name in SIZING:
+        shape, least = weights[name].shape, 1 + (name == "ep.weight")  # position 0 is padding
+        if len(shape) != 2 or shape[0] < least or shape[1] < 1:
+            raise UserError(f"{path}: param/{name}: found shape {shape}, expected (rows, columns)")
+    config = interop.sizes_of(weights, (meta["n_item_a"], meta["n_item_b"]), meta["n_head"])
     if config.d_embed % config.heads:
         raise UserError(f"{path}: meta: n_head {config.heads}: expected a divisor of the width")
     backbone = Backbone(config)

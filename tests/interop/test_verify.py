@@ -98,7 +98,7 @@ def of_each_kind(golden):
     """Names of all inputs and outputs, and of some weights, gradients and stepped weights."""
     groups = tuple(f"{group}/" for group in verify.SHAPES)
     names = [k for k in golden if k.startswith(groups) and k.split("/")[1][:6] != "ranks_"]
-    weights = ("ep.weight", "proj_i.fc_1.weight", "norm_b2b.bias")
+    weights = ("ep.weight", "ei.weight", "proj_i.fc_1.weight", "norm_b2b.bias")
     return names + [f"{kind}/{name}" for kind in ("param", "grad", "step1") for name in weights]
 
 
