@@ -151,7 +151,7 @@ class MultiHeadAttention(nn.Module):
         def project(stream, part):
             columns = slice(part * width, (part + 1) * width)
             grid = stream.packing.unpack(stream.h_PxD @ w_in[:, columns]) + b_in[columns]
-            return grid.reshape(*grid.shape[:2], self.heads, -1).swapaxes(1, 2)
+            return grid.reshape(*grid.shape[:2], self.heads, width // self.heads).swapaxes(1, 2)
 
         q_BxHxTxE, k_BxHxSxE, v_BxHxSxE = project(query, 0), project(source, 1), project(source, 2)
         logits_BxHxTxS = (q_BxHxTxE @ k_BxHxSxE.swapaxes(2, 3)) * (width // self.heads) ** -0.5
