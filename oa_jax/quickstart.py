@@ -23,6 +23,8 @@ VARIANTS = {"baseline": "none", "gca_early": "early"}
 
 def main(_):
     redundancy = flags.FLAGS.redundancy
+    if not flags.FLAGS.workdir:
+        raise UserError("--workdir: empty: expected a folder for the two runs")
     world = World(redundancy=redundancy)
     oracle = topic_oracles(world, generate(world)).summary()
     cli.say(

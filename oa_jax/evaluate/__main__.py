@@ -75,10 +75,7 @@ def newest(experiment, workdir):
     if workdir.checkpoints.is_dir():
         abstract = experiment.engine.abstract(experiment.seeds, experiment.hparams())
         with Checkpoints(workdir.checkpoints) as checkpoints:
-            try:
-                found = checkpoints.restore_newest(abstract)
-            except RuntimeError as error:
-                raise UserError(f"{workdir.checkpoints}: {error}: expected a whole one") from None
+            found = checkpoints.restore_newest(abstract)
     if found is None:
         raise UserError(f"{workdir.checkpoints}: no checkpoint: expected a run past its first save")
     return found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import pathlib
 import shutil
 
@@ -10,6 +11,7 @@ import orbax.checkpoint as ocp
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from oa_jax.errors import UserError
 from oa_jax.train.engine import seed_mesh
 from oa_jax.train.state import State
 
@@ -55,14 +57,18 @@ class Checkpoints:
             try:
                 found = self._manager.restore(epoch, args=_restore_args(target))
             except (OSError, ValueError, KeyError) as error:
-                broken = error
+                reason = type(error).__name__  # the error itself would keep its files open
                 unreadable.append(epoch)
                 continue
             self._set_aside(unreadable)
             states = found["state"].replace(best_params=found["best"])
             return epoch, states, found["seconds"]
         if self._manager.all_steps():
-            raise RuntimeError("no checkpoint of this workdir can be read") from broken
+            gc.collect()  # reads cut short complain when they are collected: not after our line
+            raise UserError(
+                f"{self._directory}: no checkpoint of this workdir can be read"
+                f" ({reason}): expected at least one whole step"
+            )
         return None
 
     def _set_aside(self, epochs):

@@ -20,19 +20,27 @@ def run(config, workdir_path, say) -> dict:
     begun, go on; finished, return what is there."""
     resolved = resolve(config, experiment_lib.PLACES[config["backbone"]])
     with Workdir(workdir_path) as workdir:
-        workdir.claim(resolved)
+        workdir.check(resolved)
         if workdir.is_finished:
             say(f"{workdir.path} is finished: nothing to do")
-            return workdir.read_json("summary.json")
+            return finished_summary(workdir)
         use_compilation_cache()
         experiment = experiment_lib.build(resolved)
         env = environment(experiment)
         check_same_data(workdir, env)
+        workdir.claim(resolved)  # not before data and configuration are known to fit
         workdir.write_json("env.json", env)
         say(describe(experiment, env))
         states, seconds = loop.train(experiment, workdir, say)
         summary = conclude(experiment, workdir, states, seconds)
     say(f"results in {workdir.path}")
+    return summary
+
+
+def finished_summary(workdir) -> dict:
+    summary = workdir.read_json("summary.json")
+    if not isinstance(summary, dict) or "label" not in summary:
+        raise UserError(f"{workdir.path / 'summary.json'}: no field 'label': expected a summary")
     return summary
 
 
@@ -62,7 +70,10 @@ def check_same_data(workdir, env):
     """A begun run goes on only with the data and candidates that it began with."""
     if not (workdir.path / "env.json").exists():
         return
-    there = workdir.read_json("env.json")["fingerprints"]
+    there = workdir.read_json("env.json")
+    there = there.get("fingerprints") if isinstance(there, dict) else None
+    if not isinstance(there, dict):
+        raise UserError(f"{workdir.path / 'env.json'}: no field 'fingerprints': expected one")
     for name, value in env["fingerprints"].items():
         if there.get(name) != value:
             raise UserError(

@@ -19,7 +19,7 @@ class Workdir:
     """Files of one run. Use as a context: a second process on the same folder is refused."""
 
     def __init__(self, path):
-        self.path = pathlib.Path(path)
+        self.path = pathlib.Path(path).expanduser()
         self._lock = None
 
     def __enter__(self):
@@ -49,7 +49,13 @@ class Workdir:
         return (self.path / "summary.json").exists()
 
     def claim(self, config: dict) -> None:
-        """Store the configuration in an empty folder, or check that a begun run has the same."""
+        """Store the configuration, if `check` finds nothing against it."""
+        self.check(config)
+        if not (self.path / "config.json").exists():
+            self.write_json("config.json", config)
+
+    def check(self, config: dict) -> None:
+        """Raise UserError unless the folder is empty or holds a run of this configuration."""
         if (self.path / "config.json").exists():
             difference = first_difference(self.read_json("config.json"), config)
             if difference:
@@ -64,7 +70,6 @@ class Workdir:
                 f"--workdir={self.path}: holds {strangers[0]} but no config.json: "
                 "expected an empty folder or a run of this program"
             )
-        self.write_json("config.json", config)
 
     def read_json(self, name: str):
         path = self.path / name
