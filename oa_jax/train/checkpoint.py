@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import pathlib
 import shutil
 
@@ -64,7 +63,6 @@ class Checkpoints:
             states = found["state"].replace(best_params=found["best"])
             return epoch, states, found["seconds"]
         if self._manager.all_steps():
-            gc.collect()  # reads cut short complain when they are collected: not after our line
             raise UserError(
                 f"{self._directory}: no checkpoint of this workdir can be read"
                 f" ({reason}): expected at least one whole step"
