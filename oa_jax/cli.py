@@ -114,10 +114,11 @@ def check_overrides(config: ConfigDict, argv: list[str]) -> None:
             raise UserError(f"--config.{field}: no such field: {above} is a single value")
 
 
-def run(main, positional: str | None = None) -> None:
+def run(main, positional: str | None = None, resumes: bool = False) -> None:
     """Run `main(arguments)`, turning a user's mistake into one line and exit status 2.
 
     positional: what the arguments that are not flags are; None refuses them.
+    resumes: an interrupted command, given again, goes on.
     """
     # XLA's, Orbax's and absl's notes are no use to a reader of results; --verbosity=0 shows them.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
@@ -133,7 +134,8 @@ def run(main, positional: str | None = None) -> None:
         except OSError as error:
             fail(f"{error.filename or 'input or output'}: {error.strerror or error}")
         except KeyboardInterrupt:
-            print("interrupted: the same command goes on where it stopped", file=sys.stderr)
+            hint = ": the same command goes on where it stopped" if resumes else ""
+            print(f"interrupted{hint}", file=sys.stderr)
             sys.exit(130)
         sys.exit(status or 0)
 

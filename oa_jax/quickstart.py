@@ -53,4 +53,4 @@ def experiment_file():
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    cli.run(main, resumes=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pathlib
 import shutil
+import sys
 
 import jax
 import orbax.checkpoint as ocp
@@ -52,6 +53,7 @@ class Checkpoints:
             lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=sharding), abstract
         )
         unreadable = []
+        _quieten_abandoned_reads()
         for epoch in sorted(self._manager.all_steps(), reverse=True):
             try:
                 found = self._manager.restore(epoch, args=_restore_args(target))
@@ -78,6 +80,18 @@ class Checkpoints:
             step.rename(target)
         if epochs:
             self._manager.reload()
+
+
+def _quieten_abandoned_reads():
+    """Reads that a failed restore left behind end when nobody waits for them, and Python would
+    print a traceback for each: say nothing of those, and everything of others."""
+    report = sys.unraisablehook
+
+    def hook(unraisable):
+        if str(unraisable.exc_value) != "Event loop is closed":
+            report(unraisable)
+
+    sys.unraisablehook = hook
 
 
 def _restore_args(target: State):
