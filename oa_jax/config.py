@@ -141,7 +141,7 @@ RULES = (
     _whole("seeds", 1, 10_000),
     _whole("first_seed", 0, 2**31 - 10_001),
     _one_of("seed_axis", ("auto", "vmap", "map")),
-    _one_of("data.split", ("leave_one_out", "global_time")),
+    _one_of("data.split", ("leave_one_out", "global_time", "published")),
     _one_of("gca.kv", ("merged", "other")),
     _one_of("gca.gate_input", ("update", "source")),
     _one_of("gca.gate_act", tuple(GATE_ACTIVATIONS)),
