@@ -62,10 +62,10 @@ def load_tables(path, log: InteractionLog, split: Split | None = None) -> Tables
     than the log asks for, holds a number that is not finite, or was made from another log.
     """
     path = pathlib.Path(path).expanduser()
-    metadata = read_metadata(path)
-    if metadata["log"] != log.fingerprint():
+    metadata, expected = read_metadata(path), log.fingerprint()
+    if metadata["log"] != expected:
         raise UserError(
-            f"{path / METADATA}: made from the log {metadata['log']}: expected {log.fingerprint()}, "
+            f"{path / METADATA}: made from the log {metadata['log']}: expected {expected}, "
             f"the fingerprint of {log.name}"
         )
     arrays = {field: _read(path / file) for field, file in FILES.items()}
