@@ -35,7 +35,18 @@ _ADMITTED = {
     ("collections", "OrderedDict"): collections.OrderedDict,
     ("collections", "defaultdict"): collections.defaultdict,
 }
-for _name in ("bool", "bytearray", "bytes", "complex", "dict", "float", "frozenset", "int", "list", "set"):
+for _name in (
+    "bool",
+    "bytearray",
+    "bytes",
+    "complex",
+    "dict",
+    "float",
+    "frozenset",
+    "int",
+    "list",
+    "set",
+):
     _ADMITTED["builtins", _name] = getattr(builtins, _name)
     _ADMITTED["__builtin__", _name] = getattr(builtins, _name)
 for _core in ("numpy.core", "numpy._core"):  # before and since numpy 2
