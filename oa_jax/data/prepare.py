@@ -11,6 +11,7 @@ import fcntl
 import functools
 import gzip
 import hashlib
+import io
 import json
 import os
 import pathlib
@@ -72,9 +73,9 @@ def _write(name, raw_dir, staging, reading) -> pathlib.Path:
     built, source, paths = build(name, raw_dir, reading)
     columns = (built.user, built.item, built.time, built.role)
     log, role = prepared.with_roles(*columns, built.n_items, name)
-    tfds.disable_progress_bar()
-    builder = OaPairs(built=built, config=name, data_dir=str(staging))
-    builder.download_and_prepare()
+    with contextlib.redirect_stdout(io.StringIO()):  # its notes name the temporary folder
+        tfds.disable_progress_bar()
+        OaPairs(built=built, config=name, data_dir=str(staging)).download_and_prepare()
     folder = prepared.folder(staging, name)
     prepared.write_columns(folder, log, role, built.raw_users)
     data_set = catalogue.SETS[name]
