@@ -1,0 +1,133 @@
+"""Training rows read from the files of a prepared set as they are needed, for data larger than the
+device.
+
+A task that can be fed has `arrays_of(log, split)`, the arrays of training for the users of that
+log, of widths that do not depend on them, and a `batch` that reads its arrays by the given row
+numbers only: whatever belongs to a user, its number included, is a column of the arrays. Then the
+rows of a batch alone, and their places in it, give the batch that all rows give.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import os
+from collections.abc import Iterator, Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from oa_jax.data import prepared
+from oa_jax.data.log import InteractionLog
+from oa_jax.data.sources import DIRECTORY_VARIABLE
+from oa_jax.data.splits import Split
+from oa_jax.errors import UserError
+
+CHUNKS_AHEAD = 2  # read while the device works
+
+
+def open_records(log: InteractionLog, name: str, data_dir: str | None) -> Sequence[dict]:
+    """The users of a prepared set on disk, by number: {"item": (n,), ...} each, oldest first.
+
+    data_dir: by default the environment variable OA_DATA_DIR. Nothing is read yet.
+
+    Raises UserError where the set is not prepared there, or from other events than those of
+    `log`, and where the libraries or the files are missing.
+    """
+    data_dir = data_dir or os.environ.get(DIRECTORY_VARIABLE)
+    if not data_dir or not prepared.is_prepared(data_dir, name):
+        raise UserError(
+            f"--config.data.resident=False: {name} is not prepared below {data_dir}: expected "
+            f"what `python -m oa_jax.data prepare {name}` writes, or resident=True"
+        )
+    directory = prepared.folder(data_dir, name)
+    found = prepared.read_metadata(directory)["fingerprint"]
+    if found != log.fingerprint():
+        raise UserError(
+            f"{directory}: fingerprint {found}: expected {log.fingerprint()}, that of the log"
+        )
+    try:
+        import tensorflow_datasets as tfds
+    except ImportError as error:
+        raise UserError(
+            f"--config.data.resident=False: {error.name} is not installed: expected the extra "
+            "`data` (pip install 'oa-jax[data]')"
+        ) from None
+    try:
+        return tfds.builder_from_directory(directory).as_data_source("train")
+    except Exception as error:  # of TFDS and array_record: whatever is wrong in a folder
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"{directory}: cannot be read: {reason}: prepare the set again") from None
+
+
+@dataclasses.dataclass(frozen=True)
+class Feed:
+    """Rows of training in chunks of `chunk_steps` batches, for all seeds.
+
+    records: as of `open_records`, one per user of `task.log`.
+    """
+
+    task: object
+    records: Sequence[dict]
+    chunk_steps: int
+
+    def __post_init__(self):
+        if len(self.records) != self.task.n_users:
+            raise UserError(
+                f"{self.task.log.name}: {len(self.records)} records: expected "
+                f"{self.task.n_users}, one per user: prepare the set again"
+            )
+
+    def chunks(self, rows_SxNxB: np.ndarray) -> Iterator[dict[str, np.ndarray]]:
+        """Arrays of the given users in the order of their steps: leaves (S, chunk, B, ...).
+
+        `rows` are as of `sampling.epoch_rows`; places out of range hold any user's row.
+        """
+        import grain
+
+        size = self.chunk_steps
+        n_chunks = -(-rows_SxNxB.shape[1] // size)
+        dataset = grain.MapDataset.range(n_chunks).map(
+            lambda k: self.take(rows_SxNxB[:, k * size : (k + 1) * size])
+        )
+        options = grain.ReadOptions(num_threads=1, prefetch_buffer_size=CHUNKS_AHEAD)
+        return iter(dataset.to_iter_dataset(options))
+
+    def take(self, rows: np.ndarray) -> dict[str, np.ndarray]:
+        """Arrays of training of the users `rows`, of its shape and the arrays' own axes."""
+        users, places = np.unique(np.minimum(rows, self.task.n_users - 1), return_inverse=True)
+        arrays = self.task.arrays_of(*self._cut(users))
+        return {name: array[places.reshape(rows.shape)] for name, array in arrays.items()}
+
+    def _cut(self, users) -> tuple[InteractionLog, Split]:
+        """Log and split of some users, renumbered, out of their records."""
+        log, split = self.task.log, self.task.split
+        items = [np.asarray(record["item"]) for record in self._read(users)]
+        found, expected = np.array([len(i) for i in items]), np.diff(log.offsets)[users]
+        if (found != expected).any():
+            at = int(np.argmax(found != expected))
+            raise UserError(
+                f"{log.name}: record {users[at]}: {found[at]} events: expected {expected[at]}: "
+                "prepare the set again"
+            )
+        user = np.repeat(np.arange(len(users), dtype=np.int32), found)
+        item = np.concatenate(items).astype(np.int32)
+        time = np.zeros(len(user), np.int64)  # no array of training depends on it
+        cut = Split(*(getattr(split, f.name)[users] for f in dataclasses.fields(Split)))
+        return InteractionLog(user, item, time, log.n_items, log.name), cut
+
+    def _read(self, users):
+        many = getattr(self.records, "__getitems__", None)
+        return many(users.tolist()) if many else [self.records[user] for user in users.tolist()]
+
+    @functools.cached_property
+    def row(self) -> dict[str, jax.ShapeDtypeStruct]:
+        """Shape and type of one user's row."""
+        arrays = self.take(np.zeros((), int))
+        return {k: jax.ShapeDtypeStruct(v.shape, v.dtype) for k, v in arrays.items()}
+
+
+def places(rows_B: jax.Array, n_users: int) -> jax.Array:
+    """Row numbers of a batch within its own rows; a filler stays out of range of everything."""
+    return jnp.where(rows_B < n_users, jnp.arange(len(rows_B)), max(n_users, len(rows_B)))

@@ -1,0 +1,136 @@
+"""Training from files is training on the device: states, ranks, metrics.jsonl."""
+
+import functools
+import json
+
+import jax
+import numpy as np
+import pytest
+import tensorflow_datasets as tfds
+import toy
+
+from oa_jax.data import prepared, splits
+from oa_jax.errors import UserError
+from oa_jax.tasks.streaming import Feed, open_records
+from oa_jax.train import engine as engine_lib
+from oa_jax.train import streaming
+
+CAPACITY = (128, 128)
+
+
+def records_of(log):
+    return [{"item": items} for items in np.split(log.item, log.offsets[1:-1])]
+
+
+def streamed(experiment, chunk_steps):
+    """The same experiment with its rows from a feed."""
+    config = experiment.config | {"data": experiment.config["data"] | {"resident": False}}
+    twin = experiment.__class__(config, experiment.log)
+    twin.__dict__["backbone"] = experiment.backbone
+    feed = Feed(twin.task, records_of(twin.log), chunk_steps)
+    settings = experiment.engine.settings
+    twin.__dict__["engine"] = streaming.StreamingEngine(settings, experiment.engine.axis, feed)
+    return twin
+
+
+def train(experiment, epochs=2):
+    """States and reports after some epochs in which the middle seed is done from the first on."""
+    engine, arrays, reports = experiment.engine, experiment.train_arrays(), []
+    states = engine.create(experiment.seeds, experiment.hparams())
+    for epoch in range(epochs):
+        states, report = engine.epoch(states, arrays, CAPACITY)
+        reports.append(jax.device_get(report))
+        if not epoch:
+            states = states.replace(done=states.done.at[1].set(True))
+    return states, reports
+
+
+@pytest.fixture(scope="module")
+def resident():
+    """Function (axis) -> an experiment of three seeds with its states and reports, made once."""
+    return functools.cache(lambda axis: (e := toy.toy_experiment(seed_axis=axis), *train(e)))
+
+
+# Chunks of 3 steps and of 1, and all 4 at once.
+@pytest.mark.parametrize(("axis", "chunk_steps"), [("map", 3), ("map", 100), ("vmap", 3)])
+def test_an_epoch_by_chunks_is_an_epoch_bitwise(resident, bitwise, axis, chunk_steps):
+    _, states, reports = resident(axis)
+    twin = streamed(resident(axis)[0], chunk_steps)
+    found, found_reports = train(twin)
+    assert bitwise(found, states) and bitwise(found_reports[0], reports[0])
+    assert bitwise(*(engine_lib.take_seeds(r[1], [0, 2]) for r in (found_reports, reports)))
+    # Twins: the seed that is done stands still, and moved before that.
+    assert found.epoch.tolist() == [2, 1, 2]
+    assert not np.array_equal(*(r["train"]["loss"] for r in reports))
+    # The shapes of a chunk are known without running it: nothing is compiled anew.
+    engine, before = twin.engine, len(twin.engine._programs)
+    engine.compile_epoch(jax.eval_shape(lambda: found), None, CAPACITY)
+    assert len(engine._programs) == before
+    one, other = engine.on_device(None, 3)
+    assert one == other and one[1]["gt"].shape == (3, min(chunk_steps, 4), 16, 12)
+
+
+def test_slices_of_users_are_ranked_as_all_at_once(resident, bitwise, monkeypatch):
+    monkeypatch.setattr(streaming, "EVALUATION_BLOCKS", 1)
+    experiment, states, _ = resident("map")
+    twin, protocols = streamed(experiment, 3), ("candidates", "full")
+    rows = experiment.padded(experiment.eval_rows["test"])
+    assert len(rows["real"]) > experiment.config["evaluate"]["block_users"]
+    pairs = [e.engine.final(states.params, rows, protocols)[0] for e in (experiment, twin)]
+    assert bitwise(*pairs)
+    assert bitwise(*(e.engine.assess(states, e.train_arrays()) for e in (experiment, twin)))
+
+
+def write_set(log, data_dir, name):
+    """The files of a prepared set, in its format."""
+    kinds = {"item": tfds.features.Tensor(shape=(None,), dtype=np.int32)}
+
+    class Pairs(tfds.core.GeneratorBasedBuilder):
+        VERSION = tfds.core.Version(prepared.VERSION)
+        BUILDER_CONFIGS = [tfds.core.BuilderConfig(name=name)]
+
+        def _info(self):
+            features = tfds.features.FeaturesDict(kinds)
+            return tfds.core.DatasetInfo(builder=self, features=features, disable_shuffling=True)
+
+        def _split_generators(self, _):
+            return {"train": iter(enumerate(records_of(log)))}
+
+        _generate_examples = None
+
+    Pairs.name = prepared.BUILDER
+    tfds.disable_progress_bar()
+    Pairs(config=name, data_dir=str(data_dir), file_format="array_record").download_and_prepare()
+    folder = prepared.folder(data_dir, name)
+    role = splits.roles_of(log, splits.leave_one_out(log)).astype(np.int8)
+    prepared.write_columns(folder, log, role, list(map(str, range(log.n_users))))
+    facts = {"name": name, "n_items": log.n_items, "fingerprint": log.fingerprint()}
+    (folder / prepared.METADATA).write_text(json.dumps(facts))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def on_disk(tmp_path_factory):
+    """(log, data directory, name) of a prepared set."""
+    log, data_dir = toy.toy_experiment().log, tmp_path_factory.mktemp("data")
+    write_set(log, data_dir, "tiny")
+    return log, data_dir, "tiny"
+
+
+def test_a_set_that_is_not_there_or_another_is_one_line(on_disk, random_log, monkeypatch):
+    log, data_dir, name = on_disk
+    monkeypatch.setenv("OA_DATA_DIR", str(data_dir))
+    assert len(open_records(log, name, None)) == log.n_users
+    with pytest.raises(UserError, match="^--config.data.resident=False: synthetic is not prepared"):
+        open_records(log, "synthetic", str(data_dir))
+    with pytest.raises(UserError, match="expected .*, that of the log"):
+        open_records(random_log(0), name, str(data_dir))
+    monkeypatch.delenv("OA_DATA_DIR")
+    with pytest.raises(UserError, match="is not prepared below None"):
+        open_records(log, name, None)
+    for damaged in prepared.folder(data_dir, name).glob("features.json"):
+        text = damaged.read_text()
+        damaged.write_text("{")
+        with pytest.raises(UserError, match="cannot be read: .*prepare the set again"):
+            open_records(log, name, str(data_dir))
+        damaged.write_text(text)
