@@ -89,44 +89,61 @@ def popularity_ndcg(data: Prepared, above_history: bool = False, n_negatives=999
     without targets. above_history: only items with an id above the user's largest one in the
     domain score at all, which is what the AMID files reward (spec cdsrnp §14.1).
     """
-    from scipy.stats import hypergeom
-
     log, role = data.log, data.role
     popularity = np.bincount(log.item[role == TRAINING], minlength=sum(log.n_items) + 1)
     gain = 1 / np.log2(np.arange(cut) + 2)
     results = []
     for domain, first in enumerate((1, log.n_items[0] + 1)):
         rows = np.flatnonzero((role == TEST) & (log.domain == domain))
-        if not len(rows):
-            results.append(float("nan"))
-            continue
         own = popularity[first : first + log.n_items[domain]]
-        floor = _largest_before(log, rows, domain) - first if above_history else -np.ones(len(rows))
-        better = _better(own, log.item[rows] - first, floor.astype(np.int64))
+        target = log.item[rows] - first
+        if above_history:
+            better = _better_above(own, target, _largest_before(log, rows, domain) - first)
+        else:
+            better = _better(own, target)
         draws = min(n_negatives, len(own) - 1)
-        values, inverse = np.unique(better, return_inverse=True)
-        chance = hypergeom.pmf(np.arange(cut)[:, None], len(own) - 1, values, draws)
-        results.append(float((gain @ chance)[inverse].mean()))
+        chance = _hypergeometric(np.arange(cut)[:, None], len(own) - 1, better, draws)
+        results.append(float((gain @ chance).mean()) if len(rows) else float("nan"))
     return tuple(results)
+
+
+def _hypergeometric(k, total, marked, draws):
+    """Chance that `draws` out of `total` hold k of the `marked`."""
+    from scipy.special import gammaln
+
+    def log_choose(n, m):
+        with np.errstate(invalid="ignore"):
+            value = gammaln(n + 1) - gammaln(m + 1) - gammaln(n - m + 1)
+        return np.where((m >= 0) & (m <= n), value, -np.inf)
+
+    rest = log_choose(total - marked, draws - k)
+    return np.exp(log_choose(marked, k) + rest - log_choose(total, draws))
 
 
 def _largest_before(log, rows, domain):
     """Largest id of the domain among the events of the user before each row; 0 without any."""
-    mine = np.where(log.domain == domain, log.item, 0)
-    return np.array([mine[log.offsets[log.user[r]] : r].max(initial=0) for r in rows])
+    mine, offsets = np.where(log.domain == domain, log.item, 0), log.offsets
+    return np.array([mine[offsets[log.user[r]] : r].max(initial=0) for r in rows], np.int64)
 
 
-def _better(popularity, target, floor, block=512):
-    """How many items of the domain score above each target, ties counting half."""
-    out = []
-    index = np.arange(len(popularity))
-    for start in range(0, len(target), block):
-        at, low = target[start : start + block], floor[start : start + block]
-        score = np.where(index > low[:, None], popularity, -1)
-        own = score[np.arange(len(at)), at][:, None]
-        above, equal = (score > own).sum(1), (score == own).sum(1) - 1
-        out.append(above + equal // 2)
-    return np.concatenate(out)
+def _better(popularity, target):
+    """How many items of the domain are more popular than each target, ties counting half."""
+    ordered, own = np.sort(popularity), popularity[target]
+    left, right = (np.searchsorted(ordered, own, side) for side in ("left", "right"))
+    return len(ordered) - right + (right - left - 1) // 2
+
+
+def _better_above(popularity, target, floor):
+    """The same if the items up to the index `floor` are all last."""
+    out, popularity = np.empty(len(target), np.int64), popularity.astype(np.int32)
+    for k, (at, low) in enumerate(zip(target, floor, strict=True)):
+        rivals = popularity[low + 1 :]
+        if at > low:
+            above, equal = rivals > popularity[at], rivals == popularity[at]
+            out[k] = above.sum() + (equal.sum() - 1) // 2
+        else:
+            out[k] = len(rivals) + low // 2
+    return out
 
 
 def plot(data: Prepared, path) -> None:
@@ -138,25 +155,22 @@ def plot(data: Prepared, path) -> None:
 
     log = data.log
     figure, (left, right) = pyplot.subplots(1, 2, figsize=(10, 4), layout="constrained")
-    names = [f"{d}: {title}" for d, title in zip("AB", data.metadata["domains"], strict=True)]
-    lengths = [np.bincount(log.user[log.domain == d], minlength=log.n_users) for d in (0, 1)]
-    longest = max(int(np.percentile(n, 99.5)) for n in lengths) + 1
-    bins = np.linspace(0.5, longest + 0.5, min(longest, 60) + 1)
-    for counts, name, color in zip(lengths, names, ("C0", "C1"), strict=True):
-        left.hist(counts[counts > 0], bins, histtype="step", color=color, label=name, linewidth=1.5)
-    left.set(xlabel="events of a user in the domain", ylabel="users", title="Lengths")
-    left.set_xlim(0, longest + 0.5)
-    for domain, (name, color) in enumerate(zip(names, ("C0", "C1"), strict=True)):
+    for domain, title in enumerate(data.metadata["domains"]):
+        style = {"color": f"C{domain}", "label": f"{'AB'[domain]}: {title.replace('_', ' ')}"}
+        lengths = np.bincount(log.user[log.domain == domain])
+        lengths = np.sort(lengths[lengths > 0])[::-1]
+        left.loglog(lengths, np.arange(1, len(lengths) + 1), **style)
         first = 1 + domain * log.n_items[0]
         counts = np.bincount(log.item, minlength=sum(log.n_items) + 1)
         counts = np.sort(counts[first : first + log.n_items[domain]])[::-1]
-        right.loglog(np.arange(1, len(counts) + 1), counts, color=color, label=name, linewidth=1.5)
+        right.loglog(np.arange(1, len(counts) + 1), counts, **style)
+    left.set(xlabel="events in the domain", ylabel="sequences with at least that many")
+    left.set_title("Lengths")
     right.set(xlabel="rank of the item", ylabel="interactions", title="Popularity")
     for axes in (left, right):
         axes.spines[["top", "right"]].set_visible(False)
         axes.legend(frameon=False)
-    figure.suptitle(
-        f"{data.metadata['name']}: {log.n_users:,} users, {len(log.user):,} interactions"
-    )
+    counts = f"{log.n_users:,} sequences, {len(log.user):,} interactions"
+    figure.suptitle(f"{data.metadata['name']}: {counts}")
     figure.savefig(path, dpi=130)
     pyplot.close(figure)
