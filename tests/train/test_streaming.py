@@ -1,6 +1,5 @@
 """Training from files is training on the device: states, ranks, metrics.jsonl."""
 
-import functools
 import json
 
 import jax
@@ -10,10 +9,13 @@ import tensorflow_datasets as tfds
 import toy
 
 from oa_jax.data import prepared, splits
+from oa_jax.data.builder import OaPairs
+from oa_jax.data.built import Built
 from oa_jax.errors import UserError
 from oa_jax.tasks.streaming import Feed, open_records
 from oa_jax.train import engine as engine_lib
-from oa_jax.train import streaming
+from oa_jax.train import finish, loop, streaming
+from oa_jax.train.workdir import Workdir
 
 CAPACITY = (128, 128)
 
@@ -47,15 +49,19 @@ def train(experiment, epochs=2):
 
 @pytest.fixture(scope="module")
 def resident():
-    """Function (axis) -> an experiment of three seeds with its states and reports, made once."""
-    return functools.cache(lambda axis: (e := toy.toy_experiment(seed_axis=axis), *train(e)))
+    """An experiment of three seeds with its states and reports."""
+    experiment = toy.toy_experiment(seed_axis="map")
+    return experiment, *train(experiment)
 
 
-# Chunks of 3 steps and of 1, and all 4 at once.
-@pytest.mark.parametrize(("axis", "chunk_steps"), [("map", 3), ("map", 100), ("vmap", 3)])
-def test_an_epoch_by_chunks_is_an_epoch_bitwise(resident, bitwise, axis, chunk_steps):
-    _, states, reports = resident(axis)
-    twin = streamed(resident(axis)[0], chunk_steps)
+@pytest.fixture(scope="module")
+def twin(resident):
+    """The same with its rows in chunks of 3 steps and of 1."""
+    return streamed(resident[0], 3)
+
+
+def test_an_epoch_by_chunks_is_an_epoch_bitwise(resident, twin, bitwise):
+    _, states, reports = resident
     found, found_reports = train(twin)
     assert bitwise(found, states) and bitwise(found_reports[0], reports[0])
     assert bitwise(*(engine_lib.take_seeds(r[1], [0, 2]) for r in (found_reports, reports)))
@@ -67,13 +73,13 @@ def test_an_epoch_by_chunks_is_an_epoch_bitwise(resident, bitwise, axis, chunk_s
     engine.compile_epoch(jax.eval_shape(lambda: found), None, CAPACITY)
     assert len(engine._programs) == before
     one, other = engine.on_device(None, 3)
-    assert one == other and one[1]["gt"].shape == (3, min(chunk_steps, 4), 16, 12)
+    assert one == other and one[1]["gt"].shape == (3, 3, 16, 12)
 
 
-def test_slices_of_users_are_ranked_as_all_at_once(resident, bitwise, monkeypatch):
+def test_slices_of_users_are_ranked_as_all_at_once(resident, twin, bitwise, monkeypatch):
     monkeypatch.setattr(streaming, "EVALUATION_BLOCKS", 1)
-    experiment, states, _ = resident("map")
-    twin, protocols = streamed(experiment, 3), ("candidates", "full")
+    experiment, states, _ = resident
+    protocols = ("candidates", "full")
     rows = experiment.padded(experiment.eval_rows["test"])
     assert len(rows["real"]) > experiment.config["evaluate"]["block_users"]
     pairs = [e.engine.final(states.params, rows, protocols)[0] for e in (experiment, twin)]
@@ -81,40 +87,36 @@ def test_slices_of_users_are_ranked_as_all_at_once(resident, bitwise, monkeypatc
     assert bitwise(*(e.engine.assess(states, e.train_arrays()) for e in (experiment, twin)))
 
 
-def write_set(log, data_dir, name):
-    """The files of a prepared set, in its format."""
-    kinds = {"item": tfds.features.Tensor(shape=(None,), dtype=np.int32)}
-
-    class Pairs(tfds.core.GeneratorBasedBuilder):
-        VERSION = tfds.core.Version(prepared.VERSION)
-        BUILDER_CONFIGS = [tfds.core.BuilderConfig(name=name)]
-
-        def _info(self):
-            features = tfds.features.FeaturesDict(kinds)
-            return tfds.core.DatasetInfo(builder=self, features=features, disable_shuffling=True)
-
-        def _split_generators(self, _):
-            return {"train": iter(enumerate(records_of(log)))}
-
-        _generate_examples = None
-
-    Pairs.name = prepared.BUILDER
-    tfds.disable_progress_bar()
-    Pairs(config=name, data_dir=str(data_dir), file_format="array_record").download_and_prepare()
-    folder = prepared.folder(data_dir, name)
-    role = splits.roles_of(log, splits.leave_one_out(log)).astype(np.int8)
-    prepared.write_columns(folder, log, role, list(map(str, range(log.n_users))))
-    facts = {"name": name, "n_items": log.n_items, "fingerprint": log.fingerprint()}
-    (folder / prepared.METADATA).write_text(json.dumps(facts))
-    return folder
-
-
 @pytest.fixture(scope="module")
 def on_disk(tmp_path_factory):
     """(log, data directory, name) of a prepared set."""
-    log, data_dir = toy.toy_experiment().log, tmp_path_factory.mktemp("data")
-    write_set(log, data_dir, "tiny")
-    return log, data_dir, "tiny"
+    log, data_dir, name = toy.toy_experiment().log, tmp_path_factory.mktemp("data"), "beauty_elec"
+    role = splits.roles_of(log, splits.leave_one_out(log))
+    raw_users = list(map(str, range(log.n_users)))
+    built = Built(log.user, log.item, log.time, role, log.n_items, raw_users, [], "order")
+    tfds.disable_progress_bar()
+    OaPairs(built=built, config=name, data_dir=str(data_dir)).download_and_prepare()
+    folder = prepared.folder(data_dir, name)
+    prepared.write_columns(folder, log, role, raw_users)
+    facts = {"name": name, "n_items": log.n_items, "fingerprint": log.fingerprint()}
+    (folder / prepared.METADATA).write_text(json.dumps(facts))
+    return log, data_dir, name
+
+
+def test_a_run_from_files_writes_what_a_resident_run_writes(on_disk, bitwise, tmp_path):
+    """From the configuration to metrics.jsonl and the final ranks; seeds by vmap, one chunk."""
+    _, data_dir, name = on_disk
+    data = {"data__name": name, "data__dir": str(data_dir), "seed_axis": "vmap", "seeds": 2}
+    rows, ranks = [], []
+    for is_resident in (True, False):
+        experiment = toy.toy_experiment(data__resident=is_resident, train__max_epochs=2, **data)
+        assert isinstance(experiment.engine, streaming.StreamingEngine) != is_resident
+        with Workdir(tmp_path / str(is_resident)) as workdir:
+            states, _ = loop.train(experiment, workdir, lambda line: None)
+        rows.append((tmp_path / str(is_resident) / "metrics.jsonl").read_text())
+        ranks.append(finish.rank_all(experiment, states.best_params))
+    assert rows[0] == rows[1] and len(rows[0].splitlines()) == 2 * 3
+    assert bitwise(*ranks)
 
 
 def test_a_set_that_is_not_there_or_another_is_one_line(on_disk, random_log, monkeypatch):

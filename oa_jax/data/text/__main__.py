@@ -25,7 +25,7 @@ flags.DEFINE_string("out", None, "Folder of the tables.")
 flags.DEFINE_string("profiles", None, "File of user profiles to import, .npy or .pkl.")
 flags.DEFINE_integer("global_width", 1024, "Columns of the table of both domains.")
 flags.DEFINE_integer("local_width", 128, "Columns of the tables of one domain.")
-flags.DEFINE_string("split", None, "Whose training part is a user's history; the set's own if none")
+flags.DEFINE_string("split", None, "Whose targets no profile may know; the set's own if none.")
 flags.DEFINE_integer("chunk", 1024, "Texts that a model encodes between two stores.", lower_bound=1)
 flags.DEFINE_string("cache_dir", None, "Folder of encoded chunks; the user's cache if none.")
 

@@ -17,6 +17,7 @@ from oa_jax.data.text.tables import (
     FILES,
     METADATA,
     Tables,
+    history_of,
     load_tables,
     read_metadata,
     save_tables,
@@ -29,8 +30,8 @@ ATTRIBUTES = ("title", "brand", "price", "date", "category", "description")
 @dataclasses.dataclass(frozen=True)
 class Options:
     """encoder: see `encoders.open_encoder`; or a folder with the official code's tables.
-    profiles: a file of imported profiles, None for the mean of the history. split: whose training
-    part is a user's history, None for the published split where there is one, or leave_one_out.
+    profiles: a file of imported profiles, None for the mean of the history. split: whose
+    targets are held out, None for the published split where there is one, or leave_one_out.
     cache: folder of the chunks of `chunk` texts that a model has encoded."""
 
     encoder: str
@@ -135,7 +136,7 @@ class Work:
         if self.profiles is not None:
             unknown = np.full(self.log.n_users, -1, np.int32)
             return read_profiles(self.profiles, self.prepared.raw_users), unknown
-        n_history = self.split.n_train.astype(np.int32)
+        n_history = history_of(self.split)
         has_text = np.array([text is not None for text in self.texts])
         if self.encoder.identity["kind"] in ("files", "official tables"):
             has_text = vectors.any(1)  # a zero row is how such files say "no text"
@@ -148,14 +149,17 @@ class Work:
 
     def _profiles_identity(self):
         if self.profiles is None:
-            return "mean of the training part"
+            return "mean of the history"
         rows = read_profiles(self.profiles, self.prepared.raw_users)
         return f"imported {hashlib.sha256(rows.tobytes()).hexdigest()[:16]}"
 
 
 def texts_of(prepared: Prepared) -> list[str | None]:
     """The text of every item, A before B; None where the source says nothing of an item."""
-    kinds = [items.kind_of(name) for name in prepared.metadata["domains"]]
+    domains = prepared.metadata["domains"]
+    if tuple(domains) == items.DOUBAN:
+        return [items.tags_text(row) for row in prepared.items]
+    kinds = [items.kind_of(name) for name in domains]
     return [
         items.item_text(kinds["AB".index(row["domain"])], {k: row.get(k) for k in ATTRIBUTES})
         for row in prepared.items

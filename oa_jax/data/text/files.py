@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import json
 import pathlib
 
 import numpy as np
@@ -13,7 +14,7 @@ from oa_jax.errors import UserError
 
 # Part -> how its file's name ends in a folder of the official code.
 OFFICIAL = {"a": "_A_pca128.pkl", "b": "_B_pca128.pkl", "global": "_all.pkl"}
-OFFICIAL_PROFILES = "usr_profile_emb.pkl"
+OFFICIAL_PROFILES, ID_MAP = "usr_profile_emb.pkl", "id_map.json"
 
 
 def read_rows(path, n_rows: int | None) -> np.ndarray:
@@ -41,9 +42,9 @@ def read_rows(path, n_rows: int | None) -> np.ndarray:
 def read_profiles(path, raw_users: list[str]) -> np.ndarray:
     """(U, V) float32: profiles that a model wrote, row u for user u of the log (Q10).
 
-    The file holds a row per user of the log in their order; or a row per user of the source, where
-    the source numbers them from 1 (row r is user r+1); or, a pickle, a dict from the source's user
-    id to a vector.
+    The file holds a row per user of the log in their order; or a row per user of the source, which
+    numbers them from 1 (row r is user r+1) in an id_map.json beside the file, as the official code
+    writes it, or by the ids themselves; or, a pickle, a dict from the source's id to a vector.
 
     Raises UserError where a user has no row.
     """
@@ -64,13 +65,26 @@ def read_profiles(path, raw_users: list[str]) -> np.ndarray:
     rows = read_rows(path, None)
     if len(rows) == len(raw_users):
         return rows
-    numbers = [int(user) - 1 if user.isdecimal() else -1 for user in raw_users]
-    if len(rows) < len(raw_users) or min(numbers) < 0 or max(numbers) >= len(rows):
+    number = _numbers(path.with_name(ID_MAP))
+    places = [number.get(user, int(user) if user.isdecimal() else 0) - 1 for user in raw_users]
+    if len(rows) < len(raw_users) or min(places) < 0 or max(places) >= len(rows):
         raise UserError(
             f"{path}: {len(rows)} rows: expected {len(raw_users)}, a row per user of the log, or "
-            "a row per user of the source, numbered from 1"
+            f"a row per user of the source, numbered from 1 by an {ID_MAP} beside it"
         )
-    return rows[numbers]
+    return rows[places]
+
+
+def _numbers(path) -> dict[str, int]:
+    """{user id of the source: its number} of an id map, {} without one."""
+    if not path.exists():
+        return {}
+    try:
+        names = json.loads(path.read_text("utf-8"))["user_dict"]["id2str"]
+        return {str(name): int(number) for number, name in names.items()}
+    except (OSError, KeyError, TypeError, ValueError, AttributeError) as error:
+        reason = f"{type(error).__name__}: {error}"
+        raise UserError(f"{path}: {reason}: expected user_dict with id2str") from None
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""One English text per item, with the attributes of LLM4CDSR in its order (specs llm4cdsr §1.2).
+"""One text per item, with the attributes of LLM4CDSR in its order (specs llm4cdsr §1.2).
 
 The official words are not published facts: the sentences are ours, what stands in them is not.
 """
@@ -12,7 +12,14 @@ VALUE_LIMIT = 100  # a longer attribute is taken for broken and becomes "unknown
 SENTENCE_LIMIT = 128
 TEXT_LIMIT = 4095
 # What LLM4CDSR calls the items of its domains; any other domain goes by its own name.
-KINDS = {"cloth": "clothing", "sport": "sports", "elec": "electronic", "phone": "cell phone"}
+KINDS = {
+    "Clothing_Shoes_and_Jewelry": "clothing",
+    "Sports_and_Outdoors": "sports",
+    "Electronics": "electronic",
+    "Cell_Phones_and_Accessories": "cell phone",
+}
+DOUBAN = ("book", "movie")  # domains whose items are known by their tags, in Chinese
+TAGS_LIMIT = 100
 
 
 def item_text(kind: str, attributes: Mapping) -> str | None:
@@ -36,6 +43,12 @@ def item_text(kind: str, attributes: Mapping) -> str | None:
         if entries:
             sentences.append(f"{opening}: {'; '.join(entries)}."[:SENTENCE_LIMIT])
     return " ".join(sentences)[:TEXT_LIMIT]
+
+
+def tags_text(attributes: Mapping) -> str | None:
+    """The text of an item of Douban: its tags, which are its `category`; None without any."""
+    tags = _entries(attributes.get("category"))
+    return f"标签:{'、'.join(tags)}"[:TAGS_LIMIT] if tags else None
 
 
 def kind_of(domain: str) -> str:

@@ -1,4 +1,4 @@
-"""User profiles: what a user took in training, as one vector (specs llm4cdsr §1.4).
+"""User profiles: what a user took before its targets, as one vector (specs llm4cdsr §1.4).
 
 The official profile embeds a summary that a language model wrote; such a file can be imported.
 Without one the profile is the mean vector of the history.
@@ -18,9 +18,10 @@ def mean_profiles(
 ) -> np.ndarray:
     """(U, W) float32: mean vector of each user's first `n_history` events, repeats counted.
 
-    n_history: (U,) without validation and test target (the official profile holds the validation
-        target, Q12). vectors: (nA+nB, W), row i is item i+1; has_vector: (nA+nB,) bool, items
-        without a text do not count. A user with nothing left has a zero vector.
+    n_history: (U,) as of `tables.history_of`: without validation and test target (the official
+        profile holds the validation target, Q12). A user with nothing left has a zero vector.
+    vectors: (nA+nB, W), row i is item i+1. has_vector: (nA+nB,) bool: items without a text do not
+        count.
     """
     from scipy.sparse import csr_array
 

@@ -56,7 +56,7 @@ class Tables:
 def load_tables(path, log: InteractionLog, split: Split | None = None) -> Tables:
     """Read the tables in folder `path`, checked against the log that they must belong to.
 
-    split: where given, no user's row may be made from an event outside its training part (Q12).
+    split: where given, no user's row may be made from a target of it, or from what follows (Q12).
 
     Raises UserError naming the file when one is missing or unreadable, has another shape or type
     than the log asks for, holds a number that is not finite, or was made from another log.
@@ -72,14 +72,23 @@ def load_tables(path, log: InteractionLog, split: Split | None = None) -> Tables
     tables = Tables(**arrays, metadata=metadata)
     _check_shapes(path, tables, log)
     if split is not None:
-        late = np.flatnonzero(tables.n_history > split.n_train)
-        if len(late):
-            user = late[0]
+        most = history_of(split)
+        if (tables.n_history > most).any():
+            user = int(np.argmax(tables.n_history > most))
             raise UserError(
                 f"{path / FILES['n_history']}: user {user}: profile of {tables.n_history[user]} "
-                f"events: expected at most the {split.n_train[user]} of the training part"
+                f"events: expected at most the {most[user]} before its first target"
             )
     return tables
+
+
+def history_of(split: Split) -> np.ndarray:
+    """(U,) int32: the events of each user before its first target, all that a profile may hold.
+
+    A user without a target has its training part: nobody asks what comes after.
+    """
+    first = np.where(split.val >= 0, split.val, split.test)
+    return np.where(first >= 0, first, split.n_train).astype(np.int32)
 
 
 def save_tables(path, tables: Tables) -> None:

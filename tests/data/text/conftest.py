@@ -41,7 +41,7 @@ def tiny_prepared(tmp_path_factory):
         roles = role if with_roles else None
         time = np.arange(len(user))
         log = prepared_lib.make_log(np.array(user), np.array(item), time, n_items, "tiny", roles)
-        domains = ["cloth", "garden_tools"]
+        domains = ["Clothing_Shoes_and_Jewelry", "Tools"]
         metadata = {"name": "tiny", "n_items": n_items, "fingerprint": log.fingerprint()}
         folder = tmp_path_factory.mktemp("prepared")
         raw_users = [f"u{u}" for u in range(30)]

@@ -54,10 +54,10 @@ def test_tables_fit_the_log_and_say_where_they_come_from(prepared, options, vect
     found = build.write(prepared, options, tmp_path / "out", print)
     assert found.global_table.shape == (45, 6) and found.local_a.shape == (20, 4)
     assert found.local_b.shape == (25, 4) and found.users.shape == (30, 9)
-    log, n_train = prepared.log, splits.published(prepared.log).n_train
-    np.testing.assert_array_equal(found.n_history, n_train)
-    assert n_train[0] == 0 and not found.users[0].any()  # only targets: nothing is left
-    items = [i for i in log.item[log.offsets[4] :][: n_train[4]] if i != 2]
+    log, split = prepared.log, splits.published(prepared.log)
+    np.testing.assert_array_equal(found.n_history, split.val)
+    assert split.val[0] == 0 and not found.users[0].any()  # a target first: nothing is left
+    items = [i for i in log.item[log.offsets[4] :][: split.val[4]] if i != 2]
     np.testing.assert_allclose(found.users[4], vectors[1][np.array(items) - 1].mean(0), rtol=1e-5)
     of = found.metadata
     assert of["log"] == log.fingerprint() and of["inputs"]["split"] == "published"
@@ -73,8 +73,8 @@ def test_without_roles_the_split_is_leave_one_out(tiny_prepared, options, tmp_pa
     assert found.metadata["inputs"]["split"] == "leave_one_out"
     np.testing.assert_array_equal(found.n_history, split.n_train)
     load_tables(tmp_path / "out", prepared.log, split)
-    early = dataclasses.replace(split, n_train=split.n_train - 1)
-    with pytest.raises(UserError, match="of the training part"):  # twin: a stricter split
+    early = dataclasses.replace(split, val=split.val - 1)
+    with pytest.raises(UserError, match="before its first target"):  # twin: a stricter split
         load_tables(tmp_path / "out", prepared.log, early)
 
 

@@ -1,5 +1,6 @@
 """Encoders: files, hashed words, models; chunks that are stored and met again."""
 
+import json
 import pathlib
 import pickle
 import sys
@@ -164,6 +165,13 @@ def test_profiles_go_by_user_id(tmp_path):
     rows, raw_users = np.arange(10.0).reshape(5, 2), ["1", "3", "5"]
     np.save(tmp_path / "p.npy", rows)
     np.testing.assert_array_equal(files.read_profiles(tmp_path / "p.npy", raw_users), rows[::2])
+    names = {str(k): f"name{k}" for k in range(1, 6)}
+    (tmp_path / "id_map.json").write_text(json.dumps({"user_dict": {"id2str": names}}))
+    found = files.read_profiles(tmp_path / "p.npy", ["name2", "name5"])
+    np.testing.assert_array_equal(found, rows[[1, 4]])
+    (tmp_path / "id_map.json").write_text("[]")
+    assert "expected user_dict" in refusal(files.read_profiles, tmp_path / "p.npy", raw_users)
+    (tmp_path / "id_map.json").unlink()
     by_id = {int(user): rows[int(user) - 1] for user in ("5", "1", "3", "4")}
     (tmp_path / "p.pkl").write_bytes(pickle.dumps(by_id))
     np.testing.assert_array_equal(files.read_profiles(tmp_path / "p.pkl", raw_users), rows[::2])

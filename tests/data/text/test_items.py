@@ -47,8 +47,14 @@ def test_an_item_of_which_nothing_is_known_has_no_text():
 
 
 def test_kinds_of_the_official_domains_and_of_others():
-    assert [items.kind_of(d) for d in ("cloth", "phone")] == ["clothing", "cell phone"]
-    assert items.kind_of("Home_Kitchen") == "home kitchen"
+    assert items.kind_of("Cell_Phones_and_Accessories") == "cell phone"
+    assert items.kind_of("Home_and_Kitchen") == "home and kitchen"
+
+
+def test_items_of_douban_are_their_tags():
+    assert items.tags_text({"category": ["小说", "", "历史"], "title": "x"}) == "标签:小说、历史"
+    assert len(items.tags_text({"category": ["书" * 300]})) == items.TAGS_LIMIT
+    assert items.tags_text({"category": [], "title": "x"}) is None
 
 
 def test_the_fingerprint_sees_every_change():

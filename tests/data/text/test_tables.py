@@ -93,6 +93,14 @@ def test_missing_and_damaged_files_are_one_line(folder, log, file, content):
     assert file in refusal(folder, log)
 
 
+def test_history_ends_before_the_first_target():
+    """A training user, one with a test target alone, one with an input after its first target,
+    one without a target."""
+    columns = ([5, 0, 3, 4], [5, -1, 3, -1], [6, 7, 6, -1])
+    split = splits.Split(*(np.array(column, np.int32) for column in columns))
+    assert tables_lib.history_of(split).tolist() == [5, 7, 3, 4]
+
+
 def test_a_kill_while_writing_leaves_what_is_refused(folder, tables, log, monkeypatch):
     def killed(*_, **__):
         raise KeyboardInterrupt
