@@ -60,7 +60,7 @@ def numbered(events: pl.DataFrame, what: str, by_name: bool, texts=None, **rest)
             raise UserError(f"{what}: no events of domain {domain} are left by the filters")
     ids = pl.concat(
         [
-            pl.DataFrame({"item": names, "domain": pl.repeat(d, len(names), dtype=pl.Int8)})
+            pl.DataFrame({"item": names}).with_columns(domain=pl.lit(d, pl.Int8))
             for d, names in enumerate(raw)
         ]
     ).with_row_index("item_id", 1)
