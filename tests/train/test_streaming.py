@@ -20,8 +20,11 @@ from oa_jax.train.workdir import Workdir
 CAPACITY = (128, 128)
 
 
-def records_of(log):
-    return [{"item": items} for items in np.split(log.item, log.offsets[1:-1])]
+class InMemory(list):
+    """The items of every user, in the place of the files."""
+
+    def __getitem__(self, users):
+        return [super(InMemory, self).__getitem__(user) for user in users]
 
 
 def streamed(experiment, chunk_steps):
@@ -29,7 +32,8 @@ def streamed(experiment, chunk_steps):
     config = experiment.config | {"data": experiment.config["data"] | {"resident": False}}
     twin = experiment.__class__(config, experiment.log)
     twin.__dict__["backbone"] = experiment.backbone
-    feed = Feed(twin.task, records_of(twin.log), chunk_steps)
+    records = InMemory(np.split(twin.log.item, twin.log.offsets[1:-1]))
+    feed = Feed(twin.task, records, chunk_steps)
     settings = experiment.engine.settings
     twin.__dict__["engine"] = streaming.StreamingEngine(settings, experiment.engine.axis, feed)
     return twin
