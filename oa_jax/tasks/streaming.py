@@ -27,8 +27,34 @@ from oa_jax.errors import UserError
 CHUNKS_AHEAD = 2  # read while the device works
 
 
-def open_records(log: InteractionLog, name: str, data_dir: str | None) -> Sequence[dict]:
-    """The users of a prepared set on disk, by number: {"item": (n,), ...} each, oldest first.
+class Records:
+    """Items of the users of a prepared set, by number, read through grain's random access."""
+
+    def __init__(self, directory):
+        import grain
+        import tensorflow_datasets as tfds
+
+        info = tfds.builder_from_directory(directory).info
+        paths = [str(path) for path in info.splits["train"].filepaths]
+        self._directory = directory
+        self._source = grain.sources.ArrayRecordDataSource(paths)
+        # The other features of a record are as costly to decode, and nobody asks for them.
+        self._features = tfds.features.FeaturesDict({"item": info.features["item"]})
+
+    def __len__(self):
+        return len(self._source)
+
+    def __getitem__(self, users: Sequence[int]) -> list[np.ndarray]:
+        """Item ids of each of the given users, oldest first. Raises UserError where that fails."""
+        try:
+            records = self._source.__getitems__(users)
+            return [self._features.deserialize_example_np(record)["item"] for record in records]
+        except Exception as error:  # as below
+            raise _unreadable(self._directory, error) from None
+
+
+def open_records(log: InteractionLog, name: str, data_dir: str | None) -> Records:
+    """The records of a prepared set on disk.
 
     data_dir: by default the environment variable OA_DATA_DIR. Nothing is read yet.
 
@@ -48,28 +74,30 @@ def open_records(log: InteractionLog, name: str, data_dir: str | None) -> Sequen
             f"{directory}: fingerprint {found}: expected {log.fingerprint()}, that of the log"
         )
     try:
-        import tensorflow_datasets as tfds
+        return Records(directory)
     except ImportError as error:
         raise UserError(
             f"--config.data.resident=False: {error.name} is not installed: expected the extra "
             "`data` (pip install 'oa-jax[data]')"
         ) from None
-    try:
-        return tfds.builder_from_directory(directory).as_data_source("train")
     except Exception as error:  # of TFDS and array_record: whatever is wrong in a folder
-        reason = " ".join(str(error).split())[:200]
-        raise UserError(f"{directory}: cannot be read: {reason}: prepare the set again") from None
+        raise _unreadable(directory, error) from None
+
+
+def _unreadable(directory, error):
+    reason = " ".join(str(error).split())[:200]
+    return UserError(f"{directory}: cannot be read: {reason}: prepare the set again")
 
 
 @dataclasses.dataclass(frozen=True)
 class Feed:
     """Rows of training in chunks of `chunk_steps` batches, for all seeds.
 
-    records: as of `open_records`, one per user of `task.log`.
+    records: one per user of `task.log`.
     """
 
     task: object
-    records: Sequence[dict]
+    records: Records
     chunk_steps: int
 
     def __post_init__(self):
@@ -103,7 +131,7 @@ class Feed:
     def _cut(self, users) -> tuple[InteractionLog, Split]:
         """Log and split of some users, renumbered, out of their records."""
         log, split = self.task.log, self.task.split
-        items = [np.asarray(record["item"]) for record in self._read(users)]
+        items = self.records[users.tolist()]
         found, expected = np.array([len(i) for i in items]), np.diff(log.offsets)[users]
         if (found != expected).any():
             at = int(np.argmax(found != expected))
@@ -112,14 +140,10 @@ class Feed:
                 "prepare the set again"
             )
         user = np.repeat(np.arange(len(users), dtype=np.int32), found)
-        item = np.concatenate(items).astype(np.int32)
+        item = np.concatenate(items).astype(np.int32, copy=False)
         time = np.zeros(len(user), np.int64)  # no array of training depends on it
         cut = Split(*(getattr(split, f.name)[users] for f in dataclasses.fields(Split)))
         return InteractionLog(user, item, time, log.n_items, log.name), cut
-
-    def _read(self, users):
-        many = getattr(self.records, "__getitems__", None)
-        return many(users.tolist()) if many else [self.records[user] for user in users.tolist()]
 
     @functools.cached_property
     def row(self) -> dict[str, jax.ShapeDtypeStruct]:

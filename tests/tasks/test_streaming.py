@@ -15,8 +15,11 @@ SEEDS = (0, 7)
 CAPACITY = (128, 128)
 
 
-def records_of(log):
-    return [{"item": items} for items in np.split(log.item, log.offsets[1:-1])]
+class InMemory(list):
+    """The items of every user, in the place of the files."""
+
+    def __getitem__(self, users):
+        return [super(InMemory, self).__getitem__(user) for user in users]
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +29,7 @@ def make_feed(random_log):
 
     def make(chunk_steps=2, batch_size=8, split="leave_one_out", **fields):
         task = Task(log, splits.make_split(log, split), 12, batch_size, 4, **fields)
-        return Feed(task, records_of(log), chunk_steps)
+        return Feed(task, InMemory(np.split(log.item, log.offsets[1:-1])), chunk_steps)
 
     return make
 
@@ -95,10 +98,10 @@ def test_fed_batches_are_the_resident_ones(make_feed, negatives, batch_size):
 def test_records_that_do_not_fit_the_log_are_one_line(make_feed):
     feed = make_feed()
     with pytest.raises(UserError, match="28 records: expected 29"):
-        Feed(feed.task, feed.records[:-1], 2)
-    records = [dict(record) for record in feed.records]
-    records[11]["item"] = records[11]["item"][:-1]
-    broken = Feed(feed.task, records, 2)
+        Feed(feed.task, InMemory(list(feed.records)[:-1]), 2)
+    records = list(feed.records)
+    records[11] = records[11][:-1]
+    broken = Feed(feed.task, InMemory(records), 2)
     with pytest.raises(UserError, match="record 11: .* prepare the set again"):
         for _ in broken.chunks(orders(feed.task)):  # raised by the reading thread
             pass

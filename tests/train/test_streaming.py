@@ -1,6 +1,7 @@
 """Training from files is training on the device: states, ranks, metrics.jsonl."""
 
 import json
+import shutil
 
 import jax
 import numpy as np
@@ -54,7 +55,7 @@ def train(experiment, epochs=2):
 @pytest.fixture(scope="module")
 def resident():
     """An experiment of three seeds with its states and reports."""
-    experiment = toy.toy_experiment(seed_axis="map")
+    experiment = toy.toy_experiment(seed_axis="vmap")
     return experiment, *train(experiment)
 
 
@@ -107,19 +108,22 @@ def on_disk(tmp_path_factory):
     return log, data_dir, name
 
 
-def test_a_run_from_files_writes_what_a_resident_run_writes(on_disk, bitwise, tmp_path):
-    """From the configuration to metrics.jsonl and the final ranks; seeds by vmap, one chunk."""
+def test_a_run_from_files_writes_what_a_resident_run_writes(
+    on_disk, resident, twin, bitwise, tmp_path
+):
+    """From the configuration to metrics.jsonl and the final ranks."""
     _, data_dir, name = on_disk
-    data = {"data__name": name, "data__dir": str(data_dir), "seed_axis": "vmap", "seeds": 2}
+    data = {"data__name": name, "data__dir": str(data_dir), "data__chunk_steps": 3}
     rows, ranks = [], []
-    for is_resident in (True, False):
-        experiment = toy.toy_experiment(data__resident=is_resident, train__max_epochs=2, **data)
-        assert isinstance(experiment.engine, streaming.StreamingEngine) != is_resident
+    for is_resident, compiled in ((True, resident[0].engine), (False, twin.engine)):
+        experiment = toy.toy_experiment(data__resident=is_resident, seed_axis="vmap", **data)
+        assert type(experiment.engine) is type(compiled)
+        experiment.engine._programs = compiled._programs  # of equal arguments: compiled once
         with Workdir(tmp_path / str(is_resident)) as workdir:
             states, _ = loop.train(experiment, workdir, lambda line: None)
         rows.append((tmp_path / str(is_resident) / "metrics.jsonl").read_text())
         ranks.append(finish.rank_all(experiment, states.best_params))
-    assert rows[0] == rows[1] and len(rows[0].splitlines()) == 2 * 3
+    assert rows[0] == rows[1] and len(rows[0].splitlines()) == 3 * 4
     assert bitwise(*ranks)
 
 
@@ -134,9 +138,21 @@ def test_a_set_that_is_not_there_or_another_is_one_line(on_disk, random_log, mon
     monkeypatch.delenv("OA_DATA_DIR")
     with pytest.raises(UserError, match="is not prepared below None"):
         open_records(log, name, None)
-    for damaged in prepared.folder(data_dir, name).glob("features.json"):
-        text = damaged.read_text()
-        damaged.write_text("{")
-        with pytest.raises(UserError, match="cannot be read: .*prepare the set again"):
-            open_records(log, name, str(data_dir))
-        damaged.write_text(text)
+
+
+def test_damaged_files_are_one_line(on_disk, tmp_path):
+    log, data_dir, name = on_disk
+    shutil.copytree(data_dir, tmp_path, dirs_exist_ok=True)
+    folder = prepared.folder(tmp_path, name)
+    records = next(folder.glob("*.array_record*"))
+    whole = records.read_bytes()
+    middle = len(whole) // 2  # behind the file's head, which is read on opening
+    records.write_bytes(whole[: middle - 500] + bytes(1000) + whole[middle + 500 :])
+    with pytest.raises(UserError, match="cannot be read: .*prepare the set again"):
+        open_records(log, name, str(tmp_path))[list(range(log.n_users))]
+    records.write_bytes(whole[:middle])
+    with pytest.raises(UserError, match="prepare the set again"):
+        open_records(log, name, str(tmp_path))[[0]]
+    (folder / "features.json").write_text("{")
+    with pytest.raises(UserError, match="cannot be read: .*prepare the set again"):
+        open_records(log, name, str(tmp_path))
