@@ -68,7 +68,7 @@ class Experiment:
     @property
     def is_resident(self) -> bool:
         """Whether all arrays live on the device, or come from the files of a prepared set."""
-        return self.config["data"]["resident"]
+        return self.config["data"].get("resident", True)  # runs of before know no other
 
     @property
     def tie_weight(self) -> float:

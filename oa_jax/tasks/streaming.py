@@ -101,6 +101,11 @@ class Feed:
     chunk_steps: int
 
     def __post_init__(self):
+        if not hasattr(self.task, "arrays_of"):
+            raise UserError(
+                f"--config.data.resident=False: {type(self.task).__name__} needs all its rows on "
+                "the device: expected resident=True"
+            )
         if len(self.records) != self.task.n_users:
             raise UserError(
                 f"{self.task.log.name}: {len(self.records)} records: expected "

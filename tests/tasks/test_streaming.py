@@ -99,6 +99,8 @@ def test_records_that_do_not_fit_the_log_are_one_line(make_feed):
     feed = make_feed()
     with pytest.raises(UserError, match="28 records: expected 29"):
         Feed(feed.task, InMemory(list(feed.records)[:-1]), 2)
+    with pytest.raises(UserError, match="object needs all its rows .* expected resident=True"):
+        Feed(object(), feed.records, 2)
     records = list(feed.records)
     records[11] = records[11][:-1]
     broken = Feed(feed.task, InMemory(records), 2)
