@@ -100,7 +100,8 @@ def prepare(name) -> None:
 
     directory, raw = data_dir(), raw_dir()
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn())
-    with Progress(*columns, TimeRemainingColumn(), console=cli.console, transient=True) as bar:
+    options = {"transient": True, "disable": not cli.console.is_terminal}
+    with Progress(*columns, TimeRemainingColumn(), console=cli.console, **options) as bar:
         tasks = {}
 
         def on_bytes(path, n_bytes):
