@@ -5,7 +5,8 @@
     describe NAME …                 a table of its figures, and a plot of lengths and popularity
     check NAME …                    fingerprints and the leak rules; exit status 1 on an error
 
-Sets lie below --data_dir, by default OA_DATA_DIR; --raw_dir is by default the same.
+Sets lie below --data_dir, by default OA_DATA_DIR; --raw_dir is by default the same. With --download
+`prepare` first fetches what it can; without it nothing is ever fetched.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from oa_jax.errors import UserError
 
 flags.DEFINE_string("data_dir", None, f"Folder of prepared sets; by default {DIRECTORY_VARIABLE}.")
 flags.DEFINE_string("raw_dir", None, "Folder at or below which the raw files lie.")
+flags.DEFINE_bool("download", False, "prepare: fetch missing files that have a URL into raw_dir.")
 flags.DEFINE_string("png", None, "describe: file of the plot; by default beside the set.")
 
 
@@ -95,6 +97,7 @@ def files(source, raw) -> list[str]:
 
 def prepare(name) -> None:
     """Make a set, with a bar for each file on a terminal."""
+    from oa_jax.data.download import complete
     from oa_jax.data.prepare import prepare as make
     from oa_jax.data.raw import Reading
 
@@ -106,10 +109,13 @@ def prepare(name) -> None:
 
         def on_bytes(path, n_bytes):
             if path not in tasks:
-                tasks[path] = bar.add_task(path.name, total=path.stat().st_size)
+                total = None if path.suffix == ".part" else path.stat().st_size
+                tasks[path] = bar.add_task(path.name, total=total)
             bar.update(tasks[path], completed=n_bytes)
 
         reading = Reading(on_bytes)
+        if flags.FLAGS.download and not prepared.is_prepared(directory, name):
+            complete(catalogue.SETS[name], raw, reading)
         made = make(name, raw, directory, reading, cli.say)
     line = state(catalogue.SETS[name], directory)
     cli.say(f"{name}: {line}" if made else f"{name}: already {line}")

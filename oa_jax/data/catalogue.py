@@ -19,6 +19,11 @@ LLM4CDSR = "https://github.com/Applied-Machine-Learning-Lab/LLM4CDSR-pytorch"
 ABXI = "https://github.com/DiMarzioBian/ABXI"
 AMID = "https://github.com/WujiangXu/AMID"
 LLMCDSR = "https://github.com/xhran2010/LLMCDSR"
+COMMITS = {
+    ABXI: "72e52c9f85c740cb5dbdab11f7e5a70eb28ae00d",
+    AMID: "086b9b335fef040f0188b1f75cf22b64ea247e84",
+    LLMCDSR: "5825e999d87c4b7f90448df17d05c5f9cea047ba",
+}
 DEPTH = 3
 
 
@@ -105,13 +110,14 @@ text_B.pkl 2132336 dd467587886f342cf9add91c463fb06c0cc2ab414d72b52eacc18a63bf383
 HASHES = {row.split()[0]: row.split()[1:] for row in _PUBLISHED.strip().split("\n")}
 
 
-def _github(page, commit, folder, path, name, optional=False):
-    """A file of a GitHub repository at a commit; `path` is its folder there."""
+def _github(page, folder, path, name, optional=False):
+    """A file of a GitHub repository at its commit; `path` is its folder there."""
+    commit = COMMITS[page]
     size, sha256 = HASHES.get(f"{folder}/{name}") or HASHES.get(name) or (None, None)
     host = page.replace("github.com", "raw.githubusercontent.com")
     url = f"{host}/{commit}/{path}/{name}"
     words = f"{int(size) / 1e6:.1f} MB" if size else None
-    return File(name, f"{page}/tree/{commit}/{path}", words, url, sha256, optional)
+    return File(name, f"{page}/tree/{commit[:7]}/{path}", words, url, sha256, optional)
 
 
 def _ratings_2014(*categories):
@@ -128,13 +134,25 @@ def _ratings_2014(*categories):
 
 
 def _reviews_2018(*categories):
-    reviews = [File(f"{c}.json", REVIEWS_2018, f"{REVIEWS[c]:,} reviews") for c in categories]
-    return (*reviews, *(File(f"meta_{c}.json", REVIEWS_2018) for c in categories))
+    host = "https://datarepo.eng.ucsd.edu/mcauley_group/data/amazon_v2"
+    files = [
+        File(
+            f"{c}.json",
+            REVIEWS_2018,
+            f"{REVIEWS[c]:,} reviews",
+            f"{host}/categoryFiles/{c}.json.gz",
+        )
+        for c in categories
+    ]
+    for c in categories:
+        url = f"{host}/metaFiles2/meta_{c}.json.gz"
+        files.append(File(f"meta_{c}.json", REVIEWS_2018, url=url))
+    return tuple(files)
 
 
 def _abxi(name, short, a, b):
     text = [
-        _github(ABXI, "72e52c9", short, f"data/{short}", file, optional)
+        _github(ABXI, short, f"data/{short}", file, optional)
         for file, optional in (
             (f"{short}_50_preprocessed.txt", False),
             ("map_item_50.txt", False),
@@ -178,7 +196,7 @@ def _douban():
 def _amid(name, pair, share, domains):
     files = (f"{pair}_train{share}.csv", f"{pair}_test.csv")
     folder = "amazon_dataset"
-    files = tuple(_github(AMID, "086b9b3", folder, folder, file) for file in files)
+    files = tuple(_github(AMID, folder, folder, file) for file in files)
     return DataSet(name, "AMID", domains, (Source("AMID's csv", "from_published.amid", files),))
 
 
@@ -191,7 +209,7 @@ def _cdsrnp(pair, a, b):
 
 def _llmcdsr(name, folder, domains):
     def files(*names):
-        return tuple(_github(LLMCDSR, "5825e99", folder, f"data/{folder}", n) for n in names)
+        return tuple(_github(LLMCDSR, folder, f"data/{folder}", n) for n in names)
 
     lines = ("train_A", "train_B", "train_overlap", "valid", "test")
     lines = files(*(f"{stem}.txt" for stem in lines))

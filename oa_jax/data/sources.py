@@ -39,7 +39,9 @@ def load(name: str, directory=None, world=None) -> InteractionLog:
         return prepared.load(directory, name).log
     if name not in catalogue.SETS:
         choices = ", ".join([*catalogue.SETS, SYNTHETIC])
-        raise UserError(f"data source: found {name!r}, expected one of {choices}")
+        have = ", ".join(prepared.names(directory or "")) or "nothing"
+        have = f"; prepared below {directory}: {have}" if directory else ""
+        raise UserError(f"data source: found {name!r}, expected one of {choices}{have}")
     if name in ABXI_NAMES:
         published_name = ABXI_NAMES[name]
         return published.read_abxi(_abxi_directory(name, published_name, directory), published_name)
@@ -64,6 +66,6 @@ def _abxi_directory(name, published_name, directory):
     looked = ", ".join(map(str, places)) or "nowhere, as no directory was given"
     raise UserError(
         f"data source {name}: found no {sequences} or {sequences}.gz; looked in: {looked}; "
-        f"{GIVE_DIRECTORY}; "
+        f"{GIVE_DIRECTORY}; or make it with python -m oa_jax.data prepare {name}; "
         "the files are in the folder data of the GitHub repository DiMarzioBian/ABXI"
     )
