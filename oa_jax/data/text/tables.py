@@ -11,6 +11,7 @@ No table holds a row for padding: the model adds it.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -119,25 +120,18 @@ def read_metadata(path: pathlib.Path) -> dict:
     return metadata
 
 
-class replacing:
-    """Context: a file under a temporary name that takes its name when nothing went wrong."""
-
-    def __init__(self, path: pathlib.Path):
-        self._path, self._temporary = path, path.with_name(f"{path.name}.{os.getpid()}.tmp")
-
-    def __enter__(self):
-        self._file = open(self._temporary, "wb")  # noqa: SIM115 (closed in __exit__)
-        return self._file
-
-    def __exit__(self, kind, *_):
-        if kind is None:
-            self._file.flush()
-            os.fsync(self._file.fileno())
-        self._file.close()
-        if kind is None:
-            os.replace(self._temporary, self._path)
-        else:
-            self._temporary.unlink(missing_ok=True)
+@contextlib.contextmanager
+def replacing(path: pathlib.Path):
+    """A file under a temporary name that takes its name when nothing went wrong."""
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(temporary, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def _read(file: pathlib.Path) -> np.ndarray:
