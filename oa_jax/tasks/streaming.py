@@ -64,8 +64,8 @@ def open_records(log: InteractionLog, name: str, data_dir: str | None) -> Record
     data_dir = data_dir or os.environ.get(DIRECTORY_VARIABLE)
     if not data_dir or not prepared.is_prepared(data_dir, name):
         raise UserError(
-            f"--config.data.resident=False: {name} is not prepared below {data_dir}: expected "
-            f"what `python -m oa_jax.data prepare {name}` writes, or resident=True"
+            f"--config.data.resident=False: {name} is not prepared below {data_dir}: expected a "
+            "set that `python -m oa_jax.data prepare NAME` wrote, or resident=True"
         )
     directory = prepared.folder(data_dir, name)
     found = prepared.read_metadata(directory)["fingerprint"]
