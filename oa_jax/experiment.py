@@ -18,9 +18,11 @@ from oa_jax.evaluate.candidates import candidates_digest, draw_candidates
 from oa_jax.models import abxi
 from oa_jax.models.gca import GCAConfig
 from oa_jax.tasks.abxi import Task
+from oa_jax.tasks.streaming import Feed, open_records
 from oa_jax.train.engine import Engine, resolve_axis
 from oa_jax.train.state import Schedule
 from oa_jax.train.step import Settings
+from oa_jax.train.streaming import StreamingEngine
 
 HPARAMS = {
     "learning_rate": ("train", "learning_rate"),
@@ -62,6 +64,11 @@ class Experiment:
     @property
     def seeds(self) -> np.ndarray:
         return self.config["first_seed"] + np.arange(self.config["seeds"], dtype=np.int32)
+
+    @property
+    def is_resident(self) -> bool:
+        """Whether all arrays live on the device, or come from the files of a prepared set."""
+        return self.config["data"].get("resident", True)  # runs of before know no other
 
     @property
     def tie_weight(self) -> float:
@@ -113,7 +120,11 @@ class Experiment:
             self.config["evaluate"]["block_items"],
         )
         axis = resolve_axis(self.config["seed_axis"], self.config["model"]["d_embed"])
-        return Engine(settings, axis)
+        if self.is_resident:
+            return Engine(settings, axis)
+        data = self.config["data"]
+        records = open_records(self.log, data["name"], data["dir"])
+        return StreamingEngine(settings, axis, Feed(self.task, records, data["chunk_steps"]))
 
     def hparams(self) -> dict[str, jax.Array]:
         """Values that need no recompilation, one per seed: leaves (S,)."""
@@ -149,18 +160,20 @@ class Experiment:
         return out | {"real": np.arange(n_rows + fill) < n_rows}
 
     def train_arrays(self):
-        """What the training program reads, on the device: train, val, probe."""
+        """What the engine reads: train, val, probe, on the device; val and probe on the host
+        where the rows of training come from files."""
         val = self.eval_rows["val"]
         users = self.config["train"]["probe_users"]
         # Evenly spaced users, so that the probe does not depend on the order of the ids' ends.
         chosen = np.unique(np.linspace(0, len(val["target"]) - 1, users).astype(int))
         probe = {k: v[chosen] for k, v in val.items() if k not in ("candidates", "seen")}
         arrays = {
-            "train": self.task.train_arrays(),
             "val": {k: v for k, v in self.padded(val).items() if k != "seen"},
             "probe": self.padded(probe),
         }
-        return jax.tree.map(jnp.asarray, arrays)
+        if not self.is_resident:
+            return arrays
+        return jax.tree.map(jnp.asarray, arrays | {"train": self.task.train_arrays()})
 
     def identity(self) -> dict[str, str]:
         """Fingerprints of what is trained and evaluated on."""

@@ -63,7 +63,7 @@ def show_memory(experiment) -> None:
         return
     parts = {
         "state (parameters, moments, best)": size_in_bytes(states),
-        "data on the device": size_in_bytes(arrays),
+        "data on the device": size_in_bytes(engine.on_device(arrays, len(seeds))),
         "results not in place of arguments": memory.output_size_in_bytes
         - memory.alias_size_in_bytes,
         "temporaries": memory.temp_size_in_bytes,

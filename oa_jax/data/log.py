@@ -10,6 +10,8 @@ import numpy as np
 from oa_jax.errors import UserError
 
 DOMAINS = ("A", "B")
+# What an event is for, in data that come with a split. CONTEXT: input of the user's targets only.
+CONTEXT, TRAINING, VALIDATION, TEST = -1, 0, 1, 2
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,6 +25,9 @@ class InteractionLog:
 
     user: (N,) int32, ascending.  item: (N,) int32.  time: (N,) int64, in the unit of the source
     (unix seconds for the Amazon files).
+    role: (N,) int8, None unless the source comes with a split that `leave_one_out` does not give.
+    A user's events are TRAINING ones first, then targets (VALIDATION before TEST, at most one of
+    each) and CONTEXT, in the order of the sequence.
     """
 
     user: np.ndarray
@@ -30,6 +35,7 @@ class InteractionLog:
     time: np.ndarray
     n_items: tuple[int, int]
     name: str
+    role: np.ndarray | None = None
 
     @property
     def domain(self) -> np.ndarray:
@@ -50,6 +56,8 @@ class InteractionLog:
         digest = hashlib.sha256(repr(tuple(map(int, self.n_items))).encode())
         for column, dtype in ((self.user, "<i4"), (self.item, "<i4"), (self.time, "<i8")):
             digest.update(np.ascontiguousarray(column, dtype=dtype).tobytes())
+        if self.role is not None:
+            digest.update(np.ascontiguousarray(self.role, dtype="<i1").tobytes())
         return digest.hexdigest()[:16]
 
 
@@ -58,12 +66,12 @@ def domain_of(item: np.ndarray, n_items: tuple[int, int]) -> np.ndarray:
     return (item > n_items[0]).astype(np.int8)
 
 
-def make_log(user, item, time, n_items: tuple[int, int], name: str) -> InteractionLog:
+def make_log(user, item, time, n_items: tuple[int, int], name: str, role=None) -> InteractionLog:
     """Check columns and build a log.
 
     Raises UserError naming the first offending row when columns differ in length, are empty or
     not whole numbers, an item id is outside 1..sum(n_items), users are not 0..U-1 in ascending
-    order, or time runs backwards within a user.
+    order, time runs backwards within a user, or roles are not in the order that the log states.
     """
     user = _column(name, "user", user, np.int32)
     item = _column(name, "item", item, np.int32)
@@ -83,7 +91,28 @@ def make_log(user, item, time, n_items: tuple[int, int], name: str) -> Interacti
     _check(name, "item", item, (item < 1) | (item > sum(n_items)), f"an id in 1..{sum(n_items)}")
     backwards = np.r_[False, (step == 0) & (np.diff(time) < 0)]
     _check(name, "time", time, backwards, "a time not before the user's previous one")
-    return InteractionLog(user, item, time, (int(n_items[0]), int(n_items[1])), name)
+    if role is not None:
+        role = _column(name, "role", role, np.int8)
+        if len(role) != len(user):
+            raise UserError(
+                f"{name}: columns of different length: user {len(user)}, role {len(role)}"
+            )
+        _check_roles(name, user, role)
+    return InteractionLog(user, item, time, (int(n_items[0]), int(n_items[1])), name, role)
+
+
+def _check_roles(name, user, role):
+    """Training events first; at most one validation and one test target, in this order."""
+    _check(name, "role", role, (role < CONTEXT) | (role > TEST), f"one of {CONTEXT}..{TEST}")
+    same = np.r_[False, user[1:] == user[:-1]]
+    late = same & (role == TRAINING) & (np.r_[TRAINING, role[:-1]] != TRAINING)
+    _check(name, "role", role, late, "no training event after another kind")
+    # Per target kind, how many rows up to this one; less those of earlier users.
+    first = np.flatnonzero(~same)
+    for kind, most in ((VALIDATION, (VALIDATION, TEST)), (TEST, (TEST,))):
+        earlier = np.cumsum(np.isin(role, most)) - np.isin(role, most)
+        repeated = (role == kind) & (earlier > earlier[first][user])
+        _check(name, "role", role, repeated, "one target of a kind, validation before test")
 
 
 def _column(name, column, values, dtype):

@@ -32,7 +32,7 @@ def read_abxi(directory, name: str) -> InteractionLog:
     Raises UserError naming file, line or field, what was found and what was expected.
     """
     directory = pathlib.Path(directory)
-    n_items = _read_item_map(find_file(directory, "map_item_50.txt"))
+    n_items, _ = read_item_map(find_file(directory, "map_item_50.txt"))
     path = find_file(directory, f"{name}_50_preprocessed.txt")
     user, item, time = _read_sequences(path, sum(n_items))
     return make_log(user, item, time, n_items, name)
@@ -151,8 +151,11 @@ def _check_events(path, line, pairs, n_items):
             raise _wrong(path, where, int(values[row]), expected.format(int(values[row - 1])))
 
 
-def _read_item_map(path):
-    """(nA, nB) of the item map."""
+def read_item_map(path) -> tuple[tuple[int, int], list[str]]:
+    """((nA, nB), raw names of items 1, 2, ...) of ABXI's item map.
+
+    Raises UserError naming the entry that is wrong.
+    """
 
     def unique_keys(pairs):
         seen = set()
@@ -181,7 +184,7 @@ def _short(key):
 
 
 def _check_item_map(path, mapping):
-    """Ids 1..n once each, domain A (0) before domain B (1). Returns (nA, nB)."""
+    """Ids 1..n once each, domain A (0) before domain B (1). Returns counts, names by id."""
     keys, owner = list(mapping), {}
     for key, entry in mapping.items():
         where = f"item {_short(key)}"
@@ -205,4 +208,4 @@ def _check_item_map(path, mapping):
         number = int(np.argmax(domain)) + 1
         where = f"item {_short(owner[number])}, id"
         raise _wrong(path, where, number, f"above {n_a} for domain 1: domain 0 has ids 1..{n_a}")
-    return n_a, len(keys) - n_a
+    return (n_a, len(keys) - n_a), [owner[number] for number in range(1, len(keys) + 1)]

@@ -6,7 +6,7 @@ import dataclasses
 
 import numpy as np
 
-from oa_jax.data.log import InteractionLog
+from oa_jax.data.log import CONTEXT, TEST, TRAINING, VALIDATION, InteractionLog
 from oa_jax.errors import UserError
 
 
@@ -104,12 +104,47 @@ def global_time(
     return Split(n_train, val.astype(np.int32), test.astype(np.int32))
 
 
+def published(log: InteractionLog) -> Split:
+    """The split that the data came with: the roles of the log.
+
+    The training part are a user's TRAINING events; with fewer than two of them there is nothing to
+    train on. Targets are the VALIDATION and the TEST event, their history every earlier event.
+
+    Raises UserError for a log without roles.
+    """
+    if log.role is None:
+        raise UserError(
+            f"{log.name}: came without a split of its own: expected split leave_one_out or "
+            "global_time"
+        )
+    place = np.arange(len(log.user)) - log.offsets[log.user]
+    n_train = np.bincount(log.user, log.role == TRAINING, log.n_users).astype(np.int32)
+    targets = []
+    for kind in (VALIDATION, TEST):
+        column = np.full(log.n_users, -1, np.int32)
+        event = log.role == kind
+        column[log.user[event]] = place[event]
+        targets.append(column)
+    return Split(n_train, *targets)
+
+
+def roles_of(log: InteractionLog, split: Split) -> np.ndarray:
+    """(N,) int8: the role of every event under a split; `published` gives the split back."""
+    place = np.arange(len(log.user)) - log.offsets[log.user]
+    role = np.where(place < split.n_train[log.user], TRAINING, CONTEXT).astype(np.int8)
+    for kind, column in ((VALIDATION, split.val), (TEST, split.test)):
+        role[place == column[log.user]] = kind
+    return role
+
+
+RULES = {"leave_one_out": leave_one_out, "global_time": global_time, "published": published}
+
+
 def make_split(log: InteractionLog, kind: str) -> Split:
-    """Split a log by the name of the rule, 'leave_one_out' or 'global_time'.
+    """Split a log by the name of the rule, one of RULES.
 
     Raises UserError for another name, and what the rule raises.
     """
-    rules = {"leave_one_out": leave_one_out, "global_time": global_time}
-    if kind not in rules:
-        raise UserError(f"split: found {kind!r}, expected one of {', '.join(rules)}")
-    return rules[kind](log)
+    if kind not in RULES:
+        raise UserError(f"split: found {kind!r}, expected one of {', '.join(RULES)}")
+    return RULES[kind](log)

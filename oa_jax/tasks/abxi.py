@@ -40,9 +40,7 @@ class Task:
         for domain, count in zip("AB", counts.sum(1), strict=True):
             if count == 0:
                 raise UserError(f"{self.log.name}: no training target in domain {domain}")
-        history = self._history
-        for d, n_items in enumerate(self.log.n_items):
-            most = int(history[f"n_{'ab'[d]}"].max())
+        for d, (n_items, most) in enumerate(zip(self.log.n_items, self.own_widths, strict=True)):
             if n_items - most < self.n_negatives:
                 raise UserError(
                     f"train.n_negatives: {self.n_negatives}: expected at most {n_items - most}, "
@@ -59,20 +57,23 @@ class Task:
         return sampling.steps_per_epoch(self.n_users, self.batch_size)
 
     @functools.cached_property
-    def _history(self):
-        return abxi_arrays.user_history(self.log, self.split)
+    def own_widths(self) -> tuple[int, int]:
+        """The most own items of A and of B that a user has."""
+        return abxi_arrays.history_widths(self.log, self.split)
 
     @functools.cached_property
     def target_counts(self) -> np.ndarray:
         """(2, U): training targets of each user in A and in B."""
-        gt = abxi_arrays.training_arrays(self.log, self.split, self.length)["gt"]
-        in_a = (gt > 0) & (gt <= self.log.n_items[0])
-        return np.stack([in_a.sum(1), ((gt > 0) & ~in_a).sum(1)])
+        return abxi_arrays.target_counts(self.log, self.split, self.length)
 
     def train_arrays(self) -> dict[str, np.ndarray]:
         """Host arrays of training: seq_x, seq_a, seq_b, gt (U, L); own items of each user."""
-        arrays = abxi_arrays.training_arrays(self.log, self.split, self.length)
-        history = self._history
+        return self.arrays_of(self.log, self.split)
+
+    def arrays_of(self, log: InteractionLog, split: Split) -> dict[str, np.ndarray]:
+        """`train_arrays` of some users of the log, in the same widths."""
+        arrays = abxi_arrays.training_arrays(log, split, self.length)
+        history = abxi_arrays.user_history(log, split, self.own_widths)
         own_b, first = history["b"], int(self.pool_b_from_last_a)
         # With Q1 the pool's first element is A's last item: B's own items move up by one.
         own_b = np.where(own_b < abxi_arrays.NO_ITEM, own_b + first, own_b)

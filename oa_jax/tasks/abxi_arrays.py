@@ -91,24 +91,45 @@ def evaluation_arrays(
     return arrays
 
 
-def user_history(log: InteractionLog, split: Split) -> dict[str, np.ndarray]:
+def target_counts(log: InteractionLog, split: Split, length: int) -> np.ndarray:
+    """(2, U): how many targets of A and of B `training_arrays` has of each user."""
+    n_train, position = split.n_train[log.user], _position(log)
+    is_target = (position >= np.maximum(n_train - length, 1)) & (position < n_train)
+    of_domain = [is_target & (log.domain == domain) for domain in (0, 1)]
+    return np.stack([np.bincount(log.user[mask], minlength=log.n_users) for mask in of_domain])
+
+
+def user_history(
+    log: InteractionLog, split: Split, widths: tuple[int, int] = (1, 1)
+) -> dict[str, np.ndarray]:
     """Items of every user's training part by domain: what negative sampling leaves out (spec 2.3).
 
     a: (U, HA) int32, b: (U, HB) int32: sorted, distinct indices within the domain, counted from 0
-        (item-1 in A, item-1-nA in B), padded on the right with the largest int32.
+        (item-1 in A, item-1-nA in B), padded on the right with the largest int32. As wide as the
+        longest, and at least `widths`.
     n_a, n_b: (U,) int32, how many of them are real.
     """
-    trained = _position(log) < split.n_train[log.user]
     arrays = {}
     for domain, letter in enumerate(DOMAIN_LETTERS):
-        event = np.flatnonzero(trained & (log.domain == domain))
-        n_items = log.n_items[domain]
-        local = log.item[event] - 1 - (log.n_items[0] if domain else 0)
-        pair = np.unique(log.user[event].astype(np.int64) * n_items + local)
-        user, local = np.divmod(pair, n_items)
-        arrays[letter] = _ragged(log.n_users, user, local, fill=NO_ITEM)
+        user, local = _own_items(log, split, domain)
+        arrays[letter] = _ragged(log.n_users, user, local, NO_ITEM, widths[domain])
         arrays[f"n_{letter}"] = np.bincount(user, minlength=log.n_users).astype(np.int32)
     return arrays
+
+
+def history_widths(log: InteractionLog, split: Split) -> tuple[int, int]:
+    """The most distinct items of A and of B in one user's training part."""
+    users = (_own_items(log, split, domain)[0] for domain in (0, 1))
+    return tuple(int(np.bincount(user, minlength=1).max()) for user in users)
+
+
+def _own_items(log, split, domain):
+    """Users, ascending, and their distinct training items of the domain, ascending from 0."""
+    trained = _position(log) < split.n_train[log.user]
+    event = np.flatnonzero(trained & (log.domain == domain))
+    n_items = log.n_items[domain]
+    local = log.item[event] - 1 - (log.n_items[0] if domain else 0)
+    return np.divmod(np.unique(log.user[event].astype(np.int64) * n_items + local), n_items)
 
 
 def _check_length(length):
@@ -143,10 +164,10 @@ def _scatter(shape, place, values, fill=0):
     return array
 
 
-def _ragged(n_rows, row, values, fill):
-    """(n_rows, longest) int32, values from the left; `row` is ascending. At least one column."""
+def _ragged(n_rows, row, values, fill, width=1):
+    """(n_rows, longest) int32, values from the left; `row` is ascending. At least `width` wide."""
     rank, count = _rank(row, n_rows)
-    return _scatter((n_rows, max(1, count.max(initial=0))), (row, rank), values, fill)
+    return _scatter((n_rows, max(width, 1, count.max(initial=0))), (row, rank), values, fill)
 
 
 def _compact(n_rows, length, row, merged, item):

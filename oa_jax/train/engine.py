@@ -61,6 +61,10 @@ class Engine:
     def _epoch(self, capacity):
         return ("epoch", capacity), functools.partial(step_lib.epoch, self.settings, capacity)
 
+    def on_device(self, arrays, n_seeds: int):
+        """The part of `arrays`, or what comes in its place, that is on the device in training."""
+        return arrays
+
     def assess(self, states: State, arrays):
         """The report of `epoch` without training."""
         one = functools.partial(step_lib.assess, self.settings)
@@ -92,7 +96,7 @@ class Engine:
         options = {
             "in_shardings": (*(by_seed for _ in seeded), everywhere),
             "out_shardings": by_seed,
-            "donate_argnums": tuple(range(len(seeded))) if donate else (),
+            "donate_argnums": (0,) if donate else (),  # the states, whose buffers come back
         }
         return self._program(name, program, (*seeded, shared), **options)
 

@@ -26,7 +26,7 @@ def rank_all(experiment: Experiment, params) -> tuple[Ranks, dict]:
         rows = experiment.eval_rows[split]
         n_rows = len(rows["target"])
         out |= {f"{split}/user": rows["user"], f"{split}/domain": rows["domain"]}
-        arrays = jax.tree.map(jax.numpy.asarray, experiment.padded(rows))
+        arrays = experiment.padded(rows)
         ranks, sums = experiment.engine.final(params, arrays, ("candidates", "full"))
         for kind, values in jax.device_get(ranks).items():
             name = f"{split}/{experiment.protocol_names[kind]}"

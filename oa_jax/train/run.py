@@ -62,7 +62,7 @@ def initial_statistics(experiment):
         return {}
     engine = experiment.engine
     states = engine.create(experiment.seeds, experiment.hparams())
-    rows = jax.tree.map(jax.numpy.asarray, experiment.padded(experiment.eval_rows["test"]))
+    rows = experiment.padded(experiment.eval_rows["test"])
     return jax.device_get(engine.final(states.params, rows, ())[1])
 
 

@@ -59,20 +59,30 @@ def epoch(settings: Settings, capacity, state: State, arrays):
     """
     task, before = settings.task, state
     rows_NxB = epoch_rows(state.seed, state.epoch, task.n_users, task.batch_size)
-    rate = settings.schedule.learning_rate(state)
 
     def step(state, rows_B):
         return train_step(settings, capacity, state, rows_B, arrays["train"])
 
     state, losses = jax.lax.scan(step, state, rows_NxB)
+    assessed = assess(settings, state.params, arrays)
+    state, report = select(settings, state, losses, assessed, arrays["val"])
+    return unless_done(before, state), report
+
+
+def select(settings: Settings, state: State, losses, assessed, val) -> tuple[State, dict]:
+    """End the epoch whose steps gave `losses` (leaves (N,)) and whose parameters `assessed`."""
+    rate = settings.schedule.learning_rate(state)
+    report = {"train": jax.tree.map(jnp.sum, losses), "learning_rate": rate} | assessed
     state = state.replace(epoch=state.epoch + 1)
-    report = {"train": jax.tree.map(jnp.sum, losses), "learning_rate": rate}
-    report |= assess(settings, state.params, arrays)
-    score, finite = selection_score(settings, report["ranks"], arrays["val"])
+    score, finite = selection_score(settings, report["ranks"], val)
     broken = ~finite & (state.diverged_step == 0)
     state = state.replace(diverged_step=jnp.where(broken, state.step, state.diverged_step))
-    state = settings.schedule.after_validation(state, score)
-    return jax.tree.map(lambda old, new: jnp.where(before.done, old, new), before, state), report
+    return settings.schedule.after_validation(state, score), report
+
+
+def unless_done(before: State, after: State) -> State:
+    """A seed that is done stays as it is."""
+    return jax.tree.map(lambda old, new: jnp.where(before.done, old, new), before, after)
 
 
 def assess(settings: Settings, params, arrays):

@@ -70,3 +70,34 @@ def test_both_domains_need_items():
 
 def test_time_may_stand_still_and_may_restart_with_the_next_user():
     make_log([0, 0, 1], [1, 1, 1], [5, 5, 0], (2, 3), "toy")
+
+
+# --- roles -------------------------------------------------------------------------------------
+
+ROLES = [0, 2, -1, 0, 1, 2]
+
+
+def test_roles_are_part_of_the_fingerprint_only_if_there_are_any():
+    bare, log = (make_log(USER, ITEM, TIME, (2, 3), "toy", role) for role in (None, ROLES))
+    other = make_log(USER, ITEM, TIME, (2, 3), "toy", [*ROLES[:-1], -1])
+    assert log.role.dtype == np.int8 and bare.role is None
+    assert len({bare.fingerprint(), log.fingerprint(), other.fingerprint()}) == 3
+
+
+BAD_ROLES = {
+    "unknown": ([0, 3, -1, 0, 1, 2], "row 1, role 3: expected one of -1..2"),
+    "training after a target": ([2, 0, -1, 0, 1, 2], "row 1, role 0: expected no training event"),
+    "training after context": ([0, 0, 0, -1, 0, 2], "row 4, role 0: expected no training event"),
+    "two test targets": ([2, 2, 0, 0, 0, 1], "row 1, role 2: expected one target of a kind"),
+    "two validation targets": ([0, 0, 0, 1, 1, 2], "row 4, role 1: expected one target of a kind"),
+    "test before validation": ([0, 0, 0, 2, -1, 1], "row 5, role 1: expected one target of a kind"),
+    "too few": ([0, 0], "columns of different length: user 6, role 2"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_ROLES)
+def test_bad_roles_are_refused(case):
+    role, expected = BAD_ROLES[case]
+    with pytest.raises(UserError) as caught:
+        make_log(USER, ITEM, TIME, (2, 3), "toy", role)
+    assert str(caught.value).startswith(f"toy: {expected}")

@@ -2,9 +2,21 @@ import dataclasses
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from oa_jax.data.log import make_log
-from oa_jax.data.splits import Split, global_time, leave_one_out, make_split, time_cuts
+from oa_jax.data.built import from_end, leave_one_out_roles, user_disjoint_roles
+from oa_jax.data.check import split_leaks
+from oa_jax.data.log import TRAINING, make_log
+from oa_jax.data.splits import (
+    Split,
+    global_time,
+    leave_one_out,
+    make_split,
+    published,
+    roles_of,
+    time_cuts,
+)
 from oa_jax.errors import UserError
 
 KINDS = ("leave_one_out", "global_time")
@@ -157,5 +169,119 @@ def test_a_split_without_targets_is_refused(times, part):
 def test_make_split_knows_its_kinds(random_log):
     log = random_log(0)
     assert isinstance(make_split(log, "global_time"), Split)
-    with pytest.raises(UserError, match="'random'.*leave_one_out, global_time"):
+    with pytest.raises(UserError, match="'random'.*leave_one_out, global_time, published"):
         make_split(log, "random")
+
+
+# --- any log, any roles --------------------------------------------------------------------------
+
+
+@st.composite
+def logs(draw, least=1):
+    """A log of few users with steps in time of 0 to 2."""
+    lengths = draw(st.lists(st.integers(least, 9), min_size=1, max_size=8))
+    n = sum(lengths)
+    item = draw(st.lists(st.integers(1, 7), min_size=n, max_size=n))
+    step = draw(st.lists(st.integers(0, 2), min_size=n, max_size=n))
+    user = np.repeat(np.arange(len(lengths)), lengths)
+    first = draw(st.lists(st.integers(0, 9), min_size=len(lengths), max_size=len(lengths)))
+    starts = np.r_[0, np.cumsum(lengths)[:-1]]
+    time = np.cumsum(step)
+    time = time - time[starts][user] + np.array(first)[user]
+    return make_log(user, item, time, (3, 4), "any")
+
+
+def pieces(log, split):
+    """Rows of the log by what the split makes of them, as sets, user by user in plain Python."""
+    parts = {"train": set(), "val": set(), "test": set()}
+    for user, start in enumerate(log.offsets[:-1].tolist()):
+        parts["train"] |= set(range(start, start + int(split.n_train[user])))
+        for name in ("val", "test"):
+            place = int(getattr(split, name)[user])
+            parts[name] |= {start + place} if place >= 0 else set()
+    return parts
+
+
+def assert_disjoint_and_honest(log, split):
+    parts = pieces(log, split)
+    assert not parts["train"] & parts["val"] and not parts["train"] & parts["test"]
+    assert not parts["val"] & parts["test"]
+    for target in parts["val"] | parts["test"]:
+        user = log.user[target]
+        inputs = range(log.offsets[user], target)
+        assert all(log.time[i] <= log.time[target] for i in inputs)
+        assert not any(i >= target and log.user[i] == user for i in parts["train"])
+    assert not split_leaks(log, split)
+
+
+@settings(max_examples=60, deadline=None)
+@given(logs(least=3))
+def test_leave_one_out_of_any_log(log):
+    split = leave_one_out(log)
+    assert_disjoint_and_honest(log, split)
+    role = roles_of(log, split)
+    np.testing.assert_array_equal(role, leave_one_out_roles(log.user.astype(int)))
+    again = published(dataclasses.replace(log, role=role))
+    for mine, theirs in zip(dataclasses.astuple(split), dataclasses.astuple(again), strict=True):
+        np.testing.assert_array_equal(mine, theirs)
+
+
+@settings(max_examples=60, deadline=None)
+@given(logs())
+def test_global_time_of_any_log(log):
+    try:
+        split = global_time(log, 0.3, 0.2)
+    except UserError:
+        return  # nobody has a target of some kind
+    assert_disjoint_and_honest(log, split)
+    assert_no_leak(log, split, "calendar of its own cuts")
+    cut = time_cuts(log, 0.3, 0.2)[0]
+    assert all(log.time[row] < cut for row in pieces(log, split)["train"])
+
+
+@settings(max_examples=60, deadline=None)
+@given(logs(), st.data())
+def test_published_roles_of_any_log(log, data):
+    part = np.array(
+        data.draw(st.lists(st.integers(0, 2), min_size=log.n_users, max_size=log.n_users))
+    )
+    role = user_disjoint_roles(log.user.astype(int), part)
+    log = make_log(log.user, log.item, log.time, log.n_items, "any", role)
+    split = make_split(log, "published")
+    np.testing.assert_array_equal(roles_of(log, split), role)
+    last = np.diff(log.offsets) - 1
+    np.testing.assert_array_equal(split.n_train, np.where(part == TRAINING, last + 1, 0))
+    for kind, column in ((1, split.val), (2, split.test)):
+        np.testing.assert_array_equal(column, np.where(part == kind, last, -1))
+    # A target alone has no inputs; all others are honest.
+    if (last[part != TRAINING] > 0).all():
+        assert_disjoint_and_honest(log, split)
+
+
+def test_a_log_without_roles_has_no_published_split(random_log):
+    with pytest.raises(UserError, match="random: came without a split of its own"):
+        make_split(random_log(0), "published")
+
+
+def test_leaks_are_found():
+    """Twin: each rule of `split_leaks` broken once."""
+    log = make_log([0] * 4 + [1] * 4, [1] * 8, [0, 1, 2, 3, 0, 1, 2, 3], (1, 1), "toy")
+    good = leave_one_out(log)
+    assert not split_leaks(log, good, roles_of(log, good))
+
+    def broken(**columns):
+        return split_leaks(log, dataclasses.replace(good, **columns))
+
+    assert broken(n_train=np.array([2, 3])) == [
+        "split: 1 users, the first 1: validation target among its own inputs"
+    ]
+    assert "test target beyond the sequence" in broken(test=np.array([4, 3]))[0]
+    assert broken(val=good.test, test=good.val) == [
+        "split: 2 users, the first 0: validation target not before the test target"
+    ]
+    backwards = dataclasses.replace(log, time=np.array([0, 9, 2, 3, 0, 1, 2, 3]))
+    assert len(split_leaks(backwards, good)) == 2
+    role = roles_of(log, good)
+    role[0] = 1
+    assert split_leaks(log, good, role) == ["split: roles of the events are not those of the split"]
+    assert from_end(log.user).tolist() == [3, 2, 1, 0] * 2

@@ -105,6 +105,29 @@ def test_the_comparison_notices_alignment_after_trimming(random_log):
         assert_equal(trimmed_first, slow_training(log, split, 7))
 
 
+@pytest.mark.parametrize("length", [1, 7, 80])
+@pytest.mark.parametrize("seed", range(2))
+def test_a_published_split_with_users_that_do_not_train(random_log, seed, length):
+    """Users with targets only, with one training event, of one domain, with a lone target."""
+    log = random_log(seed)
+    kind = np.random.default_rng(seed).integers(0, 5, log.n_users)  # 3: one event, 4: none at all
+    role = np.where(kind[log.user] == 0, 0, -1)
+    last, first = log.offsets[1:] - 1, log.offsets[:-1]
+    role[last] = np.where((kind == 1) | (kind == 2), kind, role[last])
+    role[first[kind == 3]] = 0
+    role[first[kind == 4]], role[last[kind == 4]] = 1, 2  # a target without any history
+    log = make_log(log.user, log.item, log.time, log.n_items, "published", role)
+    split = make_split(log, "published")
+    assert set(np.unique(split.n_train)) >= {0, 1}
+    assert_equal(training_arrays(log, split, length), slow_training(log, split, length))
+    assert not training_arrays(log, split, length)["gt"][kind != 0].any()
+    for which in ("val", "test"):
+        found = evaluation_arrays(log, split, which, length)
+        assert_equal(found, slow_evaluation(log, getattr(split, which), length))
+    history = user_history(log, split)
+    assert not history["n_a"][kind == 1].any() and not history["n_b"][kind == 2].any()
+
+
 def test_alignment_by_hand():
     # Items 1, 2, 3 are A and 4, 5, 6 are B. Training parts: 1 4 2 5 6 3 and 4 1 2 5.
     items = [1, 4, 2, 5, 6, 3, 1, 1] + [4, 1, 2, 5, 1, 1]

@@ -1,0 +1,75 @@
+"""One text per item, with the attributes of LLM4CDSR in its order (specs llm4cdsr §1.2).
+
+The official words are not published facts: the sentences are ours, what stands in them is not.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+
+VALUE_LIMIT = 100  # a longer attribute is taken for broken and becomes "unknown"
+SENTENCE_LIMIT = 128
+TEXT_LIMIT = 4095
+# What LLM4CDSR calls the items of its domains; any other domain goes by its own name.
+KINDS = {
+    "Clothing_Shoes_and_Jewelry": "clothing",
+    "Sports_and_Outdoors": "sports",
+    "Electronics": "electronic",
+    "Cell_Phones_and_Accessories": "cell phone",
+}
+DOUBAN = ("book", "movie")  # domains whose items are known by their tags, in Chinese
+TAGS_LIMIT = 100
+
+
+def item_text(kind: str, attributes: Mapping) -> str | None:
+    """The text of an item of a kind such as "clothing"; None without any attribute.
+
+    attributes: title, brand, price, date: texts; category, description: lists of texts or one;
+    any may be missing, None or empty. The price stands twice and the date is called a rating,
+    as in the official text.
+    """
+    if not any(attributes.values()):
+        return None
+    title, brand, price, date = (
+        _value(attributes.get(name)) for name in ("title", "brand", "price", "date")
+    )
+    sentences = [
+        f"A {kind} item named {title}, of brand {brand}, price {price}, rating {date}, "
+        f"price {price}."
+    ]
+    for name, opening in (("category", "Its categories are"), ("description", "It is described")):
+        entries = _entries(attributes.get(name))
+        if entries:
+            sentences.append(f"{opening}: {'; '.join(entries)}."[:SENTENCE_LIMIT])
+    return " ".join(sentences)[:TEXT_LIMIT]
+
+
+def tags_text(attributes: Mapping) -> str | None:
+    """The text of an item of Douban: its tags, which are its `category`; None without any."""
+    tags = _entries(attributes.get("category"))
+    return f"标签:{'、'.join(tags)}"[:TAGS_LIMIT] if tags else None
+
+
+def kind_of(domain: str) -> str:
+    """What the items of a domain are called: `KINDS`, or the domain's own name in words."""
+    return KINDS.get(domain, domain.replace("_", " ").lower())
+
+
+def fingerprint(texts: Sequence[str | None]) -> str:
+    """Hex digest of texts in their order; None differs from the empty text."""
+    digest = hashlib.sha256()
+    for text in texts:
+        content = b"" if text is None else text.encode()
+        digest.update(f"{-1 if text is None else len(content)}:".encode() + content)
+    return digest.hexdigest()[:16]
+
+
+def _value(value):
+    text = "" if value is None else " ".join(str(value).split())
+    return text if 0 < len(text) <= VALUE_LIMIT else "unknown"
+
+
+def _entries(value):
+    entries = [value] if isinstance(value, str) else list(value or ())
+    return [text for text in (" ".join(str(entry).split()) for entry in entries) if text]

@@ -1,0 +1,161 @@
+"""Raw files with everything that real ones have: bad lines, missing fields, other bytes."""
+
+import gzip
+import json
+
+import pytest
+
+from oa_jax.data import raw
+from oa_jax.data.raw import Reading
+from oa_jax.errors import UserError
+
+HUGE = "u" * 5000
+GOOD = [
+    ("u1", "i1", 5.0, 10),
+    (HUGE, "i2", 1.0, 20),
+    ("u1", "i1", 5.0, 10),
+    ("ü", "0" * 40, 3.5, -7),
+]
+BAD_RATINGS = [
+    "u1,i1,5.0",
+    "u1,i1,5.0,10,9",
+    ",i1,5.0,10",
+    "u1,,5.0,10",
+    "u1,i1,good,10",
+    "u1,i1,nan,10",
+    "u1,i1,5.0,10.5",
+    "u1,i1,5.0,1e9",
+    f"u1,i1,5.0,{2**63}",
+    b"u\xff1,i1,5.0,10",
+    b"u1,i\xc3,5.0,10",
+    "just text",
+]
+
+
+@pytest.fixture(params=[40, raw.BLOCK_BYTES], ids=["tiny blocks", "one block"], autouse=True)
+def blocks(request, monkeypatch):
+    """Everything holds wherever a block ends."""
+    monkeypatch.setattr(raw, "BLOCK_BYTES", request.param)
+
+
+@pytest.mark.parametrize("name", ["r.csv", "r.csv.gz"])
+def test_ratings(raw_files, tmp_path, name):
+    lines = [f"{u},{i},{r},{t}" for u, i, r, t in GOOD]
+    mixed = [lines[0], "", *BAD_RATINGS, lines[1] + "\r", *lines[2:], *lines * 4, "   "]
+    reading = Reading()
+    path = raw_files.write(tmp_path / name, mixed)
+    rows = [(u, i, t) for u, i, _, t in GOOD]
+    assert raw.ratings(path, reading).rows() == rows * 5
+    assert reading.lines == {name: len(mixed)}
+    bad = {"lines": len(BAD_RATINGS), "first": "line 3: 'u1,i1,5.0'"}
+    assert reading.malformed == {name: bad}
+    high = [row for row, good in zip(rows, GOOD, strict=True) if good[2] >= 3.5]
+    assert raw.ratings(path, Reading(), least=3.5).rows() == high * 5
+
+
+def test_the_last_line_may_have_no_end(tmp_path):
+    (tmp_path / "r.csv").write_bytes(b"u1,i1,5.0,1\nu2,i2,4.0,2")
+    assert raw.ratings(tmp_path / "r.csv", Reading())["user"].to_list() == ["u1", "u2"]
+
+
+def test_progress_reaches_the_size_of_the_packed_file(raw_files, tmp_path):
+    path = raw_files.write(tmp_path / "r.csv.gz", [f"u{k},i,5.0,{k}" for k in range(300)])
+    seen = []
+    raw.ratings(path, Reading(lambda p, n: seen.append((p, n))))
+    assert {p for p, _ in seen} == {path} and seen[-1][1] == path.stat().st_size
+    assert [n for _, n in seen] == sorted(n for _, n in seen)
+
+
+def review(user="u", item="i", rating=5.0, time=15, **more):
+    return json.dumps(
+        {"reviewerID": user, "asin": item, "overall": rating} | more | {"unixReviewTime": time}
+    )
+
+
+BAD_REVIEWS = [
+    '{"reviewerID": "u", "asin": "i", "overall": 5.0}',
+    '{"reviewerID": "u", "asin": null, "overall": 5.0, "unixReviewTime": 15}',
+    '{"reviewerID": "", "asin": "i", "overall": 5.0, "unixReviewTime": 15}',
+    '{"reviewerID": "u", "asin": "i", "overall": "five", "unixReviewTime": 15}',
+    '{"reviewerID": "u", "asin": "i", "overall": 5.0, "unixReviewTime": "soon"}',
+    '{"reviewerID": "u", "asin": "i", "overall": 5.0, "unixReviewTime": 1%s}' % ("0" * 30),
+    '{"reviewerID": "u", "asin"',
+    "[1, 2]",
+    "no JSON",
+    b'{"reviewerID": "u\xff", "asin": "i", "overall": 5.0, "unixReviewTime": 15}',
+]
+
+
+def test_reviews(raw_files, tmp_path):
+    good = [review(HUGE), review(time=10), review(time=20), review("v", reviewText='"asin": "x"')]
+    good += [review("w", rating=0), review("x", time=11), review("x", time=11)]
+    other_bytes = review("y").replace('"overall"', '"reviewText": "?", "overall"').encode()
+    good += [other_bytes.replace(b"?", b"\xff\xfe")]
+    path = raw_files.write(tmp_path / "c.json.gz", [*good, "", *BAD_REVIEWS, *good])
+    reading = Reading()
+    found = raw.reviews(path, reading, after=10, before=20).rows()
+    expected = [(HUGE, "i", 15), ("v", "i", 15), ("x", "i", 11), ("x", "i", 11), ("y", "i", 15)]
+    assert found == expected * 2
+    assert reading.malformed["c.json.gz"]["lines"] == len(BAD_REVIEWS)
+    assert reading.malformed["c.json.gz"]["first"].startswith('line 10: \'{"reviewerID": "u"')
+
+
+def test_metadata(raw_files, tmp_path):
+    items = [
+        {"asin": "a", "title": "T", "price": 3.5, "brand": "", "category": ["x", "y"], "rank": [1]},
+        {"asin": "b", "description": "one", "also_buy": ["a"]},
+        {"asin": "c", "title": "not wanted"},
+        {"title": "the key comes later", "similar": '"asin": "a"', "asin": "c"},
+        {"asin": "a", "title": "the later one counts", "date": "May 2018", "price": None},
+    ]
+    extra = ["{}", '{"asin": "a", broken', '{"asin": "c", broken', "text", b'{"title": "\xff"}']
+    path = raw_files.metadata_2018(tmp_path, "X", items, extra)
+    reading = Reading()
+    assert raw.metadata(path, reading, {"a", "b", "absent"}) == {
+        "a": {"title": "the later one counts", "date": "May 2018"},
+        "b": {"description": ["one"]},
+    }
+    # The broken line of an item that nobody wants is not looked into.
+    assert reading.malformed[path.name]["lines"] == 4
+
+
+def test_douban(raw_files, tmp_path):
+    row = [(7, 9, "tag", "2016-05-01"), (8, 9, "x", "2016-05-01 10:00:00")]
+    extra = ["1\t2\t3", "a\t2\t5\tc\t2016-05-01\tx\t0\t0\t1", "1\t2\t5\tc\tnever\tx\t0\t0\t1"]
+    raw_files.douban(tmp_path, row, row * 2, row, extra)
+    expected = [(7, 9, 20160501, "tag"), (8, 9, 20160501100000, "x")]
+    for kind, times in (("book", 1), ("movie", 2), ("music", 1)):
+        reading = Reading()
+        path = tmp_path / f"{kind}reviews_cleaned.txt"
+        assert raw.douban(path, reading, kind).rows() == expected * times
+        n_bad = reading.malformed.get(path.name, {"lines": 0})["lines"]
+        assert n_bad == (3 if kind == "movie" else 0)
+
+
+BROKEN = {
+    "empty": (b"", "line 1: expected user,item,rating,time, found an empty file"),
+    "of another format": (b"<html>\n<body>\n", "line 1: '<html>': expected user,item,rating,time"),
+    "mostly broken": (b"u,i,5.0,1\nx\ny\n", "line 2: 'x': expected .*; 2 of 3 lines are not"),
+    "binary": (bytes(range(256)), "expected user,item,rating,time"),
+}
+
+
+@pytest.mark.parametrize("case", BROKEN)
+def test_a_file_that_is_broken_as_a_whole(tmp_path, case):
+    content, expected = BROKEN[case]
+    path = tmp_path / "r.csv"
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=expected) as caught:
+        raw.ratings(path, Reading())
+    assert str(caught.value).startswith(f"{path}: ") and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("damage", ["cut", "not gzip", "missing"])
+def test_a_packed_file_that_cannot_be_read(tmp_path, damage):
+    path = tmp_path / "r.csv.gz"
+    packed = gzip.compress(b"".join(b"u%d,i,5.0,%d\n" % (k, k * 7919) for k in range(500)))
+    if damage != "missing":
+        path.write_bytes(packed[: len(packed) // 2] if damage == "cut" else b"u,i,5.0,1\n")
+    expected = "a readable file" if damage == "missing" else "a whole gzip file"
+    with pytest.raises(UserError, match=f"r.csv.gz: expected {expected}, found: "):
+        raw.ratings(path, Reading())
