@@ -5,14 +5,16 @@ from __future__ import annotations
 import os
 import pathlib
 
-from oa_jax.data import published
+from oa_jax.data import llmcdsr, published
 from oa_jax.data.log import InteractionLog
+from oa_jax.data.splits import Split
 from oa_jax.errors import UserError
 
 DIRECTORY_VARIABLE = "OA_DATA_DIR"
 # Source name -> the name that ABXI's files carry.
 ABXI_NAMES = {"beauty_elec": "abe", "food_kitchen": "afk"}
 SYNTHETIC = "synthetic"
+LLMCDSR = "llmcdsr_food_kitchen"
 
 
 def load(name: str, directory=None, world=None) -> InteractionLog:
@@ -31,10 +33,30 @@ def load(name: str, directory=None, world=None) -> InteractionLog:
 
         return synthetic.generate(synthetic.World() if world is None else world)
     if name not in ABXI_NAMES:
-        choices = ", ".join([*ABXI_NAMES, SYNTHETIC])
+        choices = ", ".join([*ABXI_NAMES, LLMCDSR, SYNTHETIC])
         raise UserError(f"data source: found {name!r}, expected one of {choices}")
     published_name = ABXI_NAMES[name]
     return published.read_abxi(_abxi_directory(name, published_name, directory), published_name)
+
+
+def load_published_split(directory=None, users: str = "all") -> tuple[InteractionLog, Split]:
+    """Log and split of 'llmcdsr_food_kitchen', whose files say who trains and who is evaluated."""
+    return llmcdsr.read(llmcdsr_directory(directory), users)
+
+
+def llmcdsr_directory(directory=None) -> pathlib.Path:
+    """The folder `<directory>/llmcdsr_food_kitchen`, or the directory itself."""
+    directory = directory or os.environ.get(DIRECTORY_VARIABLE)
+    root = pathlib.Path(directory).expanduser() if directory else None
+    places = [root / LLMCDSR, root] if root else []
+    for place in places:
+        if any((place / f"train_overlap.txt{end}").exists() for end in ("", ".gz")):
+            return place
+    looked = ", ".join(map(str, places)) or "nowhere, as no directory was given"
+    raise UserError(
+        f"data source {LLMCDSR}: found no train_overlap.txt or train_overlap.txt.gz; looked in: "
+        f"{looked}; give the directory with --config.data.dir= or {DIRECTORY_VARIABLE}"
+    )
 
 
 def _abxi_directory(name, published_name, directory):

@@ -26,15 +26,20 @@ class Split:
     test: np.ndarray
 
 
-def leave_one_out(log: InteractionLog) -> Split:
+def leave_one_out(log: InteractionLog, skip_short: bool = False) -> Split:
     """The last event of a user is its test target, the one before it its validation target.
 
     The training part is the rest: K - 2 of K events. Users' calendars are not compared, so a
     training event of one user may lie after the test target of another; `global_time` forbids it.
 
-    Raises UserError naming the first user with fewer than 3 events.
+    skip_short: users with fewer than 3 events have no training part and no target. Without it
+    UserError is raised naming the first of them.
     """
     length = np.diff(log.offsets)
+    if skip_short:
+        there = length >= 3
+        places = ((length - 2, 0), (length - 2, -1), (length - 1, -1))
+        return Split(*(np.where(there, at, none).astype(np.int32) for at, none in places))
     if (length < 3).any():
         user = int(np.argmax(length < 3))
         raise UserError(
@@ -104,12 +109,12 @@ def global_time(
     return Split(n_train, val.astype(np.int32), test.astype(np.int32))
 
 
-def make_split(log: InteractionLog, kind: str) -> Split:
-    """Split a log by the name of the rule, 'leave_one_out' or 'global_time'.
+def make_split(log: InteractionLog, kind: str, skip_short: bool = False) -> Split:
+    """Split a log by the name of the rule, 'leave_one_out' (with `skip_short`) or 'global_time'.
 
     Raises UserError for another name, and what the rule raises.
     """
     rules = {"leave_one_out": leave_one_out, "global_time": global_time}
     if kind not in rules:
         raise UserError(f"split: found {kind!r}, expected one of {', '.join(rules)}")
-    return rules[kind](log)
+    return rules[kind](log, skip_short) if kind == "leave_one_out" else rules[kind](log)
