@@ -49,6 +49,29 @@ QUIRKS = {
 }
 PROTOCOLS = ("official", "corrected")
 
+# Defaults of the group `train`: official ABXI.
+TRAIN = {
+    "batch_size": 256,
+    "max_epochs": 500,
+    "learning_rate": 1e-4,
+    "weight_decay": 2.0,
+    "warmup_epochs": 10,
+    "plateau_patience": 30,
+    "plateau_factor": 0.3162,
+    "stop_patience": 61,
+    "selection": "mrr_sum",
+    "strict": False,
+    "n_negatives": 128,
+    "negatives": "per_position",
+    "block_positions": 256,
+    "probe_users": 1024,
+    "checkpoint_every": 5,
+    "keep_checkpoints": 2,
+    "compaction": True,
+    "tensorboard": False,
+    "matmul_precision": "default",
+}
+
 
 def base(backbone: str) -> ml_collections.ConfigDict:
     """Defaults of everything that is not the backbone's own."""
@@ -70,27 +93,7 @@ def base(backbone: str) -> ml_collections.ConfigDict:
                 "world": {f.name: f.default for f in dataclasses.fields(World)},
             },
             "gca": dataclasses.asdict(GCAConfig()) | {"ortho_weight": 0.0},
-            "train": {
-                "batch_size": 256,
-                "max_epochs": 500,
-                "learning_rate": 1e-4,
-                "weight_decay": 2.0,
-                "warmup_epochs": 10,
-                "plateau_patience": 30,
-                "plateau_factor": 0.3162,
-                "stop_patience": 61,
-                "selection": "mrr_sum",
-                "strict": False,
-                "n_negatives": 128,
-                "negatives": "per_position",
-                "block_positions": 256,
-                "probe_users": 1024,
-                "checkpoint_every": 5,
-                "keep_checkpoints": 2,
-                "compaction": True,
-                "tensorboard": False,
-                "matmul_precision": "default",
-            },
+            "train": dict(TRAIN),
             "evaluate": {"n_negatives": 999, "block_users": 512, "block_items": 4096},
         }
     )

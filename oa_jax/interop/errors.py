@@ -1,8 +1,10 @@
-"""Relative errors of our values against those of an official code."""
+"""What the verifications share: relative errors, and the check of raw histories."""
 
 from __future__ import annotations
 
 import numpy as np
+
+from oa_jax.errors import UserError
 
 
 def relative(ours, expected) -> float:
@@ -29,3 +31,11 @@ def step_error(ours, expected, gradient, is_in_projection_bias: bool) -> float:
 def largest(errors: dict[str, float]) -> tuple[int, float]:
     """(number of arrays, largest error)."""
     return len(errors), max(errors.values())
+
+
+def check_offsets(path: str, fixture, n_events: int) -> None:
+    """Raise UserError unless `raw/offsets` parts n_events events among users."""
+    offsets = fixture.get("raw/offsets", np.zeros(0))
+    good = offsets.ndim == 1 and offsets.size and offsets.dtype.kind in "iu"
+    if not good or offsets[0] != 0 or offsets[-1] != n_events or (np.diff(offsets) < 1).any():
+        raise UserError(f"{path}: raw/offsets: expected ascending whole numbers 0..{n_events}")

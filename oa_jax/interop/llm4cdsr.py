@@ -42,7 +42,10 @@ def _block(root, i, ours):
         f"{attention}.out_proj.weight": ((ours, "attention", "out", "kernel"), 2),
         f"{attention}.out_proj.bias": ((ours, "attention", "out", "bias"), 0),
     }
-    for norm, name in (("attention_layernorms", "norm_attention"), ("forward_layernorms", "norm_ffn")):
+    for norm, name in (
+        ("attention_layernorms", "norm_attention"),
+        ("forward_layernorms", "norm_ffn"),
+    ):
         for part, leaf in (("weight", "scale"), ("bias", "bias")):
             names[f"{root}.{norm}.{i}.{part}"] = ((ours, name, "norm", leaf), 0)
     for conv, name in (("conv1", "ffn_in"), ("conv2", "ffn_out")):

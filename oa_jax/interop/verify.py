@@ -1,9 +1,10 @@
 """`python -m oa_jax.interop.verify FIXTURE.npz …`: our model against values of the official code.
 
-A fixture of ABXI or of LLM4CDSR, known by its `meta`, holds official weights (`param/*`), training inputs and outputs (`train/*`), gradients
-(`grad/*`), parameters after one optimizer step (`step1/*`), evaluation inputs and outputs (`val/*`,
-`test/*`) and, in `meta`, the configuration as JSON. Sizes may be any. Errors are relative to the
-largest absolute value of the expected array.
+A fixture of ABXI or LLM4CDSR, known by its `meta`, holds official weights (`param/*`), training
+inputs and outputs (`train/*`), gradients (`grad/*`), parameters after one optimizer step
+(`step1/*`), evaluation inputs and outputs (`val/*` or `valid/*`, `test/*`) and, in `meta`, the
+configuration as JSON. Sizes may be any. Errors are relative to the largest absolute value of the
+expected array.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from oa_jax.errors import UserError
 from oa_jax.evaluate import ranking
 from oa_jax.interop import abxi as interop
 from oa_jax.interop import verify_llm4cdsr
-from oa_jax.interop.errors import largest, relative, step_error
+from oa_jax.interop.errors import check_offsets, largest, relative, step_error
 from oa_jax.models.abxi import Backbone
 from oa_jax.tasks import abxi_arrays
 
@@ -151,7 +152,7 @@ def check_arrays(path: str, fixture, backbone) -> None:
             raise UserError(f"{path}: {name}: found shape {fixture[name].shape}, expected {shape}")
     _check_numbers(path, {name: fixture[name] for name in expected})
     if "raw/flat" in fixture:
-        _check_raw(path, fixture)
+        check_offsets(path, fixture, fixture["raw/flat"].size)
         expected["raw/flat"] = None
     _check_items(path, {name: fixture[name] for name in expected}, sum(config.n_items))
 
@@ -171,13 +172,6 @@ def _check_items(path, arrays, n_items):
         bad = values[(values < 0) | (values > n_items)]
         if bad.size:
             raise UserError(f"{path}: {name}: found item {bad[0]}, expected an id in 0..{n_items}")
-
-
-def _check_raw(path, fixture):
-    n_events, offsets = fixture["raw/flat"].size, fixture.get("raw/offsets", np.zeros(0))
-    good = offsets.ndim == 1 and offsets.size and offsets.dtype.kind in "iu"
-    if not good or offsets[0] != 0 or offsets[-1] != n_events or (np.diff(offsets) < 1).any():
-        raise UserError(f"{path}: raw/offsets: expected ascending whole numbers 0..{n_events}")
 
 
 def training_batch(fixture, n_items) -> dict[str, jax.Array]:

@@ -10,18 +10,21 @@ import numpy as np
 import optax
 
 from oa_jax.data.log import make_log
-from oa_jax.data.splits import Split
+from oa_jax.data.splits import leave_one_out
 from oa_jax.errors import UserError
 from oa_jax.evaluate import ranking
 from oa_jax.interop import llm4cdsr as interop
-from oa_jax.interop.errors import largest, relative, step_error
+from oa_jax.interop.errors import check_offsets, largest, relative, step_error
 from oa_jax.models.llm4cdsr import DOMAINS, Backbone
 from oa_jax.tasks import llm4cdsr_arrays
 
+IN_BIAS = "in_proj_bias"
 MARK = "item_num_A"  # the field of `meta` by which such a fixture is known
 WHOLE = ("num_heads", "item_num_A", "item_num_B")
 REAL = ("alpha", "beta", "tau", "tau_reg", "lr")
 STREAM_PARTS = ("seq", *(f"{part}{d}" for d in DOMAINS for part in ("seq", "pos")))
+STREAMS = ("seq", "seqA", "seqB")
+TRAINING = (*STREAM_PARTS, "pos", "domain_mask")
 SPLITS = {"valid": "val", "test": "test"}
 
 
@@ -76,9 +79,32 @@ def check_arrays(path: str, fixture, backbone) -> None:
         expected[f"{split}/target_domain"] = (None,)
     for name, shape in expected.items():
         _check_array(path, fixture, name, shape)
-    ids = fixture["train/user_id"]
-    if ids.size and not 0 <= ids.min() <= ids.max() < users:
-        raise UserError(f"{path}: train/user_id: expected rows 0..{users - 1} of the user table")
+    _check_ids(path, fixture, "train/user_id", users - 1)
+    for name in expected:
+        most = _largest_id(name, cfg.n_items)
+        if most is not None:
+            _check_ids(path, fixture, name, most)
+    if "raw/items" in fixture:
+        check_offsets(path, fixture, fixture["raw/items"].size)
+
+
+def _largest_id(name, n_items):
+    """The largest id that may stand in an array of items, None for other arrays."""
+    group, _, part = name.partition("/")
+    if group not in ("train", *SPLITS) or not part.startswith(
+        ("seq", "pos", "neg", "item_", "reg")
+    ):
+        return None
+    local = part[-1] in DOMAINS and not part.startswith("reg")
+    return n_items[DOMAINS.index(part[-1])] if local else sum(n_items)
+
+
+def _check_ids(path, fixture, name, most):
+    values = fixture[name]
+    bad = values[(values < 0) | (values > most)]
+    if values.dtype.kind == "f" or bad.size:
+        found = bad[0] if bad.size else values.dtype
+        raise UserError(f"{path}: {name}: found {found}, expected whole numbers in 0..{most}")
 
 
 def _check_array(path, fixture, name, shape):
@@ -123,16 +149,13 @@ def _preprocessing(fixture, config):
     user = np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))
     items = fixture["raw/items"] + config.n_items[0] * (fixture["raw/domains"] == 1)
     log = make_log(user, items, np.arange(len(items)), config.n_items, "raw")
-    count = np.diff(offsets).astype(np.int32)
-    there = count >= 3
-    split = Split(*(np.where(there, count - back, none) for back, none in ((2, 0), (2, -1), (1, -1))))
+    split = leave_one_out(log, skip_short=True)
     built = {"ds_train": llm4cdsr_arrays.training_arrays(log, split, config.length)}
     for theirs, ours in SPLITS.items():
         built[theirs] = llm4cdsr_arrays.evaluation_arrays(log, split, ours, config.length)
     differing = []
     for which, arrays in built.items():
-        names = (*STREAM_PARTS, "pos", "domain_mask") if which == "ds_train" else ("seq", "seqA", "seqB")
-        for name in names:
+        for name in TRAINING if which == "ds_train" else STREAMS:
             ours = arrays[name if name[-1] not in DOMAINS else f"{name[:-1]}_{name[-1]}"]
             expected = fixture[f"{which}/{name}"]
             same_shape = ours.shape == expected.shape
@@ -165,7 +188,7 @@ def _training(fixture, meta, backbone, params):
     stepped = interop.to_official(optax.apply_updates(params, updates))
     errors["parameters after a step"] = largest(
         {
-            k: step_error(v, fixture[f"step1/{k}"], fixture[f"grad/{k}"], k.endswith("in_proj_bias"))
+            k: step_error(v, fixture[f"step1/{k}"], fixture[f"grad/{k}"], k.endswith(IN_BIAS))
             for k, v in stepped.items()
         }
     )

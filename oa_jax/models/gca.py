@@ -72,11 +72,11 @@ UPDATES = {
 
 
 class GatedCrossAttention(nn.Module):
-    """One GCA module: one domain at one place. `init`: as the backbone's own attention."""
+    """One GCA module: one domain at one place. `initial`: as the backbone's own attention."""
 
     config: GCAConfig
     heads: int
-    init: Init = ABXI_INIT
+    initial: Init = ABXI_INIT
 
     @nn.compact
     def __call__(self, query: Stream, source: Stream, q_time_BxT, s_time_BxS):
@@ -86,7 +86,7 @@ class GatedCrossAttention(nn.Module):
         """
         cfg, x = self.config, query.h_PxD
         allowed = self._allowed(query, source, q_time_BxT, s_time_BxS)
-        attention = MultiHeadAttention(self.heads, self.init, name="attention")
+        attention = MultiHeadAttention(self.heads, self.initial, name="attention")
         raw = attention(query, source, allowed) * query.real_P[:, None]
         update = UPDATES[cfg.update](raw, x)
         same_time = s_time_BxS[:, None, :] == q_time_BxT[:, :, None]
@@ -113,7 +113,7 @@ class GatedCrossAttention(nn.Module):
 
     def _gate(self, x, other):
         cfg, width = self.config, x.shape[-1]
-        dense = functools.partial(nn.Dense, kernel_init=self.init.weight)
+        dense = functools.partial(nn.Dense, kernel_init=self.initial.weight)
         hidden_width = cfg.gate_hidden * width
         hidden = dense(hidden_width, name="gate_in")(jnp.concatenate([x, other], -1))
         hidden = INNER_ACTIVATIONS[cfg.gate_inner](hidden)

@@ -21,6 +21,12 @@ LAYER_NORM_EPSILON = 1e-5
 XAVIER_NORMAL = nn.initializers.variance_scaling(1.0, "fan_avg", "normal")
 
 
+def linear_bias(fan_in):
+    """A bias as PyTorch draws it: uniform within ±1/√fan_in."""
+    draw, bound = jax.random.uniform, fan_in**-0.5
+    return lambda key, shape, dtype=jnp.float32: draw(key, shape, dtype, -bound, bound)
+
+
 class Init(NamedTuple):
     """Initialisers of a backbone: of stacked in-projections and of all other weight matrices."""
 
@@ -48,17 +54,31 @@ class Packing:
     def pack(self, grid_BxL):
         """(B, L, …) -> (P, …); unused slots are 0."""
         flat = grid_BxL.reshape(-1, *grid_BxL.shape[2:])
-        return flat if self.at_P is None else flat.at[self.at_P].get(mode="fill", fill_value=0)
+        return flat if self.at_P is None else _take(flat, self.at_P, self._slot_of())
 
     def unpack(self, packed_P):
         """(P, …) -> (B, L, …); empty places are 0."""
-        rows, length = self.shape
-        if self.at_P is None:
-            return packed_P.reshape(rows, length, *packed_P.shape[1:])
-        slots = jnp.arange(len(self.at_P))
-        slot_of = jnp.full(rows * length, len(self.at_P)).at[self.at_P].set(slots, mode="drop")
-        grid = packed_P.at[slot_of].get(mode="fill", fill_value=0)
-        return grid.reshape(rows, length, *packed_P.shape[1:])
+        grid = packed_P if self.at_P is None else _take(packed_P, self._slot_of(), self.at_P)
+        return grid.reshape(*self.shape, *packed_P.shape[1:])
+
+    def _slot_of(self):
+        """(B * L,): the slot of each place, P where there is none."""
+        size = len(self.at_P)
+        slots = jnp.full(self.shape[0] * self.shape[1], size)
+        return slots.at[self.at_P].set(jnp.arange(size), mode="drop")
+
+
+@jax.custom_vjp
+def _take(rows, index, back):
+    """rows[index], 0 where the index is out of range. `back` undoes it: as no row is taken twice,
+    the gradient is taken the same way, where a general one would be scattered row by row."""
+    return rows.at[index].get(mode="fill", fill_value=0)
+
+
+_take.defvjp(
+    lambda rows, index, back: (_take(rows, index, back), (index, back)),
+    lambda saved, cotangent: (_take(cotangent, *saved[::-1]), None, None),
+)
 
 
 @flax.struct.dataclass
@@ -153,7 +173,7 @@ class MultiHeadAttention(nn.Module):
     """
 
     heads: int
-    init: Init = ABXI_INIT
+    initial: Init = ABXI_INIT
 
     @nn.compact
     def __call__(self, query: Stream, source: Stream, allowed_BxTxS, rate=None):
@@ -162,7 +182,7 @@ class MultiHeadAttention(nn.Module):
         rate: dropout on the attention weights.
         """
         width = query.h_PxD.shape[-1]
-        w_in = self.param("w_in", self.init.in_projection, (width, 3 * width))
+        w_in = self.param("w_in", self.initial.in_projection, (width, 3 * width))
         b_in = self.param("b_in", nn.initializers.zeros, (3 * width,))
 
         def project(stream, part):
@@ -176,6 +196,6 @@ class MultiHeadAttention(nn.Module):
         weights_BxHxTxS = Dropout()(nn.softmax(logits_BxHxTxS, axis=-1), rate)
         mixed_BxHxTxE = weights_BxHxTxS @ v_BxHxSxE
         mixed_BxTxD = mixed_BxHxTxE.swapaxes(1, 2).reshape(*allowed_BxTxS.shape[:2], width)
-        dense = nn.Dense(width, kernel_init=self.init.weight, name="out")
+        dense = nn.Dense(width, kernel_init=self.initial.weight, name="out")
         out = dense(query.packing.pack(mixed_BxTxD))
         return out * query.packing.pack(allowed_BxTxS.any(-1))[:, None]

@@ -27,6 +27,7 @@ from oa_jax.models.layers import (
     MultiHeadAttention,
     Packing,
     Stream,
+    linear_bias,
 )
 
 PLACES = (0, 1, 2)  # after embedding, after block 1, after block 2
@@ -35,12 +36,6 @@ STREAMS = ("x", *DOMAINS)
 N_BLOCKS = 2
 INIT = Init(XAVIER_NORMAL, XAVIER_NORMAL)
 EPSILON = 1e-8
-
-
-def linear_bias(fan_in):
-    """A bias as PyTorch draws it: uniform within ±1/√fan_in."""
-    bound = fan_in**-0.5
-    return lambda key, shape, dtype=jnp.float32: jax.random.uniform(key, shape, dtype, -bound, bound)
 
 
 @flax.struct.dataclass
@@ -110,7 +105,7 @@ class Adapter(nn.Module):
 
 
 class Block(nn.Module):
-    """One SASRec block of the official code: keys and values from X itself, residuals from LN(X)."""
+    """One SASRec block of the official code: keys and values from X, residuals from LN(X)."""
 
     heads: int
 
@@ -292,11 +287,8 @@ class Backbone:
             trained = {k: v.at[0].set(0.0) for k, v in trained.items()}
         return jax.tree.map(jnp.asarray, self.tables.replace(**trained))
 
-    def _apply(self, params, *args, method=None, rngs=None, **options):
-        variables = {"params": params["net"]}
-        return self.net.apply(
-            variables, self._tables(params), *args, method=method, rngs=rngs, **options
-        )
+    def _apply(self, params, *args, **options):
+        return self.net.apply({"params": params["net"]}, self._tables(params), *args, **options)
 
     def loss(self, params, batch, key, hparams):
         """Training loss of one batch -> (scalar, aux of scalars); specs §6, and λ mean cos²(X, X').
