@@ -108,6 +108,7 @@ def runlocal(config, pair):
     config.model.update({"d_embed": 8, "length": 20})
     config.data.global_width = 16
     config.train.update({"max_epochs": 2, "stop_patience": 1, "probe_users": 128})
+    config.train.quick_compile = True
     if pair != "synthetic":
         config.data.users = "overlap"
         config.train.update({"max_epochs": 1, "batch_size": 256})

@@ -70,6 +70,7 @@ TRAIN = {
     "compaction": True,
     "tensorboard": False,
     "matmul_precision": "default",
+    "quick_compile": False,
 }
 
 
@@ -178,7 +179,7 @@ RULES = (
     _whole("gca.heads", 0),
     _real("gca.ortho_weight", 0),
     *map(_flag, ("gca.layer_norm", "gca.key_mask", "gca.causal")),
-    *map(_flag, ("train.tensorboard", "train.compaction", "train.strict")),
+    *map(_flag, ("train.tensorboard", "train.compaction", "train.strict", "train.quick_compile")),
     _one_of("train.selection", ("mrr_sum", "ndcg@10")),
     _whole("train.batch_size", 1),
     _whole("train.max_epochs", 1),

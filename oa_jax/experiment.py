@@ -179,6 +179,8 @@ def build(config: dict) -> Experiment:
     """Load the data of a resolved configuration."""
     data = config["data"]
     jax.config.update("jax_default_matmul_precision", _precision(config))
+    # For runs that would mostly compile: programs that are ready sooner and run slower.
+    jax.config.update("jax_disable_most_optimizations", config["train"]["quick_compile"])
     if data["name"] == sources.LLMCDSR:
         return Experiment(config, *sources.load_published_split(data["dir"], data["users"]))
     world = World(**data["world"]) if data["name"] == sources.SYNTHETIC else None

@@ -100,7 +100,7 @@ def test_missing_files(folder, tmp_path, monkeypatch):
 
 def test_the_published_files(shared_file):
     log, split = llmcdsr.read(shared_file("data", "llmcdsr_food_kitchen"))
-    assert (log.n_items, log.n_users, len(log.user)) == ((8661, 27637), 53061, 436138)
+    assert (log.n_items, log.n_users, len(log.user)) == ((8661, 27637), 53061, 436127)
     assert ((split.n_train > 0).sum(), (split.val >= 0).sum(), (split.test >= 0).sum()) == (
         51164, 960, 937,
     )  # fmt: skip

@@ -14,6 +14,7 @@ from oa_jax.interop import verify, verify_llm4cdsr
 from oa_jax.interop.errors import relative
 from oa_jax.models.llm4cdsr import Backbone, LLM4CDSRQuirks
 
+pytestmark = pytest.mark.usefixtures("quick_compile")
 GOLDEN = pathlib.Path(__file__).resolve().parents[1] / "golden" / "llm4cdsr_small.npz"
 EXPECTED = {
     "sequences (differing elements)": 13,

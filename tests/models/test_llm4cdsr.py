@@ -30,6 +30,7 @@ from tests.models._llm4cdsr_batches import (
 ITEMS, N_ITEMS = histories(PATTERNS)
 BATCH = training_batch(ITEMS, N_ITEMS)
 ROWS = evaluation_batch(ITEMS, N_ITEMS)
+pytestmark = pytest.mark.usefixtures("quick_compile")
 EARLY = {"positions": (0,)}
 
 

@@ -4,8 +4,6 @@ Every row of the batch is looked at one step of its own and has items of its own
 pass shows what all steps depend on.
 """
 
-import itertools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -28,6 +26,7 @@ from tests.models._llm4cdsr_batches import (
     training_batch,
 )
 
+pytestmark = pytest.mark.usefixtures("quick_compile")
 # Every pattern once for each token of its domain streams that has a target.
 CASES = [
     (pattern, domain, step)
@@ -38,8 +37,8 @@ CASES = [
 ITEMS, N_ITEMS = histories([pattern for pattern, *_ in CASES])
 BATCH = grid_of(training_batch(ITEMS, N_ITEMS))
 ROWS = np.arange(len(CASES))
-KVS = ("merged", "other")
-CONFIGS = [{}] + [{"positions": s, "kv": kv} for s, kv in itertools.product(SUBSETS[1:], KVS)]
+CONFIGS = [{}] + [{"positions": s, "kv": "merged"} for s in SUBSETS[1:]]
+CONFIGS.append({"positions": (0, 1, 2), "kv": "other"})
 
 
 def at_steps():
@@ -100,7 +99,7 @@ def test_no_gradient_from_later_inputs(gca):
 def test_the_official_streams_see_what_they_must_predict(gca):
     """The twin. GCA's own masks stay on: it is the backbone that looks ahead."""
     own, x = input_gradients(gca, OFFICIAL)
-    assert (x[~PAST_X] > 1e-6).sum() > 20 and (own[~PAST_OWN] > 1e-6).sum() > 20
+    assert (x[~PAST_X] > 1e-6).sum() > 10 and (own[~PAST_OWN] > 1e-6).sum() > 10
 
 
 @pytest.mark.parametrize("place", [0, 1, 2])

@@ -27,6 +27,7 @@ SMALL = {
     "train.probe_users": 16,
     "train.learning_rate": 0.01,
     "train.checkpoint_every": 1,
+    "train.quick_compile": True,
     "evaluate.n_negatives": 10,
     "evaluate.block_users": 32,
     "evaluate.block_items": 32,
