@@ -25,14 +25,13 @@ SHORT_HISTORY, TAIL_ITEM = 12, 13  # official ts_user, ts_item: below is short, 
 class Bundle:
     """places: of GCA.  hparams: {name: (group, field)}, values that need no recompilation, beside
     those of every backbone.  task: (config, log, split).  tables: (config, log, split) -> frozen
-    inputs or None.  backbone: (config, log, tables).  skip_short: users with fewer than 3 events
-    are left out, not an error.
+    inputs or None.  backbone: (config, n_items, tables).
     rankings: (config) -> {ranking: its name in metrics and files}, the key of an evaluation row's
     candidates or "full".  watched: (config) -> the ranking that training selects by.
     tie_weight: (config) -> 0 puts the target first among equal scores, 0.5 in their middle.
     candidates: (config, log, split, rows) -> {ranking: candidates of the rows}.
-    groups: (log, split, rows) -> {name: mask (R,)} of users whose metrics are reported beside those
-    of the two domains.
+    groups: (log, split, rows) -> {name: mask (R,)} of users reported beside the two domains.
+    skip_short: users with fewer than 3 events are left out, not an error.
     """
 
     places: tuple[int, ...]
@@ -58,9 +57,9 @@ def _fields(kind, values: dict) -> dict:
     return {f.name: values[f.name] for f in dataclasses.fields(kind) if f.name in values}
 
 
-def abxi_backbone(config, log, tables) -> abxi.Backbone:
+def abxi_backbone(config, n_items, tables=None) -> abxi.Backbone:
     return abxi.Backbone(
-        abxi.ABXIConfig(n_items=log.n_items, **_fields(abxi.ABXIConfig, config["model"])),
+        abxi.ABXIConfig(n_items=n_items, **_fields(abxi.ABXIConfig, config["model"])),
         gca_config(config),
         abxi.ABXIQuirks(**_fields(abxi.ABXIQuirks, config["quirks"])),
         config["train"]["block_positions"],
@@ -102,12 +101,12 @@ def _uniform(config):
     return {"candidates": f"uni{config['evaluate']['n_negatives']}", "full": "full"}
 
 
-def llm4cdsr_backbone(config, log, tables) -> llm4cdsr.Backbone:
+def llm4cdsr_backbone(config, n_items, tables) -> llm4cdsr.Backbone:
     model = config["model"]
     terms = {"regularise": model["alpha"] > 0, "align_users": model["beta"] > 0}
     return llm4cdsr.Backbone(
         llm4cdsr.LLM4CDSRConfig(
-            n_items=log.n_items, **_fields(llm4cdsr.LLM4CDSRConfig, model), **terms
+            n_items=n_items, **_fields(llm4cdsr.LLM4CDSRConfig, model), **terms
         ),
         frozen_tables(tables),
         gca_config(config),

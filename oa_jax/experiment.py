@@ -75,7 +75,7 @@ class Experiment:
 
     @functools.cached_property
     def backbone(self):
-        return self.bundle.backbone(self.config, self.log, self.text_tables)
+        return self.bundle.backbone(self.config, self.log.n_items, self.text_tables)
 
     @functools.cached_property
     def text_tables(self):
