@@ -27,9 +27,51 @@ QUIRKS = {
         "q6_positions_from_end": (True, True),  # a choice of design, not an error
         "q10_ties_favour_target": (True, False),
         "q19_mean_over_all_users": (True, False),
-    }
+    },
+    # Not here: Q3, Q14, Q15 are the design (Q3: model.freeze); Q9 changes nothing; Q11, Q18, Q19
+    # lie in the official data scripts; Q20, arbitrary places among ties, is their middle in both
+    # protocols; Q21, candidates drawn anew at every validation, is never done.
+    "llm4cdsr": {
+        "q1_no_causal_mask": (True, False),
+        "q2_score_two_items_as_one": (True, False),
+        "q4_attend_to_padding": (True, False),
+        "q5_negative_of_input_domain": (True, False),
+        "q6_two_negatives": (True, False),
+        "q7_last_item_never_drawn": (True, False),
+        "q8_empty_mean_is_nan": (True, False),
+        "q10_profile_by_row": (True, False),
+        "q12_profile_sees_validation": (True, False),
+        "q13_scale_by_table_width": (True, True),  # choices of design, not errors
+        "q16_second_pass": (True, True),
+        "q17_users_without_input": (True, False),
+        "drop_last_of_other": (True, False),  # not numbered: specs §3, evaluation rows
+    },
 }
 PROTOCOLS = ("official", "corrected")
+
+# Defaults of the group `train`: official ABXI.
+TRAIN = {
+    "batch_size": 256,
+    "max_epochs": 500,
+    "learning_rate": 1e-4,
+    "weight_decay": 2.0,
+    "warmup_epochs": 10,
+    "plateau_patience": 30,
+    "plateau_factor": 0.3162,
+    "stop_patience": 61,
+    "selection": "mrr_sum",
+    "strict": False,
+    "n_negatives": 128,
+    "negatives": "per_position",
+    "block_positions": 256,
+    "probe_users": 1024,
+    "checkpoint_every": 5,
+    "keep_checkpoints": 2,
+    "compaction": True,
+    "tensorboard": False,
+    "matmul_precision": "default",
+    "quick_compile": False,
+}
 
 
 def base(backbone: str) -> ml_collections.ConfigDict:
@@ -49,28 +91,13 @@ def base(backbone: str) -> ml_collections.ConfigDict:
                 "split": "leave_one_out",
                 "resident": True,
                 "chunk_steps": 32,
+                "users": "all",
+                "tables": config_dict.placeholder(str),
+                "global_width": 1024,
                 "world": {f.name: f.default for f in dataclasses.fields(World)},
             },
             "gca": dataclasses.asdict(GCAConfig()) | {"ortho_weight": 0.0},
-            "train": {
-                "batch_size": 256,
-                "max_epochs": 500,
-                "learning_rate": 1e-4,
-                "weight_decay": 2.0,
-                "warmup_epochs": 10,
-                "plateau_patience": 30,
-                "plateau_factor": 0.3162,
-                "stop_patience": 61,
-                "n_negatives": 128,
-                "negatives": "per_position",
-                "block_positions": 256,
-                "probe_users": 1024,
-                "checkpoint_every": 5,
-                "keep_checkpoints": 2,
-                "compaction": True,
-                "tensorboard": False,
-                "matmul_precision": "default",
-            },
+            "train": dict(TRAIN),
             "evaluate": {"n_negatives": 999, "block_users": 512, "block_items": 4096},
         }
     )
@@ -144,6 +171,8 @@ RULES = (
     _whole("first_seed", 0, 2**31 - 10_001),
     _one_of("seed_axis", ("auto", "vmap", "map")),
     _one_of("data.split", ("leave_one_out", "global_time", "published")),
+    _one_of("data.users", ("all", "overlap")),
+    _whole("data.global_width", 2),
     _one_of("gca.kv", ("merged", "other")),
     _one_of("gca.gate_input", ("update", "source")),
     _one_of("gca.gate_act", tuple(GATE_ACTIVATIONS)),
@@ -153,8 +182,10 @@ RULES = (
     _whole("gca.heads", 0),
     _real("gca.ortho_weight", 0),
     *map(_flag, ("gca.layer_norm", "gca.key_mask", "gca.causal")),
-    *map(_flag, ("train.tensorboard", "train.compaction", "data.resident")),
+    *map(_flag, ("train.tensorboard", "train.compaction", "train.strict", "train.quick_compile")),
+    _flag("data.resident"),
     _whole("data.chunk_steps", 1),
+    _one_of("train.selection", ("mrr_sum", "ndcg@10")),
     _whole("train.batch_size", 1),
     _whole("train.max_epochs", 1),
     _real("train.learning_rate", 0, open_low=True),
@@ -175,13 +206,28 @@ RULES = (
     _whole("evaluate.block_items", 1),
     _whole("model.d_embed", 1),
     _whole("model.heads", 1),
-    _whole("model.d_ffn", 1),
-    _whole("model.rank_domain", 1),
-    _whole("model.rank_invariant", 1),
     _whole("model.length", 1),
     _real("model.dropout", 0, 0.999),
-    _real("model.temperature", 0, open_low=True),
 )
+# Of each backbone: the fields that are its own, and what it can do of the shared ones.
+OWN_RULES = {
+    "abxi": (
+        _whole("model.d_ffn", 1),
+        _whole("model.rank_domain", 1),
+        _whole("model.rank_invariant", 1),
+        _real("model.temperature", 0, open_low=True),
+    ),
+    "llm4cdsr": (
+        _whole("model.d_embed", 2),
+        _one_of("train.n_negatives", (1,)),
+        _one_of("train.negatives", ("per_position",)),
+        _real("model.alpha", 0),
+        _real("model.beta", 0),
+        _real("model.tau", 0, open_low=True),
+        _real("model.tau_reg", 0, open_low=True),
+        *map(_flag, ("model.global_llm", "model.local_llm", "model.freeze")),
+    ),
+}
 
 
 def resolve(config: ml_collections.ConfigDict, places: tuple[int, ...]) -> dict:
@@ -193,7 +239,7 @@ def resolve(config: ml_collections.ConfigDict, places: tuple[int, ...]) -> dict:
         plain = json.loads(json.dumps(config.to_dict()))  # tuples become lists, as when read back
     except TypeError as error:
         raise UserError(f"--config: {error}: expected numbers, text, lists, None") from None
-    for rule in RULES:
+    for rule in (*RULES, *OWN_RULES[plain["backbone"]]):
         value = _value(plain, rule.field)
         if not rule.holds(value):
             raise UserError(f"--config.{rule.field}={value}: expected {rule.expected}")
@@ -239,13 +285,15 @@ def _check_gca(plain, places):
 def first_difference(old: dict, new: dict, path="") -> str | None:
     """`field: old value, new value` of the first difference, None if there is none.
 
-    `data.dir` may differ: the data are known by their fingerprint.
+    `data.dir` and `data.tables` may differ: the data are known by their fingerprints.
     """
     if not isinstance(old, dict):
         return f"config.json holds {json.dumps(old)[:40]}, expected an object"
     for key in sorted({**old, **new}):
         field = f"{path}{key}"
-        if field == "data.dir" or (key in old and key in new and old[key] == new[key]):
+        if field in ("data.dir", "data.tables") or (
+            key in old and key in new and old[key] == new[key]
+        ):
             continue
         a, b = old.get(key), new.get(key)
         if isinstance(a, dict) and isinstance(b, dict):

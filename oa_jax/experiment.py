@@ -4,54 +4,35 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import hashlib
+import json
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 
+from oa_jax.backbones import BACKBONES, Bundle
 from oa_jax.data import sources, splits
 from oa_jax.data.log import InteractionLog
 from oa_jax.data.synthetic import World
 from oa_jax.errors import UserError
-from oa_jax.evaluate.candidates import candidates_digest, draw_candidates
-from oa_jax.models import abxi
-from oa_jax.models.gca import GCAConfig
-from oa_jax.tasks.abxi import Task
+from oa_jax.evaluate.candidates import candidates_digest
 from oa_jax.tasks.streaming import Feed, open_records
 from oa_jax.train.engine import Engine, resolve_axis
 from oa_jax.train.state import Schedule
 from oa_jax.train.step import Settings
 from oa_jax.train.streaming import StreamingEngine
 
+# Values that need no recompilation, of every backbone; each has more of its own.
 HPARAMS = {
     "learning_rate": ("train", "learning_rate"),
     "weight_decay": ("train", "weight_decay"),
     "dropout": ("model", "dropout"),
-    "temperature": ("model", "temperature"),
     "ortho_weight": ("gca", "ortho_weight"),
 }
 SPLITS = ("val", "test")
-
-
-def gca_config(config: dict) -> GCAConfig:
-    fields = {f.name: config["gca"][f.name] for f in dataclasses.fields(GCAConfig)}
-    return GCAConfig(**fields | {"positions": tuple(config["gca"]["positions"])})
-
-
-def abxi_backbone(config: dict, n_items: tuple[int, int]) -> abxi.Backbone:
-    model = {k: v for k, v in config["model"].items() if k not in ("dropout", "temperature")}
-    quirks = {f.name: config["quirks"][f.name] for f in dataclasses.fields(abxi.ABXIQuirks)}
-    return abxi.Backbone(
-        abxi.ABXIConfig(n_items=n_items, **model),
-        gca_config(config),
-        abxi.ABXIQuirks(**quirks),
-        config["train"]["block_positions"],
-    )
-
-
-BACKBONES = {"abxi": abxi_backbone}
-PLACES = {"abxi": abxi.PLACES}
+PLACES = {name: bundle.places for name, bundle in BACKBONES.items()}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,6 +41,10 @@ class Experiment:
 
     config: dict
     log: InteractionLog
+
+    @property
+    def bundle(self) -> Bundle:
+        return BACKBONES[self.config["backbone"]]
 
     @property
     def seeds(self) -> np.ndarray:
@@ -72,17 +57,39 @@ class Experiment:
 
     @property
     def tie_weight(self) -> float:
-        """0 puts the target first among equal scores (official, Q10), 0.5 in their middle."""
-        return 0.0 if self.config["quirks"]["q10_ties_favour_target"] else 0.5
+        """0 puts the target first among equal scores, 0.5 in their middle."""
+        return self.bundle.tie_weight(self.config)
 
     @property
     def protocol_names(self) -> dict[str, str]:
         """Ranking -> the name it has in metrics and files."""
-        return {"candidates": f"uni{self.config['evaluate']['n_negatives']}", "full": "full"}
+        return self.bundle.rankings(self.config)
+
+    @property
+    def watched(self) -> str:
+        """The ranking of the validation users that training selects by."""
+        return self.bundle.watched(self.config)
+
+    @functools.cached_property
+    def split(self) -> splits.Split:
+        data = self.config["data"]
+        split = splits.make_split(self.log, data["split"], self.bundle.skip_short)
+        return splits.train_on_both(self.log, split) if data["users"] == "overlap" else split
 
     @functools.cached_property
     def backbone(self):
-        return BACKBONES[self.config["backbone"]](self.config, self.log.n_items)
+        return self.bundle.backbone(self.config, self.log.n_items, self.text_tables)
+
+    @functools.cached_property
+    def text_tables(self):
+        """Frozen inputs of the data source, None for a backbone without any."""
+        return self.bundle.tables(self.config, self.log, self.split)
+
+    @functools.cached_property
+    def tables(self):
+        """Frozen tables on the device, shared by all seeds; None for a backbone without any."""
+        host = getattr(self.backbone, "tables", None)
+        return None if host is None else jax.tree.map(jnp.asarray, host)
 
     @functools.cached_property
     def n_parameters(self) -> int:
@@ -90,17 +97,8 @@ class Experiment:
         return sum(leaf.size for leaf in jax.tree.leaves(shapes))
 
     @functools.cached_property
-    def task(self) -> Task:
-        train = self.config["train"]
-        return Task(
-            self.log,
-            splits.make_split(self.log, self.config["data"]["split"]),
-            self.config["model"]["length"],
-            train["batch_size"],
-            train["n_negatives"],
-            train["negatives"],
-            self.config["quirks"]["q1_pool_b_from_last_a"],
-        )
+    def task(self):
+        return self.bundle.task(self.config, self.log, self.split)
 
     @functools.cached_property
     def schedule(self) -> Schedule:
@@ -118,6 +116,7 @@ class Experiment:
             self.tie_weight,
             self.config["evaluate"]["block_users"],
             self.config["evaluate"]["block_items"],
+            self.watched,
         )
         axis = resolve_axis(self.config["seed_axis"], self.config["model"]["d_embed"])
         if self.is_resident:
@@ -128,7 +127,8 @@ class Experiment:
 
     def hparams(self) -> dict[str, jax.Array]:
         """Values that need no recompilation, one per seed: leaves (S,)."""
-        values = {name: self.config[group][field] for name, (group, field) in HPARAMS.items()}
+        fields = HPARAMS | self.bundle.hparams
+        values = {name: self.config[group][field] for name, (group, field) in fields.items()}
         return {k: jnp.full(len(self.seeds), v, jnp.float32) for k, v in values.items()}
 
     @functools.cached_property
@@ -140,17 +140,13 @@ class Experiment:
         rows = self.task.eval_arrays(split)
         if len(rows["target"]) == 0:
             raise UserError(f"data.split: no user of {self.log.name} has a target in {split}")
-        rows["candidates"] = draw_candidates(
-            self.log.fingerprint(),
-            split,
-            rows["user"],
-            rows["target"],
-            rows["seen"],
-            self.log.n_items,
-            self.config["evaluate"]["n_negatives"],
-            self.config["quirks"]["q1_pool_b_from_last_a"],
-        )
-        return rows
+        return rows | self.bundle.candidates(self.config, self.log, split, rows)
+
+    @functools.cached_property
+    def groups(self) -> dict[str, dict[str, np.ndarray]]:
+        """Sets of users of each split, {name: mask (R,)}, reported beside the two domains."""
+        rows = self.eval_rows
+        return {s: self.bundle.groups(self.log, self.split, rows[s]) for s in SPLITS}
 
     def padded(self, rows: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Rows in whole blocks of users; `real` marks those that count."""
@@ -166,31 +162,37 @@ class Experiment:
         users = self.config["train"]["probe_users"]
         # Evenly spaced users, so that the probe does not depend on the order of the ids' ends.
         chosen = np.unique(np.linspace(0, len(val["target"]) - 1, users).astype(int))
-        probe = {k: v[chosen] for k, v in val.items() if k not in ("candidates", "seen")}
+        unused = {"seen", *self.protocol_names}
+        probe = {k: v[chosen] for k, v in val.items() if k not in unused}
+        unused -= {self.watched}
         arrays = {
-            "val": {k: v for k, v in self.padded(val).items() if k != "seen"},
+            "val": {k: v for k, v in self.padded(val).items() if k not in unused},
             "probe": self.padded(probe),
         }
         if not self.is_resident:
             return arrays
-        return jax.tree.map(jnp.asarray, arrays | {"train": self.task.train_arrays()})
+        arrays["train"] = self.task.train_arrays()
+        return jax.tree.map(jnp.asarray, arrays) | {"tables": self.tables}
 
     def identity(self) -> dict[str, str]:
         """Fingerprints of what is trained and evaluated on."""
-        rows = self.eval_rows
-        digests = {f"candidates_{s}": candidates_digest(rows[s]["candidates"]) for s in SPLITS}
-        return {"data": self.log.fingerprint()} | digests
+        rows, kinds = self.eval_rows, [k for k in self.protocol_names if k != "full"]
+        out = {"data": self.log.fingerprint()}
+        out |= {f"{k}_{s}": candidates_digest(rows[s][k]) for s in SPLITS for k in kinds}
+        if self.text_tables is not None:
+            text = json.dumps(self.text_tables.metadata, sort_keys=True)
+            out["tables"] = hashlib.sha256(text.encode()).hexdigest()[:16]
+        return out
 
 
 def build(config: dict) -> Experiment:
     """Load the data of a resolved configuration."""
     data = config["data"]
-    world = None
-    if data["name"] == sources.SYNTHETIC:
-        world = World(**data["world"])
-    log = sources.load(data["name"], data["dir"], world)
     jax.config.update("jax_default_matmul_precision", _precision(config))
-    return Experiment(config, log)
+    # For runs that would mostly compile: programs that are ready sooner and run slower.
+    jax.config.update("jax_disable_most_optimizations", config["train"]["quick_compile"])
+    world = World(**data["world"]) if data["name"] == sources.SYNTHETIC else None
+    return Experiment(config, sources.load(data["name"], data["dir"], world))
 
 
 def _precision(config):

@@ -6,6 +6,7 @@ sizes are read off the compiled program.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import jax
@@ -45,7 +46,7 @@ def show_parameters(experiment) -> None:
     total, places = experiment.n_parameters, experiment.config["gca"]["positions"]
     cli.say(f"{label(experiment.config)}: {total:,} parameters")
     if places:
-        plain = type(experiment.backbone)(experiment.backbone.config, GCAConfig())
+        plain = dataclasses.replace(experiment.backbone, gca=GCAConfig())
         base = sum(a.size for a in jax.tree.leaves(jax.eval_shape(plain.init, jax.random.key(0))))
         each = (total - base) // len(places)
         cli.say(f"of these {base:,} without GCA and {each:,} for each of {len(places)} places")

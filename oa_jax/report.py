@@ -53,7 +53,8 @@ def _quality(summaries, split):
     rows = []
     for summary in summaries:
         lead = [summary["label"], f"{summary['n_parameters']:,}", cell(summary, "epochs", 0)]
-        for domain in "AB":
+        domains = [d for d in ("A", "B", "all") if f"{split}/{d}/users" in summary["mean"]]
+        for domain in domains:
             for protocol in _protocols(summary, split):
                 values = [cell(summary, f"{split}/{domain}/{m}/{protocol}", 4) for m in METRICS]
                 rows.append([*lead, domain, protocol, *values])

@@ -57,3 +57,13 @@ def random_log():
         return make_log(*map(np.concatenate, zip(*columns, strict=True)), n_items, "random")
 
     return draw
+
+
+@pytest.fixture(scope="module")
+def quick_compile():
+    """Programs compile in a fraction of the time and run slower: for tests that mostly compile."""
+    import jax
+
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)

@@ -11,6 +11,7 @@ import pytest
 
 from oa_jax import config as config_lib
 from oa_jax import experiment as experiment_lib
+from oa_jax.backbones import abxi_backbone
 from oa_jax.errors import UserError
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
@@ -204,8 +205,9 @@ def test_identity_shows_data_and_candidates(experiment):
 
 def test_hparams_are_one_per_seed(experiment):
     hparams = experiment.hparams()
-    assert set(hparams) == set(experiment_lib.HPARAMS)
-    for name, (group, field) in experiment_lib.HPARAMS.items():
+    fields = experiment_lib.HPARAMS | experiment.bundle.hparams
+    assert set(hparams) == set(fields) and "temperature" in fields
+    for name, (group, field) in fields.items():
         expected = np.float32(experiment.config[group][field])
         assert hparams[name].shape == (5,) and (np.asarray(hparams[name]) == expected).all()
 
@@ -227,6 +229,6 @@ def test_too_many_candidates_name_the_field():
 def test_the_official_numbers_of_parameters(argument, expected):
     """The counts of specs abxi §3, from shapes alone; two LoRA ranks and table sizes differ."""
     n_items = (10379, 14188) if "beauty" in argument else (11837, 16258)
-    backbone = experiment_lib.abxi_backbone(resolve(argument), n_items)
+    backbone = abxi_backbone(resolve(argument), n_items)
     shapes = jax.eval_shape(backbone.init, jax.random.key(0))
     assert sum(leaf.size for leaf in jax.tree.leaves(shapes)) == expected

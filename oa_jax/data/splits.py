@@ -26,15 +26,20 @@ class Split:
     test: np.ndarray
 
 
-def leave_one_out(log: InteractionLog) -> Split:
+def leave_one_out(log: InteractionLog, skip_short: bool = False) -> Split:
     """The last event of a user is its test target, the one before it its validation target.
 
     The training part is the rest: K - 2 of K events. Users' calendars are not compared, so a
     training event of one user may lie after the test target of another; `global_time` forbids it.
 
-    Raises UserError naming the first user with fewer than 3 events.
+    skip_short: users with fewer than 3 events have no training part and no target. Without it
+    UserError is raised naming the first of them.
     """
     length = np.diff(log.offsets)
+    if skip_short:
+        there = length >= 3
+        places = ((length - 2, 0), (length - 2, -1), (length - 1, -1))
+        return Split(*(np.where(there, at, none).astype(np.int32) for at, none in places))
     if (length < 3).any():
         user = int(np.argmax(length < 3))
         raise UserError(
@@ -140,11 +145,22 @@ def roles_of(log: InteractionLog, split: Split) -> np.ndarray:
 RULES = {"leave_one_out": leave_one_out, "global_time": global_time, "published": published}
 
 
-def make_split(log: InteractionLog, kind: str) -> Split:
-    """Split a log by the name of the rule, one of RULES.
+def make_split(log: InteractionLog, kind: str, skip_short: bool = False) -> Split:
+    """Split a log by the name of the rule, one of RULES; `skip_short` is for leave_one_out.
 
     Raises UserError for another name, and what the rule raises.
     """
     if kind not in RULES:
         raise UserError(f"split: found {kind!r}, expected one of {', '.join(RULES)}")
-    return RULES[kind](log)
+    return leave_one_out(log, skip_short) if kind == "leave_one_out" else RULES[kind](log)
+
+
+def train_on_both(log: InteractionLog, split: Split) -> Split:
+    """The split with no training part for users that have one domain only in theirs."""
+    place = np.arange(len(log.user)) - log.offsets[log.user]
+    trained = place < split.n_train[log.user]
+    counts = [
+        np.bincount(log.user[trained & (log.domain == d)], minlength=log.n_users) for d in (0, 1)
+    ]
+    both = np.minimum(*counts) > 0
+    return dataclasses.replace(split, n_train=np.where(both, split.n_train, 0).astype(np.int32))

@@ -37,6 +37,9 @@ done here. Given its topic, an item of A owes nothing to B: topics are the only 
 domains, and I(next A item ; B history | A history) is the same number as that of its topic.
 (Histories are taken with their coins: it is known when the other domain spoke, if not what.)
 
+Embeddings. Where a model wants text embeddings, `embeddings` stands in for a language model that
+read the items' descriptions: unit vectors that mix topic and y_i through one random map, blurred.
+
 What the next A topic owes to B, by `topic_oracles` of the default world (nats; chance of a hit):
     rho                           0      0.25   0.5    0.75   1
     gain in log-loss from B       0.48   0.33   0.18   0.06   0
@@ -60,7 +63,7 @@ HELD_OUT = 2  # validation and test target, the last two events
 DAY = 86_400
 
 # One random stream a purpose: changing the knob leaves items, users, lengths and coins alone.
-ITEMS, USERS, COINS, TOPICS, CHOICES, TIMES = range(6)
+ITEMS, USERS, COINS, TOPICS, CHOICES, TIMES, TEXTS = range(7)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -161,6 +164,21 @@ def latents(world: World) -> Latents:
         item_latent=rng.standard_normal((len(dealt_I), world.latent_dim)),
         user_latent=_stream(world, USERS).standard_normal((2, world.n_users, world.latent_dim)),
     )
+
+
+def embeddings(world: World, width: int = 64, noise: float = 0.5) -> np.ndarray:
+    """(I, width) float32 unit rows, one for each item, as a text encoder might give them:
+
+        e_i = unit( (M [√K onehot(k_i) ; y_i]) / √(K + D) + noise ε_i ),   M, ε ~ N(0, 1)
+
+    With K = D the topic counts as much as all of y. Users and events have no part in it.
+    """
+    truth, rng = latents(world), _stream(world, TEXTS)
+    topic_IxK = math.sqrt(world.topics) * np.eye(world.topics)[truth.item_topic]
+    meaning_IxF = np.concatenate([topic_IxK, truth.item_latent], axis=1)
+    map_FxW = rng.standard_normal((meaning_IxF.shape[1], width)) / math.sqrt(meaning_IxF.shape[1])
+    rows_IxW = meaning_IxF @ map_FxW + noise * rng.standard_normal((len(meaning_IxF), width))
+    return (rows_IxW / np.linalg.norm(rows_IxW, axis=1, keepdims=True)).astype(np.float32)
 
 
 def generate(world: World) -> InteractionLog:

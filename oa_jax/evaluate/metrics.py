@@ -57,10 +57,20 @@ def metrics_by_domain(
     rank, ties, domain = np.asarray(rank), np.asarray(ties), np.asarray(domain)
     if not np.isin(domain, (0, 1)).all():
         raise ValueError(f"domain: found {np.unique(domain)}, expected 0 (A) and 1 (B)")
-    n_candidates = np.broadcast_to(n_candidates, rank.shape)
-    out = {}
-    for index, name in enumerate("AB"):
-        rows = domain == index
+    groups = {name: domain == index for index, name in enumerate("AB")}
+    return metrics_by_group(rank, ties, n_candidates, groups, tie_weight, protocol)
+
+
+def metrics_by_group(
+    rank, ties, n_candidates, groups: dict[str, np.ndarray], tie_weight: float, protocol: str
+) -> dict[str, float]:
+    """`rank_metrics` of sets of users, {name: mask (R,)}, which may overlap.
+
+    Keys 'NAME/ndcg@10/uni999', … and the user counts 'NAME/users' (int); nan without users.
+    """
+    rank, ties = np.asarray(rank), np.asarray(ties)
+    n_candidates, out = np.broadcast_to(n_candidates, rank.shape), {}
+    for name, rows in groups.items():
         values = rank_metrics(rank[rows], ties[rows], n_candidates[rows], tie_weight)
         out |= {f"{name}/{metric}/{protocol}": value for metric, value in values.items()}
         out[f"{name}/users"] = int(rows.sum())

@@ -241,6 +241,10 @@ class Backbone:
             table, h_PxD, weight_P, target_P, negatives_PxK, self.block
         )
 
+    def index(self, params):
+        """What `score` needs to know of the items, once for all rows: the parameters."""
+        return params
+
     def encode(self, params, batch):
         """What scoring needs of evaluation rows: (B, D), by the target's domain (specs §4.5)."""
         hidden, _ = self.net.apply({"params": params}, batch, last_only=True)

@@ -14,7 +14,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from oa_jax.models.layers import WEIGHT_INIT, LayerNorm, MultiHeadAttention, Stream
+from oa_jax.models.layers import ABXI_INIT, Init, LayerNorm, MultiHeadAttention, Stream
 
 GATE_ACTIVATIONS = {"sigmoid": nn.sigmoid, "tanh": jnp.tanh}
 INNER_ACTIVATIONS = {"relu": nn.relu, "gelu": nn.gelu, "linear": lambda h: h}
@@ -72,10 +72,11 @@ UPDATES = {
 
 
 class GatedCrossAttention(nn.Module):
-    """One GCA module: one domain at one place."""
+    """One GCA module: one domain at one place. `initial`: as the backbone's own attention."""
 
     config: GCAConfig
     heads: int
+    initial: Init = ABXI_INIT
 
     @nn.compact
     def __call__(self, query: Stream, source: Stream, q_time_BxT, s_time_BxS):
@@ -85,7 +86,7 @@ class GatedCrossAttention(nn.Module):
         """
         cfg, x = self.config, query.h_PxD
         allowed = self._allowed(query, source, q_time_BxT, s_time_BxS)
-        attention = MultiHeadAttention(self.heads, name="attention")
+        attention = MultiHeadAttention(self.heads, self.initial, name="attention")
         raw = attention(query, source, allowed) * query.real_P[:, None]
         update = UPDATES[cfg.update](raw, x)
         same_time = s_time_BxS[:, None, :] == q_time_BxT[:, :, None]
@@ -112,7 +113,7 @@ class GatedCrossAttention(nn.Module):
 
     def _gate(self, x, other):
         cfg, width = self.config, x.shape[-1]
-        dense = functools.partial(nn.Dense, kernel_init=WEIGHT_INIT)
+        dense = functools.partial(nn.Dense, kernel_init=self.initial.weight)
         hidden_width = cfg.gate_hidden * width
         hidden = dense(hidden_width, name="gate_in")(jnp.concatenate([x, other], -1))
         hidden = INNER_ACTIVATIONS[cfg.gate_inner](hidden)

@@ -6,6 +6,8 @@ pointwise layers run on an array of real tokens (P, D), and only attention sees 
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import flax
 import flax.linen as nn
 import jax
@@ -16,6 +18,23 @@ TABLE_INIT = nn.initializers.truncated_normal(0.02)  # cut at two standard devia
 WEIGHT_INIT = nn.initializers.normal(0.02)
 LORA_A_INIT = nn.initializers.normal(50**-0.5)  # variance 1/50
 LAYER_NORM_EPSILON = 1e-5
+XAVIER_NORMAL = nn.initializers.variance_scaling(1.0, "fan_avg", "normal")
+
+
+def linear_bias(fan_in):
+    """A bias as PyTorch draws it: uniform within ±1/√fan_in."""
+    draw, bound = jax.random.uniform, fan_in**-0.5
+    return lambda key, shape, dtype=jnp.float32: draw(key, shape, dtype, -bound, bound)
+
+
+class Init(NamedTuple):
+    """Initialisers of a backbone: of stacked in-projections and of all other weight matrices."""
+
+    in_projection: nn.initializers.Initializer = nn.initializers.xavier_uniform()
+    weight: nn.initializers.Initializer = WEIGHT_INIT
+
+
+ABXI_INIT = Init()
 
 
 @flax.struct.dataclass
@@ -35,17 +54,31 @@ class Packing:
     def pack(self, grid_BxL):
         """(B, L, …) -> (P, …); unused slots are 0."""
         flat = grid_BxL.reshape(-1, *grid_BxL.shape[2:])
-        return flat if self.at_P is None else flat.at[self.at_P].get(mode="fill", fill_value=0)
+        return flat if self.at_P is None else _take(flat, self.at_P, self._slot_of())
 
     def unpack(self, packed_P):
         """(P, …) -> (B, L, …); empty places are 0."""
-        rows, length = self.shape
-        if self.at_P is None:
-            return packed_P.reshape(rows, length, *packed_P.shape[1:])
-        slots = jnp.arange(len(self.at_P))
-        slot_of = jnp.full(rows * length, len(self.at_P)).at[self.at_P].set(slots, mode="drop")
-        grid = packed_P.at[slot_of].get(mode="fill", fill_value=0)
-        return grid.reshape(rows, length, *packed_P.shape[1:])
+        grid = packed_P if self.at_P is None else _take(packed_P, self._slot_of(), self.at_P)
+        return grid.reshape(*self.shape, *packed_P.shape[1:])
+
+    def _slot_of(self):
+        """(B * L,): the slot of each place, P where there is none."""
+        size = len(self.at_P)
+        slots = jnp.full(self.shape[0] * self.shape[1], size)
+        return slots.at[self.at_P].set(jnp.arange(size), mode="drop")
+
+
+@jax.custom_vjp
+def _take(rows, index, back):
+    """rows[index], 0 where the index is out of range. `back` undoes it: as no row is taken twice,
+    the gradient is taken the same way, where a general one would be scattered row by row."""
+    return rows.at[index].get(mode="fill", fill_value=0)
+
+
+_take.defvjp(
+    lambda rows, index, back: (_take(rows, index, back), (index, back)),
+    lambda saved, cotangent: (_take(cotangent, *saved[::-1]), None, None),
+)
 
 
 @flax.struct.dataclass
@@ -61,11 +94,9 @@ class Stream:
         return self.replace(h_PxD=fn(self.h_PxD) * self.real_P[:, None])
 
     def last(self) -> Stream:
-        """The stream's last position only: (B, D). Needs a stream that packs its whole grid."""
-        rows, length = self.packing.shape
-        h = self.h_PxD.reshape(rows, length, -1)[:, -1]
-        real = self.real_P.reshape(rows, length)[:, -1]
-        return Stream(h, real, Packing(None, (rows, 1)))
+        """The stream's last position only: (B, D)."""
+        h, real = (self.packing.unpack(a)[:, -1] for a in (self.h_PxD, self.real_P))
+        return Stream(h, real, Packing(None, (self.packing.shape[0], 1)))
 
 
 class Dropout(nn.Module):
@@ -98,10 +129,12 @@ def _half_words(key, size):
 class LayerNorm(nn.Module):
     """LayerNorm over the last axis, biased variance, affine."""
 
+    epsilon: float = LAYER_NORM_EPSILON
+
     @nn.compact
     def __call__(self, h):
         # Two-pass variance: the fast one-pass form loses digits that parity tests look at.
-        return nn.LayerNorm(epsilon=LAYER_NORM_EPSILON, use_fast_variance=False, name="norm")(h)
+        return nn.LayerNorm(epsilon=self.epsilon, use_fast_variance=False, name="norm")(h)
 
 
 class SwiGLU(nn.Module):
@@ -140,12 +173,16 @@ class MultiHeadAttention(nn.Module):
     """
 
     heads: int
+    initial: Init = ABXI_INIT
 
     @nn.compact
-    def __call__(self, query: Stream, source: Stream, allowed_BxTxS):
-        """-> (P, D) at the query's slots. A query with no allowed key gets exactly 0."""
+    def __call__(self, query: Stream, source: Stream, allowed_BxTxS, rate=None):
+        """-> (P, D) at the query's slots. A query with no allowed key gets exactly 0.
+
+        rate: dropout on the attention weights.
+        """
         width = query.h_PxD.shape[-1]
-        w_in = self.param("w_in", nn.initializers.xavier_uniform(), (width, 3 * width))
+        w_in = self.param("w_in", self.initial.in_projection, (width, 3 * width))
         b_in = self.param("b_in", nn.initializers.zeros, (3 * width,))
 
         def project(stream, part):
@@ -156,7 +193,9 @@ class MultiHeadAttention(nn.Module):
         q_BxHxTxE, k_BxHxSxE, v_BxHxSxE = project(query, 0), project(source, 1), project(source, 2)
         logits_BxHxTxS = (q_BxHxTxE @ k_BxHxSxE.swapaxes(2, 3)) * (width // self.heads) ** -0.5
         logits_BxHxTxS = jnp.where(allowed_BxTxS[:, None], logits_BxHxTxS, -1e30)
-        mixed_BxHxTxE = nn.softmax(logits_BxHxTxS, axis=-1) @ v_BxHxSxE
+        weights_BxHxTxS = Dropout()(nn.softmax(logits_BxHxTxS, axis=-1), rate)
+        mixed_BxHxTxE = weights_BxHxTxS @ v_BxHxSxE
         mixed_BxTxD = mixed_BxHxTxE.swapaxes(1, 2).reshape(*allowed_BxTxS.shape[:2], width)
-        out = nn.Dense(width, kernel_init=WEIGHT_INIT, name="out")(query.packing.pack(mixed_BxTxD))
+        dense = nn.Dense(width, kernel_init=self.initial.weight, name="out")
+        out = dense(query.packing.pack(mixed_BxTxD))
         return out * query.packing.pack(allowed_BxTxS.any(-1))[:, None]

@@ -1,4 +1,5 @@
-"""Sampled softmax without a (B, L, K, D) gather, and the orthogonality penalty.
+"""Losses that the backbones share: sampled softmax without a (B, L, K, D) gather, pairwise and
+contrastive terms, and the orthogonality penalty.
 
 Both forms of the softmax take packed positions and return (total, terms_P): the weighted sum of
 -log softmax(target) over the target and its K negatives, which is differentiable, and its terms,
@@ -80,6 +81,39 @@ position_negatives.defvjp(_forward_rule, _backward_rule)
 def _nll(positive_P, negative_PxK):
     scores = jnp.concatenate([positive_P[:, None], negative_PxK], 1)
     return jax.nn.logsumexp(scores, -1) - positive_P
+
+
+def pairwise(positive_P, negative_P, real_P, nan_if_empty: bool):
+    """Mean over the real slots of softplus(-s+) + softplus(s-) (specs llm4cdsr §6)."""
+    terms_P = jax.nn.softplus(-positive_P) + jax.nn.softplus(negative_P)
+    return _masked_mean(terms_P, real_P, nan_if_empty)
+
+
+def contrastive(x_NxD, y_NxD, tau, chosen_N, nan_if_empty: bool):
+    """C(X, Y; tau) of specs llm4cdsr §6 over the chosen rows, soft targets as they are (Q15).
+
+    The target of row i is a softmax of tau (X Xᵀ + Y Yᵀ) / 2, through which gradients flow; its
+    columns are not normalised again for the second direction.
+    """
+    pair_NxN = chosen_N[:, None] & chosen_N[None, :]
+    z_NxN = x_NxD @ y_NxD.T / tau
+    alike_NxN = tau * (x_NxD @ x_NxD.T + y_NxD @ y_NxD.T) / 2
+    target_NxN = jax.nn.softmax(jnp.where(chosen_N[None, :], alike_NxN, -1e30), -1)
+
+    def log_softmax(logits_NxN):
+        values = jax.nn.log_softmax(jnp.where(chosen_N[None, :], logits_NxN, -1e30), -1)
+        return jnp.where(pair_NxN, values, 0.0)
+
+    forth_N = jnp.sum(target_NxN * log_softmax(z_NxN), 1)
+    back_N = jnp.sum(target_NxN.T * log_softmax(z_NxN.T), 1)
+    return _masked_mean(-(forth_N + back_N) / 2, chosen_N, nan_if_empty)
+
+
+def _masked_mean(values_N, chosen_N, nan_if_empty):
+    """The mean of no value is 0, or with quirk Q8 not a number."""
+    count = jnp.sum(chosen_N.astype(jnp.float32))
+    total = jnp.sum(jnp.where(chosen_N, values_N, 0.0))
+    return total / (count if nan_if_empty else jnp.maximum(count, 1.0))
 
 
 def mean_cos2(probes: dict[str, Probe]):

@@ -14,12 +14,11 @@ from oa_jax.data.splits import Split
 from oa_jax.errors import UserError
 from oa_jax.tasks import abxi_arrays, sampling
 from oa_jax.tasks.sampling import Purpose
-
-SLOT_MULTIPLE = 128  # capacities are rounded up to this many slots
+from oa_jax.tasks.slots import Slots
 
 
 @dataclasses.dataclass(frozen=True)
-class Task:
+class Task(Slots):
     """Arrays and draws of one data set.
 
     negatives: "per_position" (official: every position draws its own) or "per_sequence" (the
@@ -51,11 +50,6 @@ class Task:
     def n_users(self) -> int:
         return self.log.n_users
 
-    @property
-    def n_steps(self) -> int:
-        """Batches an epoch; the last may be partial."""
-        return sampling.steps_per_epoch(self.n_users, self.batch_size)
-
     @functools.cached_property
     def own_widths(self) -> tuple[int, int]:
         """The most own items of A and of B that a user has."""
@@ -65,6 +59,10 @@ class Task:
     def target_counts(self) -> np.ndarray:
         """(2, U): training targets of each user in A and in B."""
         return abxi_arrays.target_counts(self.log, self.split, self.length)
+
+    @property
+    def slot_counts(self) -> np.ndarray:
+        return self.target_counts
 
     def train_arrays(self) -> dict[str, np.ndarray]:
         """Host arrays of training: seq_x, seq_a, seq_b, gt (U, L); own items of each user."""
@@ -87,31 +85,6 @@ class Task:
     def eval_arrays(self, split: str) -> dict[str, np.ndarray]:
         """Host arrays of "val" or "test": one row per user that has a target."""
         return abxi_arrays.evaluation_arrays(self.log, self.split, split, self.length)
-
-    @functools.cached_property
-    def usual_slots(self) -> np.ndarray:
-        """(2,): targets of A and of B that a batch all but never exceeds.
-
-        Mean and five standard deviations of the sum over a random batch, without replacement; at
-        most the fullest users together. It follows from the data alone, so that neither the seeds
-        nor the epoch choose the program.
-        """
-        counts, size = self.target_counts, min(self.batch_size, self.n_users)
-        left = (self.n_users - size) / max(self.n_users - 1, 1)
-        usual = size * counts.mean(1) + 5 * counts.std(1) * np.sqrt(size * left)
-        return np.minimum(usual, np.sort(counts, 1)[:, -size:].sum(1))
-
-    def capacity(self, slots_needed) -> tuple[int, int]:
-        """Slots for the targets of A and of B in a batch: the usual ones, or the need if it is
-        more, rounded up."""
-        slots = np.ceil(np.maximum(self.usual_slots, slots_needed) / SLOT_MULTIPLE)
-        return tuple(int(n) * SLOT_MULTIPLE for n in slots)
-
-    def slots_needed(self, counts_2xU, seed, epoch):
-        """(2,): the most targets of A and of B that any batch of this epoch holds."""
-        rows = sampling.epoch_rows(seed, epoch, self.n_users, self.batch_size)
-        counts = counts_2xU.at[:, rows].get(mode="fill", fill_value=0)
-        return counts.sum(-1).max(-1)
 
     def batch(self, arrays, rows_B, seed, step, capacity: tuple[int, int]):
         """Training batch of users `rows_B` (out of range: an empty row).

@@ -28,7 +28,7 @@ class Engine:
         self.axis = axis
         self.compile_seconds = 0.0
         self._programs: dict = {}
-        self._counts = jnp.asarray(settings.task.target_counts)
+        self._counts = jnp.asarray(settings.task.slot_counts)
 
     def create(self, seeds, hparams) -> State:
         """Fresh states of all seeds; `hparams` leaves are (S,)."""
@@ -43,12 +43,12 @@ class Engine:
         init, optimizer = self.settings.backbone.init, self.settings.optimizer
         return jax.vmap(lambda s, h: state_lib.create(s, h, init, optimizer))(seeds, hparams)
 
-    def capacity(self, seeds, epoch: int) -> tuple[int, int]:
-        """Target slots (A, B) that hold every batch of `epoch` for all seeds of the run."""
+    def capacity(self, seeds, epoch: int) -> tuple[int, ...]:
+        """Slots of each packed list that hold every batch of `epoch` for all seeds of the run."""
         needed = jax.vmap(self.settings.task.slots_needed, in_axes=(None, 0, None))
         args = (self._counts, jnp.asarray(seeds, jnp.int32), jnp.asarray(epoch, jnp.int32))
-        counts_Sx2 = np.asarray(self._program("slots", needed, args)(*args))
-        return self.settings.task.capacity(counts_Sx2.max(0))
+        counts_SxN = np.asarray(self._program("slots", needed, args)(*args))
+        return self.settings.task.capacity(counts_SxN.max(0))
 
     def epoch(self, states: State, arrays, capacity):
         """One epoch of every seed -> (states, reports). The old states are given up."""
@@ -70,14 +70,16 @@ class Engine:
         one = functools.partial(step_lib.assess, self.settings)
         return self._over_seeds("assess", one, (states.params,), arrays)
 
-    def final(self, params, rows, protocols):
+    def final(self, params, rows, protocols, tables=None):
         """{protocol: Ranks (S, R)} and GCA sums of `params` (leaves with S) over `rows`."""
 
-        def one(params, rows):
-            ranks = step_lib.all_ranks(self.settings, params, rows, protocols)
-            return ranks, step_lib.probe_sums(self.settings, params, rows)
+        def one(params, shared):
+            rows, tables = shared
+            settings = self.settings.on(tables)
+            ranks = step_lib.all_ranks(settings, params, rows, protocols)
+            return ranks, step_lib.probe_sums(settings, params, rows)
 
-        return self._over_seeds(("final", protocols), one, (params,), rows)
+        return self._over_seeds(("final", protocols), one, (params,), (rows, tables))
 
     def _over_seeds(self, name, one, seeded, shared, donate=False):
         """Run `one` (a seed's values, shared values) for all seeds."""

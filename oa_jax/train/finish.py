@@ -7,7 +7,7 @@ import numpy as np
 
 from oa_jax.errors import UserError
 from oa_jax.evaluate import orthogonality
-from oa_jax.evaluate.metrics import metrics_by_domain
+from oa_jax.evaluate.metrics import metrics_by_domain, metrics_by_group
 from oa_jax.experiment import SPLITS, Experiment
 from oa_jax.train.state import State
 
@@ -27,7 +27,8 @@ def rank_all(experiment: Experiment, params) -> tuple[Ranks, dict]:
         n_rows = len(rows["target"])
         out |= {f"{split}/user": rows["user"], f"{split}/domain": rows["domain"]}
         arrays = experiment.padded(rows)
-        ranks, sums = experiment.engine.final(params, arrays, ("candidates", "full"))
+        kinds, tables = tuple(experiment.protocol_names), experiment.tables
+        ranks, sums = experiment.engine.final(params, arrays, kinds, tables)
         for kind, values in jax.device_get(ranks).items():
             name = f"{split}/{experiment.protocol_names[kind]}"
             for field, value in values._asdict().items():
@@ -51,14 +52,11 @@ def metrics_of(experiment: Experiment, ranks: Ranks, slot: int, split: str) -> d
                 f"seed {ranks['seed'][slot]}: non-finite score for user {user} ({key}): "
                 "expected finite scores"
             )
-        metrics |= metrics_by_domain(
-            ranks[f"{key}/rank"][slot],
-            ranks[f"{key}/ties"][slot],
-            ranks[f"{key}/n_candidates"],
-            ranks[f"{split}/domain"],
-            experiment.tie_weight,
-            name,
-        )
+        counts = [ranks[f"{key}/rank"][slot], ranks[f"{key}/ties"][slot]]
+        counts.append(ranks[f"{key}/n_candidates"])
+        domain, tie_weight = ranks[f"{split}/domain"], experiment.tie_weight
+        metrics |= metrics_by_domain(*counts, domain, tie_weight, name)
+        metrics |= metrics_by_group(*counts, experiment.groups[split], tie_weight, name)
     return metrics
 
 

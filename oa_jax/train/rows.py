@@ -7,7 +7,7 @@ import numpy as np
 
 from oa_jax.errors import UserError
 from oa_jax.evaluate import orthogonality
-from oa_jax.evaluate.metrics import metrics_by_domain
+from oa_jax.evaluate.metrics import metrics_by_domain, metrics_by_group
 from oa_jax.experiment import Experiment
 from oa_jax.train.workdir import Workdir
 
@@ -51,21 +51,19 @@ class Rows:
     def _val_metrics(self, report, i):
         n_rows = len(self.val["target"])
         ranks = jax.tree.map(lambda a: a[i][:n_rows], report["ranks"])
-        metrics = metrics_by_domain(
-            ranks.rank,
-            ranks.ties,
-            ranks.n_candidates,
-            self.val["domain"],
-            self.experiment.tie_weight,
-            self.experiment.protocol_names["candidates"],
-        )
+        counts = ranks.rank, ranks.ties, ranks.n_candidates
+        name = self.experiment.protocol_names[self.experiment.watched]
+        tie_weight = self.experiment.tie_weight
+        metrics = metrics_by_domain(*counts, self.val["domain"], tie_weight, name)
+        every = {k: v for k, v in self.experiment.groups["val"].items() if k == "all"}
+        metrics |= metrics_by_group(*counts, every, tie_weight, name)
         if not ranks.finite.all():  # quirk Q9: nothing is above a target that is not a number
             return dict.fromkeys(metrics, float("nan"))
         return metrics
 
     def line(self, epoch: int, seconds: float) -> str:
         """Epoch, validation NDCG@10 of each running seed (* a new best), speed, time left."""
-        name, parts = self.experiment.protocol_names["candidates"], []
+        name, parts = self.experiment.protocol_names[self.experiment.watched], []
         for row in self._newest:
             if row["diverged_step"]:
                 parts.append(f"seed {row['seed']} diverged at step {row['diverged_step']}")

@@ -63,7 +63,7 @@ def initial_statistics(experiment):
     engine = experiment.engine
     states = engine.create(experiment.seeds, experiment.hparams())
     rows = experiment.padded(experiment.eval_rows["test"])
-    return jax.device_get(engine.final(states.params, rows, ())[1])
+    return jax.device_get(engine.final(states.params, rows, (), experiment.tables)[1])
 
 
 def check_same_data(workdir, env):

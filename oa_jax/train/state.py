@@ -18,7 +18,7 @@ class State:
     """One run (config, seed). A program over seeds has a leading S axis on every leaf.
 
     hparams: values that need no recompilation (float32 scalars): learning_rate, weight_decay,
-    dropout, temperature, ortho_weight.
+    dropout, ortho_weight and the backbone's own.
     best_*: parameters, score and 1-based epoch of the best validation so far; epoch 0 is the
     initialisation.  bad_epochs: validations since then.  plateau_epochs: the same since the last
     cut of the learning rate.  diverged_step: 1 + the step whose loss was not finite, 0 if none.
@@ -42,12 +42,12 @@ class State:
 
 @dataclasses.dataclass(frozen=True)
 class Schedule:
-    """Epochs and patience of the official code (specs abxi §6).
+    """Epochs, patience and the metric that selects; defaults of official ABXI (specs abxi §6).
 
     Epoch e (1-based) of the first `warmup_epochs` trains at lr (1e-5 + (1 - 1e-5)(e - 1)/warmup);
-    no selection happens there. A validation at least as good as the best resets the counters. More
-    than `plateau_patience` bad ones in a row cut the rate by `plateau_factor`; more than
-    `stop_patience` end the run.
+    no selection happens there. A validation at least as good as the best by the metric `selection`
+    (`strict`: better than it) resets the counters. More than `plateau_patience` bad ones in a row
+    cut the rate by `plateau_factor`; more than `stop_patience` end the run.
     """
 
     max_epochs: int
@@ -55,6 +55,8 @@ class Schedule:
     plateau_patience: int = 30
     plateau_factor: float = 0.3162
     stop_patience: int = 61
+    selection: str = "mrr_sum"
+    strict: bool = False
 
     def learning_rate(self, state: State):
         """Rate of the epoch that is about to run."""
@@ -66,7 +68,8 @@ class Schedule:
     def after_validation(self, state: State, score) -> State:
         """Selection, plateau and stopping, once the epoch in `state.epoch` has been validated."""
         counts = state.epoch > self.warmup_epochs
-        better = counts & (score >= state.best_score)
+        as_good = score > state.best_score if self.strict else score >= state.best_score
+        better = counts & as_good
         bad = jnp.where(better, 0, state.bad_epochs + counts)
         stop = bad > self.stop_patience
         # The official loop ends before the scheduler sees the last bad epoch.

@@ -26,6 +26,13 @@ class Settings:
     tie_weight: float
     block_users: int
     block_items: int
+    watched: str = "candidates"  # the ranking that training selects by
+
+    def on(self, tables) -> Settings:
+        """These settings with the backbone's frozen tables, if it has any: shared by all seeds."""
+        if tables is None:
+            return self
+        return dataclasses.replace(self, backbone=self.backbone.on(tables))
 
 
 def train_step(settings: Settings, capacity, state: State, rows_B, arrays):
@@ -57,6 +64,7 @@ def epoch(settings: Settings, capacity, state: State, arrays):
 
     report: mean losses, the learning rate, ranks of the validation users, GCA sums.
     """
+    settings = settings.on(arrays.get("tables"))
     task, before = settings.task, state
     rows_NxB = epoch_rows(state.seed, state.epoch, task.n_users, task.batch_size)
 
@@ -87,41 +95,56 @@ def unless_done(before: State, after: State) -> State:
 
 def assess(settings: Settings, params, arrays):
     """Ranks among the candidates of the validation users, GCA sums over the probe users."""
-    ranks = all_ranks(settings, params, arrays["val"], protocols=("candidates",))
-    return {"ranks": ranks["candidates"], "gca": probe_sums(settings, params, arrays["probe"])}
+    settings = settings.on(arrays.get("tables"))
+    ranks = all_ranks(settings, params, arrays["val"], protocols=(settings.watched,))
+    return {"ranks": ranks[settings.watched], "gca": probe_sums(settings, params, arrays["probe"])}
 
 
 def selection_score(settings: Settings, ranks: ranking.Ranks, rows) -> tuple[jax.Array, jax.Array]:
-    """(MRR of A plus MRR of B (specs abxi §6), whether all scores behind it were finite)."""
-    reciprocal = 1.0 / (ranks.rank + settings.tie_weight * ranks.ties)
-    real = rows["real"].astype(jnp.float32)
-    score = 0.0
-    for domain in (0, 1):
-        of_domain = real * (rows["domain"] == domain)
-        score += jnp.sum(reciprocal * of_domain) / jnp.maximum(jnp.sum(of_domain), 1.0)
+    """(the schedule's metric of the validation users, whether all scores behind it were finite)."""
+    rank = ranks.rank + settings.tie_weight * ranks.ties
+    score = SELECTION[settings.schedule.selection](rank, rows["real"], rows["domain"])
     finite = jnp.all(ranks.finite | ~rows["real"])
     return jnp.where(finite, score, -1.0), finite
+
+
+def mrr_sum(rank, real, domain):
+    """MRR of A plus MRR of B (specs abxi §6)."""
+    return sum(_mean(1.0 / rank, real & (domain == d)) for d in (0, 1))
+
+
+def ndcg10(rank, real, domain):
+    """NDCG@10 of all users, whatever their domain (specs llm4cdsr §8)."""
+    return _mean(jnp.where(rank <= 10, 1.0 / jnp.log2(rank + 1.0), 0.0), real)
+
+
+SELECTION = {"mrr_sum": mrr_sum, "ndcg@10": ndcg10}
+
+
+def _mean(values, chosen):
+    return jnp.sum(values * chosen) / jnp.maximum(jnp.sum(chosen.astype(jnp.float32)), 1.0)
 
 
 def all_ranks(settings: Settings, params, rows, protocols) -> dict[str, ranking.Ranks]:
     """Ranks of every evaluation row, in blocks of users; leaves (R,). `rows` are padded, `real`
     says which count."""
     backbone = settings.backbone
+    index = backbone.index(params)
 
     def block(rows):
-        encoded = backbone.encode(params, rows)
-        out = {}
-        if "candidates" in protocols:
-            scores = backbone.score(params, encoded, rows["candidates"])
-            out["candidates"] = ranking.among_candidates(scores)
-        if "full" in protocols:
-            out["full"] = ranking.among_all(
-                lambda ids: backbone.score(params, encoded, ids),
-                rows["target"],
-                rows["seen"],
-                settings.n_items,
-                settings.block_items,
-            )
+        encoded, out = backbone.encode(params, rows), {}
+        for name in protocols:
+            if name == "full":
+                out[name] = ranking.among_all(
+                    lambda ids: backbone.score(index, encoded, ids),
+                    rows["target"],
+                    rows["seen"],
+                    settings.n_items,
+                    settings.block_items,
+                )
+            else:
+                scores = backbone.score(index, encoded, rows[name])
+                out[name] = ranking.among_candidates(scores)
         return out
 
     return jax.tree.map(jnp.ravel, jax.lax.map(block, _blocks(rows, settings.block_users)))

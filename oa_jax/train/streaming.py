@@ -63,15 +63,19 @@ class StreamingEngine(Engine):
 
     def assess(self, states: State, arrays):
         """The report of `epoch` without training."""
-        probe = functools.partial(step_lib.probe_sums, self.settings)
+        probe, watched = (
+            functools.partial(step_lib.probe_sums, self.settings),
+            self.settings.watched,
+        )
         return {
-            "ranks": self._ranks(states.params, arrays["val"], ("candidates",))["candidates"],
+            "ranks": self._ranks(states.params, arrays["val"], (watched,))[watched],
             "gca": self._over_seeds("probe", probe, (states.params,), arrays["probe"]),
         }
 
-    def final(self, params, rows, protocols):
+    def final(self, params, rows, protocols, tables=None):
         """{protocol: Ranks (S, R)} and GCA sums of `params` (leaves with S) over `rows`."""
-        parts = [super(StreamingEngine, self).final(params, s, protocols) for s in self._cut(rows)]
+        whole = super().final
+        parts = [whole(params, part, protocols, tables) for part in self._cut(rows)]
         ranks, sums = zip(*parts, strict=True)
         return _joined(ranks), jax.tree.map(lambda *a: sum(a), *sums)
 

@@ -16,6 +16,7 @@ from oa_jax.data.splits import (
     published,
     roles_of,
     time_cuts,
+    train_on_both,
 )
 from oa_jax.errors import UserError
 
@@ -285,3 +286,23 @@ def test_leaks_are_found():
     role[0] = 1
     assert split_leaks(log, good, role) == ["split: roles of the events are not those of the split"]
     assert from_end(log.user).tolist() == [3, 2, 1, 0] * 2
+
+
+def test_training_on_users_of_both_domains_alone():
+    """User 0 trains in both domains; of user 1 only a held-out event is in B; user 2 is in B."""
+    item = [1, 3, 2, 4, 1, 2, 3, 4, 3, 4, 3, 4]
+    log = make_log(np.repeat([0, 1, 2], 4), item, np.zeros(12, int), (2, 2), "both")
+    split = leave_one_out(log)
+    found = train_on_both(log, split)
+    assert split.n_train.tolist() == [2, 2, 2] and found.n_train.tolist() == [2, 0, 0]
+    assert found.val.tolist() == split.val.tolist() and found.test.tolist() == split.test.tolist()
+
+
+def test_short_users_are_skipped_where_asked():
+    log = make_log([0, 0, 1, 1, 1], [1, 2, 1, 2, 1], np.zeros(5, int), (1, 1), "short")
+    found = make_split(log, "leave_one_out", skip_short=True)
+    assert [c.tolist() for c in (found.n_train, found.val, found.test)] == [
+        [0, 1],
+        [-1, 1],
+        [-1, 2],
+    ]

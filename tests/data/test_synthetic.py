@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from oa_jax.data.log import make_log
-from oa_jax.data.synthetic import World, generate, latents, topic_oracles
+from oa_jax.data.synthetic import World, embeddings, generate, latents, topic_oracles
 from oa_jax.errors import UserError
 
 KNOB = (0.0, 0.25, 0.5, 0.75, 1.0)
@@ -360,3 +360,19 @@ def test_oracles_survive_laws_with_zeros():
             summary = topic_oracles(world, generate(world)).summary()
         assert all(map(math.isfinite, summary.values()))
         assert summary["gain"] > -1e-12
+
+
+def test_embeddings_of_the_synthetic_world():
+    """A function of the items alone: of their topic, and of what is their own."""
+    world = World()
+    table, truth = embeddings(world), latents(world)
+    assert table.shape == (900, 64) and table.dtype == np.float32
+    np.testing.assert_allclose(np.linalg.norm(table, axis=1), 1, atol=1e-6)
+    alike = table @ table.T
+    same = truth.item_topic[:, None] == truth.item_topic
+    np.fill_diagonal(same, False)
+    near = np.corrcoef((truth.item_latent @ truth.item_latent.T)[same], alike[same])[0, 1]
+    assert alike[same].mean() > alike[~same & ~np.eye(900, dtype=bool)].mean() + 0.2 and near > 0.4
+    other = World(redundancy=0.0, stay=0.2, taste=0.0)
+    np.testing.assert_array_equal(embeddings(other), table)
+    assert (embeddings(World(seed=1)) != table).any()

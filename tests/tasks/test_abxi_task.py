@@ -11,7 +11,6 @@ import pytest
 from oa_jax.data.log import make_log
 from oa_jax.data.splits import leave_one_out
 from oa_jax.errors import UserError
-from oa_jax.tasks import abxi as task_lib
 from oa_jax.tasks import sampling
 from oa_jax.tasks.abxi import Task
 
@@ -243,7 +242,7 @@ def dropped(task, capacity, seed=0, epoch=0):
 
 
 def test_capacity_drops_no_position_and_one_multiple_less_does(make_task, monkeypatch):
-    monkeypatch.setattr(task_lib, "SLOT_MULTIPLE", 4)
+    monkeypatch.setattr("oa_jax.tasks.slots.SLOT_MULTIPLE", 4)
     task = make_task()
     need = np.asarray(task.slots_needed(jnp.asarray(task.target_counts), 0, 0))
     assert dropped(task, task.capacity(need)) == 0
@@ -254,7 +253,7 @@ def test_capacity_drops_no_position_and_one_multiple_less_does(make_task, monkey
 
 
 def test_capacity_is_the_usual_one_unless_an_epoch_needs_more(make_task, monkeypatch):
-    monkeypatch.setattr(task_lib, "SLOT_MULTIPLE", 4)
+    monkeypatch.setattr("oa_jax.tasks.slots.SLOT_MULTIPLE", 4)
     task = make_task()
     usual = task.capacity((0, 0))
     assert all(c % 4 == 0 and 0 <= c - n < 4 for c, n in zip(usual, task.usual_slots, strict=True))

@@ -105,6 +105,9 @@ class Toy:
         row_P = at_P // batch["gt"].shape[1]
         return batch["shared_negatives"].at[row_P].get(mode="fill", fill_value=0)
 
+    def index(self, params):
+        return params
+
     def encode(self, params, batch):
         return self._hidden(params, batch["seq_x"][:, -1])
 

@@ -1,4 +1,4 @@
-"""`python -m oa_jax.data.text --data_dir=… --name=NAME --encoder=… --out=DIR`: text tables."""
+"""`python -m oa_jax.data.text --data_dir=… --name=NAME --encoder=…`: text tables."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from oa_jax import cli
 from oa_jax.data import prepared
 from oa_jax.data.sources import DIRECTORY_VARIABLE
 from oa_jax.data.text import build, cache
+from oa_jax.data.text.tables import default_folder
 from oa_jax.errors import UserError
 
 flags.DEFINE_string("data_dir", None, f"Folder of the prepared sets; {DIRECTORY_VARIABLE} if none.")
@@ -21,11 +22,14 @@ flags.DEFINE_string(
     "hashing (no model); A.npy,B.npy or .pkl, vectors in the order of the items; a folder with the "
     "official code's tables; or name or folder of a model of sentence-transformers.",
 )
-flags.DEFINE_string("out", None, "Folder of the tables.")
+flags.DEFINE_string("out", None, "Folder of the tables; where training looks if none.")
 flags.DEFINE_string("profiles", None, "File of user profiles to import, .npy or .pkl.")
 flags.DEFINE_integer("global_width", 1024, "Columns of the table of both domains.")
 flags.DEFINE_integer("local_width", 128, "Columns of the tables of one domain.")
 flags.DEFINE_string("split", None, "Whose targets no profile may know; the set's own if none.")
+flags.DEFINE_bool(
+    "sees_validation", False, "Profiles hold the validation target, as the official ones (Q12)."
+)
 flags.DEFINE_integer("chunk", 1024, "Texts that a model encodes between two stores.", lower_bound=1)
 flags.DEFINE_string("cache_dir", None, "Folder of encoded chunks; the user's cache if none.")
 
@@ -35,7 +39,6 @@ def main(_):
     for name, meaning in (
         ("name", "a prepared data set"),
         ("encoder", "an encoder, such as hashing"),
-        ("out", "a folder for the tables"),
     ):
         if not given[name].value:
             raise UserError(f"--{name}: missing: expected {meaning}")
@@ -51,10 +54,12 @@ def main(_):
         given.global_width,
         given.local_width,
         given.split,
+        given.sees_validation,
         given.chunk,
     )
-    tables = build.write(prepared.load(data_dir, given.name), options, given.out, cli.say)
-    cli.say(describe(tables, given.out))
+    out = given.out or default_folder(data_dir, given.name)
+    tables = build.write(prepared.load(data_dir, given.name), options, out, cli.say)
+    cli.say(describe(tables, out))
 
 
 def describe(tables, out) -> str:

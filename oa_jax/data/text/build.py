@@ -32,6 +32,7 @@ class Options:
     """encoder: see `encoders.open_encoder`; or a folder with the official code's tables.
     profiles: a file of imported profiles, None for the mean of the history. split: whose
     targets are held out, None for the published split where there is one, or leave_one_out.
+    sees_validation: the mean holds the validation target, as the official profile (quirk Q12).
     cache: folder of the chunks of `chunk` texts that a model has encoded."""
 
     encoder: str
@@ -40,6 +41,7 @@ class Options:
     global_width: int = 1024
     local_width: int = 128
     split: str | None = None
+    sees_validation: bool = False
     chunk: int = 1024
 
 
@@ -65,9 +67,9 @@ def write(prepared: Prepared, options: Options, out, say) -> Tables:
         )
     else:
         say(f"{out} holds these tables: nothing to do")
-        return load_tables(out, prepared.log, work.split)
+        return load_tables(out, prepared.log, work.split, options.sees_validation)
     save_tables(out, work.tables())
-    return load_tables(out, prepared.log, work.split)
+    return load_tables(out, prepared.log, work.split, options.sees_validation)
 
 
 class Work:
@@ -136,7 +138,7 @@ class Work:
         if self.profiles is not None:
             unknown = np.full(self.log.n_users, -1, np.int32)
             return read_profiles(self.profiles, self.prepared.raw_users), unknown
-        n_history = history_of(self.split)
+        n_history = history_of(self.split, self.options.sees_validation)
         has_text = np.array([text is not None for text in self.texts])
         if self.encoder.identity["kind"] in ("files", "official tables"):
             has_text = vectors.any(1)  # a zero row is how such files say "no text"
@@ -149,7 +151,7 @@ class Work:
 
     def _profiles_identity(self):
         if self.profiles is None:
-            return "mean of the history"
+            return "mean of the history" + ", Q12" * self.options.sees_validation
         rows = read_profiles(self.profiles, self.prepared.raw_users)
         return f"imported {hashlib.sha256(rows.tobytes()).hexdigest()[:16]}"
 

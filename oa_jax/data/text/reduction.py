@@ -25,15 +25,14 @@ def pca(rows_NxW: np.ndarray, width: int) -> Reduced:
 
     width: at most `widest(rows_NxW)`.
     """
-    from sklearn.decomposition import PCA  # imported here: a second, for this step only
-
-    model = PCA(width, svd_solver="covariance_eigh")
-    with np.errstate(invalid="ignore"):  # equal rows: 0 of a variance of 0
-        projected = model.fit_transform(np.asarray(rows_NxW, np.float64))
-    at = np.argmax(np.abs(model.components_), 1)
-    signs = np.sign(model.components_[np.arange(width), at])
-    total = float(model.explained_variance_ratio_.sum())
-    return Reduced((projected * signs).astype(np.float32), total if np.isfinite(total) else 0.0)
+    centred = np.asarray(rows_NxW, np.float64)
+    centred = centred - centred.mean(0)
+    variances, axes = np.linalg.eigh(centred.T @ centred)  # ascending
+    axes = axes[:, ::-1][:, :width]
+    axes = axes * np.sign(axes[np.abs(axes).argmax(0), np.arange(width)])
+    total = variances.sum()
+    explained = float(variances[::-1][:width].sum() / total) if total > 0 else 0.0
+    return Reduced((centred @ axes).astype(np.float32), explained)
 
 
 def widest(rows_NxW: np.ndarray) -> int:

@@ -54,10 +54,13 @@ class Tables:
     metadata: dict
 
 
-def load_tables(path, log: InteractionLog, split: Split | None = None) -> Tables:
+def load_tables(
+    path, log: InteractionLog, split: Split | None = None, sees_validation: bool = False
+) -> Tables:
     """Read the tables in folder `path`, checked against the log that they must belong to.
 
-    split: where given, no user's row may be made from a target of it, or from what follows (Q12).
+    split: where given, no user's row may be made from a target of it, or from what follows.
+    sees_validation: rows hold the validation target, as the official ones do (Q12).
 
     Raises UserError naming the file when one is missing or unreadable, has another shape or type
     than the log asks for, holds a number that is not finite, or was made from another log.
@@ -73,22 +76,24 @@ def load_tables(path, log: InteractionLog, split: Split | None = None) -> Tables
     tables = Tables(**arrays, metadata=metadata)
     _check_shapes(path, tables, log)
     if split is not None:
-        most = history_of(split)
-        if (tables.n_history > most).any():
-            user = int(np.argmax(tables.n_history > most))
-            raise UserError(
-                f"{path / FILES['n_history']}: user {user}: profile of {tables.n_history[user]} "
-                f"events: expected at most the {most[user]} before its first target"
-            )
+        _check_histories(path / FILES["n_history"], tables.n_history, split, sees_validation)
     return tables
 
 
-def history_of(split: Split) -> np.ndarray:
+def default_folder(data_dir, name: str) -> pathlib.Path:
+    """Where the tables of a data set lie, if nobody says otherwise."""
+    return pathlib.Path(data_dir).expanduser() / "oa_tables" / name
+
+
+def history_of(split: Split, sees_validation: bool = False) -> np.ndarray:
     """(U,) int32: the events of each user before its first target, all that a profile may hold.
 
     A user without a target has its training part: nobody asks what comes after.
+    sees_validation: with the validation target where a test target follows (quirk Q12).
     """
     first = np.where(split.val >= 0, split.val, split.test)
+    if sees_validation:
+        first = np.where(split.test >= 0, split.test, first)
     return np.where(first >= 0, first, split.n_train).astype(np.int32)
 
 
@@ -141,6 +146,20 @@ def _read(file: pathlib.Path) -> np.ndarray:
         raise UserError(f"{file}: no such file: expected one of the folder's tables") from None
     except (ValueError, EOFError, OSError) as error:
         raise UserError(f"{file}: not a NumPy array: {error}") from None
+
+
+def _check_histories(file, n_history, split, sees_validation):
+    most = history_of(split, sees_validation)
+    # An imported row's history is not known; where both protocols agree there is nothing to miss.
+    less = (n_history >= 0) & (n_history < most) & (history_of(split) < most)
+    for bad, bound in ((n_history > most, "at most"), (less, "exactly")):
+        if bad.any():
+            user = int(np.argmax(bad))
+            what = "its test target (quirk q12)" if sees_validation else "its first target"
+            raise UserError(
+                f"{file}: user {user}: profile of {n_history[user]} events: expected {bound} "
+                f"the {most[user]} before {what}"
+            )
 
 
 def _check_shapes(path, tables, log):

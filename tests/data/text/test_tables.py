@@ -99,6 +99,18 @@ def test_history_ends_before_the_first_target():
     columns = ([5, 0, 3, 4], [5, -1, 3, -1], [6, 7, 6, -1])
     split = splits.Split(*(np.array(column, np.int32) for column in columns))
     assert tables_lib.history_of(split).tolist() == [5, 7, 3, 4]
+    assert tables_lib.history_of(split, sees_validation=True).tolist() == [6, 7, 6, 4]
+
+
+def test_profiles_with_the_validation_target_are_for_who_asks(folder, tables, log):
+    """Quirk Q12 is either in the file and asked for, or neither."""
+    split = splits.leave_one_out(log)
+    with pytest.raises(UserError, match=r"expected exactly the \d+ before its test target"):
+        load_tables(folder, log, split, sees_validation=True)
+    official = tables_lib.history_of(split, sees_validation=True)
+    save_tables(folder, dataclasses.replace(tables, n_history=official))
+    load_tables(folder, log, split, sees_validation=True)
+    assert "expected at most" in refusal(folder, log, split)
 
 
 def test_a_kill_while_writing_leaves_what_is_refused(folder, tables, log, monkeypatch):
