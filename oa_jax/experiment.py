@@ -172,7 +172,8 @@ class Experiment:
         if not self.is_resident:
             return arrays
         arrays["train"] = self.task.train_arrays()
-        return jax.tree.map(jnp.asarray, arrays) | {"tables": self.tables}
+        frozen = {} if self.tables is None else {"tables": self.tables}
+        return jax.tree.map(jnp.asarray, arrays) | frozen
 
     def identity(self) -> dict[str, str]:
         """Fingerprints of what is trained and evaluated on."""

@@ -14,7 +14,11 @@ from oa_jax.errors import UserError
 CONFIG = pathlib.Path(__file__).resolve().parents[1] / "configs" / "abxi.py"
 PLACES = (0, 1, 2)
 # Checked elsewhere: by `resolve` itself, by the data, by the type of a quirk.
-NOT_IN_RULES = ("backbone", "gca.positions", "data.name", "data.dir", "data.world.", "quirks.")
+RULES = (*config_lib.RULES, *config_lib.OWN_RULES["abxi"])
+NOT_IN_RULES = (
+    *("backbone", "gca.positions", "quirks."),
+    *("data.name", "data.dir", "data.tables", "data.world."),
+)
 
 
 def get_config(argument=None, **changes):
@@ -47,12 +51,12 @@ def test_documented_arguments_resolve_and_survive_json(pair, more):
 
 def test_every_field_has_a_rule_and_every_rule_a_field():
     known = set(fields(get_config().to_dict()))
-    ruled = {rule.field for rule in config_lib.RULES}
+    ruled = {rule.field for rule in RULES}
     assert ruled <= known
     assert [f for f in sorted(known - ruled) if not f.startswith(NOT_IN_RULES)] == []
 
 
-@pytest.mark.parametrize("field", [rule.field for rule in config_lib.RULES])
+@pytest.mark.parametrize("field", [rule.field for rule in RULES])
 def test_a_missing_field_is_named(field):
     config = get_config()
     config.unlock()
