@@ -41,7 +41,13 @@ def main(words):
         raise UserError(f"{command}: no name given: expected NAME of python -m oa_jax.data list")
     for name in names:
         choice(f"{command} NAME", name, catalogue.SETS)
-    statuses = [COMMANDS[command](name) for name in names]
+    try:
+        statuses = [COMMANDS[command](name) for name in names]
+    except ModuleNotFoundError as error:
+        found = f"{error.name} is not installed"
+        raise UserError(
+            f"{command}: {found}: expected the extra `data`: pip install -e '.[data]'"
+        ) from None
     return max(status or 0 for status in statuses)
 
 

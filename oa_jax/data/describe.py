@@ -166,6 +166,12 @@ def plot(data: Prepared, path) -> None:
         right.loglog(np.arange(1, len(counts) + 1), counts, **style)
     left.set(xlabel="events in the domain", ylabel="sequences with at least that many")
     left.set_title("Lengths")
+    # Lengths often span less than a decade, where the usual ticks of a log axis are few or crowded.
+    ticks = [n for d in range(4) for n in (10**d, 2 * 10**d, 5 * 10**d)]
+    limits = left.get_xlim()
+    left.set_xticks(ticks, [str(n) for n in ticks])
+    left.set_xticks([], minor=True)
+    left.set_xlim(limits)
     right.set(xlabel="rank of the item", ylabel="interactions", title="Popularity")
     for axes in (left, right):
         axes.spines[["top", "right"]].set_visible(False)

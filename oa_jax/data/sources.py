@@ -39,9 +39,11 @@ def load(name: str, directory=None, world=None) -> InteractionLog:
         return prepared.load(directory, name).log
     if name not in catalogue.SETS:
         choices = ", ".join([*catalogue.SETS, SYNTHETIC])
-        have = ", ".join(prepared.names(directory or "")) or "nothing"
-        have = f"; prepared below {directory}: {have}" if directory else ""
-        raise UserError(f"data source: found {name!r}, expected one of {choices}{have}")
+        message = f"data source: found {name!r}, expected one of {choices}"
+        if directory:
+            have = ", ".join(prepared.names(directory)) or "nothing"
+            message += f"; prepared below {directory}: {have}"
+        raise UserError(message)
     if name in ABXI_NAMES:
         published_name = ABXI_NAMES[name]
         return published.read_abxi(_abxi_directory(name, published_name, directory), published_name)

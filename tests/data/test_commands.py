@@ -121,3 +121,14 @@ def test_missing_files_are_named_at_once(run, tmp_path):
     assert "--raw_dir=/no/where: no such folder" in error(
         run("prepare", "movie_book", "--raw_dir=/no/where", OA_DATA_DIR=str(tmp_path))
     )
+
+
+def test_a_missing_extra_is_named(tmp_path):
+    code = (
+        "import runpy, sys; sys.modules['polars'] = None;"
+        "sys.argv = ['data', 'prepare', 'movie_book', f'--data_dir={sys.argv[1]}'];"
+        "runpy.run_module('oa_jax.data', run_name='__main__', alter_sys=True)"
+    )
+    argv = [sys.executable, "-c", code, str(tmp_path)]
+    process = subprocess.run(argv, cwd=TESTS.parent, capture_output=True, text=True)
+    assert "polars is not installed: expected the extra `data`" in error(process)
