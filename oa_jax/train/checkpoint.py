@@ -6,6 +6,7 @@ import pathlib
 import shutil
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
@@ -14,12 +15,17 @@ from oa_jax.errors import UserError
 from oa_jax.train.engine import seed_mesh
 from oa_jax.train.state import State
 
+COUNTERS = ("epoch", "best_epoch", "diverged_step")
+
 
 class Checkpoints:
-    """The checkpoints of a workdir. Close it: leaving without loses the save under way."""
+    """The checkpoints of a workdir. Close it: leaving without loses the save under way.
 
-    def __init__(self, directory: pathlib.Path, keep: int = 2):
-        options = ocp.CheckpointManagerOptions(max_to_keep=keep)
+    read_only: for looking at a folder that may belong to a run under way; nothing is written.
+    """
+
+    def __init__(self, directory: pathlib.Path, keep: int = 2, read_only: bool = False):
+        options = ocp.CheckpointManagerOptions(max_to_keep=keep, read_only=read_only)
         self._directory = directory
         self._manager = ocp.CheckpointManager(directory, options=options)
 
@@ -69,6 +75,26 @@ class Checkpoints:
             )
         return None
 
+    def steps(self) -> list[int]:
+        """Epochs that are listed now, ascending; not every one need be whole."""
+        self._manager.reload()
+        return sorted(self._manager.all_steps())
+
+    def read(self, epoch: int, abstract_params, best: bool):
+        """Parameters of all seeds and a few counters, as numpy arrays with a leading S.
+
+        abstract_params: shapes and types of the parameters. best: each seed's best parameters
+        instead of its last. -> (params, {"epoch", "best_epoch", "diverged_step"}: (S,)).
+        Raises OSError, ValueError or KeyError when the step cannot be read.
+        """
+        n_seeds = jax.tree.leaves(abstract_params)[0].shape[0]
+        state = {k: jax.ShapeDtypeStruct((n_seeds,), np.int32) for k in COUNTERS}
+        state |= {} if best else {"params": abstract_params}
+        items = {"state": _numpy(state)} | ({"best": _numpy(abstract_params)} if best else {})
+        found = self._manager.restore(epoch, args=ocp.args.Composite(**items))
+        counters = {k: found["state"][k] for k in COUNTERS}
+        return (found["best"] if best else found["state"]["params"]), counters
+
     def _set_aside(self, epochs):
         """Rename steps to N.unreadable: the manager would take them for saved."""
         for epoch in epochs:
@@ -78,6 +104,12 @@ class Checkpoints:
             step.rename(target)
         if epochs:
             self._manager.reload()
+
+
+def _numpy(item):
+    """Restore `item`, which may be a part of what was saved, to arrays of the host."""
+    as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), item)
+    return ocp.args.PyTreeRestore(item, restore_args=as_numpy, partial_restore=True)
 
 
 def _restore_args(target: State):
