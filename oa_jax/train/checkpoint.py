@@ -19,13 +19,10 @@ COUNTERS = ("epoch", "best_epoch", "diverged_step")
 
 
 class Checkpoints:
-    """The checkpoints of a workdir. Close it: leaving without loses the save under way.
+    """The checkpoints of a workdir. Close it: leaving without loses the save under way."""
 
-    read_only: for looking at a folder that may belong to a run under way; nothing is written.
-    """
-
-    def __init__(self, directory: pathlib.Path, keep: int = 2, read_only: bool = False):
-        options = ocp.CheckpointManagerOptions(max_to_keep=keep, read_only=read_only)
+    def __init__(self, directory: pathlib.Path, keep: int = 2):
+        options = ocp.CheckpointManagerOptions(max_to_keep=keep)
         self._directory = directory
         self._manager = ocp.CheckpointManager(directory, options=options)
 
@@ -75,26 +72,6 @@ class Checkpoints:
             )
         return None
 
-    def steps(self) -> list[int]:
-        """Epochs that are listed now, ascending; not every one need be whole."""
-        self._manager.reload()
-        return sorted(self._manager.all_steps())
-
-    def read(self, epoch: int, abstract_params, best: bool):
-        """Parameters of all seeds and a few counters, as numpy arrays with a leading S.
-
-        abstract_params: shapes and types of the parameters. best: each seed's best parameters
-        instead of its last. -> (params, {"epoch", "best_epoch", "diverged_step"}: (S,)).
-        Raises OSError, ValueError or KeyError when the step cannot be read.
-        """
-        n_seeds = jax.tree.leaves(abstract_params)[0].shape[0]
-        state = {k: jax.ShapeDtypeStruct((n_seeds,), np.int32) for k in COUNTERS}
-        state |= {} if best else {"params": abstract_params}
-        items = {"state": _numpy(state)} | ({"best": _numpy(abstract_params)} if best else {})
-        found = self._manager.restore(epoch, args=ocp.args.Composite(**items))
-        counters = {k: found["state"][k] for k in COUNTERS}
-        return (found["best"] if best else found["state"]["params"]), counters
-
     def _set_aside(self, epochs):
         """Rename steps to N.unreadable: the manager would take them for saved."""
         for epoch in epochs:
@@ -106,10 +83,42 @@ class Checkpoints:
             self._manager.reload()
 
 
-def _numpy(item):
+def listed(directory: pathlib.Path) -> list[int]:
+    """Epochs of the steps in a folder of checkpoints, ascending; not every one need be whole."""
+    return sorted(int(p.name) for p in directory.iterdir() if p.name.isdecimal() and p.is_dir())
+
+
+def read(directory: pathlib.Path, epoch: int, abstract_params, best: bool):
+    """Parameters of all seeds and a few counters, as numpy arrays with a leading S.
+
+    Nothing is written and no lock is taken: the run may be under way. abstract_params: shapes and
+    types of the parameters. best: each seed's best parameters instead of its last.
+    -> (params, {"epoch", "best_epoch", "diverged_step"}: (S,)). Raises OSError, ValueError or
+    KeyError when the step cannot be read or holds parameters of other shapes.
+    """
+    n_seeds = jax.tree.leaves(abstract_params)[0].shape[0]
+    state = {name: jax.ShapeDtypeStruct((n_seeds,), np.int32) for name in COUNTERS}
+    items = {"best": abstract_params} if best else {}
+    items["state"] = state if best else state | {"params": abstract_params}
+    args = ocp.args.Composite(**{name: _as_numpy(item) for name, item in items.items()})
+    with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as reader:
+        found = reader.restore(directory / str(epoch), args=args)
+    for name, item in items.items():
+        jax.tree.map(_check_shape, item, found[name])
+    params = found["best"] if best else found["state"]["params"]
+    return params, {name: found["state"][name] for name in COUNTERS}
+
+
+def _as_numpy(item):
     """Restore `item`, which may be a part of what was saved, to arrays of the host."""
     as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), item)
     return ocp.args.PyTreeRestore(item, restore_args=as_numpy, partial_restore=True)
+
+
+def _check_shape(expected, found):
+    # A leaf that was never saved comes back as the shape that was asked for.
+    if not isinstance(found, np.ndarray) or found.shape != expected.shape:
+        raise ValueError(f"found {getattr(found, 'shape', None)}, expected {expected.shape}")
 
 
 def _restore_args(target: State):

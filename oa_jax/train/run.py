@@ -69,15 +69,18 @@ def initial_statistics(experiment):
 
 def stored_config(workdir):
     """The configuration in config.json, checked as if it had been given on the command line."""
-    config = workdir.read_json("config.json")
+    return checked_config(workdir.read_json("config.json"), workdir.path / "config.json")
+
+
+def checked_config(config, path) -> dict:
+    """`config`, which was read from `path`, resolved. Raises UserError naming path and field."""
     try:
         if not isinstance(config, dict):
             raise UserError(f"found {type(config).__name__}, expected an object")
         backbone = choice("backbone", str(config.get("backbone")), experiment_lib.PLACES)
-        places = experiment_lib.PLACES[backbone]
-        return resolve(ConfigDict(config), places)
+        return resolve(ConfigDict(config), experiment_lib.PLACES[backbone])
     except UserError as error:
-        raise UserError(f"{workdir.path / 'config.json'}: {error}") from None
+        raise UserError(f"{path}: {error}") from None
 
 
 def check_same_data(workdir, env):
