@@ -31,6 +31,9 @@ PACKAGES = ("numpy", "scipy", "statsmodels", "polars", "matplotlib")
 def define_flags() -> None:
     flags.DEFINE_string("runs", None, "Workdirs, or a folder of workdirs: DIR[,DIR…] or a GLOB.")
     flags.DEFINE_string("out", None, "Folder for the results; made when missing.")
+    meaning = "Test metric of correlate, scaling and report; ndcg@10/full: among all items."
+    flags.DEFINE_string("metric", "ndcg@10", meaning)
+    flags.DEFINE_integer("draws", 2000, "Bootstrap draws.", lower_bound=100)
 
 
 def load(name: str):

@@ -317,9 +317,7 @@ def _title(domain, rows):
 
 def define_flags() -> None:
     flags.DEFINE_string("statistic", "abs_cos", "Which statistic of X and X'.")
-    flags.DEFINE_string("metric", "ndcg@10", "Which test metric; ndcg@10/full for another ranking.")
     flags.DEFINE_enum("points", "place", ["place", "mean"], "A point per place, or their mean.")
-    flags.DEFINE_integer("draws", DRAWS, "Bootstrap draws.", lower_bound=100)
 
 
 def command(runs: list[Run], out, say) -> int:

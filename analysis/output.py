@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import os
 import pathlib
 
@@ -45,3 +46,17 @@ def read_frame(out: pathlib.Path, name: str) -> pl.DataFrame | None:
         return pl.read_parquet(path)
     except (pl.exceptions.PolarsError, OSError):
         raise UserError(f"{path}: not a parquet file: remove it and run `{name}` again") from None
+
+
+def number(value, digits: int = 3, sign: bool = False) -> str:
+    """A number for people, with a true minus; a dash for None and what is no number."""
+    if value is None or not math.isfinite(value):
+        return "–"
+    return f"{value:{'+' if sign else ''}.{digits}f}".replace("-", "−")
+
+
+def interval(low, high, digits: int = 3, sign: bool = False) -> str:
+    """`[low, high]`, empty when either is missing."""
+    if low is None or high is None or math.isnan(low) or math.isnan(high):
+        return ""
+    return f"[{number(low, digits, sign)}, {number(high, digits, sign)}]"
