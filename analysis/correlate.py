@@ -73,16 +73,15 @@ def _statistic(run, entry, place, domain, statistic, measured):
     value = entry.get(f"best/gca/{place}/{domain}/{statistic}")
     if value is None and measured is not None:
         found = measured.filter(
-            (pl.col("run") == run.name)
-            & (pl.col("seed") == entry["seed"])
-            & (pl.col("place").cast(pl.String) == place)
-            & (pl.col("domain") == domain)
-            & (pl.col("statistic") == statistic)
+            run=run.name,
+            seed=entry["seed"],
+            parameters="best",
+            split="test",
+            place=int(place),
+            domain=domain,
+            statistic=statistic,
         )
-        # Several steps of one seed: the best of them is what the metrics belong to.
-        best = found.filter(pl.col("step").cast(pl.String) == "best")
-        found = best if len(best) else found
-        value = found["value"][-1] if len(found) else None
+        value = found["value"][0] if len(found) else None
     return value if value is not None and math.isfinite(value) else None
 
 
@@ -221,7 +220,7 @@ def _coefficients(part, setting, domain, draws, rng):
             row["published"] = found["r"]
         out.append(row)
     low, high = leave_one_out(x, y, clusters)
-    note = "" if math.isfinite(low) else f"{count} configurations: expected at least 3"
+    note = "" if math.isfinite(low) else f"{_plural(count, 'configuration')}: expected at least 3"
     row = base | {"coefficient": "leave one configuration out", "value": None, "note": note}
     return [*out, row | {"low": _finite(low), "high": _finite(high)}]
 
@@ -241,13 +240,17 @@ def _why(name, x, y, count):
 
 def _warning(count, low, lost, unit):
     if count < 3:
-        return f"no interval: {count} {unit}{'s' if count > 1 else ''}, expected at least 3"
+        return f"no interval: {_plural(count, unit)}, expected at least 3"
     if not math.isfinite(low):
         return "no interval: undefined in most draws"
-    notes = [f"{count} {unit}s: the interval is too narrow"] if count < 10 else []
+    notes = [f"only {count} {unit}s: a rough interval"] if count < 10 else []
     if lost > 0.01:
         notes.append(f"undefined in {lost:.0%} of the draws, which are left out")
     return "; ".join(notes)
+
+
+def _plural(count, noun):
+    return f"{count} {noun}" + ("" if count == 1 else "s")
 
 
 def _finite(value):

@@ -55,17 +55,32 @@ def new_figure(rows: int = 1, columns: int = 1, height: float = 2.9, **more):
 
 
 def marks(names) -> dict[str, dict]:
-    """A colour, marker and line for each name; `baseline`, `early` and `stack` keep theirs."""
-    out = {name: MARKS[i] for i, name in enumerate(FIRST)}
-    others = [name for name in dict.fromkeys(names) if name not in out]
-    spare = MARKS[len(FIRST) :]
-    for i, name in enumerate(others):
-        lines = ("-", "--", ":")
-        mark = dict(spare[i % len(spare)])
-        if i >= len(spare):
-            mark["linestyle"] = lines[i // len(spare) % len(lines)]
-        out[name] = mark
-    return {name: out[name] for name in dict.fromkeys(names)}
+    """A colour, marker and line for each name; `baseline`, `early` and `stack` keep theirs.
+
+    So does a name that begins with one of them, such as `early (run 1)`, if it is the only one.
+    """
+    names = list(dict.fromkeys(names))
+    out = {}
+    for first, mark in zip(FIRST, MARKS, strict=False):
+        of_kind = [n for n in names if n.split(" (")[0] == first]
+        if of_kind:
+            out[first if first in of_kind else of_kind[0]] = mark
+    spare = [mark for mark in MARKS if mark not in out.values()] or list(MARKS)
+    for i, name in enumerate(n for n in names if n not in out):
+        out[name] = spare[i % len(spare)]
+    return out
+
+
+def labels(runs) -> dict[str, str]:
+    """{run's name: how figures call it}: the variant, with the name where that is not enough."""
+    variants = [run.variant for run in runs]
+    one_model = len({run.backbone_configuration for run in runs}) == 1
+    return {
+        run.name: run.variant
+        if one_model and variants.count(run.variant) == 1
+        else f"{run.variant} ({run.name})"
+        for run in runs
+    }
 
 
 def point_style(mark: dict) -> dict:

@@ -324,7 +324,7 @@ def draw(frame: pl.DataFrame) -> dict:
             axis.set_xlabel("gain in percent of the baseline")
             axis.set_yticks(range(len(metrics)), [m.upper() for m in metrics])
             figures.title(axis, f"Domain {domain}")
-        axes[0, 0].invert_yaxis()
+        axes[0, 0].set_ylim(len(metrics) - 0.4, -0.6)  # the first on top
         figures.heading(figure, f"{setting}: gain with 95 % interval")
         figures.legend_below(figure, axes, 3)
         out[figures.file_name("gains", setting)] = figure
