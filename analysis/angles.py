@@ -93,6 +93,9 @@ def draw(frame: pl.DataFrame, runs: list[Run]) -> dict:
         axes[0, 0].set_xlim(left=0)
         figures.heading(figure, f"{setting}: filled trained, hollow untrained; ± sd over seeds")
         figures.legend_below(figure, axes, 3)
+        figure.set_label(
+            f"Mean |cos(X, X′)| of every place, {setting}: trained, untrained, and the null"
+        )
         out[figures.file_name("angles", setting)] = figure
     return out
 

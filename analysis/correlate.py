@@ -15,9 +15,10 @@ from absl import flags
 from scipy import stats
 
 from analysis import figures, published
-from analysis.output import read_frame, write_frame
+from analysis.output import interval, number, read_frame, write_frame
 from analysis.resampling import DRAWS, cluster_interval
 from analysis.runs import Run, finished
+from analysis.sheets import Sheet
 from oa_jax.evaluate.orthogonality import null_abs_cos
 
 COVARIATES = ("log_parameters", "hidden_size", "progress")
@@ -283,6 +284,8 @@ def draw(points: pl.DataFrame, table: pl.DataFrame, statistic: str, metric: str)
             figures.title(axis, _title(domain, rows))
         figures.heading(figure, setting)
         figures.legend_below(figure, axes)
+        titles = "; ".join(axis.get_title("left") for axis in axes.flat)
+        figure.set_label(f"Test {metric} against {statistic} by seed, {setting}. {titles}")
         out[figures.file_name("correlate", setting)] = figure
     return out
 
@@ -306,15 +309,11 @@ def _panel(axis, part, looks, statistic):
 
 
 def _title(domain, rows):
-    first = rows.filter(pl.col("coefficient") == "Pearson r").row(0, named=True)
-    if first["value"] is None:
-        text = "r undefined"
-    else:
-        text = f"r = {first['value']:+.2f}"
-        if first["low"] is not None:
-            text += f" [{first['low']:+.2f}, {first['high']:+.2f}]"
+    first = rows.filter(coefficient="Pearson r").row(0, named=True)
+    value, ends = first["value"], interval(first["low"], first["high"], 2, sign=True)
+    text = "r undefined" if value is None else f"r = {number(value, 2, sign=True)} {ends}".strip()
     if first["published"] is not None:
-        text += f", paper {first['published']:+.3f}"
+        text += f", paper {number(first['published'], 3, sign=True)}"
     return f"{domain}: {text}"
 
 
@@ -345,12 +344,27 @@ def sentences(table: pl.DataFrame) -> list[str]:
     """A plain line for each coefficient."""
     lines = []
     for row in table.iter_rows(named=True):
-        text = f"{row['setting']}, {row['domain']}: {row['coefficient']}"
+        parts = [f"{row['setting']}, {row['domain']}: {row['coefficient']}"]
         if row["value"] is not None:
-            text += f" {row['value']:+.3f}"
-        if row["low"] is not None:
-            text += f" [{row['low']:+.3f}, {row['high']:+.3f}]"
+            parts.append(number(row["value"], 3, sign=True))
+        parts.append(interval(row["low"], row["high"], 3, sign=True))
         if row["published"] is not None:
-            text += f" (paper {row['published']:+.3f})"
-        lines.append(text + (f": {row['note']}" if row["note"] else ""))
+            parts.append(f"(paper {number(row['published'], 3, sign=True)})")
+        lines.append(" ".join(filter(None, parts)) + (f": {row['note']}" if row["note"] else ""))
     return lines
+
+
+def sheet(table: pl.DataFrame) -> Sheet:
+    """The coefficients as a table for people."""
+    header = ["setting", "domain", "coefficient", "value", "95 % interval", "paper"]
+    header += ["points", "configurations", "note"]
+    rows = [
+        [
+            *(row["setting"], row["domain"], row["coefficient"]),
+            *(number(row["value"], 3, sign=True), interval(row["low"], row["high"], 3, True)),
+            "" if row["published"] is None else number(row["published"], 3, sign=True),
+            *(str(row["points"]), str(row["configurations"]), row["note"]),
+        ]
+        for row in table.iter_rows(named=True)
+    ]
+    return Sheet("Correlation of the statistic with the metric", header, rows, words=3)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import pathlib
 
@@ -42,6 +43,7 @@ MARKS = (
     {"color": "#E69F00", "marker": "X", "linestyle": (0, (3, 1))},
 )
 NULL = {"color": "#777777", "linestyle": (0, (1, 2)), "linewidth": 1.1, "zorder": 1}
+PLACE_LINES = {"0": "-", "1": "--", "2": ":"}  # of the places of GCA
 FIRST = ("baseline", "early", "stack")  # these look the same in every figure
 WIDTH = 7.2  # inches
 
@@ -126,8 +128,9 @@ def legend_below(figure, axes, columns: int = 3) -> None:
             figure.legend(found.values(), found, loc="outside lower center", ncols=columns)
 
 
+@functools.lru_cache(maxsize=128)
 def render(figure: Figure, kind: str) -> bytes:
-    """The figure as `png` or `pdf`; equal figures give equal bytes."""
+    """The figure as `png` or `pdf`, drawn once; it must not change afterwards."""
     buffer = io.BytesIO()
     metadata = {"CreationDate": None} if kind == "pdf" else {"Software": None}
     with matplotlib.rc_context(STYLE):

@@ -20,6 +20,7 @@ from analysis import figures, published
 from analysis.output import interval, number, write_frame
 from analysis.resampling import DRAWS, LEVEL
 from analysis.runs import Run, finished
+from analysis.sheets import Sheet
 
 SCHEMA = {
     "setting": pl.String,
@@ -242,6 +243,8 @@ def draw(points: list[Point], metric: str, table: pl.DataFrame) -> dict:
             figures.title(axis, f"{domain}: " + _ratio_title(rows))
         figures.heading(figure, setting)
         figures.legend_below(figure, axes, 4)
+        titles = "; ".join(axis.get_title("left") for axis in axes.flat)
+        figure.set_label(f"Test {metric} against parameters, {setting}. {titles}")
         out[figures.file_name("scaling", setting)] = figure
     return out
 
@@ -338,3 +341,16 @@ def sentences(table: pl.DataFrame) -> list[str]:
             text += f": ratio {number(row['ratio'], 2)} {bounds(row)}"
         lines.append(text.rstrip() + (f": {row['note']}" if row["note"] else ""))
     return lines
+
+
+def sheet(table: pl.DataFrame, title: str) -> Sheet:
+    """The ratios as a table for people."""
+    header = ["setting", "domain", "variant", "parameters", "quality", "ratio", "95 % interval"]
+    rows = [
+        [
+            *(row["setting"], row["domain"], row["variant"], f"{row['parameters']:,}"),
+            *(number(row["quality"], 4), number(row["ratio"], 2), bounds(row), row["note"] or ""),
+        ]
+        for row in table.iter_rows(named=True)
+    ]
+    return Sheet(title, [*header, "note"], rows, words=3)

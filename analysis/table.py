@@ -327,6 +327,7 @@ def draw(frame: pl.DataFrame) -> dict:
         axes[0, 0].set_ylim(len(metrics) - 0.4, -0.6)  # the first on top
         figures.heading(figure, f"{setting}: gain with 95 % interval")
         figures.legend_below(figure, axes, 3)
+        figure.set_label(f"Relative gain over the baseline by metric and ranking, {setting}")
         out[figures.file_name("gains", setting)] = figure
     return out
 

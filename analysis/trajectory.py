@@ -15,7 +15,6 @@ from analysis.runs import Run
 from oa_jax.evaluate.orthogonality import null_abs_cos
 
 STATISTICS = ("cos", "abs_cos", "parallel_share", "xy_abs_cos", "gate_mean")
-LINES = {"0": "-", "1": "--", "2": ":"}
 SCHEMA = {
     "setting": pl.String,
     "run": pl.String,
@@ -111,7 +110,7 @@ def draw(frame: pl.DataFrame, runs: list[Run], metric: str = "ndcg@10") -> dict:
                 for place in map(str, run.places):
                     at = here.filter(quantity="abs_cos", place=place)
                     text = f"{label}, place {place}"
-                    _lines(axes[-1, column], at, look, text, LINES.get(place, "-."))
+                    _lines(axes[-1, column], at, look, text, figures.PLACE_LINES.get(place, "-."))
             axes[0, column].set_ylabel(f"validation {sampled}")
             figures.title(axes[0, column], f"Domain {domain}")
             if with_gca:
@@ -126,6 +125,10 @@ def draw(frame: pl.DataFrame, runs: list[Run], metric: str = "ndcg@10") -> dict:
             axes[-1, column].set_xlabel("epoch")
         figures.heading(figure, f"{setting}: thin a seed, thick the mean of all while all train")
         figures.legend_below(figure, axes, 3)
+        figure.set_label(
+            f"Validation {sampled}{' and mean |cos(X, X′)|' if with_gca else ''} over epochs, "
+            f"{setting}; rings are each seed's best epoch"
+        )
         out[figures.file_name("trajectory", setting)] = figure
     return out
 
