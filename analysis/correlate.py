@@ -23,6 +23,7 @@ from oa_jax.evaluate.orthogonality import null_abs_cos
 
 COVARIATES = ("log_parameters", "hidden_size", "progress")
 WITHIN = "within configuration"
+FIRST = ("Pearson r", WITHIN)  # what to read first
 SCHEMA = {
     "setting": pl.String,
     "domain": pl.String,
@@ -342,16 +343,20 @@ def command(runs: list[Run], out, say) -> int:
 
 def sentences(table: pl.DataFrame) -> list[str]:
     """A plain line for each coefficient."""
-    lines = []
-    for row in table.iter_rows(named=True):
-        parts = [f"{row['setting']}, {row['domain']}: {row['coefficient']}"]
-        if row["value"] is not None:
-            parts.append(number(row["value"], 3, sign=True))
-        parts.append(interval(row["low"], row["high"], 3, sign=True))
-        if row["published"] is not None:
-            parts.append(f"(paper {number(row['published'], 3, sign=True)})")
-        lines.append(" ".join(filter(None, parts)) + (f": {row['note']}" if row["note"] else ""))
-    return lines
+    return [
+        f"{row['setting']}, {row['domain']}: {row['coefficient']} {in_words(row)}"
+        for row in table.iter_rows(named=True)
+    ]
+
+
+def in_words(row: dict) -> str:
+    """Value, interval, the paper's value and the note of a row."""
+    parts = [] if row["value"] is None else [number(row["value"], 3, sign=True)]
+    parts.append(interval(row["low"], row["high"], 3, sign=True))
+    if row["published"] is not None:
+        parts.append(f"(paper {number(row['published'], 3, sign=True)})")
+    text = " ".join(filter(None, parts))
+    return ", ".join(filter(None, [text, row["note"]]))
 
 
 def sheet(table: pl.DataFrame) -> Sheet:

@@ -52,6 +52,7 @@ def number(value, digits: int = 3, sign: bool = False) -> str:
     """A number for people, with a true minus; a dash for None and what is no number."""
     if value is None or not math.isfinite(value):
         return "–"
+    value = round(value, digits) + 0.0  # no −0.000
     return f"{value:{'+' if sign else ''}.{digits}f}".replace("-", "−")
 
 

@@ -25,27 +25,31 @@ a { color: #00508c; }
 .missing { border-left: 3px solid #b35900; padding: .3rem .8rem; background: #fdf6ee; }
 figure { margin: 1rem 0; } img { max-width: 100%; height: auto; display: block; }
 figcaption { color: #444; font-size: .88rem; }
-.sheet { overflow-x: auto; margin: 1rem 0; }
+.sheet, .drawing { overflow-x: auto; }
+.caption { font-weight: 600; margin: 1.2rem 0 .3rem; font-size: .9rem; }
 table { border-collapse: collapse; font-size: .84rem; white-space: nowrap; }
-caption { text-align: left; font-weight: 600; padding-bottom: .3rem; white-space: normal; }
 th, td { text-align: left; padding: .2rem .6rem; border-bottom: 1px solid #e4e4e4; }
 th { border-bottom: 2px solid #999; vertical-align: bottom; }
 .n { text-align: right; font-variant-numeric: tabular-nums; }
 summary { cursor: pointer; color: #00508c; margin: .5rem 0; }
+@media (max-width: 640px) { img { max-width: none; width: 640px; } nav ul { columns: 1; } }
 @media print {
   body { max-width: none; font-size: 10pt; padding: 0; }
   nav { display: none; } h2 { break-after: avoid; } figure, tr { break-inside: avoid; }
   .sheet { overflow: visible; } table { font-size: 7pt; white-space: normal; }
+  img { max-width: 100%; width: auto; }
 }
 """
 
 
 @dataclasses.dataclass(frozen=True)
 class Section:
-    """A part of the page: how to read it, what the runs show, tables, figures, what is missing."""
+    """A part of the page: how to read it, what the runs show (short: in a sentence), what is
+    missing, tables, figures."""
 
     title: str
     how: str
+    short: str = ""
     lines: list[str] = dataclasses.field(default_factory=list)
     missing: list[str] = dataclasses.field(default_factory=list)
     sheets: list[Sheet] = dataclasses.field(default_factory=list)
@@ -56,11 +60,11 @@ class Section:
         return "".join(c if c.isalnum() else "-" for c in self.title.lower())
 
 
-LONG = 14  # a table with more rows is folded
+LONG, MANY = 14, 8  # tables with more rows and lists with more lines are folded
 
 
-def page(title: str, lead: str, short: list[str], sections: list[Section]) -> str:
-    """The whole page. lead: a sentence under the title; short: what to know first."""
+def page(title: str, lead: str, sections: list[Section]) -> str:
+    """The whole page. lead: a sentence under the title, followed by the sections' short ones."""
     links = [f'<li><a href="#{s.anchor}">{html.escape(s.title)}</a></li>' for s in sections]
     parts = [
         "<!doctype html>",
@@ -69,7 +73,7 @@ def page(title: str, lead: str, short: list[str], sections: list[Section]) -> st
         f"<title>{html.escape(title)}</title>",
         f'<link rel="icon" href="data:,"><style>{CSS}</style></head><body>',
         f"<h1>{html.escape(title)}</h1>\n<p>{html.escape(lead)}</p>",
-        f"<section>{_list(short)}</section>",
+        f"<section>{_list([s.short for s in sections if s.short])}</section>",
         f'<nav aria-label="Contents"><ul>{"".join(links)}</ul></nav>',
         "<main>",
         *map(_section, sections),
@@ -91,6 +95,8 @@ def _section(section):
 
 def _list(lines):
     items = "".join(f"<li>{html.escape(line)}</li>" for line in lines)
+    if len(lines) > MANY:
+        return f"<details><summary>{len(lines)} lines</summary><ul>{items}</ul></details>"
     return f"<ul>{items}</ul>" if items else ""
 
 
@@ -106,7 +112,7 @@ def _figure(name, figure):
     alt = html.escape(str(figure.get_label() or name), quote=True)
     width, height = (int(160 * inches) for inches in figure.get_size_inches())
     return (
-        f'<figure><img alt="{alt}" width="{width}" height="{height}" '
-        f'src="data:image/png;base64,{image}">'
+        f'<figure><div class="drawing"><img alt="{alt}" width="{width}" height="{height}" '
+        f'src="data:image/png;base64,{image}"></div>'
         f"<figcaption>{alt} (figures/{name}.png, .pdf)</figcaption></figure>"
     )

@@ -74,7 +74,7 @@ def draw_cosines(frame: pl.DataFrame, runs: list[Run]) -> dict:
                     axis.plot(part["at"], part["value"], label=label, ms=4, **style, **every)
             for width in sorted({run.config["model"]["d_embed"] for run in mine}):
                 _null_curve(axis, mean["at"].unique().sort().to_numpy(), width)
-            axis.set(xlabel="cos(X, X′) of a token", ylabel="share of tokens in a bin of 0.05")
+            axis.set(xlabel="cos(X, X′) of a token", ylabel="share of tokens per 0.05")
             figures.title(axis, f"Domain {domain}")
         figures.heading(figure, f"{setting}: trained models, mean over seeds")
         figures.legend_below(figure, axes, 3)

@@ -84,13 +84,12 @@ def build(runs, left_out, out, say, options: dict, failed: dict | None = None):
         trajectory_section(runs, out, measured, options["metric"]),
         sources_section(),
     ]
-    short = [s.lines[0] for s in sections[1:-1] if s.lines]
     lead = (
         f"{len(runs)} runs, {len(finished(runs))} finished; made {datetime.date.today()} by oa-jax "
         f"{importlib.metadata.version('oa-jax')}. Intervals are 95 %."
     )
     drawn = {name: figure for s in sections for name, figure in s.figures.items()}
-    return page("Orthogonal Alignment: what these runs show", lead, short, sections), drawn
+    return page("Orthogonal Alignment: what these runs show", lead, sections), drawn
 
 
 def runs_section(runs, left_out) -> Section:
@@ -117,7 +116,8 @@ def runs_section(runs, left_out) -> Section:
         "epochs",
     ]
     how = "What went into this page. Numbers of different settings are never compared."
-    return Section("Runs", how, notes(runs), left_out, [Sheet("Runs", header, rows, words=5)])
+    sheet = Sheet("Runs", header, rows, words=5)
+    return Section("Runs", how, "", notes(runs), left_out, [sheet])
 
 
 def table_section(runs, out, options) -> Section:
@@ -135,14 +135,25 @@ def table_section(runs, out, options) -> Section:
         runs, options["baseline"], options["metrics"], options["draws"], options["pair_seeds"]
     )
     pages = table.write_table(out, frame)
-    lines = [_gain_line(row) for row in _headline(frame, options["metric"])]
-    return Section("Ranking quality", how, lines, found, pages, table.draw(frame))
+    rows = frame.filter(metric=options["metric"].split("/")[0]).drop_nulls("gain").to_dicts()
+    lines, short = [_gain_line(row) for row in rows], _quality_in_short(rows)
+    return Section("Ranking quality", how, short, lines, found, pages, table.draw(frame))
 
 
-def _headline(frame, metric):
-    """Gains of one metric, a row for each run, domain and ranking."""
-    name = metric.split("/")[0]
-    return frame.filter(metric=name).drop_nulls("gain").iter_rows(named=True)
+def _quality_in_short(rows):
+    """How many gains there are, and how many of them chance does not explain."""
+    if not rows:
+        return "Does GCA rank better? No gain can be computed from these runs."
+    known = [row for row in rows if row["p_holm"] is not None]
+    better = sum(row["p_holm"] < 0.05 and row["gain"] > 0 for row in known)
+    worse = sum(row["p_holm"] < 0.05 and row["gain"] < 0 for row in known)
+    relative = [100 * row["relative_gain"] for row in rows if row["relative_gain"] is not None]
+    spread = f", from {number(min(relative), 1, True)} % to {number(max(relative), 1, True)} %"
+    return (
+        f"Does GCA rank better? Of {len(rows)} gains in {rows[0]['metric'].upper()} (runs, domains "
+        f"and rankings){spread if relative else ''}, {better} are positive and {worse} negative "
+        "beyond chance (Holm over all metrics, 5 %)."
+    )
 
 
 def _gain_line(row):
@@ -181,7 +192,18 @@ def angles_section(runs, measured, failed) -> Section:
         f"{number(r['mean'] / r['null'], 1)} times the null ({number(r['null'])})"
         for r in trained.iter_rows(named=True)
     ]
-    return Section("Angles", how, lines, missing, sheets, drawn)
+    return Section("Angles", how, _angles_in_short(trained), lines, missing, sheets, drawn)
+
+
+def _angles_in_short(trained):
+    values = trained.select(times=pl.col("mean") / pl.col("null"), value=pl.col("mean"))
+    below = values.filter(pl.col("times") <= 1).height
+    return (
+        f"Is X′ orthogonal to X? Over {len(values)} places and domains the trained |cos(X, X′)| is "
+        f"{number(values['value'].min())} to {number(values['value'].max())}, "
+        f"{number(values['times'].min(), 1)} to {number(values['times'].max(), 1)} times what "
+        f"random directions give; {below} are at or below that null."
+    )
 
 
 def correlate_section(runs, out, measured, options) -> Section:
@@ -200,9 +222,13 @@ def correlate_section(runs, out, measured, options) -> Section:
     write_frame(out, "correlate_points", points)
     write_frame(out, "correlate", frame)
     drawn = correlate.draw(points, frame, *kept)
-    return Section(
-        "Angle and quality", how, correlate.sentences(frame), [], [correlate.sheet(frame)], drawn
+    first = frame.filter(coefficient="Pearson r")
+    short = "Does a smaller |cos| go with a better ranking? " + "; ".join(
+        f"{r['domain']} {correlate.in_words(r)}" for r in first.iter_rows(named=True)
     )
+    lines = correlate.sentences(frame.filter(pl.col("coefficient").is_in(correlate.FIRST)))
+    sheets = [correlate.sheet(frame)]
+    return Section("Angle and quality", how, short + ".", lines, [], sheets, drawn)
 
 
 def intervene_section(runs, out, frame, metric, failed) -> Section:
@@ -217,28 +243,54 @@ def intervene_section(runs, out, frame, metric, failed) -> Section:
         why = "no trained model was intervened on (--fast, or no run with GCA and checkpoints)"
         return Section("Interventions", how, missing=[*missing, why])
     sheet = probes.intervention_sheet(frame, mine, metric)
+    told = [probes.PARTS[part] for part in ("parallel", "orthogonal", "zero")]
     lines = [
         f"{row[0]}, X′ replaced by {row[1]}: A {row[3]} {row[4]}, B {row[6]} {row[7]}"
         for row in sheet.rows
-        if row[1] in (probes.PARTS["parallel"], probes.PARTS["orthogonal"], probes.PARTS["zero"])
+        if row[1] in told
     ]
+    short = _interventions_in_short(frame, mine, metric)
     sheets = [sheet, *ablation_sheets(read_frame(out, "ablation"))]
     drawn = probes.draw_interventions(frame, mine, metric)
-    return Section("Interventions", how, lines, missing, sheets, drawn)
+    return Section("Interventions", how, short, lines, missing, sheets, drawn)
+
+
+def _interventions_in_short(frame, runs, metric):
+    tables = pl.concat([probes.changes(frame, metric, run) for run in runs])
+    parts = []
+    for part, text in _TOLD:
+        change = tables.filter(intervention=part)["change"].drop_nulls()
+        if len(change):
+            ends = [number(value, 4, sign=True) for value in (change.min(), change.max())]
+            parts.append(f"{text} {' to '.join(dict.fromkeys(ends))}")
+    if not parts:
+        return ""
+    return (
+        f"Does the orthogonal part carry it? In trained models {metric} changes, over runs and "
+        f"domains, {', '.join(parts)}."
+    )
+
+
+_TOLD = (
+    ("orthogonal", "with X′⊥ alone by"),
+    ("parallel", "with X′∥ alone by"),
+    ("zero", "without X′ by"),
+)
 
 
 def ablation_sheets(frame) -> list[Sheet]:
-    """The projection ablation beside the paper's, a table for each model and metric."""
+    """The projection ablation beside the paper's, a table for each model."""
     out = []
     if frame is None:
         return out
-    for (model, metric), rows in frame.group_by("model", "metric", maintain_order=True):
-        lines = []
-        for (variant, source), part in rows.group_by("variant", "source", maintain_order=True):
-            cells = [ablation._cell(part.filter(used=what)) for what in ablation.USED]
-            lines.append([variant, source, *cells])
-        header = ["variant", "source", *ablation.HEADS.values()]
-        out.append(Sheet(f"Projection ablation, test {metric}: {model}", header, lines, words=2))
+    header = ["metric", "variant", "source", *ablation.HEADS.values()]
+    for (model,), rows in frame.group_by("model", maintain_order=True):
+        keys = ("metric", "variant", "source")
+        lines = [
+            [*key, *(ablation._cell(part.filter(used=what)) for what in ablation.USED)]
+            for key, part in rows.group_by(keys, maintain_order=True)
+        ]
+        out.append(Sheet(f"Projection ablation: {model}", header, lines, words=3))
     return out
 
 
@@ -265,8 +317,17 @@ def scaling_section(runs, out, options) -> Section:
         )
         if len(t)
     ]
-    lines = scaling.sentences(frame)
-    return Section("Quality and parameters", how, lines, [lack] if lack else [], sheets, drawn)
+    known = [
+        f"{r['variant']} {r['domain']} {number(r['ratio'], 2)} {scaling.bounds(r)}".strip()
+        for r in frame.drop_nulls("ratio").iter_rows(named=True)
+    ]
+    why = "; ".join(frame["note"].unique(maintain_order=True).to_list()[:1])
+    short = "How many more parameters does a baseline need? "
+    short += f"Ratios at equal quality: {', '.join(known)}." if known else f"Not known: {why}."
+    lines, missing = scaling.sentences(frame), [lack] if lack else []
+    return Section(
+        "Quality and parameters", how, short if len(frame) else "", lines, missing, sheets, drawn
+    )
 
 
 def trajectory_section(runs, out, measured, metric) -> Section:
@@ -287,7 +348,8 @@ def trajectory_section(runs, out, measured, metric) -> Section:
         f" on average), {number(r['last'])} at the end"
         for r in summary.iter_rows(named=True)
     ]
-    return Section("Over training", how, lines, [], [], trajectory.draw(frame, runs, metric))
+    drawn = trajectory.draw(frame, runs, metric)
+    return Section("Over training", how, "", lines, [], [], drawn)
 
 
 def sources_section() -> Section:
@@ -295,4 +357,5 @@ def sources_section() -> Section:
     paper = published.paper()
     lines = [paper[part]["source"] for part in parts]
     lines += paper["model_comparison"]["errors_in_the_figure"]
-    return Section("Published values", f"Where the numbers of {paper['paper']} come from.", lines)
+    how = f"Where the numbers of {paper['paper']} come from."
+    return Section("Published values", how, "", lines)

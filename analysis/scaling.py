@@ -229,9 +229,11 @@ def draw(points: list[Point], metric: str, table: pl.DataFrame) -> dict:
     """{name: figure}: per setting a panel for each domain, the curve and the ratios' arrows."""
     out = {}
     for setting in dict.fromkeys(p.setting for p in points):
-        figure, axes = figures.new_figure(1, 2, 3.1)
         here = [p for p in points if p.setting == setting]
+        if len({p.parameters for p in here}) < 2:
+            continue  # nothing to compare
         unit = (1e6, "millions") if max(p.parameters for p in here) >= 1e6 else (1e3, "thousands")
+        figure, axes = figures.new_figure(1, 2, 3.1)
         looks = figures.marks([p.variant for p in here])
         for axis, domain in zip(axes[0], "AB", strict=True):
             _panel(axis, [p for p in here if p.domain == domain], looks, unit[0])

@@ -67,6 +67,7 @@ class Sheet:
 
         body = "\n".join(line(row, "td") for row in self.rows)
         return (
-            f'<div class="sheet" tabindex="0"><table><caption>{html.escape(self.title)}</caption>\n'
+            f'<p class="caption">{html.escape(self.title)}</p>\n<div class="sheet" tabindex="0">'
+            f'<table aria-label="{html.escape(self.title, quote=True)}">\n'
             f"<thead>{line(self.header, 'th')}</thead>\n<tbody>\n{body}\n</tbody></table></div>"
         )
