@@ -136,7 +136,8 @@ def partial(x, y, covariates_NxC) -> float:
     for values in (np.asarray(x, np.float64), np.asarray(y, np.float64)):
         fitted = design @ np.linalg.lstsq(design, values, rcond=None)[0]
         rest = values - fitted
-        if np.linalg.norm(rest) <= 1e-9 * (np.linalg.norm(values - values.mean()) + 1e-300):
+        spread = np.linalg.norm(values - values.mean())
+        if np.linalg.norm(rest) <= 1e-9 * spread + 1e-12 * np.linalg.norm(values):
             return math.nan
         left.append(rest)
     return pearson(*left)
@@ -229,7 +230,7 @@ def _coefficients(part, setting, domain, draws, rng):
 
 def _why(name, x, y, count):
     if len(x) < 3:
-        return f"undefined: {len(x)} points, expected at least 3"
+        return f"undefined: {_plural(len(x), 'point')}, expected at least 3"
     for what, values in (("statistic", x), ("metric", y)):
         if _is_constant(values):
             return f"undefined: the {what} is constant"
