@@ -163,9 +163,14 @@ def block_sums(backbone, params, rows, shift):
     return out
 
 
+@functools.partial(jax.jit, static_argnames="backbone")
+def _probe(backbone, params, rows):
+    return backbone.probe(params, rows)
+
+
 def _means(backbone, params, block):
     """{module: {view: (3, D) means of X, X', Y}} over one block, from its sums about 0."""
-    probes = jax.eval_shape(backbone.probe, params, block)
+    probes = _probe.eval_shape(backbone, params, block)
     widths = {module: probe.x.shape[-1] for module, probe in probes.items()}
     zero = {m: {v: np.zeros((3, w), np.float32) for v in VIEWS} for m, w in widths.items()}
     found = jax.device_get(block_sums(backbone, params, block, zero))

@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import functools
+import json
 from collections.abc import Iterator
 from typing import Any
 
@@ -71,11 +73,18 @@ def experiment_of(run: Run, say, data_dir: str | None = None) -> Experiment:
     config = checked_config(config, run.path / "config.json")
     if data_dir:
         config["data"]["dir"] = data_dir
-    experiment = experiment_lib.build(config)
+    experiment = _build(json.dumps(config, sort_keys=True))
+    experiment_lib.set_matmul_precision(config)  # another run may have asked for another
     if run.env:
         fingerprints = {"data": experiment.log.fingerprint()}
         check_same_data(Workdir(run.path), {"fingerprints": fingerprints})
     return experiment
+
+
+@functools.lru_cache(maxsize=4)
+def _build(config: str) -> Experiment:
+    """Kept, as several commands look at the same runs: data and compiled programs are reused."""
+    return experiment_lib.build(json.loads(config))
 
 
 def completed(config: dict) -> tuple[dict, list[str]]:

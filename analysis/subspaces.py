@@ -226,22 +226,26 @@ def explained(parts: dict[str, Moments], inputs: tuple[str, ...]) -> float:
     """
     if not all(part.variance("update") for part in parts.values()):
         return math.nan
-    scores = [r2(parts["choose"], *ridge(parts["fit"], inputs, size), inputs) for size in RIDGES]
-    both = parts["fit"] + parts["choose"]
-    return r2(parts["test"], *ridge(both, inputs, RIDGES[np.argmax(scores)]), inputs)
+    fit = ridge(parts["fit"], inputs)
+    best = max(RIDGES, key=lambda size: r2(parts["choose"], *fit(size), inputs))
+    return r2(parts["test"], *ridge(parts["fit"] + parts["choose"], inputs)(best), inputs)
 
 
-def ridge(moments: Moments, inputs: tuple[str, ...], size: float):
-    """(weights (p, D), intercept (D,)) of X' on `inputs`, about the shift of the moments."""
+def ridge(moments: Moments, inputs: tuple[str, ...]):
+    """Function size -> (weights (p, D), intercept (D,)) of X' on `inputs`, about the shift."""
     scale = np.concatenate([_scale(moments, role) for role in inputs])
     between = np.block([[moments.covariance(a, b) for b in inputs] for a in inputs])
     values, directions = np.linalg.eigh(between * np.outer(scale, scale))
     with_update = np.vstack([moments.covariance(a, "update") for a in inputs]) * scale[:, None]
     # Rounding in float32 blocks can push a variance of 0 below it.
-    shrunk = (directions.T @ with_update) / (np.maximum(values, 0.0) + size)[:, None]
-    weights = scale[:, None] * (directions @ shrunk)
+    values, turned = np.maximum(values, 0.0), directions.T @ with_update
     mean = np.concatenate([moments._mean(role) for role in inputs])
-    return weights, moments._mean("update") - mean @ weights
+
+    def of_size(size):
+        weights = scale[:, None] * (directions @ (turned / (values + size)[:, None]))
+        return weights, moments._mean("update") - mean @ weights
+
+    return of_size
 
 
 def r2(moments: Moments, weights, intercept, inputs: tuple[str, ...]) -> float:

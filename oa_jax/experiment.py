@@ -176,10 +176,11 @@ def build(config: dict) -> Experiment:
     if data["name"] == sources.SYNTHETIC:
         world = World(**data["world"])
     log = sources.load(data["name"], data["dir"], world)
-    jax.config.update("jax_default_matmul_precision", _precision(config))
+    set_matmul_precision(config)
     return Experiment(config, log)
 
 
-def _precision(config):
+def set_matmul_precision(config: dict) -> None:
+    """What the configuration asks for, for all programs traced from now on."""
     name = config["train"]["matmul_precision"]
-    return None if name == "default" else name
+    jax.config.update("jax_default_matmul_precision", None if name == "default" else name)
