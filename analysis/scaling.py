@@ -29,6 +29,8 @@ SCHEMA = {
     "parameters": pl.Int64,
     "quality": pl.Float64,
     "ratio": pl.Float64,
+    "more_than": pl.Float64,
+    "less_than": pl.Float64,
     "low": pl.Float64,
     "high": pl.Float64,
     "note": pl.String,
@@ -164,7 +166,7 @@ def ratios(points: list[Point], draws: int = DRAWS, seed: int = 0) -> pl.DataFra
 
     The interval is that of the resampled seeds of the variant and of every baseline; a draw above
     or below the curve counts as a ratio of inf or 0, and an end of the interval that falls there
-    is null, which `note` says.
+    is null, which `note` says. Off the curve there is no ratio, but a bound: more_than, less_than.
     """
     rows, groups = [], {}
     for point in points:
@@ -186,9 +188,7 @@ def _ratio(point, baselines, draws, rng):
     weights = [p.n_seeds for p in baselines]
     curve = Curve(sizes, [p.quality for p in baselines], weights)
     size = float(curve.size_for(point.quality)[0])
-    out = {"note": _outside(point, curve, size)}
-    if not out["note"]:
-        out["ratio"] = size / point.parameters
+    out = _outside(point, curve, size) or {"ratio": size / point.parameters, "note": ""}
     if any(math.isnan(p.sd) for p in [point, *baselines]):
         return out | {"note": _join(out["note"], "no interval: a size with a single seed")}
     drawn_DxP = np.column_stack([p.drawn(rng, draws) for p in baselines])
@@ -210,15 +210,17 @@ def _percent(share):
 
 
 def _outside(point, curve, size):
+    """The bound of the ratio, with a sentence, where the quality lies off the curve."""
     if 0 < size < math.inf:
-        return ""
-    end, words = (-1, ("above", "more")) if size else (0, ("below", "less"))
-    bound = curve.sizes[end] / point.parameters
-    return (
-        f"{point.quality:.4f} is {words[0]} the baseline's curve (which ends with "
-        f"{curve.quality_DxU[0, end]:.4f} at {curve.sizes[end]:,.0f}): the ratio is {words[1]} "
-        f"than {bound:.2f}, not extrapolated"
+        return None
+    end, side, bound = (-1, "above", "more_than") if size else (0, "below", "less_than")
+    value = float(curve.sizes[end] / point.parameters)
+    text = (
+        f"{point.quality:.4f} is {side} the baseline's curve (which ends with "
+        f"{curve.quality_DxU[0, end]:.4f} at {curve.sizes[end]:,.0f}): the ratio is "
+        f"{bound.replace('_', ' ')} {value:.2f}, not extrapolated"
     )
+    return {bound: value, "note": text}
 
 
 def _join(*notes):
@@ -324,6 +326,14 @@ def frame(points: list[Point]) -> pl.DataFrame:
     return pl.DataFrame(rows, schema_overrides={"sd": pl.Float64}).fill_nan(None)
 
 
+def value(row: dict) -> str:
+    """The ratio, or the side of its bound on which it lies."""
+    for sign, name in ((">", "more_than"), ("<", "less_than")):
+        if row[name] is not None:
+            return f"{sign} {number(row[name], 2)}"
+    return number(row["ratio"], 2)
+
+
 def bounds(row: dict) -> str:
     """The interval of a ratio; where one of its ends lies outside the range, what is known."""
     low, high = row["low"], row["high"]
@@ -339,8 +349,8 @@ def sentences(table: pl.DataFrame) -> list[str]:
     lines = []
     for row in table.iter_rows(named=True):
         text = f"{row['setting']}, {row['domain']}: {row['variant']} ({row['parameters']:,})"
-        if row["ratio"] is not None:
-            text += f": ratio {number(row['ratio'], 2)} {bounds(row)}"
+        if value(row) != "–":
+            text += f": ratio {value(row)} {bounds(row)}"
         lines.append(text.rstrip() + (f": {row['note']}" if row["note"] else ""))
     return lines
 
@@ -351,7 +361,7 @@ def sheet(table: pl.DataFrame, title: str) -> Sheet:
     rows = [
         [
             *(row["setting"], row["domain"], row["variant"], f"{row['parameters']:,}"),
-            *(number(row["quality"], 4), number(row["ratio"], 2), bounds(row), row["note"] or ""),
+            *(number(row["quality"], 4), value(row), bounds(row), row["note"] or ""),
         ]
         for row in table.iter_rows(named=True)
     ]

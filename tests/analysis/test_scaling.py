@@ -94,6 +94,8 @@ def test_outside_the_range_is_a_bound_and_said():
     for quality, words in ((0.30, "more than 2.00"), (0.05, "less than 0.50")):
         row = scaling.ratios(base + points([quality], "stack", [2e6]), 100).to_dicts()[0]
         assert row["ratio"] is None and words in row["note"] and "not extrapolated" in row["note"]
+        assert (row["more_than"], row["less_than"]) == (2, None) or row["less_than"] == 0.5
+        assert scaling.value(row)[2:] == words[-4:]
     near = scaling.ratios(base + points([0.1995], "stack", [2e6]), 300).to_dicts()[0]
     assert near["ratio"] is not None and near["low"] is not None and near["high"] is None
     assert "above the baseline's range" in near["note"]
