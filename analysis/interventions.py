@@ -1,7 +1,9 @@
 """The same trained backbone with another X': which replacements there are, and how they are made.
 
 What is replaced, and by what, is an argument of the program: all interventions of a run share one
-compilation, and the unchanged model goes through the same operations as the changed ones.
+compilation, and the unchanged model goes through the same operations as the changed ones. Its
+hidden states are those of the run's own program up to the last digit, as XLA fuses the two
+differently; its ranks are the same.
 """
 
 from __future__ import annotations
