@@ -10,6 +10,7 @@ from analysis import figures, published
 from analysis.output import number
 from analysis.runs import Run, finished
 from analysis.sheets import Sheet
+from oa_jax.evaluate.orthogonality import null_abs_cos
 
 SHOWN = ("abs_cos", "cos", "parallel_share", "xy_abs_cos", "gate_mean")
 
@@ -21,7 +22,7 @@ def angles(runs: list[Run]) -> pl.DataFrame:
     """
     rows = []
     for run in finished(runs):
-        seeds = run.seeds()
+        seeds, width = run.seeds(), run.config["model"]["d_embed"]
         for place in map(str, run.places):
             for domain in "AB":
                 for statistic in SHOWN:
@@ -35,7 +36,7 @@ def angles(runs: list[Run]) -> pl.DataFrame:
                                 **{"setting": run.setting, "run": run.name, "place": place},
                                 **{"domain": domain, "statistic": statistic, "when": when},
                                 **{"mean": values.mean(), "sd": values.std()},
-                                **{"seeds": len(values), "null": run.summary["null_abs_cos"]},
+                                **{"seeds": len(values), "null": null_abs_cos(width)},
                             }
                         )
     return pl.DataFrame(rows).drop_nulls("mean") if rows else pl.DataFrame()

@@ -230,7 +230,7 @@ def _summary(path, name, config, problems):
         return None
     summary = _optional(path / "summary.json", problems)
     entries = summary.get("per_seed")
-    whole = isinstance(entries, list) and all(isinstance(e, dict) and "seed" in e for e in entries)
+    whole = isinstance(entries, list) and all(_is_entry(entry) for entry in entries)
     if not whole or _number(summary.get("n_parameters")) is None:
         if summary:
             problems.append(f"{path / 'summary.json'}: no usable `per_seed` and `n_parameters`")
@@ -242,6 +242,11 @@ def _summary(path, name, config, problems):
     if missing > 0:
         problems.append(f"{name}: {len(entries)} of {config['seeds']} seeds in summary.json")
     return summary
+
+
+def _is_entry(entry):
+    fields = ("seed", "epochs", "best_epoch")
+    return isinstance(entry, dict) and all(_number(entry.get(f)) is not None for f in fields)
 
 
 def _canonical(config):

@@ -13,12 +13,17 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 CANDIDATES = {"uni99": 100, "full": 500}
 
 
-def config_of(gca="none", **overrides):
-    """configs/abxi.py on the synthetic pair; overrides as in `model__d_embed=16`."""
+def config_file():
+    """The module configs/abxi.py."""
     spec = importlib.util.spec_from_file_location("abxi_file", ROOT / "configs" / "abxi.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    config = module.get_config(f"pair=synthetic,gca={gca}")
+    return module
+
+
+def config_of(gca="none", **overrides):
+    """It on the synthetic pair; overrides as in `model__d_embed=16`."""
+    config = config_file().get_config(f"pair=synthetic,gca={gca}")
     changes = {name.replace("__", "."): value for name, value in overrides.items()}
     config.update_from_flattened_dict({"seeds": 3} | changes)
     return config_lib.resolve(config, (0, 1, 2))

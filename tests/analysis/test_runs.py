@@ -99,6 +99,7 @@ CUT = lambda content: content[: len(content) // 2]  # noqa: E731
         ("env.json", CUT, "env.json: not valid JSON"),
         ("summary.json", CUT, "summary.json: not valid JSON"),
         ("summary.json", lambda _: b'{"per_seed": 3, "n_parameters": 1}', "no usable `per_seed`"),
+        ("summary.json", lambda c: c.replace(b"best_epoch", b"best"), "no usable `per_seed`"),
         ("summary.json", lambda _: b"[1]", "summary.json: holds no object"),
     ],
 )
