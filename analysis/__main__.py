@@ -81,9 +81,18 @@ def start(argv: list[str]) -> None:
     try:
         if name:
             load(name).define_flags()
+            show_in_help()
     except UserError as error:
         cli.fail(error)
     cli.run(main, positional="COMMAND")
+
+
+def show_in_help() -> None:
+    """Let --help show the flags of the analysis' modules, not of this one alone."""
+    for module, found in flags.FLAGS.flags_by_module_dict().items():
+        if module.startswith("analysis."):
+            for flag in found:
+                flags.declare_key_flag(flag.name)
 
 
 def usage(name: str | None) -> str:

@@ -7,11 +7,11 @@ left of them in --out is used all the same.
 from __future__ import annotations
 
 import datetime
-import importlib.metadata
 
 import polars as pl
 from absl import flags
 
+import oa_jax
 from analysis import (
     ablation,
     angles,
@@ -84,10 +84,9 @@ def build(runs, left_out, out, say, options: dict, failed: dict | None = None):
         trajectory_section(runs, out, measured, options["metric"]),
         sources_section(),
     ]
-    lead = (
-        f"{len(runs)} runs, {len(finished(runs))} finished; made {datetime.date.today()} by oa-jax "
-        f"{importlib.metadata.version('oa-jax')}. Intervals are 95 %."
-    )
+    count = f"{len(runs)} run{'s' if len(runs) != 1 else ''}, {len(finished(runs))} finished"
+    made = f"made {datetime.date.today()} by oa-jax {oa_jax.__version__}"
+    lead = f"{count}; {made}. Intervals are 95 %."
     drawn = {name: figure for s in sections for name, figure in s.figures.items()}
     return page("Orthogonal Alignment: what these runs show", lead, sections), drawn
 
@@ -308,7 +307,9 @@ def scaling_section(runs, out, options) -> Section:
     write_frame(out, "scaling", pl.concat([frame, paper_frame]))
     lack = scaling.missing(points)
     drawn = scaling.draw(points, options["metric"], frame)
-    drawn |= scaling.draw(paper, "NDCG@10", paper_frame)
+    backbones = tuple(run.config["backbone"].upper() for run in runs)
+    of_backbones = [point for point in paper if point.setting.startswith(backbones)]
+    drawn |= scaling.draw(of_backbones, "NDCG@10", paper_frame)
     sheets = [
         scaling.sheet(t, title)
         for t, title in (
