@@ -298,8 +298,7 @@ def _panel(axis, part, looks, statistic):
         label = f"{variant}, {'mean of places' if place == 'mean' else f'place {place}'}"
         axis.plot(points["x"], points["y"], label=label, alpha=0.85, **look)
     if statistic == "abs_cos":
-        for null in part["null"].unique():
-            figures.draw_null(axis, null, "null: independent directions", vertical=True)
+        _draw_nulls(axis, part)
     x, y = part["x"].to_numpy(), part["y"].to_numpy()
     if math.isfinite(pearson(x, y)):
         fit = stats.linregress(x, y)
@@ -308,6 +307,18 @@ def _panel(axis, part, looks, statistic):
             ends, fit.intercept + fit.slope * ends, color="#555555", lw=0.9, label="least squares"
         )
     axis.set_xlabel("mean |cos(X, X′)| of a token" if statistic == "abs_cos" else statistic)
+
+
+def _draw_nulls(axis, part):
+    """The null of each width; one that would squeeze the points is named, not drawn."""
+    low, high = part["x"].min(), part["x"].max()
+    for null in part["null"].unique().sort():
+        text = f"null: independent directions ({number(null)}"
+        if low - 2 * (high - low) <= null <= high + 2 * (high - low):
+            figures.draw_null(axis, null, f"{text})", vertical=True)
+        else:
+            side = "left" if null < low else "right"
+            axis.plot([], [], label=f"{text}, {side} of the axis)", **figures.NULL)
 
 
 def _title(domain, rows):

@@ -198,5 +198,12 @@ def test_figures_name_what_they_show(runs):
     left, right = figure.axes
     assert "|cos(X, X′)|" in left.get_xlabel() and "domain B" in right.get_ylabel()
     labels = left.get_legend_handles_labels()[1]
-    assert {"early, place 0", "stack, place 1", "null: independent directions"} <= set(labels)
+    assert {"early, place 0", "stack, place 1", "null: independent directions (0.142)"} <= set(
+        labels
+    )
+    far = points.with_columns(pl.col("x") + 5)
+    (other,) = correlate.draw(far, correlate.correlations(far, 100), "abs_cos", "mrr").values()
+    labels = other.axes[0].get_legend_handles_labels()[1]
+    assert "null: independent directions (0.142, left of the axis)" in labels
+    assert other.axes[0].get_xlim()[0] > 4
     assert "paper −0.328" in left.get_title("left") and "paper" in figure.get_label()
