@@ -59,9 +59,9 @@ def test_same_values_as_in_the_summary_of_the_run(frame, finished):
                     # A spread of 1e-4 about 0.5 is at the last digits of float32 sums of squares.
                     close = 1e-3 if statistic == "gate_std" else 1e-5
                     assert value == pytest.approx(there, rel=1e-3, abs=close), statistic
-    assert n_compared == 3 * 2 * 4 * 20
+    assert n_compared == 3 * 2 * 4 * 17  # seeds, kinds, modules, statistics
     best, init = (values(frame, seed=0, parameters=kind) for kind in ("best", "init"))
-    assert sum(abs(best[k] - init[k]) > 1e-3 for k in best) > len(best) / 3
+    assert sum(abs(best[k] - init[k]) > 1e-3 for k in best) > len(best) / 10
 
 
 def test_null_controls_stand_in_the_table(frame):
