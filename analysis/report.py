@@ -286,11 +286,20 @@ def ablation_sheets(frame) -> list[Sheet]:
     for (model,), rows in frame.group_by("model", maintain_order=True):
         keys = ("metric", "variant", "source")
         lines = [
-            [*key, *(ablation._cell(part.filter(used=what)) for what in ablation.USED)]
+            [*key, *(_ablation_cell(part.filter(used=what)) for what in ablation.USED)]
             for key, part in rows.group_by(keys, maintain_order=True)
         ]
         out.append(Sheet(f"Projection ablation: {model}", header, lines, words=3))
     return out
+
+
+def _ablation_cell(rows) -> str:
+    """`mean ± sd` of each run that has it; what tells them apart where there are several."""
+    cells = []
+    for row in rows.iter_rows(named=True):
+        told = len(rows) > 1 or "λ" in (row["detail"] or "")
+        cells.append(table.mean_sd(row["mean"], row["sd"]) + f" ({row['detail']})" * told)
+    return "; ".join(cells) or "–"
 
 
 def scaling_section(runs, out, options) -> Section:
