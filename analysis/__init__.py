@@ -1,1 +1,1 @@
-"""Offline analysis of workdirs. So far it holds the published summaries of finished runs."""
+"""Offline analysis of workdirs: statistics, tables, figures and one page, from plain files."""

@@ -189,13 +189,16 @@ class Experiment:
 def build(config: dict) -> Experiment:
     """Load the data of a resolved configuration."""
     data = config["data"]
-    jax.config.update("jax_default_matmul_precision", _precision(config))
-    # For runs that would mostly compile: programs that are ready sooner and run slower.
-    jax.config.update("jax_disable_most_optimizations", config["train"]["quick_compile"])
     world = World(**data["world"]) if data["name"] == sources.SYNTHETIC else None
-    return Experiment(config, sources.load(data["name"], data["dir"], world))
+    log = sources.load(data["name"], data["dir"], world)
+    set_compilation(config)
+    return Experiment(config, log)
 
 
-def _precision(config):
-    name = config["train"]["matmul_precision"]
-    return None if name == "default" else name
+def set_compilation(config: dict) -> None:
+    """What the configuration asks of all programs traced from now on."""
+    train = config["train"]
+    precision = None if train["matmul_precision"] == "default" else train["matmul_precision"]
+    jax.config.update("jax_default_matmul_precision", precision)
+    # For runs that would mostly compile: programs that are ready sooner and run slower.
+    jax.config.update("jax_disable_most_optimizations", train["quick_compile"])

@@ -21,7 +21,7 @@ TIMEOUT_S = 1800  # of a command that hangs; a busy machine can be very slow
 
 def serve():
     sys.path[0] = str(ROOT)
-    for name in PRELOADED:
+    for name in (*PRELOADED, *sys.argv[1:]):  # more may be asked for; none that starts threads
         importlib.import_module(name)
     for line in sys.stdin:
         request = json.loads(line)

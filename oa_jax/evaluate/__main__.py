@@ -13,15 +13,13 @@ import zlib
 
 import numpy as np
 from absl import flags
-from ml_collections import ConfigDict
 
 from oa_jax import cli, report
 from oa_jax import experiment as experiment_lib
-from oa_jax.config import choice, resolve
 from oa_jax.errors import UserError
 from oa_jax.train.checkpoint import Checkpoints
 from oa_jax.train.environment import environment
-from oa_jax.train.run import check_same_data, conclude, use_compilation_cache
+from oa_jax.train.run import check_same_data, conclude, stored_config, use_compilation_cache
 from oa_jax.train.workdir import Workdir
 
 flags.DEFINE_string("workdir", None, "Folder of a run that has at least one checkpoint.")
@@ -54,19 +52,6 @@ def main(_):
             cli.say(f"ranks {compare(before, stored_ranks(workdir))} the stored ones")
     report.show([summary], cli.console)
     return report.status(summary, cli.say)
-
-
-def stored_config(workdir):
-    """The configuration in config.json, checked as if it had been given on the command line."""
-    config = workdir.read_json("config.json")
-    try:
-        if not isinstance(config, dict):
-            raise UserError(f"found {type(config).__name__}, expected an object")
-        backbone = choice("backbone", str(config.get("backbone")), experiment_lib.PLACES)
-        places = experiment_lib.PLACES[backbone]
-        return resolve(ConfigDict(config), places)
-    except UserError as error:
-        raise UserError(f"{workdir.path / 'config.json'}: {error}") from None
 
 
 def newest(experiment, workdir):

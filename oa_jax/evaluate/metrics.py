@@ -21,25 +21,34 @@ def rank_metrics(rank, ties, n_candidates, tie_weight: float) -> dict[str, float
     tie_weight: 0 puts the target first among its ties (official, ABXI quirk Q10), 0.5 takes the
         middle, 1 puts it last.
 
-    With r = rank + tie_weight * ties: HR@k = mean [r <= k], NDCG@k = mean [r <= k] / log2(r + 1),
-    MRR = mean 1/r without cut-off (ABXI spec §7), AUC = mean (N - r) / (N - 1). At tie_weight 0.5
-    the AUC is the share of negatives below the target, a tied one counting half.
-
     Keys 'hr@5', 'ndcg@10', 'mrr', 'auc', … All values are nan when there are no users.
+    Raises ValueError as `user_metrics` does.
+    """
+    values = user_metrics(rank, ties, n_candidates, tie_weight)
+    # numpy warns about the mean of nothing; an empty domain is ordinary here.
+    return {name: float(v.mean()) if v.size else float("nan") for name, v in values.items()}
+
+
+def user_metrics(rank, ties, n_candidates, tie_weight: float) -> dict[str, np.ndarray]:
+    """What `rank_metrics` takes the means of: every metric of every user, (R,) or (S, R) float64.
+
+    With r = rank + tie_weight * ties: HR@k = [r <= k], NDCG@k = [r <= k] / log2(r + 1),
+    MRR = 1/r without cut-off (ABXI spec §7), AUC = (N - r) / (N - 1). At tie_weight 0.5 the AUC is
+    the share of negatives below the target, a tied one counting half.
+
     Raises ValueError naming the first row whose counts no set of N >= 2 scores can give.
     """
     rank = np.asarray(rank, np.float64)
     ties = np.asarray(ties, np.float64)
     n_candidates = np.broadcast_to(np.asarray(n_candidates, np.float64), rank.shape)
-    _check_counts(rank, ties, n_candidates)
+    _check_counts(*map(np.ravel, (rank, ties, n_candidates)))
     r = rank + tie_weight * ties
     gain = 1 / np.log2(r + 1)
-    values = {f"hr@{k}": r <= k for k in HR_CUTOFFS}
+    values = {f"hr@{k}": (r <= k).astype(np.float64) for k in HR_CUTOFFS}
     values |= {f"ndcg@{k}": np.where(r <= k, gain, 0) for k in NDCG_CUTOFFS}
     values["mrr"] = 1 / r
     values["auc"] = (n_candidates - r) / (n_candidates - 1)
-    # numpy warns about the mean of nothing; an empty domain is ordinary here.
-    return {name: float(v.mean()) if v.size else float("nan") for name, v in values.items()}
+    return values
 
 
 def metrics_by_domain(

@@ -19,8 +19,8 @@ def sums(probe: Probe) -> dict[str, jax.Array]:
     """Sums over the real tokens of one probe, float32 scalars; see `statistics` for the names."""
     token_P = probe.has_key_P.astype(jnp.float32)
     aligned_P = token_P * probe.has_aligned_P
-    cos_P, cos_pooled_P = _cos(probe.x, probe.update), _cos(probe.x, probe.y_pooled)
-    cos_aligned_P = _cos(probe.x, probe.y_aligned)
+    cos_P, cos_pooled_P = cosine(probe.x, probe.update), cosine(probe.x, probe.y_pooled)
+    cos_aligned_P = cosine(probe.x, probe.y_aligned)
     gated, parallel = probe.gate * probe.update, parallel_part(probe.update, probe.x)
     of_tokens = {
         "cos": cos_P,
@@ -81,7 +81,8 @@ def _norm(h):
     return jnp.sqrt(jnp.sum(h * h, -1))
 
 
-def _cos(x, y):
+def cosine(x, y):
+    """Cosine along the last axis; 0 where a vector is 0."""
     norms = _norm(x) * _norm(y)
     return jnp.where(norms > 0, jnp.sum(x * y, -1) / jnp.where(norms > 0, norms, 1.0), 0.0)
 

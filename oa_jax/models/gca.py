@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from collections.abc import Callable
 
 import flax
 import flax.linen as nn
@@ -22,7 +23,12 @@ INNER_ACTIVATIONS = {"relu": nn.relu, "gelu": nn.gelu, "linear": lambda h: h}
 
 @dataclasses.dataclass(frozen=True)
 class GCAConfig:
-    """Fields of the module; `positions` are the backbone's places, () is the baseline."""
+    """Fields of the module; `positions` are the backbone's places, () is the baseline.
+
+    update: a name of `UPDATES`, or a function (X', query stream, name of the module) -> what is
+    used in place of X', by the gate as well. Functions are for interventions on trained models; a
+    configuration file holds names.
+    """
 
     positions: tuple[int, ...] = ()
     kv: str = "merged"  # merged (Y = X_{A+B}) | other (Y = the other domain's stream)
@@ -32,7 +38,7 @@ class GCAConfig:
     gate_hidden: int = 4  # width of the gate's hidden layer, in multiples of D
     layer_norm: bool = True
     heads: int = 0  # 0: as many as the backbone
-    update: str = "full"  # full | parallel | orthogonal: what of X' is used
+    update: str | Callable = "full"  # full | parallel | orthogonal: what of X' is used
     key_mask: bool = True  # padded keys are invisible
     causal: bool = True  # keys later than the query are invisible
 
@@ -88,7 +94,7 @@ class GatedCrossAttention(nn.Module):
         allowed = self._allowed(query, source, q_time_BxT, s_time_BxS)
         attention = MultiHeadAttention(self.heads, self.initial, name="attention")
         raw = attention(query, source, allowed) * query.real_P[:, None]
-        update = UPDATES[cfg.update](raw, x)
+        update = self._used(raw, query)
         same_time = s_time_BxS[:, None, :] == q_time_BxT[:, :, None]
         same_time &= (q_time_BxT >= 0)[:, :, None]
         y_pooled, y_aligned, has_aligned = _views_of_y(query, source, allowed, same_time)
@@ -110,6 +116,12 @@ class GatedCrossAttention(nn.Module):
         if self.config.key_mask:
             allowed &= source.packing.unpack(source.real_P)[:, None, :]
         return allowed
+
+    def _used(self, raw, query):
+        chosen = self.config.update
+        if callable(chosen):
+            return chosen(raw, query, self.name)
+        return UPDATES[chosen](raw, query.h_PxD)
 
     def _gate(self, x, other):
         cfg, width = self.config, x.shape[-1]

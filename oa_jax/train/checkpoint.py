@@ -7,6 +7,7 @@ import shutil
 import sys
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
@@ -14,6 +15,8 @@ from jax.sharding import PartitionSpec as P
 from oa_jax.errors import UserError
 from oa_jax.train.engine import seed_mesh
 from oa_jax.train.state import State
+
+COUNTERS = ("epoch", "best_epoch", "diverged_step")
 
 
 class Checkpoints:
@@ -92,6 +95,45 @@ def _quieten_abandoned_reads():
             report(unraisable)
 
     sys.unraisablehook = hook
+
+
+def listed(directory: pathlib.Path) -> list[int]:
+    """Epochs of the steps in a folder of checkpoints, ascending; not every one need be whole."""
+    return sorted(int(p.name) for p in directory.iterdir() if p.name.isdecimal() and p.is_dir())
+
+
+def read(directory: pathlib.Path, epoch: int, abstract_params, best: bool):
+    """Parameters of all seeds and a few counters, as numpy arrays with a leading S.
+
+    Nothing is written and no lock is taken: the run may be under way. abstract_params: shapes and
+    types of the parameters. best: each seed's best parameters instead of its last.
+    -> (params, {"epoch", "best_epoch", "diverged_step"}: (S,)). Raises OSError, ValueError or
+    KeyError when the step cannot be read or holds parameters of other shapes.
+    """
+    n_seeds = jax.tree.leaves(abstract_params)[0].shape[0]
+    state = {name: jax.ShapeDtypeStruct((n_seeds,), np.int32) for name in COUNTERS}
+    items = {"best": abstract_params} if best else {}
+    items["state"] = state if best else state | {"params": abstract_params}
+    args = ocp.args.Composite(**{name: _as_numpy(item) for name, item in items.items()})
+    _quieten_abandoned_reads()
+    with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as reader:
+        found = reader.restore(directory / str(epoch), args=args)
+    for name, item in items.items():
+        jax.tree.map(_check_shape, item, found[name])
+    params = found["best"] if best else found["state"]["params"]
+    return params, {name: found["state"][name] for name in COUNTERS}
+
+
+def _as_numpy(item):
+    """Restore `item`, which may be a part of what was saved, to arrays of the host."""
+    as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), item)
+    return ocp.args.PyTreeRestore(item, restore_args=as_numpy, partial_restore=True)
+
+
+def _check_shape(expected, found):
+    # A leaf that was never saved comes back as the shape that was asked for.
+    if not isinstance(found, np.ndarray) or found.shape != expected.shape:
+        raise ValueError(f"found {getattr(found, 'shape', None)}, expected {expected.shape}")
 
 
 def _restore_args(target: State):

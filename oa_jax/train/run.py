@@ -6,9 +6,10 @@ import os
 import pathlib
 
 import jax
+from ml_collections import ConfigDict
 
 from oa_jax import experiment as experiment_lib
-from oa_jax.config import resolve
+from oa_jax.config import choice, resolve
 from oa_jax.errors import UserError
 from oa_jax.train import finish, loop
 from oa_jax.train.environment import environment
@@ -64,6 +65,22 @@ def initial_statistics(experiment):
     states = engine.create(experiment.seeds, experiment.hparams())
     rows = experiment.padded(experiment.eval_rows["test"])
     return jax.device_get(engine.final(states.params, rows, (), experiment.tables)[1])
+
+
+def stored_config(workdir):
+    """The configuration in config.json, checked as if it had been given on the command line."""
+    return checked_config(workdir.read_json("config.json"), workdir.path / "config.json")
+
+
+def checked_config(config, path) -> dict:
+    """`config`, which was read from `path`, resolved. Raises UserError naming path and field."""
+    try:
+        if not isinstance(config, dict):
+            raise UserError(f"found {type(config).__name__}, expected an object")
+        backbone = choice("backbone", str(config.get("backbone")), experiment_lib.PLACES)
+        return resolve(ConfigDict(config), experiment_lib.PLACES[backbone])
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
 
 
 def check_same_data(workdir, env):

@@ -1,0 +1,106 @@
+"""`python -m analysis COMMAND --runs=DIR[,DIR…]|GLOB --out=DIR`.
+
+Each command is the module of that name: functions that return frames, `define_flags()` for its
+own flags and `command(runs, out, say)`, which writes into `out` and returns an exit status.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import pathlib
+import sys
+
+from absl import flags
+
+from oa_jax import cli
+from oa_jax.errors import UserError
+
+COMMANDS = {
+    "orthogonality": "statistics of X, X' and Y from checkpoints, with null controls",
+    "correlate": "does the statistic go with ranking quality?",
+    "intervene": "what happens to quality when X' is replaced in a trained model?",
+    "scaling": "quality against parameters, parameter ratio at equal quality",
+    "table": "Table 1 with intervals, beside the published values",
+    "trajectory": "statistics and metrics over training",
+    "report": "one HTML page and a folder of figures with all of the above",
+}
+PACKAGES = ("numpy", "scipy", "statsmodels", "polars", "matplotlib")
+
+
+def define_flags() -> None:
+    flags.DEFINE_string("runs", None, "Workdirs, or a folder of workdirs: DIR[,DIR…] or a GLOB.")
+    flags.DEFINE_string("out", None, "Folder for the results; made when missing.")
+    meaning = "Test metric of correlate, scaling and report; ndcg@10/full: among all items."
+    flags.DEFINE_string("metric", "ndcg@10", meaning)
+    flags.DEFINE_integer("draws", 2000, "Bootstrap draws.", lower_bound=100)
+
+
+def load(name: str):
+    """The module of a command. Raises UserError when a package of the extra is missing."""
+    missing = [p for p in PACKAGES if importlib.util.find_spec(p) is None]
+    if missing:
+        raise UserError(
+            f"{missing[0]}: not installed: expected the extra `analysis` "
+            "(pip install 'oa-jax[analysis]')"
+        )
+    return importlib.import_module(f"analysis.{name}")
+
+
+def main(arguments) -> int:
+    name = arguments[0] if arguments else None
+    if name not in COMMANDS or len(arguments) > 1:
+        found = f"{arguments[-1]!r}" if arguments else "none"
+        raise UserError(f"COMMAND: found {found}: expected one of {', '.join(COMMANDS)}")
+    from analysis.runs import find_runs, notes
+
+    for flag in ("runs", "out"):
+        if not flags.FLAGS[flag].value:
+            raise UserError(f"--{flag}: missing: expected a folder")
+    runs, left_out = find_runs(flags.FLAGS.runs)
+    out = pathlib.Path(flags.FLAGS.out).expanduser()
+    check_outside(out, runs)
+    for line in left_out + notes(runs):
+        cli.say(f"note: {line}")
+    return load(name).command(runs, out, cli.say)
+
+
+def check_outside(out: pathlib.Path, runs) -> None:
+    """Raise UserError when results would land in a workdir."""
+    for run in runs:
+        if out.resolve().is_relative_to(run.path.resolve()):
+            raise UserError(f"--out={out}: lies in the workdir {run.path}: expected another folder")
+
+
+def start(argv: list[str]) -> None:
+    """Define the flags of the command in `argv` and run it."""
+    define_flags()
+    flags.FLAGS.set_gnu_getopt(True)  # flags may stand on both sides of COMMAND
+    name = next((word for word in argv if word in COMMANDS), None)
+    sys.modules["__main__"].__doc__ = usage(name)
+    try:
+        if name:
+            load(name).define_flags()
+            show_in_help()
+    except UserError as error:
+        cli.fail(error)
+    cli.run(main, positional="COMMAND")
+
+
+def show_in_help() -> None:
+    """Let --help show the flags of the analysis' modules, not of this one alone."""
+    for module, found in flags.FLAGS.flags_by_module_dict().items():
+        if module.startswith("analysis."):
+            for flag in found:
+                flags.declare_key_flag(flag.name)
+
+
+def usage(name: str | None) -> str:
+    """What --help says above the flags."""
+    lines = [f"  {command:14} {what}" for command, what in COMMANDS.items()]
+    head = f"python -m analysis {name or 'COMMAND'} --runs=DIR[,DIR…]|GLOB --out=DIR [--flags]"
+    return "\n".join([head, "", *([] if name else lines)])
+
+
+if __name__ == "__main__":
+    start(sys.argv[1:])

@@ -1,0 +1,152 @@
+"""One style for all figures: told apart by marker and line as well as by colour, print-friendly."""
+
+from __future__ import annotations
+
+import functools
+import io
+import pathlib
+
+import matplotlib
+from matplotlib.figure import Figure
+
+from analysis.output import write
+
+STYLE = {
+    "font.size": 9.0,
+    "axes.titlesize": 9.5,
+    "axes.titlelocation": "left",
+    "axes.labelsize": 9.0,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.linewidth": 0.7,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": "#e4e4e4",
+    "grid.linewidth": 0.6,
+    "xtick.labelsize": 8.0,
+    "ytick.labelsize": 8.0,
+    "legend.fontsize": 8.0,
+    "legend.frameon": False,
+    "lines.linewidth": 1.3,
+    "lines.markersize": 5.5,
+    "savefig.dpi": 160,
+    "pdf.fonttype": 42,  # letters stay letters
+}
+# Okabe and Ito's colours, in an order whose greys differ, with a marker and a line each.
+MARKS = (
+    {"color": "#000000", "marker": "o", "linestyle": "-"},
+    {"color": "#0072B2", "marker": "s", "linestyle": "--"},
+    {"color": "#D55E00", "marker": "^", "linestyle": "-."},
+    {"color": "#009E73", "marker": "D", "linestyle": (0, (1, 1))},
+    {"color": "#CC79A7", "marker": "v", "linestyle": (0, (5, 1, 1, 1, 1, 1))},
+    {"color": "#56B4E9", "marker": "P", "linestyle": (0, (6, 2))},
+    {"color": "#E69F00", "marker": "X", "linestyle": (0, (3, 1))},
+)
+NULL = {"color": "#777777", "linestyle": (0, (1, 2)), "linewidth": 1.1, "zorder": 1}
+PLACE_LINES = {"0": "-", "1": "--", "2": ":"}  # of the places of GCA
+FIRST = ("baseline", "early", "stack")  # these look the same in every figure
+WIDTH = 7.2  # inches
+
+
+def new_figure(rows: int = 1, columns: int = 1, height: float = 2.9, **more):
+    """A figure in this style, not known to pyplot, and its (rows, columns) array of axes."""
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(WIDTH, height * rows), layout="constrained")
+        axes = figure.subplots(rows, columns, squeeze=False, **more)
+    return figure, axes
+
+
+def marks(names) -> dict[str, dict]:
+    """A colour, marker and line for each name; `baseline`, `early` and `stack` keep theirs.
+
+    So does a name that begins with one of them, such as `early (run 1)`, if it is the only one.
+    """
+    names = list(dict.fromkeys(names))
+    out = {}
+    for first, mark in zip(FIRST, MARKS, strict=False):
+        of_kind = [n for n in names if n.split(" (")[0] == first]
+        if of_kind:
+            out[first if first in of_kind else of_kind[0]] = mark
+    spare = [mark for mark in MARKS if mark not in out.values()] or list(MARKS)
+    for i, name in enumerate(n for n in names if n not in out):
+        out[name] = spare[i % len(spare)]
+    return out
+
+
+def labels(runs) -> dict[str, str]:
+    """{run's name: how figures call it}: the variant, with the name where that is not enough."""
+    variants = [run.variant for run in runs]
+    one_model = len({run.backbone_configuration for run in runs}) == 1
+    return {
+        run.name: run.variant
+        if one_model and variants.count(run.variant) == 1
+        else f"{run.variant} ({run.name})"
+        for run in runs
+    }
+
+
+def point_style(mark: dict) -> dict:
+    """The mark for points without a line."""
+    return {"color": mark["color"], "marker": mark["marker"], "linestyle": "none"}
+
+
+def line_style(mark: dict) -> dict:
+    """The mark for lines without points."""
+    return {"color": mark["color"], "linestyle": mark["linestyle"]}
+
+
+def place_style(mark: dict, place: str) -> dict:
+    """The mark for the points of one place of GCA: filled at 0, hollow at 1, half filled at 2."""
+    filling = {"1": "none", "2": "bottom"}.get(place, "full")
+    return point_style(mark) | {"fillstyle": filling}
+
+
+def title(axis, text: str) -> None:
+    """A title over the axis' left end."""
+    axis.set_title(text, loc="left", fontsize=STYLE["axes.titlesize"])
+
+
+def heading(figure, text: str) -> None:
+    """A line over the whole figure, at its left end."""
+    figure.suptitle(text, fontsize=8.5, x=0.01, ha="left", color="#444444")
+
+
+def draw_null(axis, value: float, label: str, vertical: bool = False) -> None:
+    """The null as a dotted line, so that a number can be held against it; named in the legend."""
+    (axis.axvline if vertical else axis.axhline)(value, label=label, **NULL)
+
+
+def legend_below(figure, axes, columns: int = 3) -> None:
+    """One legend for all axes, under them; equal labels once."""
+    found = {}
+    for axis in axes.flat:
+        for handle, label in zip(*axis.get_legend_handles_labels(), strict=True):
+            found.setdefault(label, handle)
+    if found:
+        with matplotlib.rc_context(STYLE):
+            columns = min(columns, len(found))
+            figure.legend(found.values(), found, loc="outside lower center", ncols=columns)
+
+
+@functools.lru_cache(maxsize=128)
+def render(figure: Figure, kind: str) -> bytes:
+    """The figure as `png` or `pdf`, drawn once; it must not change afterwards."""
+    buffer = io.BytesIO()
+    metadata = {"CreationDate": None} if kind == "pdf" else {"Software": None}
+    with matplotlib.rc_context(STYLE):
+        figure.savefig(buffer, format=kind, metadata=metadata)
+    return buffer.getvalue()
+
+
+def save(out: pathlib.Path, figures: dict[str, Figure]) -> None:
+    """`figures/NAME.png` and `.pdf` in `out`."""
+    for name, figure in figures.items():
+        for kind in ("png", "pdf"):
+            write(pathlib.Path(out) / "figures" / f"{name}.{kind}", render(figure, kind))
+
+
+def file_name(*parts: str) -> str:
+    """A plain name for a file from texts: `correlate_abxi_synthetic`."""
+    text = "_".join(parts).lower()
+    kept = "".join(c if c.isalnum() and c.isascii() else "_" for c in text)
+    return "_".join(filter(None, kept.split("_")))

@@ -1,0 +1,210 @@
+"""The same trained backbone with another X': which replacements there are, and how they are made.
+
+What is replaced, and by what, is an argument of the program: all interventions of a run share one
+compilation, and the unchanged model goes through the same operations as the changed ones. Its
+hidden states are those of the run's own program up to the last digit, as XLA fuses the two
+differently; its ranks are the same.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import zlib
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from oa_jax.errors import UserError
+from oa_jax.models.gca import UPDATES, parallel_part
+
+RANDOM = 0x0A17  # folded into a seed's key: apart from the purposes of training
+# Replacement -> what stands in place of X', as the table says it.
+PARTS = {
+    "full": "X' as it is",
+    "parallel": "X'∥, along X",
+    "orthogonal": "X'⊥, the rest",
+    "parallel_at_norm": "X'∥, norm of X'",
+    "orthogonal_at_norm": "X'⊥, norm of X'",
+    "random": "random, norm of X'",
+    "other_user": "another user's X'",
+    "mean": "the mean X'",
+    "zero": "nothing",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Intervention:
+    """X' replaced by `scale` times a part; at one place of GCA, or at all of them (None)."""
+
+    part: str = "full"
+    scale: float = 1.0
+    place: int | None = None
+
+    @property
+    def places(self) -> str:
+        return "all" if self.place is None else str(self.place)
+
+
+UNCHANGED = Intervention()
+
+
+def interventions(parts, scales, places=()) -> list[Intervention]:
+    """Every part at every scale, at all places at once and, one by one, at each of `places`.
+
+    Without what changes nothing. Raises UserError for an unknown part or a bad scale.
+    """
+    for part in parts:
+        if part not in PARTS:
+            raise UserError(f"--interventions={part}: expected some of {', '.join(PARTS)}")
+    for scale in scales:
+        if not np.isfinite(scale) or scale < 0:
+            raise UserError(f"--scales={scale:g}: expected finite numbers from 0 up")
+    found = []
+    for place in (None, *places):
+        for part in parts:
+            # Zero has no scale, and a scale of zero is `zero`.
+            of_part = (1.0,) if part == "zero" else [s for s in scales if s > 0]
+            found += [Intervention(part, float(scale), place) for scale in of_part]
+    return [i for i in dict.fromkeys(found) if (i.part, i.scale) != ("full", 1.0)]
+
+
+@dataclasses.dataclass(frozen=True)
+class Intervened:
+    """A backbone whose parameters are {"params", "seed", "part", "scale"}: see `variables`."""
+
+    backbone: Any
+
+    def encode(self, variables, batch):
+        return self.changed(variables, batch).encode(variables["params"], batch)
+
+    def score(self, variables, encoded_BxD, candidates):
+        return self.backbone.score(variables["params"], encoded_BxD, candidates)
+
+    def probe(self, variables, batch):
+        return {}  # ranks are all that is asked of it
+
+    def changed(self, variables, batch):
+        """The backbone that acts on `batch` under the intervention in `variables`.
+
+        `batch` has `user`, the ids. Where the run was trained with a part of X' only, that part is
+        what is replaced: `full` is always the model as it was trained.
+        """
+        trained = UPDATES[self.backbone.gca.update]
+
+        def update(raw, query, name):
+            used = trained(raw, query.h_PxD)
+            key = jax.random.fold_in(jax.random.key(variables["seed"]), RANDOM)
+            key = jax.random.fold_in(key, np.uint32(zlib.crc32(name.encode())))
+            part = variables["part"][name]
+            return variables["scale"][name] * replaced(part, used, query, key, batch["user"])
+
+        gca = dataclasses.replace(self.backbone.gca, update=update)
+        return dataclasses.replace(self.backbone, gca=gca)
+
+
+def variables(params, seeds, modules, intervention: Intervention) -> dict:
+    """Arguments of `Intervened` with a leading S: parameters, seeds, and what each module uses."""
+    n_seeds = len(seeds)
+    chosen = {
+        name: intervention if intervention.place in (None, place_of(name)) else UNCHANGED
+        for name in modules
+    }
+    order = list(PARTS)
+    return {
+        "params": params,
+        "seed": np.asarray(seeds, np.int32),
+        "part": {n: np.full(n_seeds, order.index(i.part), np.int32) for n, i in chosen.items()},
+        "scale": {n: np.full(n_seeds, i.scale, np.float32) for n, i in chosen.items()},
+    }
+
+
+def modules_of(backbone, params, batch) -> list[str]:
+    """Names of the GCA modules, such as gca_0_A. params: one seed's."""
+    names = []
+
+    def update(raw, query, name):
+        names.append(name)
+        return raw
+
+    gca = dataclasses.replace(backbone.gca, update=update)
+    jax.eval_shape(dataclasses.replace(backbone, gca=gca).probe, params, batch)
+    return sorted(set(names))
+
+
+def place_of(name: str) -> int:
+    """The place in a module's name: gca_0_A -> 0."""
+    return int(re.search(r"\d+", name)[0])
+
+
+def replaced(part, used, query, key, users_B):
+    """What stands in place of X': (P, D). `part` indexes `PARTS`, and may be traced.
+
+    used: (P, D), what the module adds, before its gate. query: its stream, X.
+    """
+    x = query.h_PxD
+
+    def along():
+        return parallel_part(used, x)
+
+    branches = {
+        "full": lambda: used,
+        "parallel": along,
+        "orthogonal": lambda: used - along(),
+        "parallel_at_norm": lambda: at_norm(along(), used),
+        "orthogonal_at_norm": lambda: at_norm(used - along(), used),
+        "random": lambda: at_norm(random_directions(query, key, users_B), used),
+        "other_user": lambda: of_other_users(used, query),
+        "mean": lambda: mean_of_tokens(used, query),
+        "zero": lambda: jnp.zeros_like(used),
+    }
+    return jax.lax.switch(part, [branches[name] for name in PARTS])
+
+
+def at_norm(part, used):
+    """`part` at the norm of `used`, per token; 0 where the part is 0."""
+    norm = jnp.linalg.norm(part, axis=-1, keepdims=True)
+    target = jnp.linalg.norm(used, axis=-1, keepdims=True)
+    return part * jnp.where(norm > 0, target / jnp.where(norm > 0, norm, 1.0), 0.0)
+
+
+def random_directions(query, key, users_B):
+    """(P, D) normal vectors: they follow from the key, the user's id and the token's column."""
+    shape = (query.packing.shape[1], query.h_PxD.shape[-1])
+    keys = jax.vmap(jax.random.fold_in, (None, 0))(key, users_B)
+    grid_BxLxD = jax.vmap(lambda k: jax.random.normal(k, shape))(keys)
+    return query.packing.pack(grid_BxLxD) * query.real_P[:, None]
+
+
+def mean_of_tokens(used, query):
+    """(P, D): every token gets the mean X' of the tokens of its block of users."""
+    real_Px1 = query.real_P[:, None]
+    mean_D = jnp.sum(used * real_Px1, 0) / jnp.maximum(jnp.sum(real_Px1), 1)
+    return mean_D * real_Px1
+
+
+def of_other_users(used, query):
+    """(P, D): every token gets the X' of the next user of the block that has any token.
+
+    Tokens are counted from the end, so that the latest gets the latest, wherever padding stands; a
+    user with fewer tokens lends its oldest one to what lies before. Alone in its block, a user
+    keeps its own.
+    """
+    real_BxL = query.packing.unpack(query.real_P)
+    grid_BxLxD = query.packing.unpack(used)
+    rows, length = real_BxL.shape
+    count_B = real_BxL.sum(1)
+    row_B = jnp.arange(rows)
+    # The nearest row after b that has tokens; rows come round again.
+    twice = jnp.concatenate([row_B, row_B + rows])
+    usable = jnp.where(jnp.tile(count_B > 0, 2), twice, 2 * rows)
+    nearest = jax.lax.cummin(usable, reverse=True)
+    donor_B = nearest[row_B + 1] % rows
+    from_end_BxL = jnp.cumsum(real_BxL[:, ::-1], 1)[:, ::-1]  # 1 for the latest token
+    column_BxL = jnp.argsort(real_BxL, 1, stable=True)  # padding first, then tokens in order
+    place_BxL = length - jnp.clip(from_end_BxL, 1, jnp.maximum(count_B[donor_B], 1)[:, None])
+    donor_column_BxL = jnp.take_along_axis(column_BxL[donor_B], place_BxL, 1)
+    found_BxLxD = grid_BxLxD[donor_B[:, None], donor_column_BxL]
+    return query.packing.pack(found_BxLxD) * query.real_P[:, None]

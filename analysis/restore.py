@@ -1,0 +1,177 @@
+"""Trained models out of workdirs: the experiment of a config.json and parameters of its steps.
+
+    experiment = experiment_of(run, say)
+    for restored in parameters(run, experiment, "best", say):
+        restored.of_seed(0)
+
+Nothing here writes into a workdir or takes its lock: a run under way can be looked at.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import functools
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import numpy as np
+from absl import flags
+
+from analysis.runs import Run
+from oa_jax import config as config_lib
+from oa_jax import experiment as experiment_lib
+from oa_jax.errors import UserError
+from oa_jax.experiment import Experiment
+from oa_jax.train import checkpoint
+from oa_jax.train.run import check_same_data, checked_config
+from oa_jax.train.workdir import Workdir
+
+WHICH = ("best", "last", "all")
+ATTEMPTS = 3  # a run under way deletes old steps while one looks
+
+
+def define_flags() -> None:
+    """Flags of every command that restores; defined once, whoever asks first."""
+    if "which" in flags.FLAGS:
+        return
+    flags.DEFINE_enum("which", "best", WHICH, "Parameters: each seed's best, its last, every step.")
+    flags.DEFINE_enum("split", "test", experiment_lib.SPLITS, "Users whose tokens and ranks count.")
+    flags.DEFINE_string("data_dir", None, "Where the data lie now, if not where config.json says.")
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Restored:
+    """Parameters of all seeds at one step.
+
+    kind: best | last | kept | init. checkpoint: epoch of the step that they were read from.
+    params: numpy leaves (S, …). epoch_S: the epoch after which each seed had these parameters.
+    good_S: seeds that neither diverged nor hold a value that is not finite.
+    """
+
+    kind: str
+    checkpoint: int
+    params: Any
+    epoch_S: np.ndarray
+    good_S: np.ndarray
+
+    def of_seed(self, slot: int):
+        return jax.tree.map(lambda a: a[slot], self.params)
+
+
+def experiment_of(run: Run, say, data_dir: str | None = None) -> Experiment:
+    """The experiment that config.json describes, on the data that the run was trained on.
+
+    `say` is told of fields that this version has and the run's did not. Raises UserError when the
+    configuration or the data do not fit.
+    """
+    config, added = completed(run.config)
+    if added:
+        say(f"{run.name}: of another version: {', '.join(added)} taken from the defaults")
+    config = checked_config(config, run.path / "config.json")
+    if data_dir:
+        config["data"]["dir"] = data_dir
+    experiment = _build(json.dumps(config, sort_keys=True))
+    experiment_lib.set_compilation(config)  # another run may have asked for another
+    if run.env:
+        fingerprints = {"data": experiment.log.fingerprint()}
+        check_same_data(Workdir(run.path), {"fingerprints": fingerprints})
+    return experiment
+
+
+@functools.lru_cache(maxsize=4)
+def _build(config: str) -> Experiment:
+    """Kept, as several commands look at the same runs: data and compiled programs are reused."""
+    return experiment_lib.build(json.loads(config))
+
+
+def completed(config: dict) -> tuple[dict, list[str]]:
+    """`config` with the defaults of fields that a run of an older version lacks, and their names.
+
+    A field is added with the default that keeps what the code did before.
+    """
+    out, added = copy.deepcopy(config), []
+    if config.get("backbone") not in config_lib.QUIRKS:
+        return out, added
+
+    def fill(node, defaults, path):
+        for name, default in defaults.items():
+            if name not in node:
+                node[name] = default
+                added.append(f"{path}{name}")
+            elif isinstance(default, dict) and isinstance(node[name], dict):
+                fill(node[name], default, f"{path}{name}.")
+
+    fill(out, config_lib.base(config["backbone"]).to_dict(), "")
+    return out, added
+
+
+def parameters(run: Run, experiment: Experiment, which: str, say) -> Iterator[Restored]:
+    """The parameters of a run: of its newest readable step, or of every kept step.
+
+    which: "best", each seed's best so far; "last", where each seed stands; "all", the last
+    parameters at every kept step, oldest first. A step that cannot be read is said and passed
+    over, as are seeds that diverged. Raises UserError when no step can be read.
+    """
+    directory = (run.path / "checkpoints").absolute()
+    if not directory.is_dir():
+        raise UserError(f"{directory}: no checkpoint: expected a run past its first save")
+    keys = jax.vmap(jax.random.key)(experiment.seeds)
+    abstract = jax.eval_shape(jax.vmap(experiment.backbone.init), keys)
+    unreadable: dict[int, str] = {}
+
+    def read(epoch):
+        try:
+            return checkpoint.read(directory, epoch, abstract, best=which == "best")
+        except (OSError, ValueError, KeyError) as error:
+            unreadable[epoch] = type(error).__name__
+            say(f"{run.name}: step {epoch} cannot be read ({unreadable[epoch]}): passed over")
+            return None
+
+    n_found = 0
+    for epoch in _candidates(directory, unreadable, newest_first=which != "all"):
+        found = read(epoch)
+        if found is not None:
+            n_found += 1
+            yield _checked(run, experiment, which, epoch, *found, say)
+            if which != "all":
+                return
+    if not n_found:
+        why = f" ({', '.join(sorted(set(unreadable.values())))})" if unreadable else ""
+        raise UserError(f"{directory}: no step can be read{why}: expected at least one whole step")
+
+
+def _candidates(directory, unreadable, newest_first):
+    """Steps to try. Listed again when all are gone or bad: a run under way replaces them."""
+    tried = set()
+    for _ in range(ATTEMPTS):
+        steps = [epoch for epoch in checkpoint.listed(directory) if epoch not in tried]
+        for epoch in sorted(steps, reverse=newest_first):
+            tried.add(epoch)
+            yield epoch
+        if tried - set(unreadable):
+            return
+
+
+def _checked(run, experiment, which, epoch, params, counters, say) -> Restored:
+    finite_S = np.ones(len(experiment.seeds), bool)
+    for leaf in jax.tree.leaves(params):
+        finite_S &= np.isfinite(leaf).reshape(len(leaf), -1).all(1)
+    diverged_S = counters["diverged_step"] > 0
+    for seed, finite, diverged in zip(experiment.seeds, finite_S, diverged_S, strict=True):
+        if diverged or not finite:
+            why = "it diverged" if diverged else "its parameters are not finite"
+            say(f"{run.name}: seed {seed} left out at step {epoch}: {why}")
+    of_seed = counters["best_epoch" if which == "best" else "epoch"]
+    kind = "kept" if which == "all" else which
+    return Restored(kind, epoch, params, of_seed, finite_S & ~diverged_S)
+
+
+def initial(experiment: Experiment) -> Restored:
+    """The untrained parameters of all seeds: a null control."""
+    states = experiment.engine.create(experiment.seeds, experiment.hparams())
+    n_seeds = len(experiment.seeds)
+    params = jax.tree.map(np.asarray, states.params)
+    return Restored("init", 0, params, np.zeros(n_seeds, np.int32), np.ones(n_seeds, bool))

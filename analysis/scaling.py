@@ -1,0 +1,368 @@
+"""`scaling`: quality against parameters, and how many parameters a baseline needs to keep up.
+
+The parameter ratio of a GCA variant is N*/N, where N* is the size at which the baseline's curve
+reaches the variant's quality: the paper's claim is 1.3 to 1.4. The curve is the baseline's means
+made monotone (isotonic regression, weights: seeds) and joined by a monotone cubic (PCHIP) over
+log parameters. Outside its range there is no ratio, only a bound.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import numpy as np
+import polars as pl
+from absl import flags
+from scipy import interpolate, optimize
+
+from analysis import figures, published
+from analysis.output import interval, number, write_frame
+from analysis.resampling import DRAWS, LEVEL
+from analysis.runs import Run, finished
+from analysis.sheets import Sheet
+
+SCHEMA = {
+    "setting": pl.String,
+    "domain": pl.String,
+    "variant": pl.String,
+    "parameters": pl.Int64,
+    "quality": pl.Float64,
+    "ratio": pl.Float64,
+    "more_than": pl.Float64,
+    "less_than": pl.Float64,
+    "low": pl.Float64,
+    "high": pl.Float64,
+    "note": pl.String,
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Point:
+    """A model size with the quality of its seeds, or, where only these are known, mean and se."""
+
+    setting: str
+    domain: str
+    variant: str
+    parameters: int
+    quality: float
+    sd: float
+    n_seeds: int
+    values: tuple[float, ...] = ()
+    source: str = ""
+
+    def drawn(self, rng, draws: int):
+        """(draws,) means of resampled seeds; of a normal, where only mean and sd are known.
+
+        The seeds' deviations are widened by √(S/(S-1)), as resampled ones vary too little by that.
+        """
+        if not self.values:
+            return rng.normal(self.quality, self.sd / math.sqrt(self.n_seeds), draws)
+        means = rng.choice(self.values, (draws, len(self.values))).mean(1)
+        return self.quality + math.sqrt(self.n_seeds / (self.n_seeds - 1)) * (means - self.quality)
+
+
+class Curve:
+    """Quality of the baseline as a monotone function of its parameters, for D draws at once."""
+
+    def __init__(self, sizes, quality, weights=None):
+        """sizes: (P,); quality: (P,) or (D, P); weights: (P,), such as the number of seeds.
+
+        Points of one size are averaged. Raises ValueError with fewer than 2 different sizes.
+        """
+        quality_DxP = np.atleast_2d(np.asarray(quality, np.float64))
+        weights = np.ones(len(sizes)) if weights is None else np.asarray(weights, np.float64)
+        self.sizes, where = np.unique(np.asarray(sizes, np.float64), return_inverse=True)
+        if len(self.sizes) < 2:
+            raise ValueError(f"sizes: found {self.sizes}, expected at least 2 different ones")
+        member_PxU = np.eye(len(self.sizes))[where] * weights[:, None]
+        total_U = member_PxU.sum(0)
+        fitted = [
+            optimize.isotonic_regression(row, weights=total_U).x
+            for row in quality_DxP @ member_PxU / total_U
+        ]
+        self.quality_DxU = np.array(fitted)
+        self._cubic = interpolate.PchipInterpolator(np.log(self.sizes), self.quality_DxU, axis=1)
+
+    def __call__(self, sizes):
+        """(D, N) quality at these N sizes, which must lie within those of the curve."""
+        return self._cubic(np.log(sizes))
+
+    def size_for(self, quality):
+        """(D,) smallest size of this quality, a number or (D,); inf above the curve, 0 below."""
+        quality_D = np.broadcast_to(quality, len(self.quality_DxU))
+        reached_DxU = self.quality_DxU >= quality_D[:, None]
+        at_D = np.maximum(np.argmax(reached_DxU, 1), 1)
+        draws = np.arange(len(at_D))
+        # Coefficients of the cubic between the points at - 1 and at: (4, D), highest power first.
+        cubic = self._cubic.c[:, at_D - 1, draws]
+        low = np.zeros(len(at_D))
+        high = width = np.diff(np.log(self.sizes))[at_D - 1]
+        for _ in range(60):  # halvings, to the last bit
+            middle = (low + high) / 2
+            enough = np.polyval(cubic, middle) >= quality_D
+            low, high = np.where(enough, low, middle), np.where(enough, middle, high)
+        found = np.exp(np.log(self.sizes)[at_D - 1] + np.minimum(high, width))
+        found = np.where(self.quality_DxU[:, 0] == quality_D, self.sizes[0], found)
+        found = np.where(self.quality_DxU[:, 0] > quality_D, 0.0, found)
+        return np.where(reached_DxU.any(1), found, np.inf)
+
+
+def points_of(runs: list[Run], metric: str = "ndcg@10") -> list[Point]:
+    """A point for each configuration and domain: seeds of equal configurations are put together."""
+    pooled: dict[tuple, list] = {}
+    for run in finished(runs):
+        name = metric if "/" in metric else f"{metric}/{run.candidates}"
+        seeds = run.seeds()
+        for domain in "AB":
+            column = f"test/{domain}/{name}"
+            values = seeds[column].drop_nulls().to_list() if column in seeds.columns else []
+            if values:
+                pooled.setdefault((run.setting, run.configuration, domain), []).append(
+                    (run, values)
+                )
+    points = []
+    for (setting, _, domain), found in pooled.items():
+        values = tuple(v for _, of_run in found for v in of_run)
+        sd = float(np.std(values, ddof=1)) if len(values) > 1 else math.nan
+        run = found[0][0]
+        size, mean = int(run.summary["n_parameters"]), float(np.mean(values))
+        names = ", ".join(run.name for run, _ in found)
+        point = Point(setting, domain, run.variant, size, mean, sd, len(values), values, names)
+        points.append(point)
+    return sorted(points, key=lambda p: (p.setting, p.domain, p.parameters))
+
+
+def published_points() -> list[Point]:
+    """The paper's figures of quality against parameters, to go through the same code.
+
+    They have no seeds: every point takes the sd that Table 1 states for its variant over 5 seeds.
+    Where a figure draws a point against Table 1, the series comes a second time with Table 1's
+    value.
+    """
+    points, drawn_wrong = [], set()
+    for series in published.paper()["model_comparison"]["series"]:
+        setting, domain = f"{series['model']} · {series['dataset']}", series["domain"]
+        plain = series["dataset"].split(" (")[0].lower().replace("-", "_")
+        mean, sd = published.table1(series["model"], plain)[series["variant"]][f"{domain}/ndcg@10"]
+        first = series["points"][0][1]
+        if abs(mean - first) > 0.001:
+            drawn_wrong.add((setting, domain))
+        for i, (size, quality) in enumerate(series["points"]):
+            right = mean if i == 0 and abs(mean - first) > 0.001 else quality
+            for text, value in (("as drawn", quality), ("as in Table 1", right)):
+                name = f"{setting} · {text}"
+                points.append(Point(name, domain, series["variant"], size, value, sd, 5))
+    wrong = {setting for setting, _ in drawn_wrong}
+    return [
+        p
+        for p in points
+        if p.setting.endswith("as drawn") or p.setting.removesuffix(" · as in Table 1") in wrong
+    ]
+
+
+def ratios(points: list[Point], draws: int = DRAWS, seed: int = 0) -> pl.DataFrame:
+    """Parameter ratio at equal quality of every point that is no baseline. Columns: `SCHEMA`.
+
+    The interval is that of the resampled seeds of the variant and of every baseline; a draw above
+    or below the curve counts as a ratio of inf or 0, and an end of the interval that falls there
+    is null, which `note` says. Off the curve there is no ratio, but a bound: more_than, less_than.
+    """
+    rows, groups = [], {}
+    for point in points:
+        groups.setdefault((point.setting, point.domain), []).append(point)
+    for (setting, domain), group in groups.items():
+        baselines = [p for p in group if p.variant == "baseline"]
+        for point in (p for p in group if p.variant != "baseline"):
+            row = {"setting": setting, "domain": domain, "variant": point.variant}
+            row |= {"parameters": point.parameters, "quality": point.quality}
+            rows.append(row | _ratio(point, baselines, draws, np.random.default_rng(seed)))
+    return pl.DataFrame(rows, schema=SCHEMA)
+
+
+def _ratio(point, baselines, draws, rng):
+    sizes = [p.parameters for p in baselines]
+    if len(set(sizes)) < 2:
+        found = f"{len(set(sizes))} baseline size" + ("s" if len(set(sizes)) != 1 else "")
+        return {"note": f"no curve: {found}, expected at least 2 different ones"}
+    weights = [p.n_seeds for p in baselines]
+    curve = Curve(sizes, [p.quality for p in baselines], weights)
+    size = float(curve.size_for(point.quality)[0])
+    out = _outside(point, curve, size) or {"ratio": size / point.parameters, "note": ""}
+    if any(math.isnan(p.sd) for p in [point, *baselines]):
+        return out | {"note": _join(out["note"], "no interval: a size with a single seed")}
+    drawn_DxP = np.column_stack([p.drawn(rng, draws) for p in baselines])
+    drawn = Curve(sizes, drawn_DxP, weights).size_for(point.drawn(rng, draws))
+    tail = (1 - LEVEL) / 2
+    # A method that takes one of the draws: between a number and infinity there is no middle.
+    low, high = np.quantile(drawn / point.parameters, [tail, 1 - tail], method="inverted_cdf")
+    shares = {"above": np.isinf(drawn).mean(), "below": (drawn == 0).mean()}
+    parts = [f"{_percent(share)} {side}" for side, share in shares.items() if share]
+    if parts:
+        text = f"of the draws, {' and '.join(parts)} the baseline's range"
+        out["note"] = _join(out["note"], text)
+    inside = {k: float(v) for k, v in (("low", low), ("high", high)) if 0 < v < math.inf}
+    return out | inside
+
+
+def _percent(share):
+    return "<1%" if share < 0.01 else f"{share:.0%}"
+
+
+def _outside(point, curve, size):
+    """The bound of the ratio, with a sentence, where the quality lies off the curve."""
+    if 0 < size < math.inf:
+        return None
+    end, side, bound = (-1, "above", "more_than") if size else (0, "below", "less_than")
+    value = float(curve.sizes[end] / point.parameters)
+    text = (
+        f"{point.quality:.4f} is {side} the baseline's curve (which ends with "
+        f"{curve.quality_DxU[0, end]:.4f} at {curve.sizes[end]:,.0f}): the ratio is "
+        f"{bound.replace('_', ' ')} {value:.2f}, not extrapolated"
+    )
+    return {bound: value, "note": text}
+
+
+def _join(*notes):
+    return "; ".join(filter(None, notes))
+
+
+def draw(points: list[Point], metric: str, table: pl.DataFrame) -> dict:
+    """{name: figure}: per setting a panel for each domain, the curve and the ratios' arrows."""
+    out = {}
+    for setting in dict.fromkeys(p.setting for p in points):
+        here = [p for p in points if p.setting == setting]
+        if len({p.parameters for p in here}) < 2:
+            continue  # nothing to compare
+        unit = (1e6, "millions") if max(p.parameters for p in here) >= 1e6 else (1e3, "thousands")
+        figure, axes = figures.new_figure(1, 2, 3.1)
+        looks = figures.marks([p.variant for p in here])
+        for axis, domain in zip(axes[0], "AB", strict=True):
+            _panel(axis, [p for p in here if p.domain == domain], looks, unit[0])
+            rows = table.filter((pl.col("setting") == setting) & (pl.col("domain") == domain))
+            for row in rows.drop_nulls("ratio").iter_rows(named=True):
+                _arrow(axis, row, unit[0])
+            axis.locator_params("x", nbins=6)
+            axis.set(xlabel=f"parameters ({unit[1]})", ylabel=f"test {metric}, domain {domain}")
+            figures.title(axis, f"{domain}: " + _ratio_title(rows))
+        figures.heading(figure, setting)
+        figures.legend_below(figure, axes, 4)
+        titles = "; ".join(axis.get_title("left") for axis in axes.flat)
+        figure.set_label(f"Test {metric} against parameters, {setting}. {titles}")
+        out[figures.file_name("scaling", setting)] = figure
+    return out
+
+
+def _panel(axis, points, looks, unit):
+    for variant in dict.fromkeys(p.variant for p in points):
+        here = sorted((p for p in points if p.variant == variant), key=lambda p: p.parameters)
+        x = [p.parameters / unit for p in here]
+        sd = [0.0 if math.isnan(p.sd) else p.sd for p in here]
+        style = figures.point_style(looks[variant]) | {"capsize": 2, "elinewidth": 0.8}
+        axis.errorbar(x, [p.quality for p in here], yerr=sd, label=f"{variant} (± sd)", **style)
+    baselines = [p for p in points if p.variant == "baseline"]
+    if len({p.parameters for p in baselines}) < 2:
+        return
+    curve = Curve(
+        *zip(*[(p.parameters, p.quality) for p in baselines], strict=True),
+        [p.n_seeds for p in baselines],
+    )
+    sizes = np.geomspace(curve.sizes[0], curve.sizes[-1], 200)
+    axis.plot(sizes / unit, curve(sizes)[0], color="#555555", lw=1, label="baseline, monotone")
+
+
+def _arrow(axis, row, unit):
+    if abs(row["ratio"] - 1) < 0.01:
+        return  # too short to be seen
+    ends = [(row["parameters"] * k / unit, row["quality"]) for k in (row["ratio"], 1.0)]
+    style = {"arrowstyle": "->", "color": "#555555", "linestyle": ":", "shrinkA": 0, "shrinkB": 4}
+    axis.annotate("", xy=ends[0], xytext=ends[1], arrowprops=style)
+
+
+def _ratio_title(rows):
+    known = [
+        f"{row['variant']} {number(row['ratio'], 2)}"
+        for row in rows.drop_nulls("ratio")
+        .group_by("variant", maintain_order=True)
+        .first()
+        .to_dicts()
+    ]
+    return (
+        "parameter ratio " + ", ".join(known) if known else "no ratio within the baseline's range"
+    )
+
+
+def missing(points: list[Point]) -> str | None:
+    """A sentence when there is nothing to compare."""
+    return None if points else "no finished run with this metric: nothing to scale"
+
+
+def define_flags() -> None:
+    """None of its own."""
+
+
+def command(runs: list[Run], out, say) -> int:
+    """Write scaling_points, scaling (parquet, CSV) and the figures, the paper's points too."""
+    metric, draws = flags.FLAGS.metric, flags.FLAGS.draws
+    points = points_of(runs, metric)
+    lack = missing(points)
+    if lack:
+        say(lack)
+    table = ratios(points, draws)
+    paper = published_points()
+    paper_table = ratios(paper, draws)
+    write_frame(out, "scaling_points", frame(points + paper))
+    write_frame(out, "scaling", pl.concat([table, paper_table]))
+    figures.save(out, draw(points, metric, table) | draw(paper, "NDCG@10", paper_table))
+    for line in sentences(table):
+        say(line)
+    return 0
+
+
+def frame(points: list[Point]) -> pl.DataFrame:
+    """The points as a table."""
+    kept = ("setting", "domain", "variant", "parameters", "quality", "sd", "n_seeds", "source")
+    rows = [{name: getattr(point, name) for name in kept} for point in points]
+    return pl.DataFrame(rows, schema_overrides={"sd": pl.Float64}).fill_nan(None)
+
+
+def value(row: dict) -> str:
+    """The ratio, or the side of its bound on which it lies."""
+    for sign, name in ((">", "more_than"), ("<", "less_than")):
+        if row[name] is not None:
+            return f"{sign} {number(row[name], 2)}"
+    return number(row["ratio"], 2)
+
+
+def bounds(row: dict) -> str:
+    """The interval of a ratio; where one of its ends lies outside the range, what is known."""
+    low, high = row["low"], row["high"]
+    if low is not None and high is not None:
+        return interval(low, high, 2)
+    if low is not None:
+        return f"[{number(low, 2)}, above the range]"
+    return f"[below the range, {number(high, 2)}]" if high is not None else ""
+
+
+def sentences(table: pl.DataFrame) -> list[str]:
+    """A plain line for each ratio."""
+    lines = []
+    for row in table.iter_rows(named=True):
+        text = f"{row['setting']}, {row['domain']}: {row['variant']} ({row['parameters']:,})"
+        if value(row) != "–":
+            text += f": ratio {value(row)} {bounds(row)}"
+        lines.append(text.rstrip() + (f": {row['note']}" if row["note"] else ""))
+    return lines
+
+
+def sheet(table: pl.DataFrame, title: str) -> Sheet:
+    """The ratios as a table for people."""
+    header = ["setting", "domain", "variant", "parameters", "quality", "ratio", "95 % interval"]
+    rows = [
+        [
+            *(row["setting"], row["domain"], row["variant"], f"{row['parameters']:,}"),
+            *(number(row["quality"], 4), value(row), bounds(row), row["note"] or ""),
+        ]
+        for row in table.iter_rows(named=True)
+    ]
+    return Sheet(title, [*header, "note"], rows, words=3)

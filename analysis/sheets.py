@@ -1,0 +1,73 @@
+"""Tables of text for people, and their three forms: Markdown, LaTeX, HTML."""
+
+from __future__ import annotations
+
+import dataclasses
+import html
+
+LATEX = {
+    **{"\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "_": r"\_", "#": r"\#", "$": r"\$"},
+    **{"{": r"\{", "}": r"\}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"},
+    **{"±": r"$\pm$", "−": "$-$", "·": r"$\cdot$", "–": "--", "λ": r"$\lambda$", "ρ": r"$\rho$"},
+    **{"|": r"$|$", "<": "$<$", ">": "$>$", "′": r"$'$", "→": r"$\to$", "×": r"$\times$"},
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Sheet:
+    """A table: cells are text; `words` is the number of leading columns that hold words."""
+
+    title: str
+    header: list[str]
+    rows: list[list[str]]
+    words: int = 1
+
+    def markdown(self) -> str:
+        def line(cells):
+            return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+
+        rule = ["---" if i < self.words else "---:" for i in range(len(self.header))]
+        lines = [line(self.header), "| " + " | ".join(rule) + " |", *map(line, self.rows)]
+        return f"**{self.title}**\n\n" + "\n".join(lines) + "\n"
+
+    def latex(self) -> str:
+        """A table that needs the packages booktabs and graphicx."""
+
+        def line(cells):
+            return " & ".join("".join(LATEX.get(c, c) for c in cell) for cell in cells) + r" \\"
+
+        columns = "l" * self.words + "r" * (len(self.header) - self.words)
+        caption = "".join(LATEX.get(c, c) for c in self.title)
+        return "\n".join(
+            [
+                r"\begin{table}",
+                rf"\caption{{{caption}}}",
+                r"\resizebox{\linewidth}{!}{%",
+                rf"\begin{{tabular}}{{{columns}}}",
+                r"\toprule",
+                line(self.header),
+                r"\midrule",
+                *map(line, self.rows),
+                r"\bottomrule",
+                r"\end{tabular}}",
+                r"\end{table}",
+                "",
+            ]
+        )
+
+    def html(self) -> str:
+        def line(cells, tag):
+            kinds = ["" if i < self.words else ' class="n"' for i in range(len(cells))]
+            scope = ' scope="col"' if tag == "th" else ""
+            inner = [
+                f"<{tag}{kind}{scope}>{html.escape(cell)}</{tag}>"
+                for kind, cell in zip(kinds, cells, strict=True)
+            ]
+            return "<tr>" + "".join(inner) + "</tr>"
+
+        body = "\n".join(line(row, "td") for row in self.rows)
+        return (
+            f'<p class="caption">{html.escape(self.title)}</p>\n<div class="sheet" tabindex="0">'
+            f'<table aria-label="{html.escape(self.title, quote=True)}">\n'
+            f"<thead>{line(self.header, 'th')}</thead>\n<tbody>\n{body}\n</tbody></table></div>"
+        )

@@ -1,0 +1,394 @@
+"""`table`: the paper's Table 1 from finished runs, with intervals, beside the published values.
+
+A variant is compared with its baseline, the run without GCA whose configuration is the same in
+everything else, or the one that `--baseline=NAME` names. Users are paired (ranks.npz). Seeds are
+drawn on their own on either side: two runs of one seed number share the order of batches and, at
+one width, the initial weights of the layers that both have, but what is left of that after
+training is not known beforehand. `--pair_seeds` pairs them: narrower where they do go together,
+as after a short training, wider where not, as fewer degrees of freedom are left.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import numpy as np
+import polars as pl
+from absl import flags
+from statsmodels.stats.multitest import multipletests
+
+from analysis import figures, published
+from analysis.output import interval, number, write, write_frame
+from analysis.resampling import DRAWS, compare, probability_of_improvement
+from analysis.runs import Run, finished
+from analysis.sheets import Sheet
+from oa_jax.errors import UserError
+from oa_jax.evaluate.metrics import HR_CUTOFFS, NDCG_CUTOFFS, user_metrics
+
+METRICS = (
+    *(f"ndcg@{k}" for k in NDCG_CUTOFFS),
+    *(f"hr@{k}" for k in HR_CUTOFFS),
+    *("mrr", "auc"),
+)
+SCHEMA = {
+    "setting": pl.String,
+    "run": pl.String,
+    "variant": pl.String,
+    "parameters": pl.Int64,
+    "seeds": pl.Int64,
+    "domain": pl.String,
+    "ranking": pl.String,
+    "metric": pl.String,
+    "mean": pl.Float64,
+    "sd": pl.Float64,
+    "published_mean": pl.Float64,
+    "published_sd": pl.Float64,
+    "baseline": pl.String,
+    "gain": pl.Float64,
+    "low": pl.Float64,
+    "high": pl.Float64,
+    "relative_gain": pl.Float64,
+    "p": pl.Float64,
+    "p_holm": pl.Float64,
+    "improvement": pl.Float64,
+    "mde": pl.Float64,
+    "users": pl.Int64,
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Measured:
+    """Every metric of every seed and test user of a run under one ranking, one domain."""
+
+    seed_S: np.ndarray
+    users_R: np.ndarray
+    values_MxSxR: np.ndarray
+
+
+def measured(run: Run, ranks: dict, domain: str, ranking: str) -> Measured:
+    """From the arrays of ranks.npz; diverged seeds are left out.
+
+    Raises UserError when arrays are missing or do not fit together.
+    """
+    key, path = f"test/{ranking}", run.path / "ranks.npz"
+    names = ("seed", "test/user", "test/domain", *(f"{key}/{n}" for n in _FIELDS))
+    for name in names:
+        if name not in ranks:
+            raise UserError(f"{path}: no array {name!r}: expected one")
+    good = run.seeds()["seed"].to_list() if "seed" in run.seeds().columns else []
+    slots = np.isin(ranks["seed"], good)
+    rows = ranks["test/domain"] == "AB".index(domain)
+    try:
+        values = user_metrics(
+            ranks[f"{key}/rank"][slots][:, rows],
+            ranks[f"{key}/ties"][slots][:, rows],
+            ranks[f"{key}/n_candidates"][rows],
+            run.tie_weight,
+        )
+    except (ValueError, IndexError) as error:
+        raise UserError(f"{path}: {key}: {error}") from None
+    values_MxSxR = np.stack([values[metric] for metric in METRICS])
+    return Measured(ranks["seed"][slots], ranks["test/user"][rows], values_MxSxR)
+
+
+_FIELDS = ("rank", "ties", "n_candidates")
+
+
+def baseline_of(run: Run, runs: list[Run], name: str | None = None) -> Run | None:
+    """The run that `run` is compared with, None for a baseline itself and where there is none.
+
+    name: compare with the run of this name instead, where it shares the setting.
+    """
+    own = run.backbone_configuration
+    for other in finished(runs):
+        if other is run or other.setting != run.setting:
+            continue
+        if name:
+            if other.name == name:
+                return other
+        elif run.places and not other.places and other.backbone_configuration == own:
+            return other
+    return None
+
+
+def gains(
+    runs: list[Run],
+    baseline: str | None = None,
+    metrics=METRICS,
+    draws: int = DRAWS,
+    pair_seeds: bool = False,
+):
+    """-> (frame with the columns of `SCHEMA`, a row per run, domain, ranking, metric; notes).
+
+    gain: variant minus baseline, with the interval of `resampling.compare`; p: of its test, and
+    p_holm after Holm over all gains of the frame; improvement: the share of pairs of seeds in
+    which the variant is better; mde: the true gain found with power 0.8 at 5 % two-sided by this
+    test with these seeds and users. What cannot be computed is null.
+    """
+    rows, notes, cache = [], [], {}
+    names = [run.name for run in runs]
+    if baseline and baseline not in names:
+        raise UserError(f"--baseline={baseline}: no such run: expected one of {', '.join(names)}")
+    for run in sorted(finished(runs), key=lambda r: (r.setting, r.summary["n_parameters"])):
+        other = baseline_of(run, runs, baseline)
+        if run.places and other is None and run.name != baseline:
+            text = "no finished baseline of the same configuration among the runs: no gain"
+            notes.append(f"{run.name}: {text}")
+        for domain in "AB":
+            for ranking in (run.candidates, "full"):
+                rows += _means(run, domain, ranking, metrics)
+                if other is not None:
+                    part = rows[-len(metrics) :]
+                    _add_gains(part, run, other, cache, notes, draws, pair_seeds)
+    return _with_holm(pl.DataFrame(rows, schema=SCHEMA)), list(dict.fromkeys(notes))
+
+
+def _means(run, domain, ranking, metrics):
+    seeds = run.seeds()
+    paper = published.table1(run.config["backbone"], run.config["data"]["name"])
+    paper = paper.get(run.variant, {}) if ranking == run.candidates else {}
+    rows = []
+    for metric in metrics:
+        column = f"test/{domain}/{metric}/{ranking}"
+        known = column in seeds.columns
+        values = seeds[column].drop_nulls().to_numpy() if known else np.empty(0)
+        mean, sd = paper.get(f"{domain}/{metric}", (None, None))
+        row = {"setting": run.setting, "run": run.name, "variant": run.variant}
+        row |= {"parameters": int(run.summary["n_parameters"]), "seeds": len(values)}
+        row |= {"domain": domain, "ranking": ranking, "metric": metric}
+        row["mean"] = float(values.mean()) if len(values) else None
+        row["sd"] = float(values.std(ddof=1)) if len(values) > 1 else None
+        rows.append(row | {"published_mean": mean, "published_sd": sd})
+    return rows
+
+
+def _add_gains(rows, run, other, cache, notes, draws, pair_seeds):
+    """Fill the gains of these rows, which share run, domain and ranking."""
+    domain, ranking = rows[0]["domain"], rows[0]["ranking"]
+    try:
+        a, b = (_cached(cache, r, domain, ranking) for r in (run, other))
+    except UserError as error:
+        notes.append(f"{error}: no gain of {run.name}")
+        return
+    notes += [text for side, of in ((a, run), (b, other)) for text in _check(side, of, rows)]
+    common, at_a, at_b = np.intersect1d(a.users_R, b.users_R, return_indices=True)
+    if len(common) < max(len(a.users_R), len(b.users_R)):
+        text = f"{len(common)} test users of {domain} in common: only these are compared"
+        notes.append(f"{run.name} and {other.name}: {text}")
+    chosen = [METRICS.index(row["metric"]) for row in rows]
+    sides = [a.values_MxSxR[chosen][:, :, at_a], b.values_MxSxR[chosen][:, :, at_b]]
+    if pair_seeds:
+        _, *slots = np.intersect1d(a.seed_S, b.seed_S, return_indices=True)
+        sides = [side[:, slot] for side, slot in zip(sides, slots, strict=True)]
+    counts = [side.shape[1] for side in sides]
+    if len(common) < 2 or not min(counts):
+        notes.append(f"{run.name} against {other.name}: nothing in common: no gain in {domain}")
+        return
+    if min(counts) == 1:
+        text = "a single seed on a side: the interval covers users only, not seeds"
+        notes.append(f"{run.name} against {other.name}: {text}")
+    # A paired difference is compared with a side that is zero and has no seeds to vary.
+    compared = (sides[0] - sides[1], np.zeros_like(sides[1][:, :1])) if pair_seeds else sides
+    for i, found in enumerate(compare(*compared, np.random.default_rng(0), draws)):
+        means = [side[i].mean(1) for side in sides]
+        row = {"baseline": other.name, "users": len(common), "gain": found.estimate}
+        row |= {k: getattr(found, k) for k in ("low", "high", "p", "mde")}
+        row["improvement"] = probability_of_improvement(*means)
+        if means[1].mean():
+            row["relative_gain"] = found.estimate / float(means[1].mean())
+        rows[i].update({k: v for k, v in row.items() if not _is_nan(v)})
+
+
+def _cached(cache, run, domain, ranking):
+    if run.name not in cache:
+        cache[run.name] = run.ranks()
+    return measured(run, cache[run.name], domain, ranking)
+
+
+def _check(side, run, rows):
+    """A sentence when ranks.npz does not give the means of summary.json."""
+    seeds = run.seeds()
+    for metric, values_SxR in zip(METRICS, side.values_MxSxR, strict=True):
+        column = f"test/{rows[0]['domain']}/{metric}/{rows[0]['ranking']}"
+        if column not in seeds.columns or not values_SxR.size:
+            continue
+        stated, found = seeds[column].mean(), float(values_SxR.mean())
+        if stated is not None and abs(stated - found) > 1e-6:
+            text = f"summary.json says {stated:.6f}, ranks.npz gives {found:.6f}"
+            return [f"{run.name}: {column}: {text}: the two are not of one run"]
+    return []
+
+
+def _is_nan(value):
+    return isinstance(value, float) and math.isnan(value)
+
+
+def _with_holm(frame):
+    """p_holm over all p of the frame."""
+    p = frame["p"].to_numpy()
+    adjusted = np.full(len(p), np.nan)
+    known = np.isfinite(p)
+    if known.any():
+        adjusted[known] = multipletests(p[known], method="holm")[1]
+    return frame.with_columns(pl.Series("p_holm", adjusted).fill_nan(None))
+
+
+def sheets(frame: pl.DataFrame) -> list[Sheet]:
+    """For each setting and ranking: the means with the published ones, then the gains."""
+    out = []
+    for (setting, ranking), part in frame.group_by("setting", "ranking", maintain_order=True):
+        place = f"{setting}, {RANKED.get(ranking, 'sampled ranking')}"
+        out.append(_mean_sheet(part, f"Test metrics, mean ± sd over seeds: {place}"))
+        if part["gain"].is_not_null().any():
+            out.append(_gain_sheet(part, f"Gain over the baseline, 95 % intervals: {place}"))
+    return out
+
+
+RANKED = {"full": "ranked among all items"}
+
+
+def _mean_sheet(part, title):
+    metrics = part["metric"].unique(maintain_order=True).to_list()
+    header = ["run", "variant", "domain", "parameters", "seeds", *map(str.upper, metrics)]
+    rows = []
+    for (run, domain), cells in part.group_by("run", "domain", maintain_order=True):
+        first = cells.row(0, named=True)
+        lead = [run, first["variant"], domain, f"{first['parameters']:,}", str(first["seeds"])]
+        rows.append(lead + [mean_sd(r["mean"], r["sd"]) for r in cells.iter_rows(named=True)])
+        if cells["published_mean"].is_not_null().any():
+            lead = ["paper", first["variant"], domain, "", "5"]
+            values = [(r["published_mean"], r["published_sd"]) for r in cells.iter_rows(named=True)]
+            rows.append(lead + [mean_sd(*value) if value[0] else "" for value in values])
+    return Sheet(title, header, rows, words=3)
+
+
+def _gain_sheet(part, title):
+    header = ["run", "against", "domain", "metric", "gain", "95 % interval", "relative"]
+    header += ["P(better seed)", "p", "p (Holm)", "detectable gain", "paper's gain"]
+    paper = _published_gains(part)
+    rows = []
+    for row in part.drop_nulls("gain").iter_rows(named=True):
+        relative = row["relative_gain"]
+        rows.append(
+            [
+                *(row["run"], row["baseline"], row["domain"], row["metric"].upper()),
+                *(number(row["gain"], 4, sign=True), interval(row["low"], row["high"], 4, True)),
+                "–" if relative is None else number(100 * relative, 1, sign=True) + " %",
+                *(number(row["improvement"], 2), small(row["p"]), small(row["p_holm"])),
+                number(row["mde"], 4),
+                paper.get((row["variant"], row["domain"], row["metric"]), ""),
+            ]
+        )
+    return Sheet(title, header, rows, words=4)
+
+
+def _published_gains(part):
+    """{(variant, domain, metric): relative gain} of the paper's own table."""
+    known = part.drop_nulls("published_mean")
+    means = {(r["variant"], r["domain"], r["metric"]): r for r in known.iter_rows(named=True)}
+    out = {}
+    for (variant, domain, metric), row in means.items():
+        base = means.get(("baseline", domain, metric))
+        if base and variant != "baseline":
+            ratio = row["published_mean"] / base["published_mean"] - 1
+            out[variant, domain, metric] = number(100 * ratio, 1, sign=True) + " %"
+    return out
+
+
+def mean_sd(mean, sd) -> str:
+    return number(mean, 4) + ("" if sd is None else f" ± {number(sd, 4)}")
+
+
+def small(p) -> str:
+    """A p-value."""
+    return "<0.001" if p is not None and p < 0.001 else number(p, 3)
+
+
+def draw(frame: pl.DataFrame) -> dict:
+    """{name: figure}: the gains of each setting with their intervals, a panel per domain."""
+    out = {}
+    for (setting,), part in frame.drop_nulls("gain").group_by("setting", maintain_order=True):
+        metrics = part["metric"].unique(maintain_order=True).to_list()
+        series = part.select("run", "ranking").unique(maintain_order=True).rows()
+        height = 1.3 + 0.15 * len(metrics) * max(len(series), 2)
+        figure, axes = figures.new_figure(1, 2, min(height, 9), sharey=True)
+        variants = dict(part.select("run", "variant").iter_rows())
+        looks = figures.marks(variants.values())
+        for axis, domain in zip(axes[0], "AB", strict=True):
+            for at, (run, ranking) in enumerate(series):
+                here = part.filter(run=run, ranking=ranking, domain=domain)
+                shift = (at - (len(series) - 1) / 2) * 0.8 / len(series)
+                _intervals(axis, here, metrics, shift, looks[variants[run]], f"{run}, {ranking}")
+            figures.draw_null(axis, 0, "no gain", vertical=True)
+            axis.set_xlabel("gain in percent of the baseline")
+            axis.set_yticks(range(len(metrics)), [m.upper() for m in metrics])
+            figures.title(axis, f"Domain {domain}")
+        axes[0, 0].set_ylim(len(metrics) - 0.4, -0.6)  # the first on top
+        figures.heading(figure, f"{setting}: gain with 95 % interval")
+        figures.legend_below(figure, axes, 3)
+        figure.set_label(f"Relative gain over the baseline by metric and ranking, {setting}")
+        out[figures.file_name("gains", setting)] = figure
+    return out
+
+
+def _intervals(axis, part, metrics, shift, look, label):
+    """Relative gains of a run under one ranking; hollow for the ranking among all items."""
+    x, y, ends = [], [], []
+    for row in part.drop_nulls("relative_gain").iter_rows(named=True):
+        scale = 100 / (row["mean"] - row["gain"])
+        low, high = (row["gain"] if row[k] is None else row[k] for k in ("low", "high"))
+        x.append(scale * row["gain"])
+        ends.append((x[-1] - scale * low, scale * high - x[-1]))
+        y.append(metrics.index(row["metric"]) + shift)
+    style = figures.place_style(look, "1" if label.endswith("full") else "0")
+    style |= {"elinewidth": 0.9, "markersize": 4}
+    if x:
+        widths = np.maximum(np.array(ends).T, 0)
+        axis.errorbar(x, y, xerr=widths, label=label, **style)
+
+
+def define_flags() -> None:
+    flags.DEFINE_string("baseline", None, "Name of the run that all others are compared with.")
+    flags.DEFINE_bool("pair_seeds", False, "Pair seeds of one number across runs.")
+    flags.DEFINE_list("metrics", list(METRICS), "Which metrics; Holm runs over these.")
+
+
+def chosen_metrics() -> tuple[str, ...]:
+    """--metrics. Raises UserError for one that is not measured."""
+    for name in flags.FLAGS.metrics:
+        if name not in METRICS:
+            raise UserError(f"--metrics={name}: expected some of {', '.join(METRICS)}")
+    return tuple(flags.FLAGS.metrics)
+
+
+def missing(runs: list[Run]) -> str | None:
+    """A sentence when there is nothing to tabulate."""
+    return None if finished(runs) else "no finished run: no table"
+
+
+def write_table(out, frame: pl.DataFrame) -> list[Sheet]:
+    """table.parquet, .csv, .md and .tex in `out`."""
+    pages = sheets(frame)
+    write_frame(out, "table", frame)
+    write(out / "table.md", "\n".join(page.markdown() for page in pages))
+    write(out / "table.tex", "\n".join(page.latex() for page in pages))
+    return pages
+
+
+def command(runs: list[Run], out, say) -> int:
+    """Write the table (parquet, CSV, Markdown, LaTeX) and the figure of gains."""
+    metrics = chosen_metrics()
+    lack = missing(runs)
+    if lack:
+        say(lack)
+        return 0
+    values = flags.FLAGS
+    frame, notes = gains(runs, values.baseline, metrics, values.draws, values.pair_seeds)
+    for note in notes:
+        say(f"note: {note}")
+    pages = write_table(out, frame)
+    figures.save(out, draw(frame))
+    for page in pages:
+        say("\n" + page.markdown())
+    return 0

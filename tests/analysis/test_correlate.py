@@ -1,0 +1,209 @@
+"""Coefficients against closed forms and brute force; what is undefined is said, never a number."""
+
+import numpy as np
+import polars as pl
+import pytest
+import scipy.stats
+
+from analysis import correlate
+from analysis.resampling import cluster_interval
+from analysis.runs import find_runs, read_run
+from tests.analysis._plain import plain_run
+
+RNG = np.random.default_rng
+
+
+def test_pearson_of_known_points():
+    # Deviations (-1, 0, 1) and (-2, 1, 1): 3 / √(2 · 6).
+    assert correlate.pearson([1, 2, 3], [0, 3, 3]) == pytest.approx(3 / np.sqrt(12))
+    assert correlate.pearson([1, 2, 3], [5, 3, 1]) == pytest.approx(-1)
+
+
+def test_spearman_is_that_of_scipy_with_ties():
+    x, y = RNG(0).integers(0, 5, 40), RNG(1).integers(0, 5, 40)
+    assert correlate.spearman(x, y) == pytest.approx(scipy.stats.spearmanr(x, y).statistic)
+
+
+def test_partial_of_one_covariate_is_the_closed_form():
+    x, y, z = RNG(0).normal(0, 1, (3, 50)) + RNG(1).normal(0, 1, 50)
+    r = np.corrcoef([x, y, z])
+    expected = (r[0, 1] - r[0, 2] * r[1, 2]) / np.sqrt((1 - r[0, 2] ** 2) * (1 - r[1, 2] ** 2))
+    assert correlate.partial(x, y, z[:, None]) == pytest.approx(expected)
+
+
+def test_partial_of_many_is_that_of_the_inverse_covariance():
+    data = RNG(2).normal(0, 1, (60, 5)) @ RNG(3).normal(0, 1, (5, 5))
+    p = np.linalg.inv(np.cov(data.T))
+    expected = -p[0, 1] / np.sqrt(p[0, 0] * p[1, 1])
+    found = correlate.partial(data[:, 0], data[:, 1], data[:, 2:])
+    assert found == pytest.approx(expected)
+    # Constant and doubled covariates change nothing.
+    more = np.column_stack([data[:, 2:], np.full(60, 1e6), 2 * data[:, 2] + 1])
+    assert correlate.partial(data[:, 0], data[:, 1], more) == pytest.approx(expected)
+
+
+def test_partial_removes_what_only_the_covariate_explains():
+    size = np.repeat([1.0, 2, 3, 4], 10)
+    x, y = size + RNG(0).normal(0, 0.1, 40), size + RNG(1).normal(0, 0.1, 40)
+    assert correlate.pearson(x, y) > 0.95
+    assert abs(correlate.partial(x, y, size[:, None])) < 0.4
+
+
+def test_within_takes_the_means_of_the_groups_away():
+    groups = np.repeat(["a", "b", "c"], 5)
+    means = {"a": (0, 0), "b": (5, 5), "c": (9, 9)}
+    rest = RNG(0).normal(0, 1, 15)
+    x = np.array([means[g][0] for g in groups]) + rest
+    y = np.array([means[g][1] for g in groups]) - rest
+    assert correlate.pearson(x, y) > 0.8
+    assert correlate.within(x, y, groups) == pytest.approx(-1)
+    by_hand = [v - v.reshape(3, 5).mean(1).repeat(5) for v in (x, y)]
+    assert correlate.within(x, y, groups) == pytest.approx(np.corrcoef(*by_hand)[0, 1])
+
+
+def test_leave_one_out_is_the_range_of_all():
+    x, y, c = RNG(0).normal(0, 1, 12), RNG(1).normal(0, 1, 12), np.repeat(np.arange(4), 3)
+    values = [correlate.pearson(x[c != k], y[c != k]) for k in range(4)]
+    assert correlate.leave_one_out(x, y, c) == (min(values), max(values))
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        correlate.pearson([1, 2], [3, 4]),
+        correlate.pearson([1, 1, 1], [1, 2, 3]),
+        correlate.pearson([0.3, 0.3, 0.1 + 0.2], [1, 2, 3]),
+        correlate.spearman([1, 2, 3], [4, 4, 4]),
+        correlate.partial([1.0, 2, 3, 4], [4.0, 1, 3, 2], np.array([[1.0], [2], [3], [4]])),
+        correlate.partial([1.0, 2, 3], [4.0, 1, 3], np.array([[1.0], [2], [4]])),
+        correlate.within([1, 2, 3], [1, 2, 3], ["a", "b", "c"]),
+        correlate.within([1, 1, 2, 2], [1, 2, 3, 4], ["a", "a", "b", "b"]),
+    ],
+)
+def test_undefined_is_nan(value):
+    assert np.isnan(value)
+
+
+def made_points(n_configurations, n_seeds, seed=0, slope=1.0, constant=False):
+    """Points of the schema of `points_of`, configurations and seeds with effects of their own."""
+    rng, rows = RNG(seed), []
+    for c in range(n_configurations):
+        centre, level = rng.normal(0, 1, 2)
+        for s in range(n_seeds):
+            x = 0.5 if constant else centre + rng.normal(0, 0.3)
+            y = slope * centre + level + rng.normal(0, 0.3)
+            rows.append(
+                {
+                    **{"run": f"r{c}", "variant": "early", "setting": "s", "backbone": "abxi"},
+                    **{"configuration": f"c{c}", "seed": s, "place": "0", "domain": "A"},
+                    **{"x": x, "y": y, "null": 0.1, "log_parameters": float(c % 3)},
+                    **{"hidden_size": 32.0, "progress": rng.uniform(0.5, 1)},
+                }
+            )
+    return pl.DataFrame(rows)
+
+
+def test_the_cluster_interval_of_r_covers_the_true_r():
+    """r of two normal centres with slope 1 is known; 40 configurations of 3 seeds each."""
+    noise = 0.3**2
+    true, hits = 1 / np.sqrt((1 + noise) * (2 + noise)), 0
+    for seed in range(60):
+        part = made_points(40, 3, seed)
+        x, y = part["x"].to_numpy(), part["y"].to_numpy()
+        names = part["configuration"].to_numpy()
+        found = cluster_interval(
+            names, lambda i, x=x, y=y: np.corrcoef(x[i], y[i])[0, 1], RNG(seed), 100
+        )
+        hits += found[0] <= true <= found[1]
+    assert hits >= scipy.stats.binom.ppf(1e-4, 60, 0.93)
+
+
+def test_the_published_r_stands_beside_pearsons_only():
+    table = correlate.correlations(made_points(4, 3), 100)
+    beside = dict(table.select("coefficient", "published").rows())
+    assert beside["Pearson r"] == -0.328
+    assert all(value is None for name, value in beside.items() if name != "Pearson r")
+    assert table.filter(coefficient="leave one configuration out")["low"][0] is not None
+
+
+def test_a_constant_statistic_is_said_and_is_no_number():
+    table = correlate.correlations(made_points(4, 3, constant=True), 100)
+    assert table["value"].null_count() == len(table) == 5
+    notes = table["note"].to_list()
+    assert all("undefined: the statistic is constant" in note for note in notes[:4])
+    assert not any("nan" in line.lower() for line in correlate.sentences(table))
+
+
+def test_few_configurations_have_no_interval_and_it_is_said():
+    table = correlate.correlations(made_points(2, 4), 100)
+    row = table.filter(coefficient="Pearson r").to_dicts()[0]
+    assert (
+        row["low"] is None and row["note"] == "no interval: 2 configurations, expected at least 3"
+    )
+    one = correlate.correlations(made_points(1, 1), 100)
+    assert one["value"].null_count() == len(one)
+    assert "1 point, expected at least 3" in one["note"][0]
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    path = tmp_path_factory.mktemp("correlate")
+    plain_run(path / "none")
+    plain_run(path / "early", "early", better=0.05, seed=1)
+    plain_run(path / "stack", "stack", better=0.1, seed=2)
+    plain_run(path / "wide", "early", seed=3, model__d_embed=64)
+    return find_runs(str(path))[0]
+
+
+def test_points_are_seeds_at_places(runs):
+    points = correlate.points_of(runs)
+    assert len(points) == (3 + 2 * 3 + 3) * 2
+    row = points.filter(run="stack", place="1", domain="B", seed=2).to_dicts()[0]
+    seeds = next(r for r in runs if r.name == "stack").seeds()
+    assert row["x"] == pytest.approx(0.3) and row["progress"] == 0.75
+    assert row["y"] == seeds["test/B/ndcg@10/uni99"][2]
+    full = correlate.points_of(runs, metric="mrr/full").filter(run="stack", place="1", seed=2)
+    assert full.filter(domain="A")["y"][0] == seeds["test/A/mrr/full"][2]
+    assert len(correlate.points_of(runs, points="mean")) == 3 * 3 * 2
+
+
+def test_the_width_is_a_covariate_and_a_configuration(runs):
+    points = correlate.points_of(runs)
+    assert points["configuration"].n_unique() == 3
+    assert set(points["hidden_size"]) == {32.0, 64.0}
+
+
+def test_a_statistic_of_the_probes_is_found_in_their_table(runs):
+    row = {"run": "early", "seed": 1, "parameters": "best", "split": "test", "step": 3}
+    row |= {"place": 0, "domain": "A", "statistic": "r2_x", "value": 0.75}
+    measured = pl.DataFrame([row, row | {"parameters": "init", "value": 0.1}])
+    points = correlate.points_of(runs, "r2_x", measured=measured)
+    assert points.select("run", "seed", "domain", "x").rows() == [("early", 1, "A", 0.75)]
+
+
+def test_nothing_to_correlate_is_said(runs, tmp_path):
+    baseline = [run for run in runs if not run.places]
+    assert "no finished run with GCA" in correlate.missing(baseline, correlate.points_of(baseline))
+    plain_run(tmp_path / "open", "early", finished=False)
+    unfinished = [read_run(tmp_path / "open")]
+    assert "no finished run" in correlate.missing(unfinished, correlate.points_of(unfinished))
+    nothing = correlate.points_of(runs, "no_such_statistic")
+    assert "both the statistic and the metric" in correlate.missing(runs, nothing)
+
+
+def test_figures_name_what_they_show(runs):
+    points = correlate.points_of(runs)
+    table = correlate.correlations(points, 100)
+    (figure,) = correlate.draw(points, table, "abs_cos", "ndcg@10").values()
+    left, right = figure.axes
+    assert "|cos(X, X′)|" in left.get_xlabel() and "domain B" in right.get_ylabel()
+    labels = left.get_legend_handles_labels()[1]
+    assert {"early, place 0", "stack, place 1", "null: independent directions (0.142)"} <= set(
+        labels
+    )
+    far = points.with_columns(pl.col("x") + 5)
+    (other,) = correlate.draw(far, correlate.correlations(far, 100), "abs_cos", "mrr").values()
+    labels = other.axes[0].get_legend_handles_labels()[1]
+    assert "null: independent directions (0.142, left of the axis)" in labels
+    assert other.axes[0].get_xlim()[0] > 4
+    assert "paper −0.328" in left.get_title("left") and "paper" in figure.get_label()

@@ -1,0 +1,314 @@
+"""What stands in place of X': each replacement on its own, against loops."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from analysis import interventions as lib
+from analysis.interventions import PARTS, Intervention
+from oa_jax.errors import UserError
+from oa_jax.evaluate.orthogonality import null_abs_cos
+from oa_jax.models.gca import GatedCrossAttention, GCAConfig, parallel_part
+from oa_jax.models.layers import LAYER_NORM_EPSILON, LayerNorm, Packing, Stream
+from tests.analysis import _made_runs as made
+
+B, L, D = 5, 7, 32
+KEY = jax.random.key(3)
+COUNTS = np.array([4, 0, 7, 1, 2])  # tokens of each user; one has none
+REAL = np.arange(L) >= L - COUNTS[:, None]  # left-padded
+USERS = jnp.array([10, 11, 12, 13, 14])
+PROGRAM = jax.jit(lib.replaced)  # one program for all parts
+
+
+def stream(real=REAL, seed=0):
+    h = np.random.default_rng(seed).normal(size=(real.size, D)) * real.reshape(-1, 1)
+    return Stream(jnp.asarray(h, jnp.float32), jnp.asarray(real.ravel()), Packing(None, real.shape))
+
+
+def an_update(real=REAL, seed=1):
+    h = np.random.default_rng(seed).normal(size=(real.size, D)) + 0.3
+    return jnp.asarray(h * real.reshape(-1, 1), jnp.float32)
+
+
+def replaced(part, used=None, query=None, key=KEY, users=USERS):
+    index = list(PARTS).index(part)
+    used = an_update() if used is None else used
+    return np.asarray(PROGRAM(index, used, query or stream(), key, users))
+
+
+def norm(h):
+    return np.linalg.norm(h, axis=-1)
+
+
+def cos(a, b):
+    some = (norm(a) > 0) & (norm(b) > 0)
+    return (a * b).sum(-1)[some] / (norm(a) * norm(b))[some]
+
+
+# ---- one by one
+
+
+def test_full_is_bitwise_what_is_used():
+    assert replaced("full").tobytes() == np.asarray(an_update()).tobytes()
+
+
+def test_parallel_and_orthogonal_parts_add_up():
+    x, used = np.asarray(stream().h_PxD), np.asarray(an_update())
+    along, across = replaced("parallel"), replaced("orthogonal")
+    np.testing.assert_allclose(along + across, used, atol=1e-5)
+    np.testing.assert_allclose(np.abs(cos(along, x)), 1, atol=1e-5)
+    np.testing.assert_allclose(cos(across, x), 0, atol=1e-5)
+    assert 0.01 < np.abs(cos(used, x)).mean() < 0.9
+
+
+@pytest.mark.parametrize("part", ["parallel_at_norm", "orthogonal_at_norm", "random"])
+def test_norms_are_those_of_the_update(part):
+    np.testing.assert_allclose(norm(replaced(part)), norm(np.asarray(an_update())), rtol=1e-5)
+    if part != "random":
+        plain = replaced(part.removesuffix("_at_norm"))
+        np.testing.assert_allclose(cos(replaced(part), plain), 1, atol=1e-5)
+        assert (norm(plain) < 0.999 * norm(replaced(part)))[REAL.ravel()].mean() > 0.5
+
+
+def test_nothing_to_normalise_stays_nothing():
+    x = stream()
+    assert (replaced("orthogonal_at_norm", used=jnp.zeros_like(x.h_PxD)) == 0).all()
+    no_x = x.replace(h_PxD=x.h_PxD * 0)
+    assert (replaced("parallel_at_norm", query=no_x) == 0).all()
+    assert (replaced("zero") == 0).all()
+
+
+def test_on_a_parallel_update_orthogonal_removes_all_and_the_other_way_round():
+    x = stream()
+    along = parallel_part(an_update(), x.h_PxD)
+    across = an_update() - along
+    scale = norm(np.asarray(along)).max()
+    assert norm(replaced("orthogonal", used=along)).max() < 1e-5 * scale
+    np.testing.assert_allclose(replaced("parallel", used=along), along, atol=1e-5 * scale)
+    assert norm(replaced("parallel", used=across)).max() < 1e-5 * scale
+    np.testing.assert_allclose(replaced("orthogonal", used=across), across, atol=1e-5)
+    assert norm(replaced("orthogonal")).max() > 0.1 * scale  # of an update of both kinds
+
+
+def test_random_directions_are_a_function_of_key_user_and_column():
+    one = replaced("random")
+    np.testing.assert_array_equal(one, replaced("random"))
+    order = np.array([3, 0, 4, 2, 1])  # another layout of the block
+    rows = np.arange(B * L).reshape(B, L)[order].ravel()
+    moved = PROGRAM(
+        list(PARTS).index("random"), an_update()[rows], stream(REAL[order]), KEY, USERS[order]
+    )
+    np.testing.assert_allclose(moved, one[rows], rtol=1e-6)
+    for other in (
+        replaced("random", key=jax.random.key(4)),
+        replaced("random", users=USERS + 1),
+    ):
+        assert np.abs(cos(one, other)).mean() < 0.4
+    assert (one[~REAL.ravel()] == 0).all()
+
+
+def test_random_directions_have_the_null_angle():
+    real = np.ones((60, 30), bool)
+    found = replaced("random", an_update(real), stream(real), users=jnp.arange(60))
+    angles = np.abs(cos(found, np.asarray(stream(real).h_PxD)))
+    error = angles.std() / np.sqrt(len(angles))
+    assert abs(angles.mean() - null_abs_cos(D)) < 4 * error
+    assert (
+        abs(np.abs(cos(an_update(real), stream(real).h_PxD)).mean() - null_abs_cos(2)) > 4 * error
+    )
+
+
+def loops(used, real):
+    """of_other_users, token by token."""
+    rows, length = real.shape
+    used, out = used.reshape(rows, length, -1), np.zeros((rows, length, used.shape[-1]))
+    for b in range(rows):
+        donors = [(b + i) % rows for i in range(1, rows + 1)]
+        donor = next((r for r in donors if real[r].any()), b)
+        theirs = np.flatnonzero(real[donor])
+        for from_end, column in enumerate(np.flatnonzero(real[b])[::-1], 1):
+            out[b, column] = used[donor, theirs[max(len(theirs) - from_end, 0)]]
+    return out.reshape(rows * length, -1)
+
+
+GRIDS = {
+    "left-padded": REAL,
+    "holes": np.random.default_rng(5).random((B, L)) < 0.5,
+    "one user only": REAL & (np.arange(B)[:, None] == 2),
+    "nobody": np.zeros((B, L), bool),
+    "two of one token": (np.arange(B)[:, None] % 3 == 0) & (np.arange(L) == L - 1),
+}
+
+
+@pytest.mark.parametrize("name", GRIDS)
+def test_another_users_update_against_loops(name):
+    real = GRIDS[name]
+    used = an_update(real)
+    found = replaced("other_user", used, stream(real))
+    np.testing.assert_array_equal(found, loops(np.asarray(used), real))
+    if name == "one user only":
+        np.testing.assert_array_equal(found, used)
+    if name == "left-padded":
+        own = np.abs(found - np.asarray(used)).max(-1)
+        assert (own[real.ravel()] > 0).all()  # nobody keeps an update of its own
+
+
+def test_the_mean_update_is_one_vector():
+    used, real = np.asarray(an_update()), REAL.ravel()
+    found = replaced("mean")
+    np.testing.assert_allclose(found[real], np.tile(used[real].mean(0), (real.sum(), 1)), atol=1e-6)
+    assert (found[~real] == 0).all()
+
+
+# ---- lists of interventions
+
+
+def test_every_part_at_every_scale_and_place_once():
+    found = lib.interventions(PARTS, (0.5, 1.0), (0, 1))
+    assert len(found) == len(set(found)) == 3 * (2 * len(PARTS) - 2)  # full × 1; zero once
+    assert Intervention() not in found and Intervention("zero") in found
+    assert {i.places for i in found} == {"all", "0", "1"}
+    assert lib.interventions(("full",), (1.0,)) == []
+    with pytest.raises(UserError, match="--interventions=half: expected some of full, parallel"):
+        lib.interventions(("half",), (1.0,))
+    for bad in (-1.0, float("nan")):
+        with pytest.raises(UserError, match="--scales="):
+            lib.interventions(("full",), (bad,))
+
+
+def test_one_place_leaves_the_others_as_they_are():
+    modules = ["gca_0_A", "gca_0_B", "gca_1_A"]
+    found = lib.variables({}, [4, 5], modules, Intervention("zero", 1.0, 0))
+    zero, full = list(PARTS).index("zero"), list(PARTS).index("full")
+    parts = {name: index.tolist() for name, index in found["part"].items()}
+    assert parts == {"gca_0_A": [zero] * 2, "gca_0_B": [zero] * 2, "gca_1_A": [full] * 2}
+    everywhere = lib.variables({}, [4, 5], modules, Intervention("zero"))
+    assert all((index == zero).all() for index in everywhere["part"].values())
+    assert found["seed"].tolist() == [4, 5]
+
+
+# ---- inside the model
+
+
+@pytest.fixture(scope="module")
+def encoders(stack):
+    """Function (what the run was trained with, intervention) -> hidden states of 16 users."""
+    params = jax.tree.map(lambda a: a[0], made.drawn(stack, 6).best_params)
+    rows = {k: v[:16] for k, v in stack.task.eval_arrays("test").items()}
+    modules = lib.modules_of(stack.backbone, params, rows)
+    assert modules == ["gca_0_A", "gca_0_B", "gca_1_A", "gca_1_B"]
+    programs = {}
+
+    def trained_with(update):
+        gca = dataclasses.replace(stack.backbone.gca, update=update)
+        return dataclasses.replace(stack.backbone, gca=gca)
+
+    def encode(update, intervention):
+        changed = lib.Intervened(trained_with(update))
+        program = programs.setdefault(update, jax.jit(changed.encode))
+        seeded = lib.variables(params, [7], modules, intervention)
+        of_seed = jax.tree.map(lambda a: a[0], seeded | {"params": None}) | {"params": params}
+        return np.asarray(program(of_seed, rows))
+
+    def plain(update):
+        return np.asarray(jax.jit(trained_with(update).encode)(params, rows))
+
+    return encode, plain
+
+
+@pytest.mark.parametrize(
+    "update, kept, removed",
+    [
+        ("parallel", "parallel", "orthogonal"),
+        ("orthogonal", "orthogonal", "parallel"),
+    ],
+)
+def test_a_model_trained_with_one_part(encoders, update, kept, removed):
+    """What it was trained with is all that it has: the other part is nothing, up to rounding."""
+    encode, _ = encoders
+    as_trained = encode(update, Intervention())
+    np.testing.assert_allclose(encode(update, Intervention(kept)), as_trained, atol=2e-4)
+    zero = encode(update, Intervention("zero"))
+    np.testing.assert_allclose(encode(update, Intervention(removed)), zero, atol=2e-4)
+    assert np.abs(as_trained - zero).max() > 0.05
+
+
+def test_interventions_on_a_model_trained_with_all_of_it(encoders):
+    encode, plain = encoders
+    full = encode("full", Intervention())
+    # To the last digit or two: the choice of a part keeps XLA from fusing across it. Ranks are
+    # compared bit by bit in test_intervene.py.
+    np.testing.assert_allclose(full, plain("full"), rtol=1e-5, atol=1e-6)
+    seen = {part: encode("full", Intervention(part)) for part in PARTS}
+    for part, states in seen.items():
+        assert (np.abs(states - full).max() > 1e-3) == (part != "full"), part
+        assert np.isfinite(states).all()
+    # The part is the one that training would use.
+    np.testing.assert_allclose(seen["parallel"], plain("parallel"), atol=1e-4)
+    # Places are told apart, and a scale of nearly 0 is nearly nothing.
+    first, second = (encode("full", Intervention("zero", 1.0, place)) for place in (0, 1))
+    assert min(np.abs(first - second).max(), np.abs(first - seen["zero"]).max()) > 1e-3
+    tiny = encode("full", Intervention("full", 1e-6))
+    np.testing.assert_allclose(tiny, seen["zero"], atol=1e-3)
+
+
+# ---- geometry of residual and norm (specs gca §6)
+
+
+def layer_norm(x):
+    """The layer of the models at its initial scale 1 and bias 0."""
+    params = LayerNorm().init(jax.random.key(0), x)
+    return np.asarray(LayerNorm().apply(params, x))
+
+
+def test_parallel_updates_vanish_to_first_order_after_the_norm():
+    with jax.enable_x64(True):
+        rng = np.random.default_rng(0)
+        x, u = rng.normal(size=(2, 20, D)) * 3
+        centred_x, centred_u = (h - h.mean(-1, keepdims=True) for h in (x, u))
+        along = np.asarray(parallel_part(centred_u, centred_x))
+        size = np.sqrt((centred_x**2).sum(-1, keepdims=True) + D * LAYER_NORM_EPSILON)
+        predicted = np.sqrt(D) / size * (centred_u - along)
+
+        def moved(direction, eta):
+            return (layer_norm(x + eta * direction) - layer_norm(x)) / eta
+
+        for update, first_order in ((u, predicted), (centred_u - along, predicted)):
+            errors = [norm(moved(update, eta) - first_order).max() for eta in (1e-3, 1e-4)]
+            assert errors[1] < 0.11 * errors[0] < 0.11 * 0.02  # O(η²) in all
+        assert norm(moved(along, 1e-3)).max() < 1e-5 < 0.1 < norm(predicted).min()
+
+
+def test_with_an_open_gate_the_parallel_part_is_lost_in_the_norm():
+    """X'' = LN(X + X'): with X centred and X' its parallel part, LN(X) is all that is left."""
+    query, used = stream(), an_update()
+    centred = query.replace(h_PxD=query.h_PxD - query.h_PxD.mean(-1, keepdims=True))
+    times = jnp.broadcast_to(jnp.arange(L), (B, L))
+    seen = []
+
+    @jax.jit
+    def program(index):
+        def update(raw, query, name):
+            seen.append(name)
+            return 0.5 * lib.replaced(index, used, query, KEY, USERS)
+
+        module = GatedCrossAttention(GCAConfig(update=update), 2, name="gca_2_B")
+        shapes = jax.eval_shape(module.init, KEY, centred, centred, times, times)["params"]
+        params = jax.tree.map(lambda a: jnp.zeros(a.shape), shapes)
+        params["gate_out"]["bias"] += 1e4
+        params["norm"]["norm"]["scale"] += 1
+        return module.apply({"params": params}, centred, centred, times, times)[0].h_PxD
+
+    def output(part):
+        return np.asarray(program(list(PARTS).index(part)))
+
+    alone = output("zero")
+    along = np.abs(cos(np.asarray(centred.h_PxD), replaced("parallel", query=centred)))
+    np.testing.assert_allclose(along, 1, atol=1e-5)
+    forward = norm(replaced("parallel", query=centred)) < norm(np.asarray(centred.h_PxD))
+    difference = norm(output("parallel") - alone)[REAL.ravel() & forward]
+    assert difference.max() < 1e-3 < 0.1 < norm(output("orthogonal") - alone)[REAL.ravel()].min()
+    assert set(seen) == {"gca_2_B"}

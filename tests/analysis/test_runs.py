@@ -1,0 +1,166 @@
+"""What a workdir holds is read as it is; what is missing or damaged becomes one sentence."""
+
+import json
+
+import numpy as np
+import pytest
+
+from analysis.runs import find_runs, finished, notes, read_run
+from oa_jax.errors import UserError
+from tests.analysis._made_runs import contents
+from tests.analysis._plain import plain_run
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Two finished runs and one that is not."""
+    path = tmp_path_factory.mktemp("runs")
+    plain_run(path / "none")
+    plain_run(path / "early", "early", commit="beef")
+    plain_run(path / "later", "0-2", finished=False)
+    return path
+
+
+def test_a_run_is_read_whole(folder):
+    run = read_run(folder / "early")
+    assert run.is_finished and run.places == (0,) and run.variant == "early"
+    assert run.candidates == "uni99" and run.tie_weight == 0.0
+    seeds = run.seeds()
+    assert seeds["seed"].to_list() == [0, 1, 2] and seeds["epochs"].to_list() == [4, 4, 4]
+    stored = json.loads((folder / "early" / "summary.json").read_text())["per_seed"]
+    key = "test/B/mrr/full"
+    assert seeds[key].to_list() == [entry[key] for entry in stored]
+    assert run.epochs().select("epoch", "seed").rows() == [
+        (e, s) for e in range(5) for s in (0, 1, 2)
+    ]
+    assert run.ranks()["test/full/rank"].shape == (3, 40)
+
+
+def test_nothing_is_written_and_no_lock_is_taken(folder):
+    before = contents(folder)
+    for run in find_runs(str(folder))[0]:
+        run.seeds(), run.epochs()
+    assert contents(folder) == before
+
+
+@pytest.mark.parametrize("spec", ["{}", "{}/none,{}/early,{}/later", "{}/*", "{}/none,{}"])
+def test_folders_lists_and_globs_name_the_same_runs(folder, spec):
+    runs, left_out = find_runs(spec.replace("{}", str(folder)))
+    assert [run.name for run in runs] == ["early", "later", "none"] and not left_out
+    assert [run.name for run in finished(runs)] == ["early", "none"]
+
+
+def test_equal_folder_names_are_told_apart(tmp_path):
+    for parent in "ab":
+        plain_run(tmp_path / parent / "run")
+    runs, _ = find_runs(f"{tmp_path}/a/run,{tmp_path}/b/run")
+    assert [run.name for run in runs] == ["a/run", "b/run"]
+
+
+def test_an_unfinished_run_says_how_far_it_is(folder):
+    run = read_run(folder / "later")
+    assert not run.is_finished and run.variant == "stack" and len(run.seeds()) == 0
+    assert run.problems == (
+        "later: unfinished (no summary.json, 4 epochs so far): left out of final metrics",
+    )
+
+
+def test_runs_of_different_code_are_named(folder):
+    said = notes(find_runs(str(folder))[0])
+    assert any("different code versions" in s and "beef (early)" in s for s in said)
+    assert not any("code versions" in s for s in notes([read_run(folder / "none")]))
+
+
+def test_seeds_do_not_make_a_configuration_but_lambda_does(tmp_path):
+    names = {"a": {}, "b": {"first_seed": 3, "seeds": 2}, "c": {"gca__ortho_weight": 0.1}}
+    for name, changes in names.items():
+        plain_run(tmp_path / name, "early", **changes)
+    a, b, c = find_runs(str(tmp_path))[0]
+    assert a.configuration == b.configuration != c.configuration
+    assert a.backbone_configuration == c.backbone_configuration
+    assert c.variant == "early, λ=0.1"
+
+
+def damaged(path, name, change):
+    file = path / name
+    if change is None:
+        file.unlink()
+    else:
+        file.write_bytes(change(file.read_bytes()))
+
+
+CUT = lambda content: content[: len(content) // 2]  # noqa: E731
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "words"),
+    [
+        ("env.json", None, "env.json: no such file"),
+        ("env.json", CUT, "env.json: not valid JSON"),
+        ("summary.json", CUT, "summary.json: not valid JSON"),
+        ("summary.json", lambda _: b'{"per_seed": 3, "n_parameters": 1}', "no usable `per_seed`"),
+        ("summary.json", lambda c: c.replace(b"best_epoch", b"best"), "no usable `per_seed`"),
+        ("summary.json", lambda _: b"[1]", "summary.json: holds no object"),
+    ],
+)
+def test_a_damaged_file_is_a_sentence(tmp_path, name, change, words):
+    damaged(plain_run(tmp_path / "run"), name, change)
+    run = read_run(tmp_path / "run")
+    assert len(run.problems) == 1 and words in run.problems[0]
+    assert "\n" not in run.problems[0]
+    assert run.is_finished == (name == "env.json")
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [(None, "no such file"), (CUT, "not valid JSON"), (lambda _: b"{}", "no field 'backbone'")],
+)
+def test_a_run_without_configuration_is_left_out_and_the_others_stay(tmp_path, change, words):
+    plain_run(tmp_path / "good")
+    damaged(plain_run(tmp_path / "bad"), "config.json", change)
+    runs, left_out = find_runs(str(tmp_path))
+    assert [run.name for run in runs] == ["good"]
+    assert len(left_out) == 1 and "bad/config.json" in left_out[0] and words in left_out[0]
+    with pytest.raises(UserError, match="no readable run"):
+        find_runs(str(tmp_path / "bad"))
+
+
+def test_missing_and_diverged_seeds_are_named(tmp_path):
+    path = plain_run(tmp_path / "run", seeds=3)
+    summary = json.loads((path / "summary.json").read_text())
+    del summary["per_seed"][2]
+    summary["per_seed"][0] = {"seed": 0, "epochs": 1, "best_epoch": 0, "diverged_step": 9}
+    (path / "summary.json").write_text(json.dumps(summary))
+    run = read_run(path)
+    assert run.problems == ("run: seed 0 diverged: left out", "run: 2 of 3 seeds in summary.json")
+    assert run.seeds()["seed"].to_list() == [1]
+
+
+def test_null_and_words_are_no_numbers(tmp_path):
+    path = plain_run(tmp_path / "run")
+    summary = json.loads((path / "summary.json").read_text())
+    summary["per_seed"][1]["test/A/auc/full"] = None
+    (path / "summary.json").write_text(json.dumps(summary).replace("NaN", "null"))
+    values = read_run(path).seeds()["test/A/auc/full"].to_list()
+    assert values[1] is None and all(np.isfinite([values[0], values[2]]))
+
+
+def test_a_line_cut_off_by_a_kill_is_left_out(tmp_path):
+    path = plain_run(tmp_path / "run", finished=False)
+    lines = (path / "metrics.jsonl").read_text()
+    (path / "metrics.jsonl").write_text(lines + '{"epoch": 5, "se')
+    assert read_run(path).epochs()["epoch"].max() == 4
+
+
+@pytest.mark.parametrize("change", [None, CUT, lambda _: b"nothing"])
+def test_damaged_ranks_are_one_line(tmp_path, change):
+    damaged(plain_run(tmp_path / "run"), "ranks.npz", change)
+    with pytest.raises(UserError, match="ranks.npz: ") as error:
+        read_run(tmp_path / "run").ranks()
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("spec", ["", "/no/such/folder", "{}"])
+def test_no_run_at_all_is_one_line(tmp_path, spec):
+    with pytest.raises(UserError, match="--runs"):
+        find_runs(spec.replace("{}", str(tmp_path)))

@@ -1,0 +1,222 @@
+"""Table 1: means, gains and their tests against the summaries and by hand, and its three forms."""
+
+import json
+
+import numpy as np
+import polars as pl
+import pytest
+
+from analysis import table
+from analysis.runs import find_runs, read_run
+from analysis.sheets import Sheet
+from oa_jax.errors import UserError
+from tests.analysis._plain import plain_run, ranks_of
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    path = tmp_path_factory.mktemp("table")
+    plain_run(path / "none")
+    plain_run(path / "early", "early", better=0.1, seed=1, n_parameters=2000)
+    plain_run(path / "stack", "stack", better=0.2, seed=2, n_parameters=3000)
+    plain_run(path / "wide", better=0.05, seed=3, model__d_embed=64, n_parameters=9000)
+    return find_runs(str(path))[0]
+
+
+@pytest.fixture(scope="module")
+def frame(runs):
+    found, notes = table.gains(runs, draws=300)
+    assert notes == []
+    return found
+
+
+def of(frame, **which):
+    return frame.filter(**which).to_dicts()[0]
+
+
+def test_means_are_those_of_the_summaries(runs, frame):
+    run = next(r for r in runs if r.name == "early")
+    for domain, ranking, metric in (("A", "uni99", "ndcg@10"), ("B", "full", "auc")):
+        values = run.seeds()[f"test/{domain}/{metric}/{ranking}"].to_numpy()
+        row = of(frame, run="early", domain=domain, ranking=ranking, metric=metric)
+        assert row["mean"] == pytest.approx(values.mean()) and row["seeds"] == 3
+        assert row["sd"] == pytest.approx(values.std(ddof=1))
+    assert len(frame) == 4 * 2 * 2 * len(table.METRICS)
+
+
+def test_a_gain_is_the_difference_of_means_against_the_baseline_of_the_same_width(frame):
+    row = of(frame, run="stack", domain="A", ranking="uni99", metric="mrr")
+    base = of(frame, run="none", domain="A", ranking="uni99", metric="mrr")
+    assert row["baseline"] == "none" and row["users"] == 20
+    assert row["gain"] == pytest.approx(row["mean"] - base["mean"]) and row["gain"] > 0
+    assert row["low"] < row["gain"] < row["high"] and row["mde"] > 0
+    assert row["relative_gain"] == pytest.approx(row["gain"] / base["mean"])
+    assert frame.filter(run="wide")["gain"].null_count() == len(frame.filter(run="wide"))
+
+
+def test_another_baseline_may_be_named(runs):
+    found, _ = table.gains(runs, "wide", ("auc",), 100)
+    assert set(found.drop_nulls("gain")["run"]) == {"none", "early", "stack"}
+    assert set(found.drop_nulls("gain")["baseline"]) == {"wide"}
+    with pytest.raises(UserError, match="--baseline=nobody: no such run"):
+        table.gains(runs, "nobody")
+
+
+def test_holm_by_hand(frame):
+    """The k-th smallest of n p-values times n - k + 1, never falling, at most 1."""
+    known = frame.drop_nulls("p").sort("p")
+    p, n = known["p"].to_numpy(), len(known)
+    expected = np.minimum(np.maximum.accumulate(p * (n - np.arange(n))), 1)
+    assert known["p_holm"].to_numpy() == pytest.approx(expected)
+    assert n == 2 * 2 * 2 * len(table.METRICS)  # two variants, not the two baselines
+
+
+def test_improvement_is_the_share_of_pairs_of_seeds(runs, frame):
+    a, b = (next(r for r in runs if r.name == n).seeds() for n in ("early", "none"))
+    column = "test/B/hr@10/full"
+    pairs = [(x > y) + 0.5 * (x == y) for x in a[column].to_list() for y in b[column].to_list()]
+    row = of(frame, run="early", domain="B", ranking="full", metric="hr@10")
+    assert row["improvement"] == pytest.approx(np.mean(pairs))
+
+
+def test_seeds_paired_agree_in_the_gain_and_differ_in_the_interval(tmp_path):
+    """Runs whose seeds go together: pairing finds a gain that unpaired seeds hide."""
+    seeds = np.arange(3)
+    base = ranks_of(seeds)
+    for slot, lift in enumerate((0, 30, 60)):  # seeds differ much, alike in both runs
+        for name in ("test/full/rank", "val/full/rank"):
+            base[name][slot] = np.clip(base[name][slot] + lift, 1, 499)
+    better = {k: v.copy() for k, v in base.items()}
+    better["test/full/rank"] = np.maximum(better["test/full/rank"] - 5, 1)
+    plain_run(tmp_path / "none", ranks=base)
+    plain_run(tmp_path / "early", "early", ranks=better)
+    runs = find_runs(str(tmp_path))[0]
+    rows = [
+        of(
+            table.gains(runs, None, ("auc",), 300, paired)[0],
+            run="early",
+            domain="A",
+            ranking="full",
+        )
+        for paired in (False, True)
+    ]
+    assert rows[0]["gain"] == pytest.approx(rows[1]["gain"])
+    widths = [row["high"] - row["low"] for row in rows]
+    assert widths[1] < 0.3 * widths[0]
+    assert rows[1]["low"] > 0 > rows[0]["low"]
+
+
+def test_only_users_in_common_are_compared_and_it_is_said(tmp_path):
+    plain_run(tmp_path / "none")
+    ranks = ranks_of(np.arange(3), seed=1)
+    ranks["test/user"] = ranks["test/user"] + 10
+    plain_run(tmp_path / "early", "early", ranks=ranks)
+    found, notes = table.gains(find_runs(str(tmp_path))[0], draws=100, metrics=("auc",))
+    assert found.drop_nulls("gain")["users"].unique().to_list() == [15]
+    assert "early and none: 15 test users of A in common: only these are compared" in notes
+
+
+def test_ranks_of_another_run_are_noticed(tmp_path):
+    for name, gca in (("none", "none"), ("early", "early")):
+        plain_run(tmp_path / name, gca)
+    np.savez(tmp_path / "early" / "ranks.npz", **ranks_of(np.arange(3), better=0.3, seed=9))
+    _, notes = table.gains(find_runs(str(tmp_path))[0], draws=100, metrics=("auc",))
+    assert any("early: test/A/" in n and "the two are not of one run" in n for n in notes)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda path: path.unlink(), "no such file"),
+        (lambda path: path.write_bytes(b"PK broken"), "damaged"),
+        (lambda path: np.savez(path, seed=np.arange(3)), "no array 'test/user'"),
+        (lambda path: _cut_an_array(path), "ranks.npz"),
+    ],
+)
+def test_damaged_ranks_leave_the_means_and_a_sentence(tmp_path, change, words):
+    plain_run(tmp_path / "none")
+    change(plain_run(tmp_path / "early", "early") / "ranks.npz")
+    found, notes = table.gains(find_runs(str(tmp_path))[0], draws=100, metrics=("auc",))
+    assert found["mean"].null_count() == 0 and found["gain"].null_count() == len(found)
+    assert len(notes) in (1, 2) and all(words in n and "no gain of early" in n for n in notes)
+
+
+def _cut_an_array(path):
+    arrays = dict(np.load(path))
+    cut = {name: arrays[name][:, :7] for name in ("test/uni99/rank", "test/full/rank")}
+    np.savez(path, **arrays | cut)
+
+
+def test_a_variant_without_baseline_and_a_single_seed_are_said(tmp_path):
+    plain_run(tmp_path / "early", "early", seeds=1)
+    found, notes = table.gains(find_runs(str(tmp_path))[0], draws=100)
+    assert notes == [
+        "early: no finished baseline of the same configuration among the runs: no gain"
+    ]
+    assert found["sd"].null_count() == len(found)
+    plain_run(tmp_path / "none", seeds=1)
+    found, notes = table.gains(find_runs(str(tmp_path))[0], draws=100, metrics=("auc",))
+    assert any("a single seed on a side: the interval covers users only" in n for n in notes)
+    assert found.filter(run="early")["low"].null_count() == 0
+
+
+def test_diverged_seeds_and_null_metrics_are_left_out(tmp_path):
+    path = plain_run(tmp_path / "none")
+    plain_run(tmp_path / "early", "early")
+    summary = json.loads((path / "summary.json").read_text())
+    summary["per_seed"][0] = {"seed": 0, "epochs": 1, "best_epoch": 0, "diverged_step": 9}
+    summary["per_seed"][1]["test/A/auc/full"] = None
+    (path / "summary.json").write_text(json.dumps(summary))
+    found, _ = table.gains(find_runs(str(tmp_path))[0], draws=100)
+    row = of(found, run="none", domain="A", ranking="full", metric="auc")
+    assert row["seeds"] == 1 and row["sd"] is None
+    gain = of(found, run="early", domain="A", ranking="uni99", metric="auc")
+    ranks = read_run(path).ranks()
+    assert gain["gain"] is not None and ranks["test/full/rank"].shape[0] == 3
+
+
+def test_pages_hold_ours_and_the_papers_values(tmp_path):
+    plain_run(tmp_path / "none", data__name="beauty_elec")
+    plain_run(tmp_path / "early", "early", data__name="beauty_elec", n_parameters=2000)
+    found, _ = table.gains(find_runs(str(tmp_path))[0], draws=100)
+    means, gains = table.sheets(found)[:2]
+    paper = [row for row in means.rows if row[0] == "paper"]
+    assert [row[1:3] for row in paper] == [["baseline", "A"], ["baseline", "B"]] + [
+        ["early", "A"],
+        ["early", "B"],
+    ]
+    assert "0.1724 ± 0.0071" in paper[0] and "0.1244 ± 0.0025" in paper[3]
+    by_metric = {(row[2], row[3]): row for row in gains.rows}
+    assert by_metric["A", "NDCG@10"][-1] == "+4.0 %" and by_metric["A", "HR@10"][-1] == ""
+    full = table.sheets(found)[2]
+    assert "among all items" in full.title and not any(r[0] == "paper" for r in full.rows)
+
+
+def test_files_are_written_whole_in_every_form(frame, tmp_path):
+    table.write_table(tmp_path, frame)
+    names = {path.name for path in tmp_path.iterdir()}
+    assert names == {"table.parquet", "table.csv", "table.md", "table.tex"}
+    assert pl.read_parquet(tmp_path / "table.parquet").equals(frame)
+    assert "NaN" not in (tmp_path / "table.csv").read_text()
+    latex = (tmp_path / "table.tex").read_text()
+    assert latex.count(r"\begin{tabular}") == latex.count(r"\end{tabular}") == 4
+    assert r"$\pm$" in latex and "±" not in latex and "_" not in latex.replace(r"\_", "")
+
+
+def test_a_sheet_in_its_three_forms():
+    sheet = Sheet("a_b & c", ["name", "n"], [["x|y", "1 ± 2"], ["<z>", "−3 %"]])
+    assert sheet.markdown().splitlines()[2:] == [
+        "| name | n |",
+        "| --- | ---: |",
+        r"| x\|y | 1 ± 2 |",
+        "| <z> | −3 % |",
+    ]
+    assert r"a\_b \& c" in sheet.latex() and r"$<$z$>$ & $-$3 \% \\" in sheet.latex()
+    assert "&lt;z&gt;" in sheet.html() and '<td class="n">1 ± 2</td>' in sheet.html()
+
+
+def test_the_figure_has_a_panel_for_each_domain(frame):
+    (figure,) = table.draw(frame).values()
+    assert [axis.get_title("left") for axis in figure.axes] == ["Domain A", "Domain B"]
+    labels = figure.axes[0].get_legend_handles_labels()[1]
+    assert {"no gain", "early, uni99", "stack, full"} <= set(labels)
