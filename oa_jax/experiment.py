@@ -149,7 +149,7 @@ class Experiment:
         return out | {"real": np.arange(n_rows + fill) < n_rows}
 
     def train_arrays(self):
-        """What the training program reads, on the device: train, val, probe."""
+        """What the training program reads, on the device: train, val, probe, and frozen tables."""
         val = self.eval_rows["val"]
         users = self.config["train"]["probe_users"]
         # Evenly spaced users, so that the probe does not depend on the order of the ids' ends.
@@ -162,7 +162,8 @@ class Experiment:
             "val": {k: v for k, v in self.padded(val).items() if k not in unused},
             "probe": self.padded(probe),
         }
-        return jax.tree.map(jnp.asarray, arrays) | {"tables": self.tables}
+        frozen = {} if self.tables is None else {"tables": self.tables}
+        return jax.tree.map(jnp.asarray, arrays) | frozen
 
     def identity(self) -> dict[str, str]:
         """Fingerprints of what is trained and evaluated on."""
