@@ -53,8 +53,8 @@ def _quality(summaries, split):
     rows = []
     for summary in summaries:
         lead = [summary["label"], f"{summary['n_parameters']:,}", cell(summary, "epochs", 0)]
-        domains = [d for d in ("A", "B", "all") if f"{split}/{d}/users" in summary["mean"]]
-        for domain in domains:
+        overall = ["all"] if f"{split}/all/users" in summary["mean"] else []
+        for domain in ("A", "B", *overall):
             for protocol in _protocols(summary, split):
                 values = [cell(summary, f"{split}/{domain}/{m}/{protocol}", 4) for m in METRICS]
                 rows.append([*lead, domain, protocol, *values])

@@ -11,7 +11,7 @@ from oa_jax import cli
 from oa_jax import config as config_lib
 from oa_jax.errors import UserError
 
-CONFIG = pathlib.Path(__file__).resolve().parents[1] / "configs" / "abxi.py"
+CONFIGS = pathlib.Path(__file__).resolve().parents[1] / "configs"
 PLACES = (0, 1, 2)
 # Checked elsewhere: by `resolve` itself, by the data, by the type of a quirk.
 RULES = (*config_lib.RULES, *config_lib.OWN_RULES["abxi"])
@@ -21,8 +21,8 @@ NOT_IN_RULES = (
 )
 
 
-def get_config(argument=None, **changes):
-    spec = importlib.util.spec_from_file_location("abxi_config", CONFIG)
+def get_config(argument=None, backbone="abxi", **changes):
+    spec = importlib.util.spec_from_file_location("config_file", CONFIGS / f"{backbone}.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     config = module.get_config(argument)
@@ -49,9 +49,10 @@ def test_documented_arguments_resolve_and_survive_json(pair, more):
     assert resolved["data"]["name"] == pair
 
 
-def test_every_field_has_a_rule_and_every_rule_a_field():
-    known = set(fields(get_config().to_dict()))
-    ruled = {rule.field for rule in RULES}
+@pytest.mark.parametrize("backbone", config_lib.QUIRKS)
+def test_every_field_has_a_rule_and_every_rule_a_field(backbone):
+    known = set(fields(get_config(backbone=backbone).to_dict()))
+    ruled = {rule.field for rule in (*config_lib.RULES, *config_lib.OWN_RULES[backbone])}
     assert ruled <= known
     assert [f for f in sorted(known - ruled) if not f.startswith(NOT_IN_RULES)] == []
 

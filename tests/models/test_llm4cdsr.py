@@ -230,17 +230,18 @@ def test_the_second_pass_has_dropout_of_its_own():
     assert loss[True, 0.0]["loss_user"] == pytest.approx(same, rel=1e-5)
 
 
-def test_seeds_together_and_alone():
+def test_seeds_by_vmap_and_by_map():
+    """`map` is what separate runs give; `vmap` is that up to rounding."""
     model = backbone(N_ITEMS, EARLY)
-    alone = [random_params(model, seed) for seed in range(3)]
-    together = jax.tree.map(lambda *a: jnp.stack(a), *alone)
+    together = jax.tree.map(
+        lambda *a: jnp.stack(a), *(random_params(model, seed) for seed in range(3))
+    )
     grad = jax.grad(lambda p: model.loss(p, BATCH, None, HPARAMS)[0])
-    mapped = jax.jit(lambda p: jax.lax.map(grad, p))(together)
-    batched = jax.jit(jax.vmap(grad))(together)
-    single = jax.jit(grad)(alone[1])
-    for one, many, vmapped in zip(*map(jax.tree.leaves, (single, mapped, batched)), strict=True):
-        np.testing.assert_allclose(many[1], one, rtol=1e-4, atol=1e-5)
-        np.testing.assert_allclose(vmapped[1], one, rtol=1e-4, atol=1e-5)
+    mapped = jax.tree.leaves(jax.jit(lambda p: jax.lax.map(grad, p))(together))
+    batched = jax.tree.leaves(jax.jit(jax.vmap(grad))(together))
+    for one, many in zip(mapped, batched, strict=True):
+        np.testing.assert_allclose(many, one, rtol=1e-4, atol=1e-5)
+    assert any(np.abs(one[0] - one[1]).max() > 1e-2 for one in mapped)
 
 
 def shapes_of(**config):
