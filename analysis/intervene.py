@@ -162,8 +162,9 @@ class Ranker:
     def ranks(self, intervention: Intervention) -> dict:
         """{ranking's name: Ranks of numpy arrays, (S, R)}."""
         args = variables(self._params, self.seeds, self.modules, intervention)
-        found, _ = self._engine.final(args, self._rows, ("candidates", "full"))
         n_rows, names = len(self.rows["target"]), self.experiment.protocol_names
+        tables = self.experiment.tables
+        found, _ = self._engine.final(args, self._rows, tuple(names), tables)
         found = jax.device_get(found)
         return {names[k]: jax.tree.map(lambda a: a[:, :n_rows], v) for k, v in found.items()}
 

@@ -77,11 +77,17 @@ class Intervened:
 
     backbone: Any
 
+    def on(self, tables):
+        return Intervened(self.backbone.on(tables))
+
+    def index(self, variables):
+        return self.backbone.index(variables["params"])
+
     def encode(self, variables, batch):
         return self.changed(variables, batch).encode(variables["params"], batch)
 
-    def score(self, variables, encoded_BxD, candidates):
-        return self.backbone.score(variables["params"], encoded_BxD, candidates)
+    def score(self, index, encoded_BxD, candidates):
+        return self.backbone.score(index, encoded_BxD, candidates)
 
     def probe(self, variables, batch):
         return {}  # ranks are all that is asked of it

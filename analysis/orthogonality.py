@@ -98,7 +98,8 @@ def _measured(run, experiment, restored, slots_S, rows, split, say):
     out, block_users = [], experiment.config["evaluate"]["block_users"]
     for slot in np.flatnonzero(slots_S):
         begin, seed = time.perf_counter(), int(experiment.seeds[slot])
-        totals = stream(experiment.backbone, restored.of_seed(slot), rows, block_users)
+        params, tables = restored.of_seed(slot), experiment.tables
+        totals = stream(experiment.backbone, params, rows, block_users, tables)
         epoch = int(restored.epoch_S[slot])
         for module, total in totals.items():
             place, domain = module.split("/")
@@ -125,18 +126,19 @@ def parts_of_users(experiment: Experiment, split: str) -> dict[str, dict[str, np
     }
 
 
-def stream(backbone, params, parts, block_users: int | None = None) -> dict:
+def stream(backbone, params, parts, block_users: int | None = None, tables=None) -> dict:
     """Totals of one seed over blocks of users: {"place/domain": see `statistics`}.
 
     params: one seed's. parts: {part: rows in whole blocks}. Vectors are shifted by their means over
-    the first block before second moments are taken.
+    the first block before second moments are taken. tables: the backbone's, if it has any.
     """
     blocks = [(name, block) for name, rows in parts.items() for block in _blocks(rows, block_users)]
     params = jax.device_put(params)
-    shift = _means(backbone, params, blocks[0][1])
+    shift = _means(backbone, params, blocks[0][1], tables)
     totals: dict = {}
     for part, block in blocks:
-        for module, found in jax.device_get(block_sums(backbone, params, block, shift)).items():
+        sums = block_sums(backbone, params, block, shift, tables)
+        for module, found in jax.device_get(sums).items():
             total = totals.setdefault(module, {"shift": jax.device_get(shift[module])})
             for name, value in _keyed(part, found).items():
                 total[name] = total.get(name, 0) + np.asarray(value, np.float64)
@@ -144,13 +146,15 @@ def stream(backbone, params, parts, block_users: int | None = None) -> dict:
 
 
 @functools.partial(jax.jit, static_argnames="backbone")
-def block_sums(backbone, params, rows, shift):
+def block_sums(backbone, params, rows, shift, tables=None):
     """Sums over the tokens of a block of users, for every GCA module.
 
     -> {"place/domain": {"sums": of evaluate.orthogonality, "cos": counts of cos(X, X'),
     "pooled", "aligned": Gram matrices (see subspaces.gram) with that Y}}.
     """
     out = {}
+    if tables is not None:
+        backbone = backbone.on(tables)
     for module, probe in backbone.probe(params, rows).items():
         cos_P = sums_lib.cosine(probe.x, probe.update)
         bin_P = jnp.clip(((cos_P + 1) * (N_FINE / 2)).astype(int), 0, N_FINE - 1)
@@ -168,12 +172,12 @@ def _probe(backbone, params, rows):
     return backbone.probe(params, rows)
 
 
-def _means(backbone, params, block):
+def _means(backbone, params, block, tables):
     """{module: {view: (3, D) means of X, X', Y}} over one block, from its sums about 0."""
     probes = _probe.eval_shape(backbone, params, block)
     widths = {module: probe.x.shape[-1] for module, probe in probes.items()}
     zero = {m: {v: np.zeros((3, w), np.float32) for v in VIEWS} for m, w in widths.items()}
-    found = jax.device_get(block_sums(backbone, params, block, zero))
+    found = jax.device_get(block_sums(backbone, params, block, zero, tables))
 
     def mean(gram, width):
         return (gram[0, 1 : 1 + 3 * width] / max(gram[0, 0], 1)).reshape(3, width)
