@@ -184,15 +184,14 @@ MISTAKES = {
     "model__heads": (3, "--config.model.heads=3: expected a divisor"),
     "model__alpha": (-1.0, "--config.model.alpha=-1.0: expected a number from 0"),
     "model__tau": (0.0, "--config.model.tau=0.0: expected a number above 0"),
-    "model__freeze": (1, "--config.model.freeze=1: expected True or False"),
     "train__n_negatives": (2, "--config.train.n_negatives=2: expected one of 1"),
     "train__negatives": ("per_sequence", "expected one of per_position"),
     "train__selection": ("auc", "--config.train.selection=auc: expected one of mrr_sum, ndcg@10"),
     "data__users": ("some", "--config.data.users=some: expected one of all, overlap"),
-    "data__global_width": (65, "--config.data.global_width=65: expected at most 64"),
+    "data__global_width": (65, "--config.data.global_width=65: expected at most 53"),
     "data__split": ("published", "synthetic: came without a split of its own"),
     "data__name": ("cloth_sport", "data source cloth_sport: no directory was given"),
-    "model__d_embed": (65, "--config.model.d_embed=65: expected at most 64, local_a's width"),
+    "model__d_embed": (65, "--config.model.d_embed=65: expected at most 23, local_a's width"),
     "evaluate__n_negatives": (40, "evaluate.n_negatives: user"),
 }
 
