@@ -72,9 +72,9 @@ class Experiment:
 
     @functools.cached_property
     def split(self) -> splits.Split:
-        data = self.config["data"]
-        split = splits.make_split(self.log, data["split"], self.bundle.skip_short)
-        return splits.train_on_both(self.log, split) if data["users"] == "overlap" else split
+        """The rule's split; `task.split` has fewer training parts where `data.users` says so."""
+        rule = self.config["data"]["split"]
+        return splits.make_split(self.log, rule, self.bundle.skip_short)
 
     @functools.cached_property
     def backbone(self):
@@ -98,7 +98,10 @@ class Experiment:
 
     @functools.cached_property
     def task(self):
-        return self.bundle.task(self.config, self.log, self.split)
+        split = self.split
+        if self.config["data"]["users"] == "overlap":
+            split = splits.train_on_both(self.log, split)
+        return self.bundle.task(self.config, self.log, split)
 
     @functools.cached_property
     def schedule(self) -> Schedule:
@@ -146,7 +149,7 @@ class Experiment:
     def groups(self) -> dict[str, dict[str, np.ndarray]]:
         """Sets of users of each split, {name: mask (R,)}, reported beside the two domains."""
         rows = self.eval_rows
-        return {s: self.bundle.groups(self.log, self.split, rows[s]) for s in SPLITS}
+        return {s: self.bundle.groups(self.log, self.task.split, rows[s]) for s in SPLITS}
 
     def padded(self, rows: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Rows in whole blocks of users; `real` marks those that count."""
