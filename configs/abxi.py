@@ -61,7 +61,7 @@ def shrink(config):
         {
             "negatives": "per_sequence",
             "learning_rate": 1e-3,
-            "max_epochs": 80,
+            "max_epochs": 200,
             "warmup_epochs": 2,
             "plateau_patience": 4,
             "stop_patience": 9,

@@ -8,4 +8,5 @@ source "$(dirname "${BASH_SOURCE[0]}")/_setup.sh"
 prepare_venv '.[dev]'
 "$VENV_PYTHON" -m ruff check
 "$VENV_PYTHON" -m ruff format --check
-exec "$VENV_PYTHON" -m pytest "$@"
+# A few processes, one file at a time each: what a file compiles once, its tests share.
+exec "$VENV_PYTHON" -m pytest -n auto --maxprocesses=4 --dist=loadfile "$@"

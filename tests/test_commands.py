@@ -203,7 +203,7 @@ BAD_CONFIGS = {
 SAID = {
     "no file": "--config=nowhere.py: no such file: expected a file such as configs/abxi.py",
     "a folder": "--config=configs: no such file: expected a file such as",
-    "pair": "pair=books: expected one of beauty_elec, food_kitchen, synthetic",
+    "pair": "pair=books: expected one of beauty_elec, food_kitchen, movie_book, ",
     "argument": "argument 'colour': expected one of pair, gca, size, runlocal",
     "gca": "gca=garbage: expected none, early, stack or places such as 0-1",
     "size": "size=huge: expected one of official, small",
@@ -233,7 +233,7 @@ SAID = {
     "split": "--config.data.split=random: expected one of leave_one_out, global_time",
     "warm-up": "--config.train.warmup_epochs=24: expected less than max_epochs=24",
     "redundancy": "redundancy 2.0: expected a number in 0..1",
-    "source": "data source: found 'books', expected one of beauty_elec, food_kitchen, synthetic",
+    "source": "data source: found 'books', expected one of beauty_elec, food_kitchen, movie_book, ",
     "negatives": "train.n_negatives: 400: expected at most ",
     "candidates": "evaluate.n_negatives: user ",
     "flag name": "--wrokdir: no such flag: --help shows them. Did you mean: workdir",
