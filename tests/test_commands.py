@@ -203,7 +203,7 @@ BAD_CONFIGS = {
 SAID = {
     "no file": "--config=nowhere.py: no such file: expected a file such as configs/abxi.py",
     "a folder": "--config=configs: no such file: expected a file such as",
-    "pair": "pair=books: expected one of beauty_elec, food_kitchen, movie_book, ",
+    "pair": "pair=books: expected one of beauty_elec, food_kitchen, synthetic",
     "argument": "argument 'colour': expected one of pair, gca, size, runlocal",
     "gca": "gca=garbage: expected none, early, stack or places such as 0-1",
     "size": "size=huge: expected one of official, small",
