@@ -75,6 +75,7 @@ def draw_cosines(frame: pl.DataFrame, runs: list[Run]) -> dict:
             for width in sorted({run.config["model"]["d_embed"] for run in mine}):
                 _null_curve(axis, mean["at"].unique().sort().to_numpy(), width)
             axis.set(xlabel="cos(X, X′) of a token", ylabel="share of tokens per 0.05")
+            axis.set_xticks(np.linspace(-1, 1, 5))
             figures.title(axis, f"Domain {domain}")
         figures.heading(figure, f"{setting}: trained models, mean over seeds")
         figures.legend_below(figure, axes, 3)
