@@ -193,6 +193,8 @@ BAD_CONFIGS = {
     "split": [PAIR, "--config.data.split=random"],
     "warm-up": [PAIR, "--config.train.warmup_epochs=24"],
     "redundancy": [PAIR, "--config.data.world.redundancy=2"],
+    "update": [PAIR, "--config.gca.update=sideways"],  # also the name of a method
+    "update alone": [PAIR, "--config.gca.update", "parallel"],
     "source": [PAIR, "--config.data.name=books"],
     "negatives": [PAIR, "--config.train.n_negatives=400"],
     "candidates": [PAIR, "--config.evaluate.n_negatives=399"],
@@ -233,6 +235,8 @@ SAID = {
     "split": "--config.data.split=random: expected one of leave_one_out, global_time",
     "warm-up": "--config.train.warmup_epochs=24: expected less than max_epochs=24",
     "redundancy": "redundancy 2.0: expected a number in 0..1",
+    "update": "--config.gca.update=sideways: expected one of full, parallel, orthogonal",
+    "update alone": "--config.gca.update: expected --config.gca.update=VALUE",
     "source": "data source: found 'books', expected one of beauty_elec, food_kitchen, movie_book, ",
     "negatives": "train.n_negatives: 400: expected at most ",
     "candidates": "evaluate.n_negatives: user ",
