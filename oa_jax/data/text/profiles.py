@@ -1,6 +1,6 @@
 """User profiles: what a user took before its targets, as one vector (specs llm4cdsr §1.4).
 
-The official profile embeds a summary that a language model wrote; such a file can be imported.
+The official profile embeds the summary of an LLM; such a file can be imported.
 Without one the profile is the mean vector of the history.
 """
 
