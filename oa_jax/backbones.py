@@ -12,13 +12,17 @@ from collections.abc import Callable
 import numpy as np
 
 from oa_jax.data import sources, synthetic
+from oa_jax.data.log import TEST, VALIDATION
 from oa_jax.data.text import profiles, reduction
 from oa_jax.data.text.tables import Tables, default_folder, history_of, load_tables
 from oa_jax.errors import UserError
-from oa_jax.evaluate.candidates import draw_candidates
-from oa_jax.models import abxi, llm4cdsr
+from oa_jax.evaluate.candidates import candidates_digest, draw_candidates
+from oa_jax.models import abxi, cdsrnp, llm4cdsr
 from oa_jax.models.gca import GCAConfig
+from oa_jax.tasks import cdsrnp_arrays
 from oa_jax.tasks.abxi import Task
+from oa_jax.tasks.abxi_arrays import NO_ITEM
+from oa_jax.tasks.cdsrnp import CDSRNPTask
 from oa_jax.tasks.llm4cdsr import LLM4CDSRTask
 
 LOCAL_TABLES = ("local_a", "local_b")
@@ -194,6 +198,106 @@ def llm4cdsr_groups(log, split, rows):
     return {"all": every, "short": short, "long": ~short, "tail": tail, "popular": ~tail}
 
 
+def cdsrnp_backbone(config, n_items, tables) -> cdsrnp.Backbone:
+    sizes = _fields(cdsrnp.CDSRNPConfig, config["model"])
+    sizes["decoder_widths"] = tuple(sizes["decoder_widths"])
+    support = None if tables is None else tables.rows
+    return cdsrnp.Backbone(
+        cdsrnp.CDSRNPConfig(n_items=n_items, **sizes), support, gca_config(config)
+    )
+
+
+def cdsrnp_task(config, log, split) -> CDSRNPTask:
+    model = config["model"]
+    sizes = _fields(CDSRNPTask, model | {"batch_size": config["train"]["batch_size"]})
+    if not model["neural_process"]:
+        sizes["support"] = 0
+    return CDSRNPTask(log, split, **sizes)
+
+
+@dataclasses.dataclass(frozen=True)
+class Support:
+    """The fixed support set of evaluation: rows of training with a negative each."""
+
+    rows: dict[str, np.ndarray]
+    metadata: dict
+
+
+def cdsrnp_support(config, log, split) -> Support | None:
+    """All training rows of overlapped users, or `model.eval_support` of them, drawn by the data."""
+    model = config["model"]
+    if not model["neural_process"]:
+        return None
+    task = cdsrnp_task(config, log, split)
+    fingerprint, pool = log.fingerprint(), task.pool
+    if 0 < model["eval_support"] < len(pool):
+        draw = np.random.default_rng([int(fingerprint, 16), 0])
+        pool = np.sort(draw.choice(pool, model["eval_support"], replace=False))
+    arrays, user = task.train_arrays(), task.rows.user[pool]
+    target = arrays["target"][pool]
+    own = _own_ids(arrays, arrays["own_row"][pool], log.n_items[0])
+    drawn = draw_candidates(fingerprint, "support", user, target, own, log.n_items, 1)
+    rows = {name: arrays[name][pool] for name in (*cdsrnp_arrays.STREAMS, "target", "domain")}
+    rows |= {"negative": drawn[:, 1], "real": np.ones(len(pool), bool)}
+    return Support(rows, {"support": candidates_digest(drawn)})
+
+
+def _own_ids(arrays, rows, n_a):
+    """(R, H) joint ids of the own items, 0 where there is none."""
+    parts = [(arrays[f"own_{name}"][rows], 1 + n_a * d) for d, name in enumerate("AB")]
+    return np.concatenate([np.where(own == NO_ITEM, 0, own + first) for own, first in parts], 1)
+
+
+def cdsrnp_rankings(config):
+    names = _uniform(config)
+    if config["evaluate"]["test_items"]:
+        names = {"test_items": f"test{config['evaluate']['n_negatives']}"} | names
+    return names
+
+
+def cdsrnp_candidates(config, log, split, rows):
+    """`test_items`: negatives among the items of the sequences that are tested, as AMID draws."""
+    out = {"candidates": _draw(config, log, split, rows, rows["seen"])}
+    if config["evaluate"]["test_items"]:
+        out["test_items"] = _draw_among(config, log, split, rows, _items_with_target(log, split))
+    return out
+
+
+def _items_with_target(log, split):
+    """Items of the sequences that the source gives a target in `split`, ascending."""
+    if log.role is None:
+        return np.unique(log.item)
+    kind = {"val": VALIDATION, "test": TEST}[split]
+    return np.unique(log.item[np.isin(log.user, log.user[log.role == kind])])
+
+
+def _draw_among(config, log, split, rows, items):
+    """Candidates among `items` only: drawn by their places in the list, and looked up there."""
+    place = np.zeros(sum(log.n_items) + 1, np.int32)
+    place[items] = 1 + np.arange(len(items))
+    n_a = int(np.searchsorted(items, log.n_items[0], side="right"))
+    drawn = draw_candidates(
+        log.fingerprint(),
+        f"{split}/test_items",
+        rows["user"],
+        place[rows["target"]],
+        place[rows["seen"]],
+        (n_a, len(items) - n_a),
+        config["evaluate"]["n_negatives"],
+    )
+    return items[drawn - 1].astype(np.int32)
+
+
+def cdsrnp_groups(log, split, rows):
+    """All users; those with a history in both domains and in one, by the target's domain."""
+    overlap = cdsrnp_arrays.is_overlapped(rows)
+    groups = {"all": np.ones(len(overlap), bool), "overlap": overlap, "single": ~overlap}
+    for d, name in enumerate("AB"):
+        of_domain = rows["domain"] == d
+        groups |= {f"overlap_{name}": overlap & of_domain, f"single_{name}": ~overlap & of_domain}
+    return groups
+
+
 BACKBONES = {
     "abxi": Bundle(
         places=abxi.PLACES,
@@ -220,6 +324,19 @@ BACKBONES = {
         tie_weight=lambda config: 0.5,  # Q20: the official places among ties are arbitrary
         candidates=llm4cdsr_candidates,
         groups=llm4cdsr_groups,
+        skip_short=True,
+    ),
+    "cdsrnp": Bundle(
+        places=cdsrnp.PLACES,
+        hparams={"kl_weight": ("model", "kl_weight")},
+        task=cdsrnp_task,
+        tables=cdsrnp_support,
+        backbone=cdsrnp_backbone,
+        rankings=cdsrnp_rankings,
+        watched=lambda config: "test_items" if config["evaluate"]["test_items"] else "candidates",
+        tie_weight=lambda config: 1.0,  # against the target (specs cdsrnp §12)
+        candidates=cdsrnp_candidates,
+        groups=cdsrnp_groups,
         skip_short=True,
     ),
 }

@@ -46,6 +46,7 @@ QUIRKS = {
         "q17_users_without_input": (True, False),
         "drop_last_of_other": (True, False),  # not numbered: specs §3, evaluation rows
     },
+    "cdsrnp": {},  # no official code is public: what is open is a field of `model`
 }
 PROTOCOLS = ("official", "corrected")
 
@@ -165,6 +166,10 @@ def _is_real(value):
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
+def _is_widths(value):
+    return isinstance(value, list) and len(value) > 0 and all(_is_int(v) and v > 0 for v in value)
+
+
 RULES = (
     _one_of("protocol", PROTOCOLS),
     _whole("seeds", 1, 10_000),
@@ -185,7 +190,7 @@ RULES = (
     *map(_flag, ("train.tensorboard", "train.compaction", "train.strict", "train.quick_compile")),
     _flag("data.resident"),
     _whole("data.chunk_steps", 1),
-    _one_of("train.selection", ("mrr_sum", "ndcg@10")),
+    _one_of("train.selection", ("mrr_sum", "ndcg@10", "ndcg@10_sum")),
     _whole("train.batch_size", 1),
     _whole("train.max_epochs", 1),
     _real("train.learning_rate", 0, open_low=True),
@@ -226,6 +231,26 @@ OWN_RULES = {
         _real("model.tau", 0, open_low=True),
         _real("model.tau_reg", 0, open_low=True),
         *map(_flag, ("model.global_llm", "model.local_llm", "model.freeze")),
+    ),
+    "cdsrnp": (
+        _one_of("protocol", ("corrected",)),
+        _one_of("train.n_negatives", (1,)),
+        _one_of("train.negatives", ("per_position",)),
+        _whole("model.merged_length", 1),
+        _whole("model.d_latent", 0),
+        _whole("model.support", 1),
+        _whole("model.eval_support", 0),
+        _whole("model.kl_warmup", 0),
+        _real("model.kl_weight", 0),
+        _one_of("model.targets", ("each_domain", "last")),
+        _one_of("model.latents", ("per_direction", "shared")),
+        _one_of("model.score_state", ("last", "mean")),
+        _one_of("model.np_state", ("last", "mean")),
+        _one_of("model.interest", ("film", "attention", "none")),
+        _one_of("model.eval_latent", ("mean", "draw")),
+        _Rule("model.decoder_widths", _is_widths, "a list of whole numbers of at least 1"),
+        *map(_flag, ("model.neural_process", "model.pair_negative", "model.exclude_query")),
+        *map(_flag, ("model.film_from_one", "evaluate.test_items")),
     ),
 }
 

@@ -78,11 +78,11 @@ class Experiment:
 
     @functools.cached_property
     def backbone(self):
-        return self.bundle.backbone(self.config, self.log.n_items, self.text_tables)
+        return self.bundle.backbone(self.config, self.log.n_items, self.frozen)
 
     @functools.cached_property
-    def text_tables(self):
-        """Frozen inputs of the data source, None for a backbone without any."""
+    def frozen(self):
+        """Frozen inputs of the backbone, on the host; None without any."""
         return self.bundle.tables(self.config, self.log, self.split)
 
     @functools.cached_property
@@ -183,8 +183,8 @@ class Experiment:
         rows, kinds = self.eval_rows, [k for k in self.protocol_names if k != "full"]
         out = {"data": self.log.fingerprint()}
         out |= {f"{k}_{s}": candidates_digest(rows[s][k]) for s in SPLITS for k in kinds}
-        if self.text_tables is not None:
-            text = json.dumps(self.text_tables.metadata, sort_keys=True)
+        if self.frozen is not None:
+            text = json.dumps(self.frozen.metadata, sort_keys=True)
             out["tables"] = hashlib.sha256(text.encode()).hexdigest()[:16]
         return out
 

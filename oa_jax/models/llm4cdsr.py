@@ -22,20 +22,22 @@ from oa_jax.models.gca import GatedCrossAttention, GCAConfig
 from oa_jax.models.layers import (
     XAVIER_NORMAL,
     Dropout,
-    Init,
     LayerNorm,
-    MultiHeadAttention,
     Packing,
     Stream,
     linear_bias,
 )
-
-PLACES = (0, 1, 2)  # after embedding, after block 1, after block 2
-DOMAINS = ("A", "B")
-STREAMS = ("x", *DOMAINS)
-N_BLOCKS = 2
-INIT = Init(XAVIER_NORMAL, XAVIER_NORMAL)
-EPSILON = 1e-8
+from oa_jax.models.sasrec import (
+    DOMAINS,
+    EPSILON,
+    INIT,
+    N_BLOCKS,
+    PLACES,
+    STREAMS,
+    Block,
+    cross,
+    times_of,
+)
 
 
 @flax.struct.dataclass
@@ -104,35 +106,6 @@ class Adapter(nn.Module):
         return rows_PxE @ (w_in @ w_out) + (b_in @ w_out + b_out)
 
 
-class Block(nn.Module):
-    """One SASRec block of the official code: keys and values from X, residuals from LN(X)."""
-
-    heads: int
-
-    @nn.compact
-    def __call__(self, stream: Stream, allowed_BxTxS, rate, last_only=False):
-        width = stream.h_PxD.shape[-1]
-        source, query = stream, stream.last() if last_only else stream
-        query = query.map(LayerNorm(EPSILON, name="norm_attention"))
-        allowed = allowed_BxTxS[:, -1:] if last_only else allowed_BxTxS
-        attention = MultiHeadAttention(self.heads, INIT, name="attention")
-        update = attention(query, source, allowed, rate)
-        norm = LayerNorm(EPSILON, name="norm_ffn")
-        dense = {
-            name: nn.Dense(
-                width, kernel_init=XAVIER_NORMAL, bias_init=linear_bias(width), name=f"ffn_{name}"
-            )
-            for name in ("in", "out")
-        }
-
-        def feed_forward(h):
-            h = norm(h + update)
-            inner = nn.relu(Dropout()(dense["in"](h), rate))
-            return h + Dropout()(dense["out"](inner), rate)
-
-        return query.map(feed_forward)
-
-
 class LLM4CDSR(nn.Module):
     """The network: a batch to the hidden states of its streams."""
 
@@ -176,7 +149,7 @@ class LLM4CDSR(nn.Module):
         position; `last_only` gives the last position of each row. names: the streams to run.
         rate: dropout rate, None without dropout.
         """
-        streams, times, probes = self._embed(tables, batch, rate, names), _times(batch), {}
+        streams, times, probes = self._embed(tables, batch, rate, names), times_of(batch), {}
         for place in PLACES:
             if place:
                 shorten = last_only and place == N_BLOCKS and place not in self.gca.positions
@@ -185,7 +158,9 @@ class LLM4CDSR(nn.Module):
                     for name, stream in streams.items()
                 }
             if place in self.gca.positions and len(names) > 1:
-                streams = self._cross(place, streams, times, probes)
+                modules = {d: getattr(self, f"gca_{place}_{d}") for d in DOMAINS}
+                streams, seen = cross(modules, self.gca.kv, streams, times)
+                probes |= {f"{place}/{domain}": probe for domain, probe in seen.items()}
         if last_only:
             streams = {name: stream.last() for name, stream in streams.items()}
         # Not masked: an empty position has the norm's shift as its state (Q17).
@@ -218,24 +193,6 @@ class LLM4CDSR(nn.Module):
         if not self.quirks.q4_attend_to_padding:
             allowed &= stream.packing.unpack(stream.real_P)[:, None, :]
         return allowed
-
-    def _cross(self, place, streams, times, probes):
-        """GCA[place]: the domain streams look at the merged (or each other's) stream."""
-        out = dict(streams)
-        for domain, other in zip(DOMAINS, reversed(DOMAINS), strict=True):
-            source = "x" if self.gca.kv == "merged" else other
-            module = getattr(self, f"gca_{place}_{domain}")
-            out[domain], probes[f"{place}/{domain}"] = module(
-                streams[domain], streams[source], times[domain], times[source]
-            )
-        return out
-
-
-def _times(batch):
-    """Columns of the merged sequence at which the tokens of each stream stand; -1 at padding."""
-    shape = batch["seq"].shape
-    axis = jnp.broadcast_to(jnp.arange(shape[1]), shape)
-    return {"x": axis, "A": batch["time_A"], "B": batch["time_B"]}
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -19,6 +19,7 @@ class Purpose(enum.IntEnum):
     ORDER = 1
     NEGATIVES = 2
     DROPOUT = 3
+    SUPPORT = 4
 
 
 def key_of(seed, purpose: Purpose, index):

@@ -118,7 +118,12 @@ def ndcg10(rank, real, domain):
     return _mean(jnp.where(rank <= 10, 1.0 / jnp.log2(rank + 1.0), 0.0), real)
 
 
-SELECTION = {"mrr_sum": mrr_sum, "ndcg@10": ndcg10}
+def ndcg10_sum(rank, real, domain):
+    """NDCG@10 of A plus NDCG@10 of B (specs cdsrnp §13)."""
+    return sum(ndcg10(rank, real & (domain == d), domain) for d in (0, 1))
+
+
+SELECTION = {"mrr_sum": mrr_sum, "ndcg@10": ndcg10, "ndcg@10_sum": ndcg10_sum}
 
 
 def _mean(values, chosen):
