@@ -99,7 +99,12 @@ def base(backbone: str) -> ml_collections.ConfigDict:
             },
             "gca": dataclasses.asdict(GCAConfig()) | {"ortho_weight": 0.0},
             "train": dict(TRAIN),
-            "evaluate": {"n_negatives": 999, "block_users": 512, "block_items": 4096},
+            "evaluate": {
+                "n_negatives": 999,
+                "users_per_kind": 0,
+                "block_users": 512,
+                "block_items": 4096,
+            },
         }
     )
 
@@ -207,6 +212,7 @@ RULES = (
     _whole("train.keep_checkpoints", 1),
     _one_of("train.matmul_precision", ("default", "high", "highest")),
     _whole("evaluate.n_negatives", 1),
+    _whole("evaluate.users_per_kind", 0),
     _whole("evaluate.block_users", 1),
     _whole("evaluate.block_items", 1),
     _whole("model.d_embed", 1),

@@ -72,7 +72,8 @@ class Experiment:
 
     @functools.cached_property
     def split(self) -> splits.Split:
-        """The rule's split; `task.split` has fewer training parts where `data.users` says so."""
+        """The rule's split. `task.split` has fewer training parts where `data.users` says so, and
+        fewer targets with `evaluate.users_per_kind`; text tables are made for the rule's."""
         rule = self.config["data"]["split"]
         return splits.make_split(self.log, rule, self.bundle.skip_short)
 
@@ -101,6 +102,8 @@ class Experiment:
         split = self.split
         if self.config["data"]["users"] == "overlap":
             split = splits.train_on_both(self.log, split)
+        most = self.config["evaluate"]["users_per_kind"]
+        split = splits.limit_targets(split, self.log, most)
         return self.bundle.task(self.config, self.log, split)
 
     @functools.cached_property

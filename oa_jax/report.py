@@ -1,6 +1,7 @@
 """Tables of runs: `python -m oa_jax.report WORKDIR…` on the console, `--markdown` for a page.
 
-An argument may also be a summary.json on its own.
+`--groups` adds the sets of users that a backbone tells apart, below the two domains. An argument
+may also be a summary.json on its own, or the file that `python -m oa_jax.rules --out` wrote.
 """
 
 from __future__ import annotations
@@ -18,9 +19,9 @@ from oa_jax.errors import UserError
 METRICS = ("ndcg@1", "ndcg@10", "hr@10", "mrr", "auc")
 
 
-def show(summaries: list[dict], console, split: str = "test") -> None:
+def show(summaries: list[dict], console, split: str = "test", groups: bool = False) -> None:
     """Print the tables of some runs: quality by domain and ranking, then GCA's angles."""
-    for header, rows in tables(summaries, split):
+    for header, rows in tables(summaries, split, groups):
         table = Table(*header, box=None, pad_edge=False, header_style="bold")
         for row in rows:
             table.add_row(*row)
@@ -28,18 +29,18 @@ def show(summaries: list[dict], console, split: str = "test") -> None:
         console.print(table)
 
 
-def markdown(summaries: list[dict], split: str = "test") -> str:
+def markdown(summaries: list[dict], split: str = "test", groups: bool = False) -> str:
     """The same tables as Markdown."""
     blocks = []
-    for header, rows in tables(summaries, split):
+    for header, rows in tables(summaries, split, groups):
         lines = [[c.replace("|", "\\|") for c in header], ["---"] * len(header), *rows]
         blocks.append("\n".join("| " + " | ".join(line) + " |" for line in lines))
     return "\n\n".join(blocks) + "\n"
 
 
-def tables(summaries, split):
+def tables(summaries, split, groups=False):
     """[(header, rows)]: quality; and angles if any of the runs has GCA."""
-    out = [_quality(summaries, split)]
+    out = [_quality(summaries, split, groups)]
     angles = [row for summary in summaries for row in _angles(summary)]
     if angles:
         header = ["model", "place", "|cos(X,X')| init", "trained", "null", "|cos(X,Y)|", "gate"]
@@ -47,19 +48,26 @@ def tables(summaries, split):
     return out
 
 
-def _quality(summaries, split):
-    header = ["model", "parameters", "epochs", "domain", "ranking"]
+def _quality(summaries, split, groups):
+    header = ["model", "parameters", "epochs", "users" if groups else "domain", "ranking"]
     header += [name.upper() for name in METRICS]
     rows = []
     for summary in summaries:
         lead = [summary["label"], f"{summary['n_parameters']:,}", cell(summary, "epochs", 0)]
-        overall = ["all"] if f"{split}/all/users" in summary["mean"] else []
-        for domain in ("A", "B", *overall):
+        for domain in _user_sets(summary, split, groups):
             for protocol in _protocols(summary, split):
                 values = [cell(summary, f"{split}/{domain}/{m}/{protocol}", 4) for m in METRICS]
                 rows.append([*lead, domain, protocol, *values])
                 lead = ["", "", ""]
     return header, rows
+
+
+def _user_sets(summary, split, groups):
+    """A, B, `all` where there is such a set; with `groups` every other one that is measured."""
+    found = [name.split("/") for name in summary["mean"] if name.startswith(f"{split}/")]
+    named = list(dict.fromkeys(parts[1] for parts in found if parts[2:] == ["users"]))
+    more = [name for name in named if name not in "AB" and (groups or name == "all")]
+    return ["A", "B", *more]
 
 
 def _protocols(summary, split):
@@ -111,34 +119,51 @@ def status(summary: dict, say) -> int:
     return 1 if bad else 0
 
 
-def read(path: str) -> dict:
-    """The summary of a workdir, or of a summary.json. Raises UserError naming what is wrong."""
+def read(path: str) -> list[dict]:
+    """The summary of a workdir or of a summary.json, or those of a list of them.
+
+    Raises UserError naming what is wrong.
+    """
     file = pathlib.Path(path)
     if file.is_dir():
         file /= "summary.json"
     try:
-        summary = json.loads(file.read_text())
-        missing = [key for key in ("label", "mean", "sd", "per_seed") if key not in summary]
+        content = json.loads(file.read_text())
+        summaries = content if isinstance(content, list) else [content]
+        missing = [
+            key for key in ("label", "mean", "sd", "per_seed") for s in summaries if key not in s
+        ]
     except OSError as error:
         raise UserError(f"{file}: {error.strerror}: expected a finished run") from None
     except (ValueError, TypeError):
         raise UserError(f"{file}: not valid JSON: expected the summary of a run") from None
     if missing:
         raise UserError(f"{file}: no field {missing[0]!r}: expected the summary of a run")
-    return summary
+    return summaries
+
+
+def define_flags() -> None:
+    """What `output` looks at."""
+    flags.DEFINE_bool("markdown", False, "Print Markdown.")
+    flags.DEFINE_enum("split", "test", ["val", "test"], "Which split's metrics.")
+    flags.DEFINE_bool("groups", False, "Also the sets of users that the backbone tells apart.")
+
+
+def output(summaries: list[dict]) -> None:
+    """The tables in the form that the command line asks for."""
+    form = flags.FLAGS.split, flags.FLAGS.groups
+    if flags.FLAGS.markdown:
+        print(markdown(summaries, *form), end="")
+    else:
+        show(summaries, cli.console, *form)
 
 
 def main(paths):
     if not paths:
         raise UserError("no run given: expected WORKDIR …")
-    summaries = [read(path) for path in paths]
-    if flags.FLAGS.markdown:
-        print(markdown(summaries, flags.FLAGS.split), end="")
-    else:
-        show(summaries, cli.console, flags.FLAGS.split)
+    output([summary for path in paths for summary in read(path)])
 
 
 if __name__ == "__main__":
-    flags.DEFINE_bool("markdown", False, "Print Markdown.")
-    flags.DEFINE_enum("split", "test", ["val", "test"], "Which split's metrics.")
+    define_flags()
     cli.run(main, positional="workdirs")

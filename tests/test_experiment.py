@@ -90,6 +90,7 @@ MISTAKES = {
     "model__heads": 3,
     "train__warmup_epochs": 24,
     "data__split": "random",
+    "evaluate__users_per_kind": -1,
 }
 
 
@@ -201,6 +202,23 @@ def test_identity_shows_data_and_candidates(experiment):
     assert all(other[name] != value for name, value in usual.items())
     fewer = build(evaluate__n_negatives=9).identity()
     assert fewer["data"] == usual["data"] and fewer["candidates_test"] != usual["candidates_test"]
+
+
+def test_fewer_users_keep_their_candidates(experiment):
+    """`evaluate.users_per_kind` chooses rows; what is in them, and training, stays."""
+    world = {"data__world__single": (9, 8)}
+    usual, fewer = build(**world), build(**world, evaluate__users_per_kind=5)
+    for split in experiment_lib.SPLITS:
+        rows, chosen = usual.eval_rows[split], fewer.eval_rows[split]
+        assert len(rows["user"]) == 57 and len(chosen["user"]) == 15
+        kind = np.digitize(chosen["user"], (40, 49))
+        assert np.bincount(kind).tolist() == [5, 5, 5]
+        at = np.searchsorted(rows["user"], chosen["user"])
+        for name in ("target", "seq_x", "candidates"):
+            np.testing.assert_array_equal(chosen[name], rows[name][at])
+    np.testing.assert_array_equal(fewer.task.train_arrays()["gt"], usual.task.train_arrays()["gt"])
+    assert fewer.identity()["data"] == usual.identity()["data"]
+    assert fewer.identity()["candidates_test"] != usual.identity()["candidates_test"]
 
 
 def test_hparams_are_one_per_seed(experiment):

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 
 import numpy as np
 
 from oa_jax.data.log import CONTEXT, TEST, TRAINING, VALIDATION, InteractionLog
 from oa_jax.errors import UserError
+
+# Kinds of users by the domains of a history; the numbers are those of `kinds`, EMPTY aside.
+EMPTY, ONLY_A, ONLY_B, BOTH = range(4)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -164,3 +168,41 @@ def train_on_both(log: InteractionLog, split: Split) -> Split:
     ]
     both = np.minimum(*counts) > 0
     return dataclasses.replace(split, n_train=np.where(both, split.n_train, 0).astype(np.int32))
+
+
+def kinds(log: InteractionLog, end: np.ndarray) -> np.ndarray:
+    """(U,) int8: EMPTY, ONLY_A, ONLY_B or BOTH, the domains among each user's first events.
+
+    end: (U,) how many events are looked at; below 1 there are none. `split.n_train` gives the
+    kinds of training parts, `split.test` those of the histories of test targets.
+    """
+    place = np.arange(len(log.user)) - log.offsets[log.user]
+    event = place < end[log.user]
+    kind = np.zeros(log.n_users, np.int8)
+    for domain, bit in ((0, ONLY_A), (1, ONLY_B)):
+        kind[log.user[event & (log.domain == domain)]] |= bit
+    return kind
+
+
+def limit_targets(split: Split, log: InteractionLog, most: int) -> Split:
+    """At most `most` users with a validation target of each kind of history, and as many for test.
+
+    Which ones follows from a hash of the user's number: the users kept under a smaller limit are
+    among those of a larger one, whatever the others do. most: 0 keeps all. Training parts, and the
+    histories of the targets that are left, stay what they are.
+    """
+    if not most:
+        return split
+    columns = {}
+    for name in ("val", "test"):
+        column = getattr(split, name).copy()
+        kind = kinds(log, column)
+        for one in range(4):
+            users = np.flatnonzero((column >= 0) & (kind == one))
+            column[sorted(users, key=_lot)[most:]] = -1
+        columns[name] = column
+    return dataclasses.replace(split, **columns)
+
+
+def _lot(user):
+    return hashlib.sha256(f"evaluated users:{user}".encode()).digest()

@@ -37,6 +37,12 @@ done here. Given its topic, an item of A owes nothing to B: topics are the only 
 domains, and I(next A item ; B history | A history) is the same number as that of its topic.
 (Histories are taken with their coins: it is known when the other domain spoke, if not what.)
 
+Single-domain users. `single` adds users with events of A only and of B only, numbered after the
+others, whom they leave as they are. Such a user has half as many events as one of both domains, at
+least 5; items are chosen as above, but topics are led by its own domain alone, whatever rho is:
+    z ~ S(k, .),   k the topic of the user's latest event
+Its own history says all there is to know: the two oracles agree and it gains nothing.
+
 Embeddings. Where a model wants text embeddings, `embeddings` stands in for a language model that
 read the items' descriptions: unit vectors that mix topic and y_i through one random map, blurred.
 
@@ -59,18 +65,21 @@ from oa_jax.data.log import DOMAINS, InteractionLog, make_log
 from oa_jax.errors import UserError
 
 PER_DOMAIN = 3  # events that each domain has at least in the training part
+SINGLE_LEAST = 5  # events of a single-domain user
 HELD_OUT = 2  # validation and test target, the last two events
 DAY = 86_400
 
 # One random stream a purpose: changing the knob leaves items, users, lengths and coins alone.
 ITEMS, USERS, COINS, TOPICS, CHOICES, TIMES, TEXTS = range(7)
+# The kinds of users, in the order of their numbers. Each draws from streams of its own.
+BOTH, ONLY_A, ONLY_B = KINDS = range(3)
 
 
 @dataclasses.dataclass(frozen=True)
 class World:
     """The parameters of a synthetic world.
 
-    n_users: users, at least 1.
+    n_users: users of both domains, at least 1.
     n_items: items of A and of B, each at least topics * max_length, so that no topic runs dry.
     topics: K, the topics that both domains share, at least 2.
     redundancy: rho in 0..1, the chance that A leads an event. 1: B adds nothing to what A's
@@ -84,6 +93,7 @@ class World:
         not one of the six that are given to both domains evenly.
     min_length, max_length: events of a user, drawn uniformly from min..max inclusive, at least 8.
     seed: integer >= 0; the log is a pure function of this record.
+    single: further users with events of A only and of B only, each at least 0.
 
     Raises UserError naming the first field that is out of range.
     """
@@ -100,9 +110,10 @@ class World:
     min_length: int = 12
     max_length: int = 40
     seed: int = 0
+    single: tuple[int, int] = (0, 0)
 
     def __post_init__(self):
-        for field in ("n_items", "share"):
+        for field in ("n_items", "share", "single"):
             pair = getattr(self, field)
             if not isinstance(pair, (tuple, list)) or len(pair) != 2:
                 raise UserError(f"synthetic: {field} {pair!r}: expected two numbers")
@@ -117,6 +128,8 @@ class World:
         for domain, found in zip(DOMAINS, self.n_items, strict=True):
             least = self.topics * self.max_length
             _whole(f"n_items of {domain}", found, least, "topics * max_length")
+        for domain, found in zip(DOMAINS, self.single, strict=True):
+            _whole(f"single of {domain}", found, 0)
         for field in ("redundancy", "stay"):
             _real(field, getattr(self, field), 0, 1)
         for field in ("taste", "zipf"):
@@ -144,7 +157,8 @@ class Latents:
     """The truth behind a world. I = sum(n_items); row i of an item array is item id i + 1.
 
     item_topic: (I,) int, 0..K-1.       item_rank: (I,) int, popularity rank in its topic, from 1.
-    item_latent: (I, D).                user_latent: (2, U, D), a user's interest in A and in B.
+    item_latent: (I, D).                user_latent: (2, U, D), a user's interest in A and in B,
+                                        drawn for both whether it has events of both or not.
     """
 
     item_topic: np.ndarray
@@ -155,14 +169,16 @@ class Latents:
 
 def latents(world: World) -> Latents:
     """The latents of a world, independent of `redundancy`, `stay`, `taste`, `zipf` and `share`."""
-    rng = _stream(world, ITEMS)
+    rng, D = _stream(world, ITEMS), world.latent_dim
     # Shuffled, so that an id betrays neither topic nor popularity.
     dealt_I = np.concatenate([rng.permutation(n) for n in world.n_items])
+    shapes = [(2, len(users), D) for users in _users(world)]
+    interests = [_stream(world, USERS, k).standard_normal(shapes[k]) for k in KINDS]
     return Latents(
         item_topic=dealt_I % world.topics,
         item_rank=dealt_I // world.topics + 1,
-        item_latent=rng.standard_normal((len(dealt_I), world.latent_dim)),
-        user_latent=_stream(world, USERS).standard_normal((2, world.n_users, world.latent_dim)),
+        item_latent=rng.standard_normal((len(dealt_I), D)),
+        user_latent=np.concatenate(interests, axis=1),
     )
 
 
@@ -184,32 +200,49 @@ def embeddings(world: World, width: int = 64, noise: float = 0.5) -> np.ndarray:
 def generate(world: World) -> InteractionLog:
     """Draw the log of a world. Times are whole seconds from 0, strictly increasing in a user.
 
-    Users have min_length..max_length events, no item twice, and in all but their last two events
-    at least 3 of each domain.
+    No user takes an item twice. Users of both domains have min_length..max_length events, in all
+    but the last two of them at least 3 of each domain; single-domain users half as many, and at
+    least 5.
     """
-    length_U, domain_UxL = _lengths_and_domains(world)
-    topic_UxL, visit_UxL = _topics(world, domain_UxL)
-    menu_U2KxM = _menus(world, latents(world))
-    user_Ux1 = np.arange(world.n_users)[:, None]
-    item_UxL = menu_U2KxM[user_Ux1, domain_UxL, topic_UxL, visit_UxL]
-    gap_UxL = _stream(world, TIMES).exponential(DAY, item_UxL.shape)
-    time_UxL = np.cumsum(1 + gap_UxL.astype(np.int64), axis=1)
-    real_UxL = np.arange(world.max_length) < length_U[:, None]
-    user_UxL = np.broadcast_to(user_Ux1, item_UxL.shape)
-    columns = (column[real_UxL] for column in (user_UxL, item_UxL, time_UxL))
+    truth = latents(world)
+    groups = [_events(world, truth, kind) for kind in KINDS if len(_users(world)[kind])]
+    columns = (np.concatenate(parts) for parts in zip(*groups, strict=True))
     return make_log(*columns, world.n_items, "synthetic")
 
 
-def _stream(world, purpose):
-    return np.random.default_rng([world.seed, purpose])
+def _events(world, truth, kind):
+    """Columns user, item, time of the users of a kind."""
+    users = _users(world)[kind]
+    length_U, domain_UxL = _lengths_and_domains(world, kind)
+    topic_UxL, visit_UxL = _topics(world, domain_UxL, kind)
+    menu_U2KxM = _menus(world, truth, kind)
+    user_Ux1 = np.arange(len(users))[:, None]
+    item_UxL = menu_U2KxM[user_Ux1, domain_UxL, topic_UxL, visit_UxL]
+    gap_UxL = _stream(world, TIMES, kind).exponential(DAY, item_UxL.shape)
+    time_UxL = np.cumsum(1 + gap_UxL.astype(np.int64), axis=1)
+    real_UxL = np.arange(world.max_length) < length_U[:, None]
+    user_UxL = np.broadcast_to(users.start + user_Ux1, item_UxL.shape)
+    return [column[real_UxL] for column in (user_UxL, item_UxL, time_UxL)]
 
 
-def _lengths_and_domains(world):
+def _users(world):
+    """The numbers of the users of each kind."""
+    ends = np.cumsum([world.n_users, *world.single]).tolist()
+    return [range(first, end) for first, end in zip([0, *ends], ends, strict=False)]
+
+
+def _stream(world, purpose, kind=BOTH):
+    return np.random.default_rng([world.seed, purpose] + ([kind] if kind != BOTH else []))
+
+
+def _lengths_and_domains(world, kind):
     """length_U and domain_UxL (0 or 1); positions past a user's length are drawn but not used."""
-    rng = _stream(world, COINS)
-    shape = (world.n_users, world.max_length)
-    length_U = rng.integers(world.min_length, world.max_length, world.n_users, endpoint=True)
-    share_U = rng.uniform(*world.share, world.n_users)
+    rng, n_users = _stream(world, COINS, kind), len(_users(world)[kind])
+    shape = (n_users, world.max_length)
+    length_U = rng.integers(world.min_length, world.max_length, n_users, endpoint=True)
+    if kind != BOTH:
+        return np.maximum(length_U // 2, SINGLE_LEAST), np.full(shape, int(kind == ONLY_B))
+    share_U = rng.uniform(*world.share, n_users)
     domain_UxL = (rng.random(shape) >= share_U[:, None]).astype(np.int64)
     lottery_UxL = rng.random(shape)
     lottery_UxL[np.arange(world.max_length) >= length_U[:, None] - HELD_OUT] = np.inf
@@ -218,11 +251,11 @@ def _lengths_and_domains(world):
     return length_U, domain_UxL
 
 
-def _topics(world, domain_UxL):
+def _topics(world, domain_UxL, kind):
     """topic_UxL, and visit_UxL: how often the user met that domain and topic before (0 = never)."""
-    rng, K = _stream(world, TOPICS), world.topics
+    rng, K = _stream(world, TOPICS, kind), world.topics
     shape = domain_UxL.shape
-    a_leads_UxL = rng.random(shape) < world.redundancy
+    a_leads_UxL = rng.random(shape) < _chance_of_a(world)[kind]
     stays_UxL = rng.random(shape) < world.stay
     jump_UxL = rng.integers(1, K, shape)
     fresh_UxL = rng.integers(0, K, shape)
@@ -241,14 +274,21 @@ def _topics(world, domain_UxL):
     return topic_UxL, visit_UxL
 
 
-def _menus(world, truth):
+def _chance_of_a(world):
+    """Of each kind of users, the chance that A leads an event."""
+    return np.array([world.redundancy, 1, 0])
+
+
+def _menus(world, truth, kind):
     """(U, 2, K, max_length): the item ids that a user takes from a domain's topic, in order."""
-    rng, L = _stream(world, CHOICES), world.max_length
-    menu = np.empty((world.n_users, 2, world.topics, L), np.int32)
+    rng, L = _stream(world, CHOICES, kind), world.max_length
+    users = _users(world)[kind]
+    menu = np.empty((len(users), 2, world.topics, L), np.int32)
     for domain, (first, n) in enumerate(((0, world.n_items[0]), world.n_items)):
         mine = slice(first, first + n)
         log_popularity_I = -world.zipf * np.log(truth.item_rank[mine])
-        affinity_UxI = truth.user_latent[domain] @ truth.item_latent[mine].T
+        interest_UxD = truth.user_latent[domain, users.start : users.stop]
+        affinity_UxI = interest_UxD @ truth.item_latent[mine].T
         score_UxI = log_popularity_I + world.taste / math.sqrt(world.latent_dim) * affinity_UxI
         score_UxI += rng.gumbel(size=score_UxI.shape)
         for topic in range(world.topics):
@@ -277,7 +317,8 @@ class TopicOracles:
 
         Each is the expectation over the topics that an event could have had, which spares the
         noise of the one it did have. `gain` = loss_own - loss_both is never negative; it
-        estimates I(next topic ; other domain's history | own history).
+        estimates I(next topic ; other domain's history | own history). Events of single-domain
+        users count like others, with gain 0.
         """
         log_own, log_both = (np.log(np.where(self.both > 0, q, 1)) for q in (self.own, self.both))
         hit = np.take_along_axis(self.both, self.own.argmax(1)[:, None], axis=1)
@@ -296,7 +337,8 @@ def topic_oracles(world: World, log: InteractionLog, target: int = 0) -> TopicOr
     Both oracles know which events are of A and which of B (the coins are independent of topics)
     and all earlier topics of the target domain. `both` also sees the other domain's topics, so it
     reads its law off the model; `own` keeps a belief over the other domain's latest topic, by a
-    forward filter over K + 1 states (the last is `silent`).
+    forward filter over K + 1 states (the last is `silent`). Both know the kind of each user; of one
+    with events of a single domain they are the same law, S of the latest topic.
 
     log: a log of this world with whole histories, users may be left out.
     Raises UserError if log and world differ in their numbers of items.
@@ -313,7 +355,8 @@ def topic_oracles(world: World, log: InteractionLog, target: int = 0) -> TopicOr
 def _filter(world, log, topic_N, is_own_N, target):
     """The two laws of every event's topic, be it of the target domain (`own`) or of the other."""
     K, kernel = world.topics, _kernel(world)
-    lead = world.redundancy if target == 0 else 1 - world.redundancy
+    chance = _chance_of_a(world)[_kind_of_users(log)]
+    lead_Ux1 = (chance if target == 0 else 1 - chance)[:, None]
     own_NxK, both_NxK = np.empty((2, len(topic_N), K))
     own_U, other_U = np.full((2, log.n_users), K)  # latest topics
     belief_UxK1 = np.tile(np.eye(K + 1)[K], (log.n_users, 1))  # over other_U
@@ -321,12 +364,14 @@ def _filter(world, log, topic_N, is_own_N, target):
     for t in range(place_N.max() + 1):
         row = np.flatnonzero(place_N == t)
         user = log.user[row]
+        lead = lead_Ux1[user]
         own_led = lead * kernel[own_U[user]]
         own_NxK[row] = own_led + (1 - lead) * (belief_UxK1[user] @ kernel)
         both_NxK[row] = own_led + (1 - lead) * kernel[other_U[user]]
         is_own, z = is_own_N[row], topic_N[row]
         # An own event is evidence on other_U: Bayes' rule.
         u, seen = user[is_own], z[is_own]
+        lead = lead[is_own]
         likelihood = lead * kernel[own_U[u], seen][:, None] + (1 - lead) * kernel[:, seen].T
         joint = belief_UxK1[u] * likelihood
         belief_UxK1[u] = joint / joint.sum(1, keepdims=True)
@@ -337,6 +382,12 @@ def _filter(world, log, topic_N, is_own_N, target):
         belief_UxK1[u] = np.pad(own_NxK[row[~is_own]], ((0, 0), (0, 1)))
         other_U[u] = z[~is_own]
     return own_NxK, both_NxK
+
+
+def _kind_of_users(log):
+    """(U,) the kind of each user of a log, by the domains of its events."""
+    a, b = (np.bincount(log.user[log.domain == d], minlength=log.n_users) for d in (0, 1))
+    return np.where(b == 0, ONLY_A, np.where(a == 0, ONLY_B, BOTH))
 
 
 def _kernel(world):

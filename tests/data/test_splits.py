@@ -9,9 +9,15 @@ from oa_jax.data.built import from_end, leave_one_out_roles, user_disjoint_roles
 from oa_jax.data.check import split_leaks
 from oa_jax.data.log import TRAINING, make_log
 from oa_jax.data.splits import (
+    BOTH,
+    EMPTY,
+    ONLY_A,
+    ONLY_B,
     Split,
     global_time,
+    kinds,
     leave_one_out,
+    limit_targets,
     make_split,
     published,
     roles_of,
@@ -306,3 +312,75 @@ def test_short_users_are_skipped_where_asked():
         [-1, 1],
         [-1, 2],
     ]
+
+
+# --- kinds of users, and fewer targets
+
+
+def kinds_log(n_users=90, seed=0):
+    """Users with events of A only, of B only and of both, in turn; 5 to 9 events, 7 items each."""
+    rng, columns = np.random.default_rng(seed), []
+    for user in range(n_users):
+        count = int(rng.integers(5, 10))
+        item = rng.integers(1, 8, count) + np.array([0, 7, 0])[user % 3]
+        if user % 3 == 2:
+            item[::2] += 7
+        columns.append((np.full(count, user), item, np.arange(count)))
+    return make_log(*map(np.concatenate, zip(*columns, strict=True)), (7, 7), "kinds")
+
+
+def test_kinds_by_hand():
+    log = make_log([0] * 3 + [1] * 2 + [2] * 3, [1, 1, 2, 2, 2, 2, 1, 1], range(8), (1, 1), "toy")
+    expected = {
+        (3, 2, 3): [BOTH, ONLY_B, BOTH],
+        (2, 1, 1): [ONLY_A, ONLY_B, ONLY_B],
+        (0, -1, 2): [EMPTY, EMPTY, BOTH],
+    }
+    for end, found in expected.items():
+        np.testing.assert_array_equal(kinds(log, np.array(end)), found)
+
+
+@pytest.mark.parametrize("most", [1, 4, 29, 1000])
+def test_limited_targets_are_so_many_of_each_kind(most):
+    log = kinds_log()
+    split = leave_one_out(log)
+    limited = limit_targets(split, log, most)
+    np.testing.assert_array_equal(limited.n_train, split.n_train)
+    for name in ("val", "test"):
+        place, before = getattr(limited, name), getattr(split, name)
+        kept = place >= 0
+        np.testing.assert_array_equal(place[kept], before[kept])
+        all_kinds = kinds(log, before)
+        for kind in (ONLY_A, ONLY_B, BOTH):
+            there = (all_kinds == kind).sum()
+            assert (all_kinds[kept] == kind).sum() == min(most, there) and there >= 20
+
+
+def test_no_limit_keeps_all_targets():
+    log = kinds_log()
+    split = leave_one_out(log)
+    assert limit_targets(split, log, 0) is split
+
+
+def targeted(split):
+    return [set(np.flatnonzero(column >= 0)) for column in (split.val, split.test)]
+
+
+def test_limited_users_are_nested_and_owe_nothing_to_the_others():
+    log = kinds_log()
+    few, more = (targeted(limit_targets(leave_one_out(log), log, n)) for n in (5, 12))
+    assert few[0] < more[0] and few[1] < more[1]
+    # Without the users that were left out of the larger choice, the smaller one is the same.
+    split, at_least = leave_one_out(log), limit_targets(leave_one_out(log), log, 12)
+    thinned = Split(split.n_train, at_least.val, at_least.test)
+    assert targeted(limit_targets(thinned, log, 5)) == few
+    # The choice spreads over the users: it is not the first ones.
+    assert max(few[1]) > 45 and few[1] != set(range(15))
+
+
+def test_targets_without_a_history_are_limited_too():
+    log = make_log(range(20), [1] * 20, range(20), (1, 1), "toy")
+    none = np.full(20, -1)
+    split = Split(np.zeros(20), none, np.zeros(20, np.int32))
+    limited = limit_targets(split, log, 3)
+    assert (limited.test >= 0).sum() == 3 and (limited.val == -1).all()

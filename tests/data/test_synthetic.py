@@ -37,6 +37,11 @@ def test_a_log_is_a_pure_function_of_the_world():
     assert not np.array_equal(latents(World()).item_topic, latents(World(seed=1)).item_topic)
 
 
+def test_the_default_world_stays_what_it_was():
+    """Results name their data by this fingerprint."""
+    assert generate(World()).fingerprint() == "741346d877f5827c"
+
+
 def test_the_knob_leaves_lengths_and_coins_alone():
     low, high = (generate(World(redundancy=rho)) for rho in (0, 1))
     np.testing.assert_array_equal(low.user, high.user)
@@ -307,6 +312,88 @@ def test_ids_betray_neither_topic_nor_popularity():
     assert np.ptp(np.bincount(truth.item_topic[:n])) <= 1
 
 
+# --- single-domain users
+
+MIXED = World(n_users=40, n_items=(160, 160), topics=4, single=(500, 700))
+
+
+def test_single_domain_users_come_after_the_others_and_leave_them_alone():
+    log, without = generate(MIXED), generate(dataclasses.replace(MIXED, single=(0, 0)))
+    assert (log.n_users, without.n_users) == (1240, 40)
+    for column in ("user", "item", "time"):
+        found = getattr(log, column)[log.user < 40]
+        np.testing.assert_array_equal(found, getattr(without, column))
+    share_of_b = np.bincount(log.user, log.domain) / np.diff(log.offsets)
+    assert ((share_of_b[:40] > 0) & (share_of_b[:40] < 1)).all()
+    assert (share_of_b[40:540] == 0).all() and (share_of_b[540:] == 1).all()
+    only_b = generate(dataclasses.replace(MIXED, single=(0, 700)))
+    np.testing.assert_array_equal(only_b.item[only_b.user >= 40], log.item[log.user >= 540])
+
+
+def test_single_domain_users_keep_the_promises_of_a_log():
+    shortest = dataclasses.replace(MIXED, min_length=8, max_length=11)
+    for world, most in ((MIXED, 20), (shortest, 5)):
+        log = generate(world)
+        make_log(log.user, log.item, log.time, log.n_items, log.name)
+        lengths = np.diff(log.offsets)[40:]
+        assert lengths.min() == max(world.min_length // 2, 5) and lengths.max() == most
+        for row in users_of(log)[40:]:
+            assert len(np.unique(log.item[row])) == len(row)
+    other = dataclasses.replace(MIXED, seed=1)
+    assert generate(MIXED).fingerprint() == generate(MIXED).fingerprint()
+    assert generate(MIXED).fingerprint() != generate(other).fingerprint()
+
+
+@pytest.mark.parametrize("rho", [0, 0.5, 1])
+def test_single_domain_users_are_led_by_themselves(rho):
+    world = dataclasses.replace(MIXED, redundancy=rho, stay=0.7)
+    log = generate(world)
+    topics = topics_of(world, log)
+    same_user = np.diff(log.user) == 0
+    kept = topics[1:] == topics[:-1]
+    for first, end in ((40, 540), (540, 1240)):
+        mine = same_user & (log.user[1:] >= first) & (log.user[1:] < end)
+        assert kept[mine].mean() == pytest.approx(0.7, abs=0.02)
+    assert world.stay != pytest.approx(kept[same_user & (log.user[1:] < 40)].mean(), abs=0.02)
+
+
+def test_single_domain_users_share_taste_and_popularity():
+    log, truth = generate(MIXED), latents(MIXED)
+    assert truth.user_latent.shape == (2, 1240, 8)
+    chosen = truth.item_latent[log.item - 1]
+    for interest, low, high in ((0, 1.2, 9), (1, -0.2, 0.2)):  # one's own, the other domain's
+        wanted = truth.user_latent[log.domain ^ interest, log.user]
+        affinity = (wanted * chosen).sum(1)[log.user >= 40].mean()
+        assert low < affinity < high
+    taken = log.item[log.user >= 40]
+    count = np.bincount(taken, minlength=321)[1:]
+    by_rank = [count[truth.item_rank == rank].mean() for rank in (1, 5, 20)]
+    assert by_rank[0] > 1.5 * by_rank[1] > 2 * by_rank[2]
+
+
+@pytest.mark.parametrize("target", [0, 1])
+def test_oracles_agree_on_single_domain_users(target):
+    world = dataclasses.replace(MIXED, redundancy=0.35)
+    log = generate(world)
+    oracles, topics = topic_oracles(world, log, target), topics_of(world, log)
+    single = log.user[oracles.row] >= 40
+    assert single.sum() == ((log.domain == target) & (log.user >= 40)).sum()
+    own, both = oracles.own[single], oracles.both[single]
+    np.testing.assert_allclose(own, both, atol=1e-12)
+    for n, row in enumerate(oracles.row[single][:400]):
+        is_first = row == log.offsets[log.user[row]]
+        expected = np.full(4, 0.25 if is_first else (1 - world.stay) / 3)
+        if not is_first:
+            expected[topics[row - 1]] = world.stay
+        np.testing.assert_allclose(both[n], expected, atol=1e-12)
+    assert np.abs(oracles.own - oracles.both)[~single].max() > 0.1
+    # The others' laws are what they are without the newcomers.
+    alone = dataclasses.replace(world, single=(0, 0))
+    without = topic_oracles(alone, generate(alone), target)
+    np.testing.assert_array_equal(oracles.own[~single], without.own)
+    np.testing.assert_array_equal(oracles.both[~single], without.both)
+
+
 # --- mistakes
 
 
@@ -333,6 +420,10 @@ def test_ids_betray_neither_topic_nor_popularity():
         ({"min_length": 7}, "min_length 7: expected a whole number >= 8"),
         ({"min_length": 41}, "max_length 40: expected a whole number >= min_length = 41"),
         ({"seed": -1}, "seed -1: expected a whole number >= 0"),
+        ({"single": (3, -1)}, "single of B -1: expected a whole number >= 0"),
+        ({"single": (2.5, 0)}, "single of A 2.5: expected a whole number"),
+        ({"single": (1, 2, 3)}, "single (1, 2, 3): expected two numbers"),
+        ({"single": 5}, "single 5: expected two numbers"),
     ],
 )
 def test_a_bad_field_is_named_with_what_was_found_and_expected(fields, words):
@@ -345,7 +436,7 @@ def test_a_bad_field_is_named_with_what_was_found_and_expected(fields, words):
 def test_the_limits_themselves_are_legal():
     for fields in ({"redundancy": 0}, {"redundancy": 1}, {"n_items": (320, 320)}, {"stay": 1}):
         World(**fields)
-    assert hash(World(n_items=[400, 500])) == hash(World())
+    assert hash(World(n_items=[400, 500], single=[0, 0])) == hash(World())
 
 
 def test_oracles_refuse_the_log_of_another_world():
