@@ -81,9 +81,7 @@ def shrink(config):
     """
     config.model.update({"d_embed": 32, "length": 30})
     config.data.update({"users": "overlap", "global_width": 128})
-    config.train.update(
-        {"batch_size": 256, "learning_rate": 3e-3, "max_epochs": 40, "stop_patience": 5}
-    )
+    config.train.update({"batch_size": 256, "learning_rate": 3e-3, "stop_patience": 5})
 
 
 def synthetic(config):

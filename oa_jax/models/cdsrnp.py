@@ -19,7 +19,7 @@ import jax.numpy as jnp
 
 from oa_jax.models import losses, neural_process
 from oa_jax.models.gca import GatedCrossAttention, GCAConfig
-from oa_jax.models.layers import TABLE_INIT, XAVIER_NORMAL, Dropout, LayerNorm, Packing, Stream
+from oa_jax.models.layers import XAVIER_NORMAL, Dropout, LayerNorm, Packing, Stream
 from oa_jax.models.neural_process import MLP, Gaussian, LatentHead, linear
 from oa_jax.models.sasrec import (
     DOMAINS,
@@ -165,7 +165,8 @@ class CDSRNP(nn.Module):
     def setup(self):
         cfg = self.config
         shape = (sum(cfg.n_items) + 1, cfg.d_embed)
-        self.items = self.param("items", TABLE_INIT, shape)
+        # √d times this, of unit variance, enters the streams.
+        self.items = self.param("items", nn.initializers.normal(cfg.d_embed**-0.5), shape)
         lengths = {"x": cfg.merged_length, "A": cfg.length, "B": cfg.length}
         self.positions = {
             s: self.param(f"positions_{s}", nn.initializers.normal(0.02), (n, cfg.d_embed))

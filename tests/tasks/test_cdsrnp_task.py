@@ -80,7 +80,7 @@ def test_the_twin_without_the_rule_draws_whom_it_asks_for(task):
 
 
 def test_a_pool_too_small_leaves_empty_rows(task):
-    """Thirty overlapped rows, most of them asked for: the rest is not filled with the asked ones."""
+    """Most of the pool is asked for: the places that are left stay empty."""
     wide = dataclasses.replace(task, batch_size=task.n_users - 3, support=SUPPORT)
     rows = jnp.arange(task.n_users - 3)
     drawn = np.asarray(wide.with_support(rows, 0, 0))[len(rows) :]
