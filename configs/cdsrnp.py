@@ -93,8 +93,8 @@ def amid(config):
 
 
 def shrink(config):
-    """For two cores: a quarter of the width, streams of 10 and 20, which hold nine of ten histories,
-    larger batches; at most 2,000 evaluated users of a kind (both domains, A only, B only).
+    """For two cores: a quarter of the width, larger batches, streams of 10 and 20, which hold nine
+    of ten histories; at most 2,000 evaluated users of a kind (both domains, A only, B only).
     """
     config.model.update({"d_embed": 32, "length": 10, "merged_length": 20, "heads": 2})
     config.model.update({"support": 64, "decoder_widths": (32, 16)})

@@ -40,6 +40,7 @@ class Bundle:
     candidates: (config, log, split, rows) -> {ranking: candidates of the rows}.
     groups: (log, split, rows) -> {name: mask (R,)} of users reported beside the two domains.
     skip_short: users with fewer than 3 events are left out, not an error.
+    label: (config) -> a short name of the model, without GCA.
     """
 
     places: tuple[int, ...]
@@ -53,6 +54,7 @@ class Bundle:
     candidates: Callable
     groups: Callable
     skip_short: bool = False
+    label: Callable = lambda config: config["backbone"]
 
 
 def gca_config(config: dict) -> GCAConfig:
@@ -338,5 +340,6 @@ BACKBONES = {
         candidates=cdsrnp_candidates,
         groups=cdsrnp_groups,
         skip_short=True,
+        label=lambda config: "cdsrnp" + " without NP" * (not config["model"]["neural_process"]),
     ),
 }

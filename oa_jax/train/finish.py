@@ -5,6 +5,7 @@ from __future__ import annotations
 import jax
 import numpy as np
 
+from oa_jax.backbones import BACKBONES
 from oa_jax.errors import UserError
 from oa_jax.evaluate import orthogonality
 from oa_jax.evaluate.metrics import metrics_by_domain, metrics_by_group
@@ -97,6 +98,7 @@ def summarise(experiment: Experiment, states: State, ranks: Ranks, sums, initial
 
 
 def label(config: dict) -> str:
-    """A short name of the variant: the backbone, where GCA stands, and what differs in it."""
+    """A short name of the variant: the backbone, and where GCA stands."""
+    name = BACKBONES[config["backbone"]].label(config)
     places = ",".join(map(str, config["gca"]["positions"]))
-    return f"{config['backbone']} + GCA[{places}]" if places else config["backbone"]
+    return f"{name} + GCA[{places}]" if places else name
