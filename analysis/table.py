@@ -11,7 +11,6 @@ as after a short training, wider where not, as fewer degrees of freedom are left
 from __future__ import annotations
 
 import dataclasses
-import math
 
 import numpy as np
 import polars as pl
@@ -23,6 +22,7 @@ from analysis.output import interval, number, write, write_frame
 from analysis.resampling import DRAWS, compare, probability_of_improvement
 from analysis.runs import Run, finished
 from analysis.sheets import Sheet
+from oa_jax.data.log import DOMAINS
 from oa_jax.errors import UserError
 from oa_jax.evaluate.metrics import HR_CUTOFFS, NDCG_CUTOFFS, user_metrics
 
@@ -31,6 +31,8 @@ METRICS = (
     *(f"hr@{k}" for k in HR_CUTOFFS),
     *("mrr", "auc"),
 )
+FIELDS = ("rank", "ties", "n_candidates")  # of each ranking
+RANKED = {"full": "ranked among all items"}
 SCHEMA = {
     "setting": pl.String,
     "run": pl.String,
@@ -67,18 +69,19 @@ class Measured:
 
 
 def measured(run: Run, ranks: dict, domain: str, ranking: str) -> Measured:
-    """From the arrays of ranks.npz; diverged seeds are left out.
+    """From the arrays of ranks.npz; diverged seeds are left out. domain: or a set of users.
 
     Raises UserError when arrays are missing or do not fit together.
     """
     key, path = f"test/{ranking}", run.path / "ranks.npz"
-    names = ("seed", "test/user", "test/domain", *(f"{key}/{n}" for n in _FIELDS))
+    members = "test/domain" if domain in DOMAINS else f"test/in/{domain}"
+    names = ("seed", "test/user", members, *(f"{key}/{n}" for n in FIELDS))
     for name in names:
         if name not in ranks:
             raise UserError(f"{path}: no array {name!r}: expected one")
     good = run.seeds()["seed"].to_list() if "seed" in run.seeds().columns else []
     slots = np.isin(ranks["seed"], good)
-    rows = ranks["test/domain"] == "AB".index(domain)
+    rows = ranks[members] == (DOMAINS.index(domain) if domain in DOMAINS else True)
     try:
         values = user_metrics(
             ranks[f"{key}/rank"][slots][:, rows],
@@ -90,9 +93,6 @@ def measured(run: Run, ranks: dict, domain: str, ranking: str) -> Measured:
         raise UserError(f"{path}: {key}: {error}") from None
     values_MxSxR = np.stack([values[metric] for metric in METRICS])
     return Measured(ranks["seed"][slots], ranks["test/user"][rows], values_MxSxR)
-
-
-_FIELDS = ("rank", "ties", "n_candidates")
 
 
 def baseline_of(run: Run, runs: list[Run], name: str | None = None) -> Run | None:
@@ -118,8 +118,11 @@ def gains(
     metrics=METRICS,
     draws: int = DRAWS,
     pair_seeds: bool = False,
+    groups: bool = False,
 ):
     """-> (frame with the columns of `SCHEMA`, a row per run, domain, ranking, metric; notes).
+
+    groups: the sets of users that a backbone tells apart come as further domains.
 
     gain: variant minus baseline, with the interval of `resampling.compare`; p: of its test, and
     p_holm after Holm over all gains of the frame; improvement: the share of pairs of seeds in
@@ -135,13 +138,20 @@ def gains(
         if run.places and other is None and run.name != baseline:
             text = "no finished baseline of the same configuration among the runs: no gain"
             notes.append(f"{run.name}: {text}")
-        for domain in "AB":
+        for domain in _user_sets(run, groups):
             for ranking in (run.candidates, "full"):
                 rows += _means(run, domain, ranking, metrics)
                 if other is not None:
                     part = rows[-len(metrics) :]
                     _add_gains(part, run, other, cache, notes, draws, pair_seeds)
     return _with_holm(pl.DataFrame(rows, schema=SCHEMA)), list(dict.fromkeys(notes))
+
+
+def _user_sets(run, groups):
+    """A and B, then the names of the sets of users that the run was measured on."""
+    parts = [column.split("/") for column in run.seeds().columns if groups]
+    named = [part[1] for part in parts if part[0] == "test" and part[2:] == ["users"]]
+    return [*DOMAINS, *(name for name in named if name not in DOMAINS)]
 
 
 def _means(run, domain, ranking, metrics):
@@ -197,7 +207,7 @@ def _add_gains(rows, run, other, cache, notes, draws, pair_seeds):
         row["improvement"] = probability_of_improvement(*means)
         if means[1].mean():
             row["relative_gain"] = found.estimate / float(means[1].mean())
-        rows[i].update({k: v for k, v in row.items() if not _is_nan(v)})
+        rows[i].update({k: v for k, v in row.items() if v == v})  # nan is unlike itself
 
 
 def _cached(cache, run, domain, ranking):
@@ -220,10 +230,6 @@ def _check(side, run, rows):
     return []
 
 
-def _is_nan(value):
-    return isinstance(value, float) and math.isnan(value)
-
-
 def _with_holm(frame):
     """p_holm over all p of the frame."""
     p = frame["p"].to_numpy()
@@ -243,9 +249,6 @@ def sheets(frame: pl.DataFrame) -> list[Sheet]:
         if part["gain"].is_not_null().any():
             out.append(_gain_sheet(part, f"Gain over the baseline, 95 % intervals: {place}"))
     return out
-
-
-RANKED = {"full": "ranked among all items"}
 
 
 def _mean_sheet(part, title):
@@ -351,6 +354,7 @@ def _intervals(axis, part, metrics, shift, look, label):
 def define_flags() -> None:
     flags.DEFINE_string("baseline", None, "Name of the run that all others are compared with.")
     flags.DEFINE_bool("pair_seeds", False, "Pair seeds of one number across runs.")
+    flags.DEFINE_bool("groups", False, "Also the sets of users that a backbone tells apart.")
     flags.DEFINE_list("metrics", list(METRICS), "Which metrics; Holm runs over these.")
 
 
@@ -384,7 +388,8 @@ def command(runs: list[Run], out, say) -> int:
         say(lack)
         return 0
     values = flags.FLAGS
-    frame, notes = gains(runs, values.baseline, metrics, values.draws, values.pair_seeds)
+    options = values.baseline, metrics, values.draws, values.pair_seeds, values.groups
+    frame, notes = gains(runs, *options)
     for note in notes:
         say(f"note: {note}")
     pages = write_table(out, frame)

@@ -19,6 +19,7 @@ ROOT = TESTS.parent
 GOLDEN = TESTS / "golden" / "abxi_small.npz"
 TRAIN, EVALUATE = "oa_jax.train", "oa_jax.evaluate"
 INSPECT, VERIFY = "oa_jax.inspect", "oa_jax.interop.verify"
+RULES, REPORT = "oa_jax.rules", "oa_jax.report"
 CONFIG = "--config=configs/abxi.py:pair=beauty_elec,runlocal"
 SMALL = (
     "--config.seeds=1",
@@ -145,7 +146,7 @@ def test_good_input_trains(finished, data, command):
 
 PAIR = "--config=configs/abxi.py:pair=synthetic"
 GOOD_CONFIGS = [
-    [f"{PAIR},gca=early"],
+    [f"{PAIR},gca=early", "--config.data.world.single=(30,20)"],
     [f"{PAIR},gca=0-1,runlocal", "--config.gca.positions=(0,2)"],
     [f"{PAIR},size=small", "--config.model.d_embed=416", "--config.seeds=16"],
     ["--config", f"{PAIR[9:]}", "--config.gca.heads", "4", "--config.protocol=corrected"],
@@ -158,6 +159,19 @@ GOOD_CONFIGS = [
 def test_good_configurations_are_inspected(command, argv):
     result = command(INSPECT, "--memory=false", *argv)
     assert (result.status, result.err) == (0, "") and " parameters\n" in result.out
+
+
+def test_rules_are_ranked_and_reported_beside_a_run(command, data, finished, tmp_path):
+    argv = [CONFIG, *SMALL, f"--config.data.dir={data}", f"--out={tmp_path / 'rules.json'}"]
+    result = command(RULES, "--markdown", *argv)
+    assert result.status == 0, result.err
+    assert "| last-item popularity | 0 | – | A | uni10 |" in result.out
+    both = command(REPORT, "--markdown", finished[0], tmp_path / "rules.json")
+    assert both.status == 0 and "| abxi |" in both.out
+    assert result.out.splitlines()[2:] == both.out.splitlines()[-len(result.out.splitlines()) + 2 :]
+    error = command(RULES, *argv[:-1], f"--out={tmp_path}/nowhere/rules.json").error()
+    assert "no such folder" in error
+    assert "--config: missing" in command(RULES).error()
 
 
 BAD_CONFIGS = {
@@ -174,6 +188,7 @@ BAD_CONFIGS = {
     "real": [PAIR, "--config.model.dropout=much"],
     "flag": [PAIR, "--config.quirks.q3_attend_to_padding=maybe"],
     "tuple": [PAIR, "--config.gca.positions=(0,"],
+    "single": [PAIR, "--config.data.world.single=(1,-2)"],
     "no value": [PAIR, "--config.seeds"],
     "first": ["--config.seeds=1", PAIR],
     "alone": ["--config.seeds=1"],

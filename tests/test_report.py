@@ -81,4 +81,27 @@ def test_what_is_no_summary_is_one_line(tmp_path, content, words):
 def test_a_workdir_and_its_summary_are_read_alike(tmp_path):
     file = tmp_path / "summary.json"
     file.write_text(json.dumps(summary()))
-    assert report.read(str(tmp_path)) == report.read(str(file)) == summary()
+    assert report.read(str(tmp_path)) == report.read(str(file)) == [summary()]
+
+
+def test_a_list_of_summaries_is_read_whole(tmp_path):
+    file = tmp_path / "rules.json"
+    file.write_text(json.dumps([summary(), summary(gca=True)]))
+    assert report.read(str(file)) == [summary(), summary(gca=True)]
+    file.write_text(json.dumps([summary(), {}]))
+    with pytest.raises(UserError, match="no field 'label'"):
+        report.read(str(file))
+
+
+def test_groups_are_shown_when_asked_for():
+    found = summary()
+    sets = {"A": 30, "B": 20, "all": 50, "short": 10}
+    found["mean"] |= {f"test/{name}/users": n for name, n in sets.items()}
+    found["mean"] |= {"val/long/users": 1, "test/short/mrr/full": 0.125, "test/all/mrr/full": 0.5}
+    users = {}
+    for groups in (False, True):
+        header, rows = report.tables([found], "test", groups)[0]
+        users[groups] = [row[3] for row in rows]
+    assert users[False] == ["A", "A", "B", "B", "all", "all"]
+    assert users[True] == [*users[False], "short", "short"]
+    assert header[3] == "users" and rows[-1][-2] == "0.1250"

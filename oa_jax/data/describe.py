@@ -19,6 +19,8 @@ def describe(data: Prepared) -> list[tuple[str, str, str, str]]:
     rows.append(("users with events", *(_whole((n > 0).sum()) for n in lengths)))
     overlap = (lengths[0] > 0) & (lengths[1] > 0)
     rows.append(("users with both", "", "", f"{overlap.sum():,} ({overlap.mean():.1%})"))
+    alone = [_whole(((n > 0) & ~overlap).sum()) for n in lengths]
+    rows.append(("users with one domain alone", *alone))
     rows.append(("length: mean / median / longest", *map(_length, lengths)))
     for kind, name in ((TRAINING, "training events"), (VALIDATION, "validation targets")):
         rows.append((name, *(_whole((s & (role == kind)).sum()) for s in sides)))

@@ -19,14 +19,15 @@ def rank_all(experiment: Experiment, params) -> tuple[Ranks, dict]:
     """Ranks of `params` (leaves with S) over both splits, and GCA sums over the test users.
 
     -> arrays of ranks.npz, {"place/domain": sums (S,)}. Keys: `seed` (S,); of each split
-    `SPLIT/user`, `SPLIT/domain` (R,); of each ranking PROTOCOL `SPLIT/PROTOCOL/rank` and `/ties`
-    (S, R), `/n_candidates` (R,), `/finite` (S, R).
+    `SPLIT/user`, `SPLIT/domain` (R,), `SPLIT/in/GROUP` (R,) bool; of each ranking PROTOCOL
+    `SPLIT/PROTOCOL/rank` and `/ties` (S, R), `/n_candidates` (R,), `/finite` (S, R).
     """
     out, sums = {"seed": experiment.seeds}, {}
     for split in SPLITS:
         rows = experiment.eval_rows[split]
         n_rows = len(rows["target"])
         out |= {f"{split}/user": rows["user"], f"{split}/domain": rows["domain"]}
+        out |= {f"{split}/in/{name}": of for name, of in experiment.groups[split].items()}
         arrays = experiment.padded(rows)
         kinds, tables = tuple(experiment.protocol_names), experiment.tables
         ranks, sums = experiment.engine.final(params, arrays, kinds, tables)

@@ -10,6 +10,7 @@ from analysis import table
 from analysis.runs import find_runs, read_run
 from analysis.sheets import Sheet
 from oa_jax.errors import UserError
+from oa_jax.evaluate.metrics import metrics_by_group
 from tests.analysis._plain import plain_run, ranks_of
 
 
@@ -104,6 +105,53 @@ def test_seeds_paired_agree_in_the_gain_and_differ_in_the_interval(tmp_path):
     widths = [row["high"] - row["low"] for row in rows]
     assert widths[1] < 0.3 * widths[0]
     assert rows[1]["low"] > 0 > rows[0]["low"]
+
+
+def with_groups(path, masks):
+    """Give a plain run sets of users, as a backbone that has them."""
+    ranks = dict(np.load(path / "ranks.npz"))
+    summary = json.loads((path / "summary.json").read_text())
+    for slot, entry in enumerate(summary["per_seed"]):
+        for ranking in ("uni99", "full"):
+            key = f"test/{ranking}"
+            counts = [ranks[f"{key}/{n}"][slot] for n in ("rank", "ties")]
+            counts.append(ranks[f"{key}/n_candidates"])
+            found = metrics_by_group(*counts, masks, 0.0, ranking)
+            entry.update({f"test/{name}": value for name, value in found.items()})
+    (path / "summary.json").write_text(json.dumps(summary))
+    np.savez(path / "ranks.npz", **ranks, **{f"test/in/{n}": mask for n, mask in masks.items()})
+
+
+def test_groups_have_means_and_gains_of_their_own(tmp_path):
+    users = np.arange(40)
+    for name in ("none", "early"):
+        plain_run(tmp_path / name, name, better=0.1 * (name == "early"), seed=len(name))
+        with_groups(tmp_path / name, {"all": users >= 0, "single": users < 11})
+    runs = find_runs(str(tmp_path))[0]
+    found, notes = table.gains(runs, draws=100, metrics=("mrr",), groups=True)
+    assert notes == []
+    assert found["domain"].unique(maintain_order=True).to_list() == ["A", "B", "all", "single"]
+    values = {name: dict(np.load(tmp_path / name / "ranks.npz")) for name in ("none", "early")}
+    means = {k: (1 / v["test/uni99/rank"][:, :11]).mean() for k, v in values.items()}
+    row = of(found, run="early", domain="single", ranking="uni99")
+    assert row["mean"] == pytest.approx(means["early"]) and row["users"] == 11
+    assert row["gain"] == pytest.approx(means["early"] - means["none"])
+    assert of(found, run="early", domain="all", ranking="full")["users"] == 40
+    without, _ = table.gains(runs, draws=100, metrics=("mrr",))
+    assert without["domain"].unique().sort().to_list() == ["A", "B"]
+
+
+def test_groups_without_their_users_have_means_alone(tmp_path):
+    for name in ("none", "early"):
+        path = plain_run(tmp_path / name, name)
+        with_groups(path, {"single": np.arange(40) < 11})
+        ranks = dict(np.load(path / "ranks.npz"))
+        del ranks["test/in/single"]
+        np.savez(path / "ranks.npz", **ranks)
+    found, notes = table.gains(find_runs(str(tmp_path))[0], None, ("mrr",), 100, groups=True)
+    row = of(found, run="early", domain="single", ranking="full")
+    assert row["mean"] is not None and row["gain"] is None
+    assert any("no array 'test/in/single'" in note for note in notes)
 
 
 def test_only_users_in_common_are_compared_and_it_is_said(tmp_path):

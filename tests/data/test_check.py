@@ -130,6 +130,18 @@ def test_figures_against_plain_python(abxi):
     assert rows["test targets"] == [str(targets["A"]), str(targets["B"]), "30"]
 
 
+def test_users_with_one_domain_alone(amid):
+    data = prepared.load(amid, "elec_phone_amid")
+    domains = [set() for _ in range(data.log.n_users)]
+    for user, domain in zip(data.log.user, data.log.domain, strict=True):
+        domains[user].add(int(domain))
+    alone = [sum(found == {d} for found in domains) for d in (0, 1)]
+    assert sum(alone) > 0 and max(map(len, domains)) == 2
+    rows = rows_of(data)
+    assert rows["users with one domain alone"] == [*map(str, alone), str(sum(alone))]
+    assert rows["users with both"][2].startswith(str(len(domains) - sum(alone)) + " ")
+
+
 def test_cold_targets_and_repeats(amid):
     data = prepared.load(amid, "elec_phone_amid")
     trained = set(data.log.item[data.role == TRAINING].tolist())
