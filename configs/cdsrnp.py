@@ -104,7 +104,8 @@ def shrink(config):
 
 
 def synthetic(config):
-    """The embedded pair is small: so are the model and the batch."""
+    """The embedded pair, with users of one domain; model and batch are as small as it."""
+    config.data.world.single = (300, 300)
     config.model.update({"d_embed": 16, "length": 20, "merged_length": 40, "heads": 2})
     config.model.update({"support": 32, "eval_support": 256, "decoder_widths": (32, 16)})
     config.train.update(

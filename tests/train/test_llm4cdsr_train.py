@@ -1,6 +1,5 @@
 """LLM4CDSR through the engine: frozen tables, selection, metrics, going on bit for bit."""
 
-import importlib.util
 import json
 
 import jax
@@ -10,48 +9,19 @@ import pytest
 import toy
 
 from oa_jax import config as config_lib
-from oa_jax import experiment as experiment_lib
 from oa_jax import report
 from oa_jax.errors import UserError
 from oa_jax.train import finish, loop
 from oa_jax.train.run import conclude
 from oa_jax.train.workdir import Workdir
 
-SMALL = {
-    "seeds": 2,
-    "model.d_embed": 8,
-    "model.length": 10,
-    "data.global_width": 12,
-    "train.batch_size": 16,
-    "train.max_epochs": 3,
-    "train.probe_users": 16,
-    "train.learning_rate": 0.01,
-    "train.checkpoint_every": 1,
-    "train.quick_compile": True,
-    "evaluate.n_negatives": 10,
-    "evaluate.block_users": 32,
-    "evaluate.block_items": 32,
-    "data.world.n_users": 60,
-    "data.world.n_items": (24, 30),
-    "data.world.topics": 2,
-    "data.world.min_length": 8,
-    "data.world.max_length": 12,
-}
 
-
-def get_config(argument="pair=synthetic,gca=early", **changes):
-    path = toy.ROOT / "configs" / "llm4cdsr.py"
-    spec = importlib.util.spec_from_file_location("llm4cdsr_config", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    config = module.get_config(argument)
-    config.update_from_flattened_dict({k.replace("__", "."): v for k, v in changes.items()})
-    return config
+def get_config(argument="pair=synthetic,gca=early"):
+    return toy.config_file("llm4cdsr", argument)
 
 
 def build(argument="pair=synthetic,gca=early", **changes):
-    config = get_config(argument, **SMALL | changes)
-    return experiment_lib.build(config_lib.resolve(config, (0, 1, 2)))
+    return toy.small_experiment("llm4cdsr", argument, **changes)
 
 
 @pytest.fixture(scope="module")

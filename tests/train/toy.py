@@ -18,16 +18,9 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 SMALL = {
     "seeds": 3,
     "model.d_embed": 8,
-    "model.d_ffn": 8,
-    "model.rank_domain": 2,
-    "model.rank_invariant": 2,
-    "model.length": 12,
     "train.batch_size": 16,
-    "train.n_negatives": 4,
     "train.max_epochs": 3,
     "train.warmup_epochs": 0,
-    "train.plateau_patience": 30,
-    "train.stop_patience": 61,
     "train.probe_users": 16,
     "train.learning_rate": 0.01,
     "train.checkpoint_every": 1,
@@ -40,23 +33,65 @@ SMALL = {
     "data.world.min_length": 8,
     "data.world.max_length": 12,
 }
+OWN = {
+    "abxi": {
+        "model.d_ffn": 8,
+        "model.rank_domain": 2,
+        "model.rank_invariant": 2,
+        "model.length": 12,
+        "train.n_negatives": 4,
+        "train.plateau_patience": 30,
+        "train.stop_patience": 61,
+    },
+    "llm4cdsr": {
+        "seeds": 2,
+        "model.length": 10,
+        "data.global_width": 12,
+        "train.quick_compile": True,
+    },
+    "cdsrnp": {
+        "seeds": 2,
+        "model.length": 6,
+        "model.merged_length": 10,
+        "model.decoder_widths": (8, 4),
+        "model.support": 8,
+        "model.eval_support": 20,
+        "train.quick_compile": True,
+        "data.world.single": (15, 20),
+    },
+}
+
+
+def config_file(backbone, argument):
+    """configs/BACKBONE.py:argument."""
+    spec = importlib.util.spec_from_file_location(
+        f"{backbone}_config", ROOT / "configs" / f"{backbone}.py"
+    )
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.get_config(argument)
+
+
+def small_config(backbone, argument, **overrides):
+    """The same in the smallest size; overrides `train__max_epochs=5` as in `SMALL`."""
+    config = config_file(backbone, argument)
+    changes = {name.replace("__", "."): value for name, value in overrides.items()}
+    config.update_from_flattened_dict(SMALL | OWN[backbone] | changes)
+    return config
+
+
+def small_experiment(backbone, argument, **overrides):
+    resolved = config_lib.resolve(small_config(backbone, argument, **overrides), (0, 1, 2))
+    return experiment_lib.build(resolved)
 
 
 def abxi_config(argument="pair=synthetic,gca=none", **overrides):
-    """configs/abxi.py in the smallest size; overrides `train__max_epochs=5` as in `SMALL`."""
-    spec = importlib.util.spec_from_file_location("abxi_config", ROOT / "configs" / "abxi.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    config = module.get_config(argument)
-    changes = SMALL | {name.replace("__", "."): value for name, value in overrides.items()}
-    config.update_from_flattened_dict(changes)
-    return config
+    return small_config("abxi", argument, **overrides)
 
 
 def abxi_experiment(argument="pair=synthetic,gca=none", **overrides):
     """An experiment of the real backbone."""
-    resolved = config_lib.resolve(abxi_config(argument, **overrides), (0, 1, 2))
-    return experiment_lib.build(resolved)
+    return small_experiment("abxi", argument, **overrides)
 
 
 def toy_experiment(**overrides):
