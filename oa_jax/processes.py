@@ -22,8 +22,11 @@ from oa_jax.errors import UserError
 
 EXPECTED = "auto, off, or HOST:PORT,N,I: where process 0 listens, how many there are, which this is"
 LOST_S = 60  # without a sign of life for so long, a process is lost and the others end
-# The process of a task of one of these, if the number in the second is more than 1.
-LAUNCHERS = (("SLURM_PROCID", "SLURM_STEP_NUM_TASKS"), ("OMPI_COMM_WORLD_RANK",) * 2)
+# Variables of a process started by Slurm or by Open MPI, and of how many there are.
+LAUNCHERS = (
+    ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS"),
+    ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE"),
+)
 
 
 def start(text: str) -> None:
