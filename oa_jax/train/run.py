@@ -82,6 +82,7 @@ def checked_config(config, path) -> dict:
         if not isinstance(config, dict):
             raise UserError(f"found {type(config).__name__}, expected an object")
         backbone = choice("backbone", str(config.get("backbone")), experiment_lib.PLACES)
+        config = config | {"mesh": ""}  # its devices need not be those of here
         return resolve(ConfigDict(config), experiment_lib.PLACES[backbone])
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
