@@ -21,13 +21,13 @@ def run(config, workdir_path, say) -> dict:
     """Train `config` in a workdir and return its summary. The workdir decides: empty, start;
     begun, go on; finished, return what is there."""
     resolved = resolve(config, experiment_lib.PLACES[config["backbone"]])
+    use_compilation_cache()  # before anything is compiled
     processes.check_equal("--config", resolved)
     with Workdir(workdir_path) as workdir:
         workdir.check(resolved)
         if workdir.is_finished:
             say(f"{workdir.path} is finished: nothing to do")
             return finished_summary(workdir)
-        use_compilation_cache()
         experiment = experiment_lib.build(resolved)
         env = environment(experiment)
         processes.check_equal("data", env["fingerprints"])
