@@ -1,9 +1,10 @@
 """Losses that the backbones share: sampled softmax without a (B, L, K, D) gather, pairwise and
 contrastive terms, and the orthogonality penalty.
 
-Both forms of the softmax take packed positions and return (total, terms_P): the weighted sum of
--log softmax(target) over the target and its K negatives, which is differentiable, and its terms,
-which are for reading only.
+All forms of the softmax take packed positions and return (total, terms_P): the weighted sum of
+-log softmax(target) over the target and its rivals, which is differentiable, and its terms, which
+are for reading only. Rivals are K negatives of each position, of each row, of the whole batch, or
+all items.
 """
 
 from __future__ import annotations
@@ -22,6 +23,13 @@ def shared_negatives(table, h_PxD, weight_P, target_P, packing: Packing, negativ
     scores_BxLxK = jnp.einsum("bld,bkd->blk", packing.unpack(h_PxD), table[negatives_BxK])
     positive_P = jnp.sum(h_PxD * table[target_P], -1)
     terms_P = weight_P * _nll(positive_P, packing.pack(scores_BxLxK))
+    return jnp.sum(terms_P), jax.lax.stop_gradient(terms_P)
+
+
+def batch_negatives(table, h_PxD, weight_P, target_P, negatives_K):
+    """Negatives shared by the whole batch: one product (P, D) x (D, K)."""
+    positive_P = jnp.sum(h_PxD * table[target_P], -1)
+    terms_P = weight_P * _nll(positive_P, h_PxD @ table[negatives_K].T)
     return jnp.sum(terms_P), jax.lax.stop_gradient(terms_P)
 
 
@@ -76,6 +84,68 @@ def _backward_rule(block, gradient, cotangents):
 
 
 position_negatives.defvjp(_forward_rule, _backward_rule)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(4,))
+def all_items(table, h_PxD, weight_P, target_P, block):
+    """The exact softmax over all items, rows 1 and up of `table`, in blocks of `block` items.
+
+    The normaliser is summed up block by block; the gradient computes the scores again, so that
+    nothing of size (P, I) ever exists. Differentiable in `table` and `h_PxD`; `weight_P` is a
+    constant.
+    """
+    return _all_items(table, h_PxD, weight_P, target_P, block)[0]
+
+
+def _all_items(table, h_PxD, weight_P, target_P, block):
+    def step(running, number):
+        most_P, total_P = running
+        _, rows, is_new = _rows_of_block(table, number, block)
+        scores_PxN = jnp.where(is_new, h_PxD @ rows.T, -jnp.inf)
+        more_P = jnp.maximum(most_P, scores_PxN.max(-1))
+        fresh_P = jnp.sum(jnp.exp(scores_PxN - more_P[:, None]), -1)
+        return (more_P, total_P * jnp.exp(most_P - more_P) + fresh_P), None
+
+    start = (jnp.full(len(h_PxD), -jnp.inf), jnp.zeros(len(h_PxD)))
+    (most_P, total_P), _ = jax.lax.scan(step, start, jnp.arange(_n_blocks(table, block)))
+    normaliser_P = most_P + jnp.log(total_P)
+    terms_P = weight_P * (normaliser_P - jnp.sum(h_PxD * table[target_P], -1))
+    saved = (table, h_PxD, weight_P, target_P, normaliser_P)
+    return (jnp.sum(terms_P), terms_P), saved
+
+
+def _all_items_gradient(block, saved, cotangents):
+    table, h_PxD, weight_P, target_P, normaliser_P = saved
+    weight_P = cotangents[0] * weight_P
+
+    def step(gradients, number):
+        d_table, d_h = gradients
+        first, rows, is_new = _rows_of_block(table, number, block)
+        chance_PxN = jnp.exp(h_PxD @ rows.T - normaliser_P[:, None])
+        d_scores = jnp.where(is_new, weight_P[:, None] * chance_PxN, 0.0)
+        old = jax.lax.dynamic_slice_in_dim(d_table, first, len(rows))
+        d_table = jax.lax.dynamic_update_slice_in_dim(d_table, old + d_scores.T @ h_PxD, first, 0)
+        return (d_table, d_h + d_scores @ rows), None
+
+    start = (jnp.zeros_like(table), jnp.zeros_like(h_PxD))
+    (d_table, d_h), _ = jax.lax.scan(step, start, jnp.arange(_n_blocks(table, block)))
+    d_table = d_table.at[target_P].add(-weight_P[:, None] * h_PxD)
+    return d_table, d_h - weight_P[:, None] * table[target_P], None, None
+
+
+def _n_blocks(table, block):
+    return -(-(len(table) - 1) // block)
+
+
+def _rows_of_block(table, number, block):
+    """(first row, rows, which of them no earlier block had): the last block reaches back."""
+    size = min(block, len(table) - 1)
+    first = jnp.minimum(1 + number * block, len(table) - size)
+    rows = jax.lax.dynamic_slice_in_dim(table, first, size)
+    return first, rows, first + jnp.arange(size) >= 1 + number * block
+
+
+all_items.defvjp(_all_items, _all_items_gradient)
 
 
 def _nll(positive_P, negative_PxK):
