@@ -33,21 +33,39 @@ def batch_negatives(table, h_PxD, weight_P, target_P, negatives_K):
     return jnp.sum(terms_P), jax.lax.stop_gradient(terms_P)
 
 
+# A CPU is fastest while the item vectors of a block, and their gradients, stay in its cache.
+CPU_BLOCK_BYTES = 2**21
+
+
 @functools.partial(jax.custom_vjp, nondiff_argnums=(5,))
 def position_negatives(table, h_PxD, weight_P, target_P, negatives_PxK, block):
-    """Negatives of each position's own, in blocks of `block` positions.
+    """Negatives of each position's own, in blocks of at most `block` positions; on a CPU in blocks
+    whose item vectors are at most `CPU_BLOCK_BYTES`.
 
     The gradient is formed in the forward pass, while a block's item vectors are at hand, so
     nothing of size (P, K, D) outlives its block and nothing is gathered twice.
     Differentiable in `table` and `h_PxD`; `weight_P` is a constant.
     """
-    return _forward(table, h_PxD, weight_P, target_P, negatives_PxK, block, with_gradient=False)[0]
+    args = (table, h_PxD, weight_P, target_P, negatives_PxK)
+    return _forward(*args, block, with_gradient=False)[0]
 
 
 def _forward(table, h_PxD, weight_P, target_P, negatives_PxK, block, with_gradient=True):
+    ids_Px1K = jnp.concatenate([target_P[:, None], negatives_PxK], 1)
+    a_position = ids_Px1K.shape[1] * table.shape[1] * table.dtype.itemsize
+    of_cpu = min(block, max(CPU_BLOCK_BYTES // a_position, 1))
+    in_blocks = functools.partial(_in_blocks, with_gradient=with_gradient)
+    args = (table, h_PxD, weight_P, ids_Px1K)
+    if of_cpu == block:
+        return in_blocks(*args, block=block)
+    cpu, default = (functools.partial(in_blocks, block=n) for n in (of_cpu, block))
+    return jax.lax.platform_dependent(*args, cpu=cpu, default=default)
+
+
+def _in_blocks(table, h_PxD, weight_P, ids_Px1K, block, with_gradient):
+    """((total, terms_P), gradients by table and h_PxD or None)."""
     size, width = h_PxD.shape
     n_blocks = -(-size // block)
-    ids_Px1K = jnp.concatenate([target_P[:, None], negatives_PxK], 1)
 
     def blocks(array):
         padded = jnp.pad(array, [(0, n_blocks * block - size)] + [(0, 0)] * (array.ndim - 1))

@@ -77,6 +77,19 @@ def epoch(settings: Settings, capacity, state: State, arrays):
     return unless_done(before, state), report
 
 
+def steps(settings: Settings, capacity, n_steps: int, state: State, arrays):
+    """Train on the first `n_steps` batches of an epoch -> (state, losses (n_steps,))."""
+    settings = settings.on(arrays.get("tables"))
+    task = settings.task
+    rows_NxB = epoch_rows(state.seed, state.epoch, task.n_users, task.batch_size)[:n_steps]
+
+    def step(state, rows_B):
+        state, aux = train_step(settings, capacity, state, rows_B, arrays["train"])
+        return state, aux["loss"]
+
+    return jax.lax.scan(step, state, rows_NxB)
+
+
 def select(settings: Settings, state: State, losses, assessed, val) -> tuple[State, dict]:
     """End the epoch whose steps gave `losses` (leaves (N,)) and whose parameters `assessed`."""
     rate = settings.schedule.learning_rate(state)

@@ -1,8 +1,10 @@
 import jax
+import jax.export
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from oa_jax.models import losses
 from oa_jax.models.gca import Probe
 from oa_jax.models.layers import Packing
 from oa_jax.models.losses import (
@@ -48,6 +50,24 @@ def test_position_negatives(block):
         np.testing.assert_allclose(one, other, atol=1e-5)
     np.testing.assert_array_equal(got[1][-2:], 0)
     assert np.abs(expected[0]).max() > 0.1 and np.abs(expected[1]).max() > 0.1
+
+
+@pytest.mark.parametrize("allowed", [1, 3 * (K + 1) * D * 4, 5 * (K + 1) * D * 4 + 1])
+def test_the_block_of_a_cpu_changes_nothing(allowed, monkeypatch):
+    """Blocks of 1, 3 and 5 positions where 13 are asked for; other platforms keep those."""
+
+    def both(h):
+        return jax.value_and_grad(lambda h: by_position(TABLE, h, 13), has_aux=True)(h)
+
+    monkeypatch.setattr(losses, "CPU_BLOCK_BYTES", 2**30)
+    expected = both(H)
+    monkeypatch.setattr(losses, "CPU_BLOCK_BYTES", allowed)
+    for one, other in zip(jax.tree.leaves(both(H)), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-6)
+    exported = jax.export.export(jax.jit(both), platforms=["tpu"])(H).mlir_module()
+    n_blocks = -(-13 // max(allowed // ((K + 1) * D * 4), 1))
+    here = jax.jit(both).lower(H).as_text()
+    assert f"tensor<{n_blocks}x" in here and f"tensor<{n_blocks}x" not in exported
 
 
 def test_the_comparison_notices_one_wrong_negative_and_a_lost_repeat():
