@@ -8,16 +8,18 @@ MEBI = 2**20
 
 
 def of_training(found: dict, absolute: bool) -> tuple[list[str], list[list[str]]]:
-    """A row for every number of seeds."""
+    """A row for every variant and number of seeds; the first is the unit of time."""
     one = found["seeds"][0]
-    header = ["seeds", f"time / that of {one['seeds']}", "smallest to largest", "per seed"]
-    header += ["roofline", "program MiB", "peak MiB", "compile"]
+    field = [found["vary"].partition("=")[0]] if found["vary"] else []
+    header = [*field, "seeds", "time / first", "smallest to largest", "per seed"]
+    header += ["of roofline", "program MiB", "peak MiB", "compile"]
     header += ["steps/s", "sequences/s per seed"] if absolute else []
     rows = []
     for row in found["seeds"]:
         n, ratio = row["seeds"], ratio_of(row["seconds"], one["seconds"])
         per_seed = ratio.median * one["seeds"] / n
-        line = [str(n), f"{ratio.median:.2f}", _range(ratio), f"{per_seed:.2f}"]
+        line = [row["variant"]] if field else []
+        line += [str(n), f"{ratio.median:.2f}", _range(ratio), f"{per_seed:.2f}"]
         line += [f"{row['roofline_share']:.0%}", _mebi(row.get("program_bytes"))]
         line += [_mebi(row["peak_bytes"]), _time(row["compile_seconds"], found, absolute)]
         if absolute:

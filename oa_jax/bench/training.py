@@ -79,6 +79,7 @@ class Training:
         hparams = jax.tree.map(lambda a: a[:n_seeds], self.experiment.hparams())
         return self.engine.create(self.experiment.seeds[:n_seeds], hparams)
 
+    @functools.cached_property
     def work(self) -> work.Work:
         """The least work of one step of one seed."""
         settings, arrays = self.engine.settings.on(self.arrays.get("tables")), self.arrays["train"]

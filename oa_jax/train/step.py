@@ -11,6 +11,7 @@ import optax
 
 from oa_jax.evaluate import orthogonality, ranking
 from oa_jax.tasks.sampling import Purpose, epoch_rows, key_of
+from oa_jax.train.precision import products_in
 from oa_jax.train.state import Schedule, State
 
 
@@ -27,6 +28,7 @@ class Settings:
     block_users: int
     block_items: int
     watched: str = "candidates"  # the ranking that training selects by
+    compute_dtype: str = "float32"  # of the matrix products of a training step
 
     def on(self, tables) -> Settings:
         """These settings with the backbone's frozen tables, if it has any: shared by all seeds."""
@@ -43,6 +45,7 @@ def train_step(settings: Settings, capacity, state: State, rows_B, arrays):
     batch = settings.task.batch(arrays, rows_B, state.seed, state.step, capacity)
     key = key_of(state.seed, Purpose.DROPOUT, state.step)
     value_and_grad = jax.value_and_grad(settings.backbone.loss, has_aux=True)
+    value_and_grad = products_in(settings.compute_dtype, value_and_grad)
     (loss, aux), grads = value_and_grad(state.params, batch, key, state.hparams)
     directions, moments = settings.optimizer.update(grads, state.moments)
     rate = settings.schedule.learning_rate(state)

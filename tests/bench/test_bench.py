@@ -35,11 +35,23 @@ def test_seeds(tmp_path):
     assert found["seeds"][1]["program_bytes"] > 2 * found["seeds"][0]["program_bytes"]
     assert set(found["evaluation"]) == {"uni99", "full"} and found["evaluated_users"] == 20
     assert found["checkpoint"]["seeds"] == 3 and found["checkpoint"]["bytes"] > 1e4
-    assert found["work"]["flops"] > 1e6 and found["ceilings"]["copy"] > 1e8
+    assert found["seeds"][0]["step_flops"] > 1e6 and found["ceilings"]["copy"] > 1e8
     lines = done.stdout.splitlines()
     first = next(line for line in lines if line.split()[:1] == ["1"])
     assert first.split()[1] == "1.00"
     assert "steps/s" not in done.stdout and "Tflop/s" not in done.stdout  # ratios alone on a CPU
+
+
+def test_variants_side_by_side(tmp_path):
+    out = tmp_path / "bench.json"
+    done = bench(
+        CONFIG, *SMALL, "--seeds=2", "--vary=seed_axis=vmap,map", "--rounds=1", f"--out={out}"
+    )
+    assert done.returncode == 0, done.stderr
+    rows = json.loads(out.read_text())["seeds"]
+    assert [(row["variant"], row["seeds"]) for row in rows] == [("vmap", 2), ("map", 2)]
+    assert rows[0]["program_bytes"] != rows[1]["program_bytes"]
+    assert any(line.split()[:2] == ["map", "2"] for line in done.stdout.splitlines())
 
 
 @pytest.mark.parametrize(
@@ -47,6 +59,9 @@ def test_seeds(tmp_path):
     [
         (("--seeds=1,x",), "--seeds=1,x: expected numbers such as 1,2,5"),
         (("--softmax", "--items=0"), "--items=0: expected numbers"),
+        (("--vary=train.sides=1",), "--vary=train.sides=1: expected FIELD=VALUE"),
+        (("--vary=train.batch_size=8,y",), "'y': expected a int"),
+        (("--vary=seed_axis=map,spin",), "--config.seed_axis=spin: expected one of"),
         (("--config.data.resident=False",), "--config.data.resident=False: expected True"),
     ],
 )
