@@ -15,20 +15,21 @@ import pathlib
 
 import jax
 from absl import flags
-from ml_collections import ConfigDict
 from rich.table import Table
 
 from oa_jax import cli
 from oa_jax import experiment as experiment_lib
 from oa_jax.bench import ceilings, softmax, tables
+from oa_jax.bench.arguments import counts, softmax_sizes, variants
 from oa_jax.bench.clock import Spread, interleaved
 from oa_jax.bench.training import Training
 from oa_jax.config import resolve
-from oa_jax.errors import UserError
 from oa_jax.train.environment import environment
 
 flags.DEFINE_list("seeds", ["1", "2", "5", "8", "16"], "Numbers of seeds in one program.")
-flags.DEFINE_integer("steps", 4, "Batches in one measurement.", lower_bound=1)
+flags.DEFINE_integer(
+    "steps", 0, "Batches in one measurement; 0: 4 on a CPU, an epoch elsewhere.", lower_bound=0
+)
 flags.DEFINE_integer("rounds", 3, "Measurements of each case.", lower_bound=1)
 flags.DEFINE_integer("users", 1024, "Evaluation users in one measurement.", lower_bound=1)
 flags.DEFINE_string("vary", None, "FIELD=VALUE,VALUE of the configuration: side by side.")
@@ -61,47 +62,6 @@ def main(_):
         show(tables.of_rest(found, absolute))
     if given.out:
         pathlib.Path(given.out).write_text(json.dumps(found, indent=1) + "\n")
-
-
-def variants(config, text: str | None) -> dict[str, ConfigDict]:
-    """{value: configuration} of --vary=FIELD=VALUE,VALUE; without it, {"": config}."""
-    if not text:
-        return {"": config}
-    field, _, values = text.partition("=")
-    *groups, name = field.split(".")
-    out = {}
-    for value in values.split(","):
-        out[value] = node = ConfigDict(config.to_dict())
-        for group in groups:
-            node = node[group] if isinstance(node, ConfigDict) and group in node else {}
-        kind = type(node.get(name))
-        if kind not in (int, float, str):
-            raise UserError(f"--vary={text}: expected FIELD=VALUE,… of a field with a value")
-        try:
-            node[name] = kind(value)
-        except ValueError:
-            raise UserError(f"--vary={text}: {value!r}: expected a {kind.__name__}") from None
-    return out
-
-
-def counts(name: str, words: list[str]) -> list[int]:
-    """Ascending positive numbers of a flag. Raises UserError naming it."""
-    if not words or not all(word.strip().isdecimal() and int(word) > 0 for word in words):
-        raise UserError(f"--{name}={','.join(words)}: expected numbers such as 1,2,5")
-    return sorted({int(word) for word in words})
-
-
-def softmax_sizes(config: dict, n_positions: int) -> softmax.Sizes:
-    """Sizes of the comparison, those of the configuration where it has them."""
-    train, model = config["train"], config["model"]
-    return softmax.Sizes(
-        n_positions,
-        model["length"],
-        2 * train["n_negatives"],
-        model["d_embed"],
-        train["block_positions"],
-        config["evaluate"]["block_items"],
-    )
 
 
 def measure(configs: dict[str, dict], seeds: list[int], given) -> dict:

@@ -10,6 +10,7 @@ import tempfile
 import time
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from oa_jax.bench import work
@@ -19,11 +20,14 @@ from oa_jax.experiment import Experiment
 from oa_jax.train import step as step_lib
 from oa_jax.train.checkpoint import Checkpoints
 
+CPU_STEPS = 4
+
 
 class Training:
     """What is measured of an experiment. Seeds are the first of `experiment.seeds`.
 
-    n_steps: batches in one measurement, of one epoch.  n_users: evaluation users in one.
+    n_steps: batches in one measurement, at most an epoch; 0 is a few on a CPU, an epoch elsewhere.
+    n_users: evaluation users in one.
     """
 
     def __init__(self, experiment: Experiment, n_steps: int, n_users: int):
@@ -33,13 +37,16 @@ class Training:
                 "the device works are not measured"
             )
         self.experiment, self.engine = experiment, experiment.engine
-        self.n_steps = min(n_steps, experiment.task.n_steps)
+        if not n_steps and jax.default_backend() == "cpu":
+            n_steps = CPU_STEPS
+        self.n_steps = min(n_steps or experiment.task.n_steps, experiment.task.n_steps)
         arrays = experiment.train_arrays()
         self.arrays = {name: arrays[name] for name in ("train", "tables") if name in arrays}
         self.capacity = self.engine.capacity(experiment.seeds, 0)
         rows = experiment.eval_rows["test"]
         self.n_users = min(n_users, len(rows["target"]))
-        self.rows = experiment.padded({k: v[: self.n_users] for k, v in rows.items()})
+        some = {name: values[: self.n_users] for name, values in rows.items()}
+        self.rows = jax.tree.map(jnp.asarray, experiment.padded(some))
 
     def prepare(self, n_seeds: int) -> dict[str, float]:
         """Compile and run the steps once -> seconds and bytes of doing so.

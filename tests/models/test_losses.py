@@ -65,9 +65,10 @@ def test_the_block_of_a_cpu_changes_nothing(allowed, monkeypatch):
     for one, other in zip(jax.tree.leaves(both(H)), jax.tree.leaves(expected), strict=True):
         np.testing.assert_allclose(one, other, atol=1e-6)
     exported = jax.export.export(jax.jit(both), platforms=["tpu"])(H).mlir_module()
-    n_blocks = -(-13 // max(allowed // ((K + 1) * D * 4), 1))
+    block = max(allowed // ((K + 1) * D * 4), 1)
+    blocks = f"tensor<{-(-13 // block)}x{block}x{D}xf32>"
     here = jax.jit(both).lower(H).as_text()
-    assert f"tensor<{n_blocks}x" in here and f"tensor<{n_blocks}x" not in exported
+    assert blocks in here and blocks not in exported
 
 
 def test_the_comparison_notices_one_wrong_negative_and_a_lost_repeat():
