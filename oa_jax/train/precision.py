@@ -43,11 +43,17 @@ def _run(jaxpr: Jaxpr, consts, args, dtype):
         elif equation.primitive.name in ("jit", "pjit") and isinstance(inner, ClosedJaxpr):
             out = _run(inner.jaxpr, inner.consts, given, dtype)
         else:
-            functions, params = equation.primitive.get_bind_params(equation.params)
-            out = equation.primitive.bind(*functions, *given, **params)
-            out = out if equation.primitive.multiple_results else [out]
+            out = _as_it_is(equation, given)
         values.update(zip(equation.outvars, out, strict=True))
     return [read(v) for v in jaxpr.outvars]
+
+
+def _as_it_is(equation, given):
+    """The results of an equation of which nothing changes."""
+    primitive = equation.primitive
+    with equation.ctx.manager:
+        out = primitive.bind(*given, **primitive.get_bind_params(equation.params))
+    return out if primitive.multiple_results else [out]
 
 
 def _product(left, right, equation, dtype):
