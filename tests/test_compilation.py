@@ -14,7 +14,7 @@ SMALL = ("--config.model.d_embed=8", "--config.model.d_ffn=8", "--config.data.wo
 )
 def test_programs_are_kept_unless_turned_off(tmp_path, variables, kept):
     environment = {k: v for k, v in os.environ.items() if k != "JAX_COMPILATION_CACHE_DIR"}
-    config = "--config=configs/abxi.py:pair=synthetic,gca=early,runlocal"
+    config = "--config=configs/abxi.py:pair=synthetic,gca=none,runlocal"
     command = [sys.executable, "-m", "oa_jax.inspect", config, *SMALL]
     done = subprocess.run(
         command, env=environment | {"XDG_CACHE_HOME": str(tmp_path)} | variables,

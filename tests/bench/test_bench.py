@@ -9,7 +9,7 @@ SMALL = (
     "--config.evaluate.block_users=16", "--config.train.probe_users=8",
     "--config.data.world.n_users=60", "--config.train.quick_compile=true",
 )  # fmt: skip
-CONFIG = "--config=configs/abxi.py:pair=synthetic,gca=early,runlocal"
+CONFIG = "--config=configs/abxi.py:pair=synthetic,gca=none,runlocal"
 
 
 def bench(*arguments):
