@@ -28,10 +28,11 @@ from analysis.output import write_frame
 from analysis.resampling import DRAWS, compare
 from analysis.runs import Run
 from oa_jax import cli
+from oa_jax.compilation import use_compilation_cache
 from oa_jax.errors import UserError
 from oa_jax.evaluate.metrics import user_metrics
 from oa_jax.train.engine import Engine
-from oa_jax.train.run import check_same_data, use_compilation_cache
+from oa_jax.train.run import check_same_data
 from oa_jax.train.workdir import Workdir
 
 SCALES = (0.5, 1.0, 2.0)

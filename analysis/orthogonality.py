@@ -20,10 +20,10 @@ from absl import flags
 from analysis import restore, subspaces
 from analysis.output import write_frame
 from analysis.runs import Run
+from oa_jax.compilation import use_compilation_cache
 from oa_jax.errors import UserError
 from oa_jax.evaluate import orthogonality as sums_lib
 from oa_jax.experiment import Experiment
-from oa_jax.train.run import use_compilation_cache
 
 N_FINE, N_BINS = 2000, 40  # bins of the streamed histogram, and of the one in the table
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)

@@ -72,6 +72,7 @@ TRAIN = {
     "compaction": True,
     "tensorboard": False,
     "matmul_precision": "default",
+    "compute_dtype": "float32",
     "quick_compile": False,
 }
 
@@ -222,6 +223,7 @@ RULES = (
     _whole("train.checkpoint_every", 1),
     _whole("train.keep_checkpoints", 1),
     _one_of("train.matmul_precision", ("default", "high", "highest")),
+    _one_of("train.compute_dtype", ("float32", "bfloat16")),
     _whole("evaluate.n_negatives", 1),
     _whole("evaluate.users_per_kind", 0),
     _whole("evaluate.block_users", 1),
@@ -281,6 +283,7 @@ def resolve(config: ml_collections.ConfigDict, places: tuple[int, ...]) -> dict:
         plain = json.loads(json.dumps(config.to_dict()))  # tuples become lists, as when read back
     except TypeError as error:
         raise UserError(f"--config: {error}: expected numbers, text, lists, None") from None
+    plain["train"].setdefault("compute_dtype", "float32")  # runs of before know no other
     for rule in (*RULES, *OWN_RULES[plain["backbone"]]):
         value = _value(plain, rule.field)
         if not rule.holds(value):

@@ -123,6 +123,7 @@ class Experiment:
             self.config["evaluate"]["block_users"],
             self.config["evaluate"]["block_items"],
             self.watched,
+            self.config["train"].get("compute_dtype", "float32"),  # runs of before know no other
         )
         axis = resolve_axis(self.config["seed_axis"], self.config["model"]["d_embed"])
         if self.is_resident:

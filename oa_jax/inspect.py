@@ -15,6 +15,7 @@ from rich.table import Table
 
 from oa_jax import cli
 from oa_jax import experiment as experiment_lib
+from oa_jax.compilation import use_compilation_cache
 from oa_jax.config import resolve
 from oa_jax.models.gca import GCAConfig
 from oa_jax.train.finish import label
@@ -31,6 +32,7 @@ def main(_):
     experiment = experiment_lib.build(resolved)
     show_parameters(experiment)
     if flags.FLAGS.memory:
+        use_compilation_cache()
         show_memory(experiment)
 
 

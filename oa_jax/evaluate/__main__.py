@@ -16,10 +16,11 @@ from absl import flags
 
 from oa_jax import cli, report
 from oa_jax import experiment as experiment_lib
+from oa_jax.compilation import use_compilation_cache
 from oa_jax.errors import UserError
 from oa_jax.train.checkpoint import Checkpoints
 from oa_jax.train.environment import environment
-from oa_jax.train.run import check_same_data, conclude, stored_config, use_compilation_cache
+from oa_jax.train.run import check_same_data, conclude, stored_config
 from oa_jax.train.workdir import Workdir
 
 flags.DEFINE_string("workdir", None, "Folder of a run that has at least one checkpoint.")

@@ -23,6 +23,7 @@ from absl import flags
 from rich.table import Table
 
 from oa_jax import cli
+from oa_jax.compilation import use_compilation_cache
 from oa_jax.data.log import make_log
 from oa_jax.data.splits import leave_one_out
 from oa_jax.errors import UserError
@@ -55,6 +56,7 @@ ITEM_IDS = (*SEQUENCES, "gt", "gt_neg", "gt_mtc", "flat")
 def main(paths):
     if not paths:
         raise UserError("no fixture given: expected FIXTURE.npz …")
+    use_compilation_cache()
     worst = 0.0
     for path in paths:
         errors = verify(path)

@@ -1,9 +1,10 @@
 """Losses that the backbones share: sampled softmax without a (B, L, K, D) gather, pairwise and
 contrastive terms, and the orthogonality penalty.
 
-Both forms of the softmax take packed positions and return (total, terms_P): the weighted sum of
--log softmax(target) over the target and its K negatives, which is differentiable, and its terms,
-which are for reading only.
+All forms of the softmax take packed positions and return (total, terms_P): the weighted sum of
+-log softmax(target) over the target and its rivals, which is differentiable, and its terms, which
+are for reading only. Rivals are K negatives of each position, of each row, of the whole batch, or
+all items.
 """
 
 from __future__ import annotations
@@ -26,22 +27,47 @@ def shared_negatives(table, h_PxD, weight_P, target_P, packing: Packing, negativ
     return jnp.sum(terms_P), jax.lax.stop_gradient(terms_P)
 
 
+def batch_negatives(table, h_PxD, weight_P, target_P, negatives_K):
+    """Negatives shared by the whole batch: one product (P, D) x (D, K)."""
+    positive_P = jnp.sum(h_PxD * table[target_P], -1)
+    terms_P = weight_P * _nll(positive_P, h_PxD @ table[negatives_K].T)
+    return jnp.sum(terms_P), jax.lax.stop_gradient(terms_P)
+
+
+# A CPU is fastest while the item vectors of a block, and their gradients, stay in its cache.
+CPU_BLOCK_BYTES = 2**21
+
+
 @functools.partial(jax.custom_vjp, nondiff_argnums=(5,))
 def position_negatives(table, h_PxD, weight_P, target_P, negatives_PxK, block):
-    """Negatives of each position's own, in blocks of `block` positions.
+    """Negatives of each position's own, in blocks of at most `block` positions; on a CPU in blocks
+    whose item vectors are at most `CPU_BLOCK_BYTES`.
 
     The gradient is formed in the forward pass, while a block's item vectors are at hand, so
     nothing of size (P, K, D) outlives its block and nothing is gathered twice.
     Differentiable in `table` and `h_PxD`; `weight_P` is a constant.
     """
-    return _forward(table, h_PxD, weight_P, target_P, negatives_PxK, block, with_gradient=False)[0]
+    args = (table, h_PxD, weight_P, target_P, negatives_PxK)
+    return _forward(*args, block, with_gradient=False)[0]
 
 
 def _forward(table, h_PxD, weight_P, target_P, negatives_PxK, block, with_gradient=True):
     ids_Px1K = jnp.concatenate([target_P[:, None], negatives_PxK], 1)
-    part = functools.partial(_in_blocks, block=block, with_gradient=with_gradient)
+    part = functools.partial(_fitting, block=block, with_gradient=with_gradient)
     (total, d_table), (terms_P, d_h) = over_data(part, table, (h_PxD, weight_P, ids_Px1K))
     return (total, terms_P), (d_table, d_h) if with_gradient else None
+
+
+def _fitting(table, h_PxD, weight_P, ids_Px1K, *, block, with_gradient):
+    """`_in_blocks`, with blocks no larger than a CPU's cache where that is the platform."""
+    a_position = ids_Px1K.shape[1] * table.shape[1] * table.dtype.itemsize
+    of_cpu = min(block, max(CPU_BLOCK_BYTES // a_position, 1))
+    in_blocks = functools.partial(_in_blocks, with_gradient=with_gradient)
+    args = (table, h_PxD, weight_P, ids_Px1K)
+    if of_cpu == block:
+        return in_blocks(*args, block=block)
+    cpu, default = (functools.partial(in_blocks, block=n) for n in (of_cpu, block))
+    return jax.lax.platform_dependent(*args, cpu=cpu, default=default)
 
 
 def _in_blocks(table, h_PxD, weight_P, ids_Px1K, *, block, with_gradient):
@@ -84,6 +110,68 @@ def _backward_rule(block, gradient, cotangents):
 
 
 position_negatives.defvjp(_forward_rule, _backward_rule)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(4,))
+def all_items(table, h_PxD, weight_P, target_P, block):
+    """The exact softmax over all items, rows 1 and up of `table`, in blocks of `block` items.
+
+    The normaliser is summed up block by block; the gradient computes the scores again, so that
+    nothing of size (P, I) ever exists. Differentiable in `table` and `h_PxD`; `weight_P` is a
+    constant.
+    """
+    return _all_items(table, h_PxD, weight_P, target_P, block)[0]
+
+
+def _all_items(table, h_PxD, weight_P, target_P, block):
+    def step(running, number):
+        most_P, total_P = running
+        _, rows, is_new = _rows_of_block(table, number, block)
+        scores_PxN = jnp.where(is_new, h_PxD @ rows.T, -jnp.inf)
+        more_P = jnp.maximum(most_P, scores_PxN.max(-1))
+        fresh_P = jnp.sum(jnp.exp(scores_PxN - more_P[:, None]), -1)
+        return (more_P, total_P * jnp.exp(most_P - more_P) + fresh_P), None
+
+    start = (jnp.full(len(h_PxD), -jnp.inf), jnp.zeros(len(h_PxD)))
+    (most_P, total_P), _ = jax.lax.scan(step, start, jnp.arange(_n_blocks(table, block)))
+    normaliser_P = most_P + jnp.log(total_P)
+    terms_P = weight_P * (normaliser_P - jnp.sum(h_PxD * table[target_P], -1))
+    saved = (table, h_PxD, weight_P, target_P, normaliser_P)
+    return (jnp.sum(terms_P), terms_P), saved
+
+
+def _all_items_gradient(block, saved, cotangents):
+    table, h_PxD, weight_P, target_P, normaliser_P = saved
+    weight_P = cotangents[0] * weight_P
+
+    def step(gradients, number):
+        d_table, d_h = gradients
+        first, rows, is_new = _rows_of_block(table, number, block)
+        chance_PxN = jnp.exp(h_PxD @ rows.T - normaliser_P[:, None])
+        d_scores = jnp.where(is_new, weight_P[:, None] * chance_PxN, 0.0)
+        old = jax.lax.dynamic_slice_in_dim(d_table, first, len(rows))
+        d_table = jax.lax.dynamic_update_slice_in_dim(d_table, old + d_scores.T @ h_PxD, first, 0)
+        return (d_table, d_h + d_scores @ rows), None
+
+    start = (jnp.zeros_like(table), jnp.zeros_like(h_PxD))
+    (d_table, d_h), _ = jax.lax.scan(step, start, jnp.arange(_n_blocks(table, block)))
+    d_table = d_table.at[target_P].add(-weight_P[:, None] * h_PxD)
+    return d_table, d_h - weight_P[:, None] * table[target_P], None, None
+
+
+def _n_blocks(table, block):
+    return -(-(len(table) - 1) // block)
+
+
+def _rows_of_block(table, number, block):
+    """(first row, rows, which of them no earlier block had): the last block reaches back."""
+    size = min(block, len(table) - 1)
+    first = jnp.minimum(1 + number * block, len(table) - size)
+    rows = jax.lax.dynamic_slice_in_dim(table, first, size)
+    return first, rows, first + jnp.arange(size) >= 1 + number * block
+
+
+all_items.defvjp(_all_items, _all_items_gradient)
 
 
 def _nll(positive_P, negative_PxK):

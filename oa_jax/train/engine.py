@@ -85,6 +85,19 @@ class Engine:
         one = functools.partial(step_lib.assess, self.settings)
         return self._over_seeds("assess", one, (states.params,), arrays)
 
+    def steps(self, states: State, arrays, capacity, n_steps: int):
+        """The first batches of an epoch alone, for measuring -> (states, losses (S, n_steps)). The
+        old states are given up."""
+        return self._over_seeds(*self._steps(capacity, n_steps), (states,), arrays, donate=True)
+
+    def compile_steps(self, states, arrays, capacity, n_steps: int):
+        """The compiled program of `steps`; arguments may be shapes."""
+        return self._compile(*self._steps(capacity, n_steps), (states,), arrays, donate=True)
+
+    def _steps(self, capacity, n_steps):
+        one = functools.partial(step_lib.steps, self.settings, capacity, n_steps)
+        return ("steps", capacity, n_steps), one
+
     def final(self, params, rows, protocols, tables=None):
         """{protocol: Ranks (S, R)} and GCA sums of `params` (leaves with S) over `rows`."""
 

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import os
-import pathlib
-
-import jax
 from ml_collections import ConfigDict
 
 from oa_jax import experiment as experiment_lib
 from oa_jax import processes
+from oa_jax.compilation import use_compilation_cache
 from oa_jax.config import choice, resolve
 from oa_jax.errors import UserError
 from oa_jax.train import finish, loop
@@ -117,11 +114,3 @@ def describe(experiment, env) -> str:
         f"{env['seed_axis']} on {device}; data {env['fingerprints']['data']}, "
         f"test candidates {env['fingerprints']['candidates_test']}"
     )
-
-
-def use_compilation_cache():
-    """Keep compiled programs between calls, in JAX_COMPILATION_CACHE_DIR or the user's cache."""
-    if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
-        root = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
-        jax.config.update("jax_compilation_cache_dir", str(pathlib.Path(root) / "oa-jax" / "xla"))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 1.0)

@@ -12,6 +12,7 @@ import optax
 from oa_jax.evaluate import orthogonality, ranking
 from oa_jax.models.shards import on_data
 from oa_jax.tasks.sampling import Purpose, epoch_rows, key_of
+from oa_jax.train.precision import products_in
 from oa_jax.train.state import Schedule, State
 
 
@@ -28,6 +29,7 @@ class Settings:
     block_users: int
     block_items: int
     watched: str = "candidates"  # the ranking that training selects by
+    compute_dtype: str = "float32"  # of the matrix products of a training step
 
     def on(self, tables) -> Settings:
         """These settings with the backbone's frozen tables, if it has any: shared by all seeds."""
@@ -45,6 +47,7 @@ def train_step(settings: Settings, capacity, state: State, rows_B, arrays):
     batch = on_data(settings.task.batch(arrays, rows_B, state.seed, state.step, capacity))
     key = key_of(state.seed, Purpose.DROPOUT, state.step)
     value_and_grad = jax.value_and_grad(settings.backbone.loss, has_aux=True)
+    value_and_grad = products_in(settings.compute_dtype, value_and_grad)
     (loss, aux), grads = value_and_grad(state.params, batch, key, state.hparams)
     directions, moments = settings.optimizer.update(grads, state.moments)
     rate = settings.schedule.learning_rate(state)
@@ -77,6 +80,19 @@ def epoch(settings: Settings, capacity, state: State, arrays):
     assessed = assess(settings, state.params, arrays)
     state, report = select(settings, state, losses, assessed, arrays["val"])
     return unless_done(before, state), report
+
+
+def steps(settings: Settings, capacity, n_steps: int, state: State, arrays):
+    """Train on the first `n_steps` batches of an epoch -> (state, losses (n_steps,))."""
+    settings = settings.on(arrays.get("tables"))
+    task = settings.task
+    rows_NxB = epoch_rows(state.seed, state.epoch, task.n_users, task.batch_size)[:n_steps]
+
+    def step(state, rows_B):
+        state, aux = train_step(settings, capacity, state, rows_B, arrays["train"])
+        return state, aux["loss"]
+
+    return jax.lax.scan(step, state, rows_NxB)
 
 
 def select(settings: Settings, state: State, losses, assessed, val) -> tuple[State, dict]:

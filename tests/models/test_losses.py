@@ -1,11 +1,19 @@
 import jax
+import jax.export
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from oa_jax.models import losses
 from oa_jax.models.gca import Probe
 from oa_jax.models.layers import Packing
-from oa_jax.models.losses import mean_cos2, position_negatives, shared_negatives
+from oa_jax.models.losses import (
+    all_items,
+    batch_negatives,
+    mean_cos2,
+    position_negatives,
+    shared_negatives,
+)
 
 P, K, D, ITEMS = 13, 6, 8, 10  # fewer items than negatives in all: ids repeat everywhere
 RNG = np.random.default_rng(0)
@@ -42,6 +50,25 @@ def test_position_negatives(block):
         np.testing.assert_allclose(one, other, atol=1e-5)
     np.testing.assert_array_equal(got[1][-2:], 0)
     assert np.abs(expected[0]).max() > 0.1 and np.abs(expected[1]).max() > 0.1
+
+
+@pytest.mark.parametrize("allowed", [1, 3 * (K + 1) * D * 4, 5 * (K + 1) * D * 4 + 1])
+def test_the_block_of_a_cpu_changes_nothing(allowed, monkeypatch):
+    """Blocks of 1, 3 and 5 positions where 13 are asked for; other platforms keep those."""
+
+    def both(h):
+        return jax.value_and_grad(lambda h: by_position(TABLE, h, 13), has_aux=True)(h)
+
+    monkeypatch.setattr(losses, "CPU_BLOCK_BYTES", 2**30)
+    expected = both(H)
+    monkeypatch.setattr(losses, "CPU_BLOCK_BYTES", allowed)
+    for one, other in zip(jax.tree.leaves(both(H)), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-6)
+    exported = jax.export.export(jax.jit(both), platforms=["tpu"])(H).mlir_module()
+    block = max(allowed // ((K + 1) * D * 4), 1)
+    blocks = f"tensor<{-(-13 // block)}x{block}x{D}xf32>"
+    here = jax.jit(both).lower(H).as_text()
+    assert blocks in here and blocks not in exported
 
 
 def test_the_comparison_notices_one_wrong_negative_and_a_lost_repeat():
@@ -90,14 +117,70 @@ def test_shared_negatives():
     assert abs(by_row(TABLE, H, SHARED[::-1])[0] - total) > 1e-3
 
 
-@pytest.mark.parametrize("form", [lambda h: by_row(TABLE, h), lambda h: by_position(TABLE, h, 4)])
+OF_BATCH = SHARED[0]
+
+
+def of_batch(table, h):
+    return batch_negatives(table, h, WEIGHT, TARGET, OF_BATCH)
+
+
+def among_all(table, h, block=3, target=TARGET):
+    return all_items(table, h, WEIGHT, target, block)
+
+
+def naive_among_all(table, h, target=TARGET):
+    chosen = jax.nn.one_hot(target - 1, ITEMS - 1)
+    return -WEIGHT * jnp.sum(chosen * jax.nn.log_softmax(h @ table[1:].T), -1)
+
+
+def naive_of_batch(table, h):
+    return naive_terms(table, h, negatives_PxK=jnp.tile(OF_BATCH, (P, 1)))
+
+
+REAL_TARGET = jnp.maximum(TARGET, 1)  # of unused slots too: theirs weigh nothing
+
+
+@pytest.mark.parametrize(
+    ("form", "naive"),
+    [(of_batch, naive_of_batch)]
+    + [
+        (lambda t, h, b=b: among_all(t, h, b, REAL_TARGET),
+         lambda t, h: naive_among_all(t, h, REAL_TARGET))
+        for b in (1, 2, 4, 9, 64)  # dividing 9 items or not, and larger
+    ],
+)  # fmt: skip
+def test_negatives_of_the_batch_and_all_items(form, naive):
+    terms = naive(TABLE, H)
+    total, terms_P = form(TABLE, H)
+    np.testing.assert_allclose(total, terms.sum(), rtol=1e-5)
+    np.testing.assert_allclose(terms_P, terms, atol=1e-6)
+    expected = jax.grad(lambda t, h: 3 * naive(t, h).sum(), (0, 1))(TABLE, H)
+    got = jax.grad(lambda t, h: 3 * form(t, h)[0], (0, 1))(TABLE, H)
+    for one, other in zip(got, expected, strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-5)
+        assert np.abs(other).max() > 0.1
+
+
+def test_the_exact_softmax_notices_a_lost_item_and_knows_no_padding():
+    total = among_all(TABLE, H)[0]
+    assert abs(all_items(TABLE[:-1], H, WEIGHT, TARGET % 9, 3)[0] - total) > 1e-2
+    np.testing.assert_allclose(
+        among_all(TABLE.at[0].set(9.0), H)[1][:-2], among_all(TABLE, H)[1][:-2]
+    )
+    assert abs(among_all(TABLE.at[3].set(9.0), H)[0] - total) > 1e-2
+
+
+FORMS = (by_row, of_batch, among_all, lambda t, h: by_position(t, h, 4))
+
+
+@pytest.mark.parametrize("form", [lambda h, form=form: form(TABLE, h) for form in FORMS])
 def test_terms_are_for_reading_only(form):
     np.testing.assert_array_equal(jax.grad(lambda h: form(h)[1].sum())(H), 0)
     assert np.abs(jax.grad(lambda h: form(h)[0])(H)).max() > 0.01
 
 
 def test_large_scores_stay_finite():
-    for form in (by_row, lambda t, h: by_position(t, h, 4)):
+    for form in FORMS:
         value, gradient = jax.value_and_grad(lambda h, form=form: form(TABLE, h)[0])(1e4 * H)
         assert np.isfinite(value) and np.isfinite(gradient).all() and value > 1e3
 

@@ -1,0 +1,88 @@
+"""The measurements as tables. On a CPU times are shown as ratios within the run alone."""
+
+from __future__ import annotations
+
+from oa_jax.bench.clock import Ratio, Spread
+
+MEBI = 2**20
+
+
+def of_training(found: dict, absolute: bool) -> tuple[list[str], list[list[str]]]:
+    """A row for every variant and number of seeds; the first is the unit of time."""
+    one = found["seeds"][0]
+    field = [found["vary"].partition("=")[0]] if found["vary"] else []
+    header = [*field, "seeds", "time / first", "smallest to largest", "per seed"]
+    header += ["of roofline", "program MiB", "peak MiB", "compile"]
+    header += ["steps/s", "sequences/s per seed"] if absolute else []
+    rows = []
+    for row in found["seeds"]:
+        n, ratio = row["seeds"], ratio_of(row["seconds"], one["seconds"])
+        per_seed = ratio.median * one["seeds"] / n
+        line = [row["variant"]] if field else []
+        line += [str(n), f"{ratio.median:.2f}", _range(ratio), f"{per_seed:.2f}"]
+        line += [f"{row['roofline_share']:.0%}", _mebi(row.get("program_bytes"))]
+        line += [_mebi(row["peak_bytes"]), _time(row["compile_seconds"], found, absolute)]
+        if absolute:
+            line += [f"{row['steps_per_second']:.3g}", f"{row['sequences_per_second']:.4g}"]
+        rows.append(line)
+    return header, rows
+
+
+def of_rest(found: dict, absolute: bool) -> tuple[list[str], list[list[str]]]:
+    """Evaluation and checkpoints."""
+    header = ["evaluation and checkpoint", "seconds" if absolute else "in steps of one seed"]
+    header += ["users/s"] if absolute else []
+    rows = []
+    for name, value in found["evaluation"].items():
+        line = [f"{name}, {found['evaluated_users']} users, one seed"]
+        line.append(_time(Spread(tuple(value["seconds"])).median, found, absolute))
+        rows.append(line + ([f"{value['users_per_second']:.4g}"] if absolute else []))
+    saved = found["checkpoint"]
+    name = f"checkpoint of {saved['seeds']} seeds, {_mebi(saved['bytes'])} MiB"
+    rows.append([name, _time(saved["seconds"], found, absolute)] + ([""] if absolute else []))
+    return header, rows
+
+
+def of_softmax(found: dict, absolute: bool) -> tuple[list[str], list[list[str]]]:
+    """A row for every form and number of items, the first form being the unit of time."""
+    header = ["items", "form", "temporaries MiB", "time / first", "smallest to largest"]
+    header += ["ms"] if absolute else []
+    rows = []
+    for n_items, forms in found["softmax"].items():
+        first = next(iter(forms.values()))
+        for form, value in forms.items():
+            if "error" in value:
+                rows.append([n_items, form, value["error"]] + [""] * (len(header) - 3))
+                continue
+            line = [f"{int(n_items):,}", form, _mebi(value.get("temp_bytes"))]
+            if "seconds" in first:
+                ratio = ratio_of(value["seconds"], first["seconds"])
+                line += [f"{ratio.median:.2f}", _range(ratio)]
+            else:
+                line += ["", ""]
+            median = Spread(tuple(value["seconds"])).median
+            rows.append(line + ([f"{1e3 * median:.2f}"] if absolute else []))
+    return header, rows
+
+
+def ratio_of(seconds, other) -> Ratio:
+    """Of two lists of seconds, round by round."""
+    return Spread(tuple(seconds)).over(Spread(tuple(other)))
+
+
+def _time(seconds, found, absolute):
+    """Seconds, or on a CPU steps of one seed."""
+    if absolute:
+        return f"{seconds:.3g} s"
+    first = found["seeds"][0]
+    step = Spread(tuple(first["seconds"])).median / found["steps"] / first["seeds"]
+    return f"{seconds / step:.3g} steps"
+
+
+def _range(ratio):
+    low, high = ratio.spread
+    return f"{low:.2f} to {high:.2f}"
+
+
+def _mebi(size):
+    return "" if size is None else f"{size / MEBI:,.0f}"
