@@ -9,7 +9,6 @@ Nothing here writes into a workdir or takes its lock: a run under way can be loo
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import functools
 import json
@@ -67,10 +66,10 @@ def experiment_of(run: Run, say, data_dir: str | None = None) -> Experiment:
     `say` is told of fields that this version has and the run's did not. Raises UserError when the
     configuration or the data do not fit.
     """
-    config, added = completed(run.config)
+    added = config_lib.completed(run.config)[1]
     if added:
         say(f"{run.name}: of another version: {', '.join(added)} taken from the defaults")
-    config = checked_config(config, run.path / "config.json")
+    config = checked_config(run.config, run.path / "config.json")
     if data_dir:
         config["data"]["dir"] = data_dir
     experiment = _build(json.dumps(config, sort_keys=True))
@@ -85,27 +84,6 @@ def experiment_of(run: Run, say, data_dir: str | None = None) -> Experiment:
 def _build(config: str) -> Experiment:
     """Kept, as several commands look at the same runs: data and compiled programs are reused."""
     return experiment_lib.build(json.loads(config))
-
-
-def completed(config: dict) -> tuple[dict, list[str]]:
-    """`config` with the defaults of fields that a run of an older version lacks, and their names.
-
-    A field is added with the default that keeps what the code did before.
-    """
-    out, added = copy.deepcopy(config), []
-    if config.get("backbone") not in config_lib.QUIRKS:
-        return out, added
-
-    def fill(node, defaults, path):
-        for name, default in defaults.items():
-            if name not in node:
-                node[name] = default
-                added.append(f"{path}{name}")
-            elif isinstance(default, dict) and isinstance(node[name], dict):
-                fill(node[name], default, f"{path}{name}.")
-
-    fill(out, config_lib.base(config["backbone"]).to_dict(), "")
-    return out, added
 
 
 def parameters(run: Run, experiment: Experiment, which: str, say) -> Iterator[Restored]:

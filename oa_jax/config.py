@@ -6,6 +6,7 @@ A configuration file (configs/*.py) starts from `base` and fills `model`; the co
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import json
 import math
@@ -110,6 +111,27 @@ def base(backbone: str) -> ml_collections.ConfigDict:
             },
         }
     )
+
+
+def completed(config: dict) -> tuple[dict, list[str]]:
+    """`config` with the defaults of fields that a run of an older version lacks, and their names.
+
+    A field is added with the default that keeps what the code did before.
+    """
+    out, added = copy.deepcopy(config), []
+    if str(config.get("backbone")) not in QUIRKS:
+        return out, added
+
+    def fill(node, defaults, path):
+        for name, default in defaults.items():
+            if name not in node:
+                node[name] = default
+                added.append(f"{path}{name}")
+            elif isinstance(default, dict) and isinstance(node[name], dict):
+                fill(node[name], default, f"{path}{name}.")
+
+    fill(out, base(config["backbone"]).to_dict(), "")
+    return out, added
 
 
 def positions(text: str) -> tuple[int, ...]:
@@ -283,7 +305,6 @@ def resolve(config: ml_collections.ConfigDict, places: tuple[int, ...]) -> dict:
         plain = json.loads(json.dumps(config.to_dict()))  # tuples become lists, as when read back
     except TypeError as error:
         raise UserError(f"--config: {error}: expected numbers, text, lists, None") from None
-    plain["train"].setdefault("compute_dtype", "float32")  # runs of before know no other
     for rule in (*RULES, *OWN_RULES[plain["backbone"]]):
         value = _value(plain, rule.field)
         if not rule.holds(value):

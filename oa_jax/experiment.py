@@ -53,7 +53,7 @@ class Experiment:
     @property
     def is_resident(self) -> bool:
         """Whether all arrays live on the device, or come from the files of a prepared set."""
-        return self.config["data"].get("resident", True)  # runs of before know no other
+        return self.config["data"]["resident"]
 
     @property
     def tie_weight(self) -> float:
@@ -123,7 +123,7 @@ class Experiment:
             self.config["evaluate"]["block_users"],
             self.config["evaluate"]["block_items"],
             self.watched,
-            self.config["train"].get("compute_dtype", "float32"),  # runs of before know no other
+            self.config["train"]["compute_dtype"],
         )
         axis = resolve_axis(self.config["seed_axis"], self.config["model"]["d_embed"])
         if self.is_resident:

@@ -7,7 +7,7 @@ from ml_collections import ConfigDict
 from oa_jax import experiment as experiment_lib
 from oa_jax import processes
 from oa_jax.compilation import use_compilation_cache
-from oa_jax.config import choice, resolve
+from oa_jax.config import choice, completed, resolve
 from oa_jax.errors import UserError
 from oa_jax.train import finish, loop
 from oa_jax.train.environment import environment
@@ -74,12 +74,13 @@ def stored_config(workdir):
 
 
 def checked_config(config, path) -> dict:
-    """`config`, which was read from `path`, resolved. Raises UserError naming path and field."""
+    """`config`, which was read from `path`, resolved; fields that its version lacked get their
+    defaults. Raises UserError naming path and field."""
     try:
         if not isinstance(config, dict):
             raise UserError(f"found {type(config).__name__}, expected an object")
         backbone = choice("backbone", str(config.get("backbone")), experiment_lib.PLACES)
-        config = config | {"mesh": ""}  # its devices need not be those of here
+        config = completed(config)[0] | {"mesh": ""}  # its devices need not be those of here
         return resolve(ConfigDict(config), experiment_lib.PLACES[backbone])
     except UserError as error:
         raise UserError(f"{path}: {error}") from None

@@ -11,7 +11,7 @@ import pathlib
 
 import numpy as np
 
-from oa_jax.config import first_difference
+from oa_jax.config import completed, first_difference
 from oa_jax.errors import UserError
 from oa_jax.processes import first_does
 
@@ -75,7 +75,10 @@ class Workdir:
 
     def _check(self, config):
         if (self.path / "config.json").exists():
-            difference = first_difference(self._read_json("config.json"), config)
+            stored = self._read_json("config.json")
+            if isinstance(stored, dict):
+                stored, _ = completed(stored)
+            difference = first_difference(stored, config)
             if difference:
                 raise UserError(
                     f"--workdir={self.path} holds a run of another configuration: {difference}"

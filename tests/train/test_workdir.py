@@ -5,8 +5,11 @@ import os
 
 import numpy as np
 import pytest
+import toy
 
+from oa_jax import config as config_lib
 from oa_jax.errors import UserError
+from oa_jax.train.run import stored_config
 from oa_jax.train.workdir import Workdir
 
 CONFIG = {"seeds": 3, "train": {"learning_rate": 0.1}, "data": {"dir": None, "name": "synthetic"}}
@@ -148,3 +151,18 @@ def test_finished_is_having_a_summary(workdir):
     assert not workdir.is_finished
     workdir.write_json("summary.json", {})
     assert workdir.is_finished
+
+
+def test_a_run_of_a_version_with_fewer_fields_goes_on(tmp_path):
+    """What is missing counts as its default, and only as that."""
+    resolved = config_lib.resolve(toy.abxi_config(), (0, 1, 2))
+    older = json.loads(json.dumps(resolved))
+    del older["mesh"], older["train"]["compute_dtype"], older["evaluate"]["users_per_kind"]
+    (tmp_path / "config.json").write_text(json.dumps(older))
+    with Workdir(tmp_path) as workdir:
+        workdir.check(resolved)
+        other = json.loads(json.dumps(resolved))
+        other["evaluate"]["users_per_kind"] = 5
+        with pytest.raises(UserError, match="evaluate.users_per_kind: there 0, asked for 5"):
+            workdir.check(other)
+        assert stored_config(workdir) == resolved
