@@ -20,11 +20,12 @@ import zipfile
 import numpy as np
 import polars as pl
 
+from oa_jax.backbones import BACKBONES
 from oa_jax.errors import UserError
 
 # Fields of a configuration that change neither what is learnt nor what is measured.
 NOT_OF_THE_MODEL = {
-    "": ("seeds", "first_seed", "seed_axis"),
+    "": ("seeds", "first_seed", "seed_axis", "mesh"),
     "data": ("dir",),
     "train": (
         *("block_positions", "checkpoint_every", "keep_checkpoints", "compaction"),
@@ -86,7 +87,8 @@ class Run:
         data, protocol = self.config["data"], self.config.get("protocol", "?")
         fingerprint = self.env.get("fingerprints", {}).get("data", "?")
         text = f"{self.config['backbone']} · {data['name']} · {protocol}"
-        text += f" · {self.candidates}" + ("" if data["split"] == "leave_one_out" else " · by time")
+        split = {"leave_one_out": "", "global_time": " · by time"}.get(data["split"])
+        text += f" · {self.candidates}" + (f" · {data['split']}" if split is None else split)
         return f"{text} · data {fingerprint[:8]}"
 
     @property
@@ -95,10 +97,17 @@ class Run:
         return f"uni{self.config['evaluate']['n_negatives']}"
 
     @property
+    def rankings(self) -> list[str]:
+        """Names of all rankings that the run was measured by."""
+        found = [name.split("/") for name in self.seeds().columns]
+        named = [p[3] for p in found if len(p) == 4 and p[:2] == ["test", "A"]]
+        return list(dict.fromkeys(named))
+
+    @property
     def tie_weight(self) -> float:
-        """0: a target comes first among equal scores (official); 0.5: in their middle."""
-        quirks = self.config.get("quirks", {})
-        return 0.0 if any(v for k, v in quirks.items() if "ties_favour_target" in k) else 0.5
+        """0: a target comes first among equal scores (official ABXI); 0.5: in their middle."""
+        bundle = BACKBONES.get(self.config["backbone"])
+        return bundle.tie_weight(self.config) if bundle else 0.5
 
     def seeds(self) -> pl.DataFrame:
         """A row per seed that ended well: run, seed, epochs, best_epoch, every metric.

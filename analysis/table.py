@@ -139,7 +139,7 @@ def gains(
             text = "no finished baseline of the same configuration among the runs: no gain"
             notes.append(f"{run.name}: {text}")
         for domain in _user_sets(run, groups):
-            for ranking in (run.candidates, "full"):
+            for ranking in run.rankings:
                 rows += _means(run, domain, ranking, metrics)
                 if other is not None:
                     part = rows[-len(metrics) :]
@@ -244,7 +244,7 @@ def sheets(frame: pl.DataFrame) -> list[Sheet]:
     """For each setting and ranking: the means with the published ones, then the gains."""
     out = []
     for (setting, ranking), part in frame.group_by("setting", "ranking", maintain_order=True):
-        place = f"{setting}, {RANKED.get(ranking, 'sampled ranking')}"
+        place = f"{setting}, {RANKED.get(ranking, f'ranking {ranking}')}"
         out.append(_mean_sheet(part, f"Test metrics, mean ± sd over seeds: {place}"))
         if part["gain"].is_not_null().any():
             out.append(_gain_sheet(part, f"Gain over the baseline, 95 % intervals: {place}"))
