@@ -99,6 +99,7 @@ def shrink(config):
     config.model.update({"d_embed": 32, "length": 10, "merged_length": 20, "heads": 2})
     config.model.update({"support": 64, "decoder_widths": (32, 16)})
     config.train.update({"batch_size": 512, "learning_rate": 5e-3, "max_epochs": 60})
+    config.evaluate.block_items = 128  # what five seeds hold of a block stays near the cache
     if not config.data.name.endswith("_amid"):
         config.evaluate.users_per_kind = 2000
 
