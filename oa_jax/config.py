@@ -74,6 +74,9 @@ TRAIN = {
     "quick_compile": False,
 }
 
+# Fields that runs of before do not have, and what those did.
+ADDED = {"train.compute_dtype": "float32"}
+
 
 def base(backbone: str) -> ml_collections.ConfigDict:
     """Defaults of everything that is not the backbone's own."""
@@ -241,7 +244,10 @@ def resolve(config: ml_collections.ConfigDict, places: tuple[int, ...]) -> dict:
         plain = json.loads(json.dumps(config.to_dict()))  # tuples become lists, as when read back
     except TypeError as error:
         raise UserError(f"--config: {error}: expected numbers, text, lists, None") from None
-    plain["train"].setdefault("compute_dtype", "float32")  # runs of before know no other
+    for field, before in ADDED.items():
+        group, name = field.split(".")
+        if isinstance(plain.get(group), dict):
+            plain[group].setdefault(name, before)
     for rule in (*RULES, *OWN_RULES[plain["backbone"]]):
         value = _value(plain, rule.field)
         if not rule.holds(value):
@@ -294,11 +300,10 @@ def first_difference(old: dict, new: dict, path="") -> str | None:
         return f"config.json holds {json.dumps(old)[:40]}, expected an object"
     for key in sorted({**old, **new}):
         field = f"{path}{key}"
-        if field in ("data.dir", "data.tables") or (
-            key in old and key in new and old[key] == new[key]
-        ):
+        a, b = old.get(key, ADDED.get(field)), new.get(key)
+        there = key in new and (key in old or field in ADDED)
+        if field in ("data.dir", "data.tables") or (there and a == b):
             continue
-        a, b = old.get(key), new.get(key)
         if isinstance(a, dict) and isinstance(b, dict):
             difference = first_difference(a, b, f"{field}.")
             if difference:

@@ -57,7 +57,7 @@ def test_every_field_has_a_rule_and_every_rule_a_field(backbone):
     assert [f for f in sorted(known - ruled) if not f.startswith(NOT_IN_RULES)] == []
 
 
-@pytest.mark.parametrize("field", [rule.field for rule in RULES])
+@pytest.mark.parametrize("field", [r.field for r in RULES if r.field not in config_lib.ADDED])
 def test_a_missing_field_is_named(field):
     config = get_config()
     config.unlock()
@@ -123,6 +123,22 @@ def test_arguments(text, expected):
 @pytest.mark.parametrize("stored", [None, [], "text", 3], ids=str)
 def test_a_stored_configuration_that_is_no_object_differs(stored):
     assert "expected an object" in config_lib.first_difference(stored, {"a": 1})
+
+
+@pytest.mark.parametrize("field", config_lib.ADDED)
+def test_runs_of_before_have_what_was_added_since(field):
+    new = config_lib.resolve(get_config(), PLACES)
+    group, name = field.split(".")
+    old = new | {group: {k: v for k, v in new[group].items() if k != name}}
+    assert config_lib.first_difference(old, new) is None
+    other = new | {group: new[group] | {name: "another"}}
+    assert f"{field}: there {config_lib.ADDED[field]}, asked for another" == (
+        config_lib.first_difference(old, other)
+    )
+    config = get_config()
+    config.unlock()
+    del config[group][name]
+    assert config_lib.resolve(config, PLACES) == new
 
 
 FILES = {
