@@ -15,7 +15,7 @@ CONFIG = "--config=configs/abxi.py:pair=synthetic,gca=none,runlocal"
 def bench(*arguments):
     return subprocess.run(
         [sys.executable, "-m", "oa_jax.bench", *arguments],
-        capture_output=True, text=True, timeout=600, check=False,
+        capture_output=True, text=True, timeout=1800, check=False,
     )  # fmt: skip
 
 
