@@ -9,7 +9,6 @@ seconds. Programs are compiled anew, not taken from the cache, as compiling is m
 
 from __future__ import annotations
 
-import functools
 import json
 import pathlib
 
@@ -19,12 +18,10 @@ from rich.table import Table
 
 from oa_jax import cli
 from oa_jax import experiment as experiment_lib
-from oa_jax.bench import ceilings, softmax, tables
+from oa_jax.bench import softmax, tables
 from oa_jax.bench.arguments import counts, softmax_sizes, variants
-from oa_jax.bench.clock import Spread, interleaved
-from oa_jax.bench.training import Training
+from oa_jax.bench.measure import measure
 from oa_jax.config import resolve
-from oa_jax.train.environment import environment
 
 flags.DEFINE_list("seeds", ["1", "2", "5", "8", "16"], "Numbers of seeds in one program.")
 flags.DEFINE_integer(
@@ -56,83 +53,14 @@ def main(_):
             found["softmax"][str(n_items)] = softmax.compare(sizes, n_items, given.rounds)
         show(tables.of_softmax(found, absolute))
     else:
-        found |= measure(resolved, counts("seeds", given.seeds), given)
-        cli.say(summary_line(found, absolute))
+        seeds, options = counts("seeds", given.seeds), (given.steps, given.users, given.rounds)
+        found |= measure(resolved, experiment_lib.build, seeds, *options, cli.say)
+        found |= {"vary": given.vary}
+        cli.say(tables.summary_line(found, absolute))
         show(tables.of_training(found, absolute))
         show(tables.of_rest(found, absolute))
     if given.out:
         pathlib.Path(given.out).write_text(json.dumps(found, indent=1) + "\n")
-
-
-def measure(configs: dict[str, dict], seeds: list[int], given) -> dict:
-    """Training for every variant and number of seeds; the rest of the first variant."""
-    trainings, rows, cases = {}, [], ceilings.cases()
-    for variant, config in configs.items():
-        experiment = experiment_lib.build(config | {"seeds": seeds[-1]})
-        training = trainings[variant] = Training(experiment, given.steps, given.users)
-        for n in seeds:
-            rows.append({"variant": variant, "seeds": n} | training.prepare(n))
-            cases[f"{variant}/{n}"] = functools.partial(training.steps, n)
-    first = next(iter(trainings.values()))
-    evaluations = first.evaluations()
-    cases |= {f"ranking {name}": case for name, case in evaluations.items()}
-    measured = interleaved(cases, given.rounds)
-    rates = ceilings.rates(measured)
-    for row in rows:
-        spread = measured[f"{row['variant']}/{row['seeds']}"]
-        row |= of_steps(trainings[row["variant"]], row["seeds"], spread, rates)
-    return {
-        "environment": environment(first.experiment),
-        "config": first.experiment.config,
-        "vary": given.vary,
-        "seed_axis": first.engine.axis,
-        "steps": first.n_steps,
-        "batch_size": first.experiment.task.batch_size,
-        "capacity": list(first.capacity),
-        "ceilings": rates,
-        "seeds": rows,
-        "evaluated_users": first.n_users,
-        "evaluation": {
-            name: of_ranking(measured[f"ranking {name}"], first.n_users) for name in evaluations
-        },
-        "checkpoint": {"seeds": seeds[-1]} | first.checkpoint(seeds[-1]),
-    }
-
-
-def of_steps(training: Training, n_seeds: int, spread: Spread, rates: dict) -> dict:
-    """What follows from the seconds of the steps. roofline_share: least time over measured."""
-    step, train = training.work, training.experiment.config["train"]
-    matmul = "matmul bfloat16" if train["compute_dtype"] == "bfloat16" else "matmul"
-    least = step.least_seconds(rates[matmul], rates["copy"])
-    per_step = spread.median / training.n_steps
-    return {
-        "seconds": list(spread.seconds),
-        "steps_per_second": 1 / per_step,
-        "sequences_per_second": training.experiment.task.batch_size / per_step,
-        "step_flops": step.flops,
-        "step_bytes": step.bytes,
-        "roofline_share": least * n_seeds / per_step,
-    }
-
-
-def of_ranking(spread: Spread, n_users: int) -> dict:
-    return {"seconds": list(spread.seconds), "users_per_second": n_users / spread.median}
-
-
-def summary_line(found: dict, absolute: bool) -> str:
-    first, rates = found["seeds"][0], found["ceilings"]
-    flops, moved = first["step_flops"] / 1e9, first["step_bytes"] / 1e9
-    line = (
-        f"{found['config']['backbone']} on {found['device']}, seeds by {found['seed_axis']}, "
-        f"{found['steps']} steps of {found['batch_size']} sequences; a step of one seed is "
-        f"{flops:.3g} Gflop of matrix products and {moved:.3g} GB"
-    )
-    if absolute:
-        line += (
-            f"; measured ceilings: {rates['matmul'] / 1e12:.3g} Tflop/s, bfloat16 "
-            f"{rates['matmul bfloat16'] / 1e12:.3g} Tflop/s, copy {rates['copy'] / 1e9:.4g} GB/s"
-        )
-    return line
 
 
 def show(table) -> None:

@@ -7,6 +7,22 @@ from oa_jax.bench.clock import Ratio, Spread
 MEBI = 2**20
 
 
+def summary_line(found: dict, absolute: bool) -> str:
+    first, rates = found["seeds"][0], found["ceilings"]
+    flops, moved = first["step_flops"] / 1e9, first["step_bytes"] / 1e9
+    line = (
+        f"{found['config']['backbone']} on {found['device']}, seeds by {found['seed_axis']}, "
+        f"{found['steps']} steps of {found['batch_size']} sequences; a step of one seed is "
+        f"{flops:.3g} Gflop of matrix products and {moved:.3g} GB"
+    )
+    if absolute:
+        line += (
+            f"; measured ceilings: {rates['matmul'] / 1e12:.3g} Tflop/s, bfloat16 "
+            f"{rates['matmul bfloat16'] / 1e12:.3g} Tflop/s, copy {rates['copy'] / 1e9:.4g} GB/s"
+        )
+    return line
+
+
 def of_training(found: dict, absolute: bool) -> tuple[list[str], list[list[str]]]:
     """A row for every variant and number of seeds; the first is the unit of time."""
     one = found["seeds"][0]

@@ -53,25 +53,26 @@ def position_negatives(table, h_PxD, weight_P, target_P, negatives_PxK, block):
 
 def _forward(table, h_PxD, weight_P, target_P, negatives_PxK, block, with_gradient=True):
     ids_Px1K = jnp.concatenate([target_P[:, None], negatives_PxK], 1)
-    part = functools.partial(_fitting, block=block, with_gradient=with_gradient)
+    part = functools.partial(_in_blocks, block=block, with_gradient=with_gradient)
     (total, d_table), (terms_P, d_h) = over_data(part, table, (h_PxD, weight_P, ids_Px1K))
     return (total, terms_P), (d_table, d_h) if with_gradient else None
 
 
-def _fitting(table, h_PxD, weight_P, ids_Px1K, *, block, with_gradient):
-    """`_in_blocks`, with blocks no larger than a CPU's cache where that is the platform."""
+def _in_blocks(table, h_PxD, weight_P, ids_Px1K, *, block, with_gradient):
+    """((total, its gradient of the table), (terms_P, gradient of h)); () for no gradient."""
     a_position = ids_Px1K.shape[1] * table.shape[1] * table.dtype.itemsize
     of_cpu = min(block, max(CPU_BLOCK_BYTES // a_position, 1))
-    in_blocks = functools.partial(_in_blocks, with_gradient=with_gradient)
+    cpu, default = (
+        functools.partial(_scan_blocks, block=size, with_gradient=with_gradient)
+        for size in (of_cpu, block)
+    )
     args = (table, h_PxD, weight_P, ids_Px1K)
     if of_cpu == block:
-        return in_blocks(*args, block=block)
-    cpu, default = (functools.partial(in_blocks, block=n) for n in (of_cpu, block))
+        return default(*args)
     return jax.lax.platform_dependent(*args, cpu=cpu, default=default)
 
 
-def _in_blocks(table, h_PxD, weight_P, ids_Px1K, *, block, with_gradient):
-    """((total, its gradient of the table), (terms_P, gradient of h)); () for no gradient."""
+def _scan_blocks(table, h_PxD, weight_P, ids_Px1K, *, block, with_gradient):
     size, width = h_PxD.shape
     n_blocks = -(-size // block)
 
