@@ -1,4 +1,4 @@
-"""`python -m oa_jax.compile --config=FILE.py:ARGS --topology=v5e:2x2`: will it fit, how fast at best?
+"""`python -m oa_jax.compile --config=FILE.py:ARGS --topology=v5e:2x2`: does it fit, how fast?
 
 Compiles the training epoch and the evaluation for devices that are not at hand and prints what one
 of them would hold, do and send. Nothing is trained. Without the data, --sizes says how large it is.
@@ -90,12 +90,10 @@ def say_work(found: Found, topology, precision: str) -> None:
         if cost is None:
             continue
         line = roofline(cost, topology, precision)
-        sent = ", ".join(
-            f"{n} {k} of {s / 1e6:.3f} MB in all" for k, (n, s) in cost.collectives.items()
-        )
+        sent = [f"{n} {k}, {s / 1e6:.3f} MB" for k, (n, s) in cost.collectives.items()]
         cli.say(
             f"{name}: {cost.flops / 1e9:.3f} Gflop of matrix products, {cost.traffic / 1e9:.3f} GB "
-            f"of memory traffic, collectives: {sent or 'none'}"
+            f"of memory traffic, collectives: {'; '.join(sent) or 'none'}"
         )
         cli.say(
             f"  roofline: matrix units {1e3 * line.compute:.3f} ms, memory {1e3 * line.memory:.3f} "

@@ -9,8 +9,7 @@ import time
 import jax
 
 from oa_jax.compile.hlo import Cost, Program
-from oa_jax.compile.topology import GIBI, Topology
-from oa_jax.config import PRECISIONS
+from oa_jax.compile.topology import GIBI, PRECISIONS, Topology
 from oa_jax.train.engine import Engine
 from oa_jax.train.streaming import StreamingEngine
 
@@ -35,10 +34,10 @@ class Found:
 
 def engine_for(experiment, devices) -> Engine:
     """The experiment's engine, on other devices than those of this machine."""
-    config, here = experiment.config, experiment.engine_here
+    config, here = experiment.config, experiment.engine
     axis = "vmap" if config["seed_axis"] == "auto" else config["seed_axis"]
     feed = (here.feed,) if isinstance(here, StreamingEngine) else ()
-    return type(here)(here.settings, axis, *feed, config["mesh"], devices)
+    return type(here)(here.settings, axis, *feed, experiment.mesh, devices)
 
 
 def examine(experiment, devices) -> list[Found]:
@@ -46,7 +45,7 @@ def examine(experiment, devices) -> list[Found]:
     engine, seeds = engine_for(experiment, devices), experiment.seeds
     states = engine.abstract(seeds, experiment.hparams())
     arrays = _shapes(experiment.train_arrays())
-    capacity = experiment.engine_here.capacity(seeds, 0)
+    capacity = experiment.engine.capacity(seeds, 0)
     task, block = experiment.task, experiment.config["evaluate"]["block_users"]
     turns = engine.feed.chunk_steps if isinstance(engine, StreamingEngine) else task.n_steps
     rows = _shapes(experiment.padded(experiment.eval_rows["test"]))

@@ -307,7 +307,7 @@ def _meeting(size, kernel, places, low, stride, dilate, kernel_dilate) -> int:
     for k in range(kernel):
         first = k * kernel_dilate - low
         if dilate == 1:  # those with 0 <= first + o stride <= last
-            least, most = max(0, -(-(-first) // stride)), (last - first) // stride
+            least, most = max(0, math.ceil(-first / stride)), (last - first) // stride
             count += max(0, min(most, places - 1) - least + 1)
         else:
             at = [first + o * stride for o in range(places)]

@@ -54,8 +54,9 @@ class Sizes:
 @dataclasses.dataclass(frozen=True)
 class Shapes(Experiment):
     """An experiment to compile, not to run: its candidates are zeros, and without data so are the
-    frozen tables."""
+    frozen tables. `mesh` is that of the devices to compile for; the engine is this machine's."""
 
+    mesh: str = ""
     made_up: bool = False
 
     def _rows(self, split):
@@ -89,10 +90,11 @@ class Shapes(Experiment):
 
 def shapes_of(config: dict, sizes: Sizes | None) -> Shapes:
     """The experiment of a resolved configuration, on its data or on made-up ones of `sizes`."""
+    mesh, config = config["mesh"], config | {"mesh": ""}
     if sizes is None:
         found = experiment_lib.build(config)
-        return Shapes(found.config, found.log)
+        return Shapes(found.config, found.log, mesh)
     # Made-up events have no roles, and all users know both domains.
     config = config | {"data": config["data"] | {"split": "leave_one_out", "users": "all"}}
     experiment_lib.set_compilation(config)
-    return Shapes(config, sizes.log(), made_up=True)
+    return Shapes(config, sizes.log(), mesh, made_up=True)

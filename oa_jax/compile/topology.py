@@ -10,6 +10,7 @@ import re
 
 from oa_jax.errors import UserError
 
+PRECISIONS = ("default", "high", "highest")  # of matrix products, train.matmul_precision
 GIGA, TERA, GIBI = 1e9, 1e12, 2**30
 EXPECTED = "v5e:2x2, v6e:8x8, v5p:2x2x1, h100, h100:8 (one node), h100:4x8 (four nodes of eight)"
 
@@ -80,9 +81,8 @@ class Topology:
     def parse(cls, text: str) -> Topology:
         """`KIND` is one device; `KIND:AxB`. Raises UserError with what is expected."""
         kind, _, sizes = text.partition(":")
-        if kind not in DEVICES or (
-            ":" in text and not re.fullmatch(r"[1-9]\d*(x[1-9]\d*)*", sizes)
-        ):
+        is_grid = ":" not in text or re.fullmatch(r"[1-9]\d*(x[1-9]\d*)*", sizes)
+        if kind not in DEVICES or not is_grid:
             raise UserError(f"--topology={text}: expected one such as {EXPECTED}")
         device = DEVICES[kind]
         shape = tuple(int(n) for n in sizes.split("x")) if sizes else (1,) * device.axes
@@ -118,9 +118,7 @@ class Topology:
         platform = self.device.platform
         module, packages = PLUGINS[platform]
         if not _is_installed(module):
-            raise UserError(
-                f"--topology={self}: no compiler for it: expected: pip install {packages}"
-            )
+            raise UserError(f"--topology={self}: its compiler is missing: pip install {packages}")
         if platform == "tpu":
             for name, value in TPU_ENVIRONMENT.items():
                 os.environ.setdefault(name, value)
