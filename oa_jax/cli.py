@@ -10,11 +10,13 @@ import sys
 import traceback
 
 from absl import app, flags, logging
+from jax.errors import JaxRuntimeError
 from ml_collections import ConfigDict, config_flags
 from rich.console import Console
 
+from oa_jax import processes
 from oa_jax.config import QUIRKS, choice
-from oa_jax.errors import UserError
+from oa_jax.errors import Interrupted, UserError
 
 # A file or a pipe has no width of its own: wide enough for the widest table. None: it is closed.
 console = Console(highlight=False, width=None if sys.stdout and sys.stdout.isatty() else 160)
@@ -23,6 +25,7 @@ flags.disclaim_key_flags()  # --config belongs to the command, whose --help show
 A_CONFIG = "a file such as configs/abxi.py:gca=early"
 # Fields with the name of a method of ConfigDict, which ml_collections would take for the field.
 METHOD_FIELDS = ("gca.update",)
+TEMPORARY = 75  # EX_TEMPFAIL of sysexits.h
 # Messages of absl and ml_collections (patterns) -> what they mean to a user.
 FLAG_ERRORS = {
     r"invalid literal for int\(\) .*": "expected a whole number",
@@ -36,7 +39,9 @@ FLAG_ERRORS = {
 
 
 def say(line: str) -> None:
-    """One plain line, at once."""
+    """One plain line, at once, of process 0."""
+    if not processes.is_first():
+        return
     console.print(line, markup=False, soft_wrap=True)
     console.file.flush()
 
@@ -49,6 +54,11 @@ def define_config() -> None:
     except flags.Error as error:  # reads --flagfile at once
         fail(error)
     flags.FLAGS["config"].parser = ConfigFile()
+
+
+def define_distributed() -> None:
+    """--distributed, of a command that several processes can run as one."""
+    flags.DEFINE_string("distributed", "auto", f"Processes of this run: {processes.EXPECTED}.")
 
 
 def config_value():
@@ -146,7 +156,8 @@ def run(main, positional: str | None = None, resumes: bool = False) -> None:
     """Run `main(arguments)`, turning a user's mistake into one line and exit status 2.
 
     positional: what the arguments that are not flags are; None refuses them.
-    resumes: an interrupted command, given again, goes on.
+    resumes: an interrupted command, given again, goes on. Told to leave, it ends with status 75
+    (EX_TEMPFAIL), with which a scheduler starts it again.
     """
     # XLA's, Orbax's and absl's notes are no use to a reader of results; --verbosity=0 shows them.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
@@ -156,11 +167,21 @@ def run(main, positional: str | None = None, resumes: bool = False) -> None:
         try:
             if positional is None and len(argv) > 1:
                 raise UserError(f"argument {argv[1]!r}: expected flags only, such as --workdir=DIR")
+            if "distributed" in flags.FLAGS:
+                processes.start(flags.FLAGS.distributed)
             status = main(argv[1:])
         except UserError as error:
             fail(error)
         except OSError as error:
             fail(f"{error.filename or 'input or output'}: {error.strerror or error}")
+        except Interrupted as error:
+            if processes.is_first():
+                print(f"interrupted: {error}: the same command goes on there", file=sys.stderr)
+            sys.exit(TEMPORARY)
+        except JaxRuntimeError as error:
+            if not processes.several():
+                raise
+            leave(f"another process of this run is lost: {error}")
         except KeyboardInterrupt:
             hint = ": the same command goes on where it stopped" if resumes else ""
             print(f"interrupted{hint}", file=sys.stderr)
@@ -184,6 +205,12 @@ def plain_flag_error(message: str) -> str:
     for found, said in FLAG_ERRORS.items():
         message = re.sub(found, said, message)
     return message
+
+
+def leave(error) -> None:
+    """Print one line and exit with status 75, without waiting for the other processes."""
+    print("interrupted: " + " ".join(str(error).split())[:300], file=sys.stderr, flush=True)
+    os._exit(TEMPORARY)
 
 
 def fail(error) -> None:

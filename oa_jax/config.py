@@ -17,6 +17,7 @@ from ml_collections import config_dict
 from oa_jax.data.synthetic import World
 from oa_jax.errors import UserError
 from oa_jax.models.gca import GATE_ACTIVATIONS, INNER_ACTIVATIONS, UPDATES, GCAConfig
+from oa_jax.train import mesh
 
 # Quirks of each backbone's official code that change numbers (specs §9): official, corrected.
 # `protocol` chooses a column; `--config.quirks.NAME=` overrides one.
@@ -85,6 +86,7 @@ def base(backbone: str) -> ml_collections.ConfigDict:
             "seeds": 5,
             "first_seed": 0,
             "seed_axis": "auto",
+            "mesh": "",
             "data": {
                 "name": "synthetic",
                 "dir": config_dict.placeholder(str),
@@ -165,11 +167,20 @@ def _is_real(value):
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
+def _is_mesh(value):
+    try:
+        mesh.parse(value)
+    except (ValueError, AttributeError):
+        return False
+    return True
+
+
 RULES = (
     _one_of("protocol", PROTOCOLS),
     _whole("seeds", 1, 10_000),
     _whole("first_seed", 0, 2**31 - 10_001),
     _one_of("seed_axis", ("auto", "vmap", "map")),
+    _Rule("mesh", _is_mesh, mesh.EXPECTED),
     _one_of("data.split", ("leave_one_out", "global_time", "published")),
     _one_of("data.users", ("all", "overlap")),
     _whole("data.global_width", 2),
@@ -239,6 +250,7 @@ def resolve(config: ml_collections.ConfigDict, places: tuple[int, ...]) -> dict:
         plain = json.loads(json.dumps(config.to_dict()))  # tuples become lists, as when read back
     except TypeError as error:
         raise UserError(f"--config: {error}: expected numbers, text, lists, None") from None
+    plain.setdefault("mesh", "")  # runs of before know no other
     for rule in (*RULES, *OWN_RULES[plain["backbone"]]):
         value = _value(plain, rule.field)
         if not rule.holds(value):
@@ -285,13 +297,14 @@ def _check_gca(plain, places):
 def first_difference(old: dict, new: dict, path="") -> str | None:
     """`field: old value, new value` of the first difference, None if there is none.
 
-    `data.dir` and `data.tables` may differ: the data are known by their fingerprints.
+    `data.dir` and `data.tables` may differ: the data are known by their fingerprints. So may
+    `mesh`: a run goes on on other devices.
     """
     if not isinstance(old, dict):
         return f"config.json holds {json.dumps(old)[:40]}, expected an object"
     for key in sorted({**old, **new}):
         field = f"{path}{key}"
-        if field in ("data.dir", "data.tables") or (
+        if field in ("data.dir", "data.tables", "mesh") or (
             key in old and key in new and old[key] == new[key]
         ):
             continue

@@ -1,4 +1,4 @@
-"""The one exception that a user's mistake raises: its text is a single line for people."""
+"""Exceptions whose text is a single line for people."""
 
 
 class UserError(Exception):
@@ -7,3 +7,7 @@ class UserError(Exception):
     The message names the file and line or the field, what was found and what was expected.
     The commands print it alone, without a traceback, and exit with status 2.
     """
+
+
+class Interrupted(Exception):
+    """The run was told to leave and is saved: the same command goes on. The message says where."""

@@ -123,10 +123,11 @@ class Experiment:
         )
         axis = resolve_axis(self.config["seed_axis"], self.config["model"]["d_embed"])
         if self.is_resident:
-            return Engine(settings, axis)
+            return Engine(settings, axis, self.config["mesh"])
         data = self.config["data"]
         records = open_records(self.log, data["name"], data["dir"])
-        return StreamingEngine(settings, axis, Feed(self.task, records, data["chunk_steps"]))
+        feed = Feed(self.task, records, data["chunk_steps"])
+        return StreamingEngine(settings, axis, feed, self.config["mesh"])
 
     def hparams(self) -> dict[str, jax.Array]:
         """Values that need no recompilation, one per seed: leaves (S,)."""

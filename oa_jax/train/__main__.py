@@ -4,19 +4,21 @@ from __future__ import annotations
 
 from absl import flags
 
-from oa_jax import cli, report
+from oa_jax import cli, processes, report
 from oa_jax.errors import UserError
 from oa_jax.train.run import run
 
 flags.DEFINE_string("workdir", None, "Folder of the run: empty starts it, a begun one goes on.")
 cli.define_config()
+cli.define_distributed()
 
 
 def main(_):
     if not flags.FLAGS.workdir:
         raise UserError("--workdir: missing: expected a folder for the run")
     summary = run(cli.config_value(), flags.FLAGS.workdir, cli.say)
-    report.show([summary], cli.console)
+    if processes.is_first():
+        report.show([summary], cli.console)
     return report.status(summary, cli.say)
 
 

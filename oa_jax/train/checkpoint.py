@@ -9,11 +9,10 @@ import sys
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
-from jax.sharding import NamedSharding
-from jax.sharding import PartitionSpec as P
+from jax.errors import JaxRuntimeError
 
+from oa_jax import processes
 from oa_jax.errors import UserError
-from oa_jax.train.engine import seed_mesh
 from oa_jax.train.state import State
 
 COUNTERS = ("epoch", "best_epoch", "diverged_step")
@@ -30,7 +29,9 @@ class Checkpoints:
     def __enter__(self):
         return self
 
-    def __exit__(self, *_):
+    def __exit__(self, kind, *_):
+        if processes.several() and kind is JaxRuntimeError:
+            return  # another process is lost: what waits for it would wait in vain
         self._manager.close()  # waits, and raises what went wrong in the background
 
     def save(self, epoch: int, states: State, seconds: dict[str, float]) -> None:
@@ -48,18 +49,16 @@ class Checkpoints:
     def restore_newest(self, abstract: State):
         """(epoch, states, seconds) of the newest readable step, None if there is none.
 
+        abstract: shapes and types of the states and where they shall lie, which may be elsewhere
+        than where they lay when they were saved.
+
         A kill while an old step was being deleted leaves a half of it behind: walk back.
         """
-        n_seeds = abstract.seed.shape[0]
-        sharding = NamedSharding(seed_mesh(n_seeds), P("seed"))
-        target = jax.tree.map(
-            lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=sharding), abstract
-        )
         unreadable = []
         _quieten_abandoned_reads()
         for epoch in sorted(self._manager.all_steps(), reverse=True):
             try:
-                found = self._manager.restore(epoch, args=_restore_args(target))
+                found = self._manager.restore(epoch, args=_restore_args(abstract))
             except (OSError, ValueError, KeyError) as error:
                 reason = type(error).__name__  # the error itself would keep its files open
                 unreadable.append(epoch)
@@ -76,13 +75,17 @@ class Checkpoints:
 
     def _set_aside(self, epochs):
         """Rename steps to N.unreadable: the manager would take them for saved."""
+        self._rename(epochs)
+        if epochs:
+            self._manager.reload()
+
+    @processes.first_does
+    def _rename(self, epochs):
         for epoch in epochs:
             step = self._directory / str(epoch)
             target = step.with_suffix(".unreadable")
             shutil.rmtree(target, ignore_errors=True)
             step.rename(target)
-        if epochs:
-            self._manager.reload()
 
 
 def _quieten_abandoned_reads():

@@ -8,11 +8,12 @@ import time
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from oa_jax.train import mesh as mesh_lib
 from oa_jax.train import state as state_lib
 from oa_jax.train import step as step_lib
+from oa_jax.train.mesh import Layout
 from oa_jax.train.state import State
 
 
@@ -20,28 +21,38 @@ class Engine:
     """The programs of one static configuration. Data are arguments, seeds are the leading axis.
 
     axis: "vmap" batches the seeds in every operation; "map" runs them one after the other inside
-    the program, which is bitwise what separate runs give.
+    the program, which is bitwise what separate runs give. Both of the seeds of one device.
+    mesh: as `--config.mesh`.  devices: those of another machine are enough to compile for it.
     """
 
-    def __init__(self, settings: step_lib.Settings, axis: str):
+    def __init__(self, settings: step_lib.Settings, axis: str, mesh: str = "", devices=None):
         self.settings = settings
         self.axis = axis
+        self.layout = Layout.of(mesh, devices)
         self.compile_seconds = 0.0
         self._programs: dict = {}
         self._counts = jnp.asarray(settings.task.slot_counts)
 
     def create(self, seeds, hparams) -> State:
         """Fresh states of all seeds; `hparams` leaves are (S,)."""
-        args = (jnp.asarray(seeds, jnp.int32), hparams)
-        return self._program("create", self._create, args)(*args)
+
+        def one(seed, hparams, _):
+            return state_lib.create(seed, hparams, *self._init)
+
+        return self._over_seeds("create", one, (jnp.asarray(seeds, jnp.int32), hparams), ())
 
     def abstract(self, seeds, hparams) -> State:
-        """Shapes and types of `create`, without the arrays."""
-        return jax.eval_shape(self._create, jnp.asarray(seeds, jnp.int32), hparams)
+        """Shapes and types of `create`, and where its arrays lie, without the arrays."""
 
-    def _create(self, seeds, hparams):
-        init, optimizer = self.settings.backbone.init, self.settings.optimizer
-        return jax.vmap(lambda s, h: state_lib.create(s, h, init, optimizer))(seeds, hparams)
+        def create(seeds, hparams):
+            return jax.vmap(lambda s, h: state_lib.create(s, h, *self._init))(seeds, hparams)
+
+        shapes = jax.eval_shape(create, jnp.asarray(seeds, jnp.int32), hparams)
+        return with_sharding(shapes, self.layout.by_seed(len(seeds)))
+
+    @property
+    def _init(self):
+        return self.settings.backbone.init, self.settings.optimizer
 
     def capacity(self, seeds, epoch: int) -> tuple[int, ...]:
         """Slots of each packed list that hold every batch of `epoch` for all seeds of the run."""
@@ -60,6 +71,10 @@ class Engine:
 
     def _epoch(self, capacity):
         return ("epoch", capacity), functools.partial(step_lib.epoch, self.settings, capacity)
+
+    def keep(self, arrays, n_seeds: int):
+        """`arrays` where the programs of that many seeds read them, put there once."""
+        return self._everywhere(arrays, n_seeds)
 
     def on_device(self, arrays, n_seeds: int):
         """The part of `arrays`, or what comes in its place, that is on the device in training."""
@@ -83,29 +98,47 @@ class Engine:
 
     def _over_seeds(self, name, one, seeded, shared, donate=False):
         """Run `one` (a seed's values, shared values) for all seeds."""
-        by_seed, everywhere = self._shardings(seeded)
-        seeded, shared = jax.device_put(seeded, by_seed), jax.device_put(shared, everywhere)
-        return self._compile(name, one, seeded, shared, donate)(*seeded, shared)
+        n_seeds = _n_seeds(seeded)
+        seeded = self._padded(seeded)
+        seeded = mesh_lib.place(seeded, self.layout.by_seed(n_slots := _n_seeds(seeded)))
+        shared = self._everywhere(shared, n_seeds)
+        out = self._compile(name, one, seeded, shared, donate)(*seeded, shared)
+        return out if n_slots == n_seeds else jax.tree.map(lambda a: a[:n_seeds], out)
+
+    def _everywhere(self, shared, n_seeds):
+        return mesh_lib.place(shared, self.layout.everywhere(n_seeds))
+
+    def _padded(self, seeded):
+        """Values of seeds with copies of the first behind them until they fill the mesh."""
+        n_seeds = _n_seeds(seeded)
+        n_slots = self.layout.slots(n_seeds)
+        return seeded if n_slots == n_seeds else pad_seeds(seeded, n_slots)
 
     def _compile(self, name, one, seeded, shared, donate=False):
+        seeded = self._padded(seeded)
+        layout, n_slots = self.layout, _n_seeds(seeded)
+        mesh = layout.mesh(n_slots)
+
         def program(*args):
             *seeded, shared = args
             if self.axis == "vmap":
                 return jax.vmap(lambda *s: one(*s, shared))(*seeded)
             return jax.lax.map(lambda s: one(*s, shared), tuple(seeded))
 
-        by_seed, everywhere = self._shardings(seeded)
+        # A device runs the program of its own seeds, and so cannot wait for another's. The axis
+        # `data` is left to the compiler, if it has more than a device.
+        own = {name for name in mesh.axis_names if name == "seed" or mesh.shape[name] == 1}
+        specs = (*(P("seed") for _ in seeded), P())
+        program = jax.shard_map(
+            program, mesh=mesh, in_specs=specs, out_specs=P("seed"), axis_names=own, check_vma=False
+        )
+        by_seed, everywhere = layout.by_seed(n_slots), layout.everywhere(n_slots)
         options = {
             "in_shardings": (*(by_seed for _ in seeded), everywhere),
             "out_shardings": by_seed,
             "donate_argnums": (0,) if donate else (),  # the states, whose buffers come back
         }
         return self._program(name, program, (*seeded, shared), **options)
-
-    def _shardings(self, seeded):
-        n_seeds = jax.tree.leaves(seeded)[0].shape[0]
-        mesh = seed_mesh(n_seeds if self.axis == "vmap" else 1)
-        return NamedSharding(mesh, P("seed")), NamedSharding(mesh, P())
 
     def _program(self, name, fn, args, **options):
         """`fn` compiled once per name and argument shapes; the seconds are counted."""
@@ -117,13 +150,26 @@ class Engine:
         return self._programs[name, shapes]
 
 
-def seed_mesh(n_seeds: int) -> jax.sharding.Mesh:
-    """A mesh (seed, data) with as many devices on `seed` as divide the number of seeds."""
-    devices = jax.devices()
-    size = max(n for n in range(1, len(devices) + 1) if n_seeds % n == 0)
-    return jax.make_mesh(
-        (size, 1), ("seed", "data"), axis_types=(AxisType.Auto,) * 2, devices=devices[:size]
-    )
+def _n_seeds(seeded) -> int:
+    return jax.tree.leaves(seeded)[0].shape[0]
+
+
+def with_sharding(shapes, sharding):
+    """Shapes of arrays that lie where `sharding` says."""
+    return jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=sharding), shapes)
+
+
+def pad_seeds(tree, n_slots: int):
+    """Values, or their shapes, of seeds with copies of the first behind them."""
+    slots = np.arange(n_slots)
+    slots[_n_seeds(tree) :] = 0
+
+    def one(a):
+        if isinstance(a, jax.ShapeDtypeStruct):
+            return jax.ShapeDtypeStruct((n_slots, *a.shape[1:]), a.dtype)
+        return a[slots]
+
+    return jax.tree.map(one, tree)
 
 
 def take_seeds(tree, slots):
@@ -133,9 +179,6 @@ def take_seeds(tree, slots):
 
 def join_seeds(trees, order):
     """States of several groups of seeds as one, slot i of the result being row order[i]."""
-    # Groups of different sizes may live on different devices: meet on all of those of the whole.
-    everywhere = NamedSharding(seed_mesh(len(order)), P())
-    trees = [jax.device_put(tree, everywhere) for tree in trees]
     return jax.tree.map(lambda *a: jnp.concatenate(a)[np.asarray(order)], *trees)
 
 

@@ -22,6 +22,8 @@ def environment(experiment: Experiment) -> dict:
         "python": platform.python_version(),
         "packages": {name: importlib.metadata.version(name) for name in PACKAGES},
         "devices": [f"{d.platform}: {d.device_kind}" for d in jax.devices()],
+        "processes": jax.process_count(),
+        "mesh": dict(experiment.engine.layout.mesh(len(experiment.seeds)).shape),
         "seed_axis": experiment.engine.axis,
         "commit": _commit(),
         "fingerprints": experiment.identity(),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import jax
 import numpy as np
 
+from oa_jax import processes
 from oa_jax.errors import UserError
 from oa_jax.evaluate import orthogonality
 from oa_jax.evaluate.metrics import metrics_by_domain, metrics_by_group
@@ -29,12 +30,12 @@ def rank_all(experiment: Experiment, params) -> tuple[Ranks, dict]:
         arrays = experiment.padded(rows)
         kinds, tables = tuple(experiment.protocol_names), experiment.tables
         ranks, sums = experiment.engine.final(params, arrays, kinds, tables)
-        for kind, values in jax.device_get(ranks).items():
+        for kind, values in processes.fetch(ranks).items():
             name = f"{split}/{experiment.protocol_names[kind]}"
             for field, value in values._asdict().items():
                 value = value[:, :n_rows]
                 out[f"{name}/{field}"] = value[0] if field == "n_candidates" else value
-    return out, jax.device_get(sums)
+    return out, processes.fetch(sums)
 
 
 def metrics_of(experiment: Experiment, ranks: Ranks, slot: int, split: str) -> dict[str, float]:

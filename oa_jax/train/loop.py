@@ -8,12 +8,16 @@ import time
 import jax
 import numpy as np
 
+from oa_jax import processes
+from oa_jax.errors import Interrupted
 from oa_jax.experiment import Experiment
 from oa_jax.train import engine as engine_lib
 from oa_jax.train.checkpoint import Checkpoints
 from oa_jax.train.rows import Rows
 from oa_jax.train.state import State
 from oa_jax.train.workdir import Workdir
+
+PADDING = -1  # in the place of a seed's slot
 
 
 @dataclasses.dataclass
@@ -36,13 +40,15 @@ class Clock:
 def train(experiment: Experiment, workdir: Workdir, say) -> tuple[State, dict[str, float]]:
     """Train all seeds to their ends -> (states of all seeds, seconds by kind).
 
-    Goes on from the newest checkpoint. `say` prints one line.
+    Goes on from the newest checkpoint. `say` prints one line. Raises Interrupted, with everything
+    saved, after the epoch in which the process was told to leave.
     """
     engine, seeds, config = experiment.engine, experiment.seeds, experiment.config["train"]
     rows, clock = Rows(experiment, workdir), Clock(engine, {})
-    with Checkpoints(workdir.checkpoints, config["keep_checkpoints"]) as checkpoints:
+    saving = Checkpoints(workdir.checkpoints, config["keep_checkpoints"])
+    with saving as checkpoints, processes.Notice() as notice:
         found = checkpoints.restore_newest(engine.abstract(seeds, experiment.hparams()))
-        arrays = experiment.train_arrays()
+        arrays = engine.keep(experiment.train_arrays(), len(seeds))
         if found:
             epoch, states, clock.seconds = found
             workdir.keep_rows(epoch)
@@ -51,7 +57,7 @@ def train(experiment: Experiment, workdir: Workdir, say) -> tuple[State, dict[st
             epoch, states = 0, clock.timed("train", engine.create, seeds, experiment.hparams())
             workdir.keep_rows(-1)
             rows.add(0, states, clock.timed("evaluate", engine.assess, states, arrays))
-        groups = Groups(states, config["compaction"])
+        groups = Groups(states, config["compaction"], engine.layout.seed_size(len(seeds)))
         while groups.running.any():
             begin = time.perf_counter()
             capacity = clock.timed("train", engine.capacity, seeds, epoch)
@@ -60,8 +66,11 @@ def train(experiment: Experiment, workdir: Workdir, say) -> tuple[State, dict[st
             rows.add(epoch, states, report, groups.slots, groups.running)
             say(rows.line(epoch, time.perf_counter() - begin))
             groups.update(states)
-            if epoch % config["checkpoint_every"] == 0 or not groups.running.any():
+            leaving = notice.holds(epoch) and groups.running.any()
+            if leaving or epoch % config["checkpoint_every"] == 0 or not groups.running.any():
                 clock.timed("save", checkpoints.save, epoch, groups.all(), clock.seconds)
+            if leaving:
+                raise Interrupted(f"{workdir.path} is saved after epoch {epoch}")
     return groups.all(), clock.seconds
 
 
@@ -70,26 +79,44 @@ class Groups:
 
     With compaction, seeds that stop leave the program: uneven stopping costs little, but every
     size of the program is compiled. Without, they stay in it and no longer change.
+
+    multiple: the program's seeds are a multiple of it. Those that are missing are padding slots,
+    copies of another seed that have stopped, and of no number.
     """
 
-    def __init__(self, states: State, compaction: bool):
-        self.compaction = compaction
-        self.slots = np.arange(states.seed.shape[0])  # of the seeds in the program
+    def __init__(self, states: State, compaction: bool, multiple: int = 1):
+        self.compaction, self.multiple = compaction, multiple
         self._aside: list[tuple[np.ndarray, State]] = []
-        self.update(states)
+        self._fill(np.arange(states.seed.shape[0]), states)
+        self.update(self.states)
 
     def update(self, states: State) -> None:
         """Take the new states of the seeds in the program; put aside those that stopped."""
         self.states = states
-        self.running = ~np.asarray(states.done)
-        if self.compaction and not self.running.all():
-            done = ~self.running
-            self._aside.append((self.slots[done], engine_lib.take_seeds(states, done)))
-            self.states = engine_lib.take_seeds(states, self.running)
-            self.slots, self.running = self.slots[self.running], self.running[self.running]
+        self.running = ~processes.fetch(states.done)
+        n_running = int(self.running.sum())
+        if self.compaction and 0 < self._slots_for(n_running) < len(self.slots):
+            done = ~self.running & (self.slots != PADDING)
+            if done.any():
+                self._aside.append((self.slots[done], engine_lib.take_seeds(states, done)))
+            self._fill(self.slots[self.running], engine_lib.take_seeds(states, self.running))
+            self.running = self.slots != PADDING
+
+    def _slots_for(self, n_seeds):
+        return -(-n_seeds // self.multiple) * self.multiple
+
+    def _fill(self, slots, states):
+        """Take the seeds `slots` into the program, with padding."""
+        missing = self._slots_for(len(slots)) - len(slots)
+        self.slots = np.concatenate([slots, np.full(missing, PADDING)])
+        self.states = states
+        if missing:
+            states = engine_lib.pad_seeds(states, len(self.slots))
+            self.states = states.replace(done=states.done | (self.slots == PADDING))
 
     def all(self) -> State:
         """All states in the order of the slots, in buffers of their own."""
         parts = [*self._aside, (self.slots, self.states)]
-        order = np.argsort(np.concatenate([slots for slots, _ in parts]))
+        slots = np.concatenate([slots for slots, _ in parts])
+        order = np.argsort(slots)[np.sum(slots == PADDING) :]
         return engine_lib.join_seeds([states for _, states in parts], order)

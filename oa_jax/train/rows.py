@@ -5,6 +5,7 @@ from __future__ import annotations
 import jax
 import numpy as np
 
+from oa_jax import processes
 from oa_jax.errors import UserError
 from oa_jax.evaluate import orthogonality
 from oa_jax.evaluate.metrics import metrics_by_domain, metrics_by_group
@@ -19,7 +20,8 @@ class Rows:
         self.experiment, self.workdir = experiment, workdir
         self.val = experiment.eval_rows["val"]
         self._newest: list[dict] = []
-        self._board = _board(workdir) if experiment.config["train"]["tensorboard"] else None
+        wanted = experiment.config["train"]["tensorboard"] and processes.is_first()
+        self._board = _board(workdir) if wanted else None
 
     def add(self, epoch, states, report, slots=None, running=None) -> None:
         """A row for each running seed of the program.
@@ -29,8 +31,8 @@ class Rows:
         """
         seeds = self.experiment.seeds if slots is None else self.experiment.seeds[slots]
         running = np.ones(len(seeds), bool) if running is None else running
-        report = jax.device_get(report)
-        counters = {k: np.asarray(getattr(states, k)) for k in ("best_epoch", "diverged_step")}
+        counters = {k: getattr(states, k) for k in ("best_epoch", "diverged_step")}
+        report, counters = processes.fetch((report, counters))
         self._newest = []
         for i in np.flatnonzero(running):
             row = {"epoch": epoch, "seed": int(seeds[i])}

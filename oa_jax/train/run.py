@@ -9,6 +9,7 @@ import jax
 from ml_collections import ConfigDict
 
 from oa_jax import experiment as experiment_lib
+from oa_jax import processes
 from oa_jax.config import choice, resolve
 from oa_jax.errors import UserError
 from oa_jax.train import finish, loop
@@ -20,6 +21,7 @@ def run(config, workdir_path, say) -> dict:
     """Train `config` in a workdir and return its summary. The workdir decides: empty, start;
     begun, go on; finished, return what is there."""
     resolved = resolve(config, experiment_lib.PLACES[config["backbone"]])
+    processes.check_equal("--config", resolved)
     with Workdir(workdir_path) as workdir:
         workdir.check(resolved)
         if workdir.is_finished:
@@ -28,6 +30,7 @@ def run(config, workdir_path, say) -> dict:
         use_compilation_cache()
         experiment = experiment_lib.build(resolved)
         env = environment(experiment)
+        processes.check_equal("data", env["fingerprints"])
         check_same_data(workdir, env)
         workdir.claim(resolved)  # not before data and configuration are known to fit
         workdir.write_json("env.json", env)
@@ -50,7 +53,8 @@ def conclude(experiment, workdir, states, seconds) -> dict:
     clock = loop.Clock(experiment.engine, dict(seconds))
     ranks, sums = clock.timed("evaluate", finish.rank_all, experiment, states.best_params)
     initial = clock.timed("evaluate", initial_statistics, experiment)
-    summary = finish.summarise(experiment, states, ranks, sums, initial)
+    ended = processes.fetch(states.replace(params=(), moments=(), best_params=()))
+    summary = finish.summarise(experiment, ended, ranks, sums, initial)
     workdir.write_npz("ranks.npz", ranks)
     summary["seconds"] = clock.seconds
     workdir.write_json("summary.json", summary)
@@ -64,7 +68,7 @@ def initial_statistics(experiment):
     engine = experiment.engine
     states = engine.create(experiment.seeds, experiment.hparams())
     rows = experiment.padded(experiment.eval_rows["test"])
-    return jax.device_get(engine.final(states.params, rows, (), experiment.tables)[1])
+    return processes.fetch(engine.final(states.params, rows, (), experiment.tables)[1])
 
 
 def stored_config(workdir):
@@ -85,7 +89,7 @@ def checked_config(config, path) -> dict:
 
 def check_same_data(workdir, env):
     """A begun run goes on only with the data and candidates that it began with."""
-    if not (workdir.path / "env.json").exists():
+    if not workdir.holds("env.json"):
         return
     there = workdir.read_json("env.json")
     there = there.get("fingerprints") if isinstance(there, dict) else None
@@ -101,7 +105,10 @@ def check_same_data(workdir, env):
 
 def describe(experiment, env) -> str:
     log, config = experiment.log, experiment.config
-    device = env["devices"][0] + (f" x{len(env['devices'])}" if len(env["devices"]) > 1 else "")
+    device = env["devices"][0]
+    if len(env["devices"]) > 1:
+        mesh = ", ".join(f"{name}:{size}" for name, size in env["mesh"].items())
+        device += f" x{len(env['devices'])} ({mesh})"
     return (
         f"{finish.label(config)} ({config['protocol']}) on {log.name}: {log.n_users} users, "
         f"{log.n_items[0]}+{log.n_items[1]} items, {len(log.user)} interactions; "

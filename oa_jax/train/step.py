@@ -11,6 +11,7 @@ import optax
 
 from oa_jax.evaluate import orthogonality, ranking
 from oa_jax.tasks.sampling import Purpose, epoch_rows, key_of
+from oa_jax.train.mesh import on_data
 from oa_jax.train.state import Schedule, State
 
 
@@ -40,7 +41,8 @@ def train_step(settings: Settings, capacity, state: State, rows_B, arrays):
 
     Decay is decoupled and reaches every parameter, biases and norms included (quirk Q7).
     """
-    batch = settings.task.batch(arrays, rows_B, state.seed, state.step, capacity)
+    rows_B = on_data(rows_B)
+    batch = on_data(settings.task.batch(arrays, rows_B, state.seed, state.step, capacity))
     key = key_of(state.seed, Purpose.DROPOUT, state.step)
     value_and_grad = jax.value_and_grad(settings.backbone.loss, has_aux=True)
     (loss, aux), grads = value_and_grad(state.params, batch, key, state.hparams)
@@ -132,6 +134,7 @@ def all_ranks(settings: Settings, params, rows, protocols) -> dict[str, ranking.
     index = backbone.index(params)
 
     def block(rows):
+        rows = on_data(rows)
         encoded, out = backbone.encode(params, rows), {}
         for name in protocols:
             if name == "full":
@@ -154,7 +157,7 @@ def probe_sums(settings: Settings, params, rows):
     """{"place/domain": sums} over all tokens of the rows; {} without GCA."""
 
     def block(rows):
-        probes = settings.backbone.probe(params, rows)
+        probes = settings.backbone.probe(params, on_data(rows))
         return {name: orthogonality.sums(probe) for name, probe in probes.items()}
 
     sums = jax.lax.map(block, _blocks(rows, settings.block_users))

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from oa_jax import processes
 from oa_jax.tasks.sampling import epoch_rows
 from oa_jax.tasks.streaming import Feed, places
 from oa_jax.train import step as step_lib
@@ -23,8 +24,8 @@ class StreamingEngine(Engine):
     An epoch is a program per chunk of steps, then evaluation in slices, then the selection.
     """
 
-    def __init__(self, settings: step_lib.Settings, axis: str, feed: Feed):
-        super().__init__(settings, axis)
+    def __init__(self, settings: step_lib.Settings, axis: str, feed: Feed, mesh="", devices=None):
+        super().__init__(settings, axis, mesh, devices)
         self.feed = feed
 
     def epoch(self, states: State, arrays, capacity):
@@ -46,6 +47,10 @@ class StreamingEngine(Engine):
         """The compiled program of a chunk; arguments may be shapes."""
         seeded = (states, *self._fed(states.seed.shape[0]))
         return self._compile(*self._chunk(capacity), seeded, (), donate=True)
+
+    def keep(self, arrays, n_seeds: int):
+        """The arrays stay on the host."""
+        return arrays
 
     def on_device(self, arrays, n_seeds: int):
         """Shapes of two chunks, the one in work and the next."""
@@ -87,7 +92,7 @@ class StreamingEngine(Engine):
             return epoch_rows(seed, epoch, task.n_users, task.batch_size)
 
         rows = self._over_seeds("rows", one, (states.seed, states.epoch), ())
-        return np.asarray(rows)
+        return processes.fetch(rows)
 
     def _chunk(self, capacity):
         task = self.settings.task

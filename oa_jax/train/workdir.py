@@ -13,16 +13,25 @@ import numpy as np
 
 from oa_jax.config import first_difference
 from oa_jax.errors import UserError
+from oa_jax.processes import first_does
 
 
 class Workdir:
-    """Files of one run. Use as a context: a second process on the same folder is refused."""
+    """Files of one run. Use as a context: a second command on the same folder is refused.
+
+    Of several processes of one run the first reads and writes, for all of them.
+    """
 
     def __init__(self, path):
         self.path = pathlib.Path(path).expanduser()
         self._lock = None
 
     def __enter__(self):
+        self._take_lock()
+        return self
+
+    @first_does
+    def _take_lock(self):
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             self._lock = open(self.path / ".lock", "w")  # noqa: SIM115 (held for the whole run)
@@ -35,10 +44,10 @@ class Workdir:
         except OSError:
             self._lock.close()
             raise UserError(f"--workdir={self.path}: in use by another process") from None
-        return self
 
     def __exit__(self, *_):
-        self._lock.close()
+        if self._lock:
+            self._lock.close()
 
     @property
     def checkpoints(self) -> pathlib.Path:
@@ -46,18 +55,27 @@ class Workdir:
 
     @property
     def is_finished(self) -> bool:
-        return (self.path / "summary.json").exists()
+        return self.holds("summary.json")
 
+    @first_does
+    def holds(self, name: str) -> bool:
+        return (self.path / name).exists()
+
+    @first_does
     def claim(self, config: dict) -> None:
         """Store the configuration, if `check` finds nothing against it."""
-        self.check(config)
+        self._check(config)
         if not (self.path / "config.json").exists():
-            self.write_json("config.json", config)
+            self._write_json("config.json", config)
 
+    @first_does
     def check(self, config: dict) -> None:
         """Raise UserError unless the folder is empty or holds a run of this configuration."""
+        self._check(config)
+
+    def _check(self, config):
         if (self.path / "config.json").exists():
-            difference = first_difference(self.read_json("config.json"), config)
+            difference = first_difference(self._read_json("config.json"), config)
             if difference:
                 raise UserError(
                     f"--workdir={self.path} holds a run of another configuration: {difference}"
@@ -71,7 +89,11 @@ class Workdir:
                 "expected an empty folder or a run of this program"
             )
 
+    @first_does
     def read_json(self, name: str):
+        return self._read_json(name)
+
+    def _read_json(self, name):
         path = self.path / name
         try:
             return json.loads(path.read_text())
@@ -80,9 +102,14 @@ class Workdir:
         except (ValueError, UnicodeDecodeError) as error:
             raise UserError(f"{path}: not valid JSON: {error}") from None
 
+    @first_does
     def write_json(self, name: str, value) -> None:
+        self._write_json(name, value)
+
+    def _write_json(self, name, value):
         self._replace(name, (json.dumps(_plain(value), indent=1) + "\n").encode())
 
+    @first_does
     def write_npz(self, name: str, arrays: dict[str, np.ndarray]) -> None:
         buffer = io.BytesIO()
         np.savez_compressed(buffer, **arrays)
@@ -96,6 +123,7 @@ class Workdir:
             os.fsync(file.fileno())
         os.replace(temporary, self.path / name)
 
+    @first_does
     def keep_rows(self, last_epoch: int) -> None:
         """Drop the rows of metrics.jsonl after `last_epoch`, and a line cut off by a kill."""
         path = self.path / "metrics.jsonl"
@@ -110,6 +138,7 @@ class Workdir:
                     kept.append(line + "\n")
         self._replace("metrics.jsonl", "".join(kept).encode())
 
+    @first_does
     def append_rows(self, rows: list[dict]) -> None:
         """Add rows to metrics.jsonl."""
         with open(self.path / "metrics.jsonl", "a") as file:

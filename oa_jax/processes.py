@@ -1,0 +1,147 @@
+"""Several processes as one program: how they meet, what process 0 decides, how all of them leave.
+
+Every process runs the same lines in the same order. What only one can do, such as writing a file,
+process 0 does, and its answer or its error is that of all.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import importlib.util
+import json
+import os
+import re
+import signal
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+from oa_jax.errors import UserError
+
+EXPECTED = "auto, off, or HOST:PORT,N,I: where process 0 listens, how many there are, which this is"
+LOST_S = 60  # without a sign of life for so long, a process is lost and the others end
+# Variables of a process started by Slurm or by Open MPI, and of how many there are.
+LAUNCHERS = (
+    ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS"),
+    ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE"),
+)
+
+
+def start(text: str) -> None:
+    """Meet the other processes, before anything runs on a device.
+
+    text: `auto` asks Slurm, Open MPI, an indexed Kubernetes job or a TPU slice, and is a single
+    process elsewhere. Raises UserError for a text that is none of `EXPECTED`, and where the
+    processes don't meet.
+    """
+    wait = {"heartbeat_timeout_seconds": LOST_S, "shutdown_timeout_seconds": LOST_S}
+    match = re.fullmatch(r"([^,\s]+:\d+),([1-9]\d*),(\d+)", text)
+    try:
+        if match and int(match[3]) < int(match[2]):
+            where, number, which = match[1], int(match[2]), int(match[3])
+            jax.distributed.initialize(
+                where, number, which, cluster_detection_method="deactivate", **wait
+            )
+        elif text == "auto" and _is_launched():
+            jax.distributed.initialize(**wait)
+        elif text == "auto" and importlib.util.find_spec("libtpu"):
+            with contextlib.suppress(ValueError):  # no TPU: nobody says how many processes
+                jax.distributed.initialize(**wait)
+        elif text not in ("auto", "off"):
+            raise UserError(f"--distributed={text}: expected {EXPECTED}")
+    except (RuntimeError, ValueError) as error:
+        raise UserError(f"--distributed={text}: the processes don't meet: {error}") from None
+
+
+def _is_launched() -> bool:
+    tasks = [int(os.environ.get(number, 1)) for which, number in LAUNCHERS if which in os.environ]
+    return max(tasks, default=1) > 1 or "JOB_COMPLETION_INDEX" in os.environ
+
+
+def several() -> bool:
+    """Whether there is more than one process. Asks no device when there is none to meet."""
+    return jax.distributed.is_initialized() and jax.process_count() > 1
+
+
+def is_first() -> bool:
+    """Whether this process writes files and talks."""
+    return not several() or jax.process_index() == 0
+
+
+def fetch(tree):
+    """Arrays of devices as numpy arrays, whole, in every process."""
+    if several():
+        tree = multihost_utils.process_allgather(tree, tiled=True)
+    return jax.device_get(tree)
+
+
+def first_does(method):
+    """`method` as process 0 does it: what it returns, which must fit in JSON, and the UserError or
+    OSError that it raises are those of all processes, which wait for it."""
+
+    @functools.wraps(method)
+    def shared(*args, **kwargs):
+        if not several():
+            return method(*args, **kwargs)
+        answer = {}
+        if is_first():
+            try:
+                answer["value"] = method(*args, **kwargs)
+            except OSError as error:
+                answer["error"] = f"{error.filename or 'input or output'}: {error.strerror}"
+            except UserError as error:
+                answer["error"] = str(error)
+        answer = _from_first(answer)
+        if "error" in answer:
+            raise UserError(answer["error"])
+        return answer["value"]
+
+    return shared
+
+
+def _from_first(answer):
+    text = np.frombuffer(json.dumps(answer).encode(), np.uint8)
+    size = int(multihost_utils.broadcast_one_to_all(np.int32(len(text))))
+    buffer = np.zeros(size, np.uint8)
+    buffer[: len(text) if is_first() else 0] = text if is_first() else ()
+    return json.loads(bytes(np.asarray(multihost_utils.broadcast_one_to_all(buffer))))
+
+
+def check_equal(what: str, value) -> None:
+    """Raise UserError unless all processes were given the same `value`, which fits in JSON."""
+    mine = json.dumps(value, sort_keys=True)
+    theirs = first_does(lambda: mine)()
+    if several() and not fetch(np.array([mine == theirs])).all():
+        raise UserError(f"{what}: the processes were given different ones: expected one for all")
+
+
+class Notice:
+    """Notice that the machine is about to be taken away: SIGTERM, to any of the processes.
+
+    Use as a context. Several processes have JAX's own handler, which agrees on an epoch for all.
+    """
+
+    def __init__(self):
+        self._received = False
+        self._before = None
+
+    def __enter__(self):
+        if not jax.distributed.is_initialized():
+            with contextlib.suppress(ValueError):  # not the main thread: nobody can send it there
+                self._before = signal.signal(signal.SIGTERM, self._receive)
+        return self
+
+    def __exit__(self, *_):
+        if self._before is not None:
+            signal.signal(signal.SIGTERM, self._before)
+
+    def _receive(self, *_):
+        self._received = True
+
+    def holds(self, epoch: int) -> bool:
+        """Whether to leave now. All processes ask after every epoch, and get the same answer."""
+        if jax.distributed.is_initialized():
+            return multihost_utils.reached_preemption_sync_point(epoch)
+        return self._received

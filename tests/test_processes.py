@@ -1,0 +1,51 @@
+"""One process among none: what is said about --distributed, and the notice to leave."""
+
+import os
+import signal
+
+import numpy as np
+import pytest
+
+from oa_jax import processes
+from oa_jax.errors import UserError
+
+WRONG = ["", "on", "host", "host:1", "host:1,2", "host:1,0,0", "host:1,2,2", "host:x,2,0", "1,2,0"]
+
+
+@pytest.mark.parametrize("text", WRONG)
+def test_a_wrong_text_is_one_line(text):
+    with pytest.raises(UserError, match="^--distributed=.*: expected auto, off, or HOST:PORT,N,I"):
+        processes.start(text)
+
+
+def test_launchers_are_recognised(monkeypatch):
+    for name in (*sum(processes.LAUNCHERS, ()), "JOB_COMPLETION_INDEX"):
+        monkeypatch.delenv(name, raising=False)
+    assert not processes._is_launched()
+    monkeypatch.setenv("SLURM_PROCID", "0")
+    assert not processes._is_launched()
+    monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "1")
+    assert not processes._is_launched()
+    monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "2")
+    assert processes._is_launched()
+    monkeypatch.delenv("SLURM_PROCID")
+    assert not processes._is_launched()
+    monkeypatch.setenv("JOB_COMPLETION_INDEX", "0")
+    assert processes._is_launched()
+
+
+def test_a_single_process_is_the_first_and_does_everything():
+    processes.start("off")
+    assert processes.is_first() and not processes.several()
+    assert processes.first_does(lambda a: a + 1)(2) == 3
+    processes.check_equal("--config", {"seeds": 3})
+    np.testing.assert_array_equal(processes.fetch({"a": np.arange(3)})["a"], [0, 1, 2])
+
+
+def test_a_notice_holds_once_the_signal_came_and_the_handler_is_put_back():
+    before = signal.getsignal(signal.SIGTERM)
+    with processes.Notice() as notice:
+        assert not notice.holds(1)
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert notice.holds(2)
+    assert signal.getsignal(signal.SIGTERM) is before
