@@ -22,10 +22,10 @@ for flag in "${flags[@]}"; do
   [[ $flag == --workdir=?* ]] && workdir=${flag#--workdir=}
 done
 [[ -n $workdir ]] || fail "--workdir=DIR: missing: expected a folder for the run"
-need "bash $BASH_VERSION: expected 5.1 or newer" test "${BASH_VERSINFO[0]}${BASH_VERSINFO[1]}" -ge 51
 need "$python: cannot import oa_jax: expected it installed (pip install -e .), or PYTHON" \
   "$python" -c 'import oa_jax.train'
 free_port='import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])'
+[[ -z ${PORT:-} || $PORT =~ ^[0-9]+$ ]] || fail "PORT=$PORT: expected a number"
 port=${PORT:-$("$python" -c "$free_port")}
 
 step "$count processes of ${DEVICES:-1} device(s) each, process 0 listens on 127.0.0.1:$port"
@@ -35,31 +35,31 @@ for ((i = 0; i < count; i++)); do
   command=(env "JAX_NUM_CPU_DEVICES=${DEVICES:-1}" "$python" -m oa_jax.train "${flags[@]}"
     "--distributed=127.0.0.1:$port,$count,$i")
   log=$workdir.process-$i.log
-  echo "+$(quoted "${command[@]}")$([[ $i == 0 ]] || echo " > $log 2>&1") &"
+  echo "+$(quoted "${command[@]}")$([[ $i == 0 ]] || echo " >$(quoted "$log") 2>&1") &"
   if $DRY_RUN; then continue; fi
   if [[ $i == 0 ]]; then "${command[@]}" & else "${command[@]}" >"$log" 2>&1 & fi
   children+=($!)
 done
 if $DRY_RUN; then exit 0; fi
 
-left=("${children[@]}")
 status=0
-trap 'kill -TERM "${left[@]}" 2>/dev/null || true' TERM INT
-while ((${#left[@]} > 0)); do
-  ended='' code=0
-  wait -n -p ended "${left[@]}" || code=$?
-  [[ -n $ended ]] || continue # a signal to this script, which the trap has passed on
-  for i in "${!left[@]}"; do
-    if [[ ${left[i]} == "$ended" ]]; then unset "left[i]"; fi
-  done
-  left=("${left[@]}")
-  if ((code != 0 && status == 0)); then
+trap 'kill -TERM "${children[@]}" 2>/dev/null || true' TERM INT
+while ((${#children[@]} > 0)); do
+  sleep 0.2
+  for i in "${!children[@]}"; do
+    kill -0 "${children[i]}" 2>/dev/null && continue
+    code=0
+    wait "${children[i]}" || code=$?
+    unset "children[i]"
+    ((code != 0 && status == 0)) || continue
     status=$code
-    echo "a process ended with status $code" >&2
-    if ((code != 75)); then # the others would wait for it for ever; the newest checkpoint holds
-      sleep 1               # for what they have to say about the same mistake
-      kill -KILL "${left[@]}" 2>/dev/null || true
+    echo "process $i ended with status $code" >&2
+    # 75: the others are saving too. Else they would wait for it for ever; the newest checkpoint
+    # holds. A second, for what they have to say about the same mistake.
+    if ((code != 75 && ${#children[@]} > 0)); then
+      sleep 1
+      kill -KILL "${children[@]}" 2>/dev/null || true
     fi
-  fi
+  done
 done
 exit "$status"

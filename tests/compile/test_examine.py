@@ -38,7 +38,7 @@ def test_sizes_are_what_was_asked():
     assert (log.n_users, log.n_items, len(log.item)) == (40, (200, 210), 403)
     counts = np.bincount(log.user)
     assert counts.min() == 10 and counts.max() == 11
-    assert 1 <= log.item.min() and log.item.max() <= 410
+    assert log.item.min() >= 1 and log.item.max() <= 410
     of_one = log.item[log.user == 7]
     assert len(set(of_one)) == len(of_one) and set(log.domain[log.user == 7]) == {0, 1}
 
@@ -95,7 +95,7 @@ def test_finer_products_take_longer():
     assert times == pytest.approx([1e-3, 3e-3, 6e-3])
 
 
-# --- what is too large -----------------------------------------------------------------------------
+# --- what is too large ---------------------------------------------------------------------------
 
 
 def test_how_much_a_compiler_would_have_needed():

@@ -81,7 +81,8 @@ def module(instruction, fused=False):
     shape = instruction[: instruction.index(")") + 1] if instruction[0] == "(" else ""
     shape = shape or instruction.split(" ")[0]
     call = f"{shape} fusion(%table, %ids, %rows, %at), kind=kLoop, calls=%inside"
-    return f"HloModule m\n\n%inside {head}{body}\nENTRY %main {head}{PARAMETERS}  ROOT %f = {call}\n}}\n"
+    inside, main = f"%inside {head}{body}", f"ENTRY %main {head}{PARAMETERS}  ROOT %f = {call}\n}}"
+    return f"HloModule m\n\n{inside}\n{main}\n"
 
 
 @pytest.mark.parametrize("instruction", INSTRUCTIONS)
@@ -97,7 +98,9 @@ def test_a_fusion_moves_what_its_parts_read_and_write(instruction):
 def test_a_part_is_the_whole_where_another_use_takes_it_all():
     both = "f32[8,64]{1,0} gather(%table, %ids), slice_sizes={1,64}"
     text = module(both, fused=True)
-    whole = text.replace("ROOT %out", "%all = f32[] reduce(%table, %at), to_apply=%add\n  ROOT %out")
+    whole = text.replace(
+        "ROOT %out", "%all = f32[] reduce(%table, %at), to_apply=%add\n  ROOT %out"
+    )
     assert Program(whole).cost().traffic == TABLE + 4 + IDS + ROWS
 
 
@@ -110,7 +113,8 @@ def test_a_part_is_the_whole_where_another_use_takes_it_all():
         ("f32[8,8]{1,0} dot(%rows, %rows), lhs_contracting_dims={1}", 2 * 8 * 8 * 64),
         ("f32[8,8]{1,0} convolution(%rows, %rows), dim_labels=bf_oi->bf", 2 * 8 * 8 * 64),
         (
-            '(f32[8,8]{1,0}, s8[4]{0}) custom-call(%rows, %rows), custom_call_target="__cublas$gemm"'
+            "(f32[8,8]{1,0}, s8[4]{0}) custom-call(%rows, %rows)"
+            ', custom_call_target="__cublas$gemm"'
             ', backend_config={"lhs_contracting_dimensions":["1"]}',
             2 * 8 * 8 * 64,
         ),

@@ -1,4 +1,4 @@
-"""Names of topologies, the figures of their devices, and what is said where a compiler is absent."""
+"""Names of topologies, the figures of their devices, and what is said without a compiler."""
 
 import importlib.util
 import subprocess
