@@ -4,7 +4,7 @@
 #   abxi       both pairs: baseline, GCA_early, GCA_stack, five seeds each, to early stopping
 #   llm4cdsr   Food-Kitchen of LLMCDSR: the same three
 #   time       seconds per epoch of each backbone for 1, 5 and 16 seeds
-#   bench      python -m oa_jax.bench of each backbone
+#   bench      python -m oa_jax.bench of each backbone and of the softmax's forms, JSON in OUT
 #   table      of what is finished in OUT, also written to OUT/table.md
 # Default: all of them. OUT (default runs/gpu) receives the workdirs; a second call goes on where the
 # first ended. LIMIT=SECONDS cuts every command off there (it goes on when called again).
@@ -82,10 +82,12 @@ time_seeds() {
 
 bench() {
   step "benchmark"
+  run mkdir -p "$out"
   local backbone
   for backbone in "${!timed[@]}"; do
-    try oa_jax.bench "--config=${timed[$backbone]}" --seeds=1,2,5,8,16
+    try oa_jax.bench "--config=${timed[$backbone]}" --seeds=1,2,5,8,16 "--out=$out/bench_$backbone.json"
   done
+  try oa_jax.bench "--config=${timed[abxi]}" --softmax "--out=$out/bench_softmax.json"
 }
 
 for part in "${parts[@]}"; do

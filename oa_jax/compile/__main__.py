@@ -42,8 +42,14 @@ def main(_):
     fits = [say_fit(experiment, found, topology) for found in programs]
     for found in programs:
         if found.cost:
-            say_work(found, topology, resolved["train"]["matmul_precision"])
+            say_work(found, topology, precision_of(resolved["train"]))
     return 0 if all(fits) else 1
+
+
+def precision_of(train: dict) -> str:
+    """How matrix products are computed."""
+    in_bfloat16 = train.get("compute_dtype") == "bfloat16"
+    return "bfloat16" if in_bfloat16 else train["matmul_precision"]
 
 
 def headline(experiment, topology) -> str:
@@ -62,6 +68,7 @@ def memory_table(programs: list[Found], topology) -> Table:
         table.add_row(part, *(gibi(f.memory[part]) if f.memory else "" for f in programs))
     table.add_row("sum", *(gibi(f.needed) for f in programs))
     table.add_row(f"a {topology.kind} has", *(gibi(topology.device.memory) for _ in programs))
+    table.add_row("compiled in, s", *(f"{f.seconds:.0f}" if f.memory else "" for f in programs))
     for column in table.columns[1:]:
         column.justify = "right"
     return table

@@ -11,7 +11,7 @@ import jax
 from oa_jax.compile.hlo import Cost, Program
 from oa_jax.compile.topology import GIBI, PRECISIONS, Topology
 from oa_jax.train.engine import Engine
-from oa_jax.train.streaming import StreamingEngine
+from oa_jax.train.streaming import EVALUATION_BLOCKS, StreamingEngine
 
 UNITS = {"K": 2**10, "M": 2**20, "G": GIBI, "": 1}
 
@@ -46,13 +46,14 @@ def examine(experiment, devices) -> list[Found]:
     states = engine.abstract(seeds, experiment.hparams())
     arrays = _shapes(experiment.train_arrays())
     capacity = experiment.engine.capacity(seeds, 0)
-    task, block = experiment.task, experiment.config["evaluate"]["block_users"]
-    turns = engine.feed.chunk_steps if isinstance(engine, StreamingEngine) else task.n_steps
-    rows = _shapes(experiment.padded(experiment.eval_rows["test"]))
+    n_steps, rows = experiment.task.n_steps, experiment.padded(experiment.eval_rows["test"])
+    n_blocks = len(rows["real"]) // experiment.config["evaluate"]["block_users"]
+    if isinstance(engine, StreamingEngine):  # which does as much at a time
+        n_steps = min(n_steps, engine.feed.chunk_steps)
+        n_blocks = min(n_blocks, EVALUATION_BLOCKS)
     kinds, tables = tuple(experiment.protocol_names), _shapes(experiment.tables)
-    n_blocks = len(rows["real"]) // block
     return [
-        _found("training epoch", turns, lambda: engine.compile_epoch(states, arrays, capacity)),
+        _found("training epoch", n_steps, lambda: engine.compile_epoch(states, arrays, capacity)),
         _found(
             "evaluation",
             n_blocks,
@@ -86,8 +87,8 @@ def _found(name, turns, compile_it) -> Found:
 
 
 def bytes_asked(message: str) -> float:
-    """What a compiler that ran out of memory would have needed, NaN if it does not say."""
-    match = re.search(r"[Uu]sed ([\d.]+)([KMG]?)i?B? of", message)
+    """What a compiler that ran out of memory wanted at least, NaN if it does not say."""
+    match = re.search(r"(?:[Uu]sed |required[^(]*\()([\d.]+)([KMG]?)", message)
     return float(match[1]) * UNITS[match[2]] if match else float("nan")
 
 

@@ -10,7 +10,8 @@ import re
 
 from oa_jax.errors import UserError
 
-PRECISIONS = ("default", "high", "highest")  # of matrix products, train.matmul_precision
+# Of matrix products: train.compute_dtype, or train.matmul_precision of float32 ones.
+PRECISIONS = ("bfloat16", "default", "high", "highest")
 GIGA, TERA, GIBI = 1e9, 1e12, 2**30
 EXPECTED = "v5e:2x2, v6e:8x8, v5p:2x2x1, h100, h100:8 (one node), h100:4x8 (four nodes of eight)"
 
@@ -19,14 +20,14 @@ EXPECTED = "v5e:2x2, v6e:8x8, v5p:2x2x1, h100, h100:8 (one node), h100:4x8 (four
 class Device:
     """A device by its vendor's data sheet, dense figures.
 
-    flops: a second, of float32 products at matmul_precision default, high and highest. A TPU makes
-    them of one, three or six bfloat16 products; a GPU of TF32, TF32 and float32.
+    flops: a second, of products by PRECISIONS. A TPU makes float32 ones of one, three or six
+    bfloat16 products; a GPU of TF32, TF32 and float32.
     memory: bytes.  bandwidth: of it, bytes a second.  link: bytes a second that a device sends to
     its neighbours; network: the same between nodes, where that is something else.
     """
 
     platform: str
-    flops: tuple[float, float, float]
+    flops: tuple[float, float, float, float]
     memory: float
     bandwidth: float
     link: float
@@ -36,13 +37,13 @@ class Device:
 
 
 def _tpu(peak, memory, bandwidth, link, axes=2):
-    flops = (peak * TERA, peak * TERA / 3, peak * TERA / 6)
+    flops = tuple(peak * TERA / passes for passes in (1, 1, 3, 6))
     return Device("tpu", flops, memory * GIBI, bandwidth * GIGA, link * GIGA, None, axes)
 
 
-def _gpu(tf32, f32, memory, bandwidth, link, **target):
+def _gpu(bf16, tf32, f32, memory, bandwidth, link, **target):
     """target: what the compiler wants to know of the chip."""
-    flops = (tf32 * TERA, tf32 * TERA, f32 * TERA)
+    flops = tuple(peak * TERA for peak in (bf16, tf32, tf32, f32))
     rates = (bandwidth * GIGA, link * GIGA, 50 * GIGA)  # a 400 Gb/s adapter a device
     return Device("cuda", flops, memory * GIGA, *rates, 2, target)
 
@@ -53,8 +54,8 @@ DEVICES = {
     "v5e": _tpu(197, 16, 819, 200),
     "v6e": _tpu(918, 32, 1640, 448),
     "v5p": _tpu(459, 95, 2765, 600, axes=3),
-    "h100": _gpu(494.7, 66.9, 80, 3350, 450, **HOPPER),
-    "h200": _gpu(494.7, 66.9, 141, 4800, 450, **HOPPER),
+    "h100": _gpu(989.4, 494.7, 66.9, 80, 3350, 450, **HOPPER),
+    "h200": _gpu(989.4, 494.7, 66.9, 141, 4800, 450, **HOPPER),
 }
 # What libtpu asks of a machine that is not a TPU's host.
 TPU_ENVIRONMENT = {

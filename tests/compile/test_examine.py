@@ -14,7 +14,7 @@ from oa_jax.compile import __main__ as command
 from oa_jax.compile.examine import Found, bytes_asked, examine, remedies, roofline
 from oa_jax.compile.hlo import Cost
 from oa_jax.compile.sizes import PROFILE_WIDTH, Sizes, shapes_of
-from oa_jax.compile.topology import Topology
+from oa_jax.compile.topology import PRECISIONS, Topology
 from oa_jax.config import resolve
 from oa_jax.errors import UserError
 
@@ -91,8 +91,12 @@ def test_roofline_by_hand(cost, seconds, limit):
 
 
 def test_finer_products_take_longer():
-    times = [roofline(Cost(197e9), CHIP, name).compute for name in ("default", "high", "highest")]
-    assert times == pytest.approx([1e-3, 3e-3, 6e-3])
+    times = [roofline(Cost(197e9), CHIP, name).compute for name in PRECISIONS]
+    assert times == pytest.approx([1e-3, 1e-3, 3e-3, 6e-3])
+    train = {"matmul_precision": "high"}
+    assert command.precision_of(train) == command.precision_of(train | {"compute_dtype": "float32"})
+    assert command.precision_of(train) == "high"
+    assert command.precision_of(train | {"compute_dtype": "bfloat16"}) == "bfloat16"
 
 
 # --- what is too large ---------------------------------------------------------------------------
@@ -101,6 +105,8 @@ def test_finer_products_take_longer():
 def test_how_much_a_compiler_would_have_needed():
     said = "RESOURCE_EXHAUSTED: Ran out of memory in memory space hbm. Used 20.5G of 15.75G hbm."
     assert bytes_asked(said) == 20.5 * 2**30
+    said = "the total memory required for HLO temporaries (640M) exceeds available HBM (15.75G)."
+    assert bytes_asked(said) == 640 * 2**20
     assert np.isnan(bytes_asked("RESOURCE_EXHAUSTED"))
 
 
@@ -165,5 +171,5 @@ def test_programs_of_a_small_experiment_are_examined(capsys, quick_compile):
     # Five batches of 8 users an epoch, and the validation after them.
     assert 5 * epoch.turn.flops < epoch.cost.flops < 12 * epoch.turn.flops
     table = command.memory_table([epoch, evaluation], CHIP)
-    assert len(table.rows) == len(epoch.memory) + 2
+    assert len(table.rows) == len(epoch.memory) + 3
     assert "2 seeds, for 4 x v5e" in command.headline(experiment, CHIP)
