@@ -27,6 +27,8 @@ FREE = {"parameter", "constant", "tuple", "get-tuple-element", "bitcast", "after
 FREE |= {"partition-id", "replica-id", "opt-barrier", "while", "conditional", "call", "async-start"}
 FREE |= {"async-done", "async-update", "copy-done", "send-done", "recv-done", "reshape"}
 READS_A_PART = {"dynamic-slice", "slice", "gather"}
+# Which array of the tuple is the result: the start of a pair names its operand too.
+RESULT_OF_START = {"copy-start": 0, "all-gather-start": 1, "collective-permute-start": 1}
 
 ARRAY = re.compile(r"([a-z]+\d+|pred)\[([\d,]*)\](?:\{([^}]*)\})?")
 INSTRUCTION = re.compile(r"\s+(ROOT )?%(\S+) = (.+)")
@@ -60,9 +62,6 @@ class Instruction:
     def attribute(self, pattern: str) -> str | None:
         match = re.search(pattern, self.attributes)
         return match and match[1]
-
-    def dimensions(self, name: str) -> list[int]:
-        return [int(n) for n in (self.attribute(name + r"=\{([\d,]*)\}") or "").split(",") if n]
 
 
 @dataclasses.dataclass
@@ -125,7 +124,8 @@ class Program:
             if opcode == "while":
                 turns = self._turns(instruction)
                 total.unknown_loops += turns is None
-                total.add(self._cost(self._called(instruction, "body")), turns or 1)
+                body = self._cost(self._called(instruction, "body"))
+                total.add(body, 1 if turns is None else turns)
             elif opcode in ("call", "async-start"):
                 total.add(self._cost(self._called(instruction, "(?:to_apply|calls)")))
             elif opcode == "conditional":
@@ -153,10 +153,9 @@ class Program:
             contracted = r'\[([\d,"]*)\]'  # a library's matrix product
             cost.flops = _dot_flops(instruction, scope, '"lhs_contracting_dimensions":', contracted)
         elif (kind := opcode.removesuffix("-start")) in COLLECTIVES:
-            sizes = [array.size for array in instruction.arrays]
-            # The start of a pair names operands and results together, an all-reduce's results only.
-            both = opcode.endswith("-start") and kind != "all-reduce"
-            cost.collectives[kind] = (1, max(sizes) if both else sum(sizes))
+            result = RESULT_OF_START.get(opcode)
+            arrays = instruction.arrays if result is None else instruction.arrays[result:][:1]
+            cost.collectives[kind] = (1, sum(array.size for array in arrays))
         return cost
 
     def _turns(self, loop) -> int | None:
@@ -217,6 +216,8 @@ class Program:
 
     def _written(self, root, scope) -> int:
         """Bytes that `root` writes: of an update in place, the part that changes."""
+        if root.opcode in RESULT_OF_START:
+            return root.arrays[RESULT_OF_START[root.opcode]].traffic
         if root.opcode == "tuple":
             parts = [scope[name] for name in root.operands]
             return sum(self._written(part, scope) for part in parts if part.opcode != "parameter")
