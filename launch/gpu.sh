@@ -3,6 +3,7 @@
 #   OA_DATA_DIR=DIR launch/gpu.sh [--dry-run] [PART …]
 #   abxi       both pairs: baseline, GCA_early, GCA_stack, five seeds each, to early stopping
 #   llm4cdsr   Food-Kitchen of LLMCDSR: the same three
+#   cdsrnp     the same three on the same set
 #   time       seconds per epoch of each backbone for 1, 5 and 16 seeds
 #   bench      python -m oa_jax.bench of each backbone and of the softmax's forms, JSON in OUT
 #   table      of what is finished in OUT, also written to OUT/table.md
@@ -10,8 +11,8 @@
 # first ended. LIMIT=SECONDS cuts every command off there (it goes on when called again).
 # PYTHON (default python3) must have jax with its accelerator, flax, optax, orbax-checkpoint,
 # ml_collections, absl-py and rich. OA_DATA_DIR holds abe/ and afk/, or abxi/abe/ and abxi/afk/; for
-# LLM4CDSR also a prepared llmcdsr_food_kitchen and its tables (README, "LLM4CDSR"), without which
-# that backbone is left out.
+# the others also a prepared llmcdsr_food_kitchen, for LLM4CDSR with its tables (README, "LLM4CDSR").
+# What has no data is left out, which a line says.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 # shellcheck source-path=SCRIPTDIR source=_steps.sh
@@ -20,7 +21,7 @@ take_dry_run "$@"
 
 python=${PYTHON:-python3}
 out=${OUT:-runs/gpu}
-all=(abxi llm4cdsr time bench table)
+all=(abxi llm4cdsr cdsrnp time bench table)
 parts=("${ARGUMENTS[@]}")
 [[ ${#parts[@]} -gt 0 ]] || parts=("${all[@]}")
 for part in "${parts[@]}"; do
@@ -42,11 +43,16 @@ try() { # a part that fails is named at the end; the others go on
 # Backbone -> the configuration that is timed, all but what follows.
 declare -A timed=([abxi]=configs/abxi.py:pair=beauty_elec)
 sets=${OA_DATA_DIR:-}
-if [[ -d $sets/oa_pairs/llmcdsr_food_kitchen && -d $sets/oa_tables/llmcdsr_food_kitchen ]]; then
-  timed[llm4cdsr]=configs/llm4cdsr.py:pair=llmcdsr_food_kitchen
-else
-  echo "LLM4CDSR is left out: no oa_pairs/ and oa_tables/llmcdsr_food_kitchen below OA_DATA_DIR"
-fi
+food=llmcdsr_food_kitchen
+for needed in llm4cdsr:oa_tables cdsrnp:oa_pairs; do
+  backbone=${needed%:*}
+  if [[ -d $sets/oa_pairs/$food && -d $sets/${needed#*:}/$food && -f configs/$backbone.py ]]; then
+    timed[$backbone]=configs/$backbone.py:pair=$food
+  else
+    echo "left out: $backbone: expected configs/$backbone.py, and $food in oa_pairs/ and" \
+      "${needed#*:}/ below OA_DATA_DIR"
+  fi
+done
 
 train_three() { # name of the runs, configuration
   local gca
@@ -63,10 +69,10 @@ abxi() {
   done
 }
 
-llm4cdsr() {
-  [[ -n ${timed[llm4cdsr]:-} ]] || return 0
-  step "LLM4CDSR at official size, five seeds, to early stopping"
-  train_three llm4cdsr_food_kitchen "${timed[llm4cdsr]}"
+on_food_kitchen() { # backbone
+  [[ -n ${timed[$1]:-} ]] || return 0
+  step "$1 at official size, five seeds, to early stopping"
+  train_three "$1_food_kitchen" "${timed[$1]}"
 }
 
 time_seeds() {
@@ -92,6 +98,7 @@ bench() {
 
 for part in "${parts[@]}"; do
   case $part in
+    llm4cdsr | cdsrnp) on_food_kitchen "$part" ;;
     time) time_seeds ;;
     table)
       step "table"
