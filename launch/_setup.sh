@@ -5,11 +5,8 @@
 
 cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit
 VENV_PYTHON=.venv/bin/python
-
-fail() {
-  echo "error: $*" >&2
-  exit 2
-}
+# shellcheck source-path=SCRIPTDIR source=_steps.sh
+source launch/_steps.sh
 
 # Whether $1 runs, is new enough and can import module $2.
 usable() {

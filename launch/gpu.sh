@@ -1,53 +1,114 @@
 #!/usr/bin/env bash
-# Official-size ABXI on one accelerator: baseline, GCA_early and GCA_stack, five seeds each, to
-# early stopping; then seconds per epoch for one and five seeds, and the tables.
-#   OA_DATA_DIR=DIR launch/gpu.sh [PAIR …]      pairs: beauty_elec food_kitchen (default: both)
-# OUT (default runs/gpu) receives the workdirs and table.md; a second call goes on where one ended.
+# Official sizes on one accelerator, part by part, and one table of all.
+#   OA_DATA_DIR=DIR launch/gpu.sh [--dry-run] [PART …]
+#   abxi       both pairs: baseline, GCA_early, GCA_stack, five seeds each, to early stopping
+#   llm4cdsr   Food-Kitchen of LLMCDSR: the same three
+#   cdsrnp     the same three on the same set
+#   time       seconds per epoch of each backbone for 1, 5 and 16 seeds
+#   bench      python -m oa_jax.bench of each backbone and of the softmax's forms, JSON in OUT
+#   table      of what is finished in OUT, also written to OUT/table.md
+# Default: all of them. OUT (default runs/gpu) receives the workdirs; a second call goes on where the
+# first ended. LIMIT=SECONDS cuts every command off there (it goes on when called again).
 # PYTHON (default python3) must have jax with its accelerator, flax, optax, orbax-checkpoint,
-# ml_collections, absl-py and rich.
+# ml_collections, absl-py and rich. OA_DATA_DIR holds abe/ and afk/, or abxi/abe/ and abxi/afk/; for
+# the others also a prepared llmcdsr_food_kitchen, for LLM4CDSR with its tables (README, "LLM4CDSR").
+# What has no data is left out, which a line says.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
+# shellcheck source-path=SCRIPTDIR source=_steps.sh
+source launch/_steps.sh
+take_dry_run "$@"
 
 python=${PYTHON:-python3}
 out=${OUT:-runs/gpu}
-pairs=("$@")
-[[ ${#pairs[@]} -gt 0 ]] || pairs=(beauty_elec food_kitchen)
-: "${OA_DATA_DIR:?set it to the folder that holds abe/ and afk/}"
+all=(abxi llm4cdsr cdsrnp time bench table)
+parts=("${ARGUMENTS[@]}")
+[[ ${#parts[@]} -gt 0 ]] || parts=("${all[@]}")
+for part in "${parts[@]}"; do
+  [[ " ${all[*]} " == *" $part "* ]] || fail "part '$part': expected some of ${all[*]}"
+done
+need "OA_DATA_DIR=${OA_DATA_DIR:-}: expected the folder that holds the data" test -d "${OA_DATA_DIR:-}"
+need "$python: expected one with jax, flax, optax, orbax-checkpoint, ml_collections, absl-py and rich" \
+  "$python" -c 'import jax, flax, optax, orbax.checkpoint, ml_collections, absl, rich'
+need "an accelerator: jax sees a CPU only" \
+  "$python" -c 'import jax; assert jax.default_backend() != "cpu"'
 
-"$python" - <<'PY'
-import jax, flax, optax, orbax.checkpoint, ml_collections, absl, rich
-if jax.default_backend() == "cpu":
-    raise SystemExit("error: jax sees no accelerator, only a CPU")
-print("on", jax.devices()[0].device_kind, "with jax", jax.__version__)
-PY
-
-train() { # workdir, arguments of the config, overrides …
-  local workdir=$1 arguments=$2
-  shift 2
-  "$python" -m oa_jax.train --config="configs/abxi.py:$arguments" --workdir="$workdir" "$@"
+failed=()
+try() { # a part that fails is named at the end; the others go on
+  local limit=()
+  [[ -z ${LIMIT:-} ]] || limit=(timeout --signal=TERM --kill-after=30 "$LIMIT")
+  run "${limit[@]}" "$python" -m "$@" || failed+=("$*")
 }
 
-for pair in "${pairs[@]}"; do
-  for gca in none early stack; do
-    train "$out/${pair}_$gca" "pair=$pair,gca=$gca"
-  done
-  # The same twelve epochs (nobody stops in them) with one seed and with five.
-  for seeds in 1 5; do
-    train "$out/${pair}_time_$seeds" "pair=$pair" --config.seeds=$seeds \
-      --config.train.max_epochs=12 --config.train.checkpoint_every=1000
-  done
+# Backbone -> the configuration that is timed, all but what follows.
+declare -A timed=([abxi]=configs/abxi.py:pair=beauty_elec)
+sets=${OA_DATA_DIR:-}
+food=llmcdsr_food_kitchen
+for needed in llm4cdsr:oa_tables cdsrnp:oa_pairs; do
+  backbone=${needed%:*}
+  if [[ -d $sets/oa_pairs/$food && -d $sets/${needed#*:}/$food && -f configs/$backbone.py ]]; then
+    timed[$backbone]=configs/$backbone.py:pair=$food
+  else
+    echo "left out: $backbone: expected configs/$backbone.py, and $food in oa_pairs/ and" \
+      "${needed#*:}/ below OA_DATA_DIR"
+  fi
 done
 
-{
-  for pair in "${pairs[@]}"; do
-    echo "## $pair"
-    "$python" -m oa_jax.report --markdown "$out/${pair}"_{none,early,stack}
-    "$python" - "$out/${pair}_time_1" "$out/${pair}_time_5" <<'PY'
-import json, sys
-one, five = (json.load(open(f"{path}/summary.json")) for path in sys.argv[1:])
-each = [s["seconds"]["train"] / s["per_seed"][0]["epochs"] for s in (one, five)]
-print(f"\nseconds per epoch, validation included: one seed {each[0]:.3f}, five seeds {each[1]:.3f} "
-      f"({each[1] / each[0]:.2f} of one)\n")
-PY
+train_three() { # name of the runs, configuration
+  local gca
+  for gca in none early stack; do
+    try oa_jax.train "--config=$2,gca=$gca" "--workdir=$out/$1_$gca"
   done
-} | tee "$out/table.md"
+}
+
+abxi() {
+  step "ABXI at official size, five seeds, to early stopping"
+  local pair
+  for pair in beauty_elec food_kitchen; do
+    train_three "abxi_$pair" "configs/abxi.py:pair=$pair"
+  done
+}
+
+on_food_kitchen() { # backbone
+  [[ -n ${timed[$1]:-} ]] || return 0
+  step "$1 at official size, five seeds, to early stopping"
+  train_three "$1_food_kitchen" "${timed[$1]}"
+}
+
+time_seeds() {
+  step "twelve epochs, in which no seed stops, with 1, 5 and 16 seeds"
+  local backbone seeds
+  for backbone in "${!timed[@]}"; do
+    for seeds in 1 5 16; do
+      try oa_jax.train "--config=${timed[$backbone]}" "--workdir=$out/time_${backbone}_$seeds" \
+        "--config.seeds=$seeds" --config.train.max_epochs=12 --config.train.checkpoint_every=1000
+    done
+  done
+}
+
+bench() {
+  step "benchmark"
+  run mkdir -p "$out"
+  local backbone
+  for backbone in "${!timed[@]}"; do
+    try oa_jax.bench "--config=${timed[$backbone]}" --seeds=1,2,5,8,16 "--out=$out/bench_$backbone.json"
+  done
+  try oa_jax.bench "--config=${timed[abxi]}" --softmax "--out=$out/bench_softmax.json"
+}
+
+for part in "${parts[@]}"; do
+  case $part in
+    llm4cdsr | cdsrnp) on_food_kitchen "$part" ;;
+    time) time_seeds ;;
+    table)
+      step "table"
+      run mkdir -p "$out"
+      run "$python" launch/gpu_table.py "$out"
+      ;;
+    *) "$part" ;;
+  esac
+done
+if [[ ${#failed[@]} -gt 0 ]]; then
+  printf 'not finished: %s\n' "${failed[@]}" >&2
+  exit 1
+fi

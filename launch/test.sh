@@ -3,6 +3,7 @@
 #   launch/test.sh                     everything
 #   launch/test.sh -m 'not slow' -x    arguments go to pytest; paths count from the root
 set -euo pipefail
+# shellcheck source-path=SCRIPTDIR source=_setup.sh
 source "$(dirname "${BASH_SOURCE[0]}")/_setup.sh"
 
 prepare_venv '.[dev]'

@@ -100,14 +100,20 @@ class Engine:
 
     def final(self, params, rows, protocols, tables=None):
         """{protocol: Ranks (S, R)} and GCA sums of `params` (leaves with S) over `rows`."""
+        return self._over_seeds(*self._final(protocols), (params,), (rows, tables))
 
+    def compile_final(self, params, rows, protocols, tables=None):
+        """The compiled program of `final`; arguments may be shapes."""
+        return self._compile(*self._final(protocols), (params,), (rows, tables))
+
+    def _final(self, protocols):
         def one(params, shared):
             rows, tables = shared
             settings = self.settings.on(tables)
             ranks = step_lib.all_ranks(settings, params, rows, protocols)
             return ranks, step_lib.probe_sums(settings, params, rows)
 
-        return self._over_seeds(("final", protocols), one, (params,), (rows, tables))
+        return ("final", protocols), one
 
     def _over_seeds(self, name, one, seeded, shared, donate=False):
         """Run `one` (a seed's values, shared values) for all seeds."""

@@ -84,6 +84,10 @@ class StreamingEngine(Engine):
         ranks, sums = zip(*parts, strict=True)
         return _joined(ranks), jax.tree.map(lambda *a: sum(a), *sums)
 
+    def compile_final(self, params, rows, protocols, tables=None):
+        """The compiled program of `final` over a slice of the rows, which are arrays."""
+        return super().compile_final(params, self._cut(rows)[0], protocols, tables)
+
     def _rows(self, states) -> np.ndarray:
         """(S, N, B): users of every batch of the coming epoch."""
         task = self.settings.task

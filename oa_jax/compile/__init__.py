@@ -1,0 +1,1 @@
+"""Programs compiled ahead of time for devices that are not at hand, and what they would take."""
