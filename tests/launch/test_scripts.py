@@ -105,7 +105,7 @@ BAD = {
     "part": (
         "gpu.sh",
         ["abxy"],
-        "part 'abxy': expected some of abxi llm4cdsr cdsrnp time bench table",
+        "part 'abxy': expected some of abxi llm4cdsr cdsrnp",
     ),
 }
 VARIABLES = {"extra": {"EXTRA": "rocm"}, "type": {"TYPE": "v9-8"}, "port": {"PORT": "x"}}
