@@ -153,7 +153,8 @@ def test_work_is_said_with_collectives(monkeypatch):
         "collectives: 3 all-reduce, 1 GB"
     )
     assert lines[1].endswith("links 10 ms: at least 10 ms, bound by links")
-    assert lines[2].strip() == "loops of unknown length, counted once: 1" and lines[3].startswith("a step of it: ")
+    assert lines[2].strip() == "loops of unknown length, counted once: 1"
+    assert lines[3].startswith("a step of it: ")
 
 
 # --- the command ---------------------------------------------------------------------------------
