@@ -250,7 +250,6 @@ def resolve(config: ml_collections.ConfigDict, places: tuple[int, ...]) -> dict:
         plain = json.loads(json.dumps(config.to_dict()))  # tuples become lists, as when read back
     except TypeError as error:
         raise UserError(f"--config: {error}: expected numbers, text, lists, None") from None
-    plain.setdefault("mesh", "")  # runs of before know no other
     for rule in (*RULES, *OWN_RULES[plain["backbone"]]):
         value = _value(plain, rule.field)
         if not rule.holds(value):

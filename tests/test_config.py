@@ -120,6 +120,21 @@ def test_arguments(text, expected):
     assert config_lib.arguments(text, {"a": "1", "b": "false"}) == expected
 
 
+@pytest.mark.parametrize("mesh", ["seed", "seed:0", "batch:2", "seed:2;data:2", "4"])
+def test_a_wrong_mesh_is_one_line(mesh):
+    with pytest.raises(UserError, match=f"^--config.mesh={mesh}: expected sizes of the axes seed"):
+        config_lib.resolve(get_config(mesh=mesh), PLACES)
+
+
+def test_a_run_may_go_on_on_another_mesh():
+    stored = config_lib.resolve(get_config(mesh="seed:2,data:2"), PLACES)
+    other = config_lib.resolve(get_config(), PLACES)
+    assert config_lib.first_difference(stored, other) is None
+    del stored["mesh"]  # as before there was one
+    assert config_lib.first_difference(stored, other) is None
+    assert "seed_axis" in config_lib.first_difference(stored, other | {"seed_axis": "map"})
+
+
 @pytest.mark.parametrize("stored", [None, [], "text", 3], ids=str)
 def test_a_stored_configuration_that_is_no_object_differs(stored):
     assert "expected an object" in config_lib.first_difference(stored, {"a": 1})

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 
 from oa_jax.models.gca import Probe
 from oa_jax.models.layers import Packing
+from oa_jax.models.shards import over_data
 
 
 def shared_negatives(table, h_PxD, weight_P, target_P, packing: Packing, negatives_BxK):
@@ -37,9 +38,16 @@ def position_negatives(table, h_PxD, weight_P, target_P, negatives_PxK, block):
 
 
 def _forward(table, h_PxD, weight_P, target_P, negatives_PxK, block, with_gradient=True):
+    ids_Px1K = jnp.concatenate([target_P[:, None], negatives_PxK], 1)
+    part = functools.partial(_in_blocks, block=block, with_gradient=with_gradient)
+    (total, d_table), (terms_P, d_h) = over_data(part, table, (h_PxD, weight_P, ids_Px1K))
+    return (total, terms_P), (d_table, d_h) if with_gradient else None
+
+
+def _in_blocks(table, h_PxD, weight_P, ids_Px1K, *, block, with_gradient):
+    """((total, its gradient of the table), (terms_P, gradient of h)); () for no gradient."""
     size, width = h_PxD.shape
     n_blocks = -(-size // block)
-    ids_Px1K = jnp.concatenate([target_P[:, None], negatives_PxK], 1)
 
     def blocks(array):
         padded = jnp.pad(array, [(0, n_blocks * block - size)] + [(0, 0)] * (array.ndim - 1))
@@ -61,8 +69,8 @@ def _forward(table, h_PxD, weight_P, target_P, negatives_PxK, block, with_gradie
     xs = (blocks(h_PxD), blocks(weight_P), blocks(ids_Px1K))
     d_table, (terms, d_h) = jax.lax.scan(step, start, xs)
     terms_P = terms.ravel()[:size]
-    gradient = (d_table, d_h.reshape(-1, width)[:size]) if with_gradient else None
-    return (jnp.sum(terms_P), terms_P), gradient
+    d_h_PxD = d_h.reshape(-1, width)[:size] if with_gradient else ()
+    return (jnp.sum(terms_P), d_table), (terms_P, d_h_PxD)
 
 
 def _forward_rule(table, h_PxD, weight_P, target_P, negatives_PxK, block):

@@ -100,21 +100,3 @@ def place(tree, sharding):
         return jax.make_array_from_callback(host.shape, sharding, host.__getitem__)
 
     return jax.tree.map(one, tree)
-
-
-def on_data(tree):
-    """`tree` with its arrays' first axis over `data`, inside a program whose mesh has that axis.
-
-    It says where values lie, not what they are. Arrays that the axis does not divide stay.
-    """
-    mesh = jax.sharding.get_abstract_mesh()
-    if mesh.empty or "data" not in mesh.auto_axes:
-        return tree
-    size = mesh.shape["data"]
-
-    def one(array):
-        if array.ndim == 0 or array.shape[0] % size:
-            return array
-        return jax.lax.with_sharding_constraint(array, P("data"))
-
-    return jax.tree.map(one, tree)

@@ -21,13 +21,13 @@ def run(config, workdir_path, say) -> dict:
     """Train `config` in a workdir and return its summary. The workdir decides: empty, start;
     begun, go on; finished, return what is there."""
     resolved = resolve(config, experiment_lib.PLACES[config["backbone"]])
+    use_compilation_cache()  # before anything is compiled
     processes.check_equal("--config", resolved)
     with Workdir(workdir_path) as workdir:
         workdir.check(resolved)
         if workdir.is_finished:
             say(f"{workdir.path} is finished: nothing to do")
             return finished_summary(workdir)
-        use_compilation_cache()
         experiment = experiment_lib.build(resolved)
         env = environment(experiment)
         processes.check_equal("data", env["fingerprints"])
@@ -82,6 +82,7 @@ def checked_config(config, path) -> dict:
         if not isinstance(config, dict):
             raise UserError(f"found {type(config).__name__}, expected an object")
         backbone = choice("backbone", str(config.get("backbone")), experiment_lib.PLACES)
+        config = config | {"mesh": ""}  # its devices need not be those of here
         return resolve(ConfigDict(config), experiment_lib.PLACES[backbone])
     except UserError as error:
         raise UserError(f"{path}: {error}") from None

@@ -10,8 +10,8 @@ import jax.numpy as jnp
 import optax
 
 from oa_jax.evaluate import orthogonality, ranking
+from oa_jax.models.shards import on_data
 from oa_jax.tasks.sampling import Purpose, epoch_rows, key_of
-from oa_jax.train.mesh import on_data
 from oa_jax.train.state import Schedule, State
 
 

@@ -1,9 +1,10 @@
-"""What test_devices asks of a process with four CPU devices; prints one JSON object.
+"""What test_devices asks of a process with eight CPU devices; prints one JSON object.
 
-python devices.py numbers | hlo | uneven FOLDER
+python devices.py meshes FOLDER | hlo | uneven FOLDER
 """
 
 import json
+import pathlib
 import re
 import sys
 
@@ -11,67 +12,74 @@ import jax
 import numpy as np
 import toy
 
-from oa_jax.train import engine as engine_lib
-from oa_jax.train import loop
+from oa_jax.train import finish, loop
 from oa_jax.train.workdir import Workdir
 
 COLLECTIVES = r"\b(all-reduce|all-gather|all-to-all|collective-permute|reduce-scatter)(-start)?\("
 CAPACITY = (128, 128)
+# (seed axis, mesh): three seeds on one device, on four with a padding slot, on all eight.
+CASES = (("map", "seed:1"), ("map", "seed:4"), ("vmap", "seed:2,data:2"), ("vmap", ""))
 
 
-def numbers():
-    """Three epochs of four seeds on four devices and on one, in two programs."""
-    ends, meshes = [], [engine_lib.seed_mesh, one_device]
-    for mesh in meshes:
-        engine_lib.seed_mesh = mesh
-        experiment = toy.toy_experiment(seeds=4, seed_axis="vmap")
-        states = experiment.engine.create(experiment.seeds, experiment.hparams())
-        for _ in range(3):
-            states, _ = experiment.engine.epoch(states, experiment.train_arrays(), CAPACITY)
-        shards = {s.device.id for s in states.params["items"].addressable_shards}
-        ends.append((len(shards), jax.device_get(states)))
-    pairs = list(zip(*(jax.tree.leaves(end) for _, end in ends), strict=True))
-    params = ends[0][1].params["items"]
-    return {
-        "devices": [count for count, _ in ends],
-        "bitwise": all(np.asarray(a).tobytes() == np.asarray(b).tobytes() for a, b in pairs),
-        "largest": float(max(np.abs(np.float64(a) - np.float64(b)).max() for a, b in pairs)),
-        "between_seeds": float(np.abs(params[0] - params[1]).max()),
-    }
+def meshes(folder):
+    """Runs that differ in their mesh only, and the ranks that each gives the first one's end."""
+    out, first = {}, None
+    for axis, mesh in CASES:
+        path = pathlib.Path(folder) / f"{axis} {mesh}"
+        experiment = toy.toy_experiment(seed_axis=axis, mesh=mesh, train__max_epochs=2)
+        with Workdir(path) as workdir:
+            states, _ = loop.train(experiment, workdir, lambda line: None)
+        first = jax.device_get(states.best_params) if first is None else first
+        rows = [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
+        out[f"{axis} {mesh}"] = {
+            "mesh": dict(experiment.engine.layout.mesh(3).shape),
+            "rows": rows,
+            "ranks": ranks(experiment, states.best_params),
+            "ranks of the first": ranks(experiment, first),
+        }
+    return out
 
 
-def one_device(_):
-    types = (jax.sharding.AxisType.Auto,) * 2
-    return jax.make_mesh((1, 1), ("seed", "data"), axis_types=types, devices=jax.devices()[:1])
+def ranks(experiment, params):
+    found, _ = finish.rank_all(experiment, params)
+    return {k: v.tolist() for k, v in found.items() if k.endswith(("/rank", "/ties", "/user"))}
 
 
 def hlo():
-    """Collectives in the sharded epoch of the real backbone, and in a program that needs one."""
-    experiment = toy.abxi_experiment("pair=synthetic,gca=early", seeds=4, seed_axis="vmap")
+    """Collectives in epochs over the axis of seeds, and in one over both axes."""
+    return {
+        "real vmap": collectives(
+            toy.abxi_experiment("pair=synthetic,gca=early", seed_axis="vmap", mesh="seed:4")
+        ),
+        "toy map": collectives(toy.toy_experiment(seed_axis="map", mesh="seed:4")),
+        "both": collectives(toy.toy_experiment(seed_axis="vmap", mesh="seed:2,data:2")),
+    }
+
+
+def collectives(experiment):
     engine, arrays = experiment.engine, experiment.train_arrays()
     abstract = engine.abstract(experiment.seeds, experiment.hparams())
     text = engine.compile_epoch(abstract, arrays, CAPACITY).as_text()
-    by_seed, everywhere = engine._shardings((abstract,))
-    mean = jax.jit(lambda a: a.mean(0), in_shardings=by_seed, out_shardings=everywhere)
-    other = mean.lower(jax.ShapeDtypeStruct((4, 8), "float32")).compile().as_text()
+    lines = [line for line in text.splitlines() if re.search(COLLECTIVES, line)]
+    groups = {re.search(r"(replica_groups|source_target_pairs)=(\S+), ", e)[2] for e in lines}
     return {
-        "partitions": int(re.search(r"num_partitions=(\d+)", text).group(1)),
-        "epoch": re.findall(COLLECTIVES, text),
-        "mean": re.findall(COLLECTIVES, other),
+        "partitions": int(re.search(r"num_partitions=(\d+)", text)[1]),
+        "kinds": sorted({re.search(COLLECTIVES, line)[1] for line in lines}),
+        "groups": sorted(groups),
     }
 
 
 def uneven(folder):
-    """The loop with seeds that stop at different epochs: four devices, then fewer."""
+    """Seeds that stop at different epochs, on two devices, interrupted, and then on three."""
     changes = {"train__stop_patience": 0, "train__plateau_patience": 0, "train__max_epochs": 8}
     changes |= {"seeds": 4, "train__learning_rate": 0.03, "train__compaction": True}
     out = {}
-    for axis in ("vmap", "map"):
-        for part, last in (("begun", 3), ("whole", None)):
-            experiment = toy.toy_experiment(seed_axis=axis, **changes)
-            with Workdir(f"{folder}/{axis}") as workdir:
-                out[f"{axis} {part}"] = train(experiment, workdir, last)
-    return out
+    for part, last, mesh in (("begun", 3, "seed:2"), ("whole", None, "seed:3")):
+        experiment = toy.toy_experiment(seed_axis="map", mesh=mesh, **changes)
+        with Workdir(folder) as workdir:
+            out[part] = train(experiment, workdir, last)
+    names = [name for name in experiment.engine._programs if name[0] == ("epoch", CAPACITY)]
+    return out | {"slots": sorted(shapes[0][0][0] for _, shapes in names)}
 
 
 class Interrupted(Exception):
@@ -91,10 +99,8 @@ def train(experiment, workdir, last):
         return "interrupted"
     except Exception as error:
         return f"{type(error).__name__}: {error}".splitlines()[0][:300]
-    return states.epoch.tolist()
+    return np.asarray(states.epoch).tolist()
 
 
 if __name__ == "__main__":
-    print(
-        json.dumps({"numbers": numbers, "hlo": hlo, "uneven": uneven}[sys.argv[1]](*sys.argv[2:]))
-    )
+    print(json.dumps({"meshes": meshes, "hlo": hlo, "uneven": uneven}[sys.argv[1]](*sys.argv[2:])))

@@ -1,4 +1,4 @@
-"""Seeds spread over four CPU devices, each check in a process of its own."""
+"""Several devices: on virtual CPU devices, in a process of its own."""
 
 import json
 import os
@@ -11,12 +11,14 @@ import toy
 pytestmark = pytest.mark.slow
 
 SCRIPT = toy.ROOT / "tests" / "train" / "devices.py"
+FIRST = "map seed:1"
+OTHERS = {"map seed:4": (4, 1), "vmap seed:2,data:2": (2, 2), "vmap ": (4, 2)}
 
 
 def ask(*arguments):
-    """The answer of devices.py in a process with four CPU devices."""
+    """The answer of devices.py in a process with eight CPU devices."""
     variables = {
-        "XLA_FLAGS": "--xla_force_host_platform_device_count=4 "
+        "XLA_FLAGS": "--xla_force_host_platform_device_count=8 "
         "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true",
         "JAX_PLATFORMS": "cpu",
         "PYTHONPATH": str(toy.ROOT),
@@ -32,32 +34,62 @@ def ask(*arguments):
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def test_one_device_is_four_devices():
-    """A program of one seed a device and a program of four seeds: equal to rounding.
-
-    Not bitwise: XLA batches four seeds differently from one. The differences seen are 6e-8.
-    """
-    answer = ask("numbers")
-    assert answer["devices"] == [4, 1]
-    assert answer["largest"] < 1e-5
-    assert answer["between_seeds"] > 0.05  # twin: other seeds differ by more
+@pytest.fixture(scope="module")
+def meshes(tmp_path_factory):
+    return ask("meshes", tmp_path_factory.mktemp("meshes"))
 
 
-def test_the_sharded_epoch_has_no_collective():
-    answer = ask("hlo")
-    assert answer["partitions"] == 4
-    assert answer["epoch"] == []
-    assert answer["mean"]  # twin: a mean over seeds does communicate, and is found
+def test_the_meshes_are_what_they_are_called(meshes):
+    found = {name: tuple(answer["mesh"].values()) for name, answer in meshes.items()}
+    assert found == {FIRST: (1, 1)} | OTHERS
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_parameters_have_the_same_ranks_on_every_mesh(meshes, name):
+    """Whole numbers, of every user and seed, under all rankings; padding counts nowhere."""
+    assert meshes[name]["ranks of the first"] == meshes[FIRST]["ranks"]
+    # Twin: the seeds' ranks differ.
+    one, two, _ = meshes[FIRST]["ranks"]["test/full/rank"]
+    assert one != two
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_training_is_the_same_on_every_mesh(meshes, name):
+    """To rounding, which the order of a sum over the batch and the shape of a program decide."""
+    found, expected = meshes[name]["rows"], meshes[FIRST]["rows"]
+    assert [(r["epoch"], r["seed"]) for r in found] == [(e, s) for e in (0, 1, 2) for s in range(3)]
+    for row, other in zip(found, expected, strict=True):
+        assert row.keys() == other.keys()
+        for key, value in row.items():
+            assert value == pytest.approx(other[key], rel=2e-5, abs=2e-5), (key, row["seed"])
+    assert meshes[name]["ranks"] == meshes[FIRST]["ranks"]
+    # Twin: another seed is further away than that.
+    losses = [row["train/loss"] for row in expected[-3:]]
+    assert min(abs(losses[0] - losses[1]), abs(losses[0] - losses[2])) > 1e-3 * losses[0]
 
 
 @pytest.fixture(scope="module")
-def uneven(tmp_path_factory):
-    return ask("uneven", tmp_path_factory.mktemp("uneven"))
+def hlo():
+    return ask("hlo")
 
 
-@pytest.mark.parametrize("axis", ["vmap", "map"])
-def test_compaction_changes_the_number_of_devices(uneven, axis):
-    """Four seeds use four devices, three use three: the parts must still be joined and saved."""
-    assert uneven[f"{axis} begun"] == "interrupted"
-    assert isinstance(uneven[f"{axis} whole"], list), uneven
-    assert len(set(uneven[f"{axis} whole"])) > 1
+@pytest.mark.parametrize("name", ["real vmap", "toy map"])
+def test_an_epoch_sharded_over_seeds_has_no_collective(hlo, name):
+    assert hlo[name] == {"partitions": 4, "kinds": [], "groups": []}
+
+
+def test_an_epoch_over_both_axes_communicates_within_a_seed_only(hlo):
+    """Twin of the above: here there are collectives, and they are found."""
+    found = hlo["both"]
+    assert found["partitions"] == 4 and "all-reduce" in found["kinds"]
+    # Devices 0, 1 hold one part of the seeds, 2, 3 the other.
+    within = {"[2,2]<=[4]", "{{0,1},{2,3}}", "{{0,1},{1,0},{2,3},{3,2}}"}
+    assert set(found["groups"]) <= within, found
+
+
+def test_a_run_goes_on_on_another_mesh_and_stopped_seeds_leave_it(tmp_path):
+    """Four seeds fill two devices, and then six slots of three: padding comes and goes."""
+    found = ask("uneven", tmp_path / "run")
+    assert found["begun"] == "interrupted"
+    assert isinstance(found["whole"], list) and len(set(found["whole"])) > 1, found
+    assert found["slots"] == [3, 6], found

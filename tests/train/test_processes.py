@@ -14,7 +14,8 @@ import toy
 
 pytestmark = pytest.mark.slow
 
-N_EPOCHS, N_SEEDS, LIMIT = 6, 3, 900
+COMMAND = toy.ROOT / "tests" / "train" / "toy_command.py"
+N_EPOCHS, N_SEEDS, LIMIT = 30, 3, 900  # epochs enough for a notice, which takes a second
 CHANGES = toy.SMALL | {
     "seeds": N_SEEDS,  # of four devices: one holds a padding slot
     "model.dropout": 0.2,
@@ -36,11 +37,12 @@ def start(tmp_path_factory):
         flags = [f"--config.{name}={value}" for name, value in CHANGES.items()]
         variables = {
             "JAX_PLATFORMS": "cpu",
+            "PYTHONPATH": str(toy.ROOT),
             "JAX_COMPILATION_CACHE_DIR": str(cache),
             "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices} "
             "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true",
         }
-        command = [sys.executable, "-m", "oa_jax.train", f"--workdir={path}"]
+        command = [sys.executable, str(COMMAND), f"--workdir={path}"]
         command += ["--config=configs/abxi.py:pair=synthetic,runlocal", *flags]
         of_each = [f"--distributed=127.0.0.1:{port},{number},{i}" for i in range(number)]
         return [
@@ -74,7 +76,8 @@ def wait_for_epoch(processes, path, epoch):
     """Return once metrics.jsonl has the rows of `epoch`, and what is there."""
     deadline = time.monotonic() + LIMIT
     while time.monotonic() < deadline:
-        assert all(process.poll() is None for process in processes), ends(processes, 0)
+        if any(process.poll() is not None for process in processes):
+            raise AssertionError("\n".join(map(str, ends(processes, 0))))
         rows = (path / "metrics.jsonl").read_bytes() if (path / "metrics.jsonl").exists() else b""
         if rows.count(b"\n") >= (epoch + 1) * N_SEEDS:
             return rows
@@ -111,14 +114,16 @@ def test_killed_and_told_to_leave_it_ends_like_an_undisturbed_run(whole, start, 
     path = tmp_path / "run"
     # SIGKILL to one of two in mid-epoch; a launcher then ends the other, if it does not itself.
     processes = start(path)
-    cut_off = wait_for_epoch(processes, path, 2)
+    cut_off = wait_for_epoch(processes, path, 3)
+    while not (path / "checkpoints" / "2").exists():
+        time.sleep(0.005)
     processes[1].kill()
     killed = ends(processes, limit=20)
     assert killed[1][0] == -signal.SIGKILL and killed[0][0] != 0, killed
     assert not (path / "summary.json").exists()
     # Both again, from a checkpoint; SIGTERM to one makes both save and leave.
     processes = start(path)
-    wait_for_epoch(processes, path, 3)
+    wait_for_epoch(processes, path, 12)  # past what was there
     processes[1].terminate()
     left = ends(processes)
     assert [status for status, _, _ in left] == [75, 75], left

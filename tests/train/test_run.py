@@ -17,7 +17,7 @@ import pytest
 import toy
 
 from oa_jax.experiment import build
-from oa_jax.train.checkpoint import Checkpoints
+from oa_jax.train.checkpoint import Checkpoints, listed
 from oa_jax.train.workdir import Workdir
 
 pytestmark = pytest.mark.slow
@@ -207,6 +207,22 @@ def test_the_run_leaves_what_it_promises(whole):
             assert ranks[f"{split}/{protocol}/rank"].shape == (2, 100)
             assert (ranks[f"{split}/{protocol}/rank"] >= 1).all()
     assert len((whole / "metrics.jsonl").read_text().splitlines()) == 2 * (N_EPOCHS + 1)
+
+
+def test_told_to_leave_it_saves_and_asks_to_be_started_again(start, whole, tmp_path):
+    path, never = tmp_path / "run", {"train__checkpoint_every": 100}
+    process = start(path, **never)
+    deadline = time.monotonic() + LIMIT
+    while not rows_at_least(6, path):
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.002)
+    process.terminate()
+    status, _, err = finish(process)
+    (epoch,) = listed(path / "checkpoints")
+    assert status == 75 and 2 <= epoch < N_EPOCHS
+    assert f"interrupted: {path} is saved after epoch {epoch}: the same command goes on" in err
+    assert finish(start(path, **never))[0] == 0
+    assert (path / "metrics.jsonl").read_bytes() == (whole / "metrics.jsonl").read_bytes()
 
 
 def contents(path: pathlib.Path):
