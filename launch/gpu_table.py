@@ -10,8 +10,8 @@ import sys
 HEADER = "run | seeds | epochs | s per epoch¹ | of one seed | compile s | NDCG@10² A | B"
 
 NOTES = (
-    "¹ of all seeds together, by the epochs of the one that trained longest; with validation, without "
-    "compilation. ² among uniformly drawn items."
+    "¹ of all seeds together, by the epochs of the one that trained longest; with validation, "
+    "without compilation. ² among uniformly drawn items."
 )
 
 
