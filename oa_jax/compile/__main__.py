@@ -78,6 +78,14 @@ def gibi(size: float) -> str:
     return "?" if math.isnan(size) else f"{size / GIBI:.3f}"
 
 
+def si(value: float, unit: str) -> str:
+    """Three digits and a prefix: 0.0123 s is 12.3 ms."""
+    prefixes = ["n", "µ", "m", "", "k", "M", "G", "T", "P"]
+    exponent = math.floor(math.log10(value) / 3) if value > 0 else 0
+    exponent = min(max(exponent, -3), len(prefixes) - 4)
+    return f"{value / 1000**exponent:.3g} {prefixes[exponent + 3]}{unit}"
+
+
 def say_fit(experiment, found: Found, topology) -> bool:
     """One line where a program is too large, with what would help."""
     fits = found.memory is not None and found.needed <= topology.device.memory
@@ -97,18 +105,17 @@ def say_work(found: Found, topology, precision: str) -> None:
         if cost is None:
             continue
         line = roofline(cost, topology, precision)
-        sent = [f"{n} {k}, {s / 1e6:.3f} MB" for k, (n, s) in cost.collectives.items()]
+        sent = [f"{n:,} {kind}, {si(size, 'B')}" for kind, (n, size) in cost.collectives.items()]
         cli.say(
-            f"{name}: {cost.flops / 1e9:.3f} Gflop of matrix products, {cost.traffic / 1e9:.3f} GB "
-            f"of memory traffic, collectives: {'; '.join(sent) or 'none'}"
+            f"{name}: {si(cost.flops, 'flop')} of matrix products, {si(cost.traffic, 'B')} to and "
+            f"from memory, collectives: {'; '.join(sent) or 'none'}"
         )
         cli.say(
-            f"  roofline: matrix units {1e3 * line.compute:.3f} ms, memory {1e3 * line.memory:.3f} "
-            f"ms, links {1e3 * line.links:.3f} ms: at least {1e3 * line.seconds:.3f} ms, "
-            f"bound by {line.limit}"
+            f"  roofline: matrix units {si(line.compute, 's')}, memory {si(line.memory, 's')}, "
+            f"links {si(line.links, 's')}: at least {si(line.seconds, 's')}, bound by {line.limit}"
         )
         if cost.unknown_loops:
-            cli.say(f"  {cost.unknown_loops} loops of unknown length are counted once")
+            cli.say(f"  loops of unknown length, counted once: {cost.unknown_loops}")
 
 
 if __name__ == "__main__":

@@ -134,6 +134,29 @@ def test_too_large_is_one_line(capsys, monkeypatch, needed):
         assert "too large: needs " in lines[0] and "what would help: " in lines[0]
 
 
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [(0.0, "0 s"), (0.0123, "12.3 ms"), (5.0, "5 s"), (2.5e-9, "2.5 ns"), (1e-12, "0.001 ns")]
+    + [(197e12, "197 Ts"), (12_345, "12.3 ks"), (3e18, "3e+03 Ps")],
+)
+def test_numbers_have_prefixes(value, said):
+    assert command.si(value, "s") == said
+
+
+def test_work_is_said_with_collectives(monkeypatch):
+    lines = []
+    monkeypatch.setattr(cli, "say", lines.append)
+    cost = Cost(197e9, 8.19e8, {"all-reduce": (3, 1e9)}, unknown_loops=1)
+    command.say_work(Found("training epoch", {}, 0.0, cost, cost), CHIP, "default")
+    assert lines[0] == (
+        "training epoch: 197 Gflop of matrix products, 819 MB to and from memory, "
+        "collectives: 3 all-reduce, 1 GB"
+    )
+    assert lines[1].endswith("links 10 ms: at least 10 ms, bound by links")
+    assert lines[2].strip() == "loops of unknown length, counted once: 1"
+    assert lines[3].startswith("a step of it: ")
+
+
 # --- the command ---------------------------------------------------------------------------------
 
 

@@ -102,11 +102,7 @@ BAD = {
     "action": ("tpu_vm.sh", ["start", "mine"], "action 'start': expected create, install, run"),
     "name": ("tpu_vm.sh", ["create", "My_TPU"], "name 'My_TPU': expected ACTION NAME"),
     "type": ("tpu_vm.sh", ["create", "mine"], "TYPE=v9-8: expected v5litepod-N, v5p-N or v6e-N"),
-    "part": (
-        "gpu.sh",
-        ["abxy"],
-        "part 'abxy': expected some of abxi llm4cdsr cdsrnp",
-    ),
+    "part": ("gpu.sh", ["abxy"], "part 'abxy': expected some of abxi llm4cdsr cdsrnp time"),
 }
 VARIABLES = {"extra": {"EXTRA": "rocm"}, "type": {"TYPE": "v9-8"}, "port": {"PORT": "x"}}
 
