@@ -283,7 +283,7 @@ OWN_RULES = {
         _whole("model.eval_support", 0),
         _whole("model.kl_warmup", 0),
         _real("model.kl_weight", 0),
-        _one_of("model.targets", ("each_domain", "last")),
+        _one_of("model.targets", ("each_domain", "last", "every")),
         _one_of("model.latents", ("per_direction", "shared")),
         _one_of("model.score_state", ("last", "mean")),
         _one_of("model.np_state", ("last", "mean")),

@@ -16,7 +16,7 @@ from oa_jax.data.splits import Split
 from oa_jax.tasks.abxi_arrays import _position, _ragged, _rank, _scatter
 
 STREAMS = ("seq", *(f"{part}_{d}" for d in DOMAINS for part in ("seq", "time")))
-TARGETS = ("each_domain", "last")
+TARGETS = ("each_domain", "last", "every")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,12 +37,15 @@ def training_rows(log: InteractionLog, split: Split, targets: str) -> Rows:
     """Targets of the training parts that have a history, ordered by user and place.
 
     targets: "each_domain", a user's last training event of each domain; "last", the last of all,
-    for sequences that are made for one target, as AMID's.
+    for sequences that are made for one target, as AMID's; "every", all that have a history: several
+    times the rows, and the signal, of the other two.
     """
     position = _position(log)
     trained = position < split.n_train[log.user]
     if targets == "last":
         event = np.flatnonzero(position == split.n_train[log.user] - 1)
+    elif targets == "every":
+        event = np.flatnonzero(trained)
     else:
         lasts = [_last_of_each_user(log, trained & (log.domain == d)) for d in (0, 1)]
         event = np.sort(np.concatenate(lasts))

@@ -61,6 +61,14 @@ def test_rows_of_each_domain_and_of_the_last_event(log):
             if len(places) and plain_history(log, user, places[-1])[0]:
                 assert found.pop((user, domain)) == places[-1]
     assert not found
+    every = cdsrnp_arrays.training_rows(log, split, "every")
+    expected = [
+        (user, place)
+        for user in range(log.n_users)
+        for place in range(split.n_train[user])
+        if plain_history(log, user, place)[0]
+    ]
+    assert list(zip(every.user.tolist(), every.place.tolist(), strict=True)) == expected
     assert (last.place == split.n_train[last.user] - 1).all() and len(set(last.user)) == len(last)
 
 

@@ -147,7 +147,7 @@ def test_candidates_of_the_tested_items():
 MISTAKES = {
     "protocol": ("official", "--config.protocol=official: expected one of corrected"),
     "model__heads": (3, "--config.model.heads=3: expected a divisor"),
-    "model__targets": ("first", "expected one of each_domain, last"),
+    "model__targets": ("first", "expected one of each_domain, last, every"),
     "model__interest": ("deep", "expected one of film, attention, none"),
     "model__decoder_widths": ((), "--config.model.decoder_widths=[]: expected a list of whole"),
     "model__kl_weight": (-0.1, "--config.model.kl_weight=-0.1: expected a number from 0"),

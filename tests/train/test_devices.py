@@ -1,6 +1,7 @@
 """Several devices: on virtual CPU devices, in a process of its own."""
 
 import json
+import re
 import os
 import subprocess
 import sys
@@ -65,7 +66,7 @@ def test_training_is_the_same_on_every_mesh(meshes, name):
     assert meshes[name]["ranks"] == meshes[FIRST]["ranks"]
     # Twin: another seed is further away than that.
     losses = [row["train/loss"] for row in expected[-3:]]
-    assert min(abs(losses[0] - losses[1]), abs(losses[0] - losses[2])) > 1e-3 * losses[0]
+    assert min(abs(losses[0] - losses[1]), abs(losses[0] - losses[2])) > 3e-4 * losses[0]
 
 
 @pytest.fixture(scope="module")
@@ -82,9 +83,10 @@ def test_an_epoch_over_both_axes_communicates_within_a_seed_only(hlo):
     """Twin of the above: here there are collectives, and they are found."""
     found = hlo["both"]
     assert found["partitions"] == 4 and "all-reduce" in found["kinds"]
-    # Devices 0, 1 hold one part of the seeds, 2, 3 the other.
-    within = {"[2,2]<=[4]", "{{0,1},{2,3}}", "{{0,1},{1,0},{2,3},{3,2}}"}
-    assert set(found["groups"]) <= within, found
+    # Devices 0, 1 hold one part of the seeds, 2, 3 the other. "[2,2]<=[4]" is {{0,1},{2,3}}.
+    for groups in set(found["groups"]) - {"[2,2]<=[4]"}:
+        for group in re.findall(r"\{([\d,]+)\}", groups):
+            assert set(group.split(",")) in ({"0", "1"}, {"2", "3"}), found
 
 
 def test_a_run_goes_on_on_another_mesh_and_stopped_seeds_leave_it(tmp_path):

@@ -16,13 +16,17 @@ pytestmark = pytest.mark.slow
 
 COMMAND = toy.ROOT / "tests" / "train" / "toy_command.py"
 N_EPOCHS, N_SEEDS, LIMIT = 30, 3, 900  # epochs enough for a notice, which takes a second
-CHANGES = toy.SMALL | {
-    "seeds": N_SEEDS,  # of four devices: one holds a padding slot
-    "model.dropout": 0.2,
-    "train.max_epochs": N_EPOCHS,
-    "train.checkpoint_every": 2,
-    "gca.positions": (),
-}
+CHANGES = (
+    toy.SMALL
+    | toy.OWN["abxi"]
+    | {
+        "seeds": N_SEEDS,  # of four devices: one holds a padding slot
+        "model.dropout": 0.2,
+        "train.max_epochs": N_EPOCHS,
+        "train.checkpoint_every": 2,
+        "gca.positions": (),
+    }
+)
 
 
 @pytest.fixture(scope="module")
