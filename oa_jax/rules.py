@@ -29,6 +29,7 @@ from absl import flags
 
 from oa_jax import cli, report
 from oa_jax import experiment as experiment_lib
+from oa_jax.compilation import use_compilation_cache
 from oa_jax.config import resolve
 from oa_jax.data.log import InteractionLog
 from oa_jax.data.splits import Split
@@ -155,6 +156,7 @@ def main(_):
         raise UserError(f"--out={out}: no such folder: expected a file in one that exists")
     config = cli.config_value()
     resolved = resolve(config, experiment_lib.PLACES[config["backbone"]])
+    use_compilation_cache()
     summaries = evaluate(experiment_lib.build(resolved))
     if out:
         with open(out, "w") as file:
