@@ -11,9 +11,7 @@ import toy
 from oa_jax import config as config_lib
 from oa_jax import report
 from oa_jax.errors import UserError
-from oa_jax.train import finish, loop
-from oa_jax.train.run import conclude
-from oa_jax.train.workdir import Workdir
+from oa_jax.train import finish
 
 
 def get_config(argument="pair=synthetic,gca=early"):
@@ -32,25 +30,12 @@ def experiment():
 @pytest.fixture(scope="module")
 def whole(experiment, tmp_path_factory):
     """(workdir, final states) of an uninterrupted run, concluded."""
-    path = tmp_path_factory.mktemp("whole")
-    with Workdir(path) as workdir:
-        states, seconds = loop.train(experiment, workdir, lambda line: None)
-        conclude(experiment, workdir, states, seconds)
-    return path, states
+    return toy.train_whole(experiment, tmp_path_factory.mktemp("whole"))
 
 
 def test_an_interrupted_run_goes_on_bit_for_bit(experiment, whole, bitwise, tmp_path):
     path, states = whole
-
-    def stop(line):
-        if line.startswith("epoch   2"):
-            raise KeyboardInterrupt
-
-    with Workdir(tmp_path) as workdir:
-        with pytest.raises(KeyboardInterrupt):
-            loop.train(experiment, workdir, stop)
-        said = []
-        again, _ = loop.train(experiment, workdir, said.append)
+    again, said = toy.train_interrupted(experiment, tmp_path)
     assert said[0] == "going on after epoch 1"
     assert bitwise(again, states)
     rows = [(p / "metrics.jsonl").read_text() for p in (path, tmp_path)]

@@ -9,10 +9,14 @@ import pathlib
 
 import jax
 import jax.numpy as jnp
+import pytest
 
 from oa_jax import config as config_lib
 from oa_jax import experiment as experiment_lib
 from oa_jax.models.layers import Packing
+from oa_jax.train import loop
+from oa_jax.train.run import conclude
+from oa_jax.train.workdir import Workdir
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 SMALL = {
@@ -83,6 +87,29 @@ def small_config(backbone, argument, **overrides):
 def small_experiment(backbone, argument, **overrides):
     resolved = config_lib.resolve(small_config(backbone, argument, **overrides), (0, 1, 2))
     return experiment_lib.build(resolved)
+
+
+def train_whole(experiment, path):
+    """Train and conclude in the workdir `path` -> (path, final states)."""
+    with Workdir(path) as workdir:
+        states, seconds = loop.train(experiment, workdir, lambda line: None)
+        conclude(experiment, workdir, states, seconds)
+    return path, states
+
+
+def train_interrupted(experiment, path):
+    """Train, stop after epoch 2 before its checkpoint, go on -> (final states, lines said)."""
+
+    def stop(line):
+        if line.startswith("epoch   2"):
+            raise KeyboardInterrupt
+
+    said = []
+    with Workdir(path) as workdir:
+        with pytest.raises(KeyboardInterrupt):
+            loop.train(experiment, workdir, stop)
+        states, _ = loop.train(experiment, workdir, said.append)
+    return states, said
 
 
 def abxi_config(argument="pair=synthetic,gca=none", **overrides):
