@@ -130,3 +130,4 @@ def runlocal(config, pair):
     if pair != "synthetic":
         config.data.users = "overlap"
         config.train.max_epochs = 1
+        config.evaluate.update({"users_per_kind": 50, "block_items": 128})
