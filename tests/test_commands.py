@@ -485,6 +485,11 @@ def test_ranks_that_cannot_be_read_are_written_anew(command, workdir):
         assert "seed" in ranks.files
 
 
+def test_a_mesh_that_is_none(command, workdir):
+    error = command(EVALUATE, f"--workdir={workdir}", "--mesh=tables:2").error()
+    assert "--mesh=tables:2: expected sizes of the axes seed, data and table" in error
+
+
 def test_evaluation_of_what_is_no_run(command, workdir, tmp_path):
     assert "--workdir: missing: expected the folder of a run" in command(EVALUATE).error()
     for place in (tmp_path, tmp_path / "nowhere", workdir / "config.json"):

@@ -14,10 +14,11 @@ import zlib
 import numpy as np
 from absl import flags
 
-from oa_jax import cli, report
+from oa_jax import cli, processes, report
 from oa_jax import experiment as experiment_lib
 from oa_jax.compilation import use_compilation_cache
 from oa_jax.errors import UserError
+from oa_jax.train import mesh
 from oa_jax.train.checkpoint import Checkpoints
 from oa_jax.train.environment import environment
 from oa_jax.train.run import check_same_data, conclude, stored_config
@@ -25,6 +26,8 @@ from oa_jax.train.workdir import Workdir
 
 flags.DEFINE_string("workdir", None, "Folder of a run that has at least one checkpoint.")
 flags.DEFINE_string("data_dir", None, "Where the data lie now, if not where config.json says.")
+flags.DEFINE_string("mesh", "", f"The devices of here: {mesh.EXPECTED}.")
+cli.define_distributed()
 
 
 def main(_):
@@ -37,13 +40,14 @@ def main(_):
         config = stored_config(workdir)
         if flags.FLAGS.data_dir:
             config["data"]["dir"] = flags.FLAGS.data_dir
+        config["mesh"] = given_mesh()
         use_compilation_cache()
         experiment = experiment_lib.build(config)
         check_same_data(workdir, environment(experiment))
         epoch, states, seconds = newest(experiment, workdir)
         cli.say(f"best parameters of the checkpoint after epoch {epoch}")
         target, before = workdir, None
-        if np.asarray(states.done).all():
+        if processes.fetch(states.done).all():
             before = stored_ranks(workdir)
         else:  # summary.json would end the run
             cli.say("the run has not ended: its folder is left as it is")
@@ -51,8 +55,18 @@ def main(_):
         summary = conclude(experiment, target, states, seconds)
         if before is not None:
             cli.say(f"ranks {compare(before, stored_ranks(workdir))} the stored ones")
-    report.show([summary], cli.console)
+    if processes.is_first():
+        report.show([summary], cli.console)
     return report.status(summary, cli.say)
+
+
+def given_mesh() -> str:
+    """--mesh. Raises UserError for what is none."""
+    try:
+        mesh.parse(flags.FLAGS.mesh)
+    except ValueError:
+        raise UserError(f"--mesh={flags.FLAGS.mesh}: expected {mesh.EXPECTED}") from None
+    return flags.FLAGS.mesh
 
 
 def newest(experiment, workdir):

@@ -7,6 +7,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from oa_jax.models.shards import Blocks
+
 
 class Ranks(NamedTuple):
     """Of each row: 1 + candidates scored above the target, other candidates scored equal, number
@@ -32,34 +34,34 @@ def among_candidates(scores_BxK) -> Ranks:
 def among_all(score_items, target_B, seen_BxH, n_items: tuple[int, int], block: int) -> Ranks:
     """Ranks among all items of the target's domain that the user has not taken before.
 
-    score_items: item ids (K,) -> scores (B, K). Items are visited in blocks: memory O(B·block).
+    score_items: ids (K,) of a block -> scores (B, K). Items are visited in the blocks of
+    `shards.Blocks`: memory O(B·block). Ids without an item, whose scores count nowhere, may come.
     The target's score is read off the same products as its rivals', in a first pass, so that
     equal scores compare equal.
     """
     n_a, n_all = n_items[0], sum(n_items)
     first_B = jnp.where(target_B > n_a, n_a + 1, 1)
     last_B = jnp.where(target_B > n_a, n_all, n_a)
-    starts = 1 + block * jnp.arange(-(-n_all // block))
-    rows = jnp.arange(len(target_B))[:, None]
+    blocks = Blocks(n_all, block)
+    numbers, rows = jnp.arange(len(blocks)), jnp.arange(len(target_B))[:, None]
 
-    def scores_of(start):
-        ids_K = start + jnp.arange(block)
-        return ids_K, score_items(jnp.minimum(ids_K, n_all))
+    def scores_of(number):
+        ids_K = blocks.ids(number)
+        return ids_K, score_items(ids_K)
 
-    def find(target_score_B, start):
-        ids_K, scores = scores_of(start)
+    def find(target_score_B, number):
+        ids_K, scores = scores_of(number)
         hit = ids_K == target_B[:, None]
         found = jnp.sum(jnp.where(hit, scores, 0.0), 1)
         return jnp.where(hit.any(1), found, target_score_B), None
 
-    target_score_B, _ = jax.lax.scan(find, jnp.zeros(len(target_B)), starts)
+    target_score_B, _ = jax.lax.scan(find, jnp.zeros(len(target_B)), numbers)
 
-    def count(ranks, start):
-        ids_K, scores = scores_of(start)
+    def count(ranks, number):
+        ids_K, scores = scores_of(number)
         rival = (ids_K >= first_B[:, None]) & (ids_K <= last_B[:, None])
         rival &= ids_K != target_B[:, None]
-        place = jnp.where(seen_BxH >= start, seen_BxH - start, block)  # a negative index would wrap
-        rival = rival.at[rows, place].set(False, mode="drop")
+        rival = rival.at[rows, blocks.columns(number, seen_BxH)].set(False, mode="drop")
         above = rival & (scores > target_score_B[:, None])
         equal = rival & (scores == target_score_B[:, None])
         finite = jnp.all(jnp.isfinite(scores) | ~rival, 1)
@@ -69,4 +71,4 @@ def among_all(score_items, target_B, seen_BxH, n_items: tuple[int, int], block: 
 
     one = jnp.ones(len(target_B), jnp.int32)
     begin = Ranks(one, 0 * one, one, jnp.isfinite(target_score_B))
-    return jax.lax.scan(count, begin, starts)[0]
+    return jax.lax.scan(count, begin, numbers)[0]

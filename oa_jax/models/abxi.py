@@ -13,7 +13,7 @@ import dataclasses
 import flax.linen as nn
 import jax.numpy as jnp
 
-from oa_jax.models import losses
+from oa_jax.models import losses, shards
 from oa_jax.models.gca import GatedCrossAttention, GCAConfig
 from oa_jax.models.layers import (
     TABLE_INIT,
@@ -82,7 +82,8 @@ class ABXI(nn.Module):
 
     def _embed(self, batch, rate):
         cfg = self.config
-        items = self.param("items", TABLE_INIT, (sum(cfg.n_items) + 1, cfg.d_embed))
+        shape = (sum(cfg.n_items) + 1, cfg.d_embed)
+        items = self.param("items", shards.with_spare_rows(TABLE_INIT), shape)
         positions = self.param("positions", TABLE_INIT, (cfg.length + 1, cfg.d_embed))
         packings, times = _layout(batch)
         streams = {}
@@ -94,7 +95,7 @@ class ABXI(nn.Module):
             if self.quirks.q6_positions_from_end:
                 count = count[:, -1:] - count + 1
             ids_P, place_P = packing.pack(ids_BxL), packing.pack(count * real_BxL)
-            h_PxD = (items[ids_P] + positions[place_P]) * (ids_P != 0)[:, None]
+            h_PxD = (shards.rows(items, ids_P) + positions[place_P]) * (ids_P != 0)[:, None]
             streams[name] = Stream(Dropout()(h_PxD, rate, packing.parts), ids_P != 0, packing)
         return streams, times
 
@@ -251,17 +252,12 @@ class Backbone:
         return jnp.where((batch["domain"] == 0)[:, None], hidden["A"], hidden["B"])
 
     def score(self, params, encoded_BxD, candidates):
-        """Scores of candidates (B, K) of each row, or of items (K,) for all rows -> (B, K).
-
-        A row's candidates are picked out of its scores of all items while that is the smaller
-        array: B·V scores against B·K gathered vectors of D.
-        """
+        """Scores of candidates (B, K) of each row, or of a block of items (K,) for all rows
+        (`shards.Blocks`) -> (B, K)."""
         table = params["items"]
         if candidates.ndim == 1:
-            return encoded_BxD @ table[candidates].T
-        if len(table) <= candidates.shape[1] * table.shape[1]:
-            return jnp.take_along_axis(encoded_BxD @ table.T, candidates, axis=1)
-        return jnp.einsum("bd,bkd->bk", encoded_BxD, table[candidates])
+            return encoded_BxD @ shards.block_rows(table, candidates).T
+        return shards.products(table, encoded_BxD, candidates)
 
     def probe(self, params, batch):
         """{"place/domain": Probe} over every token of an evaluation or training batch."""

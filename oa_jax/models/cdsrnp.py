@@ -16,7 +16,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from oa_jax.models import losses, neural_process
+from oa_jax.models import losses, neural_process, shards
 from oa_jax.models.cdsrnp_decoder import Decoder, Encoded, Latent
 from oa_jax.models.gca import GatedCrossAttention, GCAConfig
 from oa_jax.models.layers import Dropout, LayerNorm, Packing, Stream
@@ -84,7 +84,8 @@ class CDSRNP(nn.Module):
         cfg = self.config
         shape = (sum(cfg.n_items) + 1, cfg.d_embed)
         # √d times this, of unit variance, enters the streams.
-        self.items = self.param("items", nn.initializers.normal(cfg.d_embed**-0.5), shape)
+        table_init = shards.with_spare_rows(nn.initializers.normal(cfg.d_embed**-0.5))
+        self.items = self.param("items", table_init, shape)
         lengths = {"x": cfg.merged_length, "A": cfg.length, "B": cfg.length}
         self.positions = {
             s: self.param(f"positions_{s}", nn.initializers.normal(0.02), (n, cfg.d_embed))
@@ -127,7 +128,7 @@ class CDSRNP(nn.Module):
             packing = Packing(batch.get(f"at_{name}"), ids_BxL.shape)
             columns_BxL = jnp.broadcast_to(jnp.arange(ids_BxL.shape[1]), ids_BxL.shape)
             ids_P, column_P = packing.pack(ids_BxL), packing.pack(columns_BxL)
-            h_PxD = self.items[ids_P] * math.sqrt(self.config.d_embed)
+            h_PxD = shards.rows(self.items, ids_P) * math.sqrt(self.config.d_embed)
             h_PxD = self.dropout[name](h_PxD + self.positions[name][column_P], rate)
             streams[name] = Stream(h_PxD, ids_P != 0, packing).map(lambda h: h)
         return streams
@@ -239,7 +240,7 @@ class Backbone:
         rngs = {"dropout": jax.random.fold_in(key, 0)} if key is not None else None
         streams, probes = self._apply(params, batch, rate, rngs=rngs)
         ids_Nx2 = jnp.stack([batch["target"], batch["negative"]], 1)
-        pair_NxKxD, latent, aux = params["net"]["items"][ids_Nx2], None, {}
+        pair_NxKxD, latent, aux = shards.rows(params["net"]["items"], ids_Nx2), None, {}
         if self.config.neural_process:
             latent, aux = self._posterior(params, batch, streams, pair_NxKxD, key)
         scores_NxK = self._apply(
@@ -293,7 +294,8 @@ class Backbone:
             return rows.reshape(-1, size, *rows.shape[1:])
 
         def one(batch):
-            pair = params["net"]["items"][jnp.stack([batch["target"], batch["negative"]], 1)]
+            ids_Nx2 = jnp.stack([batch["target"], batch["negative"]], 1)
+            pair = shards.rows(params["net"]["items"], ids_Nx2)
             streams, _ = self._apply(params, batch)
             r = self._represent(params, batch, streams, pair)
             return self._sums(r, batch["domain"], batch["real"])
@@ -311,9 +313,11 @@ class Backbone:
         return self._rows(streams, batch["domain"])
 
     def score(self, index, encoded: Encoded, candidates):
-        """Logits of candidates (B, K) of each row, or of items (K,) for all rows -> (B, K)."""
+        """Logits of candidates (B, K) of each row, or of a block of items (K,) for all rows
+        (`shards.Blocks`) -> (B, K)."""
         params, latent = index
-        items = params["net"]["items"][candidates]
+        rows = shards.block_rows if candidates.ndim == 1 else shards.rows
+        items = rows(params["net"]["items"], candidates)
         return self._apply(params, encoded, latent, items, method="decode")
 
     def probe(self, params, batch):

@@ -17,7 +17,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from oa_jax.models import losses
+from oa_jax.models import losses, shards
 from oa_jax.models.gca import GatedCrossAttention, GCAConfig
 from oa_jax.models.layers import (
     XAVIER_NORMAL,
@@ -123,7 +123,8 @@ class LLM4CDSR(nn.Module):
         if cfg.global_llm:
             self.adapter = Adapter(cfg.d_embed)
         else:
-            self.items = self.param("items", XAVIER_NORMAL, (n_a + n_b + 1, cfg.d_embed))
+            table_init = shards.with_spare_rows(XAVIER_NORMAL)
+            self.items = self.param("items", table_init, (n_a + n_b + 1, cfg.d_embed))
         if cfg.align_users:
             self.user_adapter = Adapter(cfg.d_embed)
         for place in self.gca.positions:
@@ -131,16 +132,18 @@ class LLM4CDSR(nn.Module):
                 module = GatedCrossAttention(self.gca, self.gca.heads or cfg.heads, INIT)
                 setattr(self, f"gca_{place}_{domain}", module)
 
-    def items_of(self, tables: Tables, ids):
-        """Vectors of joint ids for stream x, (…, D). The adapter gives padding its bias."""
-        if self.config.global_llm:
-            return self.adapter(tables.items[ids])
-        table = jax.lax.stop_gradient(self.items) if self.config.freeze else self.items
-        return table[ids]
+    def items_of(self, tables: Tables, ids=None):
+        """Vectors of joint ids for stream x, (…, D), by default of all rows. The adapter gives
+        padding its bias."""
+        table = tables.items if self.config.global_llm else self.items
+        if self.config.freeze:
+            table = jax.lax.stop_gradient(table)
+        vectors = table if ids is None else shards.rows(table, ids)
+        return self.adapter(vectors) if self.config.global_llm else vectors
 
     def users_of(self, tables: Tables, rows):
         """Vectors of user profiles, (…, D)."""
-        return self.user_adapter(tables.users[rows])
+        return self.user_adapter(shards.rows(tables.users, rows))
 
     def __call__(self, tables: Tables, batch, rate=None, last_only=False, names=STREAMS):
         """-> ({stream: h}, probes {"place/domain": Probe}).
@@ -179,7 +182,7 @@ class LLM4CDSR(nn.Module):
                 if cfg.global_llm and self.quirks.q13_scale_by_table_width:
                     width = tables.items.shape[1]
             else:
-                h_PxD, width = getattr(tables, f"local_{name}")[ids_P], cfg.d_embed
+                h_PxD, width = shards.rows(getattr(tables, f"local_{name}"), ids_P), cfg.d_embed
             h_PxD = h_PxD * math.sqrt(width) + self.positions[name][place_P]
             stream = Stream(self.dropout[name](h_PxD, rate), ids_P != 0, packing)
             streams[name] = stream.map(lambda h: h)
@@ -286,7 +289,8 @@ class Backbone:
 
         def score(local_P, joint_P):
             items = self._apply(params, joint_P, method="items_of")
-            return jnp.sum(hidden[domain] * local[local_P], -1) + jnp.sum(x_PxD * items, -1)
+            own = shards.rows(local, local_P)
+            return jnp.sum(hidden[domain] * own, -1) + jnp.sum(x_PxD * items, -1)
 
         return losses.pairwise(
             score(positive_P, positive_P + offset),
@@ -315,10 +319,12 @@ class Backbone:
     def index(self, params):
         """Vectors of all items by joint id, (nA+nB+1, 2D): adapted global and local side by side,
         so that one product of width 2D is the sum of both."""
-        tables = self._tables(params)
-        every = jnp.arange(sum(self.config.n_items) + 1)
-        local = jnp.concatenate([tables.local_A, tables.local_B[1:]])
-        return jnp.concatenate([self._apply(params, every, method="items_of"), local], -1)
+        tables, (n_a, n_b) = self._tables(params), self.config.n_items
+        of_x = self._apply(params, method="items_of")
+        local = jnp.concatenate([tables.local_A[: n_a + 1], tables.local_B[1 : n_b + 1]])
+        # Tables that are divided among devices have more rows than items.
+        local = jnp.pad(local, [(0, len(of_x) - len(local)), (0, 0)])
+        return jnp.concatenate([of_x, local], -1)
 
     def encode(self, params, batch):
         """What scoring needs of evaluation rows: (B, 2D), stream x and that of the target."""
@@ -327,29 +333,23 @@ class Backbone:
         return jnp.concatenate([hidden["x"], own], -1)
 
     def score(self, index_IxE, encoded_BxE, candidates):
-        """Scores of candidates (B, K) of each row, or of items (K,) for all rows -> (B, K).
+        """Scores of candidates (B, K) of each row, or of a block of items (K,) for all rows
+        (`shards.Blocks`) -> (B, K).
 
         Candidates (B, 2, K) are the official ones (Q2): column j adds stream x's score of item
         [0, j] to the domain stream's of item [1, j].
         """
         if candidates.ndim == 1:
-            return encoded_BxE @ index_IxE[candidates].T
+            return encoded_BxE @ shards.block_rows(index_IxE, candidates).T
         if candidates.ndim == 3:
             width = self.config.d_embed
             halves = (slice(0, width), slice(width, 2 * width))
             return sum(
-                _pick(index_IxE[:, half], encoded_BxE[:, half], candidates[:, i])
+                shards.products(index_IxE[:, half], encoded_BxE[:, half], candidates[:, i])
                 for i, half in enumerate(halves)
             )
-        return _pick(index_IxE, encoded_BxE, candidates)
+        return shards.products(index_IxE, encoded_BxE, candidates)
 
     def probe(self, params, batch):
         """{"place/domain": Probe} over every token of an evaluation or training batch."""
         return self._apply(params, batch)[1]
-
-
-def _pick(table_IxE, encoded_BxE, ids_BxK):
-    """Products with a row's own ids, out of those with all items where that is less to hold."""
-    if len(table_IxE) <= ids_BxK.shape[1] * table_IxE.shape[1]:
-        return jnp.take_along_axis(encoded_BxE @ table_IxE.T, ids_BxK, axis=1)
-    return jnp.einsum("be,bke->bk", encoded_BxE, table_IxE[ids_BxK])

@@ -14,23 +14,24 @@ import functools
 import jax
 import jax.numpy as jnp
 
+from oa_jax.models import shards
 from oa_jax.models.gca import Probe
 from oa_jax.models.layers import Packing
-from oa_jax.models.shards import over_data
 
 
 def shared_negatives(table, h_PxD, weight_P, target_P, packing: Packing, negatives_BxK):
     """Negatives shared by all positions of a row: gathered once a row, scored as one product."""
-    scores_BxLxK = jnp.einsum("bld,bkd->blk", packing.unpack(h_PxD), table[negatives_BxK])
-    positive_P = jnp.sum(h_PxD * table[target_P], -1)
+    items_BxKxD = shards.rows(table, negatives_BxK)
+    scores_BxLxK = jnp.einsum("bld,bkd->blk", packing.unpack(h_PxD), items_BxKxD)
+    positive_P = jnp.sum(h_PxD * shards.rows(table, target_P), -1)
     terms_P = weight_P * _nll(positive_P, packing.pack(scores_BxLxK))
     return jnp.sum(terms_P), jax.lax.stop_gradient(terms_P)
 
 
 def batch_negatives(table, h_PxD, weight_P, target_P, negatives_K):
     """Negatives shared by the whole batch: one product (P, D) x (D, K)."""
-    positive_P = jnp.sum(h_PxD * table[target_P], -1)
-    terms_P = weight_P * _nll(positive_P, h_PxD @ table[negatives_K].T)
+    positive_P = jnp.sum(h_PxD * shards.rows(table, target_P), -1)
+    terms_P = weight_P * _nll(positive_P, h_PxD @ shards.rows(table, negatives_K).T)
     return jnp.sum(terms_P), jax.lax.stop_gradient(terms_P)
 
 
@@ -54,16 +55,17 @@ def position_negatives(table, h_PxD, weight_P, target_P, negatives_PxK, block):
 def _forward(table, h_PxD, weight_P, target_P, negatives_PxK, block, with_gradient=True):
     ids_Px1K = jnp.concatenate([target_P[:, None], negatives_PxK], 1)
     part = functools.partial(_in_blocks, block=block, with_gradient=with_gradient)
-    (total, d_table), (terms_P, d_h) = over_data(part, table, (h_PxD, weight_P, ids_Px1K))
+    (total, d_table), (terms_P, d_h) = shards.over_batch(part, table, h_PxD, weight_P, ids_Px1K)
     return (total, terms_P), (d_table, d_h) if with_gradient else None
 
 
-def _in_blocks(table, h_PxD, weight_P, ids_Px1K, *, block, with_gradient):
+def _in_blocks(held: shards.Rows, h_PxD, weight_P, ids_Px1K, *, block, with_gradient):
     """((total, its gradient of the table), (terms_P, gradient of h)); () for no gradient."""
+    table = held.array
     a_position = ids_Px1K.shape[1] * table.shape[1] * table.dtype.itemsize
     of_cpu = min(block, max(CPU_BLOCK_BYTES // a_position, 1))
     cpu, default = (
-        functools.partial(_scan_blocks, block=size, with_gradient=with_gradient)
+        functools.partial(_scan_blocks, held.divided, block=size, with_gradient=with_gradient)
         for size in (of_cpu, block)
     )
     args = (table, h_PxD, weight_P, ids_Px1K)
@@ -72,8 +74,8 @@ def _in_blocks(table, h_PxD, weight_P, ids_Px1K, *, block, with_gradient):
     return jax.lax.platform_dependent(*args, cpu=cpu, default=default)
 
 
-def _scan_blocks(table, h_PxD, weight_P, ids_Px1K, *, block, with_gradient):
-    size, width = h_PxD.shape
+def _scan_blocks(divided, table, h_PxD, weight_P, ids_Px1K, *, block, with_gradient):
+    held, (size, width) = shards.Rows(table, divided), h_PxD.shape
     n_blocks = -(-size // block)
 
     def blocks(array):
@@ -82,22 +84,22 @@ def _scan_blocks(table, h_PxD, weight_P, ids_Px1K, *, block, with_gradient):
 
     def step(d_table, inputs):
         h, weight, ids = inputs
-        items = table[ids]
-        scores = jnp.einsum("pd,pkd->pk", h, items)
+        items = held.get(ids)
+        scores = held.sum(jnp.einsum("pd,pkd->pk", h, items))
         terms = weight * _nll(scores[:, 0], scores[:, 1:])
         if not with_gradient:
             return d_table, (terms, ())
         d_scores = weight[:, None] * jax.nn.softmax(scores, -1).at[:, 0].add(-1.0)
         d_h = jnp.einsum("pk,pkd->pd", d_scores, items)
         d_items = d_scores[:, :, None] * h[:, None, :]
-        return d_table.at[ids].add(d_items), (terms, d_h)
+        return held.add(d_table, ids, d_items), (terms, d_h)
 
     start = jnp.zeros_like(table) if with_gradient else ()
     xs = (blocks(h_PxD), blocks(weight_P), blocks(ids_Px1K))
     d_table, (terms, d_h) = jax.lax.scan(step, start, xs)
     terms_P = terms.ravel()[:size]
     d_h_PxD = d_h.reshape(-1, width)[:size] if with_gradient else ()
-    return (jnp.sum(terms_P), d_table), (terms_P, d_h_PxD)
+    return (jnp.sum(terms_P), d_table), (held.once(terms_P), d_h_PxD)
 
 
 def _forward_rule(table, h_PxD, weight_P, target_P, negatives_PxK, block):

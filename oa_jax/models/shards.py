@@ -1,47 +1,214 @@
-"""Inside a program whose mesh divides the batch of a seed: which part of an array lies where.
+"""Inside a program whose mesh divides the work of a seed: which part of an array lies where.
 
-Nothing here changes a value but by rounding, and nothing happens without an axis `data`.
+Axis `data` divides batches. Axis `table` divides the rows of the item tables, and batches too, so
+that no device repeats another's work. Nothing here changes a value but by rounding, and nothing
+happens without these axes.
 """
 
 from __future__ import annotations
 
+import dataclasses
+import math
+
 import jax
+import jax.numpy as jnp
 from jax.sharding import PartitionSpec as P
 
+AXES = ("table", "data")
 
-def data_size() -> int:
-    """Devices among which the compiler divides a batch."""
+
+def axes() -> tuple[str, ...]:
+    """Those of the two axes on which the compiler divides what a seed does."""
     mesh = jax.sharding.get_abstract_mesh()
-    return mesh.shape["data"] if not mesh.empty and "data" in mesh.auto_axes else 1
+    return () if mesh.empty else tuple(name for name in AXES if name in mesh.auto_axes)
 
 
-def on_data(tree):
-    """`tree` with its arrays' first axis over `data`; arrays that it does not divide stay."""
-    size = data_size()
+def size(*names: str) -> int:
+    """Devices along the axes `names`, those without any counted as one."""
+    mesh = jax.sharding.get_abstract_mesh()
+    return math.prod(mesh.shape[name] for name in names if name in axes())
+
+
+def on_batch(tree, names=AXES):
+    """`tree` with its arrays' first axis over `names`; arrays that these do not divide stay."""
+    names = tuple(name for name in names if name in axes())
 
     def one(array):
-        if size == 1 or array.ndim == 0 or array.shape[0] % size:
+        if not names or array.ndim == 0 or array.shape[0] % size(*names):
             return array
-        return jax.lax.with_sharding_constraint(array, P("data"))
+        return jax.lax.with_sharding_constraint(array, P(names))
 
     return jax.tree.map(one, tree)
 
 
-def over_data(part, shared, rows):
-    """`part(shared, *rows)` -> (sums, rows), each device's own rows apart: sums are added up.
+def is_divided(table) -> bool:
+    """Whether the rows of a table lie over `table`: of any that this axis divides they do."""
+    return "table" in axes() and len(table) % size("table") == 0
 
-    A loop over blocks of rows must be written so: the compiler would bring every block to every
-    device. rows: arrays with the same first axis.
+
+@dataclasses.dataclass(frozen=True)
+class Rows:
+    """The rows of a table (V, D) that a device holds: all, or its part of axis `table`."""
+
+    array: jax.Array
+    divided: bool = False
+
+    def get(self, ids):
+        """(…, D): the rows `ids`, 0 for those that other devices hold."""
+        if not self.divided:
+            return self.array[ids]
+        return self.array.at[self._places(ids)].get(mode="fill", fill_value=0)
+
+    def products(self, h_BxD, ids_BxK):
+        """(B, K): products of `h_BxD` with the rows `ids_BxK` of each, 0 where others hold them.
+
+        They are picked out of the products with all rows while that is the smaller array: B·V
+        scores against B·K vectors of D.
+        """
+        if len(self.array) > ids_BxK.shape[1] * self.array.shape[1]:
+            return jnp.einsum("bd,bkd->bk", h_BxD, self.get(ids_BxK))
+        places, every = self._places(ids_BxK), h_BxD @ self.array.T
+        return jnp.take_along_axis(every, places, axis=1, mode="fill", fill_value=0)
+
+    def add(self, total, ids, values):
+        """`total`, of the same rows, with `values` (…, D) added at those of `ids` held here."""
+        if not self.divided:
+            return total.at[ids].add(values)
+        return total.at[self._places(ids)].add(values, mode="drop")
+
+    def sum(self, values):
+        """`values` added up over the devices that hold the parts of the table."""
+        return jax.lax.psum(values, "table") if self.divided else values
+
+    def once(self, values):
+        """`values` that those devices know alike, on one of them, 0 on the others."""
+        if not self.divided:
+            return values
+        return jnp.where(jax.lax.axis_index("table") == 0, values, 0)
+
+    def _places(self, ids):
+        if not self.divided:
+            return ids
+        places = ids - jax.lax.axis_index("table") * len(self.array)
+        return jnp.where(places < 0, len(self.array), places)  # a negative index would wrap
+
+
+def over_batch(part, table, *batch):
+    """`part(Rows, *batch)` -> ((total, of_table), outs), by devices that hold a part of each.
+
+    table: (V, D).  batch: arrays with the same first axis; a device sees its own part of `data`,
+    whole along `table`.  total: scalars, which all devices along `table` know alike; of_table:
+    arrays (V, D); both are added over `data`.  outs: with the batch's first axis, added over
+    `table`.
+    A loop over blocks of a batch must be written so: the compiler would bring every block to every
+    device.
     """
-    if data_size() == 1 or rows[0].shape[0] % data_size():
-        return part(shared, *rows)
+    names, divided = axes(), is_divided(table)
+    split = len(batch[0]) % size(*names) == 0
+    if not names or not (divided or split):
+        return part(Rows(table), *batch)
 
-    def own(shared, *rows):
-        sums, out = part(shared, *rows)
-        return jax.lax.psum(sums, "data"), out
+    def own(table, *batch):
+        if divided and split:
+            batch = jax.lax.all_gather(batch, "table", tiled=True)
+        sums, outs = part(Rows(table, divided), *batch)
+        if "data" in names and split:
+            sums = jax.lax.psum(sums, "data")
+        if divided and split:
+            outs = jax.tree.map(lambda a: jax.lax.psum_scatter(a, "table", tiled=True), outs)
+        elif divided:
+            outs = jax.lax.psum(outs, "table")
+        return sums, outs
 
-    specs = (P(), *(P("data") for _ in rows))
+    of_batch, of_table = P(names) if split else P(), P("table") if divided else P()
     run = jax.shard_map(
-        own, in_specs=specs, out_specs=(P(), P("data")), axis_names={"data"}, check_vma=False
+        own,
+        in_specs=(of_table, *(of_batch for _ in batch)),
+        out_specs=((P(), of_table), of_batch),
+        axis_names=set(names),
+        check_vma=False,
     )
-    return run(shared, *rows)
+    return run(table, *batch)
+
+
+def rows(table, ids):
+    """`table[ids]`: (…, D). Each device looks up the rows that it holds."""
+    if not is_divided(table):
+        return table[ids]
+    found = over_batch(lambda held, ids: (((), ()), held.get(ids)), table, ids.ravel())[1]
+    return found.reshape(*ids.shape, -1)
+
+
+def products(table, h_BxD, ids_BxK):
+    """(B, K): products of each row of `h_BxD` with the rows `ids_BxK` of the table."""
+    if not is_divided(table):
+        return Rows(table).products(h_BxD, ids_BxK)
+
+    def part(held, h_BxD, ids_BxK):
+        return ((), ()), held.products(h_BxD, ids_BxK)
+
+    return over_batch(part, table, h_BxD, ids_BxK)[1]
+
+
+def padded_rows(n_rows: int, n_parts: int) -> int:
+    """Rows of a table of `n_rows` that can be divided: what is added is 0 and stays so."""
+    return -(-n_rows // n_parts) * n_parts
+
+
+def with_spare_rows(init):
+    """The initializer of a table of shape (V, D): `init`, and the rows that are added."""
+
+    def padded(key, shape):
+        more = padded_rows(shape[0], size("table")) - shape[0]
+        return jnp.pad(init(key, shape), [(0, more), (0, 0)])
+
+    return padded
+
+
+@dataclasses.dataclass(frozen=True)
+class Blocks:
+    """The rows 0 … `last` of a table in blocks of about `block`: the same number of rows of every
+    device, one device after the other, so that scoring a block stays on the devices."""
+
+    last: int
+    block: int
+
+    @property
+    def _part(self) -> int:
+        """Rows of a device."""
+        return padded_rows(self.last + 1, size("table")) // size("table")
+
+    @property
+    def _width(self) -> int:
+        """Rows of a device in a block."""
+        return -(-self.block // size("table"))
+
+    def __len__(self):
+        return -(-self._part // self._width)
+
+    def ids(self, number):
+        """(K,): the rows of a block; numbers above `last` where there is none."""
+        offset = number * self._width + jnp.arange(self._width)
+        first = self._part * jnp.arange(size("table"))
+        ids = jnp.where(offset < self._part, first[:, None] + offset, self.last + 1)
+        return ids.ravel()
+
+    def columns(self, number, ids):
+        """The places of `ids` in a block; K for those in other blocks."""
+        device, offset = ids // self._part, ids % self._part - number * self._width
+        there = (offset >= 0) & (offset < self._width)
+        return jnp.where(there, device * self._width + offset, size("table") * self._width)
+
+
+def block_rows(table, ids_K):
+    """(K, D): the rows `ids_K` of one of the `Blocks`."""
+    if not is_divided(table):
+        return table[jnp.minimum(ids_K, len(table) - 1)]
+    run = jax.shard_map(
+        lambda table, ids_K: Rows(table, True).get(ids_K),
+        in_specs=(P("table"), P("table")),
+        out_specs=P("table"),
+        axis_names={"table"},
+        check_vma=False,
+    )
+    return run(table, ids_K)

@@ -13,6 +13,7 @@ from jax.errors import JaxRuntimeError
 
 from oa_jax import processes
 from oa_jax.errors import UserError
+from oa_jax.train.mesh import is_table
 from oa_jax.train.state import State
 
 COUNTERS = ("epoch", "best_epoch", "diverged_step")
@@ -122,7 +123,7 @@ def read(directory: pathlib.Path, epoch: int, abstract_params, best: bool):
     with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as reader:
         found = reader.restore(directory / str(epoch), args=args)
     for name, item in items.items():
-        jax.tree.map(_check_shape, item, found[name])
+        found[name] = jax.tree_util.tree_map_with_path(_as_expected, item, found[name])
     params = found["best"] if best else found["state"]["params"]
     return params, {name: found["state"][name] for name in COUNTERS}
 
@@ -133,17 +134,25 @@ def _as_numpy(item):
     return ocp.args.PyTreeRestore(item, restore_args=as_numpy, partial_restore=True)
 
 
-def _check_shape(expected, found):
+def _as_expected(path, expected, found):
+    """`found` in the expected shape: a table that was divided among devices has rows to spare."""
+    if is_table(path) and isinstance(found, np.ndarray) and not found[:, expected.shape[1] :].any():
+        found = found[:, : expected.shape[1]]
     # A leaf that was never saved comes back as the shape that was asked for.
     if not isinstance(found, np.ndarray) or found.shape != expected.shape:
         raise ValueError(f"found {getattr(found, 'shape', None)}, expected {expected.shape}")
+    return found
 
 
 def _restore_args(target: State):
     def tree(item):
-        return ocp.args.PyTreeRestore(
-            item, restore_args=ocp.checkpoint_utils.construct_restore_args(item)
+        strict = ocp.checkpoint_utils.construct_restore_args(item)
+        # On another mesh a table has more rows, or fewer, than it was saved with.
+        rows = ocp.checkpoint_utils.construct_restore_args(item, strict=False)
+        mixed = jax.tree_util.tree_map_with_path(
+            lambda path, a, b: b if is_table(path) else a, strict, rows
         )
+        return ocp.args.PyTreeRestore(item, restore_args=mixed)
 
     return ocp.args.Composite(
         state=tree(target.replace(best_params=())),

@@ -37,7 +37,7 @@ class Engine:
         """Fresh states of all seeds; `hparams` leaves are (S,)."""
 
         def one(seed, hparams, _):
-            return state_lib.create(seed, hparams, *self._init)
+            return self.layout.with_rows(state_lib.create(seed, hparams, *self._init), axis=0)
 
         return self._over_seeds("create", one, (jnp.asarray(seeds, jnp.int32), hparams), ())
 
@@ -48,7 +48,8 @@ class Engine:
             return jax.vmap(lambda s, h: state_lib.create(s, h, *self._init))(seeds, hparams)
 
         shapes = jax.eval_shape(create, jnp.asarray(seeds, jnp.int32), hparams)
-        return with_sharding(shapes, self.layout.by_seed(len(seeds)))
+        shapes = self.layout.with_rows(shapes, axis=1)
+        return with_shardings(shapes, self.layout.by_seed(shapes, len(seeds)))
 
     @property
     def _init(self):
@@ -119,22 +120,23 @@ class Engine:
         """Run `one` (a seed's values, shared values) for all seeds."""
         n_seeds = _n_seeds(seeded)
         seeded = self._padded(seeded)
-        seeded = mesh_lib.place(seeded, self.layout.by_seed(n_slots := _n_seeds(seeded)))
+        seeded = mesh_lib.place(seeded, self.layout.by_seed(seeded, n_slots := _n_seeds(seeded)))
         shared = self._everywhere(shared, n_seeds)
         out = self._compile(name, one, seeded, shared, donate)(*seeded, shared)
         return out if n_slots == n_seeds else jax.tree.map(lambda a: a[:n_seeds], out)
 
     def _everywhere(self, shared, n_seeds):
-        return mesh_lib.place(shared, self.layout.everywhere(n_seeds))
+        shared = self.layout.with_rows(shared, axis=0)
+        return mesh_lib.place(shared, self.layout.shared(shared, n_seeds))
 
     def _padded(self, seeded):
         """Values of seeds with copies of the first behind them until they fill the mesh."""
-        n_seeds = _n_seeds(seeded)
+        seeded, n_seeds = self.layout.with_rows(seeded, axis=1), _n_seeds(seeded)
         n_slots = self.layout.slots(n_seeds)
         return seeded if n_slots == n_seeds else pad_seeds(seeded, n_slots)
 
     def _compile(self, name, one, seeded, shared, donate=False):
-        seeded = self._padded(seeded)
+        seeded, shared = self._padded(seeded), self.layout.with_rows(shared, axis=0)
         layout, n_slots = self.layout, _n_seeds(seeded)
         mesh = layout.mesh(n_slots)
 
@@ -144,27 +146,31 @@ class Engine:
                 return jax.vmap(lambda *s: one(*s, shared))(*seeded)
             return jax.lax.map(lambda s: one(*s, shared), tuple(seeded))
 
-        # A device runs the program of its own seeds, and so cannot wait for another's. The axis
-        # `data` is left to the compiler, if it has more than a device.
+        # A device runs the program of its own seeds, and so cannot wait for another's. The other
+        # axes are left to the compiler, if they have more than a device.
         own = {name for name in mesh.axis_names if name == "seed" or mesh.shape[name] == 1}
         specs = (*(P("seed") for _ in seeded), P())
         program = jax.shard_map(
             program, mesh=mesh, in_specs=specs, out_specs=P("seed"), axis_names=own, check_vma=False
         )
-        by_seed, everywhere = layout.by_seed(n_slots), layout.everywhere(n_slots)
-        options = {
-            "in_shardings": (*(by_seed for _ in seeded), everywhere),
-            "out_shardings": by_seed,
-            "donate_argnums": (0,) if donate else (),  # the states, whose buffers come back
-        }
-        return self._program(name, program, (*seeded, shared), **options)
 
-    def _program(self, name, fn, args, **options):
-        """`fn` compiled once per name and argument shapes; the seconds are counted."""
+        def options():
+            out = jax.eval_shape(program, *seeded, shared)
+            return {
+                "in_shardings": (*layout.by_seed(seeded, n_slots), layout.shared(shared, n_slots)),
+                "out_shardings": layout.by_seed(out, n_slots),
+                "donate_argnums": (0,) if donate else (),  # the states, whose buffers come back
+            }
+
+        return self._program(name, program, (*seeded, shared), options)
+
+    def _program(self, name, fn, args, options=dict):
+        """`fn` compiled once per name and argument shapes; the seconds are counted. options: makes
+        those of `jax.jit`."""
         shapes = tuple((a.shape, str(a.dtype)) for a in jax.tree.leaves(args))
         if (name, shapes) not in self._programs:
             begin = time.perf_counter()
-            self._programs[name, shapes] = jax.jit(fn, **options).lower(*args).compile()
+            self._programs[name, shapes] = jax.jit(fn, **options()).lower(*args).compile()
             self.compile_seconds += time.perf_counter() - begin
         return self._programs[name, shapes]
 
@@ -173,9 +179,11 @@ def _n_seeds(seeded) -> int:
     return jax.tree.leaves(seeded)[0].shape[0]
 
 
-def with_sharding(shapes, sharding):
-    """Shapes of arrays that lie where `sharding` says."""
-    return jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=sharding), shapes)
+def with_shardings(shapes, shardings):
+    """Shapes of arrays that lie where `shardings` say."""
+    return jax.tree.map(
+        lambda a, s: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=s), shapes, shardings
+    )
 
 
 def pad_seeds(tree, n_slots: int):

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import optax
 
 from oa_jax.evaluate import orthogonality, ranking
-from oa_jax.models.shards import on_data
+from oa_jax.models.shards import on_batch
 from oa_jax.tasks.sampling import Purpose, epoch_rows, key_of
 from oa_jax.train.precision import products_in
 from oa_jax.train.state import Schedule, State
@@ -43,8 +43,8 @@ def train_step(settings: Settings, capacity, state: State, rows_B, arrays):
 
     Decay is decoupled and reaches every parameter, biases and norms included (quirk Q7).
     """
-    rows_B = on_data(rows_B)
-    batch = on_data(settings.task.batch(arrays, rows_B, state.seed, state.step, capacity))
+    rows_B = on_batch(rows_B)
+    batch = on_batch(settings.task.batch(arrays, rows_B, state.seed, state.step, capacity))
     key = key_of(state.seed, Purpose.DROPOUT, state.step)
     value_and_grad = jax.value_and_grad(settings.backbone.loss, has_aux=True)
     value_and_grad = products_in(settings.compute_dtype, value_and_grad)
@@ -155,7 +155,7 @@ def all_ranks(settings: Settings, params, rows, protocols) -> dict[str, ranking.
     index = backbone.index(params)
 
     def block(rows):
-        rows = on_data(rows)
+        rows = on_batch(rows)
         encoded, out = backbone.encode(params, rows), {}
         for name in protocols:
             if name == "full":
@@ -178,7 +178,7 @@ def probe_sums(settings: Settings, params, rows):
     """{"place/domain": sums} over all tokens of the rows; {} without GCA."""
 
     def block(rows):
-        probes = settings.backbone.probe(params, on_data(rows))
+        probes = settings.backbone.probe(params, on_batch(rows))
         return {name: orthogonality.sums(probe) for name, probe in probes.items()}
 
     sums = jax.lax.map(block, _blocks(rows, settings.block_users))

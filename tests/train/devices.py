@@ -1,6 +1,6 @@
 """What test_devices asks of a process with eight CPU devices; prints one JSON object.
 
-python devices.py meshes FOLDER | hlo | uneven FOLDER
+python devices.py meshes FOLDER | hlo | uneven FOLDER | tables BACKBONE FOLDER | rows FOLDER
 """
 
 import json
@@ -12,7 +12,8 @@ import jax
 import numpy as np
 import toy
 
-from oa_jax.train import finish, loop
+from oa_jax.train import checkpoint, finish, loop
+from oa_jax.train.mesh import is_table
 from oa_jax.train.workdir import Workdir
 
 COLLECTIVES = r"\b(all-reduce|all-gather|all-to-all|collective-permute|reduce-scatter)(-start)?\("
@@ -56,17 +57,99 @@ def hlo():
     }
 
 
+# Both divide batches by four; 55 rows of items are divided by neither 2 nor 4.
+TABLE_MESHES = ("seed:1", "table:4", "data:2,table:2")
+
+
+def tables(backbone, folder):
+    """Runs of a real backbone without and with the axis `table`: rows, ranks of the first one's
+    end, and what the compiled epoch sends."""
+    out, first = {}, None
+    for mesh in TABLE_MESHES:
+        path = pathlib.Path(folder) / mesh
+        experiment = table_experiment(backbone, mesh, train__max_epochs=2)
+        with Workdir(path) as workdir:
+            states, _ = loop.train(experiment, workdir, lambda line: None)
+        if first is None:
+            first = jax.device_get(states.best_params)
+        rows = [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
+        out[mesh] = {
+            "rows": rows,
+            "ranks of the first": ranks(experiment, first),
+            "shapes": shapes_sent(experiment),
+            "parts": sorted({part_of(leaf) for leaf in table_leaves(states)}),
+        }
+    return out
+
+
+def table_experiment(backbone, mesh, **changes):
+    if backbone == "llm4cdsr":
+        changes |= {"model__local_llm": False}  # local tables are trained
+    argument = "pair=synthetic,gca=early"
+    changes |= {"seeds": 2, "seed_axis": "vmap", "mesh": mesh, "evaluate__block_items": 10}
+    return toy.small_experiment(backbone, argument, **changes)
+
+
+def table_leaves(states):
+    found = jax.tree_util.tree_leaves_with_path(states)
+    return [leaf for path, leaf in found if is_table(path)]
+
+
+def part_of(leaf):
+    """(rows of the array, rows of a device)"""
+    return leaf.shape[1], leaf.sharding.shard_shape(leaf.shape)[1]
+
+
+def rows(folder):
+    """A run that is interrupted with divided tables goes on without, and the other way round."""
+    out = {}
+    for name, meshes in (
+        ("whole", [""]),
+        ("joined", ["table:4", "seed:1"]),
+        ("divided", ["seed:1", "table:2"]),
+    ):
+        path = pathlib.Path(folder) / name
+        for mesh in meshes:
+            experiment = table_experiment("abxi", mesh or "seed:1", train__max_epochs=3)
+            last = 2 if mesh == meshes[0] and mesh else None
+            with Workdir(path) as workdir:
+                train(experiment, workdir, last)
+            params = experiment.engine.abstract(experiment.seeds, experiment.hparams()).params
+        shapes = jax.eval_shape(
+            jax.vmap(experiment.backbone.init), jax.random.split(jax.random.key(0))
+        )
+        read, _ = checkpoint.read(path / "checkpoints", 3, shapes, best=False)
+        out[name] = {
+            "rows": [json.loads(e) for e in (path / "metrics.jsonl").read_text().splitlines()],
+            "items": read["items"].tolist(),
+            "n_rows": params["items"].shape[1],
+        }
+    return out
+
+
 def collectives(experiment):
-    engine, arrays = experiment.engine, experiment.train_arrays()
-    abstract = engine.abstract(experiment.seeds, experiment.hparams())
-    text = engine.compile_epoch(abstract, arrays, CAPACITY).as_text()
-    lines = [line for line in text.splitlines() if re.search(COLLECTIVES, line)]
+    text, lines = sending(experiment)
     groups = {re.search(r"(replica_groups|source_target_pairs)=(\S+), ", e)[2] for e in lines}
     return {
         "partitions": int(re.search(r"num_partitions=(\d+)", text)[1]),
         "kinds": sorted({re.search(COLLECTIVES, line)[1] for line in lines}),
         "groups": sorted(groups),
     }
+
+
+def shapes_sent(experiment):
+    """Shapes of the float arrays that an epoch sends, as [[seeds, …], …]."""
+    found = re.findall(r"f32\[([\d,]+)\]", " ".join(sending(experiment)[1]))
+    return [[int(size) for size in shape.split(",")] for shape in sorted(set(found))]
+
+
+def sending(experiment):
+    """The compiled epoch's text, and its lines with collectives."""
+    engine, arrays = experiment.engine, experiment.train_arrays()
+    abstract = engine.abstract(experiment.seeds, experiment.hparams())
+    capacity = engine.capacity(experiment.seeds, 0)
+    text = engine.compile_epoch(abstract, arrays, capacity).as_text()
+    return text, [line for line in text.splitlines() if re.search(COLLECTIVES, line)]
 
 
 def uneven(folder):
@@ -103,4 +186,5 @@ def train(experiment, workdir, last):
 
 
 if __name__ == "__main__":
-    print(json.dumps({"meshes": meshes, "hlo": hlo, "uneven": uneven}[sys.argv[1]](*sys.argv[2:])))
+    asked = {f.__name__: f for f in (meshes, hlo, uneven, tables, rows)}
+    print(json.dumps(asked[sys.argv[1]](*sys.argv[2:])))

@@ -2,6 +2,8 @@
 
 import dataclasses
 
+import jax
+import numpy as np
 import pytest
 
 from oa_jax.errors import UserError
@@ -20,8 +22,9 @@ def devices(number, processes=1):
 
 
 def test_texts_of_a_mesh():
-    texts = ("", "seed:2,data:3", "data:3,seed:2", "seed:4", "data:8")
-    assert [mesh.parse(t) for t in texts] == [None, (2, 3), (2, 3), (4, 1), (1, 8)]
+    texts = ("", "seed:2,data:3", "data:3,seed:2", "seed:4", "data:8", "table:3,seed:2")
+    expected = [None, (2, 3, 1), (2, 3, 1), (4, 1, 1), (1, 8, 1), (2, 1, 3)]
+    assert [mesh.parse(t) for t in texts] == expected
 
 
 @pytest.mark.parametrize("text", ["seed", "seed:0", "seed:-1", "seed:2,", ",", "seed:2,seed:2"])
@@ -30,7 +33,7 @@ def test_other_texts_are_refused(text):
         mesh.parse(text)
 
 
-@pytest.mark.parametrize("text", ["table:2", "seed:2;data:2", "2,2", "seed:1.5", "seed: 2"])
+@pytest.mark.parametrize("text", ["batch:2", "seed:2;data:2", "2,2", "seed:1.5", "seed: 2"])
 def test_other_axes_and_marks_are_refused(text):
     with pytest.raises(ValueError):
         mesh.parse(text)
@@ -66,7 +69,24 @@ def test_the_default_layout(given, sizes, slots):
 def test_a_given_mesh_is_taken_for_any_number_of_seeds():
     layout = Layout.of("seed:2,data:2", devices(4))
     assert [layout.slots(n) for n in (1, 2, 3, 5)] == [2, 2, 4, 6]
-    assert all(dict(layout.mesh(n).shape) == {"seed": 2, "data": 2} for n in (1, 2, 3, 5))
+    found = [dict(layout.mesh(n).shape) for n in (1, 2, 3, 5)]
+    assert found == [{"seed": 2, "data": 2, "table": 1}] * 4
+    assert [layout.table_size, Layout.of("table:4", devices(4)).table_size] == [1, 4]
+
+
+@pytest.mark.parametrize("axis", [0, 1])
+def test_divided_tables_get_rows_of_zeros(axis):
+    shape = (2, 5, 3)[1 - axis :]
+    tree = {"items": np.ones(shape), "bias": np.ones(shape)}
+    layout = Layout.of("table:4", devices(4))
+    found = layout.with_rows(tree, axis)
+    assert found["bias"].shape == shape
+    assert found["items"].shape == (*shape[:axis], 8, 3)
+    assert float(found["items"].sum()) == tree["items"].sum()
+    shapes = jax.eval_shape(lambda: tree)
+    assert layout.with_rows(shapes, axis)["items"].shape == found["items"].shape
+    assert layout.with_rows(found, axis)["items"] is found["items"]
+    assert Layout.of("data:4", devices(4)).with_rows(tree, axis) is tree
 
 
 def test_fewer_devices_than_there_are_will_do_in_one_process():

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -31,10 +32,10 @@ CHANGES = (
 
 @pytest.fixture(scope="module")
 def start(tmp_path_factory):
-    """Function (workdir, number of processes, devices of each) -> the running processes."""
+    """Function (workdir, number of processes, devices of each, command) -> the processes."""
     cache = tmp_path_factory.mktemp("xla")
 
-    def begin(path, number=2, devices=2):
+    def begin(path, number=2, devices=2, name="train"):
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
@@ -46,8 +47,9 @@ def start(tmp_path_factory):
             "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices} "
             "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true",
         }
-        command = [sys.executable, str(COMMAND), f"--workdir={path}"]
-        command += ["--config=configs/abxi.py:pair=synthetic,runlocal", *flags]
+        command = [sys.executable, str(COMMAND), name, f"--workdir={path}"]
+        if name == "train":
+            command += ["--config=configs/abxi.py:pair=synthetic,runlocal", *flags]
         of_each = [f"--distributed=127.0.0.1:{port},{number},{i}" for i in range(number)]
         return [
             subprocess.Popen(
@@ -111,7 +113,24 @@ def test_only_the_first_process_talks_and_padding_is_not_reported(whole):
         assert ranks["seed"].tolist() == list(range(N_SEEDS))
         assert len(ranks["test/full/rank"]) == N_SEEDS
     environment = json.loads((path / "env.json").read_text())
-    assert environment["processes"] == 2 and environment["mesh"] == {"seed": 4, "data": 1}
+    assert environment["processes"] == 2 and environment["mesh"] == {
+        "seed": 4,
+        "data": 1,
+        "table": 1,
+    }
+
+
+def test_processes_rank_as_one(whole, start, tmp_path):
+    path = tmp_path / "run"
+    shutil.copytree(whole[0], path)
+    (path / "summary.json").unlink()
+    outcome = ends(start(path, name="evaluate"))
+    assert [status for status, _, _ in outcome] == [0, 0], outcome
+    assert "ranks equal the stored ones" in outcome[0][1] and "NDCG@10" in outcome[0][1]
+    said = [line for line in outcome[1][1].splitlines() if not line.startswith("[Gloo]")]
+    assert said == []
+    assert (path / "ranks.npz").stat().st_size == (whole[0] / "ranks.npz").stat().st_size
+    assert (path / "summary.json").exists()
 
 
 def test_killed_and_told_to_leave_it_ends_like_an_undisturbed_run(whole, start, tmp_path):

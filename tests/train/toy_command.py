@@ -1,6 +1,8 @@
-"""`python -m oa_jax.train` with the toy in the backbone's place: compiles in a second."""
+"""`toy_command.py train|evaluate …`: the command with the toy in the backbone's place, which
+compiles in a second."""
 
 import runpy
+import sys
 
 import toy
 
@@ -17,4 +19,4 @@ def build_toy(config):
 
 if __name__ == "__main__":
     experiment_lib.build = build_toy
-    runpy.run_module("oa_jax.train", run_name="__main__", alter_sys=True)
+    runpy.run_module(f"oa_jax.{sys.argv.pop(1)}", run_name="__main__", alter_sys=True)
