@@ -135,7 +135,7 @@ def remedies(experiment, found: Found, n_devices: int) -> list[str]:
     if config["seeds"] > n_devices:
         out.append("fewer seeds or more devices, a seed each")
     elif found.name != "evaluation":
-        out.append("more devices on the axis data, or a smaller train.batch_size")
+        out.append("more devices on the axis data or table, or a smaller train.batch_size")
     if experiment.is_resident and found.memory and found.memory["arguments"] > found.needed / 2:
         out.append("data.resident=False")
     return out

@@ -122,8 +122,10 @@ def read(directory: pathlib.Path, epoch: int, abstract_params, best: bool):
     _quieten_abandoned_reads()
     with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as reader:
         found = reader.restore(directory / str(epoch), args=args)
-    for name, item in items.items():
-        found[name] = jax.tree_util.tree_map_with_path(_as_expected, item, found[name])
+    found = {
+        name: jax.tree_util.tree_map_with_path(_as_expected, item, found[name])
+        for name, item in items.items()
+    }
     params = found["best"] if best else found["state"]["params"]
     return params, {name: found["state"][name] for name in COUNTERS}
 

@@ -117,7 +117,7 @@ def test_remedies_fit_the_case():
     assert "fewer seeds or more devices, a seed each" in remedies(several, training, 1)
     shared = shapes_of(resolved(seeds=1), SIZES)
     said = remedies(shared, training, 1)
-    assert said == ["more devices on the axis data, or a smaller train.batch_size"]
+    assert said == ["more devices on the axis data or table, or a smaller train.batch_size"]
     resident = Found("training epoch", {"arguments": 9.0}, 10.0)
     assert "data.resident=False" in remedies(shared, resident, 1)
 

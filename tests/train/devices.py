@@ -1,6 +1,6 @@
 """What test_devices asks of a process with eight CPU devices; prints one JSON object.
 
-python devices.py meshes FOLDER | hlo | uneven FOLDER | tables BACKBONE FOLDER | rows FOLDER
+python devices.py meshes FOLDER | hlo | uneven FOLDER | tables BACKBONE FOLDER MESH … | rows FOLDER
 """
 
 import json
@@ -57,17 +57,13 @@ def hlo():
     }
 
 
-# Both divide batches by four; 55 rows of items are divided by neither 2 nor 4.
-TABLE_MESHES = ("seed:1", "table:4", "data:2,table:2")
-
-
-def tables(backbone, folder):
-    """Runs of a real backbone without and with the axis `table`: rows, ranks of the first one's
-    end, and what the compiled epoch sends."""
+def tables(backbone, folder, *meshes):
+    """Runs of a real backbone on each of `meshes`: rows, ranks of the first one's end, and what
+    the compiled epoch sends."""
     out, first = {}, None
-    for mesh in TABLE_MESHES:
+    for mesh in meshes:
         path = pathlib.Path(folder) / mesh
-        experiment = table_experiment(backbone, mesh, train__max_epochs=2)
+        experiment = table_experiment(backbone, mesh, train__max_epochs=1)
         with Workdir(path) as workdir:
             states, _ = loop.train(experiment, workdir, lambda line: None)
         if first is None:
