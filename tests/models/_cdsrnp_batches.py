@@ -22,7 +22,7 @@ def backbone(n_items, gca=None, tables=None, **config):
 
 def random_params(model, seed=0, scale=0.4):
     """Parameters whose biases and norms are not trivial either."""
-    params = jax.jit(model.init)(jax.random.key(seed))
+    params = model.init(jax.random.key(seed))
     leaves, tree = jax.tree.flatten(params)
     keys = jax.random.split(jax.random.key(seed + 1), len(leaves))
     noisy = [a + scale * jax.random.normal(k, a.shape) for a, k in zip(leaves, keys, strict=True)]
