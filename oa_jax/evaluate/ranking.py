@@ -35,7 +35,8 @@ def among_all(score_items, target_B, seen_BxH, n_items: tuple[int, int], block: 
     """Ranks among all items of the target's domain that the user has not taken before.
 
     score_items: ids (K,) of a block -> scores (B, K). Items are visited in the blocks of
-    `shards.Blocks`: memory O(B·block). Ids without an item, whose scores count nowhere, may come.
+    `shards.Blocks`: memory O(B·block) a device. Ids without an item, whose scores count nowhere,
+    may come.
     The target's score is read off the same products as its rivals', in a first pass, so that
     equal scores compare equal.
     """
@@ -49,26 +50,26 @@ def among_all(score_items, target_B, seen_BxH, n_items: tuple[int, int], block: 
         ids_K = blocks.ids(number)
         return ids_K, score_items(ids_K)
 
-    def find(target_score_B, number):
+    def find(target_scores, number):
         ids_K, scores = scores_of(number)
-        hit = ids_K == target_B[:, None]
-        found = jnp.sum(jnp.where(hit, scores, 0.0), 1)
-        return jnp.where(hit.any(1), found, target_score_B), None
+        found = jnp.where(ids_K == target_B[:, None], scores, 0.0)
+        return target_scores + blocks.by_part(found).sum(-1), None
 
-    target_score_B, _ = jax.lax.scan(find, jnp.zeros(len(target_B)), numbers)
+    parts = (len(target_B), blocks.n_parts)
+    target_score_B = jax.lax.scan(find, jnp.zeros(parts), numbers)[0].sum(-1)
 
-    def count(ranks, number):
+    def count(counts, number):
         ids_K, scores = scores_of(number)
         rival = (ids_K >= first_B[:, None]) & (ids_K <= last_B[:, None])
         rival &= ids_K != target_B[:, None]
         rival = rival.at[rows, blocks.columns(number, seen_BxH)].set(False, mode="drop")
         above = rival & (scores > target_score_B[:, None])
         equal = rival & (scores == target_score_B[:, None])
-        finite = jnp.all(jnp.isfinite(scores) | ~rival, 1)
-        more = (above.sum(1), equal.sum(1), rival.sum(1))
-        counts = [old + new.astype(jnp.int32) for old, new in zip(ranks[:3], more, strict=True)]
-        return Ranks(*counts, ranks.finite & finite), None
+        broken = rival & ~jnp.isfinite(scores)
+        more = [blocks.by_part(of).sum(-1, dtype=jnp.int32) for of in (above, equal, rival, broken)]
+        return jax.tree.map(jnp.add, counts, more), None
 
-    one = jnp.ones(len(target_B), jnp.int32)
-    begin = Ranks(one, 0 * one, one, jnp.isfinite(target_score_B))
-    return jax.lax.scan(count, begin, numbers)[0]
+    counts, _ = jax.lax.scan(count, [jnp.zeros(parts, jnp.int32)] * 4, numbers)
+    above, equal, n_rivals, broken = (of.sum(-1) for of in counts)
+    finite = jnp.isfinite(target_score_B) & (broken == 0)
+    return Ranks(1 + above, equal, 1 + n_rivals, finite)

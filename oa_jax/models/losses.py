@@ -21,8 +21,7 @@ from oa_jax.models.layers import Packing
 
 def shared_negatives(table, h_PxD, weight_P, target_P, packing: Packing, negatives_BxK):
     """Negatives shared by all positions of a row: gathered once a row, scored as one product."""
-    items_BxKxD = shards.rows(table, negatives_BxK)
-    scores_BxLxK = jnp.einsum("bld,bkd->blk", packing.unpack(h_PxD), items_BxKxD)
+    scores_BxLxK = shards.products(table, packing.unpack(h_PxD), negatives_BxK)
     positive_P = jnp.sum(h_PxD * shards.rows(table, target_P), -1)
     terms_P = weight_P * _nll(positive_P, packing.pack(scores_BxLxK))
     return jnp.sum(terms_P), jax.lax.stop_gradient(terms_P)

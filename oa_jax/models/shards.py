@@ -59,15 +59,16 @@ class Rows:
             return self.array[ids]
         return self.array.at[self._places(ids)].get(mode="fill", fill_value=0)
 
-    def products(self, h_BxD, ids_BxK):
-        """(B, K): products of `h_BxD` with the rows `ids_BxK` of each, 0 where others hold them.
+    def products(self, h, ids_BxK):
+        """(B, …, K): products of `h` (B, …, D) with the rows `ids_BxK` of each, 0 where others
+        hold them.
 
-        They are picked out of the products with all rows while that is the smaller array: B·V
-        scores against B·K vectors of D.
+        Of `h` (B, D) they are picked out of the products with all rows while that is the smaller
+        array: B·V scores against B·K vectors of D.
         """
-        if len(self.array) > ids_BxK.shape[1] * self.array.shape[1]:
-            return jnp.einsum("bd,bkd->bk", h_BxD, self.get(ids_BxK))
-        places, every = self._places(ids_BxK), h_BxD @ self.array.T
+        if h.ndim > 2 or len(self.array) > ids_BxK.shape[1] * self.array.shape[1]:
+            return jnp.einsum("b...d,bkd->b...k", h, self.get(ids_BxK))
+        places, every = self._places(ids_BxK), h @ self.array.T
         return jnp.take_along_axis(every, places, axis=1, mode="fill", fill_value=0)
 
     def add(self, total, ids, values):
@@ -139,15 +140,11 @@ def rows(table, ids):
     return found.reshape(*ids.shape, -1)
 
 
-def products(table, h_BxD, ids_BxK):
-    """(B, K): products of each row of `h_BxD` with the rows `ids_BxK` of the table."""
+def products(table, h, ids_BxK):
+    """(B, …, K): products of each row of `h` (B, …, D) with the rows `ids_BxK` of the table."""
     if not is_divided(table):
-        return Rows(table).products(h_BxD, ids_BxK)
-
-    def part(held, h_BxD, ids_BxK):
-        return ((), ()), held.products(h_BxD, ids_BxK)
-
-    return over_batch(part, table, h_BxD, ids_BxK)[1]
+        return Rows(table).products(h, ids_BxK)
+    return over_batch(lambda held, *of: (((), ()), held.products(*of)), table, h, ids_BxK)[1]
 
 
 def padded_rows(n_rows: int, n_parts: int) -> int:
@@ -167,37 +164,41 @@ def with_spare_rows(init):
 
 @dataclasses.dataclass(frozen=True)
 class Blocks:
-    """The rows 0 … `last` of a table in blocks of about `block`: the same number of rows of every
-    device, one device after the other, so that scoring a block stays on the devices."""
+    """The rows 0 … `last` of a table in blocks: `width` rows of every device, one device after the
+    other, so that scoring a block, and adding up what is by part, stay on the devices."""
 
     last: int
-    block: int
+    width: int
 
     @property
-    def _part(self) -> int:
+    def n_parts(self) -> int:
+        """Devices that hold the table."""
+        return size("table")
+
+    @property
+    def _rows(self) -> int:
         """Rows of a device."""
-        return padded_rows(self.last + 1, size("table")) // size("table")
-
-    @property
-    def _width(self) -> int:
-        """Rows of a device in a block."""
-        return -(-self.block // size("table"))
+        return padded_rows(self.last + 1, self.n_parts) // self.n_parts
 
     def __len__(self):
-        return -(-self._part // self._width)
+        return -(-self._rows // self.width)
 
     def ids(self, number):
         """(K,): the rows of a block; numbers above `last` where there is none."""
-        offset = number * self._width + jnp.arange(self._width)
-        first = self._part * jnp.arange(size("table"))
-        ids = jnp.where(offset < self._part, first[:, None] + offset, self.last + 1)
+        offset = number * self.width + jnp.arange(self.width)
+        first = self._rows * jnp.arange(self.n_parts)
+        ids = jnp.where(offset < self._rows, first[:, None] + offset, self.last + 1)
         return ids.ravel()
 
     def columns(self, number, ids):
         """The places of `ids` in a block; K for those in other blocks."""
-        device, offset = ids // self._part, ids % self._part - number * self._width
-        there = (offset >= 0) & (offset < self._width)
-        return jnp.where(there, device * self._width + offset, size("table") * self._width)
+        part, offset = ids // self._rows, ids % self._rows - number * self.width
+        there = (offset >= 0) & (offset < self.width)
+        return jnp.where(there, part * self.width + offset, self.n_parts * self.width)
+
+    def by_part(self, values_BxK):
+        """(B, parts, width)"""
+        return values_BxK.reshape(len(values_BxK), self.n_parts, self.width)
 
 
 def block_rows(table, ids_K):
