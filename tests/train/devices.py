@@ -71,7 +71,7 @@ def tables(backbone, folder, *meshes):
         rows = [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
         out[mesh] = {
             "rows": rows,
-            "ranks of the first": ranks(experiment, first),
+            "ranks of the first": test_ranks(experiment, first),
             "shapes": shapes_sent(experiment),
             "parts": sorted({part_of(leaf) for leaf in table_leaves(states)}),
         }
@@ -84,6 +84,13 @@ def table_experiment(backbone, mesh, **changes):
     argument = "pair=synthetic,gca=early"
     changes |= {"seeds": 2, "seed_axis": "vmap", "mesh": mesh, "evaluate__block_items": 10}
     return toy.small_experiment(backbone, argument, **changes)
+
+
+def test_ranks(experiment, params):
+    """{ranking: (S, R)} of the test users."""
+    rows, kinds = experiment.padded(experiment.eval_rows["test"]), tuple(experiment.protocol_names)
+    found, _ = experiment.engine.final(params, rows, kinds, experiment.tables)
+    return {kind: np.asarray(of.rank).tolist() for kind, of in found.items()}
 
 
 def table_leaves(states):

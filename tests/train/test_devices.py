@@ -13,7 +13,7 @@ pytestmark = pytest.mark.slow
 
 SCRIPT = toy.ROOT / "tests" / "train" / "devices.py"
 FIRST = "map seed:1"
-OTHERS = {"map seed:4": (4, 1), "vmap seed:2,data:2": (2, 2), "vmap ": (4, 2)}
+OTHERS = {"map seed:4": (4, 1, 1), "vmap seed:2,data:2": (2, 2, 1), "vmap ": (4, 2, 1)}
 
 
 def ask(*arguments):
@@ -42,7 +42,7 @@ def meshes(tmp_path_factory):
 
 def test_the_meshes_are_what_they_are_called(meshes):
     found = {name: tuple(answer["mesh"].values()) for name, answer in meshes.items()}
-    assert found == {FIRST: (1, 1)} | OTHERS
+    assert found == {FIRST: (1, 1, 1)} | OTHERS
 
 
 @pytest.mark.parametrize("name", OTHERS)

@@ -42,7 +42,7 @@ def test_every_device_holds_its_rows_only(runs, backbone, mesh):
 def test_ranks_of_the_same_parameters_are_the_same(runs, backbone, mesh):
     found, expected = (runs(backbone)[m]["ranks of the first"] for m in (mesh, WHOLE))
     assert found == expected
-    one, two = expected["test/full/rank"]
+    one, two = expected["full"]
     assert one != two and max(one) > 10
 
 
