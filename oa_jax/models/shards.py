@@ -29,9 +29,9 @@ def size(*names: str) -> int:
     return math.prod(mesh.shape[name] for name in names if name in axes())
 
 
-def on_batch(tree, names=AXES):
-    """`tree` with its arrays' first axis over `names`; arrays that these do not divide stay."""
-    names = tuple(name for name in names if name in axes())
+def on_batch(tree):
+    """`tree` with its arrays' first axis over both axes; arrays that these do not divide stay."""
+    names = axes()
 
     def one(array):
         if not names or array.ndim == 0 or array.shape[0] % size(*names):
@@ -99,13 +99,14 @@ def over_batch(part, table, *batch):
 
     table: (V, D).  batch: arrays with the same first axis; a device sees its own part of `data`,
     whole along `table`.  total: scalars, which all devices along `table` know alike; of_table:
-    arrays (V, D); both are added over `data`.  outs: with the batch's first axis, added over
-    `table`.
+    arrays (V, D); both are added over the parts of the batch.  outs: with the batch's first axis,
+    added over `table`.
     A loop over blocks of a batch must be written so: the compiler would bring every block to every
     device.
     """
     names, divided = axes(), is_divided(table)
     split = len(batch[0]) % size(*names) == 0
+    apart = tuple(name for name in names if not (divided and name == "table"))
     if not names or not (divided or split):
         return part(Rows(table), *batch)
 
@@ -113,8 +114,8 @@ def over_batch(part, table, *batch):
         if divided and split:
             batch = jax.lax.all_gather(batch, "table", tiled=True)
         sums, outs = part(Rows(table, divided), *batch)
-        if "data" in names and split:
-            sums = jax.lax.psum(sums, "data")
+        if apart and split:
+            sums = jax.lax.psum(sums, apart)
         if divided and split:
             outs = jax.tree.map(lambda a: jax.lax.psum_scatter(a, "table", tiled=True), outs)
         elif divided:

@@ -155,7 +155,8 @@ class Engine:
         )
 
         def options():
-            out = jax.eval_shape(program, *seeded, shared)
+            # One sharding for all results, if no table among them is divided.
+            out = jax.eval_shape(program, *seeded, shared) if layout.table_size > 1 else 0
             return {
                 "in_shardings": (*layout.by_seed(seeded, n_slots), layout.shared(shared, n_slots)),
                 "out_shardings": layout.by_seed(out, n_slots),
