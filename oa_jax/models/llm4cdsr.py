@@ -135,9 +135,10 @@ class LLM4CDSR(nn.Module):
     def items_of(self, tables: Tables, ids=None):
         """Vectors of joint ids for stream x, (…, D), by default of all rows. The adapter gives
         padding its bias."""
-        table = tables.items if self.config.global_llm else self.items
-        if self.config.freeze:
-            table = jax.lax.stop_gradient(table)
+        if self.config.global_llm:
+            table = tables.items
+        else:
+            table = jax.lax.stop_gradient(self.items) if self.config.freeze else self.items
         vectors = table if ids is None else shards.rows(table, ids)
         return self.adapter(vectors) if self.config.global_llm else vectors
 
