@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import pathlib
 import shutil
 import sys
@@ -99,6 +100,12 @@ def _quieten_abandoned_reads():
             report(unraisable)
 
     sys.unraisablehook = hook
+    logging.getLogger("asyncio").addFilter(_is_awaited)
+
+
+def _is_awaited(record: logging.LogRecord) -> bool:
+    """False for the error of a read that ended after the restore it belonged to had failed."""
+    return not record.getMessage().startswith("Task exception was never retrieved")
 
 
 def listed(directory: pathlib.Path) -> list[int]:
