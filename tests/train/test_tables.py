@@ -31,6 +31,7 @@ def runs(tmp_path_factory):
 def test_every_device_holds_its_rows_only(runs, backbone, mesh):
     """Parameters, best parameters and both moments."""
     found = runs(backbone)
+    assert found[mesh]["parts"] and found[WHOLE]["parts"]
     assert all(part * DIVIDED[mesh] == whole for whole, part in found[mesh]["parts"])
     assert all(whole == part for whole, part in found[WHOLE]["parts"])
     if backbone != "llm4cdsr":  # there items are frozen, and the domains' tables are trained
