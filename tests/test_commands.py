@@ -488,6 +488,8 @@ def test_ranks_that_cannot_be_read_are_written_anew(command, workdir):
 def test_a_mesh_that_is_none(command, workdir):
     error = command(EVALUATE, f"--workdir={workdir}", "--mesh=tables:2").error()
     assert "--mesh=tables:2: expected sizes of the axes seed, data and table" in error
+    error = command(EVALUATE, f"--workdir={workdir}", "--mesh=data:9").error()
+    assert error.startswith("error: --mesh=data:9: 9 devices: found 1: expected no more")
 
 
 def test_evaluation_of_what_is_no_run(command, workdir, tmp_path):

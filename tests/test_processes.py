@@ -34,6 +34,19 @@ def test_launchers_are_recognised(monkeypatch):
     assert processes._is_launched()
 
 
+def test_whatever_a_cluster_does_not_answer_is_one_line(monkeypatch):
+    class HTTPError(Exception):
+        """An error of a library that we don't know."""
+
+    def initialize(**_):
+        raise HTTPError("connection refused")
+
+    monkeypatch.setenv("JOB_COMPLETION_INDEX", "0")
+    monkeypatch.setattr("jax.distributed.initialize", initialize)
+    with pytest.raises(UserError, match="^--distributed=auto: .* don't meet: connection refused$"):
+        processes.start("auto")
+
+
 def test_a_single_process_is_the_first_and_does_everything():
     processes.start("off")
     assert processes.is_first() and not processes.several()
@@ -45,7 +58,7 @@ def test_a_single_process_is_the_first_and_does_everything():
 def test_a_notice_holds_once_the_signal_came_and_the_handler_is_put_back():
     before = signal.getsignal(signal.SIGTERM)
     with processes.Notice() as notice:
-        assert not notice.holds(1)
+        assert not notice.holds()
         os.kill(os.getpid(), signal.SIGTERM)
-        assert notice.holds(2)
+        assert notice.holds()
     assert signal.getsignal(signal.SIGTERM) is before

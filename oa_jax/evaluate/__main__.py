@@ -61,9 +61,9 @@ def main(_):
 
 
 def given_mesh() -> str:
-    """--mesh. Raises UserError for what is none."""
+    """--mesh. Raises UserError for what is none, or needs more devices than there are."""
     try:
-        mesh.parse(flags.FLAGS.mesh)
+        mesh.Layout.of(flags.FLAGS.mesh, flag="--mesh")
     except ValueError:
         raise UserError(f"--mesh={flags.FLAGS.mesh}: expected {mesh.EXPECTED}") from None
     return flags.FLAGS.mesh

@@ -66,7 +66,7 @@ def train(experiment: Experiment, workdir: Workdir, say) -> tuple[State, dict[st
             rows.add(epoch, states, report, groups.slots, groups.running)
             say(rows.line(epoch, time.perf_counter() - begin))
             groups.update(states)
-            leaving = notice.holds(epoch) and groups.running.any()
+            leaving = notice.holds() and groups.running.any()
             if leaving or epoch % config["checkpoint_every"] == 0 or not groups.running.any():
                 clock.timed("save", checkpoints.save, epoch, groups.all(), clock.seconds)
             if leaving:

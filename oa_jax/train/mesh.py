@@ -50,9 +50,9 @@ class Layout:
     sizes: tuple[int, int, int] | None = None
 
     @classmethod
-    def of(cls, text: str, devices=None) -> Layout:
-        """The layout of `--config.mesh=text`. Raises UserError where the devices are too few, or
-        where several processes would not all have a part."""
+    def of(cls, text: str, devices=None, flag="--config.mesh") -> Layout:
+        """The layout of `flag=text`. Raises UserError where the devices are too few, or where
+        several processes would not all have a part."""
         devices, sizes = tuple(jax.devices() if devices is None else devices), parse(text)
         if sizes is None:
             return cls(devices)
@@ -60,7 +60,7 @@ class Layout:
         several = len({device.process_index for device in devices}) > 1
         if needed > found or (several and needed < found):
             raise UserError(
-                f"--config.mesh={text}: {needed} devices: found {found}: "
+                f"{flag}={text}: {needed} devices: found {found}: "
                 f"expected {'all of them' if several else 'no more than those'}"
             )
         return cls(devices[:needed], sizes)

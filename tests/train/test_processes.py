@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -91,6 +92,14 @@ def wait_for_epoch(processes, path, epoch):
     raise AssertionError("the epoch never came")
 
 
+def said(process, words):
+    """The line of standard output that has `words`, once it is there."""
+    for line in process.stdout:
+        if words in line:
+            return line
+    raise AssertionError(process.communicate())
+
+
 @pytest.fixture(scope="module")
 def whole(start, tmp_path_factory):
     path = tmp_path_factory.mktemp("whole") / "run"
@@ -152,6 +161,13 @@ def test_killed_and_told_to_leave_it_ends_like_an_undisturbed_run(whole, start, 
     assert [status for status, _, _ in left] == [75, 75], left
     assert "going on after epoch" in left[0][1]
     assert "the same command goes on there" in left[0][2] and "interrupted" not in left[1][2]
+    # The same before the first epoch: they leave after it.
+    processes = start(path)
+    epoch = int(re.search(r"going on after epoch (\d+)", said(processes[0], "going on"))[1])
+    processes[1].terminate()
+    left = ends(processes)
+    assert [status for status, _, _ in left] == [75, 75], left
+    assert f"is saved after epoch {epoch + 1}" in left[0][2]
     # One process with all four devices ends the run.
     ((status, out, err),) = ends(start(path, number=1, devices=4))
     assert status == 0 and "going on after epoch" in out, err
