@@ -29,6 +29,10 @@ FREE |= {"async-done", "async-update", "copy-done", "send-done", "recv-done", "r
 READS_A_PART = {"dynamic-slice", "slice", "gather"}
 # Which array of the tuple is the result: the start of a pair names its operand too.
 RESULT_OF_START = {"copy-start": 0, "all-gather-start": 1, "collective-permute-start": 1}
+# A TPU's compiler writes an asynchronous collective into the fusion that starts it, again into each
+# that runs beside it, and into the one that ends it. All name its chain; the first and the last
+# have one of these calls.
+CHAIN, CHAIN_START, CHAIN_END = 'chain_id="', '"AsyncCollectiveStart"', '"AsyncCollectiveDone"'
 
 ARRAY = re.compile(r"([a-z]+\d+|pred)\[([\d,]*)\](?:\{([^}]*)\})?")
 INSTRUCTION = re.compile(r"\s+(ROOT )?%(\S+) = (.+)")
@@ -152,6 +156,8 @@ class Program:
         elif opcode == "custom-call" and "$" in (instruction.attribute(r'target="([^"]*)"') or ""):
             contracted = r'\[([\d,"]*)\]'  # a library's matrix product
             cost.flops = _dot_flops(instruction, scope, '"lhs_contracting_dimensions":', contracted)
+        elif _goes_on(instruction, scope):
+            pass
         elif (kind := opcode.removesuffix("-start")) in COLLECTIVES:
             result = RESULT_OF_START.get(opcode)
             arrays = instruction.arrays if result is None else instruction.arrays[result:][:1]
@@ -194,6 +200,8 @@ class Program:
         """Bytes of `operand` that `use` reads."""
         first = use.operands[0] == operand.name
         whole = _traffic_of(operand)
+        if use.opcode == "tuple" or CHAIN_END in use.attributes or _goes_on(use, scope):
+            return 0  # it is passed on
         if use.opcode in READS_A_PART and first:
             return min(sum(a.size for a in use.arrays), whole)
         if use.opcode == "dynamic-update-slice" and first:
@@ -221,6 +229,10 @@ class Program:
         if root.opcode == "tuple":
             parts = [scope[name] for name in root.operands]
             return sum(self._written(part, scope) for part in parts if part.opcode != "parameter")
+        if CHAIN_START in root.attributes:
+            return self._written(scope[root.operands[0]], scope)
+        if CHAIN_END in root.attributes or _goes_on(root, scope):
+            return 0
         if root.opcode == "bitcast" and root.operands[0] in scope:
             inner = scope[root.operands[0]]
             return min(self._written(inner, scope), _traffic_of(root))
@@ -228,6 +240,14 @@ class Program:
             part = scope[root.operands[1 if root.opcode == "dynamic-update-slice" else -1]]
             return min(_traffic_of(part, anywhere=True), _traffic_of(root))
         return _traffic_of(root)
+
+
+def _goes_on(instruction, scope) -> bool:
+    """Whether this is a collective that another fusion started."""
+    if CHAIN not in instruction.attributes:
+        return False
+    uses = (other for other in scope.values() if instruction.name in other.operands)
+    return not any(CHAIN_START in use.attributes for use in uses)
 
 
 def _traffic_of(instruction, anywhere=False) -> int:

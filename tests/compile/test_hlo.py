@@ -165,5 +165,54 @@ def test_collectives_and_their_sizes(call, kind, size, fused):
     assert Program(module(call, fused)).cost().collectives == {kind: (1, size)}
 
 
+GATHER = "all-gather(%part), channel_id=1, dimensions={0}, frontend_attributes={chain_id="
+CHAINED = f"""HloModule m
+
+%start (part: f32[8,64]) -> (f32[8,64], f32[32,64], u32[]) {{
+  %part = f32[8,64]{{1,0}} parameter(0)
+  %gather.1 = f32[32,64]{{1,0}} {GATHER}"0"}}
+  ROOT %call = (f32[8,64]{{1,0}}, f32[32,64]{{1,0}}, u32[]{{:S(2)}}) custom-call(%gather.1), \
+custom_call_target="AsyncCollectiveStart"
+}}
+
+%beside (part: f32[8,64], whole: f32[32,64], table: f32[1000,64]) -> (f32[1000,64], f32[32,64]) {{
+  %part = f32[8,64]{{1,0}} parameter(0)
+  %whole = f32[32,64]{{1,0}} parameter(1)
+  %table = f32[1000,64]{{1,0}} parameter(2)
+  %negative = f32[1000,64]{{1,0}} negate(%table)
+  %gather.2 = f32[32,64]{{1,0}} {GATHER}"0"}}
+  ROOT %all = (f32[1000,64]{{1,0}}, f32[8,64]{{1,0}}, f32[32,64]{{1,0}}, f32[32,64]{{1,0}}) \
+tuple(%negative, %part, %whole, %gather.2)
+}}
+
+%end (part: f32[8,64], whole: f32[32,64]) -> f32[32,64] {{
+  %part = f32[8,64]{{1,0}} parameter(0)
+  %whole = f32[32,64]{{1,0}} parameter(1)
+  %gather.3 = f32[32,64]{{1,0}} {GATHER}"0"}}
+  ROOT %call = f32[32,64]{{1,0}} custom-call(%part, %whole, %gather.3), \
+custom_call_target="AsyncCollectiveDone"
+}}
+
+ENTRY %main (rows: f32[8,64], table: f32[1000,64]) -> f32[32,64] {{
+  %rows = f32[8,64]{{1,0}} parameter(0)
+  %table = f32[1000,64]{{1,0}} parameter(1)
+  %s = (f32[8,64]{{1,0}}, f32[32,64]{{1,0}}, u32[]{{:S(2)}}) fusion(%rows), kind=kCustom, calls=%start
+  %whole = f32[32,64]{{1,0}} get-tuple-element(%s), index=1
+  %b = (f32[1000,64]{{1,0}}, f32[8,64]{{1,0}}, f32[32,64]{{1,0}}, f32[32,64]{{1,0}}) \
+fusion(%rows, %whole, %table), kind=kOutput, calls=%beside
+  %more = f32[32,64]{{1,0}} get-tuple-element(%b), index=3
+  ROOT %d = f32[32,64]{{1,0}} fusion(%rows, %more), kind=kCustom, calls=%end
+}}
+"""
+
+
+def test_a_collective_that_runs_beside_other_work_is_one():
+    cost = Program(CHAINED).cost()
+    assert cost.collectives == {"all-gather": (1, 4 * ROWS)}
+    assert cost.traffic == ROWS + 4 * ROWS + 2 * TABLE
+    twice = CHAINED.replace("fusion(%rows, %more), kind=kCustom, calls=%end", "negate(%more)")
+    assert Program(twice).cost().traffic == ROWS + 4 * ROWS + 2 * TABLE + 8 * ROWS
+
+
 def test_no_collective_where_there_is_none():
     assert Program(module("f32[8,64]{1,0} add(%rows, %rows)")).cost().collectives == {}
