@@ -126,6 +126,7 @@ def test_a_notice_saves_queues_again_and_the_run_ends(slurm, tmp_path):
     epoch = int(said(r"is saved after epoch (\d+)")[1])
     assert 2 <= epoch < 40
     wait_for(lambda: said("results in"))
+    wait_for(lambda: slurm("squeue", "-h") == "")  # a job's end is told to the controller
     text = out.read_text()
     assert "1 node(s), 2 task(s), restart 0" in text and "2 task(s), restart 1" in text
     assert f"going on after epoch {epoch}\n" in text and text.count("cpu x2 (seed:2") == 2
