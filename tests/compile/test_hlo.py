@@ -196,7 +196,8 @@ custom_call_target="AsyncCollectiveDone"
 ENTRY %main (rows: f32[8,64], table: f32[1000,64]) -> f32[32,64] {{
   %rows = f32[8,64]{{1,0}} parameter(0)
   %table = f32[1000,64]{{1,0}} parameter(1)
-  %s = (f32[8,64]{{1,0}}, f32[32,64]{{1,0}}, u32[]{{:S(2)}}) fusion(%rows), kind=kCustom, calls=%start
+  %s = (f32[8,64]{{1,0}}, f32[32,64]{{1,0}}, u32[]{{:S(2)}}) \
+fusion(%rows), kind=kCustom, calls=%start
   %whole = f32[32,64]{{1,0}} get-tuple-element(%s), index=1
   %b = (f32[1000,64]{{1,0}}, f32[8,64]{{1,0}}, f32[32,64]{{1,0}}, f32[32,64]{{1,0}}) \
 fusion(%rows, %whole, %table), kind=kOutput, calls=%beside
