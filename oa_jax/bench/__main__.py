@@ -1,8 +1,9 @@
 """`python -m oa_jax.bench --config=FILE.py:ARGS --seeds=1,2,5`: how fast this device is at it.
 
 Training steps for several numbers of seeds, evaluation and a checkpoint; with --vary of several
-values of a field (`--vary=train.compute_dtype=float32,bfloat16`); with --softmax the forms of the
-softmax over items instead. Every round measures each case once, so that ratios compare what
+values of a field (`--vary=train.compute_dtype=float32,bfloat16`); with --official the official
+PyTorch code of ABXI on the same batches; with --softmax the forms of the softmax over items
+instead. Every round measures each case once, so that ratios compare what
 ran side by side; the tables show medians. On a CPU they show ratios alone, the JSON file holds the
 seconds. Programs are compiled anew, not taken from the cache, as compiling is measured.
 """
@@ -11,6 +12,7 @@ from __future__ import annotations
 
 import json
 import pathlib
+import sys
 
 import jax
 from absl import flags
@@ -30,6 +32,8 @@ flags.DEFINE_integer(
 flags.DEFINE_integer("rounds", 3, "Measurements of each case.", lower_bound=1)
 flags.DEFINE_integer("users", 1024, "Evaluation users in one measurement.", lower_bound=1)
 flags.DEFINE_string("vary", None, "FIELD=VALUE,VALUE of the configuration: side by side.")
+flags.DEFINE_string("official", None, "Folder of the official code of ABXI: measured beside ours.")
+flags.DEFINE_string("official_python", sys.executable, "An interpreter with PyTorch and tqdm.")
 flags.DEFINE_bool("softmax", False, "Compare the forms of the softmax instead.")
 flags.DEFINE_list("items", ["10000", "100000", "1000000"], "With --softmax: numbers of items.")
 flags.DEFINE_integer("positions", 512, "With --softmax: positions of a batch.", lower_bound=2)
@@ -54,11 +58,14 @@ def main(_):
         show(tables.of_softmax(found, absolute))
     else:
         seeds, options = counts("seeds", given.seeds), (given.steps, given.users, given.rounds)
-        found |= measure(resolved, experiment_lib.build, seeds, *options, cli.say)
+        official = (given.official, given.official_python) if given.official else ()
+        found |= measure(resolved, experiment_lib.build, seeds, *options, cli.say, official)
         found |= {"vary": given.vary}
         cli.say(tables.summary_line(found, absolute))
         show(tables.of_training(found, absolute))
         show(tables.of_rest(found, absolute))
+        if official:
+            cli.say(tables.official_line(found, absolute))
     if given.out:
         pathlib.Path(given.out).write_text(json.dumps(found, indent=1) + "\n")
 

@@ -2,27 +2,32 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 
 import jax
 
 from oa_jax.bench import ceilings
 from oa_jax.bench.clock import Spread, interleaved
+from oa_jax.bench.official import Official
 from oa_jax.bench.training import Training
 from oa_jax.errors import UserError
 from oa_jax.train.environment import environment
 
 
-def measure(configs, build, seeds: list[int], n_steps, n_users, rounds, say) -> dict:
+def measure(configs, build, seeds: list[int], n_steps, n_users, rounds, say, official=()) -> dict:
     """Training for every variant and number of seeds; the rest of the first variant.
 
     configs: {variant: resolved configuration}, of which `build` makes an experiment.
-    n_steps, n_users: as in `Training`.
+    n_steps, n_users: as in `Training`.  official: (checkout, python) of `Official`, which then
+    takes the first variant's steps.
     """
-    trainings, rows, cases = {}, [], ceilings.cases()
+    trainings, rows, cases, theirs = {}, [], ceilings.cases(), None
     for variant, config in configs.items():
         experiment = build(config | {"seeds": seeds[-1]})
         training = trainings[variant] = Training(experiment, n_steps, n_users)
+        if official and not theirs:
+            theirs = Official(training, *official)
         for row in prepare(training, variant, seeds, say):
             rows.append(row)
             cases[f"{variant}/{row['seeds']}"] = functools.partial(training.steps, row["seeds"])
@@ -30,7 +35,10 @@ def measure(configs, build, seeds: list[int], n_steps, n_users, rounds, say) -> 
     most = max(row["seeds"] for row in rows if row["variant"] == variant)
     evaluations = first.evaluations()
     cases |= {f"ranking {name}": case for name, case in evaluations.items()}
-    measured = interleaved(cases, rounds)
+    if theirs:
+        cases["official"] = theirs.steps
+    with theirs or contextlib.nullcontext():
+        measured = interleaved(cases, rounds)
     rates = ceilings.rates(measured)
     for row in rows:
         spread = measured[f"{row['variant']}/{row['seeds']}"]
@@ -41,6 +49,7 @@ def measure(configs, build, seeds: list[int], n_steps, n_users, rounds, say) -> 
         "seeds": rows,
         "evaluation": {name: of_ranking(one, first.n_users) for name, one in rankings.items()},
         "checkpoint": {"seeds": most} | first.checkpoint(most),
+        "official": theirs and theirs.found | {"seconds": list(measured["official"].seconds)},
     }
 
 

@@ -29,6 +29,7 @@ def of_training(found: dict, absolute: bool) -> tuple[list[str], list[list[str]]
     field = [found["vary"].partition("=")[0]] if found["vary"] else []
     header = [*field, "seeds", "time / first", "smallest to largest", "per seed"]
     header += ["of roofline", "program MiB", "peak MiB", "compile"]
+    header += ["official / ours, per seed"] if found["official"] else []
     header += ["steps/s", "sequences/s per seed"] if absolute else []
     rows = []
     for row in found["seeds"]:
@@ -38,10 +39,24 @@ def of_training(found: dict, absolute: bool) -> tuple[list[str], list[list[str]]
         line += [str(n), f"{ratio.median:.2f}", _range(ratio), f"{per_seed:.2f}"]
         line += [f"{row['roofline_share']:.0%}", _mebi(row.get("program_bytes"))]
         line += [_mebi(row["peak_bytes"]), _time(row["compile_seconds"], found, absolute)]
+        if found["official"]:
+            theirs = ratio_of(found["official"]["seconds"], row["seconds"])
+            line.append(f"{n * theirs.median:.1f}")
         if absolute:
             line += [f"{row['steps_per_second']:.3g}", f"{row['sequences_per_second']:.4g}"]
         rows.append(line)
     return header, rows
+
+
+def official_line(found: dict, absolute: bool) -> str:
+    """What the official code did with the same batches."""
+    theirs = found["official"]
+    seconds = Spread(tuple(theirs["seconds"])).median / found["steps"]
+    return (
+        f"official code, PyTorch {theirs['torch']} on {theirs['device']}: "
+        f"{theirs['n_parameters']:,} parameters, a step of one seed takes "
+        f"{_time(seconds, found, absolute)}, peak {_mebi(theirs['peak_bytes'])} MiB"
+    )
 
 
 def of_rest(found: dict, absolute: bool) -> tuple[list[str], list[list[str]]]:

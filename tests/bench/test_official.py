@@ -1,0 +1,121 @@
+"""The official code beside ours: its batches, and the process, with a stand-in for PyTorch's."""
+
+import json
+import sys
+
+import numpy as np
+import pytest
+
+from oa_jax import config as config_lib
+from oa_jax import experiment
+from oa_jax.bench import tables
+from oa_jax.bench.official import CHECKOUT, Official, batches_of
+from oa_jax.bench.training import Training
+from oa_jax.errors import UserError
+
+# What the interpreter with PyTorch is asked to do, without it: argv is as the worker's.
+STAND_IN = """#!{python}
+import json, sys
+import numpy as np
+with np.load(sys.argv[3]) as file:
+    sizes, shape = json.loads(str(file["sizes"])), list(file["negatives/1"].shape)
+found = dict(torch="2.0", device="2 CPU threads", n_parameters=7, sizes=sizes, shape=shape)
+print(json.dumps(found), flush=True)
+for number, _ in enumerate(sys.stdin):
+    if number == 2:
+        sys.exit("Traceback\\nRuntimeError: out of memory")
+    print(json.dumps(dict(seconds=1.5 + number, loss=9.0, peak_bytes=2**20)), flush=True)
+"""
+
+
+@pytest.fixture(scope="module")
+def training():
+    return Training(make("per_position"), n_steps=2, n_users=16)
+
+
+def make(negatives):
+    from configs.abxi import get_config
+
+    given = get_config("pair=synthetic,gca=none,runlocal")
+    changes = {"model.d_embed": 8, "train.batch_size": 16, "data.world.n_users": 60}
+    given.update_from_flattened_dict(changes | {"train.negatives": negatives})
+    return experiment.build(config_lib.resolve(given, experiment.PLACES["abxi"]))
+
+
+@pytest.fixture
+def checkout(tmp_path):
+    for name in CHECKOUT:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    return tmp_path
+
+
+@pytest.fixture
+def python(tmp_path):
+    file = tmp_path / "python"
+    file.write_text(STAND_IN.format(python=sys.executable))
+    file.chmod(0o755)
+    return str(file)
+
+
+def test_batches_are_ours_position_by_position(training):
+    found = batches_of(training)
+    sizes = json.loads(str(found["sizes"]))
+    task, log = training.experiment.task, training.experiment.log
+    assert sizes["n_batches"] == 2 and sizes["args"]["n_item"] == sum(log.n_items)
+    assert sizes["args"]["n_item_a"] == log.n_items[0] and sizes["args"]["rd"] > 0
+    for i in range(2):
+        gt, negatives = found[f"gt/{i}"], found[f"negatives/{i}"]
+        assert gt.shape == found[f"seq_x/{i}"].shape == (16, task.length)
+        assert negatives.shape == (16, task.length, 2 * task.n_negatives)
+        of_real = negatives[gt > 0]
+        half = task.n_negatives
+        assert of_real[:, :half].max() <= log.n_items[0] < of_real[:, half:].max()
+        assert of_real.min() >= 1 and of_real.max() <= sum(log.n_items)
+        distinct = [len(np.unique(row)) for row in of_real]
+        assert min(distinct) >= 2 * half - 1  # with Q1 the two pools share A's last item
+        # Twin: a user's own items are never among them, so each is at its own position.
+        for row in range(16):
+            own = set(found[f"seq_x/{i}"][row]) | set(gt[row]) - {0}
+            assert not own & set(negatives[row][gt[row] > 0].ravel())
+        assert (negatives[gt == 0] == 1).all()
+
+
+def test_the_process_is_asked_and_ends(training, checkout, python):
+    with Official(training, str(checkout), python) as official:
+        assert [official.steps(), official.steps()] == [1.5, 2.5]
+        found = official.found
+        assert found["peak_bytes"] == 2**20 and found["sizes"]["args"]["d_embed"] == 8
+        assert found["shape"][-1] == 2 * training.experiment.task.n_negatives
+        process = official._process
+    assert process.returncode is not None
+
+
+def test_its_failure_is_one_line(training, checkout, python):
+    with (
+        pytest.raises(UserError, match="^--official: the official code failed: Run.*out of memory"),
+        Official(training, str(checkout), python) as official,
+    ):
+        [official.steps() for _ in range(3)]
+
+
+def test_what_is_no_checkout_no_python_or_no_abxi(training, checkout, tmp_path):
+    with pytest.raises(UserError, match=r"^--official=.*: no trainer.py: expected a checkout"):
+        Official(training, str(tmp_path / "none"), sys.executable)
+    with pytest.raises(UserError, match="^--official_python=/no/python: No such file"):
+        Official(training, str(checkout), "/no/python").__enter__()
+    shared = Training(make("per_sequence"), n_steps=1, n_users=16)
+    with pytest.raises(UserError, match="^--official: expected ABXI with .*per_position"):
+        Official(shared, str(checkout), sys.executable)
+
+
+def test_the_tables_by_hand():
+    row = {"seeds": 5, "variant": "", "seconds": [10.0, 10.0], "roofline_share": 1.0}
+    row |= {"peak_bytes": 2**20, "compile_seconds": 1.0}
+    theirs = {"torch": "2.0", "device": "gpu", "n_parameters": 7000, "seconds": [16.0, 20.0]}
+    found = {"seeds": [row], "official": theirs | {"peak_bytes": 2**21}, "vary": None, "steps": 2}
+    header, rows = tables.of_training(found, absolute=False)
+    assert header[-1] == "official / ours, per seed" and rows[0][-1] == "9.0"
+    assert "7,000 parameters, a step of one seed takes 9 steps, peak 2 MiB" in (
+        tables.official_line(found, absolute=False)
+    )
