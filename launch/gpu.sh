@@ -13,6 +13,8 @@
 # ml_collections, absl-py and rich. OA_DATA_DIR holds abe/ and afk/, or abxi/abe/ and abxi/afk/; for
 # the others also a prepared llmcdsr_food_kitchen, for LLM4CDSR with its tables (README, "LLM4CDSR").
 # What has no data is left out, which a line says.
+# OFFICIAL_ABXI, OFFICIAL_LLM4CDSR: checkouts of the official codes, which the benchmark then times
+# beside ours on the same batches, by OFFICIAL_PYTHON (default: PYTHON), which must have PyTorch.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 # shellcheck source-path=SCRIPTDIR source=_steps.sh
@@ -89,9 +91,16 @@ time_seeds() {
 bench() {
   step "benchmark"
   run mkdir -p "$out"
-  local backbone
+  local backbone beside
+  local -A official=([abxi]=${OFFICIAL_ABXI:-} [llm4cdsr]=${OFFICIAL_LLM4CDSR:-})
   for backbone in "${!timed[@]}"; do
-    try oa_jax.bench "--config=${timed[$backbone]}" --seeds=1,2,5,8,16 "--out=$out/bench_$backbone.json"
+    beside=()
+    if [[ -n ${official[$backbone]:-} ]]; then
+      beside=("--official=${official[$backbone]}" "--official_python=${OFFICIAL_PYTHON:-$python}")
+      run export XLA_PYTHON_CLIENT_PREALLOCATE=false # which leaves memory to the other process
+    fi
+    try oa_jax.bench "--config=${timed[$backbone]}" --seeds=1,2,5,8,16 "${beside[@]}" \
+      "--out=$out/bench_$backbone.json"
   done
   try oa_jax.bench "--config=${timed[abxi]}" --softmax "--out=$out/bench_softmax.json"
 }

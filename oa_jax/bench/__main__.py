@@ -2,10 +2,10 @@
 
 Training steps for several numbers of seeds, evaluation and a checkpoint; with --vary of several
 values of a field (`--vary=train.compute_dtype=float32,bfloat16`); with --official the official
-PyTorch code of ABXI on the same batches; with --softmax the forms of the softmax over items
-instead. Every round measures each case once, so that ratios compare what
-ran side by side; the tables show medians. On a CPU they show ratios alone, the JSON file holds the
-seconds. Programs are compiled anew, not taken from the cache, as compiling is measured.
+PyTorch code of ABXI or LLM4CDSR on the same batches; with --softmax the forms of the softmax over
+items instead. Every round measures each case once, so that ratios compare what ran side by side;
+the tables show medians. On a CPU they show ratios alone, the JSON file holds the seconds. Programs
+are compiled anew, not taken from the cache, as compiling is measured.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ flags.DEFINE_integer(
 flags.DEFINE_integer("rounds", 3, "Measurements of each case.", lower_bound=1)
 flags.DEFINE_integer("users", 1024, "Evaluation users in one measurement.", lower_bound=1)
 flags.DEFINE_string("vary", None, "FIELD=VALUE,VALUE of the configuration: side by side.")
-flags.DEFINE_string("official", None, "Folder of the official code of ABXI: measured beside ours.")
-flags.DEFINE_string("official_python", sys.executable, "An interpreter with PyTorch and tqdm.")
+flags.DEFINE_string("official", None, "Folder of the backbone's official code: beside ours.")
+flags.DEFINE_string("official_python", sys.executable, "With PyTorch, and tqdm for ABXI.")
 flags.DEFINE_bool("softmax", False, "Compare the forms of the softmax instead.")
 flags.DEFINE_list("items", ["10000", "100000", "1000000"], "With --softmax: numbers of items.")
 flags.DEFINE_integer("positions", 512, "With --softmax: positions of a batch.", lower_bound=2)

@@ -1,5 +1,6 @@
 """The official code beside ours: its batches, and the process, with a stand-in for PyTorch's."""
 
+import importlib
 import json
 import sys
 
@@ -9,7 +10,7 @@ import pytest
 from oa_jax import config as config_lib
 from oa_jax import experiment
 from oa_jax.bench import tables
-from oa_jax.bench.official import CHECKOUT, Official, batches_of
+from oa_jax.bench.official import CODES, Official, inputs_of
 from oa_jax.bench.training import Training
 from oa_jax.errors import UserError
 
@@ -17,9 +18,11 @@ from oa_jax.errors import UserError
 STAND_IN = """#!{python}
 import json, sys
 import numpy as np
-with np.load(sys.argv[3]) as file:
+name, path = sys.argv[2], sys.argv[4]
+with np.load(path) as file:
     sizes, shape = json.loads(str(file["sizes"])), list(file["negatives/1"].shape)
-found = dict(torch="2.0", device="2 CPU threads", n_parameters=7, sizes=sizes, shape=shape)
+found = dict(name=name, torch="2.0", device="2 CPU threads", n_parameters=7)
+found |= dict(sizes=sizes, shape=shape)
 print(json.dumps(found), flush=True)
 for number, _ in enumerate(sys.stdin):
     if number == 2:
@@ -28,23 +31,25 @@ for number, _ in enumerate(sys.stdin):
 """
 
 
+SMALL = {"model.d_embed": 8, "train.batch_size": 16, "data.world.n_users": 60}
+
+
+def training_of(backbone, n_steps=2, **changes):
+    configs = importlib.import_module(f"configs.{backbone}")
+    given = configs.get_config("pair=synthetic,gca=none,runlocal")
+    given.update_from_flattened_dict(SMALL | changes)
+    resolved = config_lib.resolve(given, experiment.PLACES[backbone])
+    return Training(experiment.build(resolved), n_steps, n_users=16)
+
+
 @pytest.fixture(scope="module")
 def training():
-    return Training(make("per_position"), n_steps=2, n_users=16)
-
-
-def make(negatives):
-    from configs.abxi import get_config
-
-    given = get_config("pair=synthetic,gca=none,runlocal")
-    changes = {"model.d_embed": 8, "train.batch_size": 16, "data.world.n_users": 60}
-    given.update_from_flattened_dict(changes | {"train.negatives": negatives})
-    return experiment.build(config_lib.resolve(given, experiment.PLACES["abxi"]))
+    return training_of("abxi", **{"train.negatives": "per_position"})
 
 
 @pytest.fixture
 def checkout(tmp_path):
-    for name in CHECKOUT:
+    for name in CODES["abxi"][0]:
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
     return tmp_path
@@ -59,7 +64,7 @@ def python(tmp_path):
 
 
 def test_batches_are_ours_position_by_position(training):
-    found = batches_of(training)
+    found = inputs_of(training)
     sizes = json.loads(str(found["sizes"]))
     task, log = training.experiment.task, training.experiment.log
     assert sizes["n_batches"] == 2 and sizes["args"]["n_item"] == sum(log.n_items)
@@ -81,10 +86,39 @@ def test_batches_are_ours_position_by_position(training):
         assert (negatives[gt == 0] == 1).all()
 
 
+def test_rows_of_llm4cdsr_are_as_its_loss_pairs_them():
+    training = training_of("llm4cdsr", n_steps=4)
+    assert 3 * 16 < training.experiment.task.n_users < 4 * 16  # the last batch is not full
+    found, (n_a, n_b) = inputs_of(training), training.experiment.log.n_items
+    sizes = json.loads(str(found["sizes"]))
+    assert sizes["n_items"] == [n_a, n_b] and sizes["args"]["hidden_size"] == 8
+    assert found["table/items_all"].shape == (n_a + n_b, training.experiment.tables.items.shape[1])
+    for d, n in (("A", n_a), ("B", n_b)):
+        assert found[f"table/items_{d}_pca128"].shape == (n, 8)
+    for i in range(sizes["n_batches"]):
+        one = {name: found[f"{name}/{i}"] for name in ("seq", "pos", "neg", "domain_mask")}
+        mask = one["domain_mask"]
+        # Its loss adds scores of stream x to a domain's in the order of the rows.
+        for number, d in enumerate("AB"):
+            own = found[f"pos{d}/{i}"]
+            assert (mask == number).sum() == (own > 0).sum() > 0
+            assert (own[training.experiment.task.n_users - 48 :] == 0).all() or i < 3
+            offset = n_a * number
+            np.testing.assert_array_equal(one["pos"][mask == number], own[own > 0] + offset)
+            assert found[f"neg{d}/{i}"][own > 0].min() >= 1
+            assert found[f"neg{d}/{i}"].max() <= (n_a, n_b)[number]
+        assert (one["neg"][mask >= 0] > 0).all() and not one["neg"][mask < 0].any()
+        seen = one["seq"] > 0
+        np.testing.assert_array_equal(found[f"positions/{i}"] > 0, seen)
+        # With Q5 a negative is of its input's domain.
+        assert ((one["neg"] > n_a) == (one["seq"] > n_a))[mask >= 0].all()
+
+
 def test_the_process_is_asked_and_ends(training, checkout, python):
     with Official(training, str(checkout), python) as official:
         assert [official.steps(), official.steps()] == [1.5, 2.5]
         found = official.found
+        assert found["name"] == "abxi"
         assert found["peak_bytes"] == 2**20 and found["sizes"]["args"]["d_embed"] == 8
         assert found["shape"][-1] == 2 * training.experiment.task.n_negatives
         process = official._process
@@ -104,9 +138,11 @@ def test_what_is_no_checkout_no_python_or_no_abxi(training, checkout, tmp_path):
         Official(training, str(tmp_path / "none"), sys.executable)
     with pytest.raises(UserError, match="^--official_python=/no/python: No such file"):
         Official(training, str(checkout), "/no/python").__enter__()
-    shared = Training(make("per_sequence"), n_steps=1, n_users=16)
-    with pytest.raises(UserError, match="^--official: expected ABXI with .*per_position"):
+    shared = training_of("abxi", **{"train.negatives": "per_sequence"})
+    with pytest.raises(UserError, match="^--official: expected --config.train.negatives=per_pos"):
         Official(shared, str(checkout), sys.executable)
+    with pytest.raises(UserError, match="^--official: cdsrnp has none: expected abxi or llm4cdsr"):
+        Official(training_of("cdsrnp"), str(checkout), sys.executable)
 
 
 def test_the_tables_by_hand():
