@@ -60,6 +60,7 @@ class Official:
             stack.enter_context(self._process)
             stack.callback(self._process.kill)
             self.found = self._answer()
+            self.steps()  # the first steps are slower, as ours are
             self._open = stack.pop_all()
         return self
 

@@ -25,7 +25,7 @@ found = dict(name=name, torch="2.0", device="2 CPU threads", n_parameters=7)
 found |= dict(sizes=sizes, shape=shape)
 print(json.dumps(found), flush=True)
 for number, _ in enumerate(sys.stdin):
-    if number == 2:
+    if number == 3:
         sys.exit("Traceback\\nRuntimeError: out of memory")
     print(json.dumps(dict(seconds=1.5 + number, loss=9.0, peak_bytes=2**20)), flush=True)
 """
@@ -116,7 +116,7 @@ def test_rows_of_llm4cdsr_are_as_its_loss_pairs_them():
 
 def test_the_process_is_asked_and_ends(training, checkout, python):
     with Official(training, str(checkout), python) as official:
-        assert [official.steps(), official.steps()] == [1.5, 2.5]
+        assert [official.steps(), official.steps()] == [2.5, 3.5]  # 1.5 has been
         found = official.found
         assert found["name"] == "abxi"
         assert found["peak_bytes"] == 2**20 and found["sizes"]["args"]["d_embed"] == 8
