@@ -81,7 +81,8 @@ def test_batches_are_ours_position_by_position(training):
         assert min(distinct) >= 2 * half - 1  # with Q1 the two pools share A's last item
         # Twin: a user's own items are never among them, so each is at its own position.
         for row in range(16):
-            own = set(found[f"seq_x/{i}"][row]) | set(gt[row]) - {0}
+            own = {*found[f"seq_x/{i}"][row], *gt[row]} - {0}
+            assert own
             assert not own & set(negatives[row][gt[row] > 0].ravel())
         assert (negatives[gt == 0] == 1).all()
 
@@ -102,7 +103,6 @@ def test_rows_of_llm4cdsr_are_as_its_loss_pairs_them():
         for number, d in enumerate("AB"):
             own = found[f"pos{d}/{i}"]
             assert (mask == number).sum() == (own > 0).sum() > 0
-            assert (own[training.experiment.task.n_users - 48 :] == 0).all() or i < 3
             offset = n_a * number
             np.testing.assert_array_equal(one["pos"][mask == number], own[own > 0] + offset)
             assert found[f"neg{d}/{i}"][own > 0].min() >= 1
@@ -112,6 +112,9 @@ def test_rows_of_llm4cdsr_are_as_its_loss_pairs_them():
         np.testing.assert_array_equal(found[f"positions/{i}"] > 0, seen)
         # With Q5 a negative is of its input's domain.
         assert ((one["neg"] > n_a) == (one["seq"] > n_a))[mask >= 0].all()
+    n_real = training.experiment.task.n_users - 3 * 16
+    assert found["pos/3"][:n_real].any(1).all() and not found["pos/3"][n_real:].any()
+    assert (found["domain_mask/3"][n_real:] == -1).all()
 
 
 def test_the_process_is_asked_and_ends(training, checkout, python):
