@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import pathlib
 import shutil
 import sys
+import warnings
 
 import jax
 import numpy as np
@@ -90,22 +92,28 @@ class Checkpoints:
             step.rename(target)
 
 
+@functools.cache  # a hook for each of an analysis' thousand reads would be a long chain
 def _quieten_abandoned_reads():
-    """Reads that a failed restore left behind end when nobody waits for them, and Python would
-    print a traceback for each: say nothing of those, and everything of others."""
+    """A failed restore closes its event loop over the reads under way. Whoever ends, or is thrown
+    away, after that has an error that nobody takes, and Python prints each in a way of its own:
+    say nothing of those, and everything of others."""
     report = sys.unraisablehook
+    left = ("Event loop is closed", "coroutine ignored GeneratorExit")
 
     def hook(unraisable):
-        if str(unraisable.exc_value) != "Event loop is closed":
+        if str(unraisable.exc_value) not in left:
             report(unraisable)
 
     sys.unraisablehook = hook
     logging.getLogger("asyncio").addFilter(_is_awaited)
+    warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
 
 
 def _is_awaited(record: logging.LogRecord) -> bool:
-    """False for the error of a read that ended after the restore it belonged to had failed."""
-    return not record.getMessage().startswith("Task exception was never retrieved")
+    """False for a task or future of a read whose restore had failed."""
+    told = record.getMessage().splitlines()[0]
+    left = ("exception was never retrieved", "Task was destroyed but it is pending!")
+    return not told.endswith(left)
 
 
 def listed(directory: pathlib.Path) -> list[int]:
