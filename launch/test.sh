@@ -10,4 +10,4 @@ prepare_venv '.[dev]'
 "$VENV_PYTHON" -m ruff check
 "$VENV_PYTHON" -m ruff format --check
 # A few processes, one file at a time each: what a file compiles once, its tests share.
-exec "$VENV_PYTHON" -m pytest -n auto --maxprocesses=4 --dist=loadfile "$@"
+exec "$VENV_PYTHON" -m pytest -n auto --maxprocesses=4 --dist=loadfile --no-loadscope-reorder "$@"

@@ -10,6 +10,12 @@ from oa_jax.data.log import make_log
 SHARED = pathlib.Path(__file__).resolve().parents[2] / "shared"
 
 
+def pytest_collection_modifyitems(items):
+    """Files with slow tests first: one that began last would run alone while the others wait."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
+
+
 @pytest.fixture(scope="session")
 def shared() -> pathlib.Path:
     """Folder `shared` beside the repository, with `data` and `golden`; skips where it is absent."""

@@ -197,25 +197,26 @@ def test_selection_score_by_hand(experiment):
     assert score == -1 and not finite
 
 
-@pytest.mark.parametrize("dropout", [0.0, 0.5])
-def test_the_loss_does_not_depend_on_the_capacity(dropout):
+def test_the_loss_does_not_depend_on_the_capacity(quick_compile):
     """Capacities follow from all seeds of a program, so they must not change what a seed draws."""
     experiment = toy.abxi_experiment()
     task, arrays = experiment.task, experiment.task.train_arrays()
     arrays = jax.tree.map(jnp.asarray, arrays)
-    hparams = {name: v[0] for name, v in experiment.hparams().items()} | {"dropout": dropout}
+    hparams = {name: v[0] for name, v in experiment.hparams().items()}
     params = experiment.backbone.init(jax.random.key(0))
     params = jax.tree.map(lambda p: 5 * p, params)  # far enough from log(candidates)
 
     @functools.partial(jax.jit, static_argnums=0)
-    def loss(capacity, index=0):
+    def loss(capacity, dropout, index=0):
         batch = task.batch(arrays, jnp.arange(16), 0, 0, capacity)
         key = key_of(0, Purpose.DROPOUT, index)
-        return experiment.backbone.loss(params, batch, key, hparams)[0]
+        return experiment.backbone.loss(params, batch, key, hparams | {"dropout": dropout})[0]
 
-    assert loss((144, 128)) == pytest.approx(float(loss((128, 128))), rel=1e-5)
-    if dropout:  # twin: another draw is noticed
-        assert loss((128, 128), 1) != pytest.approx(float(loss((128, 128))), rel=1e-3)
+    for dropout in (0.0, 0.5):
+        expected = pytest.approx(float(loss((128, 128), dropout)), rel=1e-5)
+        assert loss((144, 128), dropout) == expected
+    # Twin: another draw is noticed.
+    assert loss((128, 128), 0.5, 1) != pytest.approx(float(loss((128, 128), 0.5)), rel=1e-3)
 
 
 def test_bfloat16_products_move_a_step_a_little(experiment, arrays, start, one_step):
