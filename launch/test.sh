@@ -9,5 +9,6 @@ source "$(dirname "${BASH_SOURCE[0]}")/_setup.sh"
 prepare_venv '.[dev]'
 "$VENV_PYTHON" -m ruff check
 "$VENV_PYTHON" -m ruff format --check
-# A few processes, one file at a time each: what a file compiles once, its tests share.
+# A few processes, one file at a time each: what a file compiles once, its tests share. In the
+# order of tests/conftest.py.
 exec "$VENV_PYTHON" -m pytest -n auto --maxprocesses=4 --dist=loadfile --no-loadscope-reorder "$@"

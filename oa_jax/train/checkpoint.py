@@ -96,7 +96,7 @@ class Checkpoints:
 def _quieten_abandoned_reads():
     """A failed restore closes its event loop over the reads under way. Whoever ends, or is thrown
     away, after that has an error that nobody takes, and Python prints each in a way of its own:
-    say nothing of those, and everything of others."""
+    say nothing in these ways from now on, for whoever it be, and everything in others."""
     report = sys.unraisablehook
     left = ("Event loop is closed", "coroutine ignored GeneratorExit")
 
@@ -110,8 +110,8 @@ def _quieten_abandoned_reads():
 
 
 def _is_awaited(record: logging.LogRecord) -> bool:
-    """False for a task or future of a read whose restore had failed."""
-    told = record.getMessage().splitlines()[0]
+    """False for a task or future that nobody waits for."""
+    told, _, _ = record.getMessage().partition("\n")
     left = ("exception was never retrieved", "Task was destroyed but it is pending!")
     return not told.endswith(left)
 

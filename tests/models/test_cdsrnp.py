@@ -91,13 +91,9 @@ def scores_of(model, params, rows, candidates):
 
 @pytest.mark.parametrize(
     "config",
-    [
-        {},
-        {"neural_process": False},
-        {"interest": "attention", "latents": "shared", "np_state": "last"},
-        {"interest": "none", "score_state": "mean", "eval_latent": "draw"}
-        | {"pair_negative": False, "film_from_one": False, "d_latent": 3},
-    ],
+    [{}, {"neural_process": False}, {"interest": "attention"}, {"interest": "none"}]
+    + [{"latents": "shared", "np_state": "last"}, {"score_state": "mean", "eval_latent": "draw"}]
+    + [{"pair_negative": False, "film_from_one": False, "d_latent": 3}],
     ids=str,
 )
 def test_scores_of_candidates_are_those_of_all_items(config):

@@ -81,8 +81,7 @@ def tables(backbone, folder, *meshes):
 def table_experiment(backbone, mesh, **changes):
     if backbone == "llm4cdsr":
         changes |= {"model__local_llm": False}  # local tables are trained
-    # GCA reads no table: one backbone with it is enough.
-    argument = f"pair=synthetic,gca={'early' if backbone == 'abxi' else 'none'}"
+    argument = "pair=synthetic,gca=early"
     changes |= {"seeds": 2, "seed_axis": "vmap", "mesh": mesh, "evaluate__block_items": 10}
     return toy.small_experiment(backbone, argument, **changes)
 
