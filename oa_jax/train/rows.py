@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import jax
 import numpy as np
 
@@ -76,7 +78,7 @@ class Rows:
         return (
             f"epoch {epoch:3d}  val ndcg@10 A/B  {'  '.join(parts)}  "
             f"{self.experiment.task.n_steps / seconds:.1f} steps/s  "
-            f"{(most - epoch) * seconds / 60:.0f} min left at most"
+            f"{math.ceil((most - epoch) * seconds / 60)} min left at most"
         )
 
 

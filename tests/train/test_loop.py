@@ -14,6 +14,7 @@ from oa_jax.train import loop, state
 from oa_jax.train.checkpoint import Checkpoints
 from oa_jax.train.engine import take_seeds
 from oa_jax.train.loop import Groups
+from oa_jax.train.rows import Rows
 from oa_jax.train.workdir import Workdir
 
 
@@ -282,3 +283,11 @@ def test_lines_for_people(uneven, tmp_path):
     train(tmp_path, said.append, **UNEVEN | {"train__max_epochs": 1})
     assert len(said) == 1 and said[0].startswith("epoch   1  val ndcg@10 A/B  0:0.")
     assert "steps/s" in said[0]
+
+
+def test_the_time_left_is_a_bound():
+    """Rounded up: half a minute left is not "0 min at most"."""
+    rows = Rows(toy.toy_experiment(train__max_epochs=3), None)
+    left = {(1, 10.0): 1, (1, 31.0): 2, (2, 60.0): 1, (3, 10.0): 0}
+    for (epoch, seconds), minutes in left.items():
+        assert rows.line(epoch, seconds).endswith(f" {minutes} min left at most")
