@@ -13,7 +13,7 @@ import sys
 
 from absl import flags
 
-from oa_jax import cli
+from oa_jax.commands import cli
 from oa_jax.errors import UserError
 
 COMMANDS = {

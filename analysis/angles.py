@@ -10,7 +10,7 @@ from analysis import figures, published
 from analysis.output import number
 from analysis.runs import Run, finished
 from analysis.sheets import Sheet
-from oa_jax.evaluate.orthogonality import null_abs_cos
+from oa_jax.nn.angles import null_abs_cos
 
 SHOWN = ("abs_cos", "cos", "parallel_share", "xy_abs_cos", "gate_mean")
 

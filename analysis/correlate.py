@@ -19,7 +19,7 @@ from analysis.output import interval, number, read_frame, write_frame
 from analysis.resampling import DRAWS, cluster_interval
 from analysis.runs import Run, finished
 from analysis.sheets import Sheet
-from oa_jax.evaluate.orthogonality import null_abs_cos
+from oa_jax.nn.angles import null_abs_cos
 
 COVARIATES = ("log_parameters", "hidden_size", "progress")
 WITHIN = "within configuration"

@@ -27,13 +27,13 @@ from analysis.interventions import (
 from analysis.output import write_frame
 from analysis.resampling import DRAWS, compare
 from analysis.runs import Run
-from oa_jax import cli
-from oa_jax.compilation import use_compilation_cache
+from oa_jax.commands import cli
+from oa_jax.engine.compilation import use_compilation_cache
+from oa_jax.engine.program import Engine
 from oa_jax.errors import UserError
-from oa_jax.evaluate.metrics import user_metrics
-from oa_jax.train.engine import Engine
-from oa_jax.train.run import check_same_data
-from oa_jax.train.workdir import Workdir
+from oa_jax.ranking.metrics import user_metrics
+from oa_jax.runs.run import check_same_data
+from oa_jax.runs.workdir import Workdir
 
 SCALES = (0.5, 1.0, 2.0)
 HELD = 20_000_000  # differences (metrics × seeds × users) held at once

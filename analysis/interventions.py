@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from oa_jax.errors import UserError
-from oa_jax.models.gca import UPDATES, parallel_part
+from oa_jax.nn.gca import UPDATES, parallel_part
 
 RANDOM = 0x0A17  # folded into a seed's key: apart from the purposes of training
 # Replacement -> what stands in place of X', as the table says it.

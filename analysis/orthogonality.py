@@ -20,10 +20,10 @@ from absl import flags
 from analysis import restore, subspaces
 from analysis.output import write_frame
 from analysis.runs import Run
-from oa_jax.compilation import use_compilation_cache
+from oa_jax.engine.compilation import use_compilation_cache
 from oa_jax.errors import UserError
-from oa_jax.evaluate import orthogonality as sums_lib
 from oa_jax.experiment import Experiment
+from oa_jax.nn import angles as sums_lib
 
 N_FINE, N_BINS = 2000, 40  # bins of the streamed histogram, and of the one in the table
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
@@ -200,7 +200,7 @@ def _keyed(part, found):
 def statistics(total: dict) -> dict[str, float]:
     """{statistic: value} of one module from its totals over all users.
 
-    Those of oa_jax.evaluate.orthogonality, `abs_cos_null`, and:
+    Those of oa_jax.nn.angles, `abs_cos_null`, and:
     cos_q05 … cos_q95: quantiles of cos(X, X') over tokens, to 0.001; cos_q*_null: of random
     directions.  cos_hist/-0.975 …: share of the tokens in each of 40 bins, named by its middle.
     The others: analysis/subspaces.py.

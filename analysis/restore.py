@@ -24,9 +24,9 @@ from oa_jax import config as config_lib
 from oa_jax import experiment as experiment_lib
 from oa_jax.errors import UserError
 from oa_jax.experiment import Experiment
-from oa_jax.train import checkpoint
-from oa_jax.train.run import check_same_data, checked_config
-from oa_jax.train.workdir import Workdir
+from oa_jax.runs import checkpoint
+from oa_jax.runs.run import check_same_data, checked_config
+from oa_jax.runs.workdir import Workdir
 
 WHICH = ("best", "last", "all")
 ATTEMPTS = 3  # a run under way deletes old steps while one looks

@@ -20,7 +20,7 @@ import zipfile
 import numpy as np
 import polars as pl
 
-from oa_jax.backbones import BACKBONES
+from oa_jax.backbones.known import BACKBONES
 from oa_jax.errors import UserError
 
 # Fields of a configuration that change neither what is learnt nor what is measured.
@@ -145,7 +145,7 @@ class Run:
         return frame.with_columns(pl.col(whole).cast(pl.Int64)).sort("epoch", "seed")
 
     def ranks(self) -> dict[str, np.ndarray]:
-        """Arrays of ranks.npz (see oa_jax.train.finish.rank_all).
+        """Arrays of ranks.npz (see oa_jax.runs.summary.rank_all).
 
         Raises UserError when the file is missing or damaged.
         """

@@ -22,9 +22,9 @@ from analysis.output import interval, number, write, write_frame
 from analysis.resampling import DRAWS, compare, probability_of_improvement
 from analysis.runs import Run, finished
 from analysis.sheets import Sheet
-from oa_jax.data.log import DOMAINS
 from oa_jax.errors import UserError
-from oa_jax.evaluate.metrics import HR_CUTOFFS, NDCG_CUTOFFS, user_metrics
+from oa_jax.events.log import DOMAINS
+from oa_jax.ranking.metrics import HR_CUTOFFS, NDCG_CUTOFFS, user_metrics
 
 METRICS = (
     *(f"ndcg@{k}" for k in NDCG_CUTOFFS),

@@ -12,7 +12,7 @@ from absl import flags
 from analysis import figures
 from analysis.output import read_frame, write_frame
 from analysis.runs import Run
-from oa_jax.evaluate.orthogonality import null_abs_cos
+from oa_jax.nn.angles import null_abs_cos
 
 STATISTICS = ("cos", "abs_cos", "parallel_share", "xy_abs_cos", "gate_mean")
 SCHEMA = {

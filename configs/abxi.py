@@ -1,6 +1,6 @@
 """ABXI with gated cross-attention.
 
-    python -m oa_jax.train --config=configs/abxi.py:pair=beauty_elec,gca=early --workdir=DIR
+    python -m oa_jax train --config=configs/abxi.py:pair=beauty_elec,gca=early --workdir=DIR
 
 Arguments: `pair` beauty_elec | food_kitchen | synthetic; `gca` none | early | stack or places
 such as 0-1; `runlocal`, the same pair and five seeds in a size that ends in under a minute on two

@@ -1,6 +1,6 @@
 """CDSRNP with gated cross-attention: a reconstruction (see README, "CDSRNP").
 
-    python -m oa_jax.train --workdir=DIR \\
+    python -m oa_jax train --workdir=DIR \\
         --config=configs/cdsrnp.py:pair=llmcdsr_food_kitchen,gca=early,size=small
 
 Arguments: `pair` elec_phone_amid | cloth_sport_amid | llmcdsr_food_kitchen | synthetic; `gca` none

@@ -1,6 +1,6 @@
 """LLM4CDSR with gated cross-attention.
 
-    python -m oa_jax.train --workdir=DIR \\
+    python -m oa_jax train --workdir=DIR \\
         --config=configs/llm4cdsr.py:pair=llmcdsr_food_kitchen,gca=early,size=small
 
 Arguments: `pair` cloth_sport | elec_phone | llmcdsr_food_kitchen | synthetic; `gca` none | early |

@@ -15,10 +15,10 @@ from typing import Any
 import ml_collections
 from ml_collections import config_dict
 
-from oa_jax.data.synthetic import World
+from oa_jax.engine import mesh
 from oa_jax.errors import UserError
-from oa_jax.models.gca import GATE_ACTIVATIONS, INNER_ACTIVATIONS, UPDATES, GCAConfig
-from oa_jax.train import mesh
+from oa_jax.events.world import World
+from oa_jax.nn.gca import GATE_ACTIVATIONS, INNER_ACTIVATIONS, UPDATES, GCAConfig
 
 # Quirks of each backbone's official code that change numbers (specs §9): official, corrected.
 # `protocol` chooses a column; `--config.quirks.NAME=` overrides one.

@@ -12,17 +12,18 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from oa_jax.backbones import BACKBONES, Bundle
-from oa_jax.data import sources, splits
-from oa_jax.data.log import InteractionLog
-from oa_jax.data.synthetic import World
+from oa_jax.backbones.known import BACKBONES, Bundle
+from oa_jax.data import sources
+from oa_jax.engine.feed import Feed, open_records
+from oa_jax.engine.program import Engine, resolve_axis
+from oa_jax.engine.state import Schedule
+from oa_jax.engine.step import Settings
+from oa_jax.engine.streaming import StreamingEngine
 from oa_jax.errors import UserError
-from oa_jax.evaluate.candidates import candidates_digest
-from oa_jax.tasks.streaming import Feed, open_records
-from oa_jax.train.engine import Engine, resolve_axis
-from oa_jax.train.state import Schedule
-from oa_jax.train.step import Settings
-from oa_jax.train.streaming import StreamingEngine
+from oa_jax.events import split as splits
+from oa_jax.events.log import InteractionLog
+from oa_jax.events.world import World
+from oa_jax.ranking.candidates import candidates_digest
 
 # Values that need no recompilation, of every backbone; each has more of its own.
 HPARAMS = {

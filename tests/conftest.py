@@ -1,11 +1,15 @@
 """Fixtures for all tests: reference files beside the repository, and random logs."""
 
 import pathlib
+import sys
 
 import numpy as np
 import pytest
 
-from oa_jax.data.log import make_log
+from oa_jax.events.log import make_log
+
+# The toy backbone, which tests of several rooms train, and scripts that import it.
+sys.path.insert(0, str(pathlib.Path(__file__).parent / "toys"))
 
 SHARED = pathlib.Path(__file__).resolve().parents[2] / "shared"
 
@@ -73,3 +77,15 @@ def quick_compile():
     jax.config.update("jax_disable_most_optimizations", True)
     yield
     jax.config.update("jax_disable_most_optimizations", False)
+
+
+@pytest.fixture(scope="session")
+def bitwise():
+    """Function (tree, other) -> whether all leaves agree bit for bit."""
+    import jax
+
+    def same(tree, other):
+        pairs = zip(jax.tree.leaves(tree), jax.tree.leaves(other), strict=True)
+        return all(np.asarray(a).tobytes() == np.asarray(b).tobytes() for a, b in pairs)
+
+    return same

@@ -7,8 +7,8 @@ import pathlib
 import pytest
 from ml_collections import ConfigDict
 
-from oa_jax import cli
 from oa_jax import config as config_lib
+from oa_jax.commands import cli
 from oa_jax.errors import UserError
 
 CONFIGS = pathlib.Path(__file__).resolve().parents[1] / "configs"

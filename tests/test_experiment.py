@@ -11,7 +11,7 @@ import pytest
 
 from oa_jax import config as config_lib
 from oa_jax import experiment as experiment_lib
-from oa_jax.backbones import abxi_backbone
+from oa_jax.backbones.known import abxi_backbone
 from oa_jax.errors import UserError
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]

@@ -12,7 +12,7 @@ from oa_jax.bench.clock import Spread, interleaved
 from oa_jax.bench.official import Official
 from oa_jax.bench.training import Training
 from oa_jax.errors import UserError
-from oa_jax.train.environment import environment
+from oa_jax.runs.environment import environment
 
 
 def measure(configs, build, seeds: list[int], n_steps, n_users, rounds, say, official=()) -> dict:

@@ -12,10 +12,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from oa_jax.backbones.llm4cdsr import arrays as llm4cdsr_arrays
 from oa_jax.bench.training import Training
 from oa_jax.errors import UserError
-from oa_jax.tasks import llm4cdsr_arrays
-from oa_jax.tasks.sampling import epoch_rows
+from oa_jax.nn.draws import epoch_rows
 
 WORKER = pathlib.Path(__file__).with_name("official_worker.py")
 

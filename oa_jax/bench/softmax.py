@@ -10,8 +10,8 @@ import jax
 import jax.numpy as jnp
 
 from oa_jax.bench.clock import interleaved, seconds_of
-from oa_jax.models import losses
-from oa_jax.models.layers import Packing
+from oa_jax.nn import losses
+from oa_jax.nn.layers import Packing
 
 GATHERED, POSITION, ROW = "per position, gathered", "per position, blocks", "per sequence"
 BATCH, ALL = "per batch", "all items, blocks"

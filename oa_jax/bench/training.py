@@ -15,10 +15,10 @@ import numpy as np
 
 from oa_jax.bench import work
 from oa_jax.bench.clock import seconds_of
+from oa_jax.engine import step as step_lib
 from oa_jax.errors import UserError
 from oa_jax.experiment import Experiment
-from oa_jax.train import step as step_lib
-from oa_jax.train.checkpoint import Checkpoints
+from oa_jax.runs.checkpoint import Checkpoints
 
 CPU_STEPS = 4
 

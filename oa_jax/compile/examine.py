@@ -10,8 +10,8 @@ import jax
 
 from oa_jax.compile.hlo import Cost, Program
 from oa_jax.compile.topology import GIBI, PRECISIONS, Topology
-from oa_jax.train.engine import Engine
-from oa_jax.train.streaming import EVALUATION_BLOCKS, StreamingEngine
+from oa_jax.engine.program import Engine
+from oa_jax.engine.streaming import EVALUATION_BLOCKS, StreamingEngine
 
 UNITS = {"K": 2**10, "M": 2**20, "G": GIBI, "": 1}
 

@@ -9,10 +9,10 @@ import re
 import numpy as np
 
 from oa_jax import experiment as experiment_lib
-from oa_jax.data.log import InteractionLog
-from oa_jax.data.text.tables import Tables
 from oa_jax.errors import UserError
+from oa_jax.events.log import InteractionLog
 from oa_jax.experiment import Experiment
+from oa_jax.text.tables import Tables
 
 PROFILE_WIDTH = 1536  # of a user's text embedding, official LLM4CDSR
 

@@ -59,7 +59,7 @@ class OaPairs(tfds.core.GeneratorBasedBuilder):
 
     name = BUILDER
     VERSION = tfds.core.Version(VERSION)
-    MANUAL_DOWNLOAD_INSTRUCTIONS = "python -m oa_jax.data list says which files, and where from."
+    MANUAL_DOWNLOAD_INSTRUCTIONS = "python -m oa_jax data list says which files, and where from."
     BUILDER_CONFIGS = [
         tfds.core.BuilderConfig(name=s.name, description=f"{s.protocol}: {' + '.join(s.domains)}")
         for s in catalogue.SETS.values()

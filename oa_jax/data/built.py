@@ -8,8 +8,8 @@ import numpy as np
 import polars as pl
 
 from oa_jax.data.filters import hash_rank
-from oa_jax.data.log import CONTEXT, DOMAINS, TEST, TRAINING, VALIDATION
 from oa_jax.errors import UserError
+from oa_jax.events.log import CONTEXT, DOMAINS, TEST, TRAINING, VALIDATION
 
 LEAVE_ONE_OUT = "leave_one_out"
 SECONDS, ORDER, DATES = "unix seconds", "order", "yyyymmdd"

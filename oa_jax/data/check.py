@@ -8,10 +8,10 @@ import numpy as np
 
 from oa_jax.data import prepared
 from oa_jax.data.describe import popularity_ndcg
-from oa_jax.data.log import CONTEXT, TEST, TRAINING, VALIDATION, InteractionLog
 from oa_jax.data.prepared import Prepared
-from oa_jax.data.splits import Split, leave_one_out, published, roles_of
 from oa_jax.errors import UserError
+from oa_jax.events.log import CONTEXT, TEST, TRAINING, VALIDATION, InteractionLog
+from oa_jax.events.split import Split, leave_one_out, published, roles_of
 
 # "error": the set must not be used. "finding": a property of the data that results depend on.
 OK, FINDING, ERROR = "ok", "finding", "error"

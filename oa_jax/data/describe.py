@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from oa_jax.data.log import TEST, TRAINING, VALIDATION
 from oa_jax.data.prepared import Prepared
+from oa_jax.events.log import TEST, TRAINING, VALIDATION
 
 
 def describe(data: Prepared) -> list[tuple[str, str, str, str]]:

@@ -22,9 +22,9 @@ from oa_jax.data.built import (
     tenths,
     user_disjoint_roles,
 )
-from oa_jax.data.log import TEST, TRAINING, VALIDATION
 from oa_jax.data.raw import shown
 from oa_jax.errors import UserError
+from oa_jax.events.log import TEST, TRAINING, VALIDATION
 
 LIST = r"\[(?:[0-9]{1,9}(?:, ?[0-9]{1,9})*)?\]"
 AMID_LINE = re.compile(rf'([0-9]{{1,18}}),"?({LIST})"?,"?({LIST})"?,([01])')

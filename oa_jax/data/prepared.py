@@ -26,9 +26,9 @@ from collections.abc import Iterable, Iterator
 
 import numpy as np
 
-from oa_jax.data.log import InteractionLog, make_log
-from oa_jax.data.splits import leave_one_out, roles_of
 from oa_jax.errors import UserError
+from oa_jax.events.log import InteractionLog, make_log
+from oa_jax.events.split import leave_one_out, roles_of
 
 BUILDER, VERSION = "oa_pairs", "1.0.0"
 LOG, ITEMS, METADATA = "log.npz", "items.jsonl.gz", "metadata.json"
@@ -86,7 +86,7 @@ def load(data_dir, name: str) -> Prepared:
         have = ", ".join(names(data_dir)) or "nothing"
         raise UserError(
             f"{path}: not prepared: below {data_dir} is {have}; "
-            f"python -m oa_jax.data prepare {name} --raw_dir=DIR --data_dir={data_dir}"
+            f"python -m oa_jax data prepare {name} --raw_dir=DIR --data_dir={data_dir}"
         )
     metadata = read_metadata(path)
     columns = _read_columns(path / LOG)

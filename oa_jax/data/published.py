@@ -10,8 +10,8 @@ import zlib
 
 import numpy as np
 
-from oa_jax.data.log import InteractionLog, make_log
 from oa_jax.errors import UserError
+from oa_jax.events.log import InteractionLog, make_log
 
 ABXI_KEPT_EVENTS = 50
 # 18 digits always fit into int64.

@@ -6,8 +6,8 @@ import os
 import pathlib
 
 from oa_jax.data import catalogue, prepared, published
-from oa_jax.data.log import InteractionLog
 from oa_jax.errors import UserError
+from oa_jax.events.log import InteractionLog
 
 DIRECTORY_VARIABLE = "OA_DATA_DIR"
 # Source name -> the name that ABXI's files carry.
@@ -19,19 +19,19 @@ GIVE_DIRECTORY = f"give the directory with --config.data.dir= or {DIRECTORY_VARI
 def load(name: str, directory=None, world=None) -> InteractionLog:
     """Load the log of a data set by name: 'synthetic', or any name of `oa_jax.data.catalogue`.
 
-    A set that `python -m oa_jax.data prepare` made below the directory comes first; 'beauty_elec'
+    A set that `python -m oa_jax data prepare` made below the directory comes first; 'beauty_elec'
     and 'food_kitchen' are else read from ABXI's text as published.
 
     directory: where the data lie; by default the environment variable OA_DATA_DIR. Text is looked
         for in `<directory>/abxi/<abe or afk>`, `<directory>/<abe or afk>` and the directory itself.
         Not used by 'synthetic'.
-    world: `oa_jax.data.synthetic.World` of the source 'synthetic', None for its default.
+    world: `oa_jax.events.world.World` of the source 'synthetic', None for its default.
 
     Raises UserError for an unknown name, missing files, and whatever is wrong in a file.
     """
     if name == SYNTHETIC:
         # Imported here: only this source needs the generator.
-        from oa_jax.data import synthetic
+        from oa_jax.events import world as synthetic
 
         return synthetic.generate(synthetic.World() if world is None else world)
     directory = directory or os.environ.get(DIRECTORY_VARIABLE)
@@ -50,7 +50,7 @@ def load(name: str, directory=None, world=None) -> InteractionLog:
     if not directory:
         raise UserError(
             f"data source {name}: no directory was given: {GIVE_DIRECTORY}, below which "
-            f"python -m oa_jax.data prepare {name} has put it"
+            f"python -m oa_jax data prepare {name} has put it"
         )
     return prepared.load(directory, name).log  # not there: says what is
 
@@ -68,6 +68,6 @@ def _abxi_directory(name, published_name, directory):
     looked = ", ".join(map(str, places)) or "nowhere, as no directory was given"
     raise UserError(
         f"data source {name}: found no {sequences} or {sequences}.gz; looked in: {looked}; "
-        f"{GIVE_DIRECTORY}; or make it with python -m oa_jax.data prepare {name}; "
+        f"{GIVE_DIRECTORY}; or make it with python -m oa_jax data prepare {name}; "
         "the files are in the folder data of the GitHub repository DiMarzioBian/ABXI"
     )

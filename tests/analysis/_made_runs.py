@@ -10,10 +10,10 @@ import numpy as np
 
 from oa_jax import config as config_lib
 from oa_jax import experiment as experiment_lib
-from oa_jax.train import run as run_lib
-from oa_jax.train.checkpoint import Checkpoints
-from oa_jax.train.environment import environment
-from oa_jax.train.workdir import Workdir
+from oa_jax.runs import run as run_lib
+from oa_jax.runs.checkpoint import Checkpoints
+from oa_jax.runs.environment import environment
+from oa_jax.runs.workdir import Workdir
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 STEPS = (4, 6)

@@ -6,8 +6,8 @@ import pathlib
 import numpy as np
 
 from oa_jax import config as config_lib
-from oa_jax.evaluate.metrics import metrics_by_domain
-from oa_jax.train.workdir import Workdir
+from oa_jax.ranking.metrics import metrics_by_domain
+from oa_jax.runs.workdir import Workdir
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 CANDIDATES = {"uni99": 100, "full": 500}

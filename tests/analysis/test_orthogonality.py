@@ -12,8 +12,8 @@ import pytest
 from analysis import orthogonality
 from analysis.runs import read_run
 from oa_jax.errors import UserError
-from oa_jax.evaluate.orthogonality import null_abs_cos
-from oa_jax.models.gca import Probe
+from oa_jax.nn.angles import null_abs_cos
+from oa_jax.nn.gca import Probe
 from tests.analysis import _made_runs as made
 
 NEW = made.STEPS[-1]

@@ -8,7 +8,7 @@ import pytest
 from analysis import restore
 from analysis.runs import read_run
 from oa_jax.errors import UserError
-from oa_jax.train.workdir import Workdir
+from oa_jax.runs.workdir import Workdir
 from tests.analysis import _made_runs as made
 
 OLD, NEW = made.STEPS

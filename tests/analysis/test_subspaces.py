@@ -8,7 +8,7 @@ import pytest
 
 from analysis import subspaces
 from analysis.subspaces import Moments
-from oa_jax.evaluate.orthogonality import null_abs_cos
+from oa_jax.nn.angles import null_abs_cos
 
 D = 6
 PARTS = ("fit", "choose", "test")

@@ -10,7 +10,7 @@ from analysis import table
 from analysis.runs import find_runs, read_run
 from analysis.sheets import Sheet
 from oa_jax.errors import UserError
-from oa_jax.evaluate.metrics import metrics_by_group
+from oa_jax.ranking.metrics import metrics_by_group
 from tests.analysis._plain import plain_run, ranks_of
 
 

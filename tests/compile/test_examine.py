@@ -8,9 +8,9 @@ import jax
 import numpy as np
 import pytest
 
-from oa_jax import cli
 from oa_jax import experiment as experiment_lib
-from oa_jax.compile import __main__ as command
+from oa_jax.commands import cli
+from oa_jax.commands import compile as command
 from oa_jax.compile.examine import Found, bytes_asked, examine, remedies, roofline
 from oa_jax.compile.hlo import Cost
 from oa_jax.compile.sizes import PROFILE_WIDTH, Sizes, shapes_of

@@ -1,7 +1,7 @@
 """Two "ratings only" files of any size, to time the filters on:
 
     python tests/data/generate_ratings.py 10000000 DIR
-    /usr/bin/time -v python -m oa_jax.data prepare beauty_elec --raw_dir=DIR --data_dir=DIR
+    /usr/bin/time -v python -m oa_jax data prepare beauty_elec --raw_dir=DIR --data_dir=DIR
 
 Popularity and activity follow power laws, a third of the users have both domains, times are days.
 """

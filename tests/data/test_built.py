@@ -3,14 +3,9 @@
 import numpy as np
 import pytest
 
-from oa_jax.data.built import (
-    from_end,
-    leave_one_out_roles,
-    tenths,
-    user_disjoint_roles,
-)
-from oa_jax.data.log import CONTEXT, TEST, TRAINING, VALIDATION
+from oa_jax.data.built import from_end, leave_one_out_roles, tenths, user_disjoint_roles
 from oa_jax.errors import UserError
+from oa_jax.events.log import CONTEXT, TEST, TRAINING, VALIDATION
 
 
 def sequences(built):

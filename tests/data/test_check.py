@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from oa_jax.data import check, describe, prepared
-from oa_jax.data.log import TEST, TRAINING
 from oa_jax.data.prepare import prepare
 from oa_jax.data.raw import Reading
+from oa_jax.events.log import TEST, TRAINING
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ import pytest
 
 from oa_jax.data import filters, published, sources
 from oa_jax.data.filters import hash_rank, joined
-from oa_jax.data.log import make_log
+from oa_jax.events.log import make_log
 
 
 def draw(seed, n=400, users=14, items=18, shared=3, span=12):

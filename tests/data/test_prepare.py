@@ -15,8 +15,8 @@ import pytest
 from oa_jax.data import prepared, sources
 from oa_jax.data.prepare import prepare
 from oa_jax.data.raw import Reading
-from oa_jax.data.splits import make_split
 from oa_jax.errors import UserError
+from oa_jax.events.split import make_split
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 NAME = "beauty_elec"
@@ -273,7 +273,7 @@ def test_training_takes_prepared_names(done, raw_files, tmp_path, monkeypatch):
     name = "llmcdsr_food_kitchen"
     with pytest.raises(UserError, match=f"{name}: no directory was given: give the directory with"):
         sources.load(name)
-    expected = f"not prepared: below {done} is {NAME}; python -m oa_jax.data prepare {name} "
+    expected = f"not prepared: below {done} is {NAME}; python -m oa_jax data prepare {name} "
     with pytest.raises(UserError, match=expected):
         sources.load(name, done)
     with pytest.raises(UserError, match=f"found 'books', .*; prepared below {done}: {NAME}$"):

@@ -208,7 +208,7 @@ def test_load_refuses_unknown_names():
 
 def test_load_passes_the_world_on(monkeypatch):
     fake = types.SimpleNamespace(World=lambda: "default", generate=lambda world: ("log", world))
-    monkeypatch.setitem(sys.modules, "oa_jax.data.synthetic", fake)
-    monkeypatch.setattr("oa_jax.data.synthetic", fake, raising=False)
+    monkeypatch.setitem(sys.modules, "oa_jax.events.world", fake)
+    monkeypatch.setattr("oa_jax.events.world", fake, raising=False)
     assert sources.load("synthetic") == ("log", "default")
     assert sources.load("synthetic", world="mine") == ("log", "mine")

@@ -1,0 +1,42 @@
+"""`python -m oa_jax COMMAND …`: the commands of the program; COMMAND --help shows its flags."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+
+COMMANDS = {
+    "quickstart": "two runs on the embedded synthetic pair: a baseline and GCA_early",
+    "train": "train a configuration in a workdir, or go on with it",
+    "evaluate": "ranks and metrics of a run again, from its checkpoint",
+    "report": "tables of finished runs",
+    "rules": "rank by rules that learn nothing, with a model's candidates",
+    "inspect": "parameters of a configuration and the memory its training takes",
+    "data": "list, prepare, describe and check data sets",
+    "text": "tables of item texts for LLM4CDSR",
+    "bench": "how fast this device is at it",
+    "compile": "what a program would cost on devices that are not here",
+    "verify": "our models against values of the official codes",
+}
+
+
+def main(command: str | None = None) -> None:
+    """Run `command`, by default the first word of the command line."""
+    if command is None:
+        command, *rest = sys.argv[1:] or ["--help"]
+        if command in ("-h", "--help"):
+            print(__doc__)
+            for name, purpose in COMMANDS.items():
+                print(f"  {name:12s}{purpose}")
+            return
+        if command not in COMMANDS:
+            known = ", ".join(COMMANDS)
+            sys.exit(f"error: {command}: no such command: expected one of {known}")
+        sys.argv = [f"oa_jax {command}", *rest]
+    module = importlib.import_module(f"oa_jax.commands.{command}")
+    sys.modules["__main__"].__doc__ = module.__doc__  # what absl's --help begins with
+    module.start()
+
+
+if __name__ == "__main__":
+    main()

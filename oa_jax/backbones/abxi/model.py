@@ -1,0 +1,264 @@
+"""ABXI (DiMarzioBian/ABXI) with gated cross-attention at any subset of its three places.
+
+Three streams share tables, attention and feed-forward: x (everything), a and b (one domain each).
+In a training row the a stream has an entry exactly where the *target* is in A, so every position
+belongs to one domain. The batch therefore carries two lists of positions, `at_A` and `at_B`;
+stream a lives on the first, b on the second, and x on both, one after the other.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import flax.linen as nn
+import jax.numpy as jnp
+
+from oa_jax.nn import losses, shards
+from oa_jax.nn.gca import GatedCrossAttention, GCAConfig
+from oa_jax.nn.layers import (
+    TABLE_INIT,
+    Dropout,
+    LayerNorm,
+    LoRA,
+    MultiHeadAttention,
+    Packing,
+    Stream,
+    SwiGLU,
+)
+
+PLACES = (0, 1, 2)  # after embedding, after attention, after FFN + domain LoRA
+DOMAINS = ("A", "B")
+
+
+@dataclasses.dataclass(frozen=True)
+class ABXIConfig:
+    """Sizes. Defaults are the official ones."""
+
+    n_items: tuple[int, int]
+    d_embed: int = 256
+    heads: int = 2
+    d_ffn: int = 680
+    rank_domain: int = 64
+    rank_invariant: int = 64
+    length: int = 47
+
+
+@dataclasses.dataclass(frozen=True)
+class ABXIQuirks:
+    """The switches of `protocol` that act inside the model; True is the official code."""
+
+    q3_attend_to_padding: bool = True
+    q6_positions_from_end: bool = True
+    q19_mean_over_all_users: bool = True
+
+
+class ABXI(nn.Module):
+    """The network: a batch to the two hidden states that score items, (·, D) each."""
+
+    config: ABXIConfig
+    gca: GCAConfig
+    quirks: ABXIQuirks
+
+    @nn.compact
+    def __call__(self, batch, rate=None, last_only=False):
+        """-> ({"A": h, "B": h}, probes {"place/domain": Probe}).
+
+        Training batches (with `at_A`, `at_B`) give h at those slots. Evaluation batches give h at
+        every position of the compact streams, or at the last one only, for both domains.
+        rate: dropout rate, None without dropout.
+        """
+        streams, times = self._embed(batch, rate)
+        probes = {}
+        streams = self._cross(0, streams, times, probes)
+        streams = self._attend(streams, rate)
+        streams = self._cross(1, streams, times, probes)
+        if last_only and 2 not in self.gca.positions:  # all that follows is pointwise
+            streams = {name: stream.last() for name, stream in streams.items()}
+        streams = self._feed_forward(streams, rate)
+        streams = self._cross(2, streams, times, probes)
+        if last_only:
+            streams = {name: stream.last() for name, stream in streams.items()}
+        return self._project(streams, "at_A" in batch, rate), probes
+
+    def _embed(self, batch, rate):
+        cfg = self.config
+        shape = (sum(cfg.n_items) + 1, cfg.d_embed)
+        items = self.param("items", shards.with_spare_rows(TABLE_INIT), shape)
+        positions = self.param("positions", TABLE_INIT, (cfg.length + 1, cfg.d_embed))
+        packings, times = _layout(batch)
+        streams = {}
+        for name, key in (("x", "seq_x"), ("A", "seq_a"), ("B", "seq_b")):
+            packing = packings[name]
+            ids_BxL = batch[key]
+            real_BxL = ids_BxL != 0
+            count = jnp.cumsum(real_BxL, axis=1)
+            if self.quirks.q6_positions_from_end:
+                count = count[:, -1:] - count + 1
+            ids_P, place_P = packing.pack(ids_BxL), packing.pack(count * real_BxL)
+            h_PxD = (shards.rows(items, ids_P) + positions[place_P]) * (ids_P != 0)[:, None]
+            streams[name] = Stream(Dropout()(h_PxD, rate, packing.parts), ids_P != 0, packing)
+        return streams, times
+
+    def _cross(self, place, streams, times, probes):
+        """GCA[place]: the domain streams look at the merged (or each other's) stream."""
+        if place not in self.gca.positions:
+            return streams
+        out = dict(streams)
+        for domain, other in zip(DOMAINS, reversed(DOMAINS), strict=True):
+            source = "x" if self.gca.kv == "merged" else other
+            module = GatedCrossAttention(
+                self.gca, self.gca.heads or self.config.heads, name=f"gca_{place}_{domain}"
+            )
+            out[domain], probes[f"{place}/{domain}"] = module(
+                streams[domain], streams[source], times[domain], times[source]
+            )
+        return out
+
+    def _attend(self, streams, rate):
+        attention = MultiHeadAttention(self.config.heads, name="attention")
+        norm = LayerNorm(name="norm_attention")
+
+        def block(stream):
+            length = stream.packing.shape[1]
+            allowed = jnp.tril(jnp.ones((length, length), bool))[None]
+            if not self.quirks.q3_attend_to_padding:
+                allowed = allowed & stream.packing.unpack(stream.real_P)[:, None, :]
+            allowed = jnp.broadcast_to(allowed, (stream.packing.shape[0], length, length))
+            update = attention(stream, stream, allowed)
+            update = Dropout()(update, rate, stream.packing.parts)
+            return stream.map(lambda h: norm(h + update))
+
+        return {name: block(stream) for name, stream in streams.items()}
+
+    def _feed_forward(self, streams, rate):
+        ffn = SwiGLU(self.config.d_ffn, name="ffn")
+
+        def block(name, stream):
+            lora = LoRA(self.config.rank_domain, name=f"lora_domain_{name}")
+            norm = LayerNorm(name=f"norm_ffn_{name}")
+            parts = stream.packing.parts
+            return stream.map(
+                lambda h: norm(h + Dropout()(ffn(h), rate, parts) + Dropout()(lora(h), rate, parts))
+            )
+
+        return {name: block(name, stream) for name, stream in streams.items()}
+
+    def _project(self, streams, packed, rate):
+        cfg = self.config
+        invariant = SwiGLU(cfg.d_ffn, name="project_invariant")
+        x = streams["x"].h_PxD
+        x_of = {"A": x, "B": x}
+        if packed:
+            size_A = streams["A"].h_PxD.shape[0]
+            x_of = {"A": x[:size_A], "B": x[size_A:]}
+        out = {}
+        for domain in DOMAINS:
+            h, x = streams[domain].h_PxD, x_of[domain]
+            lora = LoRA(cfg.rank_invariant, name=f"lora_invariant_{domain}")
+            project = SwiGLU(cfg.d_ffn, name=f"project_{domain}")
+            from_x = x + Dropout()(invariant(x), rate) + Dropout()(lora(x), rate)
+            from_own = h + Dropout()(project(h), rate)
+            out[domain] = LayerNorm(name=f"norm_invariant_{domain}")(from_x) + LayerNorm(
+                name=f"norm_own_{domain}"
+            )(from_own)
+        return out
+
+
+def _layout(batch):
+    """Packing and times (positions on the merged axis) of the three streams."""
+    shape = batch["seq_x"].shape
+    axis = jnp.broadcast_to(jnp.arange(shape[1]), shape)
+    if "at_A" in batch:
+        at = {"A": batch["at_A"], "B": batch["at_B"]}
+        packings = {k: Packing(v, shape) for k, v in at.items()}
+        parts = tuple(len(at[domain]) for domain in DOMAINS)
+        packings["x"] = Packing(jnp.concatenate([at["A"], at["B"]]), shape, parts)
+        return packings, {"x": axis, "A": axis, "B": axis}
+    packings = {k: Packing(None, shape) for k in ("x", *DOMAINS)}
+    return packings, {"x": axis, "A": batch["until_a"], "B": batch["until_b"]}
+
+
+@dataclasses.dataclass(frozen=True)
+class Backbone:
+    """ABXI to the rest of the house: init, loss, encode, score, probe. Pure, one seed."""
+
+    config: ABXIConfig
+    gca: GCAConfig = GCAConfig()
+    quirks: ABXIQuirks = ABXIQuirks()
+    block: int = 256  # positions per block of the sampled softmax
+
+    @property
+    def net(self) -> ABXI:
+        return ABXI(self.config, self.gca, self.quirks)
+
+    def init(self, key):
+        """Parameters, a tree of float32 arrays."""
+        ids = jnp.ones((1, self.config.length), jnp.int32)
+        batch = {"seq_x": ids, "seq_a": ids, "seq_b": ids, "until_a": ids, "until_b": ids}
+        return self.net.init(key, batch)["params"]
+
+    def loss(self, params, batch, key, hparams):
+        """Training loss of one batch -> (scalar, aux of scalars).
+
+        batch: seq_x, seq_a, seq_b, gt (B, L); at_A, at_B (P_A,), (P_B,) flat positions of the
+        targets of each domain; `negatives` (P_A + P_B, K), a position's own, or
+        `shared_negatives` (B, K), the sequence's; `n_users` ().
+        hparams: temperature, dropout, ortho_weight. Specs §5, and λ · mean cos²(X, X').
+        """
+        rate = hparams["dropout"] if key is not None else None
+        rngs = {"dropout": key} if key is not None else None
+        hidden, probes = self.net.apply({"params": params}, batch, rate, rngs=rngs)
+        h_PxD = jnp.concatenate([hidden[d] for d in DOMAINS]) / hparams["temperature"]
+        weight_P = jnp.concatenate([self._weights(batch, d) for d in DOMAINS])
+        total, terms_P = self._sampled_softmax(params["items"], h_PxD, weight_P, batch)
+        split = len(batch["at_A"])
+        loss_a, loss_b = jnp.sum(terms_P[:split]), jnp.sum(terms_P[split:])
+        aux = {"loss_a": loss_a, "loss_b": loss_b}
+        if probes:
+            aux["cos2"] = losses.mean_cos2(probes)
+            total += hparams["ortho_weight"] * aux["cos2"]
+        return total, aux
+
+    def _weights(self, batch, domain):
+        """Weight of each position: mean over a user's targets, then over users (specs §5)."""
+        at_P = batch[f"at_{domain}"]
+        rows, length = batch["gt"].shape
+        counts_B = jnp.zeros(rows).at[at_P // length].add(1.0, mode="drop")
+        n_users = batch["n_users"]
+        if not self.quirks.q19_mean_over_all_users:
+            n_users = jnp.maximum(jnp.sum(counts_B > 0), 1)
+        per_user = 1.0 / jnp.maximum(counts_B, 1.0)
+        return per_user.at[at_P // length].get(mode="fill", fill_value=0) / n_users
+
+    def _sampled_softmax(self, table, h_PxD, weight_P, batch):
+        at_P = jnp.concatenate([batch["at_A"], batch["at_B"]])
+        packing = Packing(at_P, batch["gt"].shape)
+        target_P = packing.pack(batch["gt"])
+        if "shared_negatives" in batch:
+            negatives_BxK = batch["shared_negatives"]
+            return losses.shared_negatives(table, h_PxD, weight_P, target_P, packing, negatives_BxK)
+        negatives_PxK = batch["negatives"]
+        return losses.position_negatives(
+            table, h_PxD, weight_P, target_P, negatives_PxK, self.block
+        )
+
+    def index(self, params):
+        """What `score` needs to know of the items, once for all rows: the parameters."""
+        return params
+
+    def encode(self, params, batch):
+        """What scoring needs of evaluation rows: (B, D), by the target's domain (specs §4.5)."""
+        hidden, _ = self.net.apply({"params": params}, batch, last_only=True)
+        return jnp.where((batch["domain"] == 0)[:, None], hidden["A"], hidden["B"])
+
+    def score(self, params, encoded_BxD, candidates):
+        """Scores of candidates (B, K) of each row, or of a block of items (K,) for all rows
+        (`shards.Blocks`) -> (B, K)."""
+        table = params["items"]
+        if candidates.ndim == 1:
+            return encoded_BxD @ shards.block_rows(table, candidates).T
+        return shards.products(table, encoded_BxD, candidates)
+
+    def probe(self, params, batch):
+        """{"place/domain": Probe} over every token of an evaluation or training batch."""
+        return self.net.apply({"params": params}, batch)[1]

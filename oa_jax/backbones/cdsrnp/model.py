@@ -1,0 +1,317 @@
+"""CDSRNP (arXiv 2410.13588) with gated cross-attention: a reconstruction.
+
+The authors' code and method section are not public. What is theirs: three streams, support sets of
+overlapped users, the prior of the support and the posterior of support and query users aligned by
+KL, an interest adaptive layer. Forms are those of related public work (C2DSR, AMID, TaNP,
+NF-NPCDR); what we chose is a field of `CDSRNPConfig`, with the default of the specs.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from oa_jax.backbones.cdsrnp import neural_process
+from oa_jax.backbones.cdsrnp.decoder import Decoder, Encoded, Latent
+from oa_jax.backbones.cdsrnp.neural_process import MLP, Gaussian, LatentHead
+from oa_jax.nn import losses, shards
+from oa_jax.nn.gca import GatedCrossAttention, GCAConfig
+from oa_jax.nn.layers import Dropout, LayerNorm, Packing, Stream
+from oa_jax.nn.streams import DOMAINS, EPSILON, INIT, PLACES, STREAMS, Block, cross, times_of
+
+SUPPORT_BLOCK = 256  # rows of the evaluation support that are encoded together
+
+
+@dataclasses.dataclass(frozen=True)
+class CDSRNPConfig:
+    """Sizes and choices.
+
+    neural_process: without it there is no support set, no z and no modulation by either.
+    d_latent: width of z, 0 for half of d_embed.
+    pair_negative: the encoder also sees each user with an item it did not take, and y = 0.
+    latents: "per_direction", z_A and z_B from the users whose target is in A and in B; "shared",
+        both from all.
+    score_state, np_state: "last" step or "mean" of a stream, for scoring and for the encoder.
+    interest: "film", attention of the candidate over the target's stream, modulated by z;
+        "attention", without z; "none", the stream's state instead.
+    decoder_widths: of the modulated layers.  film_from_one: η = 1 + tanh, not tanh.
+    kl_warmup: epochs over which the weight of the KL grows from 0.
+    eval_latent: z at test, the prior's "mean" or a fixed "draw".
+    """
+
+    n_items: tuple[int, int]
+    d_embed: int = 128
+    heads: int = 4
+    length: int = 50
+    merged_length: int = 100
+    neural_process: bool = True
+    d_latent: int = 0
+    pair_negative: bool = True
+    latents: str = "per_direction"
+    score_state: str = "last"
+    np_state: str = "mean"
+    interest: str = "film"
+    decoder_widths: tuple[int, ...] = (128, 32)
+    film_from_one: bool = True
+    kl_warmup: int = 10
+    eval_latent: str = "mean"
+
+    @property
+    def n_latent(self) -> int:
+        return (self.d_latent or self.d_embed // 2) if self.neural_process else 0
+
+
+class CDSRNP(nn.Module):
+    """The network: streams, pair representations, latents, logits."""
+
+    config: CDSRNPConfig
+    gca: GCAConfig
+
+    def setup(self):
+        cfg = self.config
+        shape = (sum(cfg.n_items) + 1, cfg.d_embed)
+        # √d times this, of unit variance, enters the streams.
+        table_init = shards.with_spare_rows(nn.initializers.normal(cfg.d_embed**-0.5))
+        self.items = self.param("items", table_init, shape)
+        lengths = {"x": cfg.merged_length, "A": cfg.length, "B": cfg.length}
+        self.positions = {
+            s: self.param(f"positions_{s}", nn.initializers.normal(0.02), (n, cfg.d_embed))
+            for s, n in lengths.items()
+        }
+        self.block = {s: [Block(cfg.heads) for _ in PLACES[1:]] for s in STREAMS}
+        self.norm = {s: LayerNorm(EPSILON) for s in STREAMS}
+        self.dropout = {s: Dropout() for s in STREAMS}
+        for place in self.gca.positions:
+            for domain in DOMAINS:
+                module = GatedCrossAttention(self.gca, self.gca.heads or cfg.heads, INIT)
+                setattr(self, f"gca_{place}_{domain}", module)
+        self.decoder = Decoder(cfg.decoder_widths, cfg.interest, cfg.film_from_one)
+        if cfg.neural_process:
+            self.pair_encoder = MLP((cfg.d_embed,) * 3)
+            self.latent_head = LatentHead(cfg.n_latent)
+
+    def __call__(self, batch, rate=None):
+        """-> ({stream: Stream}, probes {"place/domain": Probe}). rate: dropout, None without.
+
+        Packed batches (with `at_x`, `at_A`, `at_B`) hold those tokens, others every position.
+        """
+        streams, times, probes = self._embed(batch, rate), times_of(batch), {}
+        for place in PLACES:
+            if place:
+                streams = {
+                    name: self.block[name][place - 1](stream, _causal(stream), rate)
+                    for name, stream in streams.items()
+                }
+            if place in self.gca.positions:
+                modules = {d: getattr(self, f"gca_{place}_{d}") for d in DOMAINS}
+                streams, seen = cross(modules, self.gca.kv, streams, times)
+                probes |= {f"{place}/{domain}": probe for domain, probe in seen.items()}
+        return {name: stream.map(self.norm[name]) for name, stream in streams.items()}, probes
+
+    def _embed(self, batch, rate):
+        streams = {}
+        for name in STREAMS:
+            ids_BxL = batch["seq" if name == "x" else f"seq_{name}"]
+            packing = Packing(batch.get(f"at_{name}"), ids_BxL.shape)
+            columns_BxL = jnp.broadcast_to(jnp.arange(ids_BxL.shape[1]), ids_BxL.shape)
+            ids_P, column_P = packing.pack(ids_BxL), packing.pack(columns_BxL)
+            h_PxD = shards.rows(self.items, ids_P) * math.sqrt(self.config.d_embed)
+            h_PxD = self.dropout[name](h_PxD + self.positions[name][column_P], rate)
+            streams[name] = Stream(h_PxD, ids_P != 0, packing).map(lambda h: h)
+        return streams
+
+    def represent(self, states, pair_NxKxD, domain_N):
+        """(N, P, D): r of each user with its target (y = 1) and, if asked, its negative (y = 0)."""
+        user_NxE = jnp.concatenate(
+            [*(states[s] for s in STREAMS), (domain_N == 1)[:, None].astype(jnp.float32)], -1
+        )
+        labels = (1.0, 0.0) if self.config.pair_negative else (1.0,)
+        pairs = []
+        for k, label in enumerate(labels):
+            y_Nx1 = jnp.full((len(domain_N), 1), label)
+            pairs.append(jnp.concatenate([user_NxE, pair_NxKxD[:, k], y_Nx1], -1))
+        return self.pair_encoder(jnp.stack(pairs, 1))
+
+    def latent(self, r) -> Gaussian:
+        return self.latent_head(r)
+
+    def decode(self, row: Encoded, latent: Latent | None, items):
+        return self.decoder(row, latent, items)
+
+
+def _causal(stream):
+    """(B, L, L): keys that are real and not later."""
+    rows, length = stream.packing.shape
+    real_BxL = stream.packing.unpack(stream.real_P)
+    return jnp.tril(jnp.ones((rows, length, length), bool)) & real_BxL[:, None, :]
+
+
+def _states(streams, kind):
+    """(N, D) of each stream: its last step, or the mean of its steps; 0 without any."""
+    out = {}
+    for name, stream in streams.items():
+        h_NxLxD = stream.packing.unpack(stream.h_PxD)
+        n_real_Nx1 = jnp.maximum(stream.packing.unpack(stream.real_P).sum(1), 1)[:, None]
+        out[name] = h_NxLxD[:, -1] if kind == "last" else h_NxLxD.sum(1) / n_real_Nx1
+    return out
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Backbone:
+    """CDSRNP to the rest of the house: init, loss, index, encode, score, probe. Pure, one seed.
+
+    tables: the fixed support set of evaluation, {name: (rows, …)} of `evaluation_support`, traced
+    inside a program (`on`); None without the neural process.
+    """
+
+    config: CDSRNPConfig
+    tables: Any = None
+    gca: GCAConfig = GCAConfig()
+
+    def on(self, tables) -> Backbone:
+        """The backbone with this support set at test."""
+        return dataclasses.replace(self, tables=tables)
+
+    @property
+    def net(self) -> CDSRNP:
+        return CDSRNP(self.config, self.gca)
+
+    def init(self, key):
+        """Parameters: {"net": …}, a tree of float32 arrays."""
+        cfg = self.config
+        batch = {"seq": jnp.ones((1, cfg.merged_length), jnp.int32)}
+        row = jnp.ones((1, cfg.length), jnp.int32)
+        batch |= {f"{part}_{d}": row for part in ("seq", "time") for d in DOMAINS}
+
+        def touch(net):
+            streams, _ = net(batch)
+            domain_N = jnp.zeros(1, jnp.int32)
+            pair_NxKxD, latent = jnp.zeros((1, 2, cfg.d_embed)), None
+            if cfg.neural_process:
+                r = net.represent(_states(streams, cfg.np_state), pair_NxKxD, domain_N)[:, 0]
+                latent = Latent(net.latent(r).mean, r)
+            net.decode(self._rows(streams, domain_N), latent, pair_NxKxD)
+
+        return {"net": nn.init(touch, self.net)(key)["params"]}
+
+    def _apply(self, params, *args, **options):
+        return self.net.apply({"params": params["net"]}, *args, **options)
+
+    def _rows(self, streams, domain_N) -> Encoded:
+        states, steps, real = _states(streams, self.config.score_state), {}, {}
+        for name, stream in streams.items():
+            # Stream x stands in for an empty one with its latest steps.
+            steps[name] = stream.packing.unpack(stream.h_PxD)[:, -self.config.length :]
+            real[name] = stream.packing.unpack(stream.real_P)[:, -self.config.length :]
+
+        def own(values):
+            to_a = (domain_N == 0).reshape(-1, *[1] * (values["A"].ndim - 1))
+            return jnp.where(to_a, values["A"], values["B"])
+
+        is_empty = ~own(real)[:, -1]
+        return Encoded(
+            own(states),
+            states["x"],
+            jnp.where(is_empty[:, None, None], steps["x"], own(steps)),
+            jnp.where(is_empty[:, None], real["x"], own(real)),
+            domain_N.astype(jnp.int32),
+        )
+
+    def loss(self, params, batch, key, hparams):
+        """Training loss of a batch -> (scalar, aux of scalars); specs §11, and λ mean cos²(X, X').
+
+        batch: of `task.py`. key: None for no dropout and z at the posterior's mean.
+        hparams: dropout, kl_weight, ortho_weight.
+        """
+        rate = hparams["dropout"] if key is not None else None
+        rngs = {"dropout": jax.random.fold_in(key, 0)} if key is not None else None
+        streams, probes = self._apply(params, batch, rate, rngs=rngs)
+        ids_Nx2 = jnp.stack([batch["target"], batch["negative"]], 1)
+        pair_NxKxD, latent, aux = shards.rows(params["net"]["items"], ids_Nx2), None, {}
+        if self.config.neural_process:
+            latent, aux = self._posterior(params, batch, streams, pair_NxKxD, key)
+        scores_NxK = self._apply(
+            params, self._rows(streams, batch["domain"]), latent, pair_NxKxD, method="decode"
+        )
+        asked_N = batch["real"] & batch["query"]
+        total = losses.pairwise(scores_NxK[:, 0], scores_NxK[:, 1], asked_N, nan_if_empty=False)
+        aux["loss_rec"] = total
+        if self.config.neural_process:
+            weight, epochs = hparams["kl_weight"], self.config.kl_warmup
+            if epochs:
+                weight *= jnp.minimum(batch["epoch"] / epochs, 1.0)
+            total += weight * (aux["kl_A"] + aux["kl_B"])
+        if probes:
+            aux["cos2"] = losses.mean_cos2(probes)
+            total += hparams["ortho_weight"] * aux["cos2"]
+        return total, aux
+
+    def _posterior(self, params, batch, streams, pair_NxKxD, key):
+        """z of the posterior with r of the context, and the two divergences from the prior."""
+        r = self._represent(params, batch, streams, pair_NxKxD)
+        context = self._sums(r, batch["domain"], batch["real"] & ~batch["query"]).mean
+        every = self._sums(r, batch["domain"], batch["real"]).mean
+        prior = self._apply(params, context, method="latent")
+        posterior = self._apply(params, every, method="latent")
+        kl_2 = neural_process.kl_divergence(posterior, prior)
+        z = posterior.mean if key is None else posterior.draw(jax.random.fold_in(key, 1))
+        return Latent(z, context), {"kl_A": kl_2[0], "kl_B": kl_2[1]}
+
+    def _represent(self, params, batch, streams, pair_NxKxD):
+        states = _states(streams, self.config.np_state)
+        return self._apply(params, states, pair_NxKxD, batch["domain"], method="represent")
+
+    def _sums(self, r_NxPxD, domain_N, chosen_N):
+        """Of the directions to A and to B: sums over the chosen rows."""
+        chosen_2xN = jnp.stack([chosen_N] * 2)
+        if self.config.latents == "per_direction":
+            chosen_2xN &= jnp.stack([domain_N == d for d in (0, 1)])
+        return neural_process.sums(r_NxPxD, chosen_2xN)
+
+    def index(self, params):
+        """(parameters, Latent of the prior given the fixed support set, None without one)."""
+        return params, self.prior(params) if self.config.neural_process else None
+
+    def prior(self, params) -> Latent:
+        """The latent at test: of the support set `tables`, without a posterior."""
+        size = min(SUPPORT_BLOCK, len(self.tables["real"]))
+
+        def blocks(rows):
+            rows = jnp.pad(rows, [(0, -len(rows) % size)] + [(0, 0)] * (rows.ndim - 1))
+            return rows.reshape(-1, size, *rows.shape[1:])
+
+        def one(batch):
+            ids_Nx2 = jnp.stack([batch["target"], batch["negative"]], 1)
+            pair = shards.rows(params["net"]["items"], ids_Nx2)
+            streams, _ = self._apply(params, batch)
+            r = self._represent(params, batch, streams, pair)
+            return self._sums(r, batch["domain"], batch["real"])
+
+        parts = jax.lax.map(one, jax.tree.map(blocks, dict(self.tables)))
+        context = jax.tree.map(lambda a: a.sum(0), parts).mean
+        gaussian = self._apply(params, context, method="latent")
+        if self.config.eval_latent == "draw":
+            return Latent(gaussian.draw(jax.random.key(0)), context)
+        return Latent(gaussian.mean, context)
+
+    def encode(self, params, batch) -> Encoded:
+        """What scoring needs of evaluation rows."""
+        streams, _ = self._apply(params, batch)
+        return self._rows(streams, batch["domain"])
+
+    def score(self, index, encoded: Encoded, candidates):
+        """Logits of candidates (B, K) of each row, or of a block of items (K,) for all rows
+        (`shards.Blocks`) -> (B, K)."""
+        params, latent = index
+        rows = shards.block_rows if candidates.ndim == 1 else shards.rows
+        items = rows(params["net"]["items"], candidates)
+        return self._apply(params, encoded, latent, items, method="decode")
+
+    def probe(self, params, batch):
+        """{"place/domain": Probe} over every token of an evaluation or training batch."""
+        return self._apply(params, batch)[1]

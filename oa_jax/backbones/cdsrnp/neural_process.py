@@ -1,0 +1,79 @@
+"""A neural process over sets of users: pair encoder, permutation-invariant mean, Gaussian, KL.
+
+Specs cdsrnp §6 to §8; forms of TaNP and NF-NPCDR (arXiv 2604.25732). The context (support) set
+gives the prior, context and query together the posterior, by the same network.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from oa_jax.nn.layers import XAVIER_NORMAL, linear_bias
+
+
+class Gaussian(NamedTuple):
+    """Independent normals: mean and standard deviation, both (…, Z)."""
+
+    mean: jax.Array
+    sd: jax.Array
+
+    def draw(self, key):
+        """One reparameterised draw."""
+        return self.mean + self.sd * jax.random.normal(key, self.mean.shape)
+
+
+class MLP(nn.Module):
+    """Linear layers with ReLU between them."""
+
+    widths: tuple[int, ...]
+
+    @nn.compact
+    def __call__(self, h):
+        for i, width in enumerate(self.widths):
+            h = linear(h.shape[-1], width, f"layer_{i}")(nn.relu(h) if i else h)
+        return h
+
+
+class LatentHead(nn.Module):
+    """r -> N(μ, σ²) with σ in (0.1, 1): r' = ReLU(W r + b), σ = 0.1 + 0.9 sigmoid(W_σ r' + b_σ)."""
+
+    width: int
+
+    @nn.compact
+    def __call__(self, r) -> Gaussian:
+        n_in = r.shape[-1]
+        r = nn.relu(linear(n_in, n_in, "hidden")(r))
+        spread = nn.sigmoid(linear(n_in, self.width, "sd")(r))
+        return Gaussian(linear(n_in, self.width, "mean")(r), 0.1 + 0.9 * spread)
+
+
+def linear(n_in: int, n_out: int, name: str) -> nn.Dense:
+    return nn.Dense(n_out, kernel_init=XAVIER_NORMAL, bias_init=linear_bias(n_in), name=name)
+
+
+class Sums(NamedTuple):
+    """Of G sets of users: total of their representations (G, D), and numbers (G,)."""
+
+    total: jax.Array
+    count: jax.Array
+
+    @property
+    def mean(self):
+        """(G, D); 0 for an empty set."""
+        return self.total / jnp.maximum(self.count, 1.0)[:, None]
+
+
+def sums(r_NxPxD, chosen_GxN) -> Sums:
+    """Each user is the mean of its P pairs; each set counts the users that `chosen` marks."""
+    weight = chosen_GxN.astype(r_NxPxD.dtype)
+    return Sums(weight @ r_NxPxD.mean(1), weight.sum(1))
+
+
+def kl_divergence(q: Gaussian, p: Gaussian):
+    """KL(q ‖ p), summed over the last axis: (…,)."""
+    ratio = (q.sd**2 + (q.mean - p.mean) ** 2) / (2 * p.sd**2)
+    return jnp.sum(jnp.log(p.sd / q.sd) + ratio - 0.5, -1)

@@ -1,0 +1,349 @@
+"""LLM4CDSR (Applied-Machine-Learning-Lab/LLM4CDSR-pytorch) with gated cross-attention.
+
+Three SASRec streams: x (everything, item vectors from the frozen global text table through a
+linear adapter), A and B (one domain each, without gaps, frozen local tables). An item is scored by
+the sum of two products: stream x with its adapted global vector, its domain's stream with its
+local vector. The frozen tables are no parameters: `Backbone.on` puts them beside the data.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Any
+
+import flax
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from oa_jax.nn import losses, shards
+from oa_jax.nn.gca import GatedCrossAttention, GCAConfig
+from oa_jax.nn.layers import XAVIER_NORMAL, Dropout, LayerNorm, Packing, Stream, linear_bias
+from oa_jax.nn.streams import (
+    DOMAINS,
+    EPSILON,
+    INIT,
+    N_BLOCKS,
+    PLACES,
+    STREAMS,
+    Block,
+    cross,
+    times_of,
+)
+
+
+@flax.struct.dataclass
+class Tables:
+    """Frozen inputs, row 0 of item tables is padding. items: (nA+nB+1, E) by joint id; local_A,
+    local_B: (nA+1, D), (nB+1, D) by the domain's own id; users: (profiles, V)."""
+
+    items: Any
+    local_A: Any
+    local_B: Any
+    users: Any
+
+
+@dataclasses.dataclass(frozen=True)
+class LLM4CDSRConfig:
+    """Sizes and the official ablation switches. Defaults are the official ones.
+
+    global_llm: without it stream x has a random table of width D and no adapter.
+    local_llm: without it the local tables are random and trained.
+    freeze: without it the text tables are trained too (Q3); with it and without `global_llm` the
+        random table stays as it was drawn.
+    regularise, align_users: whether L_reg and L_user exist (official: alpha, beta not 0).
+    """
+
+    n_items: tuple[int, int]
+    d_embed: int = 128
+    heads: int = 1
+    length: int = 200
+    global_llm: bool = True
+    local_llm: bool = True
+    freeze: bool = True
+    regularise: bool = True
+    align_users: bool = True
+
+
+@dataclasses.dataclass(frozen=True)
+class LLM4CDSRQuirks:
+    """The switches of `protocol` that act inside the model; True is the official code.
+
+    q1: no causal mask.  q4: padded positions are attended to.  q8: the mean of nothing is NaN.
+    q13: items of stream x are scaled by √E, not √D.  q16: L_user runs stream x again, with dropout
+    of its own.  q17: users without any input take part in L_user.
+    """
+
+    q1_no_causal_mask: bool = True
+    q4_attend_to_padding: bool = True
+    q8_empty_mean_is_nan: bool = True
+    q13_scale_by_table_width: bool = True
+    q16_second_pass: bool = True
+    q17_users_without_input: bool = True
+
+
+class Adapter(nn.Module):
+    """Linear E -> E/2 -> D without activation (Q14), so both steps are one matrix."""
+
+    width: int
+
+    @nn.compact
+    def __call__(self, rows_PxE):
+        wide = rows_PxE.shape[-1]
+        half = wide // 2
+        w_in = self.param("w_in", XAVIER_NORMAL, (wide, half))
+        b_in = self.param("b_in", linear_bias(wide), (half,))
+        w_out = self.param("w_out", XAVIER_NORMAL, (half, self.width))
+        b_out = self.param("b_out", linear_bias(half), (self.width,))
+        return rows_PxE @ (w_in @ w_out) + (b_in @ w_out + b_out)
+
+
+class LLM4CDSR(nn.Module):
+    """The network: a batch to the hidden states of its streams."""
+
+    config: LLM4CDSRConfig
+    gca: GCAConfig
+    quirks: LLM4CDSRQuirks
+
+    def setup(self):
+        cfg, (n_a, n_b) = self.config, self.config.n_items
+        shape = (cfg.length + 1, cfg.d_embed)
+        self.positions = {s: self.param(f"positions_{s}", XAVIER_NORMAL, shape) for s in STREAMS}
+        self.block = {s: [Block(cfg.heads) for _ in range(N_BLOCKS)] for s in STREAMS}
+        self.norm = {s: LayerNorm(EPSILON) for s in STREAMS}
+        self.dropout = {s: Dropout() for s in STREAMS}
+        if cfg.global_llm:
+            self.adapter = Adapter(cfg.d_embed)
+        else:
+            table_init = shards.with_spare_rows(XAVIER_NORMAL)
+            self.items = self.param("items", table_init, (n_a + n_b + 1, cfg.d_embed))
+        if cfg.align_users:
+            self.user_adapter = Adapter(cfg.d_embed)
+        for place in self.gca.positions:
+            for domain in DOMAINS:
+                module = GatedCrossAttention(self.gca, self.gca.heads or cfg.heads, INIT)
+                setattr(self, f"gca_{place}_{domain}", module)
+
+    def items_of(self, tables: Tables, ids=None):
+        """Vectors of joint ids for stream x, (…, D), by default of all rows. The adapter gives
+        padding its bias."""
+        if self.config.global_llm:
+            table = tables.items
+        else:
+            table = jax.lax.stop_gradient(self.items) if self.config.freeze else self.items
+        vectors = table if ids is None else shards.rows(table, ids)
+        return self.adapter(vectors) if self.config.global_llm else vectors
+
+    def users_of(self, tables: Tables, rows):
+        """Vectors of user profiles, (…, D)."""
+        return self.user_adapter(shards.rows(tables.users, rows))
+
+    def __call__(self, tables: Tables, batch, rate=None, last_only=False, names=STREAMS):
+        """-> ({stream: h}, probes {"place/domain": Probe}).
+
+        Packed batches (with `at_x`, `at_A`, `at_B`) give h at those slots, others at every
+        position; `last_only` gives the last position of each row. names: the streams to run.
+        rate: dropout rate, None without dropout.
+        """
+        streams, times, probes = self._embed(tables, batch, rate, names), times_of(batch), {}
+        for place in PLACES:
+            if place:
+                shorten = last_only and place == N_BLOCKS and place not in self.gca.positions
+                streams = {
+                    name: self.block[name][place - 1](stream, self._allowed(stream), rate, shorten)
+                    for name, stream in streams.items()
+                }
+            if place in self.gca.positions and len(names) > 1:
+                modules = {d: getattr(self, f"gca_{place}_{d}") for d in DOMAINS}
+                streams, seen = cross(modules, self.gca.kv, streams, times)
+                probes |= {f"{place}/{domain}": probe for domain, probe in seen.items()}
+        if last_only:
+            streams = {name: stream.last() for name, stream in streams.items()}
+        # Not masked: an empty position has the norm's shift as its state (Q17).
+        return {name: self.norm[name](stream.h_PxD) for name, stream in streams.items()}, probes
+
+    def _embed(self, tables, batch, rate, names):
+        cfg, streams = self.config, {}
+        for name in names:
+            ids_BxL = batch["seq" if name == "x" else f"seq_{name}"]
+            packing = Packing(batch.get(f"at_{name}"), ids_BxL.shape)
+            real_BxL = ids_BxL != 0
+            place_BxL = jnp.cumsum(real_BxL, axis=1) * real_BxL
+            ids_P, place_P = packing.pack(ids_BxL), packing.pack(place_BxL)
+            if name == "x":
+                h_PxD, width = self.items_of(tables, ids_P), cfg.d_embed
+                if cfg.global_llm and self.quirks.q13_scale_by_table_width:
+                    width = tables.items.shape[1]
+            else:
+                h_PxD, width = shards.rows(getattr(tables, f"local_{name}"), ids_P), cfg.d_embed
+            h_PxD = h_PxD * math.sqrt(width) + self.positions[name][place_P]
+            stream = Stream(self.dropout[name](h_PxD, rate), ids_P != 0, packing)
+            streams[name] = stream.map(lambda h: h)
+        return streams
+
+    def _allowed(self, stream):
+        rows, length = stream.packing.shape
+        allowed = jnp.ones((rows, length, length), bool)
+        if not self.quirks.q1_no_causal_mask:
+            allowed = jnp.tril(allowed)
+        if not self.quirks.q4_attend_to_padding:
+            allowed &= stream.packing.unpack(stream.real_P)[:, None, :]
+        return allowed
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Backbone:
+    """LLM4CDSR to the rest of the house: init, loss, index, encode, score, probe. Pure, one seed.
+
+    tables: the frozen inputs, traced ones inside a program (`on`).
+    """
+
+    config: LLM4CDSRConfig
+    tables: Tables
+    gca: GCAConfig = GCAConfig()
+    quirks: LLM4CDSRQuirks = LLM4CDSRQuirks()
+
+    def on(self, tables: Tables) -> Backbone:
+        """The backbone that reads these tables."""
+        return dataclasses.replace(self, tables=tables)
+
+    @property
+    def net(self) -> LLM4CDSR:
+        return LLM4CDSR(self.config, self.gca, self.quirks)
+
+    def init(self, key):
+        """Parameters, a tree of float32 arrays: {"net": …} and the tables that are trained."""
+        cfg, (net_key, *keys) = self.config, jax.random.split(key, 3)
+        row = jnp.ones((1, cfg.length), jnp.int32)
+        batch = {name: row for name in ("seq", "seq_A", "seq_B", "time_A", "time_B")}
+        empty = jax.tree.map(lambda a: jnp.zeros((2, a.shape[1])), self.tables)
+
+        def touch(net):
+            net(empty, batch)
+            if cfg.align_users:
+                net.users_of(empty, row[0, :1])
+
+        params = {"net": nn.init(touch, self.net)(net_key)["params"]}
+        for domain, n_items, one in zip(DOMAINS, cfg.n_items, keys, strict=True):
+            if not cfg.local_llm:
+                params[f"local_{domain}"] = XAVIER_NORMAL(one, (n_items + 1, cfg.d_embed))
+            elif not cfg.freeze:
+                params[f"local_{domain}"] = jnp.asarray(getattr(self.tables, f"local_{domain}"))
+        if cfg.global_llm and not cfg.freeze:
+            params["items"] = jnp.asarray(self.tables.items)
+        return params
+
+    def _tables(self, params) -> Tables:
+        """The tables, those that are trained from the parameters. Row 0 is never trained."""
+        trained = {k: v for k, v in params.items() if k != "net"}
+        if self.config.local_llm:  # text tables keep their row of padding
+            trained = {k: v.at[0].set(0.0) for k, v in trained.items()}
+        return jax.tree.map(jnp.asarray, self.tables.replace(**trained))
+
+    def _apply(self, params, *args, **options):
+        return self.net.apply({"params": params["net"]}, self._tables(params), *args, **options)
+
+    def loss(self, params, batch, key, hparams):
+        """Training loss of one batch -> (scalar, aux of scalars); specs §6, and λ mean cos²(X, X').
+
+        batch: of `task.py`. key: None for no dropout.
+        hparams: dropout, alpha, beta, tau, tau_reg, ortho_weight.
+        """
+        rate = hparams["dropout"] if key is not None else None
+        rngs = {"dropout": jax.random.fold_in(key, 0)} if key is not None else None
+        hidden, probes = self._apply(params, batch, rate, rngs=rngs)
+        aux = {f"loss_{d}": self._pair_loss(params, batch, hidden, d) for d in DOMAINS}
+        total = aux["loss_A"] + aux["loss_B"]
+        nan = self.quirks.q8_empty_mean_is_nan
+        if self.config.regularise:
+            pair = [self._apply(params, batch[f"reg_{d}"], method="items_of") for d in DOMAINS]
+            both_B = (batch["reg_A"] != 0) & (batch["reg_B"] != 0)
+            aux["loss_reg"] = losses.contrastive(*pair, hparams["tau_reg"], both_B, nan)
+            total += hparams["alpha"] * aux["loss_reg"]
+        if self.config.align_users:
+            aux["loss_user"] = self._user_loss(params, batch, hidden, key, hparams)
+            total += hparams["beta"] * aux["loss_user"]
+        if probes:
+            aux["cos2"] = losses.mean_cos2(probes)
+            total += hparams["ortho_weight"] * aux["cos2"]
+        return total, aux
+
+    def _pair_loss(self, params, batch, hidden, domain):
+        """L_A or L_B: every token of the domain's stream together with its position in stream x."""
+        shape, tables = batch["seq"].shape, self._tables(params)
+        of_domain = Packing(batch[f"at_{domain}"], shape)
+        x_BxLxD = Packing(batch["at_x"], shape).unpack(hidden["x"])
+        row_P = batch[f"at_{domain}"] // shape[1]
+        flat_P = row_P * shape[1] + of_domain.pack(batch[f"pair_{domain}"])
+        x_PxD = x_BxLxD.reshape(-1, x_BxLxD.shape[-1]).at[flat_P].get(mode="fill", fill_value=0)
+        local = getattr(tables, f"local_{domain}")
+        positive_P = of_domain.pack(batch[f"pos_{domain}"])
+        offset = self.config.n_items[0] * (domain == "B")
+
+        def score(local_P, joint_P):
+            items = self._apply(params, joint_P, method="items_of")
+            own = shards.rows(local, local_P)
+            return jnp.sum(hidden[domain] * own, -1) + jnp.sum(x_PxD * items, -1)
+
+        return losses.pairwise(
+            score(positive_P, positive_P + offset),
+            score(batch[f"neg_{domain}"], batch[f"neg_x_{domain}"]),
+            of_domain.pack(batch[f"seq_{domain}"]) != 0,
+            self.quirks.q8_empty_mean_is_nan,
+        )
+
+    def _user_loss(self, params, batch, hidden, key, hparams):
+        """L_user: profiles against the last position of stream x."""
+        if key is None or not self.quirks.q16_second_pass:
+            x_BxLxD = Packing(batch["at_x"], batch["seq"].shape).unpack(hidden["x"])
+            shift = params["net"]["norm_x"]["norm"]["bias"]
+            last_BxD = jnp.where(batch["seq"][:, -1:] != 0, x_BxLxD[:, -1], shift)
+        else:
+            again = {"dropout": jax.random.fold_in(key, 1)}
+            options = {"last_only": True, "names": ("x",), "rngs": again}
+            last_BxD = self._apply(params, batch, hparams["dropout"], **options)[0]["x"]
+        chosen_B = batch["real"]
+        if not self.quirks.q17_users_without_input:
+            chosen_B &= batch["seq"][:, -1] != 0
+        profiles_BxD = self._apply(params, batch["profile"], method="users_of")
+        nan = self.quirks.q8_empty_mean_is_nan
+        return losses.contrastive(profiles_BxD, last_BxD, hparams["tau"], chosen_B, nan)
+
+    def index(self, params):
+        """Vectors of all items by joint id, (nA+nB+1, 2D): adapted global and local side by side,
+        so that one product of width 2D is the sum of both."""
+        tables, (n_a, n_b) = self._tables(params), self.config.n_items
+        of_x = self._apply(params, method="items_of")
+        local = jnp.concatenate([tables.local_A[: n_a + 1], tables.local_B[1 : n_b + 1]])
+        # Tables that are divided among devices have more rows than items.
+        local = jnp.pad(local, [(0, len(of_x) - len(local)), (0, 0)])
+        return jnp.concatenate([of_x, local], -1)
+
+    def encode(self, params, batch):
+        """What scoring needs of evaluation rows: (B, 2D), stream x and that of the target."""
+        hidden, _ = self._apply(params, batch, last_only=True)
+        own = jnp.where((batch["domain"] == 0)[:, None], hidden["A"], hidden["B"])
+        return jnp.concatenate([hidden["x"], own], -1)
+
+    def score(self, index_IxE, encoded_BxE, candidates):
+        """Scores of candidates (B, K) of each row, or of a block of items (K,) for all rows
+        (`shards.Blocks`) -> (B, K).
+
+        Candidates (B, 2, K) are the official ones (Q2): column j adds stream x's score of item
+        [0, j] to the domain stream's of item [1, j].
+        """
+        if candidates.ndim == 1:
+            return encoded_BxE @ shards.block_rows(index_IxE, candidates).T
+        if candidates.ndim == 3:
+            width = self.config.d_embed
+            halves = (slice(0, width), slice(width, 2 * width))
+            return sum(
+                shards.products(index_IxE[:, half], encoded_BxE[:, half], candidates[:, i])
+                for i, half in enumerate(halves)
+            )
+        return shards.products(index_IxE, encoded_BxE, candidates)
+
+    def probe(self, params, batch):
+        """{"place/domain": Probe} over every token of an evaluation or training batch."""
+        return self._apply(params, batch)[1]

@@ -1,0 +1,169 @@
+"""`python -m oa_jax data COMMAND`: prepare data sets, and look at them.
+
+    list                            what is prepared, and what the others are made of
+    prepare NAME … --raw_dir=DIR    make a set of the raw or published files below DIR
+    describe NAME …                 a table of its figures, and a plot of lengths and popularity
+    check NAME …                    fingerprints and the leak rules; exit status 1 on an error
+
+Sets lie below --data_dir, by default OA_DATA_DIR; --raw_dir is by default the same. With --download
+`prepare` first fetches what it can; without it nothing is ever fetched.
+"""
+
+from __future__ import annotations
+
+import os
+import pathlib
+
+from absl import flags
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from oa_jax.commands import cli
+from oa_jax.config import choice
+from oa_jax.data import catalogue, prepared
+from oa_jax.data.sources import DIRECTORY_VARIABLE
+from oa_jax.errors import UserError
+
+flags.DEFINE_string("data_dir", None, f"Folder of prepared sets; by default {DIRECTORY_VARIABLE}.")
+flags.DEFINE_string("raw_dir", None, "Folder at or below which the raw files lie.")
+flags.DEFINE_bool("download", False, "prepare: fetch missing files that have a URL into raw_dir.")
+flags.DEFINE_string("png", None, "describe: file of the plot; by default beside the set.")
+
+
+def main(words):
+    command, *names = words or [""]
+    choice("command", command, COMMANDS)
+    if command == "list":
+        if names:
+            raise UserError(f"list: argument {names[0]!r}: expected none")
+        return show_list()
+    if not names:
+        raise UserError(f"{command}: no name given: expected NAME of python -m oa_jax data list")
+    for name in names:
+        choice(f"{command} NAME", name, catalogue.SETS)
+    try:
+        statuses = [COMMANDS[command](name) for name in names]
+    except ModuleNotFoundError as error:
+        found = f"{error.name} is not installed"
+        raise UserError(
+            f"{command}: {found}: expected the extra `data`: pip install -e '.[data]'"
+        ) from None
+    return max(status or 0 for status in statuses)
+
+
+def data_dir() -> str:
+    directory = flags.FLAGS.data_dir or os.environ.get(DIRECTORY_VARIABLE)
+    if not directory:
+        raise UserError(f"--data_dir: missing: expected a folder, or {DIRECTORY_VARIABLE} set")
+    return directory
+
+
+def raw_dir() -> str:
+    directory = flags.FLAGS.raw_dir or data_dir()
+    if not pathlib.Path(directory).expanduser().is_dir():
+        raise UserError(f"--raw_dir={directory}: no such folder: expected that of the raw files")
+    return directory
+
+
+def show_list() -> None:
+    """Prepared sets with their sizes; for the others each source and the file that is missing."""
+    directory, raw = data_dir(), raw_dir()
+    table = Table("name", "protocol", "A + B", "state", box=None, pad_edge=False)
+    for data_set in catalogue.SETS.values():
+        lines = [state(data_set, directory)]
+        if lines[0] is None:
+            lines = [line for source in data_set.sources for line in files(source, raw)]
+        lead = [data_set.name, data_set.protocol, " + ".join(data_set.domains)]
+        for line in lines:
+            table.add_row(*lead, line)
+            lead = ["", "", ""]
+    cli.console.print(table)
+
+
+def state(data_set, directory) -> str | None:
+    """What is prepared, in a line; None if nothing is."""
+    if not prepared.is_prepared(directory, data_set.name):
+        return None
+    facts = prepared.read_metadata(prepared.folder(directory, data_set.name))
+    users, events, (n_a, n_b) = facts["n_users"], facts["n_events"], facts["n_items"]
+    return (
+        f"prepared: {users:,} sequences, {n_a:,} + {n_b:,} items, {events:,} events, "
+        f"fingerprint {facts['fingerprint']}"
+    )
+
+
+def files(source, raw) -> list[str]:
+    """What a source needs: found, or each missing file with its size and page."""
+    if catalogue.find(source, raw):
+        return [f"files found: {source.kind}"]
+    missing = catalogue.missing(source, raw)
+    sizes = [f"{file.name} ({file.size or 'size not known'})" for file in missing]
+    return [f"missing for {source.kind}: {', '.join(sizes)}; see {missing[0].page}"]
+
+
+def prepare(name) -> None:
+    """Make a set, with a bar for each file on a terminal."""
+    from oa_jax.data.download import complete
+    from oa_jax.data.prepare import prepare as make
+    from oa_jax.data.raw import Reading
+
+    directory, raw = data_dir(), raw_dir()
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn())
+    options = {"transient": True, "disable": not cli.console.is_terminal}
+    with Progress(*columns, TimeRemainingColumn(), console=cli.console, **options) as bar:
+        tasks = {}
+
+        def on_bytes(path, n_bytes):
+            if path not in tasks:
+                total = None if path.suffix == ".part" else path.stat().st_size
+                tasks[path] = bar.add_task(path.name, total=total)
+            bar.update(tasks[path], completed=n_bytes)
+
+        reading = Reading(on_bytes)
+        if flags.FLAGS.download and not prepared.is_prepared(directory, name):
+            complete(catalogue.SETS[name], raw, reading)
+        made = make(name, raw, directory, reading, cli.say)
+    line = state(catalogue.SETS[name], directory)
+    cli.say(f"{name}: {line}" if made else f"{name}: already {line}")
+    for file, bad in reading.malformed.items():
+        cli.say(f"{file}: left out {bad['lines']} malformed lines, the first is {bad['first']}")
+
+
+def describe(name) -> None:
+    """Print the table of a set and write its plot."""
+    from oa_jax.data.describe import describe as figures
+    from oa_jax.data.describe import plot
+
+    data = prepared.load(data_dir(), name)
+    facts = data.metadata
+    a, b = facts["domains"]
+    cli.say(f"{name}: {facts['protocol']} protocol, from {facts['source']}")
+    cli.say(f"A {a}, B {b}; split: {facts['split']}; times: {facts['times']}")
+    for quirk, on in facts["quirks"].items():
+        cli.say(f"quirk {quirk}: {'yes' if on else 'no'}")
+    table = Table("", "A", "B", "both", box=None, pad_edge=False)
+    for column in table.columns[1:]:
+        column.justify = "right"
+    for row in figures(data):
+        table.add_row(*row)
+    cli.console.print(table)
+    path = pathlib.Path(flags.FLAGS.png or data.directory.parent / f"{name}.png")
+    plot(data, path)
+    cli.say(f"plot: {path}")
+
+
+def check(name) -> int:
+    """Print what was looked at; 1 if something is an error."""
+    from oa_jax.data import check as checks
+
+    lines = checks.check(data_dir(), name)
+    for level, line in lines:
+        cli.say(f"{name}: {level}: {line}")
+    return int(any(level == checks.ERROR for level, _ in lines))
+
+
+COMMANDS = {"list": show_list, "prepare": prepare, "describe": describe, "check": check}
+
+
+def start() -> None:
+    cli.run(main, positional="command")

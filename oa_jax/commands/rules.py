@@ -1,0 +1,171 @@
+"""`python -m oa_jax rules --config=FILE.py:ARGS`: how far rules get that learn nothing.
+
+The targets of a configuration are ranked against the same candidates as its model's, under every
+ranking of its backbone and with its convention for ties, and shown in the same table. `--out`
+writes what `python -m oa_jax report` takes beside the folders of runs.
+
+    random                     every user has an order of items of its own
+    popularity                 events in the training parts
+    last-item popularity       users whose training part ends with the item
+    popularity of larger ids   the items with an id above the user's largest one in the domain come
+                               first, by popularity, then the others: what a file rewards whose
+                               sequences are in the order of ids (specs cdsrnp §14.1)
+
+A candidate that is scored as two items (LLM4CDSR quirk Q2) gets the sum of their scores. Where
+ties favour the target (ABXI quirk Q10), they do so here, and items of equal counts are many.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import flags
+
+from oa_jax import experiment as experiment_lib
+from oa_jax.commands import cli, report
+from oa_jax.config import resolve
+from oa_jax.engine.compilation import use_compilation_cache
+from oa_jax.engine.step import Settings, all_ranks
+from oa_jax.errors import UserError
+from oa_jax.events.log import InteractionLog
+from oa_jax.events.split import Split
+from oa_jax.experiment import SPLITS, Experiment
+from oa_jax.runs.summary import metrics_of
+
+
+@dataclasses.dataclass(frozen=True)
+class Rule:
+    """A backbone as far as ranking needs one: `params` are a number for every item, (V + 1,).
+
+    score_items: (params, rows, ids (B or 1, …)) -> scores of the ids, with axes that broadcast.
+    """
+
+    score_items: Callable
+
+    def index(self, params):
+        return params
+
+    def encode(self, params, rows):
+        return rows
+
+    def score(self, params, rows, ids):
+        """ids: (K,), (B, K) or (B, 2, K) -> (B, K)."""
+        ids = ids[None] if ids.ndim == 1 else ids
+        scores = self.score_items(params, rows, ids)
+        scores = jnp.broadcast_to(scores, (len(rows["target"]), *ids.shape[1:]))
+        return scores if ids.ndim == 2 else scores.sum(1)
+
+
+def by_number(params, rows, ids):
+    return params[ids]
+
+
+def by_chance(params, rows, ids):
+    """24 bits mixed from user and item."""
+    bits = _mixed(_as_column(rows["user"], ids).astype(jnp.uint32)) + ids.astype(jnp.uint32)
+    return (_mixed(bits) >> 8).astype(jnp.float32)
+
+
+def larger_ids_first(params, rows, ids):
+    return params[ids] + (1 + params.max()) * (ids > _as_column(rows["largest"], ids))
+
+
+def _as_column(values_B, ids):
+    return values_B.reshape(-1, *(1 for _ in ids.shape[1:]))
+
+
+def _mixed(bits):
+    """A bijection of 32-bit numbers that leaves no order in them (the finalizer of MurmurHash3)."""
+    bits = (bits ^ (bits >> 16)) * jnp.uint32(0x85EBCA6B)
+    bits = (bits ^ (bits >> 13)) * jnp.uint32(0xC2B2AE35)
+    return bits ^ (bits >> 16)
+
+
+def rules(log: InteractionLog, split: Split) -> dict[str, tuple[Rule, np.ndarray]]:
+    """{name: (rule, its number for every item)}, counted in the training parts of the split."""
+    place, n_train = np.arange(len(log.user)) - log.offsets[log.user], split.n_train[log.user]
+
+    def count(event):
+        return np.bincount(log.item[event], minlength=sum(log.n_items) + 1).astype(np.float32)
+
+    # A training part of one event has nothing to predict.
+    popularity, last = count(place < n_train), count((place == n_train - 1) & (n_train > 1))
+    return {
+        "random": (Rule(by_chance), popularity),
+        "popularity": (Rule(by_number), popularity),
+        "last-item popularity": (Rule(by_number), last),
+        "popularity of larger ids": (Rule(larger_ids_first), popularity),
+    }
+
+
+def largest_seen(rows, n_a: int) -> np.ndarray:
+    """(R,) largest id of the target's domain in the user's history; 0 without any."""
+    in_domain = (rows["seen"] > n_a) == (rows["target"] > n_a)[:, None]
+    return np.where(in_domain, rows["seen"], 0).max(1).astype(np.int32)
+
+
+def evaluate(experiment: Experiment) -> list[dict]:
+    """A summary for each rule, as `summary.json` has them of a run with one seed."""
+    log, names = experiment.log, experiment.protocol_names
+    found = rules(log, experiment.task.split)
+    ranks = {"seed": np.arange(len(found))}  # a rule stands where a seed does
+    for split in SPLITS:
+        rows = experiment.eval_rows[split]
+        ranks |= {f"{split}/user": rows["user"], f"{split}/domain": rows["domain"]}
+        used = {k: rows[k] for k in ("user", "target", "seen", *names) if k in rows}
+        arrays = experiment.padded(used | {"largest": largest_seen(rows, log.n_items[0])})
+        of_rules = [_ranks(experiment, *rule, arrays) for rule in found.values()]
+        for kind, name in names.items():
+            for field in ("rank", "ties", "n_candidates", "finite"):
+                values = np.stack([getattr(of[kind], field) for of in of_rules])
+                values = values[:, : len(rows["target"])]
+                ranks[f"{split}/{name}/{field}"] = values[0] if field == "n_candidates" else values
+    return [_summary(experiment, ranks, slot, label) for slot, label in enumerate(found)]
+
+
+def _ranks(experiment, rule, params, arrays):
+    sizes = (experiment.config["evaluate"][f"block_{what}"] for what in ("users", "items"))
+    settings = Settings(
+        rule, None, None, None, experiment.log.n_items, experiment.tie_weight, *sizes, "full"
+    )
+    kinds = tuple(experiment.protocol_names)
+    program = jax.jit(lambda params, arrays: all_ranks(settings, params, arrays, kinds))
+    return jax.device_get(program(params, arrays))
+
+
+def _summary(experiment, ranks, slot, label):
+    mean = {
+        f"{split}/{name}": value
+        for split in SPLITS
+        for name, value in metrics_of(experiment, ranks, slot, split).items()
+    }
+    seed = {"seed": 0, "epochs": 0, "diverged_step": 0}
+    out = {"label": label, "n_parameters": 0, "n_seeds": 1, "mean": mean, "sd": {}}
+    return out | {"data": experiment.log.fingerprint(), "per_seed": [seed | mean]}
+
+
+def main(_):
+    out = flags.FLAGS.out
+    if out and not os.path.isdir(os.path.dirname(out) or "."):
+        raise UserError(f"--out={out}: no such folder: expected a file in one that exists")
+    config = cli.config_value()
+    resolved = resolve(config, experiment_lib.PLACES[config["backbone"]])
+    use_compilation_cache()
+    summaries = evaluate(experiment_lib.build(resolved))
+    if out:
+        with open(out, "w") as file:
+            file.write(json.dumps(summaries, indent=1) + "\n")
+    report.output(summaries)
+
+
+def start() -> None:
+    report.define_flags()
+    flags.DEFINE_string("out", None, "A file for the summaries: `oa_jax.report` reads it.")
+    cli.define_config()
+    cli.run(main)

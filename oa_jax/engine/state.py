@@ -1,0 +1,112 @@
+"""The state of one seed: everything needed to go on, as one plain pytree."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import flax
+import jax
+import jax.numpy as jnp
+import optax
+
+from oa_jax.nn.draws import Purpose, key_of
+
+
+@flax.struct.dataclass
+class State:
+    """One run (config, seed). A program over seeds has a leading S axis on every leaf.
+
+    hparams: values that need no recompilation (float32 scalars): learning_rate, weight_decay,
+    dropout, ortho_weight and the backbone's own.
+    best_*: parameters, score and 1-based epoch of the best validation so far; epoch 0 is the
+    initialisation.  bad_epochs: validations since then.  plateau_epochs: the same since the last
+    cut of the learning rate.  diverged_step: 1 + the step whose loss was not finite, 0 if none.
+    """
+
+    seed: jax.Array
+    step: jax.Array
+    epoch: jax.Array
+    params: Any
+    moments: optax.OptState
+    hparams: dict[str, jax.Array]
+    lr_scale: jax.Array
+    best_params: Any
+    best_score: jax.Array
+    best_epoch: jax.Array
+    bad_epochs: jax.Array
+    plateau_epochs: jax.Array
+    diverged_step: jax.Array
+    done: jax.Array
+
+
+@dataclasses.dataclass(frozen=True)
+class Schedule:
+    """Epochs, patience and the metric that selects; defaults of official ABXI (specs abxi §6).
+
+    Epoch e (1-based) of the first `warmup_epochs` trains at lr (1e-5 + (1 - 1e-5)(e - 1)/warmup);
+    no selection happens there. A validation at least as good as the best by the metric `selection`
+    (`strict`: better than it) resets the counters. More than `plateau_patience` bad ones in a row
+    cut the rate by `plateau_factor`; more than `stop_patience` end the run.
+    """
+
+    max_epochs: int
+    warmup_epochs: int = 10
+    plateau_patience: int = 30
+    plateau_factor: float = 0.3162
+    stop_patience: int = 61
+    selection: str = "mrr_sum"
+    strict: bool = False
+
+    def learning_rate(self, state: State):
+        """Rate of the epoch that is about to run."""
+        done = state.epoch.astype(jnp.float32)
+        warm = 1e-5 + (1 - 1e-5) * done / max(self.warmup_epochs, 1)
+        rate = state.hparams["learning_rate"] * state.lr_scale
+        return jnp.where(state.epoch < self.warmup_epochs, rate * warm, rate)
+
+    def after_validation(self, state: State, score) -> State:
+        """Selection, plateau and stopping, once the epoch in `state.epoch` has been validated."""
+        counts = state.epoch > self.warmup_epochs
+        as_good = score > state.best_score if self.strict else score >= state.best_score
+        better = counts & as_good
+        bad = jnp.where(better, 0, state.bad_epochs + counts)
+        stop = bad > self.stop_patience
+        # The official loop ends before the scheduler sees the last bad epoch.
+        plateau = jnp.where(better, 0, state.plateau_epochs + (counts & ~stop))
+        cut = plateau > self.plateau_patience
+
+        def pick(new, old):
+            return jax.tree.map(lambda n, o: jnp.where(better, n, o), new, old)
+
+        return state.replace(
+            best_params=pick(state.params, state.best_params),
+            best_score=pick(score, state.best_score),
+            best_epoch=pick(state.epoch, state.best_epoch),
+            bad_epochs=bad,
+            plateau_epochs=jnp.where(cut, 0, plateau),
+            lr_scale=jnp.where(cut, state.lr_scale * self.plateau_factor, state.lr_scale),
+            done=stop | (state.epoch >= self.max_epochs) | (state.diverged_step > 0),
+        )
+
+
+def create(seed, hparams, init, optimizer) -> State:
+    """The state of `seed` before its first step. `init`: key -> parameters."""
+    params = init(key_of(seed, Purpose.INIT, 0))
+    zero = jnp.zeros((), jnp.int32)
+    return State(
+        seed=jnp.asarray(seed, jnp.int32),
+        step=zero,
+        epoch=zero,
+        params=params,
+        moments=optimizer.init(params),
+        hparams=hparams,
+        lr_scale=jnp.ones(()),
+        best_params=jax.tree.map(jnp.copy, params),
+        best_score=jnp.zeros(()),
+        best_epoch=zero,
+        bad_epochs=zero,
+        plateau_epochs=zero,
+        diverged_step=zero,
+        done=jnp.zeros((), bool),
+    )

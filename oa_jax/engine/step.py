@@ -1,0 +1,190 @@
+"""One seed: a training step, an epoch, an assessment. Pure functions of state and arrays."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from oa_jax.engine.precision import products_in
+from oa_jax.engine.state import Schedule, State
+from oa_jax.nn import angles
+from oa_jax.nn.draws import Purpose, epoch_rows, key_of
+from oa_jax.nn.shards import on_batch
+from oa_jax.ranking.ranks import Ranks, among_all, among_candidates
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """What the pure functions need beside state and arrays; static in a compiled program."""
+
+    backbone: Any
+    task: Any
+    schedule: Schedule
+    optimizer: optax.GradientTransformation
+    n_items: tuple[int, int]
+    tie_weight: float
+    block_users: int
+    block_items: int
+    watched: str = "candidates"  # the ranking that training selects by
+    compute_dtype: str = "float32"  # of the matrix products of a training step
+
+    def on(self, tables) -> Settings:
+        """These settings with the backbone's frozen tables, if it has any: shared by all seeds."""
+        if tables is None:
+            return self
+        return dataclasses.replace(self, backbone=self.backbone.on(tables))
+
+
+def train_step(settings: Settings, capacity, state: State, rows_B, arrays):
+    """One AdamW step on the batch of users `rows_B` -> (state, aux of scalars).
+
+    Decay is decoupled and reaches every parameter, biases and norms included (quirk Q7).
+    """
+    rows_B = on_batch(rows_B)
+    batch = on_batch(settings.task.batch(arrays, rows_B, state.seed, state.step, capacity))
+    key = key_of(state.seed, Purpose.DROPOUT, state.step)
+    value_and_grad = jax.value_and_grad(settings.backbone.loss, has_aux=True)
+    value_and_grad = products_in(settings.compute_dtype, value_and_grad)
+    (loss, aux), grads = value_and_grad(state.params, batch, key, state.hparams)
+    directions, moments = settings.optimizer.update(grads, state.moments)
+    rate = settings.schedule.learning_rate(state)
+    decay = state.hparams["weight_decay"]
+    params = jax.tree.map(lambda p, d: p - rate * (d + decay * p), state.params, directions)
+    diverged = ~jnp.isfinite(loss) & (state.diverged_step == 0)
+    share = batch["n_users"] / settings.task.n_users  # of the epoch's mean (specs abxi §5)
+    state = state.replace(
+        step=state.step + 1,
+        params=params,
+        moments=moments,
+        diverged_step=jnp.where(diverged, state.step + 1, state.diverged_step),
+    )
+    return state, {name: value * share for name, value in (aux | {"loss": loss}).items()}
+
+
+def epoch(settings: Settings, capacity, state: State, arrays):
+    """Train an epoch, validate, select -> (state, report). A seed that is done stays as it is.
+
+    report: mean losses, the learning rate, ranks of the validation users, GCA sums.
+    """
+    settings = settings.on(arrays.get("tables"))
+    task, before = settings.task, state
+    rows_NxB = epoch_rows(state.seed, state.epoch, task.n_users, task.batch_size)
+
+    def step(state, rows_B):
+        return train_step(settings, capacity, state, rows_B, arrays["train"])
+
+    state, losses = jax.lax.scan(step, state, rows_NxB)
+    assessed = assess(settings, state.params, arrays)
+    state, report = select(settings, state, losses, assessed, arrays["val"])
+    return unless_done(before, state), report
+
+
+def steps(settings: Settings, capacity, n_steps: int, state: State, arrays):
+    """Train on the first `n_steps` batches of an epoch -> (state, losses (n_steps,))."""
+    settings = settings.on(arrays.get("tables"))
+    task = settings.task
+    rows_NxB = epoch_rows(state.seed, state.epoch, task.n_users, task.batch_size)[:n_steps]
+
+    def step(state, rows_B):
+        state, aux = train_step(settings, capacity, state, rows_B, arrays["train"])
+        return state, aux["loss"]
+
+    return jax.lax.scan(step, state, rows_NxB)
+
+
+def select(settings: Settings, state: State, losses, assessed, val) -> tuple[State, dict]:
+    """End the epoch whose steps gave `losses` (leaves (N,)) and whose parameters `assessed`."""
+    rate = settings.schedule.learning_rate(state)
+    report = {"train": jax.tree.map(jnp.sum, losses), "learning_rate": rate} | assessed
+    state = state.replace(epoch=state.epoch + 1)
+    score, finite = selection_score(settings, report["ranks"], val)
+    broken = ~finite & (state.diverged_step == 0)
+    state = state.replace(diverged_step=jnp.where(broken, state.step, state.diverged_step))
+    return settings.schedule.after_validation(state, score), report
+
+
+def unless_done(before: State, after: State) -> State:
+    """A seed that is done stays as it is."""
+    return jax.tree.map(lambda old, new: jnp.where(before.done, old, new), before, after)
+
+
+def assess(settings: Settings, params, arrays):
+    """Ranks among the candidates of the validation users, GCA sums over the probe users."""
+    settings = settings.on(arrays.get("tables"))
+    ranks = all_ranks(settings, params, arrays["val"], protocols=(settings.watched,))
+    return {"ranks": ranks[settings.watched], "gca": probe_sums(settings, params, arrays["probe"])}
+
+
+def selection_score(settings: Settings, ranks: Ranks, rows) -> tuple[jax.Array, jax.Array]:
+    """(the schedule's metric of the validation users, whether all scores behind it were finite)."""
+    rank = ranks.rank + settings.tie_weight * ranks.ties
+    score = SELECTION[settings.schedule.selection](rank, rows["real"], rows["domain"])
+    finite = jnp.all(ranks.finite | ~rows["real"])
+    return jnp.where(finite, score, -1.0), finite
+
+
+def mrr_sum(rank, real, domain):
+    """MRR of A plus MRR of B (specs abxi §6)."""
+    return sum(_mean(1.0 / rank, real & (domain == d)) for d in (0, 1))
+
+
+def ndcg10(rank, real, domain):
+    """NDCG@10 of all users, whatever their domain (specs llm4cdsr §8)."""
+    return _mean(jnp.where(rank <= 10, 1.0 / jnp.log2(rank + 1.0), 0.0), real)
+
+
+def ndcg10_sum(rank, real, domain):
+    """NDCG@10 of A plus NDCG@10 of B (specs cdsrnp §13)."""
+    return sum(ndcg10(rank, real & (domain == d), domain) for d in (0, 1))
+
+
+SELECTION = {"mrr_sum": mrr_sum, "ndcg@10": ndcg10, "ndcg@10_sum": ndcg10_sum}
+
+
+def _mean(values, chosen):
+    return jnp.sum(values * chosen) / jnp.maximum(jnp.sum(chosen.astype(jnp.float32)), 1.0)
+
+
+def all_ranks(settings: Settings, params, rows, protocols) -> dict[str, Ranks]:
+    """Ranks of every evaluation row, in blocks of users; leaves (R,). `rows` are padded, `real`
+    says which count."""
+    backbone = settings.backbone
+    index = backbone.index(params)
+
+    def block(rows):
+        rows = on_batch(rows)
+        encoded, out = backbone.encode(params, rows), {}
+        for name in protocols:
+            if name == "full":
+                out[name] = among_all(
+                    lambda ids: backbone.score(index, encoded, ids),
+                    rows["target"],
+                    rows["seen"],
+                    settings.n_items,
+                    settings.block_items,
+                )
+            else:
+                scores = backbone.score(index, encoded, rows[name])
+                out[name] = among_candidates(scores)
+        return out
+
+    return jax.tree.map(jnp.ravel, jax.lax.map(block, _blocks(rows, settings.block_users)))
+
+
+def probe_sums(settings: Settings, params, rows):
+    """{"place/domain": sums} over all tokens of the rows; {} without GCA."""
+
+    def block(rows):
+        probes = settings.backbone.probe(params, on_batch(rows))
+        return {name: angles.sums(probe) for name, probe in probes.items()}
+
+    sums = jax.lax.map(block, _blocks(rows, settings.block_users))
+    return jax.tree.map(jnp.sum, sums)
+
+
+def _blocks(rows, size):
+    return jax.tree.map(lambda a: a.reshape(-1, size, *a.shape[1:]), rows)

@@ -1,0 +1,6 @@
+"""`python -m oa_jax.evaluate` is `python -m oa_jax evaluate`."""
+
+from oa_jax.__main__ import main
+
+if __name__ == "__main__":
+    main("evaluate")

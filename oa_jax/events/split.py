@@ -1,0 +1,208 @@
+"""Which events train a model and which are its validation and test targets."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+
+import numpy as np
+
+from oa_jax.errors import UserError
+from oa_jax.events.log import CONTEXT, TEST, TRAINING, VALIDATION, InteractionLog
+
+# Kinds of users by the domains of a history; the numbers are those of `kinds`, EMPTY aside.
+EMPTY, ONLY_A, ONLY_B, BOTH = range(4)
+
+
+@dataclasses.dataclass(frozen=True)
+class Split:
+    """Places in each user's sequence, counted from 0 at the user's oldest event.
+
+    Events 0..n_train-1 of a user are the training part. The history of a target, that is all that
+    a model may see when it is scored, is every earlier event of the user.
+
+    n_train: (U,) int32, number of events in the training part.
+    val, test: (U,) int32, place of the target event, or -1 where the user has none.
+    """
+
+    n_train: np.ndarray
+    val: np.ndarray
+    test: np.ndarray
+
+
+def leave_one_out(log: InteractionLog, skip_short: bool = False) -> Split:
+    """The last event of a user is its test target, the one before it its validation target.
+
+    The training part is the rest: K - 2 of K events. Users' calendars are not compared, so a
+    training event of one user may lie after the test target of another; `global_time` forbids it.
+
+    skip_short: users with fewer than 3 events have no training part and no target. Without it
+    UserError is raised naming the first of them.
+    """
+    length = np.diff(log.offsets)
+    if skip_short:
+        there = length >= 3
+        places = ((length - 2, 0), (length - 2, -1), (length - 1, -1))
+        return Split(*(np.where(there, at, none).astype(np.int32) for at, none in places))
+    if (length < 3).any():
+        user = int(np.argmax(length < 3))
+        raise UserError(
+            f"{log.name}: user {user}: found {length[user]} events, expected at least 3 "
+            "for split leave_one_out"
+        )
+    return Split(*(column.astype(np.int32) for column in (length - 2, length - 2, length - 1)))
+
+
+def time_cuts(
+    log: InteractionLog, val_fraction: float = 0.1, test_fraction: float = 0.1
+) -> tuple[int, int]:
+    """Begin of the validation and of the test period, in the log's unit of time.
+
+    Both are times of events: with all N times sorted, the cut stands at the event that leaves
+    about N * fraction events at or after it. Events at the very time of a cut belong to the later
+    period, so ties can only make the later period longer.
+
+    Raises UserError when a fraction is not above 0 or both together are not below 1.
+    """
+    fractions = {"val_fraction": val_fraction, "test_fraction": test_fraction}
+    for field, value in fractions.items():
+        # Written so that NaN fails too.
+        if not 0 < value < 1:
+            raise UserError(f"{field}: found {value}, expected a number above 0 and below 1")
+    if not val_fraction + test_fraction < 1:
+        raise UserError(
+            f"val_fraction + test_fraction: found {val_fraction} + {test_fraction}, "
+            "expected a sum below 1"
+        )
+    ordered, n = np.sort(log.time), len(log.time)
+    # Counted from the end: 1 - 0.1 - 0.1 is not 0.8 in floating point.
+    after_cut = (round(n * (val_fraction + test_fraction)), round(n * test_fraction))
+    val_cut, test_cut = (int(ordered[n - min(max(count, 1), n)]) for count in after_cut)
+    return val_cut, test_cut
+
+
+def global_time(
+    log: InteractionLog, val_fraction: float = 0.1, test_fraction: float = 0.1
+) -> Split:
+    """Two moments, the same for all users, part training, validation and test (see `time_cuts`).
+
+    The training part of a user are the events strictly before the first cut. The validation
+    target is the user's first event from the first cut on and before the second, the test target
+    the first event at or after the second. A target needs an earlier event, otherwise it is -1.
+    A user with fewer than 2 training events yields no training target.
+
+    Leak rule: no training event of anybody lies at or after the first cut, and no input of a
+    target lies at or after the target's place in the user's sequence. Events of one user at the
+    same time keep the order of the source: an input may be as old as its target, never newer.
+
+    Raises UserError for bad fractions, and when no user has a training, validation or test target.
+    """
+    cuts = time_cuts(log, val_fraction, test_fraction)
+    # Times never run backwards within a user, so "before the cut" is a prefix of its sequence.
+    n_before = [np.bincount(log.user, log.time < cut, log.n_users).astype(np.int32) for cut in cuts]
+    n_train, n_before_test = n_before
+    length = np.diff(log.offsets)
+    val = np.where((n_train > 0) & (n_train < n_before_test), n_train, -1)
+    test = np.where((n_before_test > 0) & (n_before_test < length), n_before_test, -1)
+    for part, some in (("training", n_train > 1), ("validation", val >= 0), ("test", test >= 0)):
+        if not some.any():
+            raise UserError(
+                f"{log.name}: split global_time with cuts at {cuts[0]} and {cuts[1]}: "
+                f"found no user with a {part} target, expected at least one"
+            )
+    return Split(n_train, val.astype(np.int32), test.astype(np.int32))
+
+
+def published(log: InteractionLog) -> Split:
+    """The split that the data came with: the roles of the log.
+
+    The training part are a user's TRAINING events; with fewer than two of them there is nothing to
+    train on. Targets are the VALIDATION and the TEST event, their history every earlier event.
+
+    Raises UserError for a log without roles.
+    """
+    if log.role is None:
+        raise UserError(
+            f"{log.name}: came without a split of its own: expected split leave_one_out or "
+            "global_time"
+        )
+    place = np.arange(len(log.user)) - log.offsets[log.user]
+    n_train = np.bincount(log.user, log.role == TRAINING, log.n_users).astype(np.int32)
+    targets = []
+    for kind in (VALIDATION, TEST):
+        column = np.full(log.n_users, -1, np.int32)
+        event = log.role == kind
+        column[log.user[event]] = place[event]
+        targets.append(column)
+    return Split(n_train, *targets)
+
+
+def roles_of(log: InteractionLog, split: Split) -> np.ndarray:
+    """(N,) int8: the role of every event under a split; `published` gives the split back."""
+    place = np.arange(len(log.user)) - log.offsets[log.user]
+    role = np.where(place < split.n_train[log.user], TRAINING, CONTEXT).astype(np.int8)
+    for kind, column in ((VALIDATION, split.val), (TEST, split.test)):
+        role[place == column[log.user]] = kind
+    return role
+
+
+RULES = {"leave_one_out": leave_one_out, "global_time": global_time, "published": published}
+
+
+def make_split(log: InteractionLog, kind: str, skip_short: bool = False) -> Split:
+    """Split a log by the name of the rule, one of RULES; `skip_short` is for leave_one_out.
+
+    Raises UserError for another name, and what the rule raises.
+    """
+    if kind not in RULES:
+        raise UserError(f"split: found {kind!r}, expected one of {', '.join(RULES)}")
+    return leave_one_out(log, skip_short) if kind == "leave_one_out" else RULES[kind](log)
+
+
+def train_on_both(log: InteractionLog, split: Split) -> Split:
+    """The split with no training part for users that have one domain only in theirs."""
+    place = np.arange(len(log.user)) - log.offsets[log.user]
+    trained = place < split.n_train[log.user]
+    counts = [
+        np.bincount(log.user[trained & (log.domain == d)], minlength=log.n_users) for d in (0, 1)
+    ]
+    both = np.minimum(*counts) > 0
+    return dataclasses.replace(split, n_train=np.where(both, split.n_train, 0).astype(np.int32))
+
+
+def kinds(log: InteractionLog, end: np.ndarray) -> np.ndarray:
+    """(U,) int8: EMPTY, ONLY_A, ONLY_B or BOTH, the domains among each user's first events.
+
+    end: (U,) how many events are looked at; below 1 there are none. `split.n_train` gives the
+    kinds of training parts, `split.test` those of the histories of test targets.
+    """
+    place = np.arange(len(log.user)) - log.offsets[log.user]
+    event = place < end[log.user]
+    kind = np.zeros(log.n_users, np.int8)
+    for domain, bit in ((0, ONLY_A), (1, ONLY_B)):
+        kind[log.user[event & (log.domain == domain)]] |= bit
+    return kind
+
+
+def limit_targets(split: Split, log: InteractionLog, most: int) -> Split:
+    """At most `most` users with a validation target of each kind of history, and as many for test.
+
+    Which ones follows from a hash of the user's number: the users kept under a smaller limit are
+    among those of a larger one, whatever the others do. most: 0 keeps all. Training parts, and the
+    histories of the targets that are left, stay what they are.
+    """
+    if not most:
+        return split
+    columns = {}
+    for name in ("val", "test"):
+        column = getattr(split, name).copy()
+        kind = kinds(log, column)
+        for one in range(4):
+            users = np.flatnonzero((column >= 0) & (kind == one))
+            column[sorted(users, key=_lot)[most:]] = -1
+        columns[name] = column
+    return dataclasses.replace(split, **columns)
+
+
+def _lot(user):
+    return hashlib.sha256(f"evaluated users:{user}".encode()).digest()

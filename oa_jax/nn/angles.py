@@ -1,0 +1,100 @@
+"""Statistics of X, X' and Y from probes (specs gca §5), as sums over tokens that add up.
+
+`sums` runs on the device and adds over blocks of users; `statistics` turns the total into means.
+Tokens without any allowed key have X' = 0 and no angle: they are left out.
+"""
+
+from __future__ import annotations
+
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from oa_jax.nn.gca import Probe, parallel_part
+
+
+def sums(probe: Probe) -> dict[str, jax.Array]:
+    """Sums over the real tokens of one probe, float32 scalars; see `statistics` for the names."""
+    token_P = probe.has_key_P.astype(jnp.float32)
+    aligned_P = token_P * probe.has_aligned_P
+    cos_P, cos_pooled_P = cosine(probe.x, probe.update), cosine(probe.x, probe.y_pooled)
+    cos_aligned_P = cosine(probe.x, probe.y_aligned)
+    gated, parallel = probe.gate * probe.update, parallel_part(probe.update, probe.x)
+    of_tokens = {
+        "cos": cos_P,
+        "abs_cos": jnp.abs(cos_P),
+        "cos2": cos_P**2,
+        "xy_cos": cos_pooled_P,
+        "xy_abs_cos": jnp.abs(cos_pooled_P),
+        "norm_x": _norm(probe.x),
+        "norm_update": _norm(probe.update),
+        "norm_gated": _norm(gated),
+        "energy_update": _norm(probe.update) ** 2,
+        "energy_parallel": _norm(parallel) ** 2,
+        "gate": jnp.mean(probe.gate, -1),
+        "gate2": jnp.mean(probe.gate**2, -1),
+    }
+    total = {name: jnp.sum(value * token_P) for name, value in of_tokens.items()}
+    total["xy_aligned_cos"] = jnp.sum(cos_aligned_P * aligned_P)
+    total["xy_aligned_abs_cos"] = jnp.sum(jnp.abs(cos_aligned_P) * aligned_P)
+    return total | {"tokens": jnp.sum(token_P), "aligned_tokens": jnp.sum(aligned_P)}
+
+
+def statistics(total: dict[str, float]) -> dict[str, float]:
+    """Means from added-up `sums`, as python floats.
+
+    cos: mean cos(X, X'); abs_cos: mean |cos|, the headline; cos_abs: |mean cos|; xy_*: the same of
+    (X, mean of the usable Y); xy_aligned_*: of (X, Y at the token's time); parallel_share: root of
+    the share of ‖X'‖² that lies along X; norms; gate_mean and gate_std over tokens and units.
+    Without any token every value is nan.
+    """
+    total = {name: float(value) for name, value in total.items()}
+    n, n_aligned = total.pop("tokens"), total.pop("aligned_tokens")
+    mean = {
+        name: _ratio(value, n_aligned if name.startswith("xy_aligned") else n)
+        for name, value in total.items()
+    }
+    parallel, update = mean.pop("energy_parallel"), mean.pop("energy_update")
+    gate, gate2 = mean.pop("gate"), mean.pop("gate2")
+    return mean | {
+        "cos_abs": abs(mean["cos"]),
+        "xy_cos_abs": abs(mean["xy_cos"]),
+        "xy_aligned_cos_abs": abs(mean["xy_aligned_cos"]),
+        "parallel_share": math.sqrt(_ratio(parallel, update)),
+        "gate_mean": gate,
+        "gate_std": math.sqrt(max(gate2 - gate**2, 0.0)) if n else math.nan,
+        "tokens": n,
+    }
+
+
+def null_abs_cos(width: int) -> float:
+    """Expected |cos| of two independent random directions in `width` dimensions.
+
+    Γ(d/2) / (√π Γ((d+1)/2)) ≈ √(2/(πd)): 0.0499 at d = 256.
+    """
+    return math.exp(math.lgamma(width / 2) - math.lgamma((width + 1) / 2)) / math.sqrt(math.pi)
+
+
+def _norm(h):
+    return jnp.sqrt(jnp.sum(h * h, -1))
+
+
+def cosine(x, y):
+    """Cosine along the last axis; 0 where a vector is 0."""
+    norms = _norm(x) * _norm(y)
+    return jnp.where(norms > 0, jnp.sum(x * y, -1) / jnp.where(norms > 0, norms, 1.0), 0.0)
+
+
+def _ratio(value, count):
+    return value / count if count else math.nan
+
+
+def flatten(per_module: dict[str, dict[str, np.ndarray]]) -> dict[str, float]:
+    """{"place/domain": sums} -> {"gca/place/domain/statistic": value}."""
+    return {
+        f"gca/{module}/{name}": value
+        for module, total in per_module.items()
+        for name, value in statistics(total).items()
+    }

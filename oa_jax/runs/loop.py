@@ -1,0 +1,122 @@
+"""The host loop: epochs on the device; metrics, checkpoints and compaction between them."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+
+import jax
+import numpy as np
+
+from oa_jax import processes
+from oa_jax.engine import program as engine_lib
+from oa_jax.engine.state import State
+from oa_jax.errors import Interrupted
+from oa_jax.experiment import Experiment
+from oa_jax.runs.checkpoint import Checkpoints
+from oa_jax.runs.metrics_file import Rows
+from oa_jax.runs.workdir import Workdir
+
+PADDING = -1  # in the place of a seed's slot
+
+
+@dataclasses.dataclass
+class Clock:
+    """Seconds by kind, over all sessions of a run; compilation is its own kind."""
+
+    engine: engine_lib.Engine
+    seconds: dict[str, float]
+
+    def timed(self, kind: str, fn, *args):
+        begin, compiled = time.perf_counter(), self.engine.compile_seconds
+        out = jax.block_until_ready(fn(*args))
+        compiled = self.engine.compile_seconds - compiled
+        spent = {kind: time.perf_counter() - begin - compiled, "compile": compiled}
+        for name, value in spent.items():
+            self.seconds[name] = self.seconds.get(name, 0.0) + value
+        return out
+
+
+def train(experiment: Experiment, workdir: Workdir, say) -> tuple[State, dict[str, float]]:
+    """Train all seeds to their ends -> (states of all seeds, seconds by kind).
+
+    Goes on from the newest checkpoint. `say` prints one line. Raises Interrupted, with everything
+    saved, after the epoch in which the process was told to leave.
+    """
+    engine, seeds, config = experiment.engine, experiment.seeds, experiment.config["train"]
+    rows, clock = Rows(experiment, workdir), Clock(engine, {})
+    saving = Checkpoints(workdir.checkpoints, config["keep_checkpoints"])
+    with saving as checkpoints, processes.Notice() as notice:
+        found = checkpoints.restore_newest(engine.abstract(seeds, experiment.hparams()))
+        arrays = engine.keep(experiment.train_arrays(), len(seeds))
+        if found:
+            epoch, states, clock.seconds = found
+            workdir.keep_rows(epoch)
+            say(f"going on after epoch {epoch}")
+        else:
+            epoch, states = 0, clock.timed("train", engine.create, seeds, experiment.hparams())
+            workdir.keep_rows(-1)
+            rows.add(0, states, clock.timed("evaluate", engine.assess, states, arrays))
+        groups = Groups(states, config["compaction"], engine.layout.seed_size(len(seeds)))
+        while groups.running.any():
+            begin = time.perf_counter()
+            capacity = clock.timed("train", engine.capacity, seeds, epoch)
+            states, report = clock.timed("train", engine.epoch, groups.states, arrays, capacity)
+            epoch += 1
+            rows.add(epoch, states, report, groups.slots, groups.running)
+            say(rows.line(epoch, time.perf_counter() - begin))
+            groups.update(states)
+            leaving = notice.holds() and groups.running.any()
+            if leaving or epoch % config["checkpoint_every"] == 0 or not groups.running.any():
+                clock.timed("save", checkpoints.save, epoch, groups.all(), clock.seconds)
+            if leaving:
+                raise Interrupted(f"{workdir.path} is saved after epoch {epoch}")
+    return groups.all(), clock.seconds
+
+
+class Groups:
+    """The states of all seeds: those in the compiled program, and those put aside.
+
+    With compaction, seeds that stop leave the program: uneven stopping costs little, but every
+    size of the program is compiled. Without, they stay in it and no longer change.
+
+    multiple: the program's seeds are a multiple of it. Those that are missing are padding slots,
+    copies of another seed that have stopped, and of no number.
+    """
+
+    def __init__(self, states: State, compaction: bool, multiple: int = 1):
+        self.compaction, self.multiple = compaction, multiple
+        self._aside: list[tuple[np.ndarray, State]] = []
+        self._fill(np.arange(states.seed.shape[0]), states)
+        self.update(self.states)
+
+    def update(self, states: State) -> None:
+        """Take the new states of the seeds in the program; put aside those that stopped."""
+        self.states = states
+        self.running = ~processes.fetch(states.done)
+        n_running = int(self.running.sum())
+        if self.compaction and 0 < self._slots_for(n_running) < len(self.slots):
+            done = ~self.running & (self.slots != PADDING)
+            if done.any():
+                self._aside.append((self.slots[done], engine_lib.take_seeds(states, done)))
+            self._fill(self.slots[self.running], engine_lib.take_seeds(states, self.running))
+            self.running = self.slots != PADDING
+
+    def _slots_for(self, n_seeds):
+        return -(-n_seeds // self.multiple) * self.multiple
+
+    def _fill(self, slots, states):
+        """Take the seeds `slots` into the program, with padding."""
+        missing = self._slots_for(len(slots)) - len(slots)
+        self.slots = np.concatenate([slots, np.full(missing, PADDING)])
+        self.states = states
+        if missing:
+            states = engine_lib.pad_seeds(states, len(self.slots))
+            self.states = states.replace(done=states.done | (self.slots == PADDING))
+
+    def all(self) -> State:
+        """All states in the order of the slots, in buffers of their own."""
+        parts = [*self._aside, (self.slots, self.states)]
+        slots = np.concatenate([slots for slots, _ in parts])
+        order = np.argsort(slots)[np.sum(slots == PADDING) :]
+        return engine_lib.join_seeds([states for _, states in parts], order)

@@ -1,0 +1,149 @@
+"""Where item vectors come from: a sentence encoder, files, or hashed words without any model.
+
+An encoder has `identity`, a dict that names it (and the content that it depends on), and
+`vectors(texts, cache, say)`: the texts of all items, A before B, -> (N, W) float32, where an item
+without a text (None) has a zero row (official for every set but cloth_sport, which refuses it).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import hashlib
+import importlib.metadata
+import pathlib
+
+import numpy as np
+
+from oa_jax.errors import UserError
+from oa_jax.text.cache import encode_in_chunks
+from oa_jax.text.files import read_rows
+
+HASHING = "hashing"
+SUFFIXES = (".npy", ".pkl")
+
+
+def open_encoder(spec: str, n_items: tuple[int, int], chunk: int = 1024):
+    """The encoder that --encoder=SPEC names; a model takes and stores `chunk` texts at a time.
+
+    'hashing'; 'A.npy,B.npy' (or .pkl), a file per domain whose rows follow its items; anything
+    else is the name or the folder of a model of sentence-transformers.
+
+    Raises UserError for files that are missing or do not fit, and where the model's library is
+    not installed.
+    """
+    if spec == HASHING:
+        return Hashing()
+    if spec.endswith(SUFFIXES):
+        return Files.read(spec.split(","), n_items)
+    return Sentences(spec, chunk)
+
+
+@dataclasses.dataclass(frozen=True)
+class Files:
+    """Vectors computed elsewhere, one file per domain."""
+
+    rows_NxW: np.ndarray
+    identity: dict
+
+    @classmethod
+    def read(cls, paths: list[str], n_items: tuple[int, int]) -> Files:
+        if len(paths) != 2:
+            raise UserError(f"--encoder={','.join(paths)}: expected two files, as in A.npy,B.npy")
+        parts = [read_rows(path, n) for path, n in zip(paths, n_items, strict=True)]
+        widths = [part.shape[1] for part in parts]
+        if widths[0] != widths[1]:
+            raise UserError(f"{paths[1]}: {widths[1]} columns: expected {widths[0]}, as in A's")
+        rows = np.concatenate(parts)
+        digest = hashlib.sha256(rows.tobytes()).hexdigest()[:16]
+        names = [pathlib.Path(path).name for path in paths]
+        return cls(rows, {"kind": "files", "files": names, "content": digest})
+
+    def vectors(self, texts, cache, say) -> np.ndarray:
+        return self.rows_NxW
+
+
+@dataclasses.dataclass(frozen=True)
+class Hashing:
+    """Words and pairs of words hashed into columns, then a truncated SVD. No language model.
+
+    It knows which words items share, not what they mean: a stand-in to run the pipeline with,
+    or a baseline, never the embeddings of the paper.
+    """
+
+    width: int = 384
+    n_features: int = 2**15
+
+    @property
+    def identity(self) -> dict:
+        return {
+            "kind": HASHING,
+            "width": self.width,
+            "n_features": self.n_features,
+            "note": "hashed words + truncated SVD, no language model",
+            "scikit-learn": importlib.metadata.version("scikit-learn"),
+        }
+
+    def vectors(self, texts, cache, say) -> np.ndarray:
+        from sklearn.decomposition import TruncatedSVD
+        from sklearn.feature_extraction.text import HashingVectorizer, TfidfTransformer
+
+        say(f"--encoder={HASHING}: hashed words and a truncated SVD, no language model")
+        hashing = HashingVectorizer(n_features=self.n_features, ngram_range=(1, 2))
+        counts = hashing.transform(text or "" for text in texts)
+        if not counts.nnz:
+            raise UserError("item texts: no item has a word: expected some to encode")
+        words = TfidfTransformer().fit_transform(counts)
+        width = min(self.width, len(texts) - 1)
+        # Seeded, and scikit-learn fixes the signs.
+        vectors = TruncatedSVD(width, random_state=0).fit_transform(words)
+        return vectors.astype(np.float32)
+
+
+@dataclasses.dataclass(frozen=True)
+class Sentences:
+    """A model of sentence-transformers, by name or folder; texts go through it in chunks."""
+
+    name: str
+    chunk: int = 1024
+
+    @functools.cached_property
+    def _model(self):
+        try:
+            from sentence_transformers import SentenceTransformer
+        except ImportError:
+            raise UserError(
+                f"--encoder={self.name}: sentence-transformers is not installed: expected the "
+                f"extra `text` (pip install 'oa-jax[text]'), two files A.npy,B.npy, or {HASHING}"
+            ) from None
+        try:
+            return SentenceTransformer(self.name)
+        except Exception as error:  # of many libraries: files, network, weights
+            reason = f"{type(error).__name__}: {error}"
+            raise UserError(f"--encoder={self.name}: no usable model: {reason}") from None
+
+    @functools.cached_property
+    def identity(self) -> dict:
+        """The name, and the digest of the parameters: a name may come to mean other weights."""
+        digest = hashlib.sha256()
+        for name, value in sorted(self._model.state_dict().items()):
+            digest.update(name.encode() + np.ascontiguousarray(value.cpu().numpy()).tobytes())
+        return {
+            "kind": "sentence-transformers",
+            "name": pathlib.Path(self.name).name if pathlib.Path(self.name).is_dir() else self.name,
+            "weights": digest.hexdigest()[:16],
+        }
+
+    def vectors(self, texts, cache, say) -> np.ndarray:
+        known = [i for i, text in enumerate(texts) if text is not None]
+
+        def encode(chunk):
+            # float32 on the host, whatever the model computes in.
+            return np.asarray(self._model.encode(chunk, show_progress_bar=False), np.float32)
+
+        rows = encode_in_chunks(
+            encode, [texts[i] for i in known], self.identity, cache, self.chunk, say
+        )
+        out = np.zeros((len(texts), rows.shape[1]), np.float32)
+        out[known] = rows
+        return out

@@ -1,0 +1,59 @@
+"""Tiny CDSRNP models, parameters and batches, cut from patterns of domains."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from oa_jax.backbones.cdsrnp import arrays as cdsrnp_arrays
+from oa_jax.backbones.cdsrnp.arrays import STREAMS
+from oa_jax.backbones.cdsrnp.model import Backbone, CDSRNPConfig
+from oa_jax.nn.gca import GCAConfig
+from tests.backbones.llm4cdsr._batches import all_test, log_of
+
+LENGTH, MERGED, WIDTH = 6, 10, 8
+HPARAMS = {"dropout": 0.0, "kl_weight": 0.5, "ortho_weight": 0.0}
+
+
+def backbone(n_items, gca=None, tables=None, **config):
+    sizes = {"d_embed": WIDTH, "heads": 2, "length": LENGTH, "merged_length": MERGED}
+    sizes |= {"decoder_widths": (8, 4)}
+    return Backbone(CDSRNPConfig(n_items, **sizes | config), tables, GCAConfig(**gca or {}))
+
+
+def random_params(model, seed=0, scale=0.4):
+    """Parameters whose biases and norms are not trivial either."""
+    params = model.init(jax.random.key(seed))
+    leaves, tree = jax.tree.flatten(params)
+    keys = jax.random.split(jax.random.key(seed + 1), len(leaves))
+    noisy = [a + scale * jax.random.normal(k, a.shape) for a, k in zip(leaves, keys, strict=True)]
+    return jax.tree.unflatten(tree, noisy)
+
+
+def evaluation_rows(items, n_items, length=LENGTH, merged=MERGED):
+    """Each history but its last item, which is the target."""
+    log = log_of(items, n_items)
+    arrays = cdsrnp_arrays.evaluation_arrays(log, all_test(log), "test", length, merged)
+    return jax.tree.map(jnp.asarray, arrays)
+
+
+def batch_of(items, n_items, query, seed=0):
+    """A training batch of these histories; query: (N,) bool."""
+    rows = evaluation_rows(items, n_items)
+    rng = np.random.default_rng(seed)
+    first = np.where(np.asarray(rows["domain"]) == 0, 0, n_items[0])
+    most = np.where(np.asarray(rows["domain"]) == 0, *n_items)
+    batch = {name: rows[name] for name in (*STREAMS, "target")}
+    return batch | {
+        "domain": rows["domain"].astype(jnp.int32),
+        "negative": jnp.asarray(1 + first + rng.integers(0, most)),
+        "real": jnp.ones(len(items), bool),
+        "query": jnp.asarray(query),
+        "epoch": jnp.asarray(20.0),
+        "n_users": jnp.asarray(float(np.sum(query))),
+    }
+
+
+def support_of(items, n_items):
+    """These histories as the support set of evaluation."""
+    batch = batch_of(items, n_items, np.zeros(len(items), bool), seed=7)
+    return {k: batch[k] for k in (*STREAMS, "target", "negative", "domain", "real")}

@@ -1,0 +1,262 @@
+"""CDSRNP: sets, divergences, scoring, users of one domain, and no look into the future."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from tests.backbones.cdsrnp._batches import (
+    HPARAMS,
+    LENGTH,
+    MERGED,
+    backbone,
+    batch_of,
+    evaluation_rows,
+    random_params,
+    support_of,
+)
+from tests.backbones.llm4cdsr._batches import SUBSETS, histories
+
+pytestmark = pytest.mark.usefixtures("quick_compile")
+PATTERNS = ("ABBAABABA", "BBABAB", "AABBA", "BAAB", "AAAA", "BBBBB")
+ITEMS, N_ITEMS = histories(PATTERNS)
+QUERY = np.array([True, True, True, False, True, True])
+EVERY_PLACE = {"positions": (0, 1, 2)}
+
+
+def model_and_params(gca=None, support=ITEMS, **config):
+    model = backbone(N_ITEMS, gca, support_of(support, N_ITEMS), **config)
+    return model, random_params(model)
+
+
+def loss_of(model, params, batch, key=None, **hparams):
+    return model.loss(params, batch, key, HPARAMS | hparams)
+
+
+def test_divergence_is_zero_without_queries_and_when_the_sets_are_equal():
+    model, params = model_and_params()
+    support = np.zeros(len(ITEMS), bool)
+    _, aux = loss_of(model, params, batch_of(ITEMS, N_ITEMS, support))
+    assert aux["kl_A"] == 0 and aux["kl_B"] == 0
+    # Every support user again as a query user: the mean of the union is that of the support.
+    twice = ITEMS + ITEMS
+    batch = batch_of(twice, N_ITEMS, np.repeat([False, True], len(ITEMS)))
+    half = len(ITEMS)
+    negative = batch["negative"].at[half:].set(batch["negative"][:half])
+    _, aux = loss_of(model, params, batch | {"negative": negative})
+    np.testing.assert_allclose([aux["kl_A"], aux["kl_B"]], 0, atol=1e-6)
+    # The twin: other queries.
+    _, aux = loss_of(model, params, batch_of(ITEMS, N_ITEMS, QUERY))
+    assert min(aux["kl_A"], aux["kl_B"]) > 1e-4
+
+
+def test_loss_adds_the_weighted_divergences_with_warm_up():
+    model, params = model_and_params()
+    batch = batch_of(ITEMS, N_ITEMS, QUERY)
+    total, aux = loss_of(model, params, batch)
+    np.testing.assert_allclose(
+        total, aux["loss_rec"] + 0.5 * (aux["kl_A"] + aux["kl_B"]), rtol=1e-6
+    )
+    # Of ten epochs of warm-up, two and a half.
+    early, again = loss_of(model, params, batch | {"epoch": jnp.asarray(2.5)})
+    expected = again["loss_rec"] + 0.125 * (again["kl_A"] + again["kl_B"])
+    np.testing.assert_allclose(early, expected, rtol=1e-6)
+    at_once, _ = loss_of(
+        backbone(N_ITEMS, kl_warmup=0), params, batch | {"epoch": jnp.asarray(0.0)}
+    )
+    np.testing.assert_allclose(at_once, total, rtol=1e-6)
+
+
+def test_only_real_queries_have_a_loss():
+    model, params = model_and_params(neural_process=False)
+    batch = batch_of(ITEMS, N_ITEMS, QUERY)
+    loss, _ = loss_of(model, params, batch)
+    single = []
+    for n in np.flatnonzero(QUERY):
+        only = batch | {"query": jnp.arange(len(ITEMS)) == n}
+        single.append(loss_of(model, params, only)[0])
+    np.testing.assert_allclose(loss, np.mean(single), rtol=1e-5)
+
+
+def test_draws_follow_the_key():
+    model, params = model_and_params()
+    batch = batch_of(ITEMS, N_ITEMS, QUERY)
+    one, again, other = (loss_of(model, params, batch, jax.random.key(k))[0] for k in (0, 0, 1))
+    assert one == again and one != other
+
+
+def scores_of(model, params, rows, candidates):
+    return model.score(model.index(params), model.encode(params, rows), candidates)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [{}, {"neural_process": False}, {"interest": "attention"}, {"interest": "none"}]
+    + [{"latents": "shared", "np_state": "last"}, {"score_state": "mean", "eval_latent": "draw"}]
+    + [{"pair_negative": False, "film_from_one": False, "d_latent": 3}],
+    ids=str,
+)
+def test_scores_of_candidates_are_those_of_all_items(config):
+    model, params = model_and_params(EVERY_PLACE, **config)
+    rows = evaluation_rows(ITEMS, N_ITEMS)
+    every = jnp.arange(1, sum(N_ITEMS) + 1)
+    full = scores_of(model, params, rows, every)
+    again = scores_of(model, params, rows, every)
+    np.testing.assert_array_equal(full, again)  # nothing is drawn at test
+    own = jnp.asarray(np.random.default_rng(0).integers(1, len(every) + 1, (len(ITEMS), 7)))
+    picked = jnp.take_along_axis(full, own - 1, 1)
+    np.testing.assert_allclose(scores_of(model, params, rows, own), picked, atol=2e-5)
+    assert np.isfinite(full).all() and full.std() > 1e-3
+    loss = loss_of(model, params, batch_of(ITEMS, N_ITEMS, QUERY), jax.random.key(0))[0]
+    assert np.isfinite(loss)
+
+
+def test_prior_at_test_does_not_depend_on_the_order_of_the_support():
+    model, params = model_and_params()
+    order = np.random.default_rng(0).permutation(len(ITEMS))
+    moved = model.on({k: v[order] for k, v in model.tables.items()})
+    doubled = model.on({k: jnp.concatenate([v, v]) for k, v in model.tables.items()})
+    for other in (moved, doubled):
+        for a, b in zip(
+            *map(jax.tree.leaves, (model.prior(params), other.prior(params))), strict=True
+        ):
+            np.testing.assert_allclose(a, b, atol=1e-5)
+    fewer = model.on({k: v[:3] for k, v in model.tables.items()})
+    assert np.abs(fewer.prior(params).z - model.prior(params).z).max() > 1e-3
+
+
+def test_support_in_blocks_is_the_support_as_a_whole(monkeypatch):
+    model, params = model_and_params()
+    whole = model.prior(params)
+    monkeypatch.setattr("oa_jax.backbones.cdsrnp.model.SUPPORT_BLOCK", 4)
+    for a, b in zip(*map(jax.tree.leaves, (whole, model.prior(params))), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-5)
+
+
+@pytest.mark.parametrize("gca", [{}, EVERY_PLACE], ids=str)
+def test_a_single_domain_user_is_scored_whatever_room_the_other_domain_has(gca):
+    """Rows with and without users of both domains, so with other widths and other neighbours."""
+    model, params = model_and_params(gca)
+    rows = evaluation_rows(ITEMS, N_ITEMS)
+    every = jnp.arange(1, sum(N_ITEMS) + 1)
+    expected = scores_of(model, params, rows, every)[4:]
+    alone = {k: v[4:] for k, v in rows.items()}
+    np.testing.assert_allclose(scores_of(model, params, alone, every), expected, atol=1e-5)
+    # What stands in the places of padding (columns of other tokens) does not matter.
+    other = {"A": 1, "B": 0}
+    for d, row in other.items():
+        assert not alone[f"seq_{d}"][row].any()
+        touched = alone | {f"time_{d}": alone[f"time_{d}"].at[row].set(MERGED - 1)}
+        np.testing.assert_allclose(scores_of(model, params, touched, every), expected, atol=1e-5)
+
+
+def test_users_of_one_domain_have_updates_from_the_merged_stream():
+    model, params = model_and_params(EVERY_PLACE)
+    rows = evaluation_rows(ITEMS, N_ITEMS)
+    probes = model.probe(params, rows)
+    assert set(probes) == {f"{place}/{d}" for place in (0, 1, 2) for d in "AB"}
+    for name, probe in probes.items():
+        length = LENGTH
+        real = np.asarray(probe.real_P).reshape(-1, length)
+        update = np.asarray(probe.update).reshape(*real.shape, -1)
+        assert np.isfinite(update).all() and not update[~real].any()
+        lonely = 4 if name.endswith("A") else 5  # AAAA and BBBBB
+        assert real[lonely].any() and np.abs(update[lonely][real[lonely]]).min(-1).max() > 0
+        assert not real[9 - lonely].any()
+
+
+def test_a_row_without_history_has_a_finite_score():
+    model, params = model_and_params(EVERY_PLACE)
+    rows = {k: jnp.zeros_like(v) for k, v in evaluation_rows(ITEMS, N_ITEMS).items()}
+    rows |= {f"time_{d}": rows[f"time_{d}"] - 1 for d in "AB"}
+    scores = scores_of(model, params, rows, jnp.arange(1, 5))
+    assert np.isfinite(scores).all()
+
+
+def test_an_empty_target_stream_reads_the_merged_one():
+    """BBBB then a target of A: the history counts, through stream x."""
+    items, n_items = histories(("BBBBA", "BBBBA", "AB"))
+    model = backbone(n_items, tables=support_of(items, n_items))
+    params = random_params(model)
+    rows = evaluation_rows(items, n_items)
+    assert not rows["seq_A"][0].any()
+    scores = scores_of(model, params, rows, jnp.arange(1, n_items[0] + 1))
+    assert np.abs(scores[0] - scores[1]).max() > 1e-4
+
+
+def test_permuting_rows_permutes_scores():
+    model, params = model_and_params(EVERY_PLACE)
+    rows, every = evaluation_rows(ITEMS, N_ITEMS), jnp.arange(1, sum(N_ITEMS) + 1)
+    order = np.array([3, 1, 5, 0, 4, 2])
+    expected = scores_of(model, params, rows, every)[order]
+    found = scores_of(model, params, {k: v[order] for k, v in rows.items()}, every)
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+def input_gradients(gca, domain_stream):
+    """{(row, column): (item,) largest gradient of that state by the items' vectors}."""
+    model, params = model_and_params(gca)
+    rows = evaluation_rows(ITEMS, N_ITEMS)
+
+    def states(table):
+        net = params["net"] | {"items": table}
+        streams, _ = model._apply({"net": net}, rows)
+        return streams[domain_stream].h_PxD.reshape(len(ITEMS), -1, 8)
+
+    out, back = jax.vjp(states, params["net"]["items"])
+    direction = jnp.asarray(np.random.default_rng(1).normal(size=out.shape), jnp.float32)
+    found = {}
+    for column in range(out.shape[1]):
+        masked = jnp.zeros_like(out).at[:, column].set(direction[:, column])
+        found[column] = np.abs(back(masked)[0]).max(-1)
+    return np.asarray(rows["seq" if domain_stream == "x" else f"seq_{domain_stream}"]), found
+
+
+def future_items(row_items, token):
+    return row_items[row_items.index(token) + 1 :]
+
+
+@pytest.mark.parametrize("stream", ["x", "A", "B"])
+@pytest.mark.parametrize("positions", SUBSETS, ids=str)
+def test_no_gradient_from_later_inputs(positions, stream):
+    ids, found = input_gradients({"positions": positions}, stream)
+    used = 0.0
+    for column, gradient in found.items():
+        for row, items in enumerate(ITEMS):
+            token = int(ids[row, column])
+            if token:
+                assert not gradient[future_items(items, token)].any()
+                assert gradient[token] > 1e-6
+                past = items[: items.index(token)]
+                used += gradient[past].sum()
+    assert used > 0.1
+
+
+@pytest.mark.parametrize("place", [0, 1, 2])
+def test_without_the_causal_mask_of_gca_later_inputs_count(place):
+    ids, found = input_gradients({"positions": (place,), "causal": False}, "A")
+    later = [
+        gradient[future_items(items, int(ids[row, column]))[:-1]].sum()
+        for column, gradient in found.items()
+        for row, items in enumerate(ITEMS)
+        if ids[row, column]
+    ]
+    assert np.sum(np.array(later) > 1e-5) > 3
+
+
+def test_number_of_parameters():
+    """d = 8, two blocks a stream: 3·2·(4(d²+d) + 2(d²+d) + 4d) + 3·2d in the encoder."""
+    d, v = 8, sum(N_ITEMS) + 1
+    encoder = 6 * (6 * (d * d + d) + 4 * d) + 3 * 2 * d
+    tables = v * d + (MERGED + 2 * LENGTH) * d
+    plain, z = 4 * d * 8 + 8 + d * d + 8 * 4 + 4 + 4 + 1, d // 2
+    process = (5 * d - d + 2) * d + d + 2 * (d * d + d)  # pair encoder: 3d streams, d item, 2 flags
+    process += d * d + d + 2 * (d * z + z)  # latent head
+    process += z * 8 + 2 * (z * d + d) + 2 * (d * 8 + 8) + 2 * (d * 4 + 4)  # z, gamma, beta, FiLM
+
+    def count(**config):
+        shapes = jax.eval_shape(backbone(N_ITEMS, **config).init, jax.random.key(0))
+        return sum(a.size for a in jax.tree.leaves(shapes))
+
+    assert count(neural_process=False) == encoder + tables + plain
+    assert count() == encoder + tables + plain + process

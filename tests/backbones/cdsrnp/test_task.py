@@ -1,0 +1,141 @@
+"""Batches of CDSRNP: a support set of others, negatives outside the user's items, enough room."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from oa_jax.backbones.cdsrnp.task import CDSRNPTask
+from oa_jax.errors import UserError
+from oa_jax.events.log import make_log
+from oa_jax.events.split import leave_one_out
+from oa_jax.nn.draws import epoch_rows
+
+pytestmark = pytest.mark.usefixtures("quick_compile")
+BATCH, SUPPORT = 8, 12
+
+
+@pytest.fixture(scope="module")
+def task(random_log):
+    log = random_log(5, n_users=40, n_items=(12, 17), longest=14)
+    return CDSRNPTask(log, leave_one_out(log), 6, 12, BATCH, support=SUPPORT)
+
+
+def batches(task, n_epochs=3):
+    """Batches of some epochs, stacked on the host."""
+    arrays = jax.tree.map(jnp.asarray, task.train_arrays())
+    slots = jnp.asarray(task.slot_counts)
+    room = task.capacity(np.max([task.slots_needed(slots, 0, e) for e in range(n_epochs)], 0))
+    rows = jnp.concatenate(
+        [epoch_rows(0, e, task.n_users, task.batch_size) for e in range(n_epochs)]
+    )
+
+    def one(step):
+        return task.batch(arrays, rows[step], 0, step, room)
+
+    out = jax.jit(jax.vmap(one))(jnp.arange(len(rows)))
+    return np.asarray(rows), jax.device_get(out), room
+
+
+def drawn_support(task, rows, batch):
+    """(step, row number) of every support slot; a row is known by its target and streams."""
+    number = {}
+    for r in range(task.n_users):
+        values = [task._rows[k][r].tolist() for k in ("seq", "target")]
+        number.setdefault(str(values), []).append(r)
+    for step in range(len(rows)):
+        for n in range(BATCH, BATCH + task.n_support):
+            if batch["real"][step, n]:
+                values = [batch[k][step, n].tolist() for k in ("seq", "target")]
+                yield step, number[str(values)]
+
+
+def shared_persons(task, rows, batch):
+    """Support rows whose person is also asked for in the same batch."""
+    count = 0
+    for step, candidates in drawn_support(task, rows, batch):
+        asked = {int(task.person[r]) for r in rows[step] if r < task.n_users}
+        count += all(int(task.person[r]) in asked for r in candidates)
+    return count
+
+
+def test_support_is_of_overlapped_users_that_are_not_asked_for(task):
+    rows, batch, _ = batches(task)
+    overlapped, seen = set(task.pool.tolist()), set()
+    for step, candidates in drawn_support(task, rows, batch):
+        assert overlapped & set(candidates)
+        seen |= {(step, candidates[0])}
+    assert shared_persons(task, rows, batch) == 0
+    # Without replacement, as many as asked for, another draw at every step.
+    per_step = [len({r for s, r in seen if s == step}) for step in range(len(rows))]
+    assert min(per_step) == SUPPORT
+    assert len({tuple(sorted(r for s, r in seen if s == step)) for step in range(len(rows))}) > 5
+
+
+def test_the_twin_without_the_rule_draws_whom_it_asks_for(task):
+    rows, batch, _ = batches(dataclasses.replace(task, exclude_query=False))
+    assert shared_persons(task, rows, batch) > 0
+
+
+def test_a_pool_too_small_leaves_empty_rows(task):
+    """Most of the pool is asked for: the places that are left stay empty."""
+    wide = dataclasses.replace(task, batch_size=task.n_users - 3, support=SUPPORT)
+    rows = jnp.arange(task.n_users - 3)
+    drawn = np.asarray(wide.with_support(rows, 0, 0))[len(rows) :]
+    real = drawn[drawn < task.n_users]
+    assert len(real) < SUPPORT
+    assert not set(task.person[real]) & set(task.person[np.asarray(rows)])
+
+
+def test_negatives_are_new_items_of_the_target_domain(task):
+    rows, batch, _ = batches(task)
+    log, split, found = task.log, task.split, set()
+    for step in range(len(rows)):
+        for n, r in enumerate(rows[step]):
+            if r == task.n_users:
+                continue
+            user = task.rows.user[r]
+            own = log.item[log.offsets[user] : log.offsets[user] + split.n_train[user]]
+            target, negative = batch["target"][step, n], batch["negative"][step, n]
+            assert negative not in own and target in own
+            assert (negative > log.n_items[0]) == (target > log.n_items[0])
+            found.add(int(negative))
+    assert len(found) == sum(log.n_items)  # every item can be one
+
+
+def test_all_tokens_have_room(task):
+    rows, batch, room = batches(task)
+    for name, size in zip(("x", "A", "B"), room, strict=True):
+        grid = batch["seq" if name == "x" else f"seq_{name}"]
+        used = (batch[f"at_{name}"] < grid[0].size).sum(1)
+        assert (used == (grid != 0).sum((1, 2))).all() and used.max() <= size
+
+
+def test_batch_is_a_function_of_seed_and_step(task):
+    first, second = (batches(task, 1)[1] for _ in range(2))
+    jax.tree.map(np.testing.assert_array_equal, first, second)
+    assert first["n_users"].sum() == task.n_users
+    assert (first["epoch"] == np.arange(task.n_steps) / task.n_steps).all()
+
+
+def test_without_support_there_are_queries_only(task):
+    _, batch, _ = batches(dataclasses.replace(task, support=0), 1)
+    assert batch["query"].all() and batch["seq"].shape[1] == BATCH
+
+
+def test_data_that_cannot_train_are_refused():
+    def log_of(sequences):
+        user = np.repeat(np.arange(len(sequences)), list(map(len, sequences)))
+        return make_log(user, np.concatenate(sequences), 0 * user, (4, 4), "tiny")
+
+    apart = log_of([[1, 2, 3, 4, 1], [5, 6, 7, 8, 5]])
+    with pytest.raises(UserError, match="no training user with a history in both domains"):
+        CDSRNPTask(apart, leave_one_out(apart), 4, 8, 2)
+    one = log_of([[1, 2, 3, 4, 1], [1, 2, 3, 1, 2]])
+    with pytest.raises(UserError, match="no training target in domain B"):
+        CDSRNPTask(one, leave_one_out(one), 4, 8, 2)
+    whole = log_of([[5, 1, 2, 3, 4, 1, 2], [1, 5, 6, 1, 5, 6]])
+    with pytest.raises(UserError, match="owns 4 of domain A's 4 items"):
+        CDSRNPTask(whole, leave_one_out(whole), 4, 8, 2)

@@ -1,0 +1,126 @@
+"""No look into the future in `corrected` (specs gca §3); the official streams do look (Q1).
+
+Every row of the batch is looked at one step of its own and has items of its own, so one backward
+pass shows what all steps depend on.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from tests.backbones.llm4cdsr._batches import (
+    CORRECTED,
+    LENGTH,
+    OFFICIAL,
+    PATTERNS,
+    SUBSETS,
+    all_train,
+    backbone,
+    evaluation_batch,
+    forward,
+    grid_of,
+    histories,
+    log_of,
+    random_params,
+    training_batch,
+)
+
+pytestmark = pytest.mark.usefixtures("quick_compile")
+# Every pattern once for each token of its domain streams that has a target.
+CASES = [
+    (pattern, domain, step)
+    for pattern in PATTERNS
+    for domain in "AB"
+    for step in range(pattern.count(domain) - 1)
+]
+ITEMS, N_ITEMS = histories([pattern for pattern, *_ in CASES])
+BATCH = grid_of(training_batch(ITEMS, N_ITEMS))
+ROWS = np.arange(len(CASES))
+CONFIGS = [{}] + [{"positions": s, "kv": "merged"} for s in SUBSETS[1:]]
+CONFIGS.append({"positions": (0, 1, 2), "kv": "other"})
+
+
+def at_steps():
+    """For every case the column of its domain stream and that of stream x; which inputs are past:
+    (item,) for the domain's stream, the token itself included, and for stream x up to the pair."""
+    own, x = np.zeros((2, len(CASES)), int)
+    past_own, past_x = np.zeros((2, sum(N_ITEMS) + 1), bool)
+    for row, ((pattern, domain, step), items) in enumerate(zip(CASES, ITEMS, strict=True)):
+        places = [i for i, d in enumerate(pattern) if d == domain]
+        own[row] = LENGTH - (len(places) - 1) + step
+        pair = places[step + 1] - 1
+        x[row] = LENGTH - (len(pattern) - 1) + pair
+        past_own[items[: places[step] + 1]] = True
+        past_x[items[: pair + 1]] = True
+    return own, x, past_own, past_x
+
+
+OWN, X, PAST_OWN, PAST_X = at_steps()
+OF_A = np.array([domain == "A" for _, domain, _ in CASES])
+
+
+def input_gradients(gca, quirks):
+    """(item,): largest gradient of the hidden states that score each case's target, by the item's
+    vectors: of the domain's stream, and of stream x."""
+    model = backbone(N_ITEMS, gca, quirks)
+    params, n_a = random_params(model), N_ITEMS[0]
+
+    def hidden(tables):
+        out = forward(model.on(tables), params, BATCH)
+        grid = {s: h.reshape(len(CASES), LENGTH, -1) for s, h in out.items()}
+        own = jnp.where(OF_A[:, None], grid["A"][ROWS, OWN], grid["B"][ROWS, OWN])
+        return own, grid["x"][ROWS, X]
+
+    states, back = jax.vjp(hidden, jax.tree.map(jnp.asarray, model.tables))
+    rng, found = np.random.default_rng(1), []
+    for which in (0, 1):
+        direction = [jnp.zeros_like(h) for h in states]
+        direction[which] = jnp.asarray(rng.normal(size=states[which].shape), jnp.float32)
+        (gradient,) = back(tuple(direction))
+        largest = np.abs(gradient.items).max(-1)
+        largest[1 : n_a + 1] += np.abs(gradient.local_A[1:]).max(-1)
+        largest[n_a + 1 :] += np.abs(gradient.local_B[1:]).max(-1)
+        found.append(largest)
+    return found
+
+
+@pytest.mark.parametrize("gca", CONFIGS, ids=str)
+def test_no_gradient_from_later_inputs(gca):
+    own, x = input_gradients(gca, CORRECTED)
+    np.testing.assert_array_equal(own[~PAST_OWN], 0)
+    np.testing.assert_array_equal(x[~PAST_X], 0)
+    assert x[PAST_X].min() > 1e-6
+    if gca.get("kv") == "merged":  # stream x shows the domain's stream everything before it
+        assert own[PAST_OWN].min() > 1e-7
+
+
+@pytest.mark.parametrize("gca", [{}, {"positions": (0, 1, 2)}], ids=str)
+def test_the_official_streams_see_what_they_must_predict(gca):
+    """The twin. GCA's own masks stay on: it is the backbone that looks ahead."""
+    own, x = input_gradients(gca, OFFICIAL)
+    assert (x[~PAST_X] > 1e-6).sum() > 10 and (own[~PAST_OWN] > 1e-6).sum() > 10
+
+
+@pytest.mark.parametrize("place", [0, 1, 2])
+def test_without_the_causal_mask_of_gca_later_inputs_count(place):
+    own, _ = input_gradients({"positions": (place,), "causal": False}, CORRECTED)
+    assert (own[~PAST_OWN] > 1e-6).sum() > 10
+
+
+@pytest.mark.parametrize("gca", [{}, {"positions": (0, 2)}], ids=str)
+def test_training_at_a_step_is_evaluation_of_the_history_up_to_it(gca):
+    """Whole rows, their last token: what is trained there is what is scored in evaluation."""
+    model = backbone(N_ITEMS, gca, CORRECTED)
+    params = random_params(model)
+    rows = evaluation_batch(ITEMS, N_ITEMS)
+    evaluated = forward(model, params, rows)
+    trained = forward(model, params, BATCH)
+    last = [h.reshape(len(CASES), LENGTH, -1)[:, -1] for h in (trained["x"], evaluated["x"])]
+    np.testing.assert_allclose(*last, atol=1e-5)
+    # The target's domain: its stream ends with the same token in both.
+    domain = np.asarray(rows["domain"])
+    for d, name in enumerate("AB"):
+        pair = [h.reshape(len(CASES), LENGTH, -1)[domain == d, -1] for h in (trained[name], evaluated[name])]  # noqa: E501  # fmt: skip
+        np.testing.assert_allclose(*pair, atol=1e-5)
+    assert all_train(log_of(ITEMS, N_ITEMS)).n_train.tolist() == list(map(len, ITEMS))

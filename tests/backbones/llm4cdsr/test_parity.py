@@ -1,0 +1,131 @@
+"""LLM4CDSR against values of the official code, by the same command as ABXI."""
+
+import dataclasses
+import json
+import pathlib
+
+import jax
+import numpy as np
+import pytest
+
+from oa_jax.backbones.llm4cdsr import official as interop
+from oa_jax.backbones.llm4cdsr import parity as verify_llm4cdsr
+from oa_jax.backbones.llm4cdsr.model import Backbone, LLM4CDSRQuirks
+from oa_jax.backbones.parity import relative
+from oa_jax.commands import verify
+from oa_jax.errors import UserError
+
+pytestmark = pytest.mark.usefixtures("quick_compile")
+GOLDEN = pathlib.Path(__file__).resolve().parents[2] / "golden" / "llm4cdsr_small.npz"
+EXPECTED = {
+    "sequences (differing elements)": 13,
+    "features, training": 3,
+    "losses": 5,
+    "gradients": 89,
+    "parameters after a step": 89,
+    "scores, valid": 1,
+    "ranks, valid (differing)": 1,
+    "scores, test": 1,
+    "ranks, test (differing)": 1,
+}
+
+
+@pytest.fixture(scope="module")
+def golden():
+    with np.load(GOLDEN) as archive:
+        return dict(archive)
+
+
+@pytest.fixture
+def save(golden, tmp_path):
+    """Function (drop, changed) -> path of the golden fixture with arrays changed."""
+
+    def write(drop="", changed=()):
+        path = tmp_path / "fixture.npz"
+        np.savez(path, **{k: v for k, v in (golden | dict(changed)).items() if k != drop})
+        return str(path)
+
+    return write
+
+
+def test_the_golden_fixture_passes():
+    errors = verify.verify(str(GOLDEN))
+    assert {name: count for name, (count, _) in errors.items()} == EXPECTED
+    assert max(error for _, error in errors.values()) < 1e-5
+    assert errors["ranks, test (differing)"][1] == 0
+
+
+def test_disturbed_expectations_fail_where_they_belong(golden, save):
+    belongs = {
+        "train/featsA": "features, training",
+        "train/loss_user": "losses",
+        "grad/user_adapter.0.weight": "gradients",
+        "step1/pos_emb.weight": "parameters after a step",
+        "ds_train/posB": "sequences (differing elements)",
+        "test/logits": "scores, test",
+        "valid/rank0": "ranks, valid (differing)",
+    }
+    changed = {name: golden[name].copy() for name in belongs}
+    for value in changed.values():
+        value[(-1,) * value.ndim] += 1 if value.dtype.kind == "i" else 0.01
+    errors = verify.verify(save(changed=changed))
+    assert {name for name, (_, error) in errors.items() if error > 1e-5} == set(belongs.values())
+
+
+@pytest.fixture(scope="module")
+def official(golden):
+    weights = {k[6:]: v for k, v in golden.items() if k.startswith("param/")}
+    params, tables = interop.from_official(weights)
+    meta = json.loads(str(golden["meta"]))
+    n_items = meta["item_num_A"], meta["item_num_B"]
+    config = interop.sizes_of(weights, n_items, meta["num_heads"])
+    return Backbone(config, tables), params, verify_llm4cdsr.training_batch(golden, n_items)
+
+
+def test_weights_go_there_and_back(golden, official):
+    _, params, _ = official
+    back = interop.to_official(params)
+    assert len(back) == 89
+    for name, value in back.items():
+        np.testing.assert_array_equal(value, golden[f"param/{name}"])
+
+
+@pytest.mark.parametrize(
+    "quirk", ["q1_no_causal_mask", "q4_attend_to_padding", "q13_scale_by_table_width"]
+)
+def test_every_quirk_of_the_streams_is_needed(golden, official, quirk):
+    model, params, batch = official
+    other = dataclasses.replace(model, quirks=LLM4CDSRQuirks(**{quirk: False}))
+    hidden = {}
+    grid = {k: v for k, v in batch.items() if not k.startswith("at_")}
+    for name, one in (("with", model), ("without", other)):
+        out, _ = jax.jit(one.net.apply)({"params": params["net"]}, one.tables, grid)
+        hidden[name] = np.reshape(out["x"], golden["train/feats"].shape)
+    assert relative(hidden["with"], golden["train/feats"]) < 1e-5
+    assert relative(hidden["without"], golden["train/feats"]) > 1e-3
+
+
+def test_missing_and_misshapen_arrays(golden, save):
+    for name in ("grad/adapter.1.bias", "train/seqB", "valid/item_indicesA", "test/logits"):
+        with pytest.raises(UserError, match=f"no array '{name}'"):
+            verify.verify(save(drop=name))
+        with pytest.raises(UserError, match=f"{name}: found shape"):
+            verify.verify(save(changed={name: golden[name][None]}))
+    with pytest.raises(UserError, match="missing pos_embA.weight"):
+        verify.verify(save(drop="param/pos_embA.weight"))
+    with pytest.raises(UserError, match="unknown extra"):
+        verify.verify(save(changed={"param/extra": np.zeros(3)}))
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "expected"),
+    [
+        ("num_heads", 3, "expected a divisor of the width"),
+        ("item_num_B", 0, "item_num_B 0: expected a whole number of at least 1"),
+        ("tau", "1", "tau '1': expected a number"),
+    ],
+)
+def test_meta_is_checked(golden, save, field, value, expected):
+    meta = json.loads(str(golden["meta"])) | {field: value}
+    with pytest.raises(UserError, match=expected):
+        verify.verify(save(changed={"meta": np.array(json.dumps(meta))}))

@@ -1,0 +1,134 @@
+"""`python -m oa_jax data` as people call it."""
+
+import dataclasses
+import json
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+TESTS = pathlib.Path(__file__).resolve().parents[1]
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """Function (*argv, OA_DATA_DIR) -> Result, as of `python -m oa_jax data *argv`."""
+    files = [str(tmp_path_factory.mktemp("streams") / name) for name in ("out", "err")]
+    argv = [sys.executable, str(TESTS / "commands" / "_server.py")]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    server = subprocess.Popen(argv, text=True, **pipes)
+
+    def one(*argv, **environment):
+        for path in files:
+            pathlib.Path(path).write_text("")
+        request = {"module": "oa_jax.data", "argv": list(map(str, argv)), "cwd": str(TESTS.parent)}
+        request |= {
+            "env": {"OA_DATA_DIR": ""} | environment,
+            "stdout": files[0],
+            "stderr": files[1],
+        }
+        server.stdin.write(json.dumps(request) + "\n")
+        server.stdin.flush()
+        status = int(server.stdout.readline())
+        return Result(status, *(pathlib.Path(path).read_text() for path in files))
+
+    with server:
+        yield one
+        server.stdin.close()
+
+
+def error(result):
+    assert result.returncode == 2 and "Traceback" not in result.stderr
+    (line,) = result.stderr.splitlines()
+    return line
+
+
+def test_from_files_to_figures(run, small_pair, raw_files, tmp_path):
+    raw = tmp_path / "raw"
+    for path in small_pair.iterdir():
+        raw_files.write(raw / f"{path.name}.gz", [path.read_bytes() + b"half a line"])
+    where = (f"--data_dir={tmp_path}", f"--raw_dir={raw}")
+    made = run("prepare", "beauty_elec", *where)
+    assert (made.returncode, made.stderr) == (0, "")
+    first, *rest = made.stdout.splitlines()
+    assert first.startswith("beauty_elec: prepared: 30 sequences, 16 + 16 items, 720 events")
+    assert rest[0] == (
+        "ratings_Beauty.csv.gz: left out 1 malformed lines, the first is line 361: 'half a line'"
+    )
+    again = run("prepare", "beauty_elec", OA_DATA_DIR=str(tmp_path))
+    assert again.stdout.startswith("beauty_elec: already prepared: 30 sequences")
+
+    described = run("describe", "beauty_elec", where[0])
+    assert described.returncode == 0 and "12.0 / 12 / 12" in described.stdout
+    assert "A Beauty, B Electronics; split: leave_one_out" in described.stdout
+    assert (tmp_path / "oa_pairs" / "beauty_elec" / "beauty_elec.png").stat().st_size > 10_000
+
+    checked = run("check", "beauty_elec", where[0])
+    assert checked.returncode == 0 and "ok: records: all 30 equal" in checked.stdout
+    assert "finding: files: ratings_Beauty.csv.gz: 1 malformed, line 361" in checked.stdout
+
+
+def test_list_says_what_is_there_and_what_is_missing(run, small_pair, tmp_path):
+    listed = run("list", f"--data_dir={tmp_path}", f"--raw_dir={small_pair}")
+    assert (listed.returncode, listed.stderr) == (0, "")
+    words = " ".join(listed.stdout.split())
+    assert "files found: ratings of 2014" in words
+    assert "ratings_Books.csv (22,507,155 ratings, about 923 MB)" in words
+    assert "cseweb.ucsd.edu/~jmcauley/datasets/amazon_v2/" in words
+
+
+def test_a_set_with_errors_has_status_1(run, small_pair, tmp_path):
+    from oa_jax.data import prepared
+    from oa_jax.data.prepare import prepare
+    from oa_jax.data.raw import Reading
+
+    prepare("beauty_elec", small_pair, tmp_path, Reading(), print)
+    folder = prepared.folder(tmp_path, "beauty_elec")
+    prepared.write_items(folder, [])
+    checked = run("check", "beauty_elec", f"--data_dir={tmp_path}")
+    assert checked.returncode == 1 and "error: items: digest" in checked.stdout
+
+
+MISTAKES = {
+    "no command": ((), "command=: expected one of list, prepare, describe, check"),
+    "unknown command": (("make",), "command=make: expected one of list, prepare"),
+    "no name": (("prepare",), "prepare: no name given: expected NAME of python -m oa_jax data"),
+    "unknown name": (("check", "books"), "check NAME=books: expected one of beauty_elec, "),
+    "no folder": (("list",), "--data_dir: missing: expected a folder, or OA_DATA_DIR set"),
+}
+
+
+@pytest.mark.parametrize("case", MISTAKES)
+def test_mistakes_are_one_line(run, case):
+    argv, expected = MISTAKES[case]
+    assert expected in error(run(*argv))
+
+
+def test_missing_files_are_named_at_once(run, tmp_path):
+    line = error(run("prepare", "movie_book", OA_DATA_DIR=str(tmp_path)))
+    assert "found no amb_50_preprocessed.txt and 1 more in a folder below" in line
+    assert "see https://github.com/DiMarzioBian/ABXI/tree/72e52c9/data/amb" in line
+    line = error(run("describe", "movie_book", OA_DATA_DIR=str(tmp_path)))
+    assert "not prepared: below" in line and "prepare movie_book --raw_dir=DIR" in line
+    assert "--raw_dir=/no/where: no such folder" in error(
+        run("prepare", "movie_book", "--raw_dir=/no/where", OA_DATA_DIR=str(tmp_path))
+    )
+
+
+def test_a_missing_extra_is_named(tmp_path):
+    code = (
+        "import runpy, sys; sys.modules['polars'] = None;"
+        "sys.argv = ['data', 'prepare', 'movie_book', f'--data_dir={sys.argv[1]}'];"
+        "runpy.run_module('oa_jax.data', run_name='__main__', alter_sys=True)"
+    )
+    argv = [sys.executable, "-c", code, str(tmp_path)]
+    process = subprocess.run(argv, cwd=TESTS.parent, capture_output=True, text=True)
+    assert "polars is not installed: expected the extra `data`" in error(process)

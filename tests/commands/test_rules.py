@@ -1,0 +1,172 @@
+"""Rules without learning, against scores and ranks counted one by one."""
+
+import functools
+import importlib.util
+import json
+import math
+import pathlib
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from oa_jax import config as config_lib
+from oa_jax import experiment as experiment_lib
+from oa_jax.commands import report, rules
+
+pytestmark = pytest.mark.usefixtures("quick_compile")
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+TINY = {
+    "data.world.n_users": 40,
+    "data.world.single": (9, 8),
+    "data.world.n_items": (24, 30),
+    "data.world.topics": 2,
+    "data.world.min_length": 8,
+    "data.world.max_length": 12,
+    "evaluate.n_negatives": 10,
+    "evaluate.block_users": 16,
+    "evaluate.block_items": 7,
+    "train.n_negatives": 1,
+}
+BACKBONES = ("abxi", "llm4cdsr")
+COUNTED = ("popularity", "last-item popularity", "popularity of larger ids")
+
+
+@functools.cache
+def build(backbone, **changes):
+    path = ROOT / "configs" / f"{backbone}.py"
+    spec = importlib.util.spec_from_file_location(f"{backbone}_config", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    config = module.get_config("pair=synthetic")
+    config.update_from_flattened_dict(TINY | {k.replace("__", "."): v for k, v in changes.items()})
+    return experiment_lib.build(config_lib.resolve(config, experiment_lib.PLACES[backbone]))
+
+
+@functools.cache
+def summaries(backbone, **changes):
+    return {s["label"]: s for s in rules.evaluate(build(backbone, **changes))}
+
+
+def histories(experiment, n_events):
+    """Items of each user's first events."""
+    log = experiment.log
+    return [log.item[b : b + n].tolist() for b, n in zip(log.offsets[:-1], n_events, strict=True)]
+
+
+def scorers(experiment, split):
+    """{rule: (user, item, target) -> score}, from loops over the users' lists."""
+    log, n_a = experiment.log, experiment.log.n_items[0]
+    trained = histories(experiment, experiment.split.n_train)
+    before = histories(experiment, getattr(experiment.split, split))
+    assert all(len(set(items)) == len(items) for items in before)
+    total = [sum(items.count(i) for items in trained) for i in range(sum(log.n_items) + 1)]
+    last = [sum(items[-1] == i for items in trained) for i in range(sum(log.n_items) + 1)]
+
+    def larger(user, item, target):
+        # Of the target's domain: with Q1 the pool of B has an item of A.
+        largest = max((i for i in before[user] if (i > n_a) == (target > n_a)), default=0)
+        return total[item] + (1 + max(total)) * (item > largest)
+
+    by_count = (lambda user, item, target, counts=counts: counts[item] for counts in (total, last))
+    return dict(zip(COUNTED, (*by_count, larger), strict=True))
+
+
+def items_ranked(experiment, rows, row, kind):
+    """The target and its rivals, each a tuple of the items whose scores it sums."""
+    if kind == "full":
+        n_a, n_all = experiment.log.n_items[0], sum(experiment.log.n_items)
+        target, seen = rows["target"][row], set(rows["seen"][row])
+        domain = range(1, n_a + 1) if target <= n_a else range(n_a + 1, n_all + 1)
+        return [(target,), *((i,) for i in domain if i != target and i not in seen)]
+    found = rows[kind][row]
+    return list(zip(*found, strict=True)) if found.ndim == 2 else [(i,) for i in found]
+
+
+def expected(experiment, split, kind, score):
+    """{metric: (R,)} of a rule under one ranking."""
+    rows, found = experiment.eval_rows[split], {"ndcg@10": [], "auc": []}
+    for row, user in enumerate(rows["user"]):
+        ranked = items_ranked(experiment, rows, row, kind)
+        goal = int(rows["target"][row])
+        target, *others = (sum(score(user, int(i), goal) for i in items) for items in ranked)
+        rank = 1 + sum(s > target for s in others)
+        rank += experiment.tie_weight * sum(s == target for s in others)
+        found["ndcg@10"].append(1 / math.log2(1 + rank) if rank <= 10 else 0)
+        found["auc"].append((len(ranked) - rank) / len(others))
+    return {name: np.array(values) for name, values in found.items()}
+
+
+@pytest.mark.parametrize("backbone", BACKBONES)
+@pytest.mark.parametrize("rule", COUNTED)
+def test_rules_rank_as_counted_one_by_one(backbone, rule):
+    experiment, mean = build(backbone), summaries(backbone)[rule]["mean"]
+    for split in experiment_lib.SPLITS:
+        score, domain = scorers(experiment, split)[rule], experiment.eval_rows[split]["domain"]
+        groups = {"A": domain == 0, "B": domain == 1} | experiment.groups[split]
+        for kind, name in experiment.protocol_names.items():
+            for metric, values in expected(experiment, split, kind, score).items():
+                for group, mask in groups.items():
+                    if not mask.any():
+                        continue
+                    found = mean[f"{split}/{group}/{metric}/{name}"]
+                    assert found == pytest.approx(values[mask].mean()), (split, group, metric, name)
+
+
+def test_rules_are_told_apart_by_what_they_rank():
+    found = [summaries("abxi")[rule]["mean"]["test/A/auc/full"] for rule in COUNTED]
+    assert len(set(found)) == 3
+
+
+def test_ties_follow_the_configuration():
+    favoured, middle = (
+        summaries("abxi", quirks__q10_ties_favour_target=on)["last-item popularity"]["mean"]
+        for on in (True, False)
+    )
+    assert favoured["test/A/auc/full"] > middle["test/A/auc/full"] + 0.02
+
+
+def test_training_parts_alone_are_counted():
+    """Users whose training part is taken away are not counted, nor is a target."""
+    everyone, both = build("abxi"), build("abxi", data__users="overlap")
+    n_items = sum(everyone.log.n_items)
+    (_, counted), (_, fewer) = (
+        rules.rules(e.log, e.task.split)["popularity"] for e in (everyone, both)
+    )
+    assert counted.shape == fewer.shape == (n_items + 1,) and counted[0] == 0
+    assert counted.sum() == len(everyone.log.user) - 2 * 57
+    assert fewer.sum() == counted.sum() - everyone.split.n_train[40:].sum()
+    last = rules.rules(both.log, both.task.split)["last-item popularity"][1]
+    assert last.sum() == 40
+
+
+def test_chance_is_chance_and_its_own_for_every_user():
+    n_users, n_items = 3000, 400
+    rows = {name: jnp.arange(n_users, dtype=jnp.int32) for name in ("user", "target")}
+    scores = rules.Rule(rules.by_chance).score(None, rows, jnp.arange(1, n_items + 1))
+    scores = np.asarray(scores)
+    assert scores.shape == (n_users, n_items)
+    place = (scores > scores[:, :1]).sum(1)  # of the first item among all
+    assert np.abs(np.bincount(place // 40, minlength=10) / n_users - 0.1).max() < 0.025
+    near = np.corrcoef(scores[:200])[np.triu_indices(200, 1)]
+    assert np.abs(near).max() < 0.3 and abs(near.mean()) < 0.01
+    along = np.corrcoef(scores[:, :-1].ravel(), scores[:, 1:].ravel())[0, 1]
+    assert abs(along) < 0.01
+
+
+def test_the_largest_id_is_of_the_targets_domain_and_history():
+    rows = {
+        "target": np.array([3, 9, 9, 2]),
+        "seen": np.array([[1, 8, 4], [7, 5, 0], [5, 1, 0], [8, 0, 0]]),
+    }
+    np.testing.assert_array_equal(rules.largest_seen(rows, n_a=5), [4, 7, 0, 0])
+
+
+def test_the_report_shows_what_was_written(tmp_path):
+    file = tmp_path / "rules.json"
+    file.write_text(json.dumps(list(summaries("llm4cdsr").values())))
+    found = report.read(str(file))
+    assert [s["label"] for s in found] == ["random", *COUNTED]
+    table = report.markdown(found)
+    assert "| popularity | 0 | – | A | official10 |" in table and "short" not in table
+    assert "|  |  |  | short | full |" in report.markdown(found, groups=True)

@@ -1,0 +1,180 @@
+"""Seeds in one program against seeds alone; slots, rates and repeats."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import toy
+
+from oa_jax.engine import program as engine_lib
+from oa_jax.engine.program import take_seeds
+
+CAPACITY = (128, 128)
+
+
+@pytest.fixture(scope="module")
+def by_axis():
+    """An experiment of three seeds per seed axis, same in all else."""
+    return {axis: toy.toy_experiment(seed_axis=axis) for axis in ("map", "vmap")}
+
+
+@pytest.fixture(scope="module")
+def arrays(by_axis):
+    return by_axis["map"].train_arrays()
+
+
+def train(experiment, arrays, seeds=(0, 1, 2), epochs=2, capacity=CAPACITY, **hparams):
+    """States and last report of `seeds` after some epochs; hparams are lists, one per seed."""
+    engine = experiment.engine
+    values = {name: jnp.full(len(seeds), v[0]) for name, v in experiment.hparams().items()}
+    values |= {name: jnp.asarray(v, jnp.float32) for name, v in hparams.items()}
+    states = engine.create(seeds, values)
+    for _ in range(epochs):
+        states, report = engine.epoch(states, arrays, capacity)
+    return states, report
+
+
+@pytest.fixture(scope="module")
+def trained(by_axis, arrays):
+    return {axis: train(experiment, arrays) for axis, experiment in by_axis.items()}
+
+
+def test_seeds_by_map_are_separate_runs_bitwise(by_axis, arrays, trained, bitwise):
+    states, report = trained["map"]
+    for slot in range(3):
+        alone = train(by_axis["map"], arrays, seeds=(slot,))
+        assert bitwise(take_seeds((states, report), [slot]), alone)
+        # Twin: another seed's run is another one.
+        assert not bitwise(take_seeds(states.params, [(slot + 1) % 3]), alone[0].params)
+
+
+@pytest.mark.slow
+def test_seeds_by_map_are_separate_runs_of_the_real_backbone(bitwise):
+    """The same with ABXI and GCA in it, over create, capacity, epoch and final ranks."""
+    experiment = toy.abxi_experiment("pair=synthetic,gca=early", seed_axis="map")
+    engine, arrays = experiment.engine, experiment.train_arrays()
+    rows = jax.tree.map(jnp.asarray, experiment.padded(experiment.eval_rows["test"]))
+
+    def run(seeds):
+        hparams = {name: v[: len(seeds)] for name, v in experiment.hparams().items()}
+        states, report = engine.epoch(engine.create(seeds, hparams), arrays, CAPACITY)
+        return states, report, engine.final(states.params, rows, ("candidates", "full"))
+
+    together, alone = run((0, 1)), run((1,))
+    assert bitwise(take_seeds(together, [1]), alone)
+    assert not bitwise(take_seeds(together[0].params, [0]), alone[0].params)
+
+
+def test_a_seed_alone_takes_the_same_capacities_and_others_train_alike(
+    by_axis, arrays, monkeypatch
+):
+    """A program's capacity follows from the data, not from its seeds; more room changes no draw."""
+    monkeypatch.setattr("oa_jax.nn.slots.SLOT_MULTIPLE", 4)
+    engine = by_axis["map"].engine
+    together = [engine.capacity((0, 1, 2), epoch) for epoch in range(3)]
+    alone = [engine.capacity((1,), epoch) for epoch in range(3)]
+    assert together == alone and together[0] != (128, 128)
+    states = [train(by_axis["map"], arrays, (1,), 1, c)[0] for c in (together[0], (128, 128))]
+    for one, other in zip(*(jax.tree.leaves(s.params) for s in states), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-4)
+
+
+def test_vmap_is_map_to_rounding(trained):
+    by_map, by_vmap = trained["map"][0], trained["vmap"][0]
+    np.testing.assert_array_equal(by_map.step, by_vmap.step)
+    for name, value in by_map.params.items():
+        np.testing.assert_allclose(by_vmap.params[name], value, atol=2e-4, err_msg=name)
+        # Twin: seeds differ by far more than that.
+        assert np.abs(value[0] - value[1]).max() > 0.05
+
+
+def test_vmap_is_map_in_double_precision(by_axis):
+    """Rounding is all that separates them: 30 steps in float64 agree to 1e-9."""
+    ends = {}
+    with jax.enable_x64(True):
+        for axis in by_axis:
+            experiment = toy.toy_experiment(seed_axis=axis)
+            arrays = experiment.train_arrays()
+            hparams = {k: v.astype(jnp.float64) for k, v in experiment.hparams().items()}
+            states = experiment.engine.create((0, 1, 2), hparams)
+            for _ in range(8):
+                states, _ = experiment.engine.epoch(states, arrays, CAPACITY)
+            ends[axis] = jax.device_get(states.params)
+    for name, value in ends["map"].items():
+        assert value.dtype == np.float64
+        np.testing.assert_allclose(ends["vmap"][name], value, rtol=0, atol=1e-9, err_msg=name)
+
+
+@pytest.mark.parametrize("axis", ["map", "vmap"])
+def test_repeat_runs_are_bitwise(by_axis, arrays, trained, bitwise, axis):
+    assert bitwise(train(by_axis[axis], arrays), trained[axis])
+
+
+@pytest.mark.parametrize("axis", ["map", "vmap"])
+def test_slots_may_be_permuted_bitwise(by_axis, arrays, trained, bitwise, axis):
+    order = (2, 0, 1)
+    permuted = train(by_axis[axis], arrays, seeds=order)
+    assert bitwise(permuted, take_seeds(trained[axis], order))
+    assert not bitwise(permuted, trained[axis])
+
+
+@pytest.mark.parametrize("axis", ["map", "vmap"])
+@pytest.mark.parametrize("name", ["learning_rate", "weight_decay", "dropout", "temperature"])
+def test_hparams_act_on_their_slot_without_another_program(
+    by_axis, arrays, trained, bitwise, axis, name
+):
+    experiment = by_axis[axis]
+    usual = float(experiment.hparams()[name][0])
+    n_programs, seconds = len(experiment.engine._programs), experiment.engine.compile_seconds
+    states, _ = train(experiment, arrays, **{name: [usual, 0.8 * usual, usual]})
+    assert len(experiment.engine._programs) == n_programs
+    assert experiment.engine.compile_seconds == seconds
+    same = [bitwise(*(take_seeds(s.params, i) for s in (states, trained[axis][0]))) for i in (0, 2)]
+    assert all(same)
+    assert not bitwise(*(take_seeds(s.params, 1) for s in (states, trained[axis][0])))
+
+
+def test_another_capacity_or_number_of_seeds_is_another_program(arrays):
+    """Twin of the count: it does grow."""
+    experiment = toy.toy_experiment(seeds=2)
+    engine, counts = experiment.engine, []
+    for seeds, capacity in (((0, 1), (128, 128)), ((0,), (128, 128)), ((0, 1), (112, 128))):
+        hparams = {name: v[: len(seeds)] for name, v in experiment.hparams().items()}
+        engine.compile_epoch(engine.abstract(seeds, hparams), arrays, capacity)
+        counts.append(len(engine._programs))
+    assert counts == [1, 2, 3] and engine.compile_seconds > 0
+
+
+def test_abstract_is_the_shape_of_create(by_axis):
+    experiment = by_axis["vmap"]
+    seeds, hparams = experiment.seeds, experiment.hparams()
+    abstract = experiment.engine.abstract(seeds, hparams)
+    states = experiment.engine.create(seeds, hparams)
+    shapes = [jax.tree.map(lambda a: (a.shape, a.dtype), tree) for tree in (abstract, states)]
+    assert shapes[0] == shapes[1]
+
+
+def test_capacity_holds_every_seed(by_axis):
+    engine, task = by_axis["vmap"].engine, by_axis["vmap"].task
+    counts = jnp.asarray(task.target_counts)
+    needed = np.array([task.slots_needed(counts, seed, 2) for seed in range(3)])
+    assert engine.capacity((0, 1, 2), 2) == task.capacity(needed.max(0))
+
+
+def test_assess_is_the_report_without_training(by_axis, arrays, trained, bitwise):
+    states, report = trained["vmap"]
+    found = by_axis["vmap"].engine.assess(states, arrays)
+    assert bitwise(found, {name: report[name] for name in found})
+
+
+def test_take_and_join_are_inverse(bitwise):
+    tree = {"a": jnp.arange(10).reshape(5, 2), "b": jnp.arange(5.0)}
+    parts = [take_seeds(tree, [3, 0]), take_seeds(tree, [4]), take_seeds(tree, [1, 2])]
+    order = np.argsort([3, 0, 4, 1, 2])
+    assert bitwise(engine_lib.join_seeds(parts, order), tree)
+
+
+def test_auto_axis_is_by_width_on_a_cpu():
+    assert [engine_lib.resolve_axis("auto", width) for width in (32, 64)] == ["vmap", "map"]
+    assert engine_lib.resolve_axis("map", 32) == "map"
+    assert engine_lib.resolve_axis("vmap", 256) == "vmap"

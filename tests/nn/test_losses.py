@@ -1,0 +1,235 @@
+import jax
+import jax.export
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from oa_jax.nn import losses
+from oa_jax.nn.gca import Probe
+from oa_jax.nn.layers import Packing
+from oa_jax.nn.losses import (
+    all_items,
+    batch_negatives,
+    mean_cos2,
+    position_negatives,
+    shared_negatives,
+)
+
+P, K, D, ITEMS = 13, 6, 8, 10  # fewer items than negatives in all: ids repeat everywhere
+RNG = np.random.default_rng(0)
+TABLE = jnp.asarray(RNG.normal(size=(ITEMS, D)), jnp.float32)
+H = jnp.asarray(RNG.normal(size=(P, D)), jnp.float32)
+WEIGHT = jnp.asarray(RNG.random(P), jnp.float32).at[-2:].set(0)  # unused slots weigh nothing
+TARGET = jnp.asarray(RNG.integers(1, ITEMS, P)).at[-2:].set(0)
+NEGATIVES = jnp.asarray(RNG.integers(1, ITEMS, (P, K))).at[0, 0].set(TARGET[0])
+NEGATIVES = NEGATIVES.at[1].set(NEGATIVES[1, 0])  # one item six times
+BLOCKS = (1, 2, 5, 13, 64)  # dividing 13 or not, and larger
+
+
+def naive_terms(table, h_PxD, target_P=TARGET, negatives_PxK=NEGATIVES):
+    ids = jnp.concatenate([target_P[:, None], negatives_PxK], 1)
+    scores = jnp.einsum("pd,pkd->pk", h_PxD, table[ids])
+    return -WEIGHT * jax.nn.log_softmax(scores)[:, 0]
+
+
+def by_position(table, h, block, negatives=NEGATIVES):
+    return position_negatives(table, h, WEIGHT, TARGET, negatives, block)
+
+
+@pytest.mark.parametrize("block", BLOCKS)
+def test_position_negatives(block):
+    terms = naive_terms(TABLE, H)
+    total, terms_P = by_position(TABLE, H, block)
+    np.testing.assert_allclose(total, terms.sum(), rtol=1e-5)
+    np.testing.assert_allclose(terms_P, terms, atol=1e-6)
+
+    # A factor outside: the cotangent is not always 1.
+    expected = jax.grad(lambda t, h: 3 * naive_terms(t, h).sum(), (0, 1))(TABLE, H)
+    got, aux = jax.grad(lambda t, h: (3 * by_position(t, h, block)[0], 0), (0, 1), True)(TABLE, H)
+    for one, other in zip(got, expected, strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-5)
+    np.testing.assert_array_equal(got[1][-2:], 0)
+    assert np.abs(expected[0]).max() > 0.1 and np.abs(expected[1]).max() > 0.1
+
+
+@pytest.mark.parametrize("allowed", [1, 3 * (K + 1) * D * 4, 5 * (K + 1) * D * 4 + 1])
+def test_the_block_of_a_cpu_changes_nothing(allowed, monkeypatch):
+    """Blocks of 1, 3 and 5 positions where 13 are asked for; other platforms keep those."""
+
+    def both(h):
+        return jax.value_and_grad(lambda h: by_position(TABLE, h, 13), has_aux=True)(h)
+
+    monkeypatch.setattr(losses, "CPU_BLOCK_BYTES", 2**30)
+    expected = both(H)
+    monkeypatch.setattr(losses, "CPU_BLOCK_BYTES", allowed)
+    for one, other in zip(jax.tree.leaves(both(H)), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-6)
+    exported = jax.export.export(jax.jit(both), platforms=["tpu"])(H).mlir_module()
+    block = max(allowed // ((K + 1) * D * 4), 1)
+    blocks = f"tensor<{-(-13 // block)}x{block}x{D}xf32>"
+    here = jax.jit(both).lower(H).as_text()
+    assert blocks in here and blocks not in exported
+
+
+def test_the_comparison_notices_one_wrong_negative_and_a_lost_repeat():
+    other = NEGATIVES.at[3, 2].set(NEGATIVES[3, 2] % (ITEMS - 1) + 1)
+    total, terms_P = by_position(TABLE, H, 5, other)
+    assert abs(total - naive_terms(TABLE, H).sum()) > 1e-3
+    np.testing.assert_array_equal(np.abs(terms_P - naive_terms(TABLE, H)) > 1e-4, np.arange(P) == 3)
+    # Each repeat of an item counts: without the six of position 1 its gradient is another.
+    once = NEGATIVES.at[1, 1:].set(0)
+    gradients = [
+        jax.grad(lambda t, n=n: by_position(t, H, 5, n)[0])(TABLE) for n in (NEGATIVES, once)
+    ]
+    assert np.abs(gradients[0] - gradients[1]).max() > 1e-3
+
+
+def test_target_among_the_negatives_counts_twice():
+    ids = jnp.full((P, K), TARGET[:, None])
+    _, terms_P = by_position(TABLE, H, 4, ids)
+    np.testing.assert_allclose(terms_P, WEIGHT * np.log(K + 1), rtol=1e-5)
+    gradient = jax.grad(lambda h: by_position(TABLE, h, 4, ids)[0])(H)
+    np.testing.assert_allclose(gradient, 0, atol=1e-5)  # nothing to tell apart
+
+
+# Rows of 5 columns; the slots of P in no order, two unused.
+SHAPE = (3, 5)
+PACKING = Packing(jnp.asarray(np.r_[RNG.permutation(15)[:11], 15, 15]), SHAPE)
+SHARED = jnp.asarray(RNG.integers(1, ITEMS, (3, K)))
+OF_SLOT = SHARED[jnp.minimum(PACKING.at_P // 5, 2)]
+
+
+def by_row(table, h, negatives=SHARED):
+    return shared_negatives(table, h, WEIGHT, TARGET, PACKING, negatives)
+
+
+def test_shared_negatives():
+    terms = naive_terms(TABLE, H, negatives_PxK=OF_SLOT)
+    total, terms_P = by_row(TABLE, H)
+    np.testing.assert_allclose(total, terms.sum(), rtol=1e-5)
+    np.testing.assert_allclose(terms_P, terms, atol=1e-6)
+    expected = jax.grad(lambda t, h: naive_terms(t, h, negatives_PxK=OF_SLOT).sum(), (0, 1))(
+        TABLE, H
+    )
+    got = jax.grad(lambda t, h: by_row(t, h)[0], (0, 1))(TABLE, H)
+    for one, other in zip(got, expected, strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-5)
+    assert abs(by_row(TABLE, H, SHARED[::-1])[0] - total) > 1e-3
+
+
+OF_BATCH = SHARED[0]
+
+
+def of_batch(table, h):
+    return batch_negatives(table, h, WEIGHT, TARGET, OF_BATCH)
+
+
+def among_all(table, h, block=3, target=TARGET):
+    return all_items(table, h, WEIGHT, target, block)
+
+
+def naive_among_all(table, h, target=TARGET):
+    chosen = jax.nn.one_hot(target - 1, ITEMS - 1)
+    return -WEIGHT * jnp.sum(chosen * jax.nn.log_softmax(h @ table[1:].T), -1)
+
+
+def naive_of_batch(table, h):
+    return naive_terms(table, h, negatives_PxK=jnp.tile(OF_BATCH, (P, 1)))
+
+
+REAL_TARGET = jnp.maximum(TARGET, 1)  # of unused slots too: theirs weigh nothing
+
+
+@pytest.mark.parametrize(
+    ("form", "naive"),
+    [(of_batch, naive_of_batch)]
+    + [
+        (lambda t, h, b=b: among_all(t, h, b, REAL_TARGET),
+         lambda t, h: naive_among_all(t, h, REAL_TARGET))
+        for b in (1, 2, 4, 9, 64)  # dividing 9 items or not, and larger
+    ],
+)  # fmt: skip
+def test_negatives_of_the_batch_and_all_items(form, naive):
+    terms = naive(TABLE, H)
+    total, terms_P = form(TABLE, H)
+    np.testing.assert_allclose(total, terms.sum(), rtol=1e-5)
+    np.testing.assert_allclose(terms_P, terms, atol=1e-6)
+    expected = jax.grad(lambda t, h: 3 * naive(t, h).sum(), (0, 1))(TABLE, H)
+    got = jax.grad(lambda t, h: 3 * form(t, h)[0], (0, 1))(TABLE, H)
+    for one, other in zip(got, expected, strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-5)
+        assert np.abs(other).max() > 0.1
+
+
+def test_the_exact_softmax_notices_a_lost_item_and_knows_no_padding():
+    total = among_all(TABLE, H)[0]
+    assert abs(all_items(TABLE[:-1], H, WEIGHT, TARGET % 9, 3)[0] - total) > 1e-2
+    np.testing.assert_allclose(
+        among_all(TABLE.at[0].set(9.0), H)[1][:-2], among_all(TABLE, H)[1][:-2]
+    )
+    assert abs(among_all(TABLE.at[3].set(9.0), H)[0] - total) > 1e-2
+
+
+FORMS = (by_row, of_batch, among_all, lambda t, h: by_position(t, h, 4))
+
+
+@pytest.mark.parametrize("form", [lambda h, form=form: form(TABLE, h) for form in FORMS])
+def test_terms_are_for_reading_only(form):
+    np.testing.assert_array_equal(jax.grad(lambda h: form(h)[1].sum())(H), 0)
+    assert np.abs(jax.grad(lambda h: form(h)[0])(H)).max() > 0.01
+
+
+def test_large_scores_stay_finite():
+    for form in FORMS:
+        value, gradient = jax.value_and_grad(lambda h, form=form: form(TABLE, h)[0])(1e4 * H)
+        assert np.isfinite(value) and np.isfinite(gradient).all() and value > 1e3
+
+
+def probe(seed, n=9):
+    rng = np.random.default_rng(seed)
+    x, update = jnp.asarray(rng.normal(size=(2, n, D)), jnp.float32)
+    has_key = jnp.asarray(rng.random(n) < 0.6).at[0].set(True)
+    update = update * has_key[:, None]
+    return Probe(x, update, x, x, x, jnp.ones(n, bool), has_key, has_key)
+
+
+def naive_cos2(probe):
+    x, update = np.asarray(probe.x), np.asarray(probe.update)
+    norms = np.linalg.norm(x, axis=1) * np.linalg.norm(update, axis=1)
+    chosen = np.asarray(probe.has_key_P)
+    return np.mean(((x * update).sum(1)[chosen] / norms[chosen]) ** 2)
+
+
+def test_mean_cos2_is_a_mean_over_tokens_then_modules():
+    one, other = probe(1), probe(2, n=30)
+    both = mean_cos2({"0/A": one, "0/B": other})
+    expected = (naive_cos2(one) + naive_cos2(other)) / 2
+    np.testing.assert_allclose(both, expected, rtol=1e-5)
+    # Not the mean over all tokens of both.
+    n = np.array([p.has_key_P.sum() for p in (one, other)])
+    assert abs(both - n @ [naive_cos2(one), naive_cos2(other)] / n.sum()) > 1e-3
+
+
+def test_mean_cos2_of_nothing_is_0_and_so_is_its_gradient():
+    empty = probe(3)
+    empty = empty.replace(update=empty.update * 0, has_key_P=empty.has_key_P & False)
+
+    def value(x, update):
+        return mean_cos2({"0/A": empty.replace(x=x, update=update)})
+
+    assert value(empty.x, empty.update) == 0
+    for gradient in jax.grad(value, (0, 1))(empty.x * 0, empty.update):
+        np.testing.assert_array_equal(gradient, 0)
+
+
+@pytest.mark.parametrize("scale", [1e-12, 1e-18, 1e-30])
+def test_mean_cos2_of_tiny_updates_keeps_its_gradient_finite(scale):
+    """Right after the initialisation X' may be as good as 0; the penalty may not blow up then."""
+    tiny = probe(4)
+
+    def value(x, update):
+        return mean_cos2({"0/A": tiny.replace(x=x, update=update)})
+
+    for x_scale in (1.0, scale):
+        gradients = jax.grad(value, (0, 1))(x_scale * tiny.x, scale * tiny.update)
+        assert all(np.isfinite(gradient).all() for gradient in gradients)

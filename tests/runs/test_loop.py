@@ -1,0 +1,294 @@
+"""The host loop: compaction, rows, going on, broken checkpoints."""
+
+import functools
+import json
+import shutil
+
+import jax
+import jax.numpy as jnp
+import optax
+import pytest
+import toy
+
+from oa_jax.engine import state
+from oa_jax.engine.program import take_seeds
+from oa_jax.runs import loop
+from oa_jax.runs.checkpoint import Checkpoints
+from oa_jax.runs.loop import Groups
+from oa_jax.runs.metrics_file import Rows
+from oa_jax.runs.workdir import Workdir
+
+
+def some_states(n_seeds):
+    """States whose parameter is the slot's number."""
+
+    def one(slot):
+        return state.create(slot, {}, lambda _: {"w": slot.astype(float)}, optax.scale_by_adam())
+
+    return jax.vmap(one)(jnp.arange(n_seeds))
+
+
+def with_done(states, done):
+    return states.replace(done=jnp.asarray(done), step=states.step + 1)
+
+
+def test_compaction_keeps_the_order_and_all_restores_it():
+    groups = Groups(some_states(5), compaction=True)
+    groups.update(with_done(groups.states, [False, True, False, False, True]))
+    assert groups.slots.tolist() == [0, 2, 3] and groups.running.tolist() == [True] * 3
+    assert groups.states.seed.tolist() == groups.states.params["w"].tolist() == [0, 2, 3]
+    groups.update(with_done(groups.states, [True, False, False]))
+    assert groups.slots.tolist() == groups.states.seed.tolist() == [2, 3]
+    everyone = groups.all()
+    assert everyone.seed.tolist() == everyone.params["w"].tolist() == [0, 1, 2, 3, 4]
+    assert everyone.step.tolist() == [2, 1, 2, 2, 1]  # stopped seeds stand still
+    groups.update(with_done(groups.states, [True, True]))
+    assert not groups.running.any()
+    assert groups.all().step.tolist() == [2, 1, 3, 3, 1]
+
+
+def test_without_compaction_all_seeds_stay():
+    groups = Groups(some_states(3), compaction=False)
+    groups.update(with_done(groups.states, [False, True, False]))
+    assert groups.slots.tolist() == groups.all().seed.tolist() == [0, 1, 2]
+    assert groups.running.tolist() == [True, False, True]
+    groups.update(with_done(groups.states, [True] * 3))
+    assert not groups.running.any()
+
+
+@pytest.mark.parametrize("compaction", [True, False])
+def test_groups_begin_with_what_had_stopped(compaction):
+    states = with_done(some_states(4), [True, False, False, True])
+    groups = Groups(states, compaction)
+    assert groups.slots[groups.running].tolist() == [1, 2]
+    assert groups.all().seed.tolist() == [0, 1, 2, 3]
+    assert not Groups(with_done(states, [True] * 4), compaction).running.any()
+
+
+UNEVEN = {
+    "seeds": 4,
+    "seed_axis": "map",
+    "train__max_epochs": 8,
+    "train__stop_patience": 0,
+    "train__plateau_patience": 0,
+    "train__learning_rate": 0.03,
+    "train__compaction": True,
+}
+
+
+HOST_ONLY = ("first_seed", "train__checkpoint_every", "train__compaction")
+
+
+@functools.cache
+def engine(*overrides):
+    return toy.toy_experiment(**dict(overrides)).engine
+
+
+def experiment_of(**overrides):
+    """The toy; its compiled programs are shared by all that differ on the host only."""
+    experiment = toy.toy_experiment(**overrides)
+    compiled = {k: v for k, v in overrides.items() if k not in HOST_ONLY}
+    experiment.__dict__["engine"] = engine(*compiled.items())
+    return experiment
+
+
+def train(path, say=lambda line: None, **overrides):
+    """Run the loop in a workdir -> (experiment, final states)."""
+    experiment = experiment_of(**overrides)
+    with Workdir(path) as workdir:
+        return experiment, loop.train(experiment, workdir, say)[0]
+
+
+def rows_of(path):
+    return [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
+
+
+@pytest.fixture(scope="module")
+def uneven(tmp_path_factory):
+    path = tmp_path_factory.mktemp("uneven")
+    return path, *train(path, **UNEVEN)
+
+
+@pytest.fixture(scope="module")
+def unstopped(uneven):
+    """The same seeds trained to the last epoch whatever happens: states after each epoch."""
+    _, experiment, _ = uneven
+    engine, arrays = experiment.engine, experiment.train_arrays()
+    states, after = engine.create(experiment.seeds, experiment.hparams()), []
+    for epoch in range(experiment.config["train"]["max_epochs"]):
+        going_on = states.replace(done=jnp.zeros(4, bool))
+        states, _ = engine.epoch(going_on, arrays, engine.capacity(experiment.seeds, epoch))
+        after.append(jax.device_get(states))
+    return after
+
+
+def test_uneven_stopping_is_what_it_is_without_compaction(uneven, unstopped, bitwise):
+    _, _, states = uneven
+    last = states.epoch.tolist()
+    assert len(set(last)) > 1, "choose a world in which the seeds stop unevenly"
+    for slot in range(4):
+        found = take_seeds(states, slot)
+        assert found.done and bitwise(found, take_seeds(unstopped[last[slot] - 1], slot))
+        # Twin: an epoch less is another state.
+        assert not bitwise(found, take_seeds(unstopped[last[slot] - 2], slot))
+
+
+def test_stopped_seeds_in_the_program_stay_as_they_are(uneven, tmp_path, bitwise):
+    whole, _, states = uneven
+    _, found = train(tmp_path, **UNEVEN | {"train__compaction": False})
+    assert bitwise(found, states)
+    assert (tmp_path / "metrics.jsonl").read_bytes() == (whole / "metrics.jsonl").read_bytes()
+
+
+def test_a_row_per_epoch_and_running_seed(uneven):
+    path, _, states = uneven
+    found = [(row["epoch"], row["seed"]) for row in rows_of(path)]
+    last = states.epoch.tolist()
+    expected = [(e, s) for e in range(max(last) + 1) for s in range(4) if e <= last[s]]
+    assert found == expected
+    for row in rows_of(path):
+        assert ("train/loss" in row) == (row["epoch"] > 0)
+        assert row["val/A/users"] + row["val/B/users"] == 60
+
+
+class Interrupted(Exception):
+    pass
+
+
+def interrupt_at(epoch):
+    def say(line):
+        if line.startswith(f"epoch {epoch:3d}"):
+            raise Interrupted
+
+    return say
+
+
+def begun(path, epoch, **overrides):
+    """A workdir whose run was interrupted in the given epoch, after its rows."""
+    with pytest.raises(Interrupted):
+        train(path, interrupt_at(epoch), **overrides)
+    return path
+
+
+@pytest.mark.parametrize(("at", "every"), [(1, 1), (4, 1), (4, 3), (2, 5)])
+def test_going_on_gives_the_same_run(uneven, tmp_path, bitwise, at, every):
+    whole, _, states = uneven
+    changes = UNEVEN | {"train__checkpoint_every": every}
+    begun(tmp_path, at, **changes)
+    assert (tmp_path / "metrics.jsonl").read_bytes() != (whole / "metrics.jsonl").read_bytes()
+    said = []
+    _, found = train(tmp_path, said.append, **changes)
+    kept = (at - 1) // every * every
+    assert (said[0] == f"going on after epoch {kept}") == (kept > 0)
+    assert bitwise(found, states)
+    assert (tmp_path / "metrics.jsonl").read_bytes() == (whole / "metrics.jsonl").read_bytes()
+
+
+def test_the_comparison_notices_another_seed(uneven, tmp_path, bitwise):
+    """Twin."""
+    whole, _, states = uneven
+    _, found = train(tmp_path, **UNEVEN, first_seed=7)
+    assert not bitwise(found.best_params, states.best_params)
+    assert (tmp_path / "metrics.jsonl").read_bytes() != (whole / "metrics.jsonl").read_bytes()
+
+
+def test_a_cut_off_last_row_is_written_again(uneven, tmp_path):
+    whole, _, _ = uneven
+    begun(tmp_path, 3, **UNEVEN)
+    path = tmp_path / "metrics.jsonl"
+    text = path.read_text()
+    path.write_text(text[: -len(text.splitlines()[-1]) // 2])
+    train(tmp_path, **UNEVEN)
+    assert path.read_bytes() == (whole / "metrics.jsonl").read_bytes()
+
+
+@pytest.fixture(scope="module")
+def at_three(tmp_path_factory):
+    """A run with checkpoints 2 and 3, interrupted in epoch 4."""
+    path = tmp_path_factory.mktemp("at_three")
+    return begun(path, 4, **UNEVEN)
+
+
+BREAKS = {
+    "state": lambda step: shutil.rmtree(step / "state"),
+    "best": lambda step: shutil.rmtree(step / "best"),
+    "seconds": lambda step: shutil.rmtree(step / "seconds"),
+    "manifest": lambda step: (step / "state" / "manifest.ocdbt").unlink(),
+    "metadata of state": lambda step: (step / "state" / "_METADATA").unlink(),
+    "data of best": lambda step: (
+        [shutil.rmtree(d) for d in (step / "best").glob("ocdbt.process*")]
+        + [shutil.rmtree(d, ignore_errors=True) for d in (step / "best").glob("d")]
+    ),
+    "metadata of step": lambda step: (step / "_CHECKPOINT_METADATA").unlink(),
+    "everything": lambda step: [shutil.rmtree(d) for d in step.iterdir() if d.is_dir()],
+}
+
+
+@pytest.mark.parametrize("kind", BREAKS)
+def test_a_half_deleted_newest_checkpoint_is_walked_back_from(
+    uneven, at_three, tmp_path, bitwise, kind
+):
+    whole, _, states = uneven
+    path = tmp_path / "run"
+    shutil.copytree(at_three, path)
+    names = sorted(p.name for p in (path / "checkpoints").iterdir() if p.name.isdecimal())
+    assert names == ["2", "3"]
+    BREAKS[kind](path / "checkpoints" / "3")
+    said = []
+    _, found = train(path, said.append, **UNEVEN)
+    # Some files are dispensable; then step 3 is read after all, and must be whole.
+    assert said[0] in ("going on after epoch 2", "going on after epoch 3")
+    assert bitwise(found, states)
+    assert (path / "metrics.jsonl").read_bytes() == (whole / "metrics.jsonl").read_bytes()
+
+
+def newest(path):
+    experiment = experiment_of(**UNEVEN)
+    abstract = experiment.engine.abstract(experiment.seeds, experiment.hparams())
+    with Checkpoints(path / "checkpoints") as checkpoints:
+        return checkpoints.restore_newest(abstract)
+
+
+def test_the_last_checkpoint_holds_the_end_of_the_run(uneven, bitwise):
+    path, _, states = uneven
+    epoch, found, _ = newest(path)
+    assert epoch == max(states.epoch.tolist())
+    assert bitwise(found, states)
+
+
+def test_after_walking_back_the_broken_step_is_saved_again(uneven, tmp_path, bitwise):
+    """A later evaluation reads the newest checkpoint: it must be the end of the run again."""
+    whole, _, states = uneven
+    path = tmp_path / "run"
+    shutil.copytree(whole, path)
+    last = max(states.epoch.tolist())
+    shutil.rmtree(path / "checkpoints" / str(last) / "best")
+    _, found = train(path, **UNEVEN)
+    assert bitwise(found, states)
+    epoch, stored, _ = newest(path)
+    assert epoch == last
+    assert bitwise(stored, states)
+
+
+def test_without_any_readable_checkpoint_it_says_so(at_three, tmp_path):
+    path = tmp_path / "run"
+    shutil.copytree(at_three, path)
+    for step in ("2", "3"):
+        BREAKS["everything"](path / "checkpoints" / step)
+    with pytest.raises(Exception, match="no checkpoint of this workdir can be read"):
+        train(path, **UNEVEN)
+
+
+def test_lines_for_people(uneven, tmp_path):
+    said = []
+    train(tmp_path, said.append, **UNEVEN | {"train__max_epochs": 1})
+    assert len(said) == 1 and said[0].startswith("epoch   1  val ndcg@10 A/B  0:0.")
+    assert "steps/s" in said[0]
+
+
+def test_the_time_left_is_a_bound():
+    """Rounded up: half a minute left is not "0 min at most"."""
+    rows = Rows(toy.toy_experiment(train__max_epochs=3), None)
+    left = {(1, 10.0): 1, (1, 31.0): 2, (2, 60.0): 1, (3, 10.0): 0}
+    for (epoch, seconds), minutes in left.items():
+        assert rows.line(epoch, seconds).endswith(f" {minutes} min left at most")

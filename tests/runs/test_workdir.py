@@ -1,0 +1,168 @@
+"""Files of a run: claimed folders, whole files, rows, JSON."""
+
+import json
+import os
+
+import numpy as np
+import pytest
+import toy
+
+from oa_jax import config as config_lib
+from oa_jax.errors import UserError
+from oa_jax.runs.run import stored_config
+from oa_jax.runs.workdir import Workdir
+
+CONFIG = {"seeds": 3, "train": {"learning_rate": 0.1}, "data": {"dir": None, "name": "synthetic"}}
+
+
+@pytest.fixture
+def workdir(tmp_path):
+    with Workdir(tmp_path / "run") as opened:
+        yield opened
+
+
+def names(workdir):
+    return sorted(p.name for p in workdir.path.iterdir())
+
+
+def test_an_empty_folder_is_claimed_and_claimed_again(workdir):
+    workdir.claim(CONFIG)
+    before = (workdir.path / "config.json").stat().st_mtime_ns
+    workdir.claim(CONFIG)
+    assert workdir.read_json("config.json") == CONFIG
+    assert (workdir.path / "config.json").stat().st_mtime_ns == before
+
+
+def test_another_configuration_is_refused(workdir):
+    workdir.claim(CONFIG)
+    other = CONFIG | {"train": {"learning_rate": 0.2}}
+    with pytest.raises(UserError, match="train.learning_rate: there 0.1, asked for 0.2"):
+        workdir.claim(other)
+    workdir.claim(CONFIG | {"data": {"dir": "elsewhere", "name": "synthetic"}})
+
+
+def test_a_foreign_folder_is_refused_and_left_alone(workdir):
+    (workdir.path / "thesis.txt").write_text("mine")
+    with pytest.raises(UserError, match="holds thesis.txt but no config.json"):
+        workdir.claim(CONFIG)
+    assert names(workdir) == [".lock", "thesis.txt"]
+
+
+def test_a_claim_that_was_killed_midway_is_claimed(workdir):
+    (workdir.path / "config.json.tmp").write_text('{"seeds"')
+    workdir.claim(CONFIG)
+    assert names(workdir) == [".lock", "config.json"]
+
+
+def test_a_second_holder_is_refused_and_the_next_is_not(tmp_path):
+    refused = pytest.raises(UserError, match="in use by another process")
+    with Workdir(tmp_path), refused, Workdir(tmp_path):
+        pass
+    with Workdir(tmp_path):
+        pass
+
+
+def test_a_path_that_is_a_file_is_one_line(tmp_path):
+    (tmp_path / "file").write_text("")
+    for path in (tmp_path / "file", tmp_path / "file" / "below"):
+        with pytest.raises(UserError, match="cannot write there"), Workdir(path):
+            pass
+
+
+def test_a_failed_write_leaves_the_old_file_whole(workdir, monkeypatch):
+    workdir.write_json("summary.json", {"a": 1})
+
+    def full(_):
+        raise OSError("no space left")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError):
+        workdir.write_json("summary.json", {"a": 2})
+    assert workdir.read_json("summary.json") == {"a": 1}
+    with pytest.raises(OSError):
+        workdir.write_npz("ranks.npz", {"rank": np.arange(3)})
+    assert not (workdir.path / "ranks.npz").exists()
+    monkeypatch.undo()
+    workdir.write_json("summary.json", {"a": 2})
+    assert workdir.read_json("summary.json") == {"a": 2}
+    assert "summary.json.tmp" not in names(workdir)
+
+
+def test_arrays_come_back(workdir):
+    arrays = {"test/full/rank": np.arange(6).reshape(2, 3), "seed": np.int32([1, 2])}
+    workdir.write_npz("ranks.npz", arrays)
+    with np.load(workdir.path / "ranks.npz") as found:
+        assert set(found) == set(arrays)
+        for name, array in arrays.items():
+            np.testing.assert_array_equal(found[name], array)
+            assert found[name].dtype == array.dtype
+
+
+def test_what_is_not_finite_becomes_null(workdir):
+    value = {"a": np.float32("nan"), "b": [np.inf, 1.5, None], "c": np.array([1.0, -np.inf])}
+    workdir.write_json("x.json", value | {"d": np.int64(3), "e": np.bool_(True), 4: (1, 2)})
+    text = (workdir.path / "x.json").read_text()
+    assert "NaN" not in text and "Infinity" not in text
+    found = json.loads(text)
+    expected = {"a": None, "b": [None, 1.5, None], "c": [1.0, None], "d": 3, "e": True, "4": [1, 2]}
+    assert found == expected
+    workdir.append_rows([{"epoch": 0, "v": float("nan")}])
+    assert (workdir.path / "metrics.jsonl").read_text() == '{"epoch": 0, "v": null}\n'
+
+
+def test_unreadable_json_names_its_file(workdir):
+    with pytest.raises(UserError, match="config.json: no such file"):
+        workdir.read_json("config.json")
+    (workdir.path / "config.json").write_text('{"a": ')
+    with pytest.raises(UserError, match="config.json: not valid JSON"):
+        workdir.read_json("config.json")
+
+
+def test_rows_up_to_an_epoch_are_kept_byte_for_byte(workdir):
+    rows = [{"epoch": e, "seed": s, "v": e / 3} for e in range(4) for s in range(2)]
+    workdir.append_rows(rows)
+    path = workdir.path / "metrics.jsonl"
+    lines = path.read_text().splitlines(keepends=True)
+    for last in (3, 2, 0):
+        workdir.keep_rows(last)
+        assert path.read_text() == "".join(lines[: 2 * last + 2])
+    workdir.keep_rows(-1)
+    assert path.read_text() == ""
+    assert names(workdir) == [".lock", "metrics.jsonl"]
+
+
+@pytest.mark.parametrize("cut", [1, 5, 20])
+def test_a_line_cut_off_is_dropped(workdir, cut):
+    workdir.append_rows([{"epoch": e, "loss": 0.123} for e in range(3)])
+    path = workdir.path / "metrics.jsonl"
+    text = path.read_text()
+    path.write_text(text[:-cut])
+    workdir.keep_rows(5)
+    # Only the newline was cut at 1: then the row is whole.
+    assert path.read_text() == (text if cut == 1 else "".join(text.splitlines(True)[:2]))
+
+
+def test_keep_rows_makes_the_file(workdir):
+    workdir.keep_rows(-1)
+    assert (workdir.path / "metrics.jsonl").read_bytes() == b""
+
+
+def test_finished_is_having_a_summary(workdir):
+    assert not workdir.is_finished
+    workdir.write_json("summary.json", {})
+    assert workdir.is_finished
+
+
+def test_a_run_of_a_version_with_fewer_fields_goes_on(tmp_path):
+    """What is missing counts as its default, and only as that."""
+    resolved = config_lib.resolve(toy.abxi_config(), (0, 1, 2))
+    older = json.loads(json.dumps(resolved))
+    del older["mesh"], older["train"]["compute_dtype"], older["evaluate"]["users_per_kind"]
+    (tmp_path / "config.json").write_text(json.dumps(older))
+    with Workdir(tmp_path) as workdir:
+        workdir.check(resolved)
+        other = json.loads(json.dumps(resolved))
+        other["evaluate"]["users_per_kind"] = 5
+        with pytest.raises(UserError, match="evaluate.users_per_kind: there 0, asked for 5"):
+            workdir.check(other)
+        assert stored_config(workdir) == resolved
