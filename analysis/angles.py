@@ -9,8 +9,8 @@ import polars as pl
 from analysis import figures, published
 from analysis.output import number
 from analysis.runs import Run, finished
-from analysis.sheets import Sheet
 from oa_jax.nn.angles import null_abs_cos
+from oa_jax.sheets import Sheet
 
 SHOWN = ("abs_cos", "cos", "parallel_share", "xy_abs_cos", "gate_mean")
 

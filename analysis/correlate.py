@@ -18,8 +18,8 @@ from analysis import figures, published
 from analysis.output import interval, number, read_frame, write_frame
 from analysis.resampling import DRAWS, cluster_interval
 from analysis.runs import Run, finished
-from analysis.sheets import Sheet
 from oa_jax.nn.angles import null_abs_cos
+from oa_jax.sheets import Sheet
 
 COVARIATES = ("log_parameters", "hidden_size", "progress")
 WITHIN = "within configuration"

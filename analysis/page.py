@@ -9,7 +9,7 @@ import html
 from matplotlib.figure import Figure
 
 from analysis.figures import render
-from analysis.sheets import Sheet
+from oa_jax.sheets import Sheet
 
 CSS = """
 :root { color-scheme: light; }

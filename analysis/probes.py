@@ -9,7 +9,7 @@ from scipy import stats
 from analysis import figures
 from analysis.output import interval, number
 from analysis.runs import Run
-from analysis.sheets import Sheet
+from oa_jax.sheets import Sheet
 
 # Columns of the table of subspaces: what stands over them -> statistic.
 SUBSPACES = {

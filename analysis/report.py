@@ -28,8 +28,8 @@ from analysis import (
 from analysis.output import interval, number, read_frame, write, write_frame
 from analysis.page import Section, page
 from analysis.runs import Run, find_runs, finished, notes
-from analysis.sheets import Sheet
 from oa_jax.errors import UserError
+from oa_jax.sheets import Sheet
 
 
 def define_flags() -> None:

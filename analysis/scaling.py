@@ -20,7 +20,7 @@ from analysis import figures, published
 from analysis.output import interval, number, write_frame
 from analysis.resampling import DRAWS, LEVEL
 from analysis.runs import Run, finished
-from analysis.sheets import Sheet
+from oa_jax.sheets import Sheet
 
 SCHEMA = {
     "setting": pl.String,

@@ -21,10 +21,10 @@ from analysis import figures, published
 from analysis.output import interval, number, write, write_frame
 from analysis.resampling import DRAWS, compare, probability_of_improvement
 from analysis.runs import Run, finished
-from analysis.sheets import Sheet
 from oa_jax.errors import UserError
 from oa_jax.events.log import DOMAINS
 from oa_jax.ranking.metrics import HR_CUTOFFS, NDCG_CUTOFFS, user_metrics
+from oa_jax.sheets import Sheet
 
 METRICS = (
     *(f"ndcg@{k}" for k in NDCG_CUTOFFS),

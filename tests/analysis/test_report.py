@@ -15,10 +15,10 @@ import pytest
 
 from analysis.page import Section, page
 from analysis.runs import read_run
-from analysis.sheets import Sheet
 from oa_jax.ranking.metrics import metrics_by_domain
 from oa_jax.runs.run import run as train
 from oa_jax.runs.workdir import Workdir
+from oa_jax.sheets import Sheet
 from tests.analysis._made_runs import SIZES, contents
 from tests.analysis._plain import config_file, plain_run
 

@@ -8,9 +8,9 @@ import pytest
 
 from analysis import table
 from analysis.runs import find_runs, read_run
-from analysis.sheets import Sheet
 from oa_jax.errors import UserError
 from oa_jax.ranking.metrics import metrics_by_group
+from oa_jax.sheets import Sheet
 from tests.analysis._plain import plain_run, ranks_of
 
 

@@ -1,9 +1,11 @@
-"""Tables of text for people, and their three forms: Markdown, LaTeX, HTML."""
+"""Tables of text for people, in five forms: terminal, Markdown, CSV, LaTeX, HTML."""
 
 from __future__ import annotations
 
+import csv
 import dataclasses
 import html
+import io
 
 LATEX = {
     **{"\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "_": r"\_", "#": r"\#", "$": r"\$"},
@@ -15,12 +17,36 @@ LATEX = {
 
 @dataclasses.dataclass(frozen=True)
 class Sheet:
-    """A table: cells are text; `words` is the number of leading columns that hold words."""
+    """A table: cells are text; `words` is the number of leading columns that hold words, which
+    are aligned to the left."""
 
     title: str
     header: list[str]
     rows: list[list[str]]
     words: int = 1
+
+    def show(self, console) -> None:
+        """Print it on a rich console."""
+        from rich.table import Table
+
+        table = Table(
+            title=self.title or None,
+            title_justify="left",
+            title_style="bold",
+            box=None,
+            pad_edge=False,
+            header_style="bold",
+        )
+        for i, name in enumerate(self.header):
+            table.add_column(name, justify="left" if i < self.words else "right")
+        for row in self.rows:
+            table.add_row(*row)
+        console.print(table)
+
+    def csv(self) -> str:
+        out = io.StringIO()
+        csv.writer(out, lineterminator="\n").writerows([self.header, *self.rows])
+        return out.getvalue()
 
     def markdown(self) -> str:
         def line(cells):
@@ -28,7 +54,8 @@ class Sheet:
 
         rule = ["---" if i < self.words else "---:" for i in range(len(self.header))]
         lines = [line(self.header), "| " + " | ".join(rule) + " |", *map(line, self.rows)]
-        return f"**{self.title}**\n\n" + "\n".join(lines) + "\n"
+        title = f"**{self.title}**\n\n" if self.title else ""
+        return title + "\n".join(lines) + "\n"
 
     def latex(self) -> str:
         """A table that needs the packages booktabs and graphicx."""
