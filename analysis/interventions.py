@@ -98,7 +98,7 @@ class Intervened:
         `batch` has `user`, the ids. Where the run was trained with a part of X' only, that part is
         what is replaced: `full` is always the model as it was trained.
         """
-        trained = UPDATES[self.backbone.gca.update]
+        trained = UPDATES[self.backbone.gca.part]
 
         def update(raw, query, name):
             used = trained(raw, query.h_PxD)
@@ -107,7 +107,7 @@ class Intervened:
             part = variables["part"][name]
             return variables["scale"][name] * replaced(part, used, query, key, batch["user"])
 
-        gca = dataclasses.replace(self.backbone.gca, update=update)
+        gca = dataclasses.replace(self.backbone.gca, part=update)
         return dataclasses.replace(self.backbone, gca=gca)
 
 
@@ -135,7 +135,7 @@ def modules_of(backbone, params, batch) -> list[str]:
         names.append(name)
         return raw
 
-    gca = dataclasses.replace(backbone.gca, update=update)
+    gca = dataclasses.replace(backbone.gca, part=update)
     jax.eval_shape(dataclasses.replace(backbone, gca=gca).probe, params, batch)
     return sorted(set(names))
 

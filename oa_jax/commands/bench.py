@@ -23,7 +23,6 @@ from oa_jax.bench import softmax, tables
 from oa_jax.bench.arguments import counts, softmax_sizes, variants
 from oa_jax.bench.measure import measure
 from oa_jax.commands import cli
-from oa_jax.config import resolve
 
 flags.DEFINE_list("seeds", ["1", "2", "5", "8", "16"], "Numbers of seeds in one program.")
 flags.DEFINE_integer(
@@ -42,9 +41,8 @@ cli.define_config()
 
 
 def main(_):
-    given, config = flags.FLAGS, cli.config_value()
-    places = experiment_lib.PLACES[config["backbone"]]
-    resolved = {k: resolve(one, places) for k, one in variants(config, given.vary).items()}
+    given = flags.FLAGS
+    resolved = variants(cli.config_value(), given.vary)
     jax.config.update("jax_enable_compilation_cache", False)
     device = jax.devices()[0]
     found = {"device": f"{device.platform}: {device.device_kind}", "devices": len(jax.devices())}
@@ -52,7 +50,7 @@ def main(_):
     if given.softmax:
         first, items = next(iter(resolved.values())), counts("items", given.items)
         sizes = softmax_sizes(first, given.positions)
-        found |= {"config": first, "softmax": {}}
+        found |= {"config": first.to_dict(), "softmax": {}}
         for n_items in items:
             found["softmax"][str(n_items)] = softmax.compare(sizes, n_items, given.rounds)
         show(tables.of_softmax(found, absolute))

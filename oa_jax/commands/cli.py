@@ -2,29 +2,25 @@
 
 from __future__ import annotations
 
-import importlib.machinery
-import importlib.util
 import os
 import re
 import sys
-import traceback
 
 from absl import app, flags, logging
 from jax.errors import JaxRuntimeError
 from ml_collections import ConfigDict, config_flags
 from rich.console import Console
 
-from oa_jax import processes
-from oa_jax.config import QUIRKS, choice
+from oa_jax import presets, processes
+from oa_jax.backbones import known
+from oa_jax.config import Config, unknown_field
 from oa_jax.errors import Interrupted, UserError
 
 # A file or a pipe has no width of its own: wide enough for the widest table. None: it is closed.
 console = Console(highlight=False, width=None if sys.stdout and sys.stdout.isatty() else 160)
 
 flags.disclaim_key_flags()  # --config belongs to the command, whose --help shows it
-A_CONFIG = "a file such as configs/abxi.py:gca=early"
-# Fields with the name of a method of ConfigDict, which ml_collections would take for the field.
-METHOD_FIELDS = ("gca.update",)
+A_CONFIG = presets.EXPECTED
 TEMPORARY = 75  # EX_TEMPFAIL of sysexits.h
 # Messages of absl and ml_collections (patterns) -> what they mean to a user.
 FLAG_ERRORS = {
@@ -61,76 +57,21 @@ def define_distributed() -> None:
     flags.DEFINE_string("distributed", "auto", f"Processes of this run: {processes.EXPECTED}.")
 
 
-def config_value():
-    """The configuration given on the command line."""
+def config_value() -> Config:
+    """The checked configuration that the command line gives."""
     config = flags.FLAGS.config
     if config is None:
         raise UserError(f"--config: missing: expected {A_CONFIG}")
-    choice("--config.backbone", config.get("backbone"), QUIRKS)
-    return config
+    return known.resolve(config)
 
 
 class ConfigFile(flags.ArgumentParser):
-    """The value of --config: what ml_collections takes, with errors of one line.
-
-    by_item: values of `METHOD_FIELDS` given on the command line.
-    """
-
-    by_item: dict[str, str] = {}
+    """The value of --config: what ml_collections takes, with errors of one line."""
 
     def parse(self, text):
-        config = load_config(text)
+        config = presets.load(text)
         check_overrides(config, flags.FLAGS.read_flags_from_files(sys.argv[1:], force_gnu=False))
-        for field, value in self.by_item.items():
-            group, name = field.split(".")
-            config[group][name] = value
         return config.lock()
-
-
-def take_method_fields(argv: list[str]) -> list[str]:
-    """argv without `METHOD_FIELDS`, whose values go to the parser of --config."""
-    if "config" not in flags.FLAGS:
-        return argv
-    kept, by_item = [], {}
-    for word in argv:
-        name, equals, value = word.partition("=")
-        field = re.sub(r"--?config\.", "", name)
-        if field not in METHOD_FIELDS or field == name:
-            kept.append(word)
-        elif equals:
-            by_item[field] = value
-        else:
-            raise UserError(f"{name}: expected {name}=VALUE")
-    flags.FLAGS["config"].parser.by_item = by_item
-    return kept
-
-
-def load_config(text: str) -> ConfigDict:
-    """What `get_config(ARGUMENTS)` of FILE.py returns, for `FILE.py:ARGUMENTS`.
-
-    Raises UserError naming file and line of whatever goes wrong in it.
-    """
-    path, *argument = text.split(":", 1)
-    if not os.path.isfile(path):
-        raise UserError(f"--config={path}: no such file: expected {A_CONFIG}")
-    loader = importlib.machinery.SourceFileLoader("experiment_file", path)
-    module = importlib.util.module_from_spec(importlib.util.spec_from_loader(loader.name, loader))
-    try:
-        loader.exec_module(module)
-        config = module.get_config(*argument)
-    except UserError:
-        raise
-    except SyntaxError as error:
-        line = error.lineno if error.filename == path else None
-        raise UserError(f"{path}: line {line}: not Python: {error.msg}") from None
-    except Exception as error:
-        lines = [f.lineno for f in traceback.extract_tb(error.__traceback__) if f.filename == path]
-        where = f"line {lines[-1]}: " if lines else ""
-        raise UserError(f"{path}: {where}{type(error).__name__}: {error}") from None
-    if not isinstance(config, ConfigDict):
-        found = type(config).__name__
-        raise UserError(f"{path}: get_config returned {found}: expected a ConfigDict")
-    return config
 
 
 def check_overrides(config: ConfigDict, argv: list[str]) -> None:
@@ -140,9 +81,7 @@ def check_overrides(config: ConfigDict, argv: list[str]) -> None:
         node, above = config, "--config"
         for part in field.split("."):
             if part not in node:
-                raise UserError(
-                    f"--config.{field}: no such field: {above} has {', '.join(sorted(node))}"
-                )
+                raise UserError(unknown_field(field, part, above, list(node)))
             node, above = node[part], f"{above}.{part}"
             if not isinstance(node, ConfigDict):
                 break
@@ -190,7 +129,6 @@ def run(main, positional: str | None = None, resumes: bool = False) -> None:
 
     def parse(argv):
         try:
-            sys.argv[:] = argv = take_method_fields(argv)  # ml_collections reads sys.argv
             return flags.FLAGS(argv, known_only=False)
         except (UserError, flags.Error) as error:
             fail(plain_flag_error(str(error)))

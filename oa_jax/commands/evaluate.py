@@ -17,6 +17,7 @@ from absl import flags
 from oa_jax import experiment as experiment_lib
 from oa_jax import processes
 from oa_jax.commands import cli, report
+from oa_jax.config import MESH_EXPECTED
 from oa_jax.engine import mesh
 from oa_jax.engine.compilation import use_compilation_cache
 from oa_jax.errors import UserError
@@ -27,7 +28,7 @@ from oa_jax.runs.workdir import Workdir
 
 flags.DEFINE_string("workdir", None, "Folder of a run that has at least one checkpoint.")
 flags.DEFINE_string("data_dir", None, "Where the data lie now, if not where config.json says.")
-flags.DEFINE_string("mesh", "", f"The devices of here: {mesh.EXPECTED}.")
+flags.DEFINE_string("mesh", "", f"The devices of here: {MESH_EXPECTED}.")
 cli.define_distributed()
 
 
@@ -40,8 +41,8 @@ def main(_):
     with Workdir(path) as workdir, contextlib.ExitStack() as cleanup:
         config = stored_config(workdir)
         if flags.FLAGS.data_dir:
-            config["data"]["dir"] = flags.FLAGS.data_dir
-        config["mesh"] = given_mesh()
+            config = config.replace(data={"dir": flags.FLAGS.data_dir})
+        config = config.replace(mesh=given_mesh())
         use_compilation_cache()
         experiment = experiment_lib.build(config)
         check_same_data(workdir, environment(experiment))
@@ -66,7 +67,7 @@ def given_mesh() -> str:
     try:
         mesh.Layout.of(flags.FLAGS.mesh, flag="--mesh")
     except ValueError:
-        raise UserError(f"--mesh={flags.FLAGS.mesh}: expected {mesh.EXPECTED}") from None
+        raise UserError(f"--mesh={flags.FLAGS.mesh}: expected {MESH_EXPECTED}") from None
     return flags.FLAGS.mesh
 
 

@@ -15,10 +15,8 @@ from rich.table import Table
 
 from oa_jax import experiment as experiment_lib
 from oa_jax.commands import cli
-from oa_jax.config import resolve
 from oa_jax.engine.compilation import use_compilation_cache
 from oa_jax.nn.gca import GCAConfig
-from oa_jax.runs.summary import label
 
 flags.DEFINE_bool("memory", True, "Compile the epoch and print its predicted memory.")
 cli.define_config()
@@ -27,9 +25,7 @@ MEBI = 2**20
 
 
 def main(_):
-    config = cli.config_value()
-    resolved = resolve(config, experiment_lib.PLACES[config["backbone"]])
-    experiment = experiment_lib.build(resolved)
+    experiment = experiment_lib.build(cli.config_value())
     show_parameters(experiment)
     if flags.FLAGS.memory:
         use_compilation_cache()
@@ -38,17 +34,18 @@ def main(_):
 
 def show_parameters(experiment) -> None:
     """The parameter table: path, shape, number, and the total."""
-    shapes = jax.eval_shape(experiment.backbone.init, jax.random.key(0))
+    backbone = experiment.engine.settings.backbone
+    shapes = jax.eval_shape(backbone.init, jax.random.key(0))
     table = Table("parameter", "shape", "number", box=None)
     table.columns[-1].justify = "right"
     for path, leaf in jax.tree_util.tree_leaves_with_path(shapes):
         name = "/".join(part.key for part in path)
         table.add_row(name, "x".join(map(str, leaf.shape)), f"{leaf.size:,}")
     cli.console.print(table)
-    total, places = experiment.n_parameters, experiment.config["gca"]["positions"]
-    cli.say(f"{label(experiment.config)}: {total:,} parameters")
+    total, places = experiment.engine.n_parameters, experiment.config.gca.positions
+    cli.say(f"{experiment.label}: {total:,} parameters")
     if places:
-        plain = dataclasses.replace(experiment.backbone, gca=GCAConfig())
+        plain = dataclasses.replace(backbone, gca=GCAConfig())
         base = sum(a.size for a in jax.tree.leaves(jax.eval_shape(plain.init, jax.random.key(0))))
         each = (total - base) // len(places)
         cli.say(f"of these {base:,} without GCA and {each:,} for each of {len(places)} places")

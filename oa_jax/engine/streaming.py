@@ -77,16 +77,16 @@ class StreamingEngine(Engine):
             "gca": self._over_seeds("probe", probe, (states.params,), arrays["probe"]),
         }
 
-    def final(self, params, rows, protocols, tables=None):
-        """{protocol: Ranks (S, R)} and GCA sums of `params` (leaves with S) over `rows`."""
+    def final(self, params, rows, rankings, tables=None):
+        """{ranking: Ranks (S, R)} and GCA sums of `params` (leaves with S) over `rows`."""
         whole = super().final
-        parts = [whole(params, part, protocols, tables) for part in self._cut(rows)]
+        parts = [whole(params, part, rankings, tables) for part in self._cut(rows)]
         ranks, sums = zip(*parts, strict=True)
         return _joined(ranks), jax.tree.map(lambda *a: sum(a), *sums)
 
-    def compile_final(self, params, rows, protocols, tables=None):
+    def compile_final(self, params, rows, rankings, tables=None):
         """The compiled program of `final` over a slice of the rows, which are arrays."""
-        return super().compile_final(params, self._cut(rows)[0], protocols, tables)
+        return super().compile_final(params, self._cut(rows)[0], rankings, tables)
 
     def _rows(self, states) -> np.ndarray:
         """(S, N, B): users of every batch of the coming epoch."""
@@ -116,11 +116,11 @@ class StreamingEngine(Engine):
         selected, report = step_lib.select(self.settings, state, losses, assessed, val)
         return step_lib.unless_done(state, selected), report
 
-    def _ranks(self, params, rows, protocols):
+    def _ranks(self, params, rows, rankings):
         def one(params, rows):
-            return step_lib.all_ranks(self.settings, params, rows, protocols)
+            return step_lib.all_ranks(self.settings, params, rows, rankings)
 
-        name = ("ranks", protocols)
+        name = ("ranks", rankings)
         return _joined([self._over_seeds(name, one, (params,), s) for s in self._cut(rows)])
 
     def _cut(self, rows):

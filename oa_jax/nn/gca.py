@@ -25,7 +25,7 @@ INNER_ACTIVATIONS = {"relu": nn.relu, "gelu": nn.gelu, "linear": lambda h: h}
 class GCAConfig:
     """Fields of the module; `positions` are the backbone's places, () is the baseline.
 
-    update: a name of `UPDATES`, or a function (X', query stream, name of the module) -> what is
+    part: a name of `UPDATES`, or a function (X', query stream, name of the module) -> what is
     used in place of X', by the gate as well. Functions are for interventions on trained models; a
     configuration file holds names.
     """
@@ -38,7 +38,7 @@ class GCAConfig:
     gate_hidden: int = 4  # width of the gate's hidden layer, in multiples of D
     layer_norm: bool = True
     heads: int = 0  # 0: as many as the backbone
-    update: str | Callable = "full"  # full | parallel | orthogonal: what of X' is used
+    part: str | Callable = "full"  # full | parallel | orthogonal: what of X' is used
     key_mask: bool = True  # padded keys are invisible
     causal: bool = True  # keys later than the query are invisible
 
@@ -118,7 +118,7 @@ class GatedCrossAttention(nn.Module):
         return allowed
 
     def _used(self, raw, query):
-        chosen = self.config.update
+        chosen = self.config.part
         if callable(chosen):
             return chosen(raw, query, self.name)
         return UPDATES[chosen](raw, query.h_PxD)

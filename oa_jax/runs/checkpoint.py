@@ -50,6 +50,18 @@ class Checkpoints:
             ),
         )
 
+    def n_seeds(self) -> int | None:
+        """How many seeds the newest step holds, None if it cannot be told."""
+        steps = self._manager.all_steps()
+        if not steps:
+            return None
+        try:
+            with ocp.PyTreeCheckpointer() as reader:
+                tree = reader.metadata(self._directory / str(max(steps)) / "state").item_metadata
+            return tree["seed"].shape[0]
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            return None
+
     def restore_newest(self, abstract: State):
         """(epoch, states, seconds) of the newest readable step, None if there is none.
 

@@ -11,7 +11,6 @@ import pathlib
 
 import numpy as np
 
-from oa_jax.config import completed, first_difference
 from oa_jax.errors import UserError
 from oa_jax.processes import first_does
 
@@ -63,26 +62,18 @@ class Workdir:
 
     @first_does
     def claim(self, config: dict) -> None:
-        """Store the configuration, if `check` finds nothing against it."""
-        self._check(config)
-        if not (self.path / "config.json").exists():
-            self._write_json("config.json", config)
+        """Store the configuration, in place of an older one."""
+        self._write_json("config.json", config)
 
     @first_does
-    def check(self, config: dict) -> None:
-        """Raise UserError unless the folder is empty or holds a run of this configuration."""
-        self._check(config)
+    def reopen(self) -> None:
+        """Take back the end of a run that is to go on."""
+        (self.path / "summary.json").unlink(missing_ok=True)
 
-    def _check(self, config):
+    @first_does
+    def check(self) -> None:
+        """Raise UserError unless the folder is empty or holds a run."""
         if (self.path / "config.json").exists():
-            stored = self._read_json("config.json")
-            if isinstance(stored, dict):
-                stored, _ = completed(stored)
-            difference = first_difference(stored, config)
-            if difference:
-                raise UserError(
-                    f"--workdir={self.path} holds a run of another configuration: {difference}"
-                )
             return
         strangers = sorted(p.name for p in self.path.iterdir() if p.name != ".lock")
         strangers = [name for name in strangers if not name.endswith(".tmp")]
@@ -127,8 +118,9 @@ class Workdir:
         os.replace(temporary, self.path / name)
 
     @first_does
-    def keep_rows(self, last_epoch: int) -> None:
-        """Drop the rows of metrics.jsonl after `last_epoch`, and a line cut off by a kill."""
+    def keep_rows(self, epochs: dict[int, int]) -> None:
+        """Keep the rows of metrics.jsonl of each seed up to its epoch in `epochs`; drop the others,
+        and a line cut off by a kill."""
         path = self.path / "metrics.jsonl"
         kept = []
         if path.exists():
@@ -137,7 +129,7 @@ class Workdir:
                     row = json.loads(line)
                 except ValueError:
                     continue  # cut off: its epoch will be run again
-                if row["epoch"] <= last_epoch:
+                if row["epoch"] <= epochs.get(row["seed"], -1):
                     kept.append(line + "\n")
         self._replace("metrics.jsonl", "".join(kept).encode())
 

@@ -203,7 +203,7 @@ def encoders(stack):
     programs = {}
 
     def trained_with(update):
-        gca = dataclasses.replace(stack.backbone.gca, update=update)
+        gca = dataclasses.replace(stack.backbone.gca, part=update)
         return dataclasses.replace(stack.backbone, gca=gca)
 
     def encode(update, intervention):

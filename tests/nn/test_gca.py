@@ -159,7 +159,7 @@ def test_no_allowed_key_gives_exactly_0():
 
 @pytest.mark.parametrize("update", ["full", "parallel", "orthogonal"])
 def test_no_nan_without_any_key_or_query(update):
-    module, params = module_and_params(update=update)
+    module, params = module_and_params(part=update)
     query, source = streams()
     no_source = source.replace(h_PxD=source.h_PxD * 0, real_P=source.real_P & False)
     no_query = query.replace(h_PxD=query.h_PxD * 0, real_P=query.real_P & False)
@@ -204,7 +204,7 @@ def opened(params):
 def test_parallel_and_orthogonal_updates():
     results = {}
     for update in ("full", "parallel", "orthogonal"):
-        module, params = module_and_params(update=update, layer_norm=False)
+        module, params = module_and_params(part=update, layer_norm=False)
         out, probe = run(module, opened(params))
         results[update] = np.asarray(out.h_PxD - probe.x, np.float64)
         # The probe shows X' before the projection.

@@ -51,7 +51,7 @@ def test_size_with_gca(positions):
 def test_size_with_every_option():
     official = size(AFK, 256, 16, {"positions": (0, 1)})
     assert official == 9_651_200 + 2 * PAIR
-    free = {"kv": "other", "heads": 8, "gate_input": "source", "update": "parallel"}
+    free = {"kv": "other", "heads": 8, "gate_input": "source", "part": "parallel"}
     assert size(AFK, 256, 16, {"positions": (0, 1)} | free) == official
     # What must cost something: the norm's 2d and each multiple of the gate's hidden layer.
     without_norm = size(AFK, 256, 16, {"positions": (0, 1), "layer_norm": False})
@@ -236,8 +236,8 @@ CASES = (
     ALL,
     ALL
     | {"kv": "other", "gate_input": "source", "gate_act": "tanh", "gate_inner": "gelu"}
-    | {"update": "parallel"},
-    {"positions": (1,), "update": "orthogonal", "gate_inner": "linear", "layer_norm": False},
+    | {"part": "parallel"},
+    {"positions": (1,), "part": "orthogonal", "gate_inner": "linear", "layer_norm": False},
 )
 
 
