@@ -43,7 +43,7 @@ def main(_):
 
 def experiment_file():
     """The module configs/abxi.py of the checkout that this package runs from."""
-    path = pathlib.Path(__file__).parent.parent / "configs" / "abxi.py"
+    path = pathlib.Path(__file__).parents[2] / "configs" / "abxi.py"
     if not path.exists():
         raise UserError(f"{path}: no such file: expected to run from a checkout of oa-jax")
     spec = importlib.util.spec_from_file_location("abxi", path)

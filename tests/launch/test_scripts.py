@@ -11,34 +11,10 @@ import time
 
 import pytest
 
-ROOT = pathlib.Path(__file__).resolve().parents[2]
-LAUNCH = ROOT / "launch"
+from tests.launch._scripts import LAUNCH, ROOT, calls, script, stand_in
+
 SCRIPTS = sorted([*LAUNCH.glob("*.sh"), *LAUNCH.glob("*.sbatch")])
 TRAIN = ["--config=configs/abxi.py:pair=synthetic,gca=early", "--workdir=runs/x y"]
-
-
-def script(name, *argv, path=None, timeout=60, **variables):
-    """The finished process of a script, with `path` before PATH."""
-    environment = os.environ | {"OA_DATA_DIR": ""} | variables
-    if path:
-        environment["PATH"] = f"{path}:{environment['PATH']}"
-    command = ["bash", str(LAUNCH / name), *map(str, argv)]
-    return subprocess.run(
-        command, capture_output=True, text=True, env=environment, cwd=ROOT, timeout=timeout
-    )
-
-
-def stand_in(folder, name, body):
-    """An executable file that writes its arguments to NAME.calls, then does `body`."""
-    file = folder / name
-    file.write_text(f'#!/usr/bin/env bash\necho "$@" >>"{folder}/{name}.calls"\n{body}\n')
-    file.chmod(0o755)
-    return file
-
-
-def calls(folder, name):
-    file = folder / f"{name}.calls"
-    return file.read_text().splitlines() if file.exists() else []
 
 
 @pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: path.name)
@@ -76,20 +52,19 @@ def test_a_dry_run_prints_and_does_nothing(name, tmp_path):
     argv, said = DRY[name]
     for program in ("gcloud", "srun", "scontrol", "pip"):
         stand_in(tmp_path, program, "exit 1")
-    result = script(
-        name, "--dry-run", *argv, path=tmp_path, PYTHON=sys.executable, OUT=tmp_path / "o"
-    )
+    python = tmp_path / "python"
+    python.symlink_to("/bin/true")  # has every package that a script asks for
+    result = script(name, "--dry-run", *argv, path=tmp_path, PYTHON=python, OUT=tmp_path / "o")
     assert result.returncode == 0, result.stderr
     for words in said:
         assert words in result.stdout
     assert not list(tmp_path.glob("*.calls")) and not (tmp_path / "o").exists()
 
 
-@pytest.mark.parametrize("name", DRY)
+@pytest.mark.parametrize("name", [name for name in DRY if TRAIN[1] in DRY[name][0]])
 def test_words_with_spaces_stay_whole(name):
-    result = script(name, "--dry-run", *DRY[name][0], PYTHON=sys.executable)
-    if TRAIN[1] in DRY[name][0]:
-        assert "'--workdir=runs/x y'" in result.stdout.replace("'\\''", "'")
+    result = script(name, "--dry-run", *DRY[name][0], PYTHON="true")
+    assert "'--workdir=runs/x y'" in result.stdout.replace("'\\''", "'")
 
 
 BAD = {
@@ -110,7 +85,7 @@ VARIABLES = {"extra": {"EXTRA": "rocm"}, "type": {"TYPE": "v9-8"}, "port": {"POR
 @pytest.mark.parametrize("case", BAD)
 def test_a_mistake_is_one_line(case):
     name, argv, said = BAD[case]
-    result = script(name, "--dry-run", *argv, PYTHON=sys.executable, **VARIABLES.get(case, {}))
+    result = script(name, "--dry-run", *argv, PYTHON="true", **VARIABLES.get(case, {}))
     assert result.returncode == 2
     assert result.stderr.splitlines() == [f"error: {said}"] or (
         len(result.stderr.splitlines()) == 1 and result.stderr.startswith(f"error: {said}")
