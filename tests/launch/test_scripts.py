@@ -36,14 +36,14 @@ def test_scripts_parse(path):
 # --- dry runs ------------------------------------------------------------------------------------
 
 DRY = {
-    "local.sh": (TRAIN, ["prepare_venv", "-m oa_jax.train --config="]),
+    "local.sh": (TRAIN, ["prepare_venv", "-m oa_jax train --config="]),
     "processes.sh": (["2", *TRAIN], [",2,0 &", ",2,1 > 'runs/x y.process-1.log' 2>&1 &"]),
     "slurm.sbatch": (TRAIN, ["+ srun ", "--distributed=auto"]),
     "tpu_vm.sh": (
         ["all", "mine", *TRAIN],
         ["tpu-vm create mine", "tpu-vm scp ", "tpu-vm ssh mine", "--distributed=auto", "delete"],
     ),
-    "gpu.sh": ([], ["gca=stack", "time_abxi_16", "-m oa_jax.bench", "gpu_table.py"]),
+    "gpu.sh": ([], ["gca=stack", "time_abxi_16", "-m oa_jax bench", "gpu_table.py"]),
 }
 
 
@@ -68,7 +68,7 @@ def test_words_with_spaces_stay_whole(name):
 
 
 BAD = {
-    "no arguments": ("local.sh", [], "expected the arguments of oa_jax.train"),
+    "no arguments": ("local.sh", [], "expected the arguments of oa_jax train"),
     "extra": ("local.sh", TRAIN, "EXTRA=rocm: expected cuda, tpu or none"),
     "count": ("processes.sh", ["two", *TRAIN], "processes 'two': expected a whole number"),
     "workdir": ("processes.sh", ["2", TRAIN[0]], "--workdir=DIR: missing"),
@@ -145,7 +145,7 @@ def test_processes_know_each_other_and_end_together(processes, tmp_path):
     out, err = process.communicate(timeout=30)
     assert (process.returncode, err) == (0, "")
     asked = [
-        line.rsplit(" ", 1)[1] for line in calls(tmp_path, "python") if "oa_jax.train -" in line
+        line.rsplit(" ", 1)[1] for line in calls(tmp_path, "python") if "oa_jax train -" in line
     ]
     assert sorted(asked) == [f"--distributed=127.0.0.1:9999,2,{i}" for i in (0, 1)]
     assert "first" in out and "second" not in out
@@ -206,7 +206,7 @@ def test_an_array_task_takes_its_line(tmp_path):
     result = slurm(tmp_path, "", f"--runs={file}", **one)
     assert result.returncode == 0, result.stderr
     (call,) = calls(tmp_path, "srun")
-    assert call.endswith("-m oa_jax.train --config=b.py --workdir=t w o --distributed=off")
+    assert call.endswith("-m oa_jax train --config=b.py --workdir=t w o --distributed=off")
     missing = slurm(tmp_path, "", f"--runs={file}", **one | {"SLURM_ARRAY_TASK_ID": "3"})
     assert missing.returncode == 2 and "line 3: empty" in missing.stderr
     alone = slurm(tmp_path, "", f"--runs={file}")
@@ -243,7 +243,7 @@ def test_the_loop_on_a_worker_goes_on_after_75_only(tmp_path):
     result = script("tpu_vm.sh", "run", "mine", *TRAIN, path=tmp_path, HOME=home)
     assert result.returncode == 3
     assert calls(python.parent, "python") == [
-        f"-m oa_jax.train {' '.join(TRAIN)} --distributed=auto"
+        f"-m oa_jax train {' '.join(TRAIN)} --distributed=auto"
     ]
 
 
@@ -289,5 +289,5 @@ def test_a_part_that_fails_is_named_and_the_others_go_on(tmp_path):
         "gpu.sh", "abxi", PYTHON=python, OA_DATA_DIR=tmp_path / "data", OUT=tmp_path / "o"
     )
     assert result.returncode == 1
-    assert result.stderr.count("not finished: oa_jax.train") == 2  # early, of each pair
+    assert result.stderr.count("not finished: oa_jax train") == 2  # early, of each pair
     assert sum("gca=stack" in call for call in calls(tmp_path, "python")) == 2
