@@ -2,11 +2,12 @@
 
 import os
 import shutil
+import subprocess
 import sys
 
 import pytest
 
-from tests.launch._scripts import LAUNCH, calls, script, stand_in
+from tests.launch._scripts import LAUNCH, ROOT, calls, script, stand_in
 
 # Stands for the Python of an environment: answers questions (-c), makes environments, and leaves
 # of the quickstart and of the analysis what they would.
@@ -90,6 +91,14 @@ def test_a_quickstart_that_fails_draws_no_page(checkout):
     result = script("quickstart.sh", launch=root / "launch")
     assert result.returncode == 75 and "The page" not in result.stdout
     assert not any("-m analysis" in call for call in modules_called(root))
+
+
+def test_the_quickstart_finds_its_experiment():
+    code = "from oa_jax.commands.quickstart import experiment_file as file\n"
+    code += "print(file().get_config().backbone)"
+    command = [sys.executable, "-c", code]
+    result = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    assert (result.returncode, result.stdout) == (0, "abxi\n"), result.stderr
 
 
 def test_style_imports_and_tests(checkout):
