@@ -53,7 +53,9 @@ def test_seeds_by_map_are_separate_runs_of_the_real_backbone(bitwise):
     """The same with ABXI and GCA in it, over create, capacity, epoch and final ranks."""
     experiment = toy.abxi_experiment("pair=synthetic,gca=early", seed_axis="map")
     engine, arrays = experiment.engine, experiment.train_arrays()
-    rows = jax.tree.map(jnp.asarray, experiment.padded(experiment.eval_rows["test"]))
+    rows = jax.tree.map(
+        jnp.asarray, experiment.evaluation.padded(experiment.evaluation.rows["test"])
+    )
 
     def run(seeds):
         hparams = {name: v[: len(seeds)] for name, v in experiment.hparams().items()}

@@ -1,5 +1,6 @@
 """Training from files is training on the device: states, ranks, metrics.jsonl."""
 
+import dataclasses
 import json
 import shutil
 
@@ -32,14 +33,13 @@ class InMemory(list):
 
 def streamed(experiment, chunk_steps):
     """The same experiment with its rows from a feed."""
-    config = experiment.config | {"data": experiment.config["data"] | {"resident": False}}
-    twin = experiment.__class__(config, experiment.log)
-    twin.__dict__["backbone"] = experiment.backbone
-    records = InMemory(np.split(twin.log.item, twin.log.offsets[1:-1]))
-    feed = Feed(twin.task, records, chunk_steps)
+    config = experiment.config.replace(data={"resident": False})
+    log = experiment.data.log
+    records = InMemory(np.split(log.item, log.offsets[1:-1]))
+    feed = Feed(experiment.data.task, records, chunk_steps)
     settings = experiment.engine.settings
-    twin.__dict__["engine"] = streaming.StreamingEngine(settings, experiment.engine.axis, feed)
-    return twin
+    engine = streaming.StreamingEngine(settings, experiment.engine.axis, feed)
+    return dataclasses.replace(experiment, config=config, engine=engine)
 
 
 def train(experiment, epochs=2):
@@ -87,8 +87,8 @@ def test_slices_of_users_are_ranked_as_all_at_once(resident, twin, bitwise, monk
     monkeypatch.setattr(streaming, "EVALUATION_BLOCKS", 1)
     experiment, states, _ = resident
     protocols = ("candidates", "full")
-    rows = experiment.padded(experiment.eval_rows["test"])
-    assert len(rows["real"]) > experiment.config["evaluate"]["block_users"]
+    rows = experiment.evaluation.padded(experiment.evaluation.rows["test"])
+    assert len(rows["real"]) > experiment.config.evaluate.block_users
     pairs = [e.engine.final(states.params, rows, protocols)[0] for e in (experiment, twin)]
     assert bitwise(*pairs)
     assert bitwise(*(e.engine.assess(states, e.train_arrays()) for e in (experiment, twin)))

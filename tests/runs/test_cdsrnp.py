@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import toy
 
-from oa_jax import config as config_lib
+from oa_jax.backbones import known
 from oa_jax.commands import report
 from oa_jax.errors import UserError
 
@@ -66,7 +66,7 @@ def test_selection_is_the_sum_of_both_domains(experiment, whole):
 
 
 def test_support_of_evaluation_is_of_training_rows_and_follows_from_the_data(experiment):
-    task, support = experiment.task, experiment.frozen
+    task, support = experiment.data.task, experiment.data.tables
     again = build(first_seed=9, model__d_embed=4).frozen
     jax.tree.map(np.testing.assert_array_equal, support.rows, again.rows)
     assert support.metadata == again.metadata
@@ -74,7 +74,7 @@ def test_support_of_evaluation_is_of_training_rows_and_follows_from_the_data(exp
     known = {tuple(row) for row in task._rows["seq"][task.pool].tolist()}
     assert {tuple(row) for row in support.rows["seq"].tolist()} <= known
     assert len(build(model__eval_support=0).frozen.rows["target"]) == len(task.pool)
-    log, users = experiment.log, {}
+    log, users = experiment.data.log, {}
     for r in task.pool:
         users.setdefault(str(task._rows["seq"][r].tolist()), task.rows.user[r])
     for seq, negative, target in zip(
@@ -147,7 +147,7 @@ MISTAKES = {
 def test_mistakes_are_one_line(field):
     value, words = MISTAKES[field]
     with pytest.raises(UserError) as caught:
-        build(**{field: value}).eval_rows  # noqa: B018 (made when first asked for)
+        build(**{field: value})
     assert words in str(caught.value) and "\n" not in str(caught.value)
 
 
@@ -156,9 +156,9 @@ def test_mistakes_are_one_line(field):
 )
 @pytest.mark.parametrize("more", ["", "size=small", "runlocal", "gca=stack", "np=false"])
 def test_configurations_resolve(pair, more):
-    resolved = config_lib.resolve(toy.config_file("cdsrnp", f"pair={pair},{more}"), (0, 1, 2))
-    assert resolved["evaluate"]["test_items"] == pair.endswith("_amid")
-    assert (resolved["model"]["targets"] == "last") == pair.endswith("_amid")
+    resolved = known.resolve(toy.config_file("cdsrnp", f"pair={pair},{more}"))
+    assert resolved.evaluate.test_items == pair.endswith("_amid")
+    assert (resolved.model.targets == "last") == pair.endswith("_amid")
 
 
 def test_defaults_are_those_of_the_specs():
@@ -176,6 +176,4 @@ def test_the_report_tells_the_models_apart(whole):
     path, _ = whole
     summary = report.read(str(path))[0]
     assert summary["label"] == "cdsrnp + GCA[0]"
-    from oa_jax.runs.summary import label
-
-    assert label(build("pair=synthetic,np=false").config) == "cdsrnp without NP"
+    assert build("pair=synthetic,np=false").label == "cdsrnp without NP"

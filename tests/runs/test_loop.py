@@ -1,5 +1,6 @@
 """The host loop: compaction, rows, going on, broken checkpoints."""
 
+import dataclasses
 import functools
 import json
 import shutil
@@ -88,8 +89,7 @@ def experiment_of(**overrides):
     """The toy; its compiled programs are shared by all that differ on the host only."""
     experiment = toy.toy_experiment(**overrides)
     compiled = {k: v for k, v in overrides.items() if k not in HOST_ONLY}
-    experiment.__dict__["engine"] = engine(*compiled.items())
-    return experiment
+    return dataclasses.replace(experiment, engine=engine(*compiled.items()))
 
 
 def train(path, say=lambda line: None, **overrides):
@@ -115,7 +115,7 @@ def unstopped(uneven):
     _, experiment, _ = uneven
     engine, arrays = experiment.engine, experiment.train_arrays()
     states, after = engine.create(experiment.seeds, experiment.hparams()), []
-    for epoch in range(experiment.config["train"]["max_epochs"]):
+    for epoch in range(experiment.config.train.max_epochs):
         going_on = states.replace(done=jnp.zeros(4, bool))
         states, _ = engine.epoch(going_on, arrays, engine.capacity(experiment.seeds, epoch))
         after.append(jax.device_get(states))

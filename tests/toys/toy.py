@@ -115,8 +115,12 @@ def abxi_experiment(argument="pair=synthetic,gca=none", **overrides):
 
 def toy_experiment(**overrides):
     """The same experiment with the toy in the backbone's place."""
-    config = known.resolve(abxi_config(**overrides))
-    data = experiment_lib.load(config)
+    return with_toy(known.resolve(abxi_config(**overrides)))
+
+
+def with_toy(config, log=None):
+    """As `experiment.build`, with the toy in the backbone's place."""
+    data = experiment_lib.load(config, log)
     evaluation = experiment_lib.evaluate(config, data)
     toy = Toy(sum(data.log.n_items))
     engine = experiment_lib.engine(config, data, evaluation, toy)
