@@ -27,12 +27,11 @@ Rows = Mapping[str, np.ndarray]  # arrays whose first axis is that of the rows
 
 
 class Backbone(Protocol):
-    """A model as pure functions of one seed's parameters; shapes as in the README's legend."""
+    """A model as pure functions of one seed's parameters; shapes as in the README's legend.
 
-    tables: Any  # frozen inputs that all seeds share, None without any
-
-    def on(self, tables: Any) -> Backbone:
-        """The same backbone reading these tables, which may be traced."""
+    One with frozen inputs that all seeds share also has them as `tables`, and `on(tables)`, which
+    returns the same backbone reading others, which may be traced.
+    """
 
     def init(self, key: jax.Array) -> Params: ...
 
@@ -75,6 +74,12 @@ class Task(Protocol):
     def capacity(self, slots_needed) -> tuple[int, ...]: ...
 
     def slots_needed(self, counts_NxU, seed, epoch): ...
+
+
+def members(protocol: type) -> list[str]:
+    """Names of the functions and attributes that a Protocol of this file asks for."""
+    functions = {name for name in vars(protocol) if not name.startswith("_")}
+    return sorted(functions | set(protocol.__annotations__))
 
 
 def picked(kind: type, group: Any) -> dict:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 from oa_jax import config
-from oa_jax.config import one_of, quirk, real, whole
+from oa_jax.fields import one_of, quirk, real, whole
 
 
 @dataclasses.dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 from oa_jax import config
-from oa_jax.config import field, flag, is_int, one_of, real, whole
+from oa_jax.fields import field, flag, is_int, one_of, real, whole
 
 
 def _are_widths(value) -> bool:
