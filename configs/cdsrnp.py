@@ -33,6 +33,7 @@ def get_config(arg=None):
     config.model = {
         "d_embed": 128,
         "heads": 4,
+        "blocks": 2,
         "length": 50,
         "merged_length": 100,
         "dropout": 0.2,

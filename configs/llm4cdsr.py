@@ -34,6 +34,7 @@ def get_config(arg=None):
     config.model = {
         "d_embed": 128,
         "heads": 1,
+        "blocks": 2,
         "length": 200,
         "dropout": 0.5,
         "tau": 1.0,

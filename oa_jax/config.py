@@ -18,7 +18,7 @@ from ml_collections import config_dict
 from oa_jax.engine import mesh
 from oa_jax.errors import UserError
 from oa_jax.events.world import World
-from oa_jax.nn.gca import GATE_ACTIVATIONS, INNER_ACTIVATIONS, UPDATES, GCAConfig
+from oa_jax.nn.known import CHOICES, GCAConfig
 
 # Quirks of each backbone's official code that change numbers (specs §9): official, corrected.
 # `protocol` chooses a column; `--config.quirks.NAME=` overrides one.
@@ -121,6 +121,8 @@ def completed(config: dict) -> tuple[dict, list[str]]:
     out, added = copy.deepcopy(config), []
     if str(config.get("backbone")) not in QUIRKS:
         return out, added
+    if isinstance(out.get("gca"), dict) and "update" in out["gca"]:
+        out["gca"]["part"] = out["gca"].pop("update")  # its name until `gca.fusion` came
 
     def fill(node, defaults, path):
         for name, default in defaults.items():
@@ -130,7 +132,8 @@ def completed(config: dict) -> tuple[dict, list[str]]:
             elif isinstance(default, dict) and isinstance(node[name], dict):
                 fill(node[name], default, f"{path}{name}.")
 
-    fill(out, base(config["backbone"]).to_dict(), "")
+    own = {"model": {"blocks": 2}} if config["backbone"] != "abxi" else {}
+    fill(out, base(config["backbone"]).to_dict() | own, "")
     return out, added
 
 
@@ -217,11 +220,7 @@ RULES = (
     _one_of("data.split", ("leave_one_out", "global_time", "published")),
     _one_of("data.users", ("all", "overlap")),
     _whole("data.global_width", 2),
-    _one_of("gca.kv", ("merged", "other")),
-    _one_of("gca.gate_input", ("update", "source")),
-    _one_of("gca.gate_act", tuple(GATE_ACTIVATIONS)),
-    _one_of("gca.gate_inner", tuple(INNER_ACTIVATIONS)),
-    _one_of("gca.update", tuple(UPDATES)),
+    *(_one_of(f"gca.{field}", words) for field, words in CHOICES.items()),
     _whole("gca.gate_hidden", 1),
     _whole("gca.heads", 0),
     _real("gca.ortho_weight", 0),
@@ -265,6 +264,7 @@ OWN_RULES = {
     ),
     "llm4cdsr": (
         _whole("model.d_embed", 2),
+        _whole("model.blocks", 1),
         _one_of("train.n_negatives", (1,)),
         _one_of("train.negatives", ("per_position",)),
         _real("model.alpha", 0),
@@ -278,6 +278,7 @@ OWN_RULES = {
         _one_of("train.n_negatives", (1,)),
         _one_of("train.negatives", ("per_position",)),
         _whole("model.merged_length", 1),
+        _whole("model.blocks", 1),
         _whole("model.d_latent", 0),
         _whole("model.support", 1),
         _whole("model.eval_support", 0),
@@ -296,10 +297,11 @@ OWN_RULES = {
 }
 
 
-def resolve(config: ml_collections.ConfigDict, places: tuple[int, ...]) -> dict:
+def resolve(config: ml_collections.ConfigDict, places) -> dict:
     """Check a configuration and return it as a plain dict with every quirk decided.
 
-    places: the backbone's GCA places. Raises UserError naming the field, found and expected.
+    places: the backbone's GCA places, or a function of its `model` that gives them.
+    Raises UserError naming the field, found and expected.
     """
     try:
         plain = json.loads(json.dumps(config.to_dict()))  # tuples become lists, as when read back
@@ -309,7 +311,7 @@ def resolve(config: ml_collections.ConfigDict, places: tuple[int, ...]) -> dict:
         value = _value(plain, rule.field)
         if not rule.holds(value):
             raise UserError(f"--config.{rule.field}={value}: expected {rule.expected}")
-    _check_gca(plain, places)
+    _check_gca(plain, places(plain["model"]) if callable(places) else places)
     if plain["train"]["warmup_epochs"] >= plain["train"]["max_epochs"]:
         raise UserError(
             f"--config.train.warmup_epochs={plain['train']['warmup_epochs']}: expected less than "

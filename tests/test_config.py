@@ -8,6 +8,7 @@ import pytest
 from ml_collections import ConfigDict
 
 from oa_jax import config as config_lib
+from oa_jax.backbones.known import BACKBONES
 from oa_jax.commands import cli
 from oa_jax.errors import UserError
 
@@ -194,3 +195,27 @@ def test_an_override_of_no_field_is_refused(word):
 def test_overrides_that_pass():
     good = ["--config.seeds=1", "--config.model.d_embed", "-config.data.world.seed=1"]
     cli.check_overrides(get_config(), [*good, "--noconfig.train.compaction", "--configs.x=1"])
+
+
+@pytest.mark.parametrize("backbone", ["llm4cdsr", "cdsrnp"])
+def test_places_follow_from_the_number_of_blocks(backbone):
+    def resolve(blocks, places):
+        changes = {"model.blocks": blocks, "gca.positions": places}
+        config = get_config(backbone=backbone, **changes)
+        return config_lib.resolve(config, BACKBONES[backbone].places)
+
+    assert resolve(3, (0, 3))["gca"]["positions"] == [0, 3]
+    with pytest.raises(UserError, match="ascending order among 0, 1$"):
+        resolve(1, (2,))
+    with pytest.raises(UserError, match="model.blocks=0: expected a whole number of at least 1"):
+        resolve(0, ())
+
+
+@pytest.mark.parametrize("backbone", config_lib.QUIRKS)
+def test_an_older_configuration_names_the_part_otherwise(backbone):
+    now = config_lib.resolve(get_config(backbone=backbone, **{"gca.part": "parallel"}), PLACES)
+    old = json.loads(json.dumps(now))
+    old["gca"]["update"] = old["gca"].pop("part")
+    for group, field in (("gca", "fusion"), ("gca", "part_of"), ("model", "blocks")):
+        old[group].pop(field, None)
+    assert config_lib.completed(old)[0] == now

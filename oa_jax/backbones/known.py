@@ -23,7 +23,8 @@ from oa_jax.data import sources
 from oa_jax.errors import UserError
 from oa_jax.events import world as synthetic
 from oa_jax.events.log import TEST, VALIDATION
-from oa_jax.nn.gca import GCAConfig
+from oa_jax.nn.known import GCAConfig
+from oa_jax.nn.streams import places
 from oa_jax.ranking.candidates import candidates_digest, draw_candidates
 from oa_jax.text import profiles, reduction
 from oa_jax.text.tables import Tables, default_folder, history_of, load_tables
@@ -34,9 +35,9 @@ SHORT_HISTORY, TAIL_ITEM = 12, 13  # official ts_user, ts_item: below is short, 
 
 @dataclasses.dataclass(frozen=True)
 class Bundle:
-    """places: of GCA.  hparams: {name: (group, field)}, values that need no recompilation, beside
-    those of every backbone.  task: (config, log, split).  tables: (config, log, split) -> frozen
-    inputs or None.  backbone: (config, n_items, tables).
+    """places: (model) -> those of GCA.  hparams: {name: (group, field)}, values that need no
+    recompilation, beside those of every backbone.  task: (config, log, split).
+    tables: (config, log, split) -> frozen inputs or None.  backbone: (config, n_items, tables).
     rankings: (config) -> {ranking: its name in metrics and files}, the key of an evaluation row's
     candidates or "full".  watched: (config) -> the ranking that training selects by.
     tie_weight: (config) -> 0 puts the target first among equal scores, 0.5 in their middle.
@@ -46,7 +47,7 @@ class Bundle:
     label: (config) -> a short name of the model, without GCA.
     """
 
-    places: tuple[int, ...]
+    places: Callable
     hparams: dict[str, tuple[str, str]]
     task: Callable
     tables: Callable
@@ -305,7 +306,7 @@ def cdsrnp_groups(log, split, rows):
 
 BACKBONES = {
     "abxi": Bundle(
-        places=abxi.PLACES,
+        places=lambda model: abxi.PLACES,
         hparams={"temperature": ("model", "temperature")},
         task=abxi_task,
         tables=lambda config, log, split: None,
@@ -317,7 +318,7 @@ BACKBONES = {
         groups=lambda log, split, rows: {},
     ),
     "llm4cdsr": Bundle(
-        places=llm4cdsr.PLACES,
+        places=lambda model: places(model["blocks"]),
         hparams={name: ("model", name) for name in ("alpha", "beta", "tau", "tau_reg")},
         task=llm4cdsr_task,
         tables=text_tables,
@@ -332,7 +333,7 @@ BACKBONES = {
         skip_short=True,
     ),
     "cdsrnp": Bundle(
-        places=cdsrnp.PLACES,
+        places=lambda model: places(model["blocks"]),
         hparams={"kl_weight": ("model", "kl_weight")},
         task=cdsrnp_task,
         tables=cdsrnp_support,

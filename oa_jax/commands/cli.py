@@ -23,8 +23,6 @@ console = Console(highlight=False, width=None if sys.stdout and sys.stdout.isatt
 
 flags.disclaim_key_flags()  # --config belongs to the command, whose --help shows it
 A_CONFIG = "a file such as configs/abxi.py:gca=early"
-# Fields with the name of a method of ConfigDict, which ml_collections would take for the field.
-METHOD_FIELDS = ("gca.update",)
 TEMPORARY = 75  # EX_TEMPFAIL of sysexits.h
 # Messages of absl and ml_collections (patterns) -> what they mean to a user.
 FLAG_ERRORS = {
@@ -71,38 +69,12 @@ def config_value():
 
 
 class ConfigFile(flags.ArgumentParser):
-    """The value of --config: what ml_collections takes, with errors of one line.
-
-    by_item: values of `METHOD_FIELDS` given on the command line.
-    """
-
-    by_item: dict[str, str] = {}
+    """The value of --config: what ml_collections takes, with errors of one line."""
 
     def parse(self, text):
         config = load_config(text)
         check_overrides(config, flags.FLAGS.read_flags_from_files(sys.argv[1:], force_gnu=False))
-        for field, value in self.by_item.items():
-            group, name = field.split(".")
-            config[group][name] = value
         return config.lock()
-
-
-def take_method_fields(argv: list[str]) -> list[str]:
-    """argv without `METHOD_FIELDS`, whose values go to the parser of --config."""
-    if "config" not in flags.FLAGS:
-        return argv
-    kept, by_item = [], {}
-    for word in argv:
-        name, equals, value = word.partition("=")
-        field = re.sub(r"--?config\.", "", name)
-        if field not in METHOD_FIELDS or field == name:
-            kept.append(word)
-        elif equals:
-            by_item[field] = value
-        else:
-            raise UserError(f"{name}: expected {name}=VALUE")
-    flags.FLAGS["config"].parser.by_item = by_item
-    return kept
 
 
 def load_config(text: str) -> ConfigDict:
@@ -190,7 +162,6 @@ def run(main, positional: str | None = None, resumes: bool = False) -> None:
 
     def parse(argv):
         try:
-            sys.argv[:] = argv = take_method_fields(argv)  # ml_collections reads sys.argv
             return flags.FLAGS(argv, known_only=False)
         except (UserError, flags.Error) as error:
             fail(plain_flag_error(str(error)))

@@ -17,7 +17,7 @@ from oa_jax import experiment as experiment_lib
 from oa_jax.commands import cli
 from oa_jax.config import resolve
 from oa_jax.engine.compilation import use_compilation_cache
-from oa_jax.nn.gca import GCAConfig
+from oa_jax.nn.known import GCAConfig
 from oa_jax.runs.summary import label
 
 flags.DEFINE_bool("memory", True, "Compile the epoch and print its predicted memory.")

@@ -260,3 +260,6 @@ def test_number_of_parameters():
 
     assert count(neural_process=False) == encoder + tables + plain
     assert count() == encoder + tables + plain + process
+    one_block = 3 * (6 * (d * d + d) + 4 * d)
+    assert count(blocks=3) - count() == count() - count(blocks=1) == one_block
+    assert backbone(N_ITEMS, blocks=3).places == (0, 1, 2, 3)
