@@ -204,7 +204,13 @@ class Backbone:
         hidden, probes = self.net.apply({"params": params}, batch, rate, rngs=rngs)
         h_PxD = jnp.concatenate([hidden[d] for d in DOMAINS]) / hparams["temperature"]
         weight_P = jnp.concatenate([self._weights(batch, d) for d in DOMAINS])
-        total, terms_P = self._sampled_softmax(params["items"], h_PxD, weight_P, batch)
+        packing = Packing(jnp.concatenate([batch["at_A"], batch["at_B"]]), batch["gt"].shape)
+        of_target = (params["items"], h_PxD, weight_P, packing.pack(batch["gt"]))
+        if "shared_negatives" in batch:
+            softmax = losses.shared_negatives(*of_target, packing, batch["shared_negatives"])
+        else:
+            softmax = losses.position_negatives(*of_target, batch["negatives"], self.block)
+        total, terms_P = softmax
         split = len(batch["at_A"])
         loss_a, loss_b = jnp.sum(terms_P[:split]), jnp.sum(terms_P[split:])
         aux = {"loss_a": loss_a, "loss_b": loss_b}
@@ -220,18 +226,6 @@ class Backbone:
             n_users = jnp.maximum(jnp.sum(counts_B > 0), 1)
         per_user = 1.0 / jnp.maximum(counts_B, 1.0)
         return per_user.at[at_P // length].get(mode="fill", fill_value=0) / n_users
-
-    def _sampled_softmax(self, table, h_PxD, weight_P, batch):
-        at_P = jnp.concatenate([batch["at_A"], batch["at_B"]])
-        packing = Packing(at_P, batch["gt"].shape)
-        target_P = packing.pack(batch["gt"])
-        if "shared_negatives" in batch:
-            negatives_BxK = batch["shared_negatives"]
-            return losses.shared_negatives(table, h_PxD, weight_P, target_P, packing, negatives_BxK)
-        negatives_PxK = batch["negatives"]
-        return losses.position_negatives(
-            table, h_PxD, weight_P, target_P, negatives_PxK, self.block
-        )
 
     def index(self, params: dict) -> dict:
         """What `score` needs to know of the items, once for all rows: the parameters."""

@@ -2,21 +2,14 @@
 
 from __future__ import annotations
 
+from oa_jax.backbones import official as common
 from oa_jax.backbones.abxi.model import ABXIConfig
-from oa_jax.backbones.official import (
-    Names,
-    Weights,
-    attention,
-    both_parts,
-    check_names,
-    from_tree,
-    to_tree,
-)
+from oa_jax.backbones.official import Names, Weights
 
 
 def _table() -> Names:
     names = {"ei.weight": (("items",), 0), "ep.weight": (("positions",), 0)}
-    names |= attention("mha.mha", "attention")
+    names |= common.attention("mha.mha", "attention")
     ffns = {"ffn": "ffn", "proj_i": "project_invariant"}
     ffns |= {f"proj_{d.lower()}": f"project_{d}" for d in "AB"}
     for theirs, ours in ffns.items():
@@ -32,7 +25,7 @@ def _table() -> Names:
     norms |= {f"norm_i2{d.lower()}": f"norm_invariant_{d}" for d in "AB"}
     norms |= {f"norm_{d.lower()}2{d.lower()}": f"norm_own_{d}" for d in "AB"}
     for theirs, ours in norms.items():
-        names |= both_parts(theirs, ours)
+        names |= common.both_parts(theirs, ours)
     return names
 
 
@@ -46,13 +39,13 @@ def from_official(weights: Weights, source: str = "weights") -> dict:
     naming a missing or unknown entry.
     """
     kept = {name: value for name, value in weights.items() if "mask" not in name}
-    check_names(kept, set(NAMES), "official ABXI", source)
-    return to_tree(kept, NAMES)
+    common.check_names(kept, set(NAMES), "official ABXI", source)
+    return common.to_tree(kept, NAMES)
 
 
 def to_official(params: dict) -> Weights:
     """Our parameter tree (or gradients of it) -> arrays under the official names and layout."""
-    return from_tree(params, NAMES)
+    return common.from_tree(params, NAMES)
 
 
 def sizes_of(weights: Weights, n_items: tuple[int, int], heads: int) -> ABXIConfig:

@@ -9,16 +9,9 @@ import re
 
 import numpy as np
 
+from oa_jax.backbones import official as common
 from oa_jax.backbones.llm4cdsr.model import LLM4CDSRConfig, Tables
-from oa_jax.backbones.official import (
-    Names,
-    Weights,
-    attention,
-    both_parts,
-    check_names,
-    from_tree,
-    to_tree,
-)
+from oa_jax.backbones.official import Names, Weights
 from oa_jax.nn.streams import STREAMS
 
 # Official name -> field of Tables: frozen inputs, not parameters.
@@ -43,14 +36,14 @@ def names_of(blocks: int) -> Names:
         names[f"pos_emb{suffix}.weight"] = ((f"positions_{stream}",), 0)
         for i in range(blocks):
             ours = f"block_{stream}_{i}"
-            names |= attention(f"{root}.attention_layers.{i}", ours, "attention")
-            names |= both_parts(f"{root}.attention_layernorms.{i}", ours, "norm_attention")
-            names |= both_parts(f"{root}.forward_layernorms.{i}", ours, "norm_ffn")
+            names |= common.attention(f"{root}.attention_layers.{i}", ours, "attention")
+            names |= common.both_parts(f"{root}.attention_layernorms.{i}", ours, "norm_attention")
+            names |= common.both_parts(f"{root}.forward_layernorms.{i}", ours, "norm_ffn")
             for conv, name in (("conv1", "ffn_in"), ("conv2", "ffn_out")):
                 theirs = f"{root}.forward_layers.{i}.{conv}"
                 names[f"{theirs}.weight"] = ((ours, name, "kernel"), 3)
                 names[f"{theirs}.bias"] = ((ours, name, "bias"), 0)
-        names |= both_parts(f"{root}.last_layernorm", f"norm_{stream}")
+        names |= common.both_parts(f"{root}.last_layernorm", f"norm_{stream}")
     return names
 
 
@@ -67,15 +60,15 @@ def from_official(weights: Weights, source: str = "weights") -> tuple[dict, Tabl
     Raises UserError naming a missing or unknown entry.
     """
     names = names_of(blocks_of(weights))
-    check_names(weights, {*names, *TABLES}, "LLM4CDSR", source)
+    common.check_names(weights, {*names, *TABLES}, "LLM4CDSR", source)
     tables = {ours: np.asarray(weights[theirs], np.float32) for theirs, ours in TABLES.items()}
-    return {"net": to_tree(weights, names)}, Tables(**tables)
+    return {"net": common.to_tree(weights, names)}, Tables(**tables)
 
 
 def to_official(params: dict) -> Weights:
     """Our parameter tree (or gradients of it) -> arrays under the official names and layout."""
     net = params["net"]
-    return from_tree(net, names_of(sum(name.startswith("block_x_") for name in net)))
+    return common.from_tree(net, names_of(sum(name.startswith("block_x_") for name in net)))
 
 
 def sizes_of(weights: Weights, n_items: tuple[int, int], heads: int) -> LLM4CDSRConfig:
