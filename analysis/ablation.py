@@ -1,6 +1,6 @@
 """The projection ablation: what is left of the quality when only a part of X' is used.
 
-Three kinds of evidence side by side: models trained anew with a part of X' (`gca.update`) or with
+Three kinds of evidence side by side: models trained anew with a part of X' (`gca.part`) or with
 the orthogonality term (`gca.ortho_weight`), trained models whose X' is replaced afterwards
 (`intervene`), and the values published with a later version of the paper.
 """
@@ -81,7 +81,7 @@ def placement(run: Run) -> str:
 def used(run: Run) -> str:
     """What a run was trained to use of X', a key of `USED`; others by the names of the fields."""
     gca = run.config["gca"]
-    name = gca.get("update", "full")
+    name = gca.get("part", gca.get("update", "full"))  # its older name
     return f"{name} + ortho term" if gca.get("ortho_weight") else name
 
 

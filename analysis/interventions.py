@@ -18,7 +18,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from oa_jax.errors import UserError
-from oa_jax.nn.gca import UPDATES, parallel_part
+from oa_jax.nn.gca import PARTS as TRAINED
+from oa_jax.nn.gca import parallel_part
 
 RANDOM = 0x0A17  # folded into a seed's key: apart from the purposes of training
 # Replacement -> what stands in place of X', as the table says it.
@@ -98,16 +99,16 @@ class Intervened:
         `batch` has `user`, the ids. Where the run was trained with a part of X' only, that part is
         what is replaced: `full` is always the model as it was trained.
         """
-        trained = UPDATES[self.backbone.gca.part]
+        trained = TRAINED[self.backbone.gca.part]
 
-        def update(raw, query, name):
+        def change(raw, query, name):
             used = trained(raw, query.h_PxD)
             key = jax.random.fold_in(jax.random.key(variables["seed"]), RANDOM)
             key = jax.random.fold_in(key, np.uint32(zlib.crc32(name.encode())))
             part = variables["part"][name]
             return variables["scale"][name] * replaced(part, used, query, key, batch["user"])
 
-        gca = dataclasses.replace(self.backbone.gca, part=update)
+        gca = dataclasses.replace(self.backbone.gca, part=change)
         return dataclasses.replace(self.backbone, gca=gca)
 
 
@@ -131,11 +132,11 @@ def modules_of(backbone, params, batch) -> list[str]:
     """Names of the GCA modules, such as gca_0_A. params: one seed's."""
     names = []
 
-    def update(raw, query, name):
+    def part(raw, query, name):
         names.append(name)
         return raw
 
-    gca = dataclasses.replace(backbone.gca, part=update)
+    gca = dataclasses.replace(backbone.gca, part=part)
     jax.eval_shape(dataclasses.replace(backbone, gca=gca).probe, params, batch)
     return sorted(set(names))
 

@@ -65,8 +65,9 @@ class Run:
         gca = self.config["gca"]
         name = {(): "baseline", (0,): "early"}.get(self.places)
         name = name or ("stack" if len(self.places) > 1 else f"GCA[{self.places[0]}]")
-        if self.places and gca.get("update", "full") != "full":
-            name += f", {gca['update']} part"
+        part = gca.get("part", gca.get("update", "full"))  # its older name
+        if self.places and part != "full":
+            name += f", {part} part"
         if self.places and gca.get("ortho_weight"):
             name += f", λ={gca['ortho_weight']:g}"
         return name

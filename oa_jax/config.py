@@ -11,12 +11,13 @@ import dataclasses
 import difflib
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from oa_jax.errors import UserError
 from oa_jax.events.world import World
 from oa_jax.fields import field, flag, is_int, one_of, real, text, whole
+from oa_jax.nn.known import GCAConfig
 
 PROTOCOLS = ("official", "corrected")
 MESH_AXES = ("seed", "data", "table")
@@ -36,33 +37,6 @@ class Data:
     tables: str | None = text(None, "folder of text tables; by default beside the set", free=True)
     global_width: int = whole(1024, "columns used of the text table of both domains", 2)
     world: World = dataclasses.field(default_factory=World)
-
-
-@dataclasses.dataclass(frozen=True)
-class GCA:
-    """Fields of the gated cross-attention; `positions` are the backbone's places.
-
-    What the paper leaves open has the reading that its figures and parameter counts support as
-    default. part: in a program, also a function (X', query stream, name of the module) -> what is
-    used in place of X', for interventions on trained models.
-    """
-
-    positions: tuple[int, ...] = field(
-        (), lambda v: isinstance(v, tuple), "places", "where it stands; () is the baseline"
-    )
-    kv: str = one_of("merged", "what is attended to: Y", "merged", "other")
-    gate_input: str = one_of("update", "the gate sees [X; X'] or [X; Y]", "update", "source")
-    gate_act: str = one_of("sigmoid", "of the gate", "sigmoid", "tanh")
-    gate_inner: str = one_of("relu", "of the gate's hidden layer", "relu", "gelu", "linear")
-    gate_hidden: int = whole(4, "width of the gate's hidden layer, in multiples of D")
-    layer_norm: bool = flag(True, "LayerNorm after the residual")
-    heads: int = whole(0, "attention heads; 0: as many as the backbone", 0)
-    part: str | Callable = one_of(
-        "full", "what of X' is used, by its angle to X", "full", "parallel", "orthogonal"
-    )
-    key_mask: bool = flag(True, "padded keys are invisible")
-    causal: bool = flag(True, "keys later than the query are invisible")
-    ortho_weight: float = real(0.0, "λ of the penalty λ mean cos²(X, X')")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -139,7 +113,7 @@ class Config:
         "", lambda v: _is_mesh(v), MESH_EXPECTED, "devices on each axis; '': chosen", free=True
     )
     data: Data = dataclasses.field(default_factory=Data)
-    gca: GCA = dataclasses.field(default_factory=GCA)
+    gca: GCAConfig = dataclasses.field(default_factory=GCAConfig)
     model: Model = dataclasses.field(default_factory=Model)
     train: Train = dataclasses.field(default_factory=Train)
     evaluate: Evaluate = dataclasses.field(default_factory=Evaluate)

@@ -15,6 +15,7 @@ from oa_jax.backbones import known
 from oa_jax.commands import cli
 from oa_jax.errors import UserError
 from oa_jax.nn import gca
+from oa_jax.nn.known import GCAConfig
 from oa_jax.ranking.selection import SELECTION
 
 HERE = pathlib.Path(__file__).parent
@@ -91,10 +92,10 @@ def test_no_field_takes_an_object(backbone):
 
 
 def test_choices_are_those_that_the_program_has():
-    group = {one.name: one.metadata["holds"] for one in dataclasses.fields(config_lib.GCA)}
+    group = {one.name: one.metadata["holds"] for one in dataclasses.fields(GCAConfig)}
     assert all(group["gate_act"](name) for name in gca.GATE_ACTIVATIONS)
     assert all(group["gate_inner"](name) for name in gca.INNER_ACTIVATIONS)
-    assert all(group["part"](name) for name in gca.UPDATES)
+    assert all(group["part"](name) for name in gca.PARTS)
     selection = {one.name: one for one in dataclasses.fields(config_lib.Train)}["selection"]
     assert all(selection.metadata["holds"](name) for name in SELECTION)
 

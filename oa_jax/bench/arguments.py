@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from oa_jax.bench import softmax
 from oa_jax.config import Config, value_of
 from oa_jax.errors import UserError
 
@@ -33,16 +32,3 @@ def counts(name: str, words: list[str]) -> list[int]:
     if not words or not all(word.strip().isdecimal() and int(word) > 0 for word in words):
         raise UserError(f"--{name}={','.join(words)}: expected numbers such as 1,2,5")
     return sorted({int(word) for word in words})
-
-
-def softmax_sizes(config: Config, n_positions: int) -> softmax.Sizes:
-    """Sizes of the comparison, those of the configuration where it has them."""
-    train, model = config.train, config.model
-    return softmax.Sizes(
-        n_positions,
-        model.length,
-        2 * train.n_negatives,
-        model.d_embed,
-        train.block_positions,
-        config.evaluate.block_items,
-    )

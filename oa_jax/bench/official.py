@@ -127,7 +127,12 @@ def of_llm4cdsr(training: Training):
     names = {"items_all": tables.items[1:], "profiles": tables.users}
     names |= {f"items_{d}_pca128": getattr(tables, f"local_{d}")[1:] for d in "AB"}
     out |= {f"table/{name}": np.asarray(table) for name, table in names.items()}
-    args = {"dataset": "set", "llm_emb_file": "items", "user_emb_file": "profiles", "trm_num": 2}
+    args = {
+        "dataset": "set",
+        "llm_emb_file": "items",
+        "user_emb_file": "profiles",
+        "trm_num": model.blocks,
+    }
     args |= {"hidden_size": model.d_embed, "max_len": model.length}
     args |= {"num_heads": model.heads, "dropout_rate": model.dropout}
     args |= {"global_emb": True, "local_emb": True, "freeze_emb": True}

@@ -16,7 +16,7 @@ from rich.table import Table
 from oa_jax import experiment as experiment_lib
 from oa_jax.commands import cli
 from oa_jax.engine.compilation import use_compilation_cache
-from oa_jax.nn.gca import GCAConfig
+from oa_jax.nn.known import GCAConfig
 
 flags.DEFINE_bool("memory", True, "Compile the epoch and print its predicted memory.")
 cli.define_config()

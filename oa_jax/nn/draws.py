@@ -22,12 +22,14 @@ class Purpose(enum.IntEnum):
     SUPPORT = 4
 
 
-def key_of(seed, purpose: Purpose, index):
+def key_of(seed: int | jax.Array, purpose: Purpose, index: int | jax.Array) -> jax.Array:
     """The key of (seed, purpose, index); `seed` and `index` may be traced int32."""
     return jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), purpose), index)
 
 
-def epoch_rows(seed, epoch, n_users: int, batch_size: int):
+def epoch_rows(
+    seed: int | jax.Array, epoch: int | jax.Array, n_users: int, batch_size: int
+) -> jax.Array:
     """Users of every batch of an epoch: (n_steps, batch_size), each user once.
 
     The last batch is filled up with `n_users`, an index out of range.
@@ -39,10 +41,11 @@ def epoch_rows(seed, epoch, n_users: int, batch_size: int):
 
 
 def steps_per_epoch(n_users: int, batch_size: int) -> int:
+    """Batches that hold every user once; the last may be partial."""
     return -(-n_users // batch_size)
 
 
-def distinct(key, n, size: int):
+def distinct(key: jax.Array, n: int | jax.Array, size: int) -> jax.Array:
     """`size` distinct integers of [0, n), a uniformly drawn set (R. Floyd's algorithm).
 
     n may be traced and must be at least `size`. The modulo's bias is n / 2**32.
@@ -58,7 +61,9 @@ def distinct(key, n, size: int):
     return jax.lax.fori_loop(0, size, step, jnp.full(size, -1, jnp.int32))
 
 
-def distinct_outside(key, n: int, excluded, n_excluded, size: int):
+def distinct_outside(
+    key: jax.Array, n: int, excluded: jax.Array, n_excluded: int | jax.Array, size: int
+) -> jax.Array:
     """`size` distinct integers of [0, n) that are not in `excluded`, exactly and without rejection.
 
     excluded: (H,) ascending, padded with large values; n_excluded: how many are real.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 
+import jax
 import numpy as np
 
 from oa_jax.nn import draws
@@ -33,12 +34,14 @@ class Slots:
         usual = size * counts.mean(1) + 5 * counts.std(1) * np.sqrt(size * left)
         return np.minimum(usual, np.sort(counts, 1)[:, -size:].sum(1))
 
-    def capacity(self, slots_needed) -> tuple[int, ...]:
+    def capacity(self, slots_needed: np.ndarray) -> tuple[int, ...]:
         """Slots of each list in a batch: the usual ones, or the need if it is more, rounded up."""
         slots = np.ceil(np.maximum(self.usual_slots, slots_needed) / SLOT_MULTIPLE)
         return tuple(int(n) * SLOT_MULTIPLE for n in slots)
 
-    def slots_needed(self, counts_NxU, seed, epoch):
+    def slots_needed(
+        self, counts_NxU: jax.Array, seed: int | jax.Array, epoch: int | jax.Array
+    ) -> jax.Array:
         """(N,): the most tokens of each list that any batch of this epoch holds."""
         rows = draws.epoch_rows(seed, epoch, self.n_users, self.batch_size)
         counts = counts_NxU.at[:, rows].get(mode="fill", fill_value=0)

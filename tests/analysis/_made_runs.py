@@ -40,7 +40,7 @@ SIZES = {
 
 
 def make_experiment(gca="stack", **overrides):
-    """A small experiment of configs/abxi.py; overrides as in `gca__update="parallel"`."""
+    """A small experiment of configs/abxi.py; overrides as in `gca__part="parallel"`."""
     spec = importlib.util.spec_from_file_location("abxi_file", ROOT / "configs" / "abxi.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)

@@ -11,7 +11,7 @@ from analysis import interventions as lib
 from analysis.interventions import PARTS, Intervention
 from oa_jax.errors import UserError
 from oa_jax.nn.angles import null_abs_cos
-from oa_jax.nn.gca import GatedCrossAttention, GCAConfig, parallel_part
+from oa_jax.nn.gca import GatedCrossAttention, parallel_part
 from oa_jax.nn.layers import LAYER_NORM_EPSILON, LayerNorm, Packing, Stream
 from tests.analysis import _made_runs as made
 
@@ -295,7 +295,7 @@ def test_with_an_open_gate_the_parallel_part_is_lost_in_the_norm():
             seen.append(name)
             return 0.5 * lib.replaced(index, used, query, KEY, USERS)
 
-        module = GatedCrossAttention(GCAConfig(update=update), 2, name="gca_2_B")
+        module = GatedCrossAttention(2, part=update, name="gca_2_B")
         shapes = jax.eval_shape(module.init, KEY, centred, centred, times, times)["params"]
         params = jax.tree.map(lambda a: jnp.zeros(a.shape), shapes)
         params["gate_out"]["bias"] += 1e4

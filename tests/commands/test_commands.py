@@ -208,8 +208,9 @@ BAD_CONFIGS = {
     "split": [PAIR, "--config.data.split=random"],
     "warm-up": [PAIR, "--config.train.warmup_epochs=24"],
     "redundancy": [PAIR, "--config.data.world.redundancy=2"],
-    "update": [PAIR, "--config.gca.update=sideways"],  # also the name of a method
-    "update alone": [PAIR, "--config.gca.update", "parallel"],
+    "part": [PAIR, "--config.gca.part=sideways"],
+    "update": [PAIR, "--config.gca.update=parallel"],  # its older name, also that of a method
+    "fusion": [PAIR, "--config.gca.fusion=sum"],
     "source": [PAIR, "--config.data.name=books"],
     "negatives": [PAIR, "--config.train.n_negatives=400"],
     "candidates": [PAIR, "--config.evaluate.n_negatives=399"],
@@ -251,8 +252,9 @@ SAID = {
     "warm-up": "--config.train.warmup_epochs=24: expected less than max_epochs=24",
     "redundancy": "redundancy 2.0: expected a number in 0..1",
     "single": "synthetic: single of B -2: expected a whole number >= 0",
-    "update": "--config.gca.update=sideways: expected one of full, parallel, orthogonal",
-    "update alone": "--config.gca.update: expected --config.gca.update=VALUE",
+    "part": "--config.gca.part=sideways: expected one of full, parallel, orthogonal",
+    "update": "--config.gca.update: no such field: --config.gca has causal, fusion, ",
+    "fusion": "--config.gca.fusion=sum: expected one of gca",
     "source": "data source: found 'books', expected one of beauty_elec, food_kitchen, movie_book, ",
     "negatives": "train.n_negatives: 400: expected at most ",
     "candidates": "evaluate.n_negatives: user ",

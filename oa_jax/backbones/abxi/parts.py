@@ -5,7 +5,6 @@ from __future__ import annotations
 from oa_jax.backbones import base
 from oa_jax.backbones.abxi.model import ABXIConfig, ABXIQuirks, Backbone
 from oa_jax.backbones.abxi.task import Task
-from oa_jax.nn.gca import GCAConfig
 
 
 class Parts(base.Parts):
@@ -27,7 +26,7 @@ class Parts(base.Parts):
         config = self.config
         return Backbone(
             ABXIConfig(n_items=n_items, **base.picked(ABXIConfig, config.model)),
-            GCAConfig(**base.picked(GCAConfig, config.gca)),
+            config.gca,
             ABXIQuirks(**base.picked(ABXIQuirks, config.quirks)),
             config.train.block_positions,
         )

@@ -12,7 +12,6 @@ from oa_jax.backbones.cdsrnp import arrays as host
 from oa_jax.backbones.cdsrnp.model import Backbone, CDSRNPConfig
 from oa_jax.backbones.cdsrnp.task import CDSRNPTask
 from oa_jax.events.log import TEST, VALIDATION
-from oa_jax.nn.gca import GCAConfig
 from oa_jax.ranking.candidates import candidates_digest, draw_candidates
 
 
@@ -40,7 +39,7 @@ class Parts(base.Parts):
         return Backbone(
             CDSRNPConfig(n_items=n_items, **base.picked(CDSRNPConfig, self.config.model)),
             None if tables is None else tables.rows,
-            GCAConfig(**base.picked(GCAConfig, self.config.gca)),
+            self.config.gca,
         )
 
     def tables(self, log, split) -> Support | None:

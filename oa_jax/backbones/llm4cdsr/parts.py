@@ -13,7 +13,6 @@ from oa_jax.backbones.llm4cdsr.task import LLM4CDSRTask
 from oa_jax.data import sources
 from oa_jax.errors import UserError
 from oa_jax.events import world
-from oa_jax.nn.gca import GCAConfig
 from oa_jax.text import profiles, reduction
 from oa_jax.text.tables import Tables, default_folder, history_of, load_tables
 
@@ -38,7 +37,7 @@ class Parts(base.Parts):
         return model.Backbone(
             kind(n_items=n_items, **base.picked(kind, config.model), **terms),
             padded(tables),
-            GCAConfig(**base.picked(GCAConfig, config.gca)),
+            config.gca,
             model.LLM4CDSRQuirks(**base.picked(model.LLM4CDSRQuirks, config.quirks)),
         )
 

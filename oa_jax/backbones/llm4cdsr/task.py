@@ -25,7 +25,7 @@ ROWS = ("seq", *(f"{part}_{d}" for d in DOMAINS for part in ("seq", "pos", "time
 
 @dataclasses.dataclass(frozen=True)
 class LLM4CDSRTask(Slots):
-    """Arrays and draws of one data set. Quirks as in specs llm4cdsr §9, True is official.
+    """Arrays and draws of one data set. Quirks of oa_jax/backbones/README.md, True is official.
 
     q5: stream x's negative is of the input's domain, not the target's.  q6: it is another item
     than that of the domain's stream (without: one item, q5 has nothing to decide).  q7: the last

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from oa_jax.backbones.abxi.model import ABXIConfig, Backbone
-from oa_jax.nn.gca import GCAConfig
+from oa_jax.nn.known import GCAConfig
 from tests.backbones.abxi._batches import (
     CORRECTED,
     HISTORIES,
@@ -38,7 +38,7 @@ def size(n_items, d_embed, rank_domain, gca=None):
     return sum(leaf.size for leaf in jax.tree.leaves(jax.eval_shape(model.init, jax.random.key(0))))
 
 
-# Specs gca §2. A pair of modules at d = 256: 2 (4 (d² + d) + (2d 4d + 4d) + (4d d + d) + 2d).
+# A pair of modules at d = 256: 2 (4 (d² + d) + (2d 4d + 4d) + (4d d + d) + 2d).
 PAIR = 2_102_784
 
 

@@ -1,4 +1,4 @@
-"""CDSRNP's rows and streams against a plain reading of specs cdsrnp §2."""
+"""CDSRNP's rows and streams against a plain reading of what they hold."""
 
 import numpy as np
 import pytest

@@ -68,7 +68,7 @@ def test_evaluation_rows_are_the_official_ones(golden, which, theirs):
 
 
 def rows_by_hand(items, n_a, length):
-    """One training row, from the words of specs §3."""
+    """One training row, column by column."""
     window = items[-(length + 1) :]
     shift = length - (len(window) - 1)
     out = {"seq": list(window[:-1]), "pos": list(window[1:])}
