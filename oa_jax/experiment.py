@@ -178,11 +178,10 @@ class Experiment:
             "val": {k: v for k, v in self.padded(val).items() if k not in unused},
             "probe": self.padded(probe),
         }
-        if not self.is_resident:
-            return arrays
-        arrays["train"] = self.task.train_arrays()
-        frozen = {} if self.tables is None else {"tables": self.tables}
-        return jax.tree.map(jnp.asarray, arrays) | frozen
+        if self.is_resident:
+            arrays["train"] = self.task.train_arrays()
+            arrays = jax.tree.map(jnp.asarray, arrays)
+        return arrays if self.tables is None else arrays | {"tables": self.tables}
 
     def identity(self) -> dict[str, str]:
         """Fingerprints of what is trained and evaluated on."""
