@@ -145,6 +145,8 @@ class Feed:
         """(..., room): the lists of each batch's rows, one after the other."""
         begin = np.repeat(first.ravel(), size.ravel())
         place = begin + rank(np.repeat(np.arange(size.size), size.ravel()), size.size)[0]
+        if size.sum(-1).max() > room:
+            raise ValueError(f"lists of {size.sum(-1).max()} entries: expected at most {room}")
         n_batches = size.size // size.shape[-1]
         batch = np.repeat(np.arange(n_batches), size.sum(-1).ravel())
         at = batch, rank(batch, n_batches)[0]
