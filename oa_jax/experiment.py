@@ -93,11 +93,10 @@ class Experiment:
         """What the engine reads: train, val, probe, on the device; val and probe on the host
         where the rows of training come from files."""
         arrays = self.evaluation.arrays(self.config.train.probe_users)
-        if not self.config.data.resident:
-            return arrays
-        arrays["train"] = self.data.task.train_arrays()
-        frozen = {} if self.tables is None else {"tables": self.tables}
-        return jax.tree.map(jnp.asarray, arrays) | frozen
+        if self.config.data.resident:
+            arrays["train"] = self.data.task.train_arrays()
+            arrays = jax.tree.map(jnp.asarray, arrays)
+        return arrays if self.tables is None else arrays | {"tables": self.tables}
 
     def identity(self) -> dict[str, str]:
         """Fingerprints of what is trained and evaluated on."""

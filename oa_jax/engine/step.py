@@ -42,13 +42,13 @@ class Settings:
         return dataclasses.replace(self, backbone=self.backbone.on(tables))
 
 
-def train_step(settings: Settings, capacity, state: State, rows_B, arrays):
-    """One AdamW step on the batch of users `rows_B` -> (state, aux of scalars).
+def train_step(settings: Settings, capacity, state: State, rows_N, arrays):
+    """One AdamW step on the batch of rows `rows_N` -> (state, aux of scalars).
 
     Decay is decoupled and reaches every parameter, biases and norms included (quirk Q7).
     """
-    rows_B = on_batch(rows_B)
-    batch = on_batch(settings.task.batch(arrays, rows_B, state.seed, state.step, capacity))
+    rows_N = on_batch(rows_N)
+    batch = on_batch(settings.task.batch(arrays, rows_N, state.seed, state.step, capacity))
     key = key_of(state.seed, Purpose.DROPOUT, state.step)
     value_and_grad = jax.value_and_grad(settings.backbone.loss, has_aux=True)
     value_and_grad = products_in(settings.compute_dtype, value_and_grad)
@@ -78,7 +78,8 @@ def epoch(settings: Settings, capacity, state: State, arrays):
     rows_NxB = epoch_rows(state.seed, state.epoch, task.n_users, task.batch_size)
 
     def step(state, rows_B):
-        return train_step(settings, capacity, state, rows_B, arrays["train"])
+        rows_N = task.rows_of_batch(rows_B, state.seed, state.step)
+        return train_step(settings, capacity, state, rows_N, arrays["train"])
 
     state, losses = jax.lax.scan(step, state, rows_NxB)
     assessed = assess(settings, state.params, arrays)
@@ -93,7 +94,8 @@ def steps(settings: Settings, capacity, n_steps: int, state: State, arrays):
     rows_NxB = epoch_rows(state.seed, state.epoch, task.n_users, task.batch_size)[:n_steps]
 
     def step(state, rows_B):
-        state, aux = train_step(settings, capacity, state, rows_B, arrays["train"])
+        rows_N = task.rows_of_batch(rows_B, state.seed, state.step)
+        state, aux = train_step(settings, capacity, state, rows_N, arrays["train"])
         return state, aux["loss"]
 
     return jax.lax.scan(step, state, rows_NxB)

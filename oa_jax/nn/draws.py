@@ -62,13 +62,31 @@ def distinct(key: jax.Array, n: int | jax.Array, size: int) -> jax.Array:
 
 
 def distinct_outside(
-    key: jax.Array, n: int, excluded: jax.Array, n_excluded: int | jax.Array, size: int
+    key: jax.Array,
+    n: int,
+    excluded: jax.Array,
+    n_excluded: int | jax.Array,
+    size: int,
+    first: int | jax.Array = 0,
+    most: int | None = None,
 ) -> jax.Array:
     """`size` distinct integers of [0, n) that are not in `excluded`, exactly and without rejection.
 
-    excluded: (H,) ascending, padded with large values; n_excluded: how many are real.
+    excluded: (H,) of which the places first, …, first + n_excluded - 1 count, and ascend; what
+    stands elsewhere, padding or other rows' integers, does not matter.  first, n_excluded: may be
+    traced.  most: not below n_excluded, and static; H by default.
     """
     ranks = distinct(key, n - n_excluded, size)
-    # The r-th admitted integer is r plus the number of excluded e_j with e_j - j <= r.
-    shifted = excluded - jnp.arange(len(excluded))
-    return ranks + jnp.searchsorted(shifted, ranks, side="right").astype(jnp.int32)
+
+    # The r-th admitted integer is r plus the number of excluded e_j with e_j - j <= r, which is
+    # found by bisection. (jnp.searchsorted would need a copy of every row's part, in one width.)
+    def halve(_, bounds):
+        low, high = bounds
+        middle = (low + high) // 2
+        above = (low < high) & (excluded[first + middle] - middle <= ranks)
+        return jnp.where(above, middle + 1, low), jnp.where(above, high, middle)
+
+    low = jnp.zeros_like(ranks)
+    n_halvings = (len(excluded) if most is None else most).bit_length()
+    passed, _ = jax.lax.fori_loop(0, n_halvings, halve, (low, low + n_excluded))
+    return ranks + passed

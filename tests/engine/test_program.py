@@ -158,7 +158,7 @@ def test_abstract_is_the_shape_of_create(by_axis):
 
 def test_capacity_holds_every_seed(by_axis):
     engine, task = by_axis["vmap"].engine, by_axis["vmap"].task
-    counts = jnp.asarray(task.target_counts)
+    counts = jnp.asarray(task.slot_counts)
     needed = np.array([task.slots_needed(counts, seed, 2) for seed in range(3)])
     assert engine.capacity((0, 1, 2), 2) == task.capacity(needed.max(0))
 

@@ -77,10 +77,10 @@ def test_an_epoch_by_chunks_is_an_epoch_bitwise(resident, twin, bitwise):
     assert not np.array_equal(*(r["train"]["loss"] for r in reports))
     # The shapes of a chunk are known without running it: nothing is compiled anew.
     engine, before = twin.engine, len(twin.engine._programs)
-    engine.compile_epoch(jax.eval_shape(lambda: found), None, CAPACITY)
+    engine.compile_epoch(jax.eval_shape(lambda: found), {}, CAPACITY)
     assert len(engine._programs) == before
-    one, other = engine.on_device(None, 3)
-    assert one == other and one[1]["gt"].shape == (3, 3, 16, 12)
+    (one, other), tables = engine.on_device({}, 3)
+    assert one == other and one[1]["gt"].shape == (3, 3, 16, 12) and tables is None
 
 
 def test_slices_of_users_are_ranked_as_all_at_once(resident, twin, bitwise, monkeypatch):
@@ -92,6 +92,30 @@ def test_slices_of_users_are_ranked_as_all_at_once(resident, twin, bitwise, monk
     pairs = [e.engine.final(states.params, rows, protocols)[0] for e in (experiment, twin)]
     assert bitwise(*pairs)
     assert bitwise(*(e.engine.assess(states, e.train_arrays()) for e in (experiment, twin)))
+
+
+@pytest.mark.parametrize(
+    ("backbone", "fields"),
+    [("llm4cdsr", {}), ("cdsrnp", {"train__batch_size": 24})],
+    ids=["llm4cdsr", "cdsrnp"],
+)
+def test_the_other_backbones_train_from_files_too(backbone, fields, bitwise):
+    """With frozen tables, with a support set drawn beside each batch: states, reports, ranks."""
+    argument = f"pair=synthetic,gca={'none' if backbone == 'llm4cdsr' else 'early'}"
+    experiment = toy.small_experiment(backbone, argument, seed_axis="map", **fields)
+    twin, found = streamed(experiment, 3), []
+    rows = experiment.padded(experiment.eval_rows["test"])
+    for one in (experiment, twin):
+        states = one.engine.create(one.seeds, one.hparams())
+        arrays = one.engine.keep(one.train_arrays(), len(one.seeds))
+        capacity = one.engine.capacity(one.seeds, 0)
+        states, report = one.engine.epoch(states, arrays, capacity)
+        ranks = one.engine.final(states.params, rows, ("candidates",), one.tables)
+        found.append(jax.device_get((states, report, ranks)))
+    assert bitwise(*found)
+    assert ("train" in experiment.train_arrays()) and ("train" not in arrays)
+    task = experiment.task
+    assert task.n_steps > 3 and (task.n_support > 0) == (backbone == "cdsrnp")
 
 
 @pytest.fixture(scope="module")

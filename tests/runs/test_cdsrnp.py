@@ -67,20 +67,21 @@ def test_selection_is_the_sum_of_both_domains(experiment, whole):
 
 def test_support_of_evaluation_is_of_training_rows_and_follows_from_the_data(experiment):
     task, support = experiment.data.task, experiment.data.tables
-    again = build(first_seed=9, model__d_embed=4).frozen
+    seq = task.train_arrays()["seq"]
+    again = build(first_seed=9, model__d_embed=4).data.tables
     jax.tree.map(np.testing.assert_array_equal, support.rows, again.rows)
     assert support.metadata == again.metadata
     assert len(support.rows["target"]) == 20 < len(task.pool)
-    known = {tuple(row) for row in task._rows["seq"][task.pool].tolist()}
+    known = {tuple(row) for row in seq[task.pool].tolist()}
     assert {tuple(row) for row in support.rows["seq"].tolist()} <= known
-    assert len(build(model__eval_support=0).frozen.rows["target"]) == len(task.pool)
+    assert len(build(model__eval_support=0).data.tables.rows["target"]) == len(task.pool)
     log, users = experiment.data.log, {}
     for r in task.pool:
-        users.setdefault(str(task._rows["seq"][r].tolist()), task.rows.user[r])
-    for seq, negative, target in zip(
+        users.setdefault(str(seq[r].tolist()), task.rows.user[r])
+    for sequence, negative, target in zip(
         *(support.rows[k] for k in ("seq", "negative", "target")), strict=True
     ):
-        user = users[str(seq.tolist())]
+        user = users[str(sequence.tolist())]
         own = log.item[log.offsets[user] : log.offsets[user] + task.split.n_train[user]]
         assert negative not in own and target in own
         assert (negative > log.n_items[0]) == (target > log.n_items[0])

@@ -7,7 +7,6 @@ import dataclasses
 import numpy as np
 
 from oa_jax.backbones import base
-from oa_jax.backbones.abxi.arrays import NO_ITEM
 from oa_jax.backbones.cdsrnp import arrays as host
 from oa_jax.backbones.cdsrnp.model import Backbone, CDSRNPConfig
 from oa_jax.backbones.cdsrnp.task import CDSRNPTask
@@ -52,11 +51,10 @@ class Parts(base.Parts):
         if 0 < model.eval_support < len(pool):
             draw = np.random.default_rng([int(fingerprint, 16), 0])
             pool = np.sort(draw.choice(pool, model.eval_support, replace=False))
-        arrays, user = task.train_arrays(), task.rows.user[pool]
-        target = arrays["target"][pool]
-        own = _own_ids(arrays, arrays["own_row"][pool], log.n_items[0])
-        drawn = draw_candidates(fingerprint, "support", user, target, own, log.n_items, 1)
-        rows = {name: arrays[name][pool] for name in (*host.STREAMS, "target", "domain")}
+        rows, user = task.arrays_of_rows(pool), task.rows.user[pool]
+        own = host.own_ids(rows, log.n_items[0])
+        drawn = draw_candidates(fingerprint, "support", user, rows["target"], own, log.n_items, 1)
+        rows = {name: rows[name] for name in (*host.STREAMS, "target", "domain")}
         rows |= {"negative": drawn[:, 1], "real": np.ones(len(pool), bool)}
         return Support(rows, {"support": candidates_digest(drawn)})
 
@@ -107,12 +105,6 @@ class Parts(base.Parts):
     @property
     def name(self) -> str:
         return "cdsrnp" if self.config.model.neural_process else "cdsrnp without NP"
-
-
-def _own_ids(arrays, rows, n_a):
-    """(R, H) joint ids of the own items, 0 where there is none."""
-    parts = [(arrays[f"own_{name}"][rows], 1 + n_a * d) for d, name in enumerate("AB")]
-    return np.concatenate([np.where(own == NO_ITEM, 0, own + first) for own, first in parts], 1)
 
 
 def items_with_target(log, split: str) -> np.ndarray:
