@@ -9,15 +9,15 @@ import pathlib
 import urllib.error
 import urllib.request
 
-from oa_jax.data import catalogue
-from oa_jax.data.raw import Reading
+from oa_jax.data import catalogue, store
+from oa_jax.data.texts import Reading
 from oa_jax.errors import UserError
 
 TIMEOUT_S = 20
 BLOCK_BYTES = 1 << 20
 
 
-def complete(data_set: catalogue.DataSet, raw_dir, reading: Reading) -> None:
+def complete(data_set: catalogue.DataSet, raw_dir: str | os.PathLike, reading: Reading) -> None:
     """Fetch the files of the first source that can be had whole into `<raw_dir>/<name>`.
 
     Nothing is done if the files of a source are there. Files of an earlier attempt are kept.
@@ -27,7 +27,7 @@ def complete(data_set: catalogue.DataSet, raw_dir, reading: Reading) -> None:
         return
     for source in data_set.sources:
         if all(file.url for file in source.files):
-            folder = pathlib.Path(raw_dir).expanduser() / data_set.name
+            folder = store.place(raw_dir) / data_set.name
             folder.mkdir(parents=True, exist_ok=True)
             for file in source.files:
                 name = file.name + (".gz" if file.url.endswith(".gz") else "")

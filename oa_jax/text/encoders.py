@@ -12,18 +12,21 @@ import functools
 import hashlib
 import importlib.metadata
 import pathlib
+from collections.abc import Callable, Iterable
 
 import numpy as np
 
 from oa_jax.errors import UserError
 from oa_jax.text.cache import encode_in_chunks
-from oa_jax.text.files import read_rows
+from oa_jax.text.files import digest, read_rows
 
 HASHING = "hashing"
-SUFFIXES = (".npy", ".pkl")
+Say = Callable[[str], None]
 
 
-def open_encoder(spec: str, n_items: tuple[int, int], chunk: int = 1024):
+def open_encoder(
+    spec: str, n_items: tuple[int, int], chunk: int = 1024, track: Callable = iter
+) -> Files | Hashing | Sentences:
     """The encoder that --encoder=SPEC names; a model takes and stores `chunk` texts at a time.
 
     'hashing'; 'A.npy,B.npy' (or .pkl), a file per domain whose rows follow its items; anything
@@ -34,9 +37,9 @@ def open_encoder(spec: str, n_items: tuple[int, int], chunk: int = 1024):
     """
     if spec == HASHING:
         return Hashing()
-    if spec.endswith(SUFFIXES):
+    if spec.endswith((".npy", ".pkl")):
         return Files.read(spec.split(","), n_items)
-    return Sentences(spec, chunk)
+    return Sentences(spec, chunk, track)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,12 +57,10 @@ class Files:
         widths = [part.shape[1] for part in parts]
         if widths[0] != widths[1]:
             raise UserError(f"{paths[1]}: {widths[1]} columns: expected {widths[0]}, as in A's")
-        rows = np.concatenate(parts)
-        digest = hashlib.sha256(rows.tobytes()).hexdigest()[:16]
-        names = [pathlib.Path(path).name for path in paths]
-        return cls(rows, {"kind": "files", "files": names, "content": digest})
+        rows, names = np.concatenate(parts), [pathlib.Path(path).name for path in paths]
+        return cls(rows, {"kind": "files", "files": names, "content": digest(rows)})
 
-    def vectors(self, texts, cache, say) -> np.ndarray:
+    def vectors(self, texts: list[str | None], cache: pathlib.Path | None, say: Say) -> np.ndarray:
         return self.rows_NxW
 
 
@@ -84,7 +85,7 @@ class Hashing:
             "scikit-learn": importlib.metadata.version("scikit-learn"),
         }
 
-    def vectors(self, texts, cache, say) -> np.ndarray:
+    def vectors(self, texts: list[str | None], cache: pathlib.Path | None, say: Say) -> np.ndarray:
         from sklearn.decomposition import TruncatedSVD
         from sklearn.feature_extraction.text import HashingVectorizer, TfidfTransformer
 
@@ -96,8 +97,7 @@ class Hashing:
         words = TfidfTransformer().fit_transform(counts)
         width = min(self.width, len(texts) - 1)
         # Seeded, and scikit-learn fixes the signs.
-        vectors = TruncatedSVD(width, random_state=0).fit_transform(words)
-        return vectors.astype(np.float32)
+        return TruncatedSVD(width, random_state=0).fit_transform(words).astype(np.float32)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,6 +106,7 @@ class Sentences:
 
     name: str
     chunk: int = 1024
+    track: Callable[[list], Iterable] = iter
 
     @functools.cached_property
     def _model(self):
@@ -125,25 +126,24 @@ class Sentences:
     @functools.cached_property
     def identity(self) -> dict:
         """The name, and the digest of the parameters: a name may come to mean other weights."""
-        digest = hashlib.sha256()
+        weights = hashlib.sha256()
         for name, value in sorted(self._model.state_dict().items()):
-            digest.update(name.encode() + np.ascontiguousarray(value.cpu().numpy()).tobytes())
+            weights.update(name.encode() + np.ascontiguousarray(value.cpu().numpy()).tobytes())
         return {
             "kind": "sentence-transformers",
             "name": pathlib.Path(self.name).name if pathlib.Path(self.name).is_dir() else self.name,
-            "weights": digest.hexdigest()[:16],
+            "weights": weights.hexdigest()[:16],
         }
 
-    def vectors(self, texts, cache, say) -> np.ndarray:
+    def vectors(self, texts: list[str | None], cache: pathlib.Path | None, say: Say) -> np.ndarray:
         known = [i for i, text in enumerate(texts) if text is not None]
 
         def encode(chunk):
             # float32 on the host, whatever the model computes in.
             return np.asarray(self._model.encode(chunk, show_progress_bar=False), np.float32)
 
-        rows = encode_in_chunks(
-            encode, [texts[i] for i in known], self.identity, cache, self.chunk, say
-        )
+        some = [texts[i] for i in known]
+        rows = encode_in_chunks(encode, some, self.identity, cache, self.chunk, say, self.track)
         out = np.zeros((len(texts), rows.shape[1]), np.float32)
         out[known] = rows
         return out

@@ -86,13 +86,13 @@ def test_list_says_what_is_there_and_what_is_missing(run, small_pair, tmp_path):
 
 
 def test_a_set_with_errors_has_status_1(run, small_pair, tmp_path):
-    from oa_jax.data import prepared
+    from oa_jax.data import store
     from oa_jax.data.prepare import prepare
-    from oa_jax.data.raw import Reading
+    from oa_jax.data.texts import Reading
 
     prepare("beauty_elec", small_pair, tmp_path, Reading(), print)
-    folder = prepared.folder(tmp_path, "beauty_elec")
-    prepared.write_items(folder, [])
+    folder = store.folder(tmp_path, "beauty_elec")
+    store.write_items(folder, [])
     checked = run("check", "beauty_elec", f"--data_dir={tmp_path}")
     assert checked.returncode == 1 and "error: items: digest" in checked.stdout
 
@@ -123,12 +123,12 @@ def test_missing_files_are_named_at_once(run, tmp_path):
     )
 
 
-def test_a_missing_extra_is_named(tmp_path):
+def test_a_missing_extra_is_named(small_pair, tmp_path):
     code = (
         "import runpy, sys; sys.modules['polars'] = None;"
-        "sys.argv = ['data', 'prepare', 'movie_book', f'--data_dir={sys.argv[1]}'];"
+        "sys.argv = ['data', 'prepare', 'beauty_elec', *sys.argv[1:]];"
         "runpy.run_module('oa_jax.data', run_name='__main__', alter_sys=True)"
     )
-    argv = [sys.executable, "-c", code, str(tmp_path)]
+    argv = [sys.executable, "-c", code, f"--data_dir={tmp_path}", f"--raw_dir={small_pair}"]
     process = subprocess.run(argv, cwd=TESTS.parent, capture_output=True, text=True)
     assert "polars is not installed: expected the extra `data`" in error(process)

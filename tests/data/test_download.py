@@ -9,7 +9,7 @@ import pytest
 
 from oa_jax.data import download
 from oa_jax.data.catalogue import DataSet, File, Source
-from oa_jax.data.raw import Reading
+from oa_jax.data.texts import Reading
 from oa_jax.errors import UserError
 
 CONTENT = b"u,i,5.0,1\n" * 1000

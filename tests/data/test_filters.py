@@ -7,7 +7,8 @@ import polars as pl
 import pytest
 
 from oa_jax.data import filters, published, sources
-from oa_jax.data.filters import hash_rank, joined
+from oa_jax.data.filters import joined
+from oa_jax.data.roles import hash_rank
 from oa_jax.events.log import make_log
 
 

@@ -18,7 +18,7 @@ from oa_jax.text import build
 from oa_jax.text.tables import METADATA, load_tables
 
 HERE = pathlib.Path(__file__).parent
-ROOT = HERE.parents[2]
+ROOT = HERE.parents[1]
 
 
 @pytest.fixture(scope="module")

@@ -5,8 +5,8 @@ import json
 
 import pytest
 
-from oa_jax.data import raw
-from oa_jax.data.raw import Reading
+from oa_jax.data import readers
+from oa_jax.data.texts import Reading
 from oa_jax.errors import UserError
 
 HUGE = "u" * 5000
@@ -32,10 +32,10 @@ BAD_RATINGS = [
 ]
 
 
-@pytest.fixture(params=[40, raw.BLOCK_BYTES], ids=["tiny blocks", "one block"], autouse=True)
+@pytest.fixture(params=[40, readers.BLOCK_BYTES], ids=["tiny blocks", "one block"], autouse=True)
 def blocks(request, monkeypatch):
     """Everything holds wherever a block ends."""
-    monkeypatch.setattr(raw, "BLOCK_BYTES", request.param)
+    monkeypatch.setattr(readers, "BLOCK_BYTES", request.param)
 
 
 @pytest.mark.parametrize("name", ["r.csv", "r.csv.gz"])
@@ -45,23 +45,23 @@ def test_ratings(raw_files, tmp_path, name):
     reading = Reading()
     path = raw_files.write(tmp_path / name, mixed)
     rows = [(u, i, t) for u, i, _, t in GOOD]
-    assert raw.ratings(path, reading).rows() == rows * 5
+    assert readers.ratings(path, reading).rows() == rows * 5
     assert reading.lines == {name: len(mixed)}
     bad = {"lines": len(BAD_RATINGS), "first": "line 3: 'u1,i1,5.0'"}
     assert reading.malformed == {name: bad}
     high = [row for row, good in zip(rows, GOOD, strict=True) if good[2] >= 3.5]
-    assert raw.ratings(path, Reading(), least=3.5).rows() == high * 5
+    assert readers.ratings(path, Reading(), least=3.5).rows() == high * 5
 
 
 def test_the_last_line_may_have_no_end(tmp_path):
     (tmp_path / "r.csv").write_bytes(b"u1,i1,5.0,1\nu2,i2,4.0,2")
-    assert raw.ratings(tmp_path / "r.csv", Reading())["user"].to_list() == ["u1", "u2"]
+    assert readers.ratings(tmp_path / "r.csv", Reading())["user"].to_list() == ["u1", "u2"]
 
 
 def test_progress_reaches_the_size_of_the_packed_file(raw_files, tmp_path):
     path = raw_files.write(tmp_path / "r.csv.gz", [f"u{k},i,5.0,{k}" for k in range(300)])
     seen = []
-    raw.ratings(path, Reading(lambda p, n: seen.append((p, n))))
+    readers.ratings(path, Reading(lambda p, n: seen.append((p, n))))
     assert {p for p, _ in seen} == {path} and seen[-1][1] == path.stat().st_size
     assert [n for _, n in seen] == sorted(n for _, n in seen)
 
@@ -93,7 +93,7 @@ def test_reviews(raw_files, tmp_path):
     good += [other_bytes.replace(b"?", b"\xff\xfe")]
     path = raw_files.write(tmp_path / "c.json.gz", [*good, "", *BAD_REVIEWS, *good])
     reading = Reading()
-    found = raw.reviews(path, reading, after=10, before=20).rows()
+    found = readers.reviews(path, reading, after=10, before=20).rows()
     expected = [(HUGE, "i", 15), ("v", "i", 15), ("x", "i", 11), ("x", "i", 11), ("y", "i", 15)]
     assert found == expected * 2
     assert reading.malformed["c.json.gz"]["lines"] == len(BAD_REVIEWS)
@@ -111,7 +111,7 @@ def test_metadata(raw_files, tmp_path):
     extra = ["{}", '{"asin": "a", broken', '{"asin": "c", broken', "text", b'{"title": "\xff"}']
     path = raw_files.metadata_2018(tmp_path, "X", items, extra)
     reading = Reading()
-    assert raw.metadata(path, reading, {"a", "b", "absent"}) == {
+    assert readers.metadata(path, reading, {"a", "b", "absent"}) == {
         "a": {"title": "the later one counts", "date": "May 2018"},
         "b": {"description": ["one"]},
     }
@@ -127,7 +127,7 @@ def test_douban(raw_files, tmp_path):
     for kind, times in (("book", 1), ("movie", 2), ("music", 1)):
         reading = Reading()
         path = tmp_path / f"{kind}reviews_cleaned.txt"
-        assert raw.douban(path, reading, kind).rows() == expected * times
+        assert readers.douban(path, reading, kind).rows() == expected * times
         n_bad = reading.malformed.get(path.name, {"lines": 0})["lines"]
         assert n_bad == (3 if kind == "movie" else 0)
 
@@ -146,7 +146,7 @@ def test_a_file_that_is_broken_as_a_whole(tmp_path, case):
     path = tmp_path / "r.csv"
     path.write_bytes(content)
     with pytest.raises(UserError, match=expected) as caught:
-        raw.ratings(path, Reading())
+        readers.ratings(path, Reading())
     assert str(caught.value).startswith(f"{path}: ") and "\n" not in str(caught.value)
 
 
@@ -158,4 +158,4 @@ def test_a_packed_file_that_cannot_be_read(tmp_path, damage):
         path.write_bytes(packed[: len(packed) // 2] if damage == "cut" else b"u,i,5.0,1\n")
     expected = "a readable file" if damage == "missing" else "a whole gzip file"
     with pytest.raises(UserError, match=f"r.csv.gz: expected {expected}, found: "):
-        raw.ratings(path, Reading())
+        readers.ratings(path, Reading())

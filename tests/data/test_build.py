@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from oa_jax.data.built import from_end, leave_one_out_roles, tenths, user_disjoint_roles
+from oa_jax.data.roles import from_end, leave_one_out_roles, tenths, user_disjoint_roles
 from oa_jax.errors import UserError
 from oa_jax.events.log import CONTEXT, TEST, TRAINING, VALIDATION
 
