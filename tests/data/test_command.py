@@ -8,6 +8,8 @@ import sys
 
 import pytest
 
+from oa_jax.data import store
+
 TESTS = pathlib.Path(__file__).resolve().parents[1]
 
 
@@ -71,6 +73,9 @@ def test_from_files_to_figures(run, small_pair, raw_files, tmp_path):
     assert "A Beauty, B Electronics; split: leave_one_out" in described.stdout
     assert (tmp_path / "oa_pairs" / "beauty_elec" / "beauty_elec.png").stat().st_size > 10_000
 
+    line = error(run("describe", "beauty_elec", where[0], f"--png={tmp_path / 'x.foo'}"))
+    assert "x.foo: expected a name that ends in one of .avif, " in line or ".pdf, " in line
+
     checked = run("check", "beauty_elec", where[0])
     assert checked.returncode == 0 and "ok: records: all 30 equal" in checked.stdout
     assert "finding: files: ratings_Beauty.csv.gz: 1 malformed, line 361" in checked.stdout
@@ -85,8 +90,18 @@ def test_list_says_what_is_there_and_what_is_missing(run, small_pair, tmp_path):
     assert "cseweb.ucsd.edu/~jmcauley/datasets/amazon_v2/" in words
 
 
+def test_a_damaged_set_is_one_line_and_the_others_are_listed(run, small_pair, tmp_path):
+    folder = store.folder(tmp_path, "food_kitchen")
+    folder.mkdir(parents=True)
+    for content, expected in (("{}", "no field 'name'"), ("[", "not valid JSON")):
+        (folder / store.METADATA).write_text(content)
+        for argv in (("list",), ("check", "food_kitchen"), ("describe", "food_kitchen")):
+            result = run(*argv, f"--data_dir={tmp_path}", f"--raw_dir={small_pair}")
+            assert f"metadata.json: {expected}" in error(result)
+            assert ("files found: ratings of 2014" in result.stdout) is (argv == ("list",))
+
+
 def test_a_set_with_errors_has_status_1(run, small_pair, tmp_path):
-    from oa_jax.data import store
     from oa_jax.data.prepare import prepare
     from oa_jax.data.texts import Reading
 

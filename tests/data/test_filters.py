@@ -145,6 +145,15 @@ def test_a_share_of_single_domain_users():
     assert set(backwards["user"]) == kept[0.25]  # no order of the files in it
 
 
+def test_copies_are_equal_in_all_columns():
+    rows = [("u", "a", 1, 0), ("u", "b", 1, 0), ("u", "a", 1, 0), ("u", "a", 2, 0)]
+    rows += [("u", "a", 1, 1), ("v", "a", 1, 0)]
+    kept = {k: filters.without_copies(frame(rows), k).rows() for k in ("keep", "first", "last")}
+    assert kept["keep"] == rows
+    assert kept["first"] == rows[:2] + rows[3:]
+    assert kept["last"] == rows[1:]
+
+
 def test_hash_rank_is_a_permutation_of_its_own():
     names = [f"u{k}" for k in range(50)]
     rank = hash_rank(names, "split")

@@ -14,13 +14,13 @@ LINES = ["0 1|10 3|10 2|11", "1 5|7", "2 4|1 4|2 1|3 2|3"]
 SEQUENCES, ITEMS = "toy_50_preprocessed.txt", "map_item_50.txt"
 
 
-def write(directory, lines=LINES, mapping=MAP, end="\n", gz=False):
+def write(directory, lines=LINES, mapping=MAP, end="\n", gz=False, mark=b""):
     """Files of a toy source; `lines` and `mapping` may also be bytes, written as they are."""
     text = lines if isinstance(lines, bytes) else (end.join(lines) + end).encode()
     names = mapping if isinstance(mapping, bytes) else json.dumps(mapping).encode()
     for name, data in ((SEQUENCES, text), (ITEMS, names)):
         path = directory / (f"{name}.gz" if gz else name)
-        path.write_bytes(gzip.compress(data) if gz else data)
+        path.write_bytes(gzip.compress(mark + data) if gz else mark + data)
     return directory
 
 
@@ -51,6 +51,7 @@ def test_reads_the_columns(tmp_path):
         {"gz": True},
         {"end": "\r\n"},
         {"end": " \n"},
+        {"mark": b"\xef\xbb\xbf"},
         {"mapping": dict(reversed(MAP.items()))},
     ],
     ids=str,

@@ -90,6 +90,23 @@ def test_a_model_that_answers_wrongly_is_refused(tmp_path, rows):
     assert not list(tmp_path.glob("*/*"))
 
 
+def test_without_a_home_nothing_is_stored_and_a_line_says_so(model, tmp_path, monkeypatch):
+    """A user without HOME and without an entry in the list of users, as containers have."""
+
+    def nowhere():
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr(pathlib.Path, "home", nowhere)
+    assert cache.default_directory() is None
+    said = []
+    vectors = Sentences(str(model), chunk=2).vectors(TEXTS, None, said.append)
+    assert vectors[0].any() and encoded(model) == 6 and not list(tmp_path.glob("**/*.npy"))
+    assert said == ["no home folder: encoded texts are not stored: --cache_dir=DIR stores them"]
+    monkeypatch.setattr(pathlib.Path, "expanduser", lambda path: nowhere())
+    assert "~/x.npy: there is no home folder" in refusal(files.read_rows, "~/x.npy", 3)
+
+
 def test_no_text_at_all_is_refused(model, tmp_path):
     assert "no item has a text" in refusal(
         Sentences(str(model)).vectors, [None, None], tmp_path, silent
