@@ -114,7 +114,6 @@ def _files(source, raw):
 
 def prepare(name: str) -> None:
     """Make a set, with a bar for each file on a terminal."""
-    from oa_jax.data.download import complete
     from oa_jax.data.prepare import prepare as make
     from oa_jax.data.texts import Reading
 
@@ -132,7 +131,7 @@ def prepare(name: str) -> None:
 
         reading = Reading(on_bytes)
         if flags.FLAGS.download and not store.is_prepared(directory, name):
-            complete(catalogue.SETS[name], raw, reading)
+            catalogue.complete(catalogue.SETS[name], raw, reading)
         made = make(name, raw, directory, reading, cli.say, flags.FLAGS.duplicates)
     cli.say(f"{name}: {state(name)}" if made else f"{name}: already {state(name)}")
     for file, bad in reading.malformed.items():

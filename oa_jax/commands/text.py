@@ -12,7 +12,7 @@ from oa_jax.commands import cli
 from oa_jax.data import store
 from oa_jax.data.sources import DIRECTORY_VARIABLE
 from oa_jax.errors import UserError
-from oa_jax.text import build, cache
+from oa_jax.text import build, encoders
 from oa_jax.text.tables import Tables, default_folder
 
 flags.DEFINE_string("data_dir", None, f"Folder of the prepared sets; {DIRECTORY_VARIABLE} if none.")
@@ -49,7 +49,7 @@ def main(_: list[str]) -> None:
     own = ("profiles", "global_width", "local_width", "split", "sees_validation", "chunk")
     options = build.Options(
         given.encoder,
-        store.place(given.cache_dir) if given.cache_dir else cache.default_directory(),
+        store.place(given.cache_dir) if given.cache_dir else encoders.default_directory(),
         track=lambda chunks: track(
             chunks, "encoding", console=cli.console, disable=not cli.console.is_terminal
         ),

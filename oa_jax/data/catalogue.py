@@ -1,4 +1,4 @@
-"""All data sets by name: their protocol, the files they are made of, and where those come from.
+"""All data sets by name: their protocol, the files they are made of, where those come from.
 
 A name has one or more sources. The files of a source lie together in one folder, anywhere up to
 three levels below the given one, each plain or with `.gz` at the end of its name. Hashes are of the
@@ -10,11 +10,18 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import hashlib
+import http.client
 import os
 import pathlib
+import urllib.error
+import urllib.request
 from collections.abc import Iterator
 
 from oa_jax.data import store
+from oa_jax.data.store import Place
+from oa_jax.data.texts import Reading
+from oa_jax.errors import UserError
 
 RATINGS_2014 = "https://cseweb.ucsd.edu/~jmcauley/datasets/amazon/links.html"
 REVIEWS_2018 = "https://cseweb.ucsd.edu/~jmcauley/datasets/amazon_v2/"
@@ -29,6 +36,8 @@ COMMITS = {
     LLMCDSR: "5825e999d87c4b7f90448df17d05c5f9cea047ba",
 }
 DEPTH = 3
+TIMEOUT_S = 20
+BLOCK_BYTES = 1 << 20
 
 
 @dataclasses.dataclass(frozen=True)
@@ -202,7 +211,7 @@ SETS = {
 }
 
 
-def find(source: Source, raw_dir: str | os.PathLike) -> list[pathlib.Path | None] | None:
+def find(source: Source, raw_dir: Place) -> list[pathlib.Path | None] | None:
     """Paths of a source's files: the first folder at or below raw_dir that holds all of them.
 
     None in the place of an optional file that is not there; None if no folder has all others.
@@ -213,14 +222,14 @@ def find(source: Source, raw_dir: str | os.PathLike) -> list[pathlib.Path | None
     return None
 
 
-def missing(source: Source, raw_dir: str | os.PathLike | None) -> list[File]:
+def missing(source: Source, raw_dir: Place | None) -> list[File]:
     """Files of a source that the folder with most of them lacks."""
     folders = _folders(store.place(raw_dir), DEPTH) if raw_dir else ()
     everything = [file for file in source.files if not file.optional]
     return min([everything, *(_lacking(source, folder) for folder in folders)], key=len)
 
 
-def what_is_missing(data_set: DataSet, raw_dir: str | os.PathLike | None) -> str:
+def what_is_missing(data_set: DataSet, raw_dir: Place | None) -> str:
     """One line: the source nearest to complete, the file that it lacks, and where that is."""
     file, *more = min((missing(source, raw_dir) for source in data_set.sources), key=len)
     size = f" ({file.size})" if file.size else ""
@@ -254,3 +263,55 @@ def plain_or_packed(path: pathlib.Path) -> pathlib.Path | None:
     """The path, or with `.gz` at its end; None if there is neither file."""
     both = (path, path.with_name(f"{path.name}.gz"))
     return next((candidate for candidate in both if candidate.is_file()), None)
+
+
+# --- downloads: on request, one attempt each, hashes checked where they are known ----------------
+
+
+def complete(data_set: DataSet, raw_dir: Place, reading: Reading) -> None:
+    """Fetch the files of the first source that can be had whole into `<raw_dir>/<name>`.
+
+    Nothing is done if the files of a source are there. Files of an earlier attempt are kept.
+    Raises UserError if no source has URLs for all of its files, or a download fails.
+    """
+    if any(find(source, raw_dir) for source in data_set.sources):
+        return
+    for source in data_set.sources:
+        if all(file.url for file in source.files):
+            folder = store.place(raw_dir) / data_set.name
+            folder.mkdir(parents=True, exist_ok=True)
+            for file in source.files:
+                name = file.name + (".gz" if file.url.endswith(".gz") else "")
+                if not (folder / name).exists():
+                    fetch(file, folder / name, reading)
+            return
+    pages = sorted({file.page for source in data_set.sources for file in source.files})
+    raise UserError(f"{data_set.name}: not every file has a URL of its own: see {', '.join(pages)}")
+
+
+def fetch(file: File, path: pathlib.Path, reading: Reading) -> None:
+    """One file, under a temporary name until it is whole and has the known hash."""
+    part, digest, n_bytes = path.with_name(f".{path.name}.part"), hashlib.sha256(), 0
+    try:
+        with urllib.request.urlopen(file.url, timeout=TIMEOUT_S) as answer, open(part, "wb") as out:
+            expected = answer.length
+            while block := answer.read(BLOCK_BYTES):
+                digest.update(block)
+                out.write(block)
+                n_bytes += len(block)
+                reading.on_bytes(part, n_bytes)
+    except (urllib.error.URLError, http.client.HTTPException, TimeoutError, ConnectionError) as e:
+        part.unlink(missing_ok=True)
+        reason = getattr(e, "reason", None) or e
+        raise UserError(
+            f"{file.name}: cannot download {file.url}: {reason}; see {file.page}"
+        ) from None
+    whole = expected is None or n_bytes == expected
+    if not whole or (file.sha256 and digest.hexdigest() != file.sha256):
+        part.unlink()
+        found = f"{n_bytes} bytes, sha256 {digest.hexdigest()}"
+        raise UserError(
+            f"{file.name}: {file.url} gave {found}: expected "
+            f"{f'sha256 {file.sha256}' if whole else f'{expected} bytes'}; see {file.page}"
+        )
+    os.replace(part, path)

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import os
 
 import numpy as np
 
 from oa_jax.data import store
 from oa_jax.data.describe import popularity_ndcg, repeated
-from oa_jax.data.store import ORDER, Prepared
+from oa_jax.data.store import ORDER, Place, Prepared
 from oa_jax.errors import UserError
 from oa_jax.events.log import CONTEXT, TEST, TRAINING, VALIDATION, InteractionLog
 from oa_jax.events.split import Split, leave_one_out, published, roles_of
@@ -20,7 +19,7 @@ ASCENDING = 0.8  # of neighbouring items; half of them are expected to ascend by
 KINDS = {VALIDATION: "validation", TEST: "test"}
 
 
-def check(data_dir: str | os.PathLike, name: str) -> list[tuple[str, str]]:
+def check(data_dir: Place, name: str) -> list[tuple[str, str]]:
     """(level, line) of everything that was looked at.
 
     Raises UserError if the set cannot be read or is not what its metadata say.

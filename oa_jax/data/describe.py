@@ -6,7 +6,7 @@ import os
 
 import numpy as np
 
-from oa_jax.data.store import ORDER, Prepared
+from oa_jax.data.store import ORDER, Place, Prepared
 from oa_jax.errors import UserError
 from oa_jax.events.log import TEST, TRAINING, VALIDATION, InteractionLog
 
@@ -136,7 +136,7 @@ def _better_above(popularity, log, rows, domain, first):
     return out
 
 
-def plot(data: Prepared, path: str | os.PathLike) -> None:
+def plot(data: Prepared, path: Place) -> None:
     """Lengths and popularity by domain, as a picture in the format that the name ends in.
 
     Raises UserError for an ending that matplotlib does not know.

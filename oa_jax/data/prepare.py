@@ -28,7 +28,7 @@ import tensorflow_datasets as tfds
 
 from oa_jax import files
 from oa_jax.data import catalogue, store
-from oa_jax.data.store import Built
+from oa_jax.data.store import Built, Place
 from oa_jax.data.texts import Reading
 from oa_jax.errors import UserError
 from oa_jax.events.log import domain_of
@@ -38,8 +38,8 @@ DUPLICATES = ("keep", "first", "last")  # what becomes of exact copies of an eve
 
 def prepare(
     name: str,
-    raw_dir: str | os.PathLike,
-    data_dir: str | os.PathLike,
+    raw_dir: Place,
+    data_dir: Place,
     reading: Reading,
     say: Callable[[str], None],
     duplicates: str = "keep",
@@ -94,8 +94,8 @@ def _lock(path, name, say) -> Iterator[None]:
 def _write(name, raw_dir, staging, reading, duplicates) -> pathlib.Path:
     """All files of the set below `staging`; returns the folder of the version."""
     built, source, paths = build(name, raw_dir, reading, duplicates)
-    columns = (built.user, built.item, built.time, built.role)
-    log, role = store.with_roles(*columns, built.n_items, name)
+    columns = {column: getattr(built, column) for column in store.COLUMNS}
+    log, role = store.with_roles(columns, built.n_items, name)
     with contextlib.redirect_stdout(io.StringIO()):  # its notes name the temporary folder
         tfds.disable_progress_bar()
         OaPairs(built=built, config=name, data_dir=str(staging)).download_and_prepare()
@@ -148,7 +148,7 @@ def _sync(path):
 
 
 def build(
-    name: str, raw_dir: str | os.PathLike, reading: Reading, duplicates: str = "keep"
+    name: str, raw_dir: Place, reading: Reading, duplicates: str = "keep"
 ) -> tuple[Built, catalogue.Source, list]:
     """Events of a data set from the first of its sources whose files are below raw_dir.
 

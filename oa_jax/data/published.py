@@ -7,7 +7,6 @@ file is a UserError of a single line: nothing is left out. numpy alone is needed
 
 from __future__ import annotations
 
-import os
 import pathlib
 import re
 from collections.abc import Iterator
@@ -16,7 +15,7 @@ import numpy as np
 
 from oa_jax.data import catalogue, pickles, texts
 from oa_jax.data.roles import leave_one_out_roles, tenths, user_disjoint_roles
-from oa_jax.data.store import LEAVE_ONE_OUT, ORDER, SECONDS, Built, item_table
+from oa_jax.data.store import LEAVE_ONE_OUT, ORDER, SECONDS, Built, Place, item_table
 from oa_jax.data.texts import Reading, id_of, shown, words_of
 from oa_jax.errors import UserError
 from oa_jax.events.log import TEST, TRAINING, VALIDATION, InteractionLog, make_log
@@ -92,7 +91,7 @@ def _sequence(path, number, line):
     raise wrong(path, f"line {number}", line, "a user and item|time tokens, parted by blanks")
 
 
-def read_abxi(directory: str | os.PathLike, name: str) -> InteractionLog:
+def read_abxi(directory: Place, name: str) -> InteractionLog:
     """The log in `<name>_50_preprocessed.txt` and `map_item_50.txt` of a folder, plain or .gz.
 
     Raises UserError naming file, line or field, what was found and what was expected.

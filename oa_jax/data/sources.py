@@ -6,6 +6,7 @@ import os
 from typing import TYPE_CHECKING
 
 from oa_jax.data import catalogue, published, store
+from oa_jax.data.store import Place
 from oa_jax.errors import UserError
 from oa_jax.events.log import InteractionLog
 
@@ -17,9 +18,7 @@ SYNTHETIC = "synthetic"
 GIVE_DIRECTORY = f"give the directory with --config.data.dir= or {DIRECTORY_VARIABLE}"
 
 
-def load(
-    name: str, directory: str | os.PathLike | None = None, world: World | None = None
-) -> InteractionLog:
+def load(name: str, directory: Place | None = None, world: World | None = None) -> InteractionLog:
     """Load the log of a data set by name: 'synthetic', or any name of `oa_jax.data.catalogue`.
 
     A set that `python -m oa_jax data prepare` made below the directory comes first; the sets of

@@ -41,6 +41,7 @@ FIELDS = {
     **dict.fromkeys(("fingerprint", "items_digest"), "text"),
     **{"n_users": 1, "n_events": 1, "n_items": [1, 1], "domains": ["A", "B"], "quirks": {}},
 }
+Place = str | os.PathLike
 AGAIN = "remove the folder and prepare the set again"
 
 
@@ -100,7 +101,7 @@ def item_table(raw: tuple[list, list], texts: tuple[dict, dict] = ({}, {})) -> l
     ]
 
 
-def place(path: str | os.PathLike) -> pathlib.Path:
+def place(path: Place) -> pathlib.Path:
     """A path that a user gave, `~` replaced. Raises UserError where there is no home folder."""
     try:
         return pathlib.Path(path).expanduser()
@@ -108,23 +109,23 @@ def place(path: str | os.PathLike) -> pathlib.Path:
         raise UserError(f"{path}: there is no home folder: expected a path without ~") from None
 
 
-def folder(data_dir: str | os.PathLike, name: str) -> pathlib.Path:
+def folder(data_dir: Place, name: str) -> pathlib.Path:
     """Where the prepared set `name` lies, or would lie, below a data directory."""
     return place(data_dir) / BUILDER / name / VERSION
 
 
-def is_prepared(data_dir: str | os.PathLike, name: str) -> bool:
+def is_prepared(data_dir: Place, name: str) -> bool:
     return (folder(data_dir, name) / METADATA).is_file()
 
 
-def names(data_dir: str | os.PathLike) -> list[str]:
+def names(data_dir: Place) -> list[str]:
     """Names of all prepared sets below a data directory."""
     root = place(data_dir) / BUILDER
     found = root.iterdir() if root.is_dir() else ()
     return sorted(p.name for p in found if is_prepared(data_dir, p.name))
 
 
-def load(data_dir: str | os.PathLike, name: str) -> Prepared:
+def load(data_dir: Place, name: str) -> Prepared:
     """Read the prepared set `name` below a data directory and check its fingerprint.
 
     Raises UserError if it is not there, damaged, or not what metadata.json says.
@@ -143,7 +144,7 @@ def load(data_dir: str | os.PathLike, name: str) -> Prepared:
         columns = {name: columns[name] for name in COLUMNS}
     except (KeyError, ValueError) as error:
         raise UserError(f"{path / LOG}: {type(error).__name__}: {error}: {AGAIN}") from None
-    log, role = with_roles(**columns, n_items=tuple(metadata["n_items"]), name=name)
+    log, role = with_roles(columns, tuple(metadata["n_items"]), name)
     found = log.fingerprint()
     if found != metadata["fingerprint"]:
         raise UserError(
@@ -154,18 +155,13 @@ def load(data_dir: str | os.PathLike, name: str) -> Prepared:
 
 
 def with_roles(
-    user: np.ndarray,
-    item: np.ndarray,
-    time: np.ndarray,
-    role: np.ndarray,
-    n_items: tuple[int, int],
-    name: str,
+    columns: dict[str, np.ndarray], n_items: tuple[int, int], name: str
 ) -> tuple[InteractionLog, np.ndarray]:
     """A log, and its roles. The log carries them only where leave-one-out gives others.
 
     So a set that is split by leave-one-out has the fingerprint of its events alone.
     """
-    log = make_log(user, item, time, n_items, name, role)
+    log = make_log(**columns, n_items=n_items, name=name)
     role, bare = log.role, dataclasses.replace(log, role=None)
     if (np.diff(log.offsets) >= 3).all() and (roles_of(bare, leave_one_out(bare)) == role).all():
         log = bare

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 import pathlib
 from collections.abc import Callable
 
 import numpy as np
 
 from oa_jax.data import store
-from oa_jax.data.store import Prepared
+from oa_jax.data.store import Place, Prepared
 from oa_jax.errors import UserError
 from oa_jax.events import split as splits
 from oa_jax.text import items, profiles, reduction
@@ -49,7 +48,7 @@ class Options:
     track: Callable = iter
 
 
-def write(prepared: Prepared, options: Options, out: str | os.PathLike, say: Say) -> Tables:
+def write(prepared: Prepared, options: Options, out: Place, say: Say) -> Tables:
     """Make the tables in folder `out`, or return those that are there and have these inputs.
 
     Raises UserError where `out` holds anything else, and for whatever is wrong in the inputs.

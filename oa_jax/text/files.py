@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import pathlib
 
 import numpy as np
 
 from oa_jax.data import pickles, store, texts
+from oa_jax.data.store import Place
 from oa_jax.errors import UserError
 from oa_jax.text.tables import check_finite, read_array
 
@@ -17,7 +17,7 @@ OFFICIAL = ("_A_pca128.pkl", "_B_pca128.pkl", "_all.pkl")
 OFFICIAL_PROFILES, ID_MAP = "usr_profile_emb.pkl", "id_map.json"
 
 
-def read_rows(path: str | os.PathLike, n_rows: int | None) -> np.ndarray:
+def read_rows(path: Place, n_rows: int | None) -> np.ndarray:
     """(n_rows, W) float32 of a .npy or .pkl file; None takes any number of rows.
 
     Raises UserError where the file is none, holds another shape, or a number that is not finite.
@@ -26,7 +26,7 @@ def read_rows(path: str | os.PathLike, n_rows: int | None) -> np.ndarray:
     return _as_rows(path, _read(path), n_rows)
 
 
-def read_profiles(path: str | os.PathLike, raw_users: list[str]) -> np.ndarray:
+def read_profiles(path: Place, raw_users: list[str]) -> np.ndarray:
     """(U, V) float32: profiles that a model wrote, row u for user u of the log (Q10).
 
     The file holds a row per user of the log in their order; or a row per user of the source, which
@@ -62,7 +62,7 @@ def read_profiles(path: str | os.PathLike, raw_users: list[str]) -> np.ndarray:
     return rows[places]
 
 
-def official_tables(folder: str | os.PathLike, n_items: tuple[int, int]) -> list[np.ndarray] | None:
+def official_tables(folder: Place, n_items: tuple[int, int]) -> list[np.ndarray] | None:
     """Tables of A, of B and of both that the official code left in a folder; None if it did not.
 
     Raises UserError where one of the files is missing or does not fit the items.

@@ -13,13 +13,13 @@ from __future__ import annotations
 
 import dataclasses
 import io
-import os
 import pathlib
 
 import numpy as np
 
 from oa_jax import files
 from oa_jax.data import store
+from oa_jax.data.store import Place
 from oa_jax.errors import UserError
 from oa_jax.events.log import InteractionLog
 from oa_jax.events.split import Split
@@ -53,7 +53,7 @@ class Tables:
 
 
 def load_tables(
-    path: str | os.PathLike,
+    path: Place,
     log: InteractionLog,
     split: Split | None = None,
     sees_validation: bool = False,
@@ -84,7 +84,7 @@ def load_tables(
     return Tables(**arrays, metadata=metadata)
 
 
-def default_folder(data_dir: str | os.PathLike, name: str) -> pathlib.Path:
+def default_folder(data_dir: Place, name: str) -> pathlib.Path:
     """Where the tables of a data set lie, if nobody says otherwise."""
     return store.place(data_dir) / "oa_tables" / name
 
@@ -101,7 +101,7 @@ def history_of(split: Split, sees_validation: bool = False) -> np.ndarray:
     return np.where(first >= 0, first, split.n_train).astype(np.int32)
 
 
-def save_tables(path: str | os.PathLike, tables: Tables) -> None:
+def save_tables(path: Place, tables: Tables) -> None:
     """Write the tables. A kill at any moment leaves a folder that `load_tables` refuses."""
     path = store.place(path)
     (path / METADATA).unlink(missing_ok=True)

@@ -65,7 +65,7 @@ def test_the_defects_of_amid_are_found(amid):
 
 
 def test_published_defects_with_their_counts(shared_file, tmp_path):
-    """Spec cdsrnp §14.1."""
+    """The counts that AMID's files are known for."""
     folder = shared_file("data", "amid", "cloth_sport_test.csv.gz").parent
     prepare("cloth_sport_amid", folder, tmp_path, Reading(), print)
     data = store.load(tmp_path, "cloth_sport_amid")

@@ -1,4 +1,4 @@
-"""Filters against the specs in plain Python, and ABXI's published text from a raw file."""
+"""Filters against plain Python, and ABXI's published text from a raw file."""
 
 import collections
 
@@ -31,7 +31,7 @@ def frame(rows):
 
 
 def slow_abxi(rows, item_least, length, user_least):
-    """Spec abxi §1, step by step."""
+    """The six steps, one by one."""
     of = [{r[1] for r in rows if r[3] == d} for d in (0, 1)]
     rows = [r for r in rows if r[1] not in of[0] & of[1]]
     users = [{r[0] for r in rows if r[3] == d} for d in (0, 1)]
@@ -60,7 +60,7 @@ def test_abxi(seed, least):
 
 
 def slow_core(rows, user_core, item_core, strict):
-    """Spec llm4cdsr §1.1, step 3: the stop test is not strict, a pass of the official code is."""
+    """The stop test is not strict, a pass of the official code is."""
     while True:
         users = collections.Counter(r[0] for r in rows)
         items = collections.Counter(r[1] for r in rows)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from oa_jax.errors import UserError
-from oa_jax.text import cache, files
+from oa_jax.text import encoders, files
 from oa_jax.text.encoders import Files, Hashing, Sentences, open_encoder
 
 HERE = pathlib.Path(__file__).parent
@@ -86,7 +86,7 @@ def test_a_damaged_chunk_is_encoded_again(model, tmp_path):
 @pytest.mark.parametrize("rows", [np.ones((3, 2)), np.ones(2), np.full((2, 2), np.nan)])
 def test_a_model_that_answers_wrongly_is_refused(tmp_path, rows):
     run = (lambda _: rows, ["a", "b"], {"name": "m"}, tmp_path, 2, silent)
-    assert "encoder m: " in refusal(cache.encode_in_chunks, *run)
+    assert "encoder m: " in refusal(encoders.encode_in_chunks, *run)
     assert not list(tmp_path.glob("*/*"))
 
 
@@ -98,7 +98,7 @@ def test_without_a_home_nothing_is_stored_and_a_line_says_so(model, tmp_path, mo
 
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
     monkeypatch.setattr(pathlib.Path, "home", nowhere)
-    assert cache.default_directory() is None
+    assert encoders.default_directory() is None
     said = []
     vectors = Sentences(str(model), chunk=2).vectors(TEXTS, None, said.append)
     assert vectors[0].any() and encoded(model) == 6 and not list(tmp_path.glob("**/*.npy"))
