@@ -59,16 +59,8 @@ def prepare(
         for leftover in root.glob(f".{name}.tmp-*"):
             shutil.rmtree(leftover)
             say(f"{name}: removed what an interrupted run had left")
-        if store.is_prepared(data_dir, name):
-            there = store.read_metadata(target).get("duplicates", "keep")
-            if there != duplicates:
-                raise UserError(
-                    f"--duplicates={duplicates}: {target} has {there}: expected the same, or "
-                    "another --data_dir"
-                )
+        if _is_there(target, duplicates):
             return False
-        if target.exists():
-            raise UserError(f"{target}: holds something else: expected no such folder, or a set")
         staging = root / f".{name}.tmp-{os.getpid()}"
         try:
             ready = _write(name, raw_dir, staging, reading, duplicates)
@@ -77,6 +69,18 @@ def prepare(
             _sync(target.parent)
         finally:
             shutil.rmtree(staging, ignore_errors=True)
+    return True
+
+
+def _is_there(target, duplicates) -> bool:
+    if not (target / store.METADATA).is_file():
+        if target.exists():
+            raise UserError(f"{target}: holds something else: expected no such folder, or a set")
+        return False
+    there = store.read_metadata(target).get("duplicates", "keep")
+    if there != duplicates:
+        expected = "expected the same, or another --data_dir"
+        raise UserError(f"--duplicates={duplicates}: {target} has {there}: {expected}")
     return True
 
 

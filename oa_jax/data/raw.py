@@ -122,12 +122,10 @@ def numbered(
     Raises UserError if a domain has nothing left.
     """
 
-    def distinct(names):
-        names = names.unique(maintain_order=True)
-        return names.sort() if by_name else names
-
-    users = distinct(events["user"])
-    raw = [distinct(events.filter(pl.col("domain") == d)["item"]) for d in (0, 1)]
+    columns = [events["user"], *(events.filter(domain=d)["item"] for d in (0, 1))]
+    users, *raw = (names.unique(maintain_order=True) for names in columns)
+    if by_name:
+        users, *raw = (names.sort() for names in (users, *raw))
     for domain, names in zip(DOMAINS, raw, strict=True):
         if not len(names):
             raise UserError(f"{what}: no events of domain {domain} are left by the filters")
@@ -137,12 +135,12 @@ def numbered(
         .join(ids.with_row_index("item_id", 1), on=["item", "domain"], maintain_order="left")
         .sort("user_id", "time", maintain_order=True)
     )
-    user = events["user_id"].to_numpy().astype(np.int64)
+    user, item = (events[name].to_numpy().astype(np.int64) for name in ("user_id", "item_id"))
     names = tuple(r.to_list() for r in raw)
     fields = tuple(texts(d, names[d]) for d in (0, 1)) if texts else ({}, {})
     return Built(
         user,
-        events["item_id"].to_numpy().astype(np.int64),
+        item,
         events["time"].to_numpy(),
         leave_one_out_roles(user),
         n_items=(len(raw[0]), len(raw[1])),

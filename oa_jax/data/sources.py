@@ -39,12 +39,10 @@ def load(name: str, directory: Place | None = None, world: World | None = None) 
     if directory and store.is_prepared(directory, name):
         return store.load(directory, name).log
     if name not in catalogue.SETS:
+        have = ", ".join(store.names(directory)) or "nothing" if directory else ""
+        there = f"; prepared below {directory}: {have}" if directory else ""
         choices = ", ".join([*catalogue.SETS, SYNTHETIC])
-        message = f"data source: found {name!r}, expected one of {choices}"
-        if directory:
-            have = ", ".join(store.names(directory)) or "nothing"
-            message += f"; prepared below {directory}: {have}"
-        raise UserError(message)
+        raise UserError(f"data source: found {name!r}, expected one of {choices}{there}")
     data_set = catalogue.SETS[name]
     if data_set.protocol == "ABXI":
         paths = catalogue.find(data_set.sources[0], directory) if directory else None

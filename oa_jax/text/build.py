@@ -58,10 +58,7 @@ def write(prepared: Prepared, options: Options, out: Place, say: Say) -> Tables:
     split = splits.make_split(log, split_name)
     texts = texts_of(prepared)
     official = official_tables(options.encoder, log.n_items)
-    if official:
-        encoder = Files(official[2], {"kind": "official tables", "content": digest(*official)})
-    else:
-        encoder = open_encoder(options.encoder, log.n_items, options.chunk, options.track)
+    encoder = _encoder(official, options, log)
     users = _imported(options, official, prepared.raw_users)
     own = "mean of the history" + ", Q12" * options.sees_validation
     inputs = {
@@ -75,30 +72,38 @@ def write(prepared: Prepared, options: Options, out: Place, say: Say) -> Tables:
     }
     if _are_there(out, inputs):
         say(f"{out} holds these tables: nothing to do")
-        return load_tables(out, log, split, options.sees_validation)
-    vectors = encoder.vectors(texts, options.cache, say)
-    has_text = np.array([text is not None for text in texts])
-    facts = {"name": log.name, "log": log.fingerprint(), "inputs": inputs}
-    facts["n_items_without_text"] = int(np.sum(~has_text))
-    parts, explained = official, None
-    if not official:
-        parts, explained = _reduce(vectors, log.n_items[0], options, say)
-    n_history = np.full(log.n_users, -1, np.int32)  # of imported profiles nobody knows
-    if users is None:
-        # A zero row is how files say "no text".
-        has_text = vectors.any(1) if isinstance(encoder, Files) else has_text
-        n_history = history_of(split, options.sees_validation)
-        users = profiles.mean_profiles(log, n_history, vectors, has_text)
-    local_a, local_b, both = parts
+    else:
+        vectors = encoder.vectors(texts, options.cache, say)
+        has_text = np.array([text is not None for text in texts])
+        facts = {"name": log.name, "log": log.fingerprint(), "inputs": inputs}
+        facts["n_items_without_text"] = int(np.sum(~has_text))
+        n_history = np.full(log.n_users, -1, np.int32)  # of imported profiles nobody knows
+        if users is None:
+            # A zero row is how files say "no text".
+            has_text = vectors.any(1) if isinstance(encoder, Files) else has_text
+            n_history = history_of(split, options.sees_validation)
+            users = profiles.mean_profiles(log, n_history, vectors, has_text)
+        reduced = (official, None) if official else _reduce(vectors, log.n_items[0], options, say)
+        _save(out, vectors, reduced, users, n_history, facts)
+    return load_tables(out, log, split, options.sees_validation)
+
+
+def _encoder(official, options, log):
+    if official:
+        return Files(official[2], {"kind": "official tables", "content": digest(*official)})
+    return open_encoder(options.encoder, log.n_items, options.chunk, options.track)
+
+
+def _save(out, vectors, reduced, users, n_history, facts) -> None:
+    (local_a, local_b, both), explained = reduced
     facts |= {
-        "encoder": encoder.identity,
+        "encoder": facts["inputs"]["encoder"],
         "encoder_width": vectors.shape[1],
         "widths": {"global": both.shape[1], "local": local_a.shape[1]},
         "user_width": users.shape[1],
         "explained_variance": explained,
     }
     save_tables(out, Tables(both, local_a, local_b, users, n_history, facts))
-    return load_tables(out, log, split, options.sees_validation)
 
 
 def _are_there(out, inputs) -> bool:

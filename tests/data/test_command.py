@@ -1,50 +1,23 @@
 """`python -m oa_jax data` as people call it."""
 
-import dataclasses
-import json
 import pathlib
 import subprocess
 import sys
 
 import pytest
+import served
 
 from oa_jax.data import store
 
 TESTS = pathlib.Path(__file__).resolve().parents[1]
 
 
-@dataclasses.dataclass(frozen=True)
-class Result:
-    returncode: int
-    stdout: str
-    stderr: str
-
-
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    """Function (*argv, OA_DATA_DIR) -> Result, as of `python -m oa_jax data *argv`."""
-    files = [str(tmp_path_factory.mktemp("streams") / name) for name in ("out", "err")]
-    argv = [sys.executable, str(TESTS / "commands" / "_server.py")]
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
-    server = subprocess.Popen(argv, text=True, **pipes)
-
-    def one(*argv, **environment):
-        for path in files:
-            pathlib.Path(path).write_text("")
-        request = {"module": "oa_jax.data", "argv": list(map(str, argv)), "cwd": str(TESTS.parent)}
-        request |= {
-            "env": {"OA_DATA_DIR": ""} | environment,
-            "stdout": files[0],
-            "stderr": files[1],
-        }
-        server.stdin.write(json.dumps(request) + "\n")
-        server.stdin.flush()
-        status = int(server.stdout.readline())
-        return Result(status, *(pathlib.Path(path).read_text() for path in files))
-
-    with server:
-        yield one
-        server.stdin.close()
+    """Function (*argv, OA_DATA_DIR) -> Result, as of `python -m oa_jax.data *argv`."""
+    preloaded = ("tensorflow_datasets", "matplotlib.figure")
+    with served.commands("oa_jax.data", tmp_path_factory.mktemp("streams"), *preloaded) as run:
+        yield run
 
 
 def error(result):
