@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from oa_jax.data import prepared
+from oa_jax.data import store
 from oa_jax.data.sources import DIRECTORY_VARIABLE
 from oa_jax.errors import UserError
 from oa_jax.events.log import InteractionLog
@@ -63,13 +63,13 @@ def open_records(log: InteractionLog, name: str, data_dir: str | None) -> Record
     `log`, and where the libraries or the files are missing.
     """
     data_dir = data_dir or os.environ.get(DIRECTORY_VARIABLE)
-    if not data_dir or not prepared.is_prepared(data_dir, name):
+    if not data_dir or not store.is_prepared(data_dir, name):
         raise UserError(
             f"--config.data.resident=False: {name} is not prepared below {data_dir}: expected a "
             "set that `python -m oa_jax data prepare NAME` wrote, or resident=True"
         )
-    directory = prepared.folder(data_dir, name)
-    found = prepared.read_metadata(directory)["fingerprint"]
+    directory = store.folder(data_dir, name)
+    found = store.read_metadata(directory)["fingerprint"]
     if found != log.fingerprint():
         raise UserError(
             f"{directory}: fingerprint {found}: expected {log.fingerprint()}, that of the log"

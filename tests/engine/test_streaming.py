@@ -10,9 +10,9 @@ import pytest
 import tensorflow_datasets as tfds
 import toy
 
-from oa_jax.data import prepared
-from oa_jax.data.builder import OaPairs
-from oa_jax.data.built import Built
+from oa_jax.data import store
+from oa_jax.data.prepare import OaPairs
+from oa_jax.data.store import Built
 from oa_jax.engine import program as engine_lib
 from oa_jax.engine import streaming
 from oa_jax.engine.feed import Feed, open_records
@@ -127,10 +127,11 @@ def on_disk(tmp_path_factory):
     built = Built(log.user, log.item, log.time, role, log.n_items, raw_users, [], "order")
     tfds.disable_progress_bar()
     OaPairs(built=built, config=name, data_dir=str(data_dir)).download_and_prepare()
-    folder = prepared.folder(data_dir, name)
-    prepared.write_columns(folder, log, role, raw_users)
+    folder = store.folder(data_dir, name)
+    store.write_columns(folder, log, role, raw_users)
     facts = {"name": name, "n_items": log.n_items, "fingerprint": log.fingerprint()}
-    (folder / prepared.METADATA).write_text(json.dumps(facts))
+    facts = store.FIELDS | facts
+    (folder / store.METADATA).write_text(json.dumps(facts))
     return log, data_dir, name
 
 
@@ -169,7 +170,7 @@ def test_a_set_that_is_not_there_or_another_is_one_line(on_disk, random_log, mon
 def test_damaged_files_are_one_line(on_disk, tmp_path):
     log, data_dir, name = on_disk
     shutil.copytree(data_dir, tmp_path, dirs_exist_ok=True)
-    folder = prepared.folder(tmp_path, name)
+    folder = store.folder(tmp_path, name)
     records = next(folder.glob("*.array_record*"))
     whole = records.read_bytes()
     middle = len(whole) // 2  # behind the file's head, which is read on opening
