@@ -11,7 +11,6 @@ import numpy as np
 from oa_jax import processes
 from oa_jax.engine import program as engine_lib
 from oa_jax.engine.state import State
-from oa_jax.errors import Interrupted
 from oa_jax.experiment import Experiment
 from oa_jax.runs.checkpoint import Checkpoints
 from oa_jax.runs.metrics_file import Rows
@@ -45,8 +44,8 @@ def train(experiment: Experiment, workdir: Workdir, say) -> tuple[State, dict[st
     """
     engine, seeds, config = experiment.engine, experiment.seeds, experiment.config["train"]
     rows, clock = Rows(experiment, workdir), Clock(engine, {})
-    saving = Checkpoints(workdir.checkpoints, config["keep_checkpoints"])
-    with saving as checkpoints, processes.Notice() as notice:
+    saving = Checkpoints(workdir.checkpoints, config["keep_checkpoints"], say)
+    with processes.Notice() as notice, saving as checkpoints:  # its end waits for the last save
         found = checkpoints.restore_newest(engine.abstract(seeds, experiment.hparams()))
         arrays = engine.keep(experiment.train_arrays(), len(seeds))
         if found:
@@ -66,11 +65,11 @@ def train(experiment: Experiment, workdir: Workdir, say) -> tuple[State, dict[st
             rows.add(epoch, states, report, groups.slots, groups.running)
             say(rows.line(epoch, time.perf_counter() - begin))
             groups.update(states)
-            leaving = notice.holds() and groups.running.any()
+            leaving = notice.holds()
             if leaving or epoch % config["checkpoint_every"] == 0 or not groups.running.any():
                 clock.timed("save", checkpoints.save, epoch, groups.all(), clock.seconds)
             if leaving:
-                raise Interrupted(f"{workdir.path} is saved after epoch {epoch}")
+                raise notice.error(f"{workdir.path} is saved after epoch {epoch}")
     return groups.all(), clock.seconds
 
 
