@@ -101,7 +101,9 @@ def write_npz(path: str | os.PathLike, arrays: dict[str, np.ndarray]) -> pathlib
     return write(path, buffer.getvalue())
 
 
-def read_json(path: str | os.PathLike, expected: str = "a JSON file", kind: type = dict) -> Any:
+def read_json(
+    path: str | os.PathLike, expected: str = "a JSON file", kind: type | tuple[type, ...] = dict
+) -> Any:
     """The value in a JSON file, an instance of `kind`.
 
     expected: what the file should be, in words, for the error. Raises UserError naming the file
@@ -116,6 +118,7 @@ def read_json(path: str | os.PathLike, expected: str = "a JSON file", kind: type
         raise UserError(f"{path}: not valid JSON: {error}: expected {expected}") from None
     if not isinstance(value, kind):
         found, names = type(value).__name__, {dict: "an object", list: "a list"}
+        names[dict, list] = "an object or a list"
         raise UserError(
             f"{path}: holds a {found}, not {names.get(kind, kind)}: expected {expected}"
         )

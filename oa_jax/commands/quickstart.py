@@ -10,6 +10,7 @@ import pathlib
 
 from absl import flags
 
+from oa_jax import files
 from oa_jax.commands import cli, report
 from oa_jax.errors import UserError
 from oa_jax.events.world import World, generate, topic_oracles
@@ -35,8 +36,9 @@ def main(_):
     for name, gca in VARIANTS.items():
         config = experiment_file().get_config(f"pair=synthetic,gca={gca}")
         config.data.world.redundancy = redundancy
-        summaries.append(run(config, pathlib.Path(flags.FLAGS.workdir) / name, cli.say))
-    report.show(summaries, cli.console)
+        workdir = files.local(flags.FLAGS.workdir, "--workdir") / name
+        summaries.append(report.described(run(config, workdir, cli.say), workdir))
+    report.show(summaries)
     cli.say("\nnull: |cos| of independent random directions of this width; init: before training")
     return max(report.status(summary, cli.say) for summary in summaries)
 

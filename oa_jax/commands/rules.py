@@ -18,8 +18,6 @@ ties favour the target (ABXI quirk Q10), they do so here, and items of equal cou
 from __future__ import annotations
 
 import dataclasses
-import json
-import os
 from collections.abc import Callable
 
 import jax
@@ -28,11 +26,11 @@ import numpy as np
 from absl import flags
 
 from oa_jax import experiment as experiment_lib
+from oa_jax import files
 from oa_jax.commands import cli, report
 from oa_jax.config import resolve
 from oa_jax.engine.compilation import use_compilation_cache
 from oa_jax.engine.step import Settings, all_ranks
-from oa_jax.errors import UserError
 from oa_jax.events.log import InteractionLog
 from oa_jax.events.split import Split
 from oa_jax.experiment import SPLITS, Experiment
@@ -147,20 +145,22 @@ def _summary(experiment, ranks, slot, label):
     }
     seed = {"seed": 0, "epochs": 0, "diverged_step": 0}
     out = {"label": label, "n_parameters": 0, "n_seeds": 1, "mean": mean, "sd": {}}
-    return out | {"data": experiment.log.fingerprint(), "per_seed": [seed | mean]}
+    config, fingerprint = experiment.config, experiment.log.fingerprint()
+    out |= {"data": f"{config['data']['name']} {fingerprint[:6]}", "fingerprint": fingerprint}
+    return out | {"run": "rules", "protocol": config["protocol"], "per_seed": [seed | mean]}
 
 
 def main(_):
     out = flags.FLAGS.out
-    if out and not os.path.isdir(os.path.dirname(out) or "."):
-        raise UserError(f"--out={out}: no such folder: expected a file in one that exists")
+    if out:
+        files.check_writable(out, "--out")
     config = cli.config_value()
     resolved = resolve(config, experiment_lib.PLACES[config["backbone"]])
-    use_compilation_cache()
-    summaries = evaluate(experiment_lib.build(resolved))
+    use_compilation_cache(cli.say)
+    with cli.working("ranking by rules"):
+        summaries = evaluate(experiment_lib.build(resolved))
     if out:
-        with open(out, "w") as file:
-            file.write(json.dumps(summaries, indent=1) + "\n")
+        files.write_json(out, summaries)
     report.output(summaries)
 
 

@@ -58,6 +58,7 @@ def main(_):
         given.chunk,
     )
     out = given.out or default_folder(data_dir, given.name)
+    cli.say(f"{given.name}: encoding its texts")
     tables = build.write(prepared.load(data_dir, given.name), options, out, cli.say)
     cli.say(describe(tables, out))
 

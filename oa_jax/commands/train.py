@@ -19,7 +19,7 @@ def main(_):
         raise UserError("--workdir: missing: expected a folder for the run")
     summary = run(cli.config_value(), flags.FLAGS.workdir, cli.say)
     if processes.is_first():
-        report.show([summary], cli.console)
+        report.show([report.described(summary, flags.FLAGS.workdir)])
     return report.status(summary, cli.say)
 
 

@@ -88,6 +88,8 @@ class Checkpoints:
         except (*UNREADABLE, UserError) as error:
             full = "No space left on device"
             reason = full if full in str(error) else " ".join(str(error).split())[:200]
+            for step in self._unfinished(self._saving):
+                shutil.rmtree(step, ignore_errors=True)
             raise UserError(
                 f"{self._directory}: the checkpoint of epoch {self._saving} cannot be saved: "
                 f"{reason}: what was saved before stays"
@@ -100,7 +102,8 @@ class Checkpoints:
         if not processes.is_first():
             return
         for step in self._unfinished(self._saving):
-            found = (path for path in sorted(step.rglob("*")) if path.is_file())
+            # Below the items only: Orbax writes its own notes above them once more.
+            found = (path for path in sorted(step.glob("*/**/*")) if path.is_file())
             lines = [f"{_digest(path)}  {path.relative_to(step)}\n" for path in found]
             files.write(step / SUMS, "".join(lines))
 
@@ -119,7 +122,7 @@ class Checkpoints:
                 continue
             args = _restore_args(abstract)
             try:
-                found = _quietly(lambda epoch=epoch, args=args: self._manager.restore(epoch, args=args))
+                found = _quietly(self._manager.restore, epoch, args=args)
             except ValueError as error:
                 wrong[epoch] = str(error)
                 continue
@@ -173,11 +176,11 @@ def _digest(path):
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _quietly(restore: Callable[[], Any]) -> Any:
-    """What `restore()` returns; a ValueError with the type of what it raised."""
+def _quietly(restore: Callable, *args, **kwargs) -> Any:
+    """What `restore(…)` returns; a ValueError with the type of what it raised."""
     with _quiet():
         try:
-            return restore()
+            return restore(*args, **kwargs)
         except UNREADABLE as error:
             # The error itself would keep its files open, and the reads that it has left.
             reason = type(error).__name__
@@ -237,7 +240,7 @@ def read(directory: pathlib.Path, epoch: int, abstract_params, best: bool):
     if wrong:
         raise ValueError(wrong)
     with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as reader:
-        found = _quietly(lambda: reader.restore(directory / str(epoch), args=args))
+        found = _quietly(reader.restore, directory / str(epoch), args=args)
     found = {
         name: jax.tree_util.tree_map_with_path(_as_expected, item, found[name])
         for name, item in items.items()

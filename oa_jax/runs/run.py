@@ -14,12 +14,16 @@ from oa_jax.runs.environment import environment
 from oa_jax.runs.summary import label, rank_all, summarise
 from oa_jax.runs.workdir import Workdir
 
+# What is said before it is silent for long.
+COMPILING = "compiling: a minute or more where no earlier call has left its programs"
+RANKING = "ranking all users of both splits"
+
 
 def run(config, workdir_path, say) -> dict:
     """Train `config` in a workdir and return its summary. The workdir decides: empty, start;
     begun, go on; finished, return what is there."""
     resolved = resolve(config, experiment_lib.PLACES[config["backbone"]])
-    use_compilation_cache()  # before anything is compiled
+    use_compilation_cache(say)  # before anything is compiled
     processes.check_equal("--config", resolved)
     with Workdir(workdir_path) as workdir:
         workdir.check(resolved)
@@ -29,11 +33,14 @@ def run(config, workdir_path, say) -> dict:
         experiment = experiment_lib.build(resolved)
         env = environment(experiment)
         processes.check_equal("data", env["fingerprints"])
-        check_same_data(workdir, env)
+        if workdir.is_begun():
+            check_same_data(workdir, env)
         workdir.claim(resolved)  # not before data and configuration are known to fit
         workdir.write_json("env.json", env)
         say(describe(experiment, env))
+        say(COMPILING)
         states, seconds = loop.train(experiment, workdir, say)
+        say(RANKING)
         summary = conclude(experiment, workdir, states, seconds)
     say(f"results in {workdir.path}")
     return summary
@@ -41,7 +48,7 @@ def run(config, workdir_path, say) -> dict:
 
 def finished_summary(workdir) -> dict:
     summary = workdir.read_json("summary.json")
-    if not isinstance(summary, dict) or "label" not in summary:
+    if "label" not in summary:
         raise UserError(f"{workdir.path / 'summary.json'}: no field 'label': expected a summary")
     return summary
 
@@ -91,8 +98,7 @@ def check_same_data(workdir, env):
     """A begun run goes on only with the data and candidates that it began with."""
     if not workdir.holds("env.json"):
         return
-    there = workdir.read_json("env.json")
-    there = there.get("fingerprints") if isinstance(there, dict) else None
+    there = workdir.read_json("env.json").get("fingerprints")
     if not isinstance(there, dict):
         raise UserError(f"{workdir.path / 'env.json'}: no field 'fingerprints': expected one")
     for name, value in env["fingerprints"].items():
