@@ -225,9 +225,12 @@ def run(main, positional: str | None = None, resumes: bool = False) -> None:
         sys.exit(status or 0)
 
     def parse(argv):
+        for module, found in flags.FLAGS.flags_by_module_dict().items():
+            for flag in found if module.startswith(("oa_jax.commands", "analysis")) else ():
+                flags.FLAGS.register_key_flag_for_module(argv[0], flag)  # what --help shows
         argv = ["--help" if word == "-h" else word for word in argv]
         try:
-            with one_line_errors(resumes):
+            with one_line_errors(resumes=False):
                 sys.argv[:] = argv = take_method_fields(argv)  # ml_collections reads sys.argv
                 return flags.FLAGS(argv, known_only=False)
         except flags.Error as error:

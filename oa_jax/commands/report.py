@@ -76,7 +76,7 @@ def _user_sets(summary, split, groups):
 
 def _rankings(summary, split):
     found = [name.split("/") for name in summary["mean"] if name.startswith(f"{split}/A/mrr/")]
-    return [parts[-1] for parts in found]
+    return [parts[-1] for parts in found] or ["–"]  # every seed diverged
 
 
 def _angles(summary):
@@ -151,7 +151,7 @@ def _check(summary, file):
         if not isinstance(summary[field], kind):
             found = json.dumps(summary[field])[:40]
             raise UserError(f"{file}: {field}: found {found}: expected {EXPECTED}")
-    for name, value in (summary["mean"] | summary["sd"]).items():
+    for name, value in [*summary["mean"].items(), *summary["sd"].items()]:
         if not isinstance(value, int | float | None):
             raise UserError(f"{file}: {name}: found {json.dumps(value)[:40]}: expected a number")
 
