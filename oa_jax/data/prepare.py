@@ -7,7 +7,6 @@ removes; a second process waits for the first.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import functools
 import gzip
 import hashlib
@@ -21,6 +20,7 @@ from collections.abc import Callable
 import numpy as np
 import tensorflow_datasets as tfds
 
+from oa_jax import files
 from oa_jax.data import catalogue, prepared
 from oa_jax.data.builder import OaPairs, build
 from oa_jax.data.raw import Reading
@@ -59,12 +59,11 @@ def prepare(name: str, raw_dir, data_dir, reading: Reading, say: Callable[[str],
 
 @contextlib.contextmanager
 def _lock(path, name, say):
-    with open(path, "w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            say(f"{name}: another process is preparing it: waiting")
-            fcntl.flock(file, fcntl.LOCK_EX)
+    file = files.lock(path)
+    if file is None:
+        say(f"{name}: another process is preparing it: waiting")
+        file = files.lock(path, wait=True)
+    with file:
         yield
 
 

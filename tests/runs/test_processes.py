@@ -16,7 +16,7 @@ import toy
 
 pytestmark = pytest.mark.slow
 
-COMMAND = toy.ROOT / "tests" / "train" / "toy_command.py"
+COMMAND = toy.ROOT / "tests" / "toys" / "toy_command.py"
 N_EPOCHS, N_SEEDS, LIMIT = 30, 3, 900  # epochs enough for a notice, which takes a second
 CHANGES = (
     toy.SMALL
