@@ -62,9 +62,10 @@ class Checkpoints:
         try:
             with self._failing_in_one_line():
                 self._manager.close()  # waits, and raises what went wrong in the background
-        finally:
+        except UserError:
             with contextlib.suppress(Exception):
                 self._manager.close()  # ends the threads, which a failed save leaves
+            raise
 
     def save(self, epoch: int, states: State, seconds: dict[str, float]) -> None:
         """Save in the background. Nobody may give the buffers of `states` up meanwhile: they must
@@ -96,7 +97,7 @@ class Checkpoints:
             ) from None
 
     def _unfinished(self, epoch):
-        return list(self._directory.glob(f"{epoch}.orbax-checkpoint-tmp*"))
+        return self._directory.glob(f"{epoch}.orbax-checkpoint-tmp*")
 
     def _write_sums(self):
         if not processes.is_first():
@@ -162,11 +163,15 @@ def wrong_file(step: pathlib.Path) -> str:
     """The first file of a step that is not as it was saved, in words; nothing if all are."""
     if not (step / SUMS).exists():
         return ""
-    for line in (step / SUMS).read_text().splitlines():
+    for line in (step / SUMS).read_text(errors="replace").splitlines():
         digest, _, name = line.partition("  ")
         if not (step / name).is_file():
             return f"{name} is missing"
-        if _digest(step / name) != digest:
+        try:
+            same = _digest(step / name) == digest
+        except OSError as error:  # a run under way deletes its old steps
+            return f"{name}: {error.strerror}"
+        if not same:
             return f"{name} is not as it was saved"
     return ""
 
