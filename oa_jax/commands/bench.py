@@ -10,19 +10,18 @@ measured.
 
 from __future__ import annotations
 
-import json
-import pathlib
 import sys
 
 import jax
 from absl import flags
-from rich.table import Table
 
 from oa_jax import experiment as experiment_lib
+from oa_jax import files
 from oa_jax.bench import tables
 from oa_jax.bench.arguments import counts, variants
 from oa_jax.bench.measure import measure
 from oa_jax.commands import cli
+from oa_jax.sheets import Sheet
 
 flags.DEFINE_list("seeds", ["1", "2", "5", "8", "16"], "Numbers of seeds in one program.")
 flags.DEFINE_integer(
@@ -39,6 +38,8 @@ cli.define_config()
 
 def main(_):
     given = flags.FLAGS
+    if given.out:
+        files.check_writable(given.out, "--out")
     resolved = variants(cli.config_value(), given.vary)
     jax.config.update("jax_enable_compilation_cache", False)
     device = jax.devices()[0]
@@ -46,7 +47,8 @@ def main(_):
     absolute = device.platform != "cpu"
     seeds, options = counts("seeds", given.seeds), (given.steps, given.users, given.rounds)
     official = (given.official, given.official_python) if given.official else ()
-    found |= measure(resolved, experiment_lib.build, seeds, *options, cli.say, official)
+    with cli.working("compiling and measuring, which takes minutes"):
+        found |= measure(resolved, experiment_lib.build, seeds, *options, cli.say, official)
     found |= {"vary": given.vary}
     cli.say(tables.summary_line(found, absolute))
     show(tables.of_training(found, absolute))
@@ -54,15 +56,12 @@ def main(_):
     if official:
         cli.say(tables.official_line(found, absolute))
     if given.out:
-        pathlib.Path(given.out).write_text(json.dumps(found, indent=1) + "\n")
+        files.write_json(given.out, found)
 
 
 def show(table) -> None:
     header, rows = table
-    out = Table(*header, box=None, pad_edge=False, header_style="bold")
-    for row in rows:
-        out.add_row(*row)
-    cli.console.print(out)
+    Sheet("", header, rows, words=len(header)).show(cli.console)
 
 
 def start() -> None:

@@ -2,26 +2,43 @@
 
 from __future__ import annotations
 
+import codecs
+import contextlib
 import os
 import re
 import sys
+import traceback
+import warnings
+from collections.abc import Iterator
 
 from absl import app, flags, logging
 from jax.errors import JaxRuntimeError
 from ml_collections import ConfigDict, config_flags
-from rich.console import Console
+from rich import console as rich_console
 
 from oa_jax import presets, processes
 from oa_jax.backbones import known
 from oa_jax.config import Config, unknown_field
+from oa_jax.engine.compilation import set_switches
 from oa_jax.errors import Interrupted, UserError
 
+
+class Console(rich_console.Console):
+    def on_broken_pipe(self) -> None:
+        """Who read the output has left, as `head` does: that is no end of a run."""
+        talk_no_more()
+        print("standard output is closed: going on without it", file=sys.stderr)
+
+
 # A file or a pipe has no width of its own: wide enough for the widest table. None: it is closed.
-console = Console(highlight=False, width=None if sys.stdout and sys.stdout.isatty() else 160)
+WIDTH = None if sys.stdout and sys.stdout.isatty() else 160
+console = Console(highlight=False, emoji=False, width=WIDTH)
 
 flags.disclaim_key_flags()  # --config belongs to the command, whose --help shows it
 A_CONFIG = presets.EXPECTED
 TEMPORARY = 75  # EX_TEMPFAIL of sysexits.h
+# What stands for a sign that the output's encoding has not.
+SIGNS = {"±": "+/-", "−": "-", "–": "-", "…": "...", "×": "x", "·": ".", "≤": "<=", "→": "->"}
 # Messages of absl and ml_collections (patterns) -> what they mean to a user.
 FLAG_ERRORS = {
     r"invalid literal for int\(\) .*": "expected a whole number",
@@ -39,7 +56,36 @@ def say(line: str) -> None:
     if not processes.is_first():
         return
     console.print(line, markup=False, soft_wrap=True)
-    console.file.flush()
+    with contextlib.suppress(BrokenPipeError):  # the next one says so
+        console.file.flush()
+
+
+@contextlib.contextmanager
+def working(what: str) -> Iterator[None]:
+    """While nothing else is said: a spinner on a terminal, a line on standard error elsewhere."""
+    if console.is_terminal:
+        with console.status(what):
+            yield
+        return
+    print(what, file=sys.stderr, flush=True)
+    yield
+
+
+def talk_no_more() -> None:
+    """Standard output goes nowhere from now on."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def write_any_sign() -> None:
+    """Let standard output and error replace what their encoding has not, instead of failing."""
+
+    def replace(error):
+        return "".join(SIGNS.get(c, "?") for c in error.object[error.start : error.end]), error.end
+
+    codecs.register_error("oa_jax", replace)
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):  # None: it is closed
+            stream.reconfigure(errors="oa_jax")
 
 
 def define_config() -> None:
@@ -100,42 +146,73 @@ def run(main, positional: str | None = None, resumes: bool = False) -> None:
     """
     # XLA's, Orbax's and absl's notes are no use to a reader of results; --verbosity=0 shows them.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    logging.set_verbosity(logging.WARNING)
+    logging.set_verbosity(logging.FATAL)  # Orbax logs as an error, by the page, what it raises too
+    warnings.filterwarnings("ignore", "Error (reading|writing) persistent compilation cache")
+    write_any_sign()
 
     def guarded(argv):
-        try:
+        with one_line_errors(resumes):
             if positional is None and len(argv) > 1:
                 raise UserError(f"argument {argv[1]!r}: expected flags only, such as --workdir=DIR")
+            if resumes:
+                processes.leave_when_told("told to leave; what was saved stays")
             if "distributed" in flags.FLAGS:
                 processes.start(flags.FLAGS.distributed)
+            set_switches(say)
             status = main(argv[1:])
-        except UserError as error:
-            fail(error)
-        except OSError as error:
-            fail(f"{error.filename or 'input or output'}: {error.strerror or error}")
-        except Interrupted as error:
-            if processes.is_first():
-                print(f"interrupted: {error}: the same command goes on there", file=sys.stderr)
-            sys.exit(TEMPORARY)
-        except JaxRuntimeError as error:
-            if not processes.several():
-                raise
-            leave(f"another process of this run is lost: {error}")
-        except KeyboardInterrupt:
-            hint = ": the same command goes on where it stopped" if resumes else ""
-            print(f"interrupted{hint}", file=sys.stderr)
-            sys.exit(130)
+            if sys.stdout:
+                sys.stdout.flush()
         sys.exit(status or 0)
 
     def parse(argv):
+        for module, found in flags.FLAGS.flags_by_module_dict().items():
+            for flag in found if module.startswith(("oa_jax.commands", "analysis")) else ():
+                flags.FLAGS.register_key_flag_for_module(argv[0], flag)  # what --help shows
+        argv = ["--help" if word == "-h" else word for word in argv]
         try:
-            return flags.FLAGS(argv, known_only=False)
-        except (UserError, flags.Error) as error:
+            with one_line_errors(resumes=False):
+                return flags.FLAGS(argv, known_only=False)
+        except flags.Error as error:
             fail(plain_flag_error(str(error)))
-        except SystemExit:  # --help, which absl ends with status 1
-            sys.exit(0)
+        except SystemExit as left:
+            sys.exit(left.code if left.code != 1 else 0)  # --help, which absl ends with status 1
 
     app.run(guarded, flags_parser=parse)
+
+
+@contextlib.contextmanager
+def one_line_errors(resumes: bool) -> Iterator[None]:
+    """Turn what goes wrong for a reason outside of the program into a line and an exit status."""
+    try:
+        yield
+    except UserError as error:
+        fail(error)
+    except BrokenPipeError:  # of `report | head`, say: who reads has what they want
+        talk_no_more()
+        sys.exit(0)
+    except OSError as error:
+        fail(f"{error.filename or 'input or output'}: {error.strerror or error}")
+    except MemoryError as error:
+        fail(f"out of memory: {error}")
+    except Interrupted as error:
+        if processes.is_first():
+            print(f"interrupted: {error}: the same command goes on there", file=sys.stderr)
+        sys.exit(130 if error.by_key else TEMPORARY)
+    except JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" in str(error):
+            fail(f"out of memory: {error}")
+        if not processes.several():
+            raise
+        leave(f"another process of this run is lost: {error}")
+    except (RuntimeError, AssertionError) as error:
+        if not traceback.extract_tb(error.__traceback__)[-1].filename.endswith("xla_bridge.py"):
+            raise
+        wanted = os.environ.get("JAX_PLATFORMS", "")
+        fail(f"JAX_PLATFORMS={wanted}: {str(error) or 'JAX finds no such devices here'}")
+    except KeyboardInterrupt:
+        hint = ": the same command goes on after the last epoch that was saved" if resumes else ""
+        print(f"interrupted{hint}", file=sys.stderr)
+        sys.exit(130)
 
 
 def plain_flag_error(message: str) -> str:

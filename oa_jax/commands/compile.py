@@ -34,7 +34,8 @@ def main(_):
     devices = topology.devices()
     experiment = shapes_of(config, sizes)
     cli.say(headline(experiment, topology))
-    programs = examine(experiment, devices)
+    with cli.working("compiling"):
+        programs = examine(experiment, devices)
     cli.console.print(memory_table(programs, topology))
     fits = [say_fit(experiment, found, topology) for found in programs]
     for found in programs:

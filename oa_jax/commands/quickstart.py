@@ -5,11 +5,9 @@ What launch/quickstart.sh runs. A second call finds the runs finished and prints
 
 from __future__ import annotations
 
-import pathlib
-
 from absl import flags
 
-from oa_jax import presets
+from oa_jax import files, presets
 from oa_jax.commands import cli, report
 from oa_jax.errors import UserError
 from oa_jax.events.world import World, generate, topic_oracles
@@ -35,8 +33,9 @@ def main(_):
     for name, gca in VARIANTS.items():
         config = presets.load(f"configs/abxi.py:pair=synthetic,gca={gca}")
         config.data.world.redundancy = redundancy
-        summaries.append(run(config, pathlib.Path(flags.FLAGS.workdir) / name, cli.say))
-    report.show(summaries, cli.console)
+        workdir = files.local(flags.FLAGS.workdir, "--workdir") / name
+        summaries.append(report.described(run(config, workdir, cli.say), workdir))
+    report.show(summaries)
     cli.say("\nnull: |cos| of independent random directions of this width; init: before training")
     return max(report.status(summary, cli.say) for summary in summaries)
 

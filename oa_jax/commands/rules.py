@@ -18,7 +18,6 @@ ties favour the target (ABXI quirk Q10), they do so here, and items of equal cou
 from __future__ import annotations
 
 import dataclasses
-import os
 from collections.abc import Callable
 
 import jax
@@ -32,7 +31,6 @@ from oa_jax.commands import cli, report
 from oa_jax.config import Config
 from oa_jax.engine.compilation import use_compilation_cache
 from oa_jax.engine.step import Settings, all_ranks
-from oa_jax.errors import UserError
 from oa_jax.evaluation import COUNTS, SPLITS
 from oa_jax.events.log import InteractionLog
 from oa_jax.events.split import Split
@@ -128,7 +126,7 @@ def evaluate(config: Config) -> list[dict]:
         }
     stored = evaluation.stored(np.arange(len(found)), ranks)  # a rule stands where a seed does
     return [
-        _summary(data.log, evaluation.of_seed(stored, slot), label)
+        _summary(config, data.log, evaluation.of_seed(stored, slot), label)
         for slot, label in enumerate(found)
     ]
 
@@ -141,19 +139,21 @@ def _ranks(config, data, rule_and_numbers, kinds, arrays):
     return jax.device_get(program(numbers, arrays))
 
 
-def _summary(log, metrics, label):
-    seed = {"seed": 0, "epochs": 0, "diverged_step": 0}
+def _summary(config, log, metrics, label):
+    seed, fingerprint = {"seed": 0, "epochs": 0, "diverged_step": 0}, log.fingerprint()
     out = {"label": label, "n_parameters": 0, "n_seeds": 1, "mean": metrics, "sd": {}}
-    return out | {"data": log.fingerprint(), "per_seed": [seed | metrics]}
+    out |= {"data": f"{config.data.name} {fingerprint[:6]}", "fingerprint": fingerprint}
+    return out | {"run": "rules", "protocol": config.protocol, "per_seed": [seed | metrics]}
 
 
 def main(_):
     out = flags.FLAGS.out
-    if out and not os.path.isdir(os.path.dirname(out) or "."):
-        raise UserError(f"--out={out}: no such folder: expected a file in one that exists")
+    if out:
+        files.check_writable(out, "--out")
     config = cli.config_value()
-    use_compilation_cache()
-    summaries = evaluate(config)
+    use_compilation_cache(cli.say)
+    with cli.working("ranking by rules"):
+        summaries = evaluate(config)
     if out:
         files.write_json(out, summaries)
     report.output(summaries)

@@ -21,7 +21,7 @@ def main(_):
     given = flags.FLAGS
     summary = run(cli.config_value(), given.workdir, cli.say, extend=given.extend)
     if processes.is_first():
-        report.show([summary], cli.console)
+        report.show([report.described(summary, flags.FLAGS.workdir)])
     return report.status(summary, cli.say)
 
 

@@ -12,7 +12,6 @@ for the first.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import functools
 import gzip
 import hashlib
@@ -86,12 +85,11 @@ def _is_there(target, duplicates) -> bool:
 
 @contextlib.contextmanager
 def _lock(path, name, say) -> Iterator[None]:
-    with open(path, "w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            say(f"{name}: another process is preparing it: waiting")
-            fcntl.flock(file, fcntl.LOCK_EX)
+    file = files.lock(path)
+    if file is None:
+        say(f"{name}: another process is preparing it: waiting")
+        file = files.lock(path, wait=True)
+    with file:
         yield
 
 

@@ -68,6 +68,7 @@ class Schedule:
     def after_validation(self, state: State, score: jax.Array) -> State:
         """Selection, plateau and stopping, once the epoch in `state.epoch` has been validated."""
         counts = state.epoch > self.warmup_epochs
+        score = _computed_once(score, state.epoch >= 0)
         as_good = score > state.best_score if self.strict else score >= state.best_score
         better = counts & as_good
         bad = jnp.where(better, 0, state.bad_epochs + counts)
@@ -93,6 +94,15 @@ class Schedule:
         """Whether a seed has trained its last epoch."""
         stopped = state.bad_epochs > self.stop_patience
         return stopped | (state.epoch >= self.max_epochs) | (state.diverged_step > 0)
+
+
+def _computed_once(value, true):
+    """`value` of one buffer. XLA may compute a value anew, an ulp off, in each fusion that needs it
+    (CPU, quick_compile): then some of the counters would see a tie and some a better score.
+    `optimization_barrier` is taken out before the fusions are made; a loop that runs once is not,
+    as long as XLA cannot know that `true` is."""
+    ended = (jnp.zeros_like(true), value)
+    return jax.lax.while_loop(lambda c: c[0], lambda _: ended, (true, jnp.zeros_like(value)))[1]
 
 
 def create(seed, hparams, init, optimizer) -> State:

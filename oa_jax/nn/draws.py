@@ -24,7 +24,10 @@ class Purpose(enum.IntEnum):
 
 def key_of(seed: int | jax.Array, purpose: Purpose, index: int | jax.Array) -> jax.Array:
     """The key of (seed, purpose, index); `seed` and `index` may be traced int32."""
-    return jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), purpose), index)
+    # Named: JAX_DEFAULT_PRNG_IMPL chooses another generator for the whole of a process, and the
+    # draws of `rbg` under vmap are not those of its seeds alone.
+    key = jax.random.key(seed, impl="threefry2x32")
+    return jax.random.fold_in(jax.random.fold_in(key, purpose), index)
 
 
 def epoch_rows(

@@ -12,7 +12,6 @@ import numpy as np
 from oa_jax import processes
 from oa_jax.engine import program as engine_lib
 from oa_jax.engine.state import State
-from oa_jax.errors import Interrupted
 from oa_jax.experiment import Experiment
 from oa_jax.runs.checkpoint import Checkpoints
 from oa_jax.runs.metrics_file import Rows
@@ -49,8 +48,8 @@ def train(
     """
     engine, seeds, config = experiment.engine, experiment.seeds, experiment.config.train
     rows, clock = Rows(experiment, workdir), Clock(engine, {})
-    saving = Checkpoints(workdir.checkpoints, config.keep_checkpoints)
-    with saving as checkpoints, processes.Notice() as notice:
+    saving = Checkpoints(workdir.checkpoints, config.keep_checkpoints, say)
+    with processes.Notice() as notice, saving as checkpoints:  # its end waits for the last save
         states, step, fresh = _begin(experiment, workdir, checkpoints, clock, say)
         arrays = engine.keep(experiment.train_arrays(), len(seeds))
         if len(fresh):
@@ -65,11 +64,11 @@ def train(
             rows.add(epoch, states, report, groups.slots, groups.running)
             say(rows.line(epoch, time.perf_counter() - begin))
             groups.update(states)
-            leaving = notice.holds() and not groups.are_over
+            leaving = notice.holds()
             if leaving or epoch % config.checkpoint_every == 0 or not groups.running.any():
                 clock.timed("save", checkpoints.save, step, groups.all(), clock.seconds)
             if leaving:
-                raise Interrupted(f"{workdir.path} is saved after epoch {epoch}")
+                raise notice.error(f"{workdir.path} is saved after epoch {epoch}")
     return groups.all(), clock.seconds
 
 
@@ -125,11 +124,6 @@ class Groups:
     def epoch(self) -> int:
         """Epochs that the running seeds of the program have trained."""
         return int(processes.fetch(self.states.epoch)[self.running][0])
-
-    @property
-    def are_over(self) -> bool:
-        """Whether no seed of any cohort runs."""
-        return not self.running.any() and not self._waiting()
 
     def next_cohort(self) -> bool:
         """Take the next seeds that wait into the program; False if none do."""

@@ -21,6 +21,9 @@ from oa_jax.runs.summary import rank_all, summarise
 from oa_jax.runs.workdir import Workdir
 
 GROWING = ("seeds", "train.max_epochs")  # what `extend` allows to be more than it was
+# What is said before it is silent for long.
+COMPILING = "compiling: a minute or more where no earlier call has left its programs"
+RANKING = "ranking all users of both splits"
 
 
 def run(
@@ -37,7 +40,7 @@ def run(
     extend: a begun or finished run goes on to more seeds or epochs.
     """
     config = known.resolve(config)
-    use_compilation_cache()  # before anything is compiled
+    use_compilation_cache(say)  # before anything is compiled
     processes.check_equal("--config", config.to_dict())
     with Workdir(workdir_path) as workdir:
         grown = check_config(workdir, config, extend)
@@ -47,14 +50,17 @@ def run(
         experiment = experiment_lib.build(config, log)
         env = environment(experiment)
         processes.check_equal("data", env["fingerprints"])
-        check_same_data(workdir, env)
+        if workdir.is_begun():
+            check_same_data(workdir, env)
         workdir.claim(config.to_dict())  # not before data and configuration are known to fit
         workdir.write_json("env.json", env)
         if grown:
             say(f"extended: {grown}")
             workdir.reopen()
         say(describe(experiment, env))
+        say(COMPILING)
         states, seconds = loop.train(experiment, workdir, say)
+        say(RANKING)
         summary = conclude(experiment, workdir, states, seconds)
     say(f"results in {workdir.path}")
     return summary
@@ -66,7 +72,7 @@ def check_config(workdir: Workdir, config: Config, extend: bool = False) -> str:
     -> what grows, in words; "" for nothing. Fields that change no result may differ.
     """
     workdir.check()
-    if not workdir.holds("config.json"):
+    if not workdir.is_begun():  # a claim without a checkpoint is replaced
         return ""
     stored = stored_config(workdir)
     grown = []
@@ -89,7 +95,7 @@ def check_config(workdir: Workdir, config: Config, extend: bool = False) -> str:
 
 def finished_summary(workdir: Workdir) -> dict:
     summary = workdir.read_json("summary.json")
-    if not isinstance(summary, dict) or "label" not in summary:
+    if "label" not in summary:
         raise UserError(f"{workdir.path / 'summary.json'}: no field 'label': expected a summary")
     return summary
 
@@ -137,8 +143,7 @@ def check_same_data(workdir: Workdir, env: dict) -> None:
     """A begun run goes on only with the data and candidates that it began with."""
     if not workdir.holds("env.json"):
         return
-    there = workdir.read_json("env.json")
-    there = there.get("fingerprints") if isinstance(there, dict) else None
+    there = workdir.read_json("env.json").get("fingerprints")
     if not isinstance(there, dict):
         raise UserError(f"{workdir.path / 'env.json'}: no field 'fingerprints': expected one")
     for name, value in env["fingerprints"].items():

@@ -170,6 +170,6 @@ def test_the_report_shows_what_was_written(tmp_path):
     file.write_text(json.dumps(list(summaries("llm4cdsr").values())))
     found = report.read(str(file))
     assert [s["label"] for s in found] == ["random", *COUNTED]
-    table = report.markdown(found)
-    assert "| popularity | 0 | – | A | official10 |" in table and "short" not in table
-    assert "|  |  |  | short | full |" in report.markdown(found, groups=True)
+    tables = {g: report.sheets(found, "test", g)[0].markdown() for g in (False, True)}
+    assert "| official | 0 | – | A | official10 |" in tables[False] and "short" not in tables[False]
+    assert "| official | 0 | – | short | full |" in tables[True]

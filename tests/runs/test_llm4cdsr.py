@@ -81,8 +81,8 @@ def test_every_ranking_is_in_the_summary(whole):
         assert counts[0] + counts[1] == counts[2] == 60
     weighted = sum(mean[f"test/{d}/users"] * mean[f"test/{d}/mrr/full"] for d in "AB") / 60
     assert mean["test/all/mrr/full"] == pytest.approx(weighted)
-    header, rows = report.tables([summary], "test")[0]
-    assert [row[3] for row in rows] == ["A"] * 3 + ["B"] * 3 + ["all"] * 3
+    (sheet, *_) = report.sheets([summary], "test")
+    assert [row[6] for row in sheet.rows] == ["A"] * 3 + ["B"] * 3 + ["all"] * 3
 
 
 def test_selection_is_overall_ndcg_and_strict(experiment, whole):
