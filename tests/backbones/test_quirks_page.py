@@ -1,12 +1,12 @@
 """Every quirk that the code names is explained on the backbones' page, in its backbone's table."""
 
-import importlib.util
+import dataclasses
 import pathlib
 import re
 
 import pytest
 
-from oa_jax import config
+from oa_jax.backbones import known
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 PAGE = ROOT / "oa_jax" / "backbones" / "README.md"
@@ -51,12 +51,12 @@ def test_quirks_of_a_room_are_in_its_table(backbone):
     assert missing(PAGE.read_text(), backbone, source(*ROOMS[backbone])) == set()
 
 
-@pytest.mark.parametrize("backbone", config.QUIRKS)
+@pytest.mark.parametrize("backbone", known.NAMES)
 def test_every_switch_has_its_row(backbone):
     rows = listed(sections(PAGE.read_text())[backbone])
-    for name in config.QUIRKS[backbone]:
-        number = next(iter(numbers(name)), "–")
-        assert f"`{name}`" in rows[number], name
+    for one in dataclasses.fields(known.fields(backbone)().quirks):
+        number = next(iter(numbers(one.name)), "–")
+        assert f"`{one.name}`" in rows[number], one.name
 
 
 def test_quirks_of_the_shared_rooms_are_in_some_table():
@@ -68,12 +68,9 @@ def test_quirks_of_the_shared_rooms_are_in_some_table():
 
 def test_choices_of_the_reconstruction_are_listed():
     """Each field of CDSRNP's model has its row, as there is no official code to look into."""
-    path = ROOT / "configs" / "cdsrnp.py"
-    spec = importlib.util.spec_from_file_location("cdsrnp_values", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
     cells = " ".join(listed(sections(PAGE.read_text())["cdsrnp"]))
-    assert [name for name in module.get_config().model if f"`{name}`" not in cells] == []
+    names = [one.name for one in dataclasses.fields(known.fields("cdsrnp")().model)]
+    assert [name for name in names if f"`{name}`" not in cells] == []
 
 
 def test_a_number_that_no_table_has_is_found():
