@@ -12,6 +12,7 @@ import contextlib
 import dataclasses
 import gzip
 import json
+import math
 import pathlib
 import zlib
 from collections.abc import Callable, Iterator
@@ -135,7 +136,10 @@ def id_of(value: Any) -> str | None:
 
 
 def words_of(value: Any) -> str | None:
-    """A text as it is; None for what says nothing: null, NaN, numbers, blanks, other kinds."""
+    """A text, or a number as one (a book may be called 1984); None for what says nothing: null,
+    NaN, blanks, other kinds."""
+    if isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value):
+        return str(value)
     return value if isinstance(value, str) and value.strip() else None
 
 
