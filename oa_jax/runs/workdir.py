@@ -63,7 +63,8 @@ class Workdir:
     @first_does
     def claim(self, config: dict) -> None:
         """Store the configuration, in place of an older one."""
-        self._write_json("config.json", config)
+        if not (self.path / "config.json").exists() or self._read_json("config.json") != config:
+            self._write_json("config.json", config)
 
     @first_does
     def reopen(self) -> None:
