@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from oa_jax.bench import softmax
-from oa_jax.config import Config, value_of
+from oa_jax.configuration import Config, value_of
 from oa_jax.errors import UserError
 
 

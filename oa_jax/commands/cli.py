@@ -13,7 +13,7 @@ from rich.console import Console
 
 from oa_jax import presets, processes
 from oa_jax.backbones import known
-from oa_jax.config import Config, unknown_field
+from oa_jax.configuration import Config, unknown_field
 from oa_jax.errors import Interrupted, UserError
 
 # A file or a pipe has no width of its own: wide enough for the widest table. None: it is closed.

@@ -19,7 +19,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeR
 from rich.table import Table
 
 from oa_jax.commands import cli
-from oa_jax.config import choice
+from oa_jax.configuration import choice
 from oa_jax.data import catalogue, prepared
 from oa_jax.data.sources import DIRECTORY_VARIABLE
 from oa_jax.errors import UserError

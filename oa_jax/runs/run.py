@@ -9,7 +9,7 @@ from typing import Any
 from oa_jax import experiment as experiment_lib
 from oa_jax import processes
 from oa_jax.backbones import known
-from oa_jax.config import Config, first_difference, value_of
+from oa_jax.configuration import Config, first_difference, value_of
 from oa_jax.engine.compilation import use_compilation_cache
 from oa_jax.engine.state import State
 from oa_jax.errors import Interrupted, UserError

@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from oa_jax.config import mesh_sizes
+from oa_jax.configuration import mesh_sizes
 from oa_jax.engine.mesh import Layout
 from oa_jax.errors import UserError
 
