@@ -8,6 +8,7 @@ from typing import Any
 from oa_jax import configuration
 from oa_jax.backbones.base import Parts
 from oa_jax.configuration import Config, choice
+from oa_jax.errors import UserError
 
 NAMES = ("abxi", "llm4cdsr", "cdsrnp")  # a folder each
 
