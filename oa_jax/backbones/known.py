@@ -28,7 +28,5 @@ def resolve(values: Any) -> Config:
     values = values.to_dict() if hasattr(values, "to_dict") else values
     name = values.get("backbone") if isinstance(values, dict) else None
     if not isinstance(values, dict):
-        raise configuration.UserError(
-            f"--config: found {type(values).__name__}, expected an object"
-        )
+        raise UserError(f"--config: found {type(values).__name__}, expected an object")
     return configuration.build(fields(choice("--config.backbone", name, NAMES)), values)

@@ -6,6 +6,8 @@ import re
 
 import pytest
 
+from oa_jax import configuration as config
+
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 PAGE = ROOT / "oa_jax" / "backbones" / "README.md"
 # Rooms that serve one official code; the others may name a quirk of any backbone.
