@@ -20,7 +20,7 @@ import numpy as np
 from absl import flags
 
 from analysis.runs import Run
-from oa_jax import config as config_lib
+from oa_jax import configuration as config_lib
 from oa_jax import experiment as experiment_lib
 from oa_jax.errors import UserError
 from oa_jax.experiment import Experiment

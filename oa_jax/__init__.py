@@ -16,7 +16,7 @@ __version__ = "0.1.0"
 
 _MODULES = {
     "oa_jax.api": ("Run", "config", "load", "open", "train"),
-    "oa_jax.config": ("Config",),
+    "oa_jax.configuration": ("Config",),
     "oa_jax.errors": ("Interrupted", "UserError"),
     "oa_jax.events.log": ("InteractionLog", "make_log"),
     "oa_jax.events.split": ("Split", "make_split"),

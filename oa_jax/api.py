@@ -14,7 +14,7 @@ import numpy as np
 
 from oa_jax import presets
 from oa_jax.backbones import known
-from oa_jax.config import Config, merged
+from oa_jax.configuration import Config, merged
 from oa_jax.data import sources
 from oa_jax.errors import UserError
 from oa_jax.events.log import InteractionLog

@@ -16,7 +16,7 @@ import optax
 
 from oa_jax.backbones import known
 from oa_jax.backbones.base import Backbone, Task
-from oa_jax.config import Config, value_of
+from oa_jax.configuration import Config, value_of
 from oa_jax.data import sources
 from oa_jax.engine.feed import Feed, open_records
 from oa_jax.engine.program import Engine, resolve_axis

@@ -17,7 +17,7 @@ from ml_collections import ConfigDict, config_dict
 
 import oa_jax
 from oa_jax.backbones import known
-from oa_jax.config import choice, fields_of, unknown_field
+from oa_jax.configuration import choice, fields_of, unknown_field
 from oa_jax.errors import UserError
 
 EXPECTED = "a file such as configs/abxi.py:gca=early"

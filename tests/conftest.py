@@ -1,7 +1,11 @@
 """Fixtures for all tests: reference files beside the repository, and random logs."""
 
+import atexit
+import os
 import pathlib
+import shutil
 import sys
+import tempfile
 
 import numpy as np
 import pytest
@@ -11,6 +15,11 @@ from oa_jax.events.log import make_log
 # The toy backbone, which tests of several rooms train, and scripts that import it.
 for folder in ("toys", "backbones"):
     sys.path.insert(0, str(pathlib.Path(__file__).parent / folder))
+
+# One folder of compiled programs for all processes of a session, and not the user's own.
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="oa-jax-xla-")
+    atexit.register(shutil.rmtree, os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
 
 SHARED = pathlib.Path(__file__).resolve().parents[2] / "shared"
 

@@ -9,7 +9,7 @@ import sys
 import pytest
 from ml_collections import ConfigDict
 
-from oa_jax import config as config_lib
+from oa_jax import configuration as config_lib
 from oa_jax import presets
 from oa_jax.backbones import known
 from oa_jax.commands import cli

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from oa_jax.config import Config
+from oa_jax.configuration import Config
 from oa_jax.ranking.candidates import draw_candidates
 
 if TYPE_CHECKING:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from oa_jax.config import Config, value_of
+from oa_jax.configuration import Config, value_of
 from oa_jax.errors import UserError
 
 

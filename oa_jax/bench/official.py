@@ -14,7 +14,7 @@ import numpy as np
 
 from oa_jax.backbones.llm4cdsr import arrays as llm4cdsr_arrays
 from oa_jax.bench.training import Training
-from oa_jax.config import value_of
+from oa_jax.configuration import value_of
 from oa_jax.errors import UserError
 from oa_jax.nn.draws import epoch_rows
 

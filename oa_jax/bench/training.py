@@ -58,7 +58,7 @@ class Training:
         """
         states = self._states(n_seeds)
         before = self.engine.compile_seconds
-        compiled = self.engine.compile_steps(states, self.arrays, self.capacity, self.n_steps)
+        compiled = self.engine.compiled("steps", states, self.arrays, self.capacity, self.n_steps)
         out = {"compile_seconds": self.engine.compile_seconds - before}
         memory = compiled.memory_analysis()
         if memory is not None:

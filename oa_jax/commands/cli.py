@@ -18,7 +18,7 @@ from rich import console as rich_console
 
 from oa_jax import presets, processes
 from oa_jax.backbones import known
-from oa_jax.config import Config, unknown_field
+from oa_jax.configuration import Config, unknown_field
 from oa_jax.engine.compilation import set_switches
 from oa_jax.errors import Interrupted, UserError
 

@@ -16,7 +16,7 @@ from oa_jax.commands import cli
 from oa_jax.compile.examine import Found, examine, remedies, roofline
 from oa_jax.compile.sizes import Sizes, shapes_of
 from oa_jax.compile.topology import EXPECTED, GIBI, Topology
-from oa_jax.config import Train
+from oa_jax.configuration import Train
 from oa_jax.errors import UserError
 
 flags.DEFINE_string("topology", None, f"Devices to compile for: {EXPECTED}.")

@@ -18,7 +18,7 @@ from absl import flags
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
 from oa_jax.commands import cli
-from oa_jax.config import choice
+from oa_jax.configuration import choice
 from oa_jax.data import catalogue, store
 from oa_jax.data.sources import DIRECTORY_VARIABLE
 from oa_jax.errors import UserError

@@ -15,7 +15,7 @@ from absl import flags
 from oa_jax import experiment as experiment_lib
 from oa_jax import files, processes
 from oa_jax.commands import cli, report
-from oa_jax.config import MESH_EXPECTED
+from oa_jax.configuration import MESH_EXPECTED
 from oa_jax.engine import mesh
 from oa_jax.engine.compilation import use_compilation_cache
 from oa_jax.errors import UserError

@@ -57,7 +57,7 @@ def show_memory(experiment) -> None:
     arrays = jax.eval_shape(lambda a: a, experiment.train_arrays())
     capacity = engine.capacity(seeds, 0)
     with cli.working("compiling an epoch, for the memory that it takes"):
-        memory = engine.compile_epoch(states, arrays, capacity).memory_analysis()
+        memory = engine.compiled("epoch", states, arrays, capacity).memory_analysis()
     if memory is None:
         cli.say("this device's compiler does not say how much memory the program takes")
         return

@@ -28,7 +28,7 @@ from absl import flags
 from oa_jax import experiment as experiment_lib
 from oa_jax import files
 from oa_jax.commands import cli, report
-from oa_jax.config import Config
+from oa_jax.configuration import Config
 from oa_jax.engine.compilation import use_compilation_cache
 from oa_jax.engine.step import Settings, all_ranks
 from oa_jax.evaluation import COUNTS, SPLITS

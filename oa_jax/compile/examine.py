@@ -54,11 +54,13 @@ def examine(experiment, devices) -> list[Found]:
         n_blocks = min(n_blocks, EVALUATION_BLOCKS)
     kinds, tables = tuple(evaluation.rankings), _shapes(experiment.tables)
     return [
-        _found("training epoch", n_steps, lambda: engine.compile_epoch(states, arrays, capacity)),
+        _found(
+            "training epoch", n_steps, lambda: engine.compiled("epoch", states, arrays, capacity)
+        ),
         _found(
             "evaluation",
             n_blocks,
-            lambda: engine.compile_final(states.params, rows, kinds, tables),
+            lambda: engine.compiled("final", states.params, rows, kinds, tables),
         ),
     ]
 

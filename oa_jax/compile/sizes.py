@@ -10,7 +10,7 @@ import numpy as np
 
 from oa_jax import experiment as experiment_lib
 from oa_jax.backbones import known
-from oa_jax.config import Config
+from oa_jax.configuration import Config
 from oa_jax.errors import UserError
 from oa_jax.events import split as splits
 from oa_jax.events.log import InteractionLog

@@ -12,7 +12,7 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from oa_jax.config import MESH_AXES, mesh_sizes
+from oa_jax.configuration import MESH_AXES, mesh_sizes
 from oa_jax.errors import UserError
 from oa_jax.nn import shards
 

@@ -74,17 +74,6 @@ class Engine:
         counts_SxN = np.asarray(self._program("slots", needed, args)(*args))
         return self.settings.task.capacity(counts_SxN.max(0))
 
-    def epoch(self, states: State, arrays, capacity):
-        """One epoch of every seed -> (states, reports). The old states are given up."""
-        return self._over_seeds(*self._epoch(capacity), (states,), arrays, donate=True)
-
-    def compile_epoch(self, states, arrays, capacity):
-        """The compiled program of `epoch`; arguments may be shapes."""
-        return self._compile(*self._epoch(capacity), (states,), arrays, donate=True)
-
-    def _epoch(self, capacity):
-        return ("epoch", capacity), functools.partial(step_lib.epoch, self.settings, capacity)
-
     def keep(self, arrays, n_seeds: int):
         """`arrays` where the programs of that many seeds read them, put there once."""
         return self._everywhere(arrays, n_seeds)
@@ -92,6 +81,10 @@ class Engine:
     def on_device(self, arrays, n_seeds: int):
         """The part of `arrays`, or what comes in its place, that is on the device in training."""
         return arrays
+
+    def epoch(self, states: State, arrays, capacity):
+        """One epoch of every seed -> (states, reports). The old states are given up."""
+        return self._over_seeds(*self._epoch(states, arrays, capacity))
 
     def assess(self, states: State, arrays):
         """The report of `epoch` without training."""
@@ -101,32 +94,35 @@ class Engine:
     def steps(self, states: State, arrays, capacity, n_steps: int):
         """The first batches of an epoch alone, for measuring -> (states, losses (S, n_steps)). The
         old states are given up."""
-        return self._over_seeds(*self._steps(capacity, n_steps), (states,), arrays, donate=True)
-
-    def compile_steps(self, states, arrays, capacity, n_steps: int):
-        """The compiled program of `steps`; arguments may be shapes."""
-        return self._compile(*self._steps(capacity, n_steps), (states,), arrays, donate=True)
-
-    def _steps(self, capacity, n_steps):
-        one = functools.partial(step_lib.steps, self.settings, capacity, n_steps)
-        return ("steps", capacity, n_steps), one
+        return self._over_seeds(*self._steps(states, arrays, capacity, n_steps))
 
     def final(self, params, rows, rankings, tables=None):
         """{ranking: Ranks (S, R)} and GCA sums of `params` (leaves with S) over `rows`."""
-        return self._over_seeds(*self._final(rankings), (params,), (rows, tables))
+        return self._over_seeds(*self._final(params, rows, rankings, tables))
 
-    def compile_final(self, params, rows, rankings, tables=None):
-        """The compiled program of `final`; arguments may be shapes."""
-        return self._compile(*self._final(rankings), (params,), (rows, tables))
+    def compiled(self, program: str, *args):
+        """The compiled program behind `epoch`, `steps` or `final` of these arguments, or of their
+        shapes."""
+        return self._compile(*getattr(self, f"_{program}")(*args))
 
-    def _final(self, rankings):
+    # What to compile: name, function of one seed, values of each seed, shared ones, donation.
+
+    def _epoch(self, states, arrays, capacity):
+        one = functools.partial(step_lib.epoch, self.settings, capacity)
+        return ("epoch", capacity), one, (states,), arrays, True
+
+    def _steps(self, states, arrays, capacity, n_steps):
+        one = functools.partial(step_lib.steps, self.settings, capacity, n_steps)
+        return ("steps", capacity, n_steps), one, (states,), arrays, True
+
+    def _final(self, params, rows, rankings, tables=None):
         def one(params, shared):
             rows, tables = shared
             settings = self.settings.on(tables)
             ranks = step_lib.all_ranks(settings, params, rows, rankings)
             return ranks, step_lib.probe_sums(settings, params, rows)
 
-        return ("final", rankings), one
+        return ("final", rankings), one, (params,), (rows, tables)
 
     def _over_seeds(self, name, one, seeded, shared, donate=False):
         """Run `one` (a seed's values, shared values) for all seeds."""

@@ -42,7 +42,7 @@ class State:
 
 @dataclasses.dataclass(frozen=True)
 class Schedule:
-    """Epochs, patience and the metric that selects; defaults of official ABXI (specs abxi §6).
+    """Epochs, patience and the metric that selects; defaults of official ABXI.
 
     Epoch e (1-based) of the first `warmup_epochs` trains at lr (1e-5 + (1 - 1e-5)(e - 1)/warmup);
     no selection happens there. A validation at least as good as the best by the metric `selection`

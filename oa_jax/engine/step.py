@@ -73,15 +73,8 @@ def epoch(settings: Settings, capacity, state: State, arrays):
 
     report: mean losses, the learning rate, ranks of the validation users, GCA sums.
     """
-    settings = settings.on(arrays.get("tables"))
-    task, before = settings.task, state
-    rows_NxB = epoch_rows(state.seed, state.epoch, task.n_users, task.batch_size)
-
-    def step(state, rows_B):
-        rows_N = task.rows_of_batch(rows_B, state.seed, state.step)
-        return train_step(settings, capacity, state, rows_N, arrays["train"])
-
-    state, losses = jax.lax.scan(step, state, rows_NxB)
+    settings, before = settings.on(arrays.get("tables")), state
+    state, losses = _train(settings, capacity, None, state, arrays["train"])
     assessed = assess(settings, state.params, arrays)
     state, report = select(settings, state, losses, assessed, arrays["val"])
     return unless_done(before, state), report
@@ -90,13 +83,18 @@ def epoch(settings: Settings, capacity, state: State, arrays):
 def steps(settings: Settings, capacity, n_steps: int, state: State, arrays):
     """Train on the first `n_steps` batches of an epoch -> (state, losses (n_steps,))."""
     settings = settings.on(arrays.get("tables"))
+    state, losses = _train(settings, capacity, n_steps, state, arrays["train"])
+    return state, losses["loss"]
+
+
+def _train(settings, capacity, n_steps, state, arrays):
+    """The first `n_steps` batches of an epoch, None: all -> (state, losses, leaves (n_steps,))."""
     task = settings.task
     rows_NxB = epoch_rows(state.seed, state.epoch, task.n_users, task.batch_size)[:n_steps]
 
     def step(state, rows_B):
         rows_N = task.rows_of_batch(rows_B, state.seed, state.step)
-        state, aux = train_step(settings, capacity, state, rows_N, arrays["train"])
-        return state, aux["loss"]
+        return train_step(settings, capacity, state, rows_N, arrays)
 
     return jax.lax.scan(step, state, rows_NxB)
 

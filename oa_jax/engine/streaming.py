@@ -42,10 +42,14 @@ class StreamingEngine(Engine):
         val = {name: arrays["val"][name] for name in ("real", "domain")}
         return self._over_seeds("select", select, (states, losses, assessed), val, donate=True)
 
-    def compile_epoch(self, states, arrays, capacity):
-        """The compiled program of a chunk; arguments may be shapes."""
-        seeded = (states, *self.feed.shapes(states.seed.shape[0]))
-        return self._compile(*self._chunk(capacity), seeded, arrays.get("tables"), donate=True)
+    def _epoch(self, states, arrays, capacity):
+        """What to compile for an epoch: its chunk."""
+        return (
+            *self._chunk(capacity),
+            (states, *self.feed.shapes(states.seed.shape[0])),
+            arrays.get("tables"),
+            True,
+        )
 
     def keep(self, arrays, n_seeds: int):
         """The arrays stay on the host, but the tables."""
@@ -77,9 +81,9 @@ class StreamingEngine(Engine):
         ranks, sums = zip(*parts, strict=True)
         return _joined(ranks), jax.tree.map(lambda *a: sum(a), *sums)
 
-    def compile_final(self, params, rows, rankings, tables=None):
-        """The compiled program of `final` over a slice of the rows, which are arrays."""
-        return super().compile_final(params, self._cut(rows)[0], rankings, tables)
+    def _final(self, params, rows, rankings, tables=None):
+        """What to compile for a slice of the rows, which are arrays."""
+        return super()._final(params, self._cut(rows)[0], rankings, tables)
 
     def _rows(self, states) -> np.ndarray:
         """(S, T, N): rows of every batch of the coming epoch."""

@@ -137,6 +137,10 @@ class World:
         _real("share low", self.share[0], 0, 1)
         _real("share high", self.share[1], self.share[0], 1)
 
+    def log(self) -> InteractionLog:
+        """The events of this world, see `generate`."""
+        return generate(self)
+
 
 def _whole(field, found, least, why=""):
     # bool is an int to Python, but True users are a mistake.

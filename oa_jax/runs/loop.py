@@ -38,18 +38,21 @@ class Clock:
 
 
 def train(
-    experiment: Experiment, workdir: Workdir, say: Callable[[str], None]
+    experiment: Experiment,
+    workdir: Workdir,
+    say: Callable[[str], None],
+    notice: processes.Notice | None = None,
 ) -> tuple[State, dict[str, float]]:
     """Train all seeds to their ends -> (states of all seeds, seconds by kind).
 
     Goes on from the newest checkpoint, which may hold fewer seeds, or seeds that had reached a
     smaller max_epochs. `say` prints one line. Raises Interrupted, with everything saved, after
-    the epoch in which the process was told to leave.
+    the epoch in which `notice` came.
     """
     engine, seeds, config = experiment.engine, experiment.seeds, experiment.config.train
     rows, clock = Rows(experiment, workdir), Clock(engine, {})
-    saving = Checkpoints(workdir.checkpoints, config.keep_checkpoints, say)
-    with processes.Notice() as notice, saving as checkpoints:  # its end waits for the last save
+    notice = notice or processes.Notice()  # outside of its context it never comes
+    with Checkpoints(workdir.checkpoints, config.keep_checkpoints, say) as checkpoints:
         states, step, fresh = _begin(experiment, workdir, checkpoints, clock, say)
         arrays = engine.keep(experiment.train_arrays(), len(seeds))
         if len(fresh):

@@ -13,6 +13,8 @@ from oa_jax.experiment import Experiment
 from oa_jax.nn import angles
 from oa_jax.runs.workdir import Workdir
 
+MANY_SEEDS = 9  # of which a line for people shows the spread, not each
+
 
 class Rows:
     """Writes metrics.jsonl, and TensorBoard's events if asked to."""
@@ -61,15 +63,25 @@ class Rows:
         return metrics
 
     def line(self, epoch: int, seconds: float) -> str:
-        """Epoch, validation NDCG@10 of each running seed (* a new best), speed, time left."""
+        """Epoch, validation NDCG@10 of each running seed (* a new best), speed, time left; of many
+        seeds mean, standard deviation and range."""
         evaluation, parts = self.experiment.evaluation, []
         name = evaluation.rankings[evaluation.watched]
+        well = [row for row in self._newest if not row["diverged_step"]]
+        scores = {d: [row[f"val/{d}/ndcg@10/{name}"] for row in well] for d in "AB"}
+        better = [row["best_epoch"] == epoch for row in well]
+        if len(well) < MANY_SEEDS:
+            for row, is_better, *pair in zip(well, better, *scores.values(), strict=True):
+                pair = "/".join(f"{score:.4f}" for score in pair)
+                parts.append(f"{row['seed']}:{pair}{'*' if is_better else ' '}")
+        else:
+            for d, v in scores.items():
+                spread = f"{np.mean(v):.4f} ± {np.std(v, ddof=1):.4f}"
+                parts.append(f"{d} {spread} ({min(v):.4f} to {max(v):.4f})")
+            parts.append(f"{len(well)} seeds, {sum(better)} with a new best")
         for row in self._newest:
             if row["diverged_step"]:
                 parts.append(f"seed {row['seed']} diverged at step {row['diverged_step']}")
-                continue
-            pair = "/".join(f"{row[f'val/{d}/ndcg@10/{name}']:.4f}" for d in "AB")
-            parts.append(f"{row['seed']}:{pair}{'*' if row['best_epoch'] == epoch else ' '}")
         most = self.experiment.config.train.max_epochs
         return (
             f"epoch {epoch:3d}  val ndcg@10 A/B  {'  '.join(parts)}  "

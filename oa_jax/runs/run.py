@@ -9,10 +9,10 @@ from typing import Any
 from oa_jax import experiment as experiment_lib
 from oa_jax import processes
 from oa_jax.backbones import known
-from oa_jax.config import Config, first_difference, value_of
+from oa_jax.configuration import Config, first_difference, value_of
 from oa_jax.engine.compilation import use_compilation_cache
 from oa_jax.engine.state import State
-from oa_jax.errors import UserError
+from oa_jax.errors import Interrupted, UserError
 from oa_jax.events.log import InteractionLog
 from oa_jax.experiment import Experiment
 from oa_jax.runs import loop
@@ -58,10 +58,11 @@ def run(
             say(f"extended: {grown}")
             workdir.reopen()
         say(describe(experiment, env))
-        say(COMPILING)
-        states, seconds = loop.train(experiment, workdir, say)
-        say(RANKING)
-        summary = conclude(experiment, workdir, states, seconds)
+        with processes.Notice() as notice:
+            say(COMPILING)
+            states, seconds = loop.train(experiment, workdir, say, notice)
+            say(RANKING)
+            summary = conclude(experiment, workdir, states, seconds, notice)
     say(f"results in {workdir.path}")
     return summary
 
@@ -100,10 +101,26 @@ def finished_summary(workdir: Workdir) -> dict:
     return summary
 
 
-def conclude(experiment: Experiment, workdir: Workdir, states: State, seconds: dict) -> dict:
-    """Evaluate the best parameters and write ranks.npz, then summary.json, which ends the run."""
+def conclude(
+    experiment: Experiment,
+    workdir: Workdir,
+    states: State,
+    seconds: dict[str, float],
+    notice: processes.Notice | None = None,
+) -> dict:
+    """Evaluate the best parameters and write ranks.npz, then summary.json, which ends the run.
+
+    Raises Interrupted between two parts of the evaluation if `notice` came: the checkpoint of the
+    last epoch is there.
+    """
+
+    def pause() -> None:
+        if notice and notice.holds():
+            raise Interrupted(f"{workdir.path} is saved after its last epoch")
+
     clock = loop.Clock(experiment.engine, dict(seconds))
-    ranks, sums = clock.timed("evaluate", rank_all, experiment, states.best_params)
+    ranks, sums = clock.timed("evaluate", rank_all, experiment, states.best_params, pause)
+    pause()
     initial = clock.timed("evaluate", initial_statistics, experiment)
     ended = processes.fetch(states.replace(params=(), moments=(), best_params=()))
     summary = summarise(experiment, ended, ranks, sums, initial)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -16,7 +17,9 @@ from oa_jax.nn import angles
 Ranks = dict[str, np.ndarray]  # of ranks.npz
 
 
-def rank_all(experiment: Experiment, params: Any) -> tuple[Ranks, dict]:
+def rank_all(
+    experiment: Experiment, params: Any, before_split: Callable[[], None] = lambda: None
+) -> tuple[Ranks, dict]:
     """Ranks of `params` (leaves with S) over both splits, and GCA sums over the test users.
 
     -> arrays of ranks.npz (`Evaluation.stored`), {"place/domain": sums (S,)}.
@@ -24,6 +27,7 @@ def rank_all(experiment: Experiment, params: Any) -> tuple[Ranks, dict]:
     evaluation, found, sums = experiment.evaluation, {}, {}
     kinds = tuple(evaluation.rankings)
     for split in SPLITS:
+        before_split()
         arrays = evaluation.padded(evaluation.rows[split])
         ranks, sums = experiment.engine.final(params, arrays, kinds, experiment.tables)
         found[split] = {kind: of._asdict() for kind, of in processes.fetch(ranks).items()}

@@ -67,7 +67,8 @@ class Workdir:
     @first_does
     def claim(self, config: dict) -> None:
         """Store the configuration, in place of an older one."""
-        files.write_json(self.path / "config.json", config)
+        if not (self.path / "config.json").exists() or self._read_json("config.json") != config:
+            files.write_json(self.path / "config.json", config)
 
     @first_does
     def reopen(self) -> None:

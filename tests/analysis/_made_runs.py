@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from oa_jax import config as config_lib
+from oa_jax import configuration as config_lib
 from oa_jax import experiment as experiment_lib
 from oa_jax.runs import run as run_lib
 from oa_jax.runs.checkpoint import Checkpoints

@@ -5,7 +5,7 @@ import pathlib
 
 import numpy as np
 
-from oa_jax import config as config_lib
+from oa_jax import configuration as config_lib
 from oa_jax.ranking.metrics import metrics_by_domain
 from oa_jax.runs.workdir import Workdir
 

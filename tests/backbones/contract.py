@@ -28,15 +28,17 @@ class Case:
         self.rows = experiment.evaluation.rows["test"]
         self.encode, self.score = jax.jit(self.backbone.encode), jax.jit(self.backbone.score)
         self.index, self.probe = jax.jit(self.backbone.index), jax.jit(self.backbone.probe)
+        self._loss = jax.jit(self.backbone.loss)
 
     def batch(self, capacity, rows=None):
         arrays = self.task.train_arrays()
         rows = jnp.arange(self.task.batch_size) if rows is None else rows
         return jax.jit(lambda a: self.task.batch(a, rows, 0, 0, capacity))(arrays)
 
-    def loss(self, batch):
+    def loss(self, batch, dropout=0.0, draw=0):
         hparams = {name: values[0] for name, values in self.experiment.hparams().items()}
-        return jax.jit(lambda p, b: self.backbone.loss(p, b, None, hparams))(self.params, batch)
+        hparams |= {"dropout": jnp.float32(dropout)}
+        return self._loss(self.params, batch, jax.random.key(draw), hparams)
 
     @property
     def capacity(self):
@@ -82,9 +84,13 @@ def no_token_sees_a_later_event(case):
 
 
 def room_for_tokens_changes_no_loss(case):
-    small, large = case.capacity, tuple(2 * n for n in case.capacity)
-    found = [case.loss(case.batch(capacity)) for capacity in (small, large)]
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, **CLOSE), *found)
+    """Nor what is drawn: capacities follow from all seeds of a program."""
+    small, large = (case.batch(tuple(k * n for n in case.capacity)) for k in (1, 2))
+    for dropout in (0.0, 0.5):
+        found = [case.loss(batch, dropout) for batch in (small, large)]
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, **CLOSE), *found)
+    other, _ = case.loss(small, 0.5, draw=1)
+    assert abs(other / found[0][0] - 1) > 1e-3, "another draw is the same loss"
 
 
 def an_epochs_last_batch_may_have_empty_rows(case):

@@ -1,6 +1,6 @@
 import pytest
 
-from oa_jax import config as config_lib
+from oa_jax import configuration as config_lib
 from oa_jax.bench.arguments import counts, variants
 from oa_jax.errors import UserError
 

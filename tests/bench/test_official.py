@@ -7,7 +7,7 @@ import sys
 import numpy as np
 import pytest
 
-from oa_jax import config as config_lib
+from oa_jax import configuration as config_lib
 from oa_jax import experiment
 from oa_jax.bench import tables
 from oa_jax.bench.official import CODES, Official, inputs_of

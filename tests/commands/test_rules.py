@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from oa_jax import config as config_lib
+from oa_jax import configuration as config_lib
 from oa_jax import experiment as experiment_lib
 from oa_jax.commands import report, rules
 

@@ -15,7 +15,7 @@ from oa_jax.compile.examine import Found, bytes_asked, examine, remedies, roofli
 from oa_jax.compile.hlo import Cost
 from oa_jax.compile.sizes import PROFILE_WIDTH, Sizes, shapes_of
 from oa_jax.compile.topology import PRECISIONS, Topology
-from oa_jax.config import resolve
+from oa_jax.configuration import resolve
 from oa_jax.errors import UserError
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]

@@ -11,13 +11,13 @@ import toy
 
 pytestmark = pytest.mark.slow
 
-SCRIPT = toy.ROOT / "tests" / "train" / "devices.py"
+SCRIPT = toy.ROOT / "tests" / "toys" / "devices.py"
 FIRST = "map seed:1"
-OTHERS = {"map seed:4": (4, 1, 1), "vmap seed:2,data:2": (2, 2, 1), "vmap ": (4, 2, 1)}
+OTHERS = {"map seed:4": (4, 1, 1), "vmap seed:2,data:2,table:2": (2, 2, 2), "vmap ": (4, 2, 1)}
 
 
-def ask(*arguments):
-    """The answer of devices.py in a process with eight CPU devices."""
+def ask(folder, *questions):
+    """The answers of devices.py in a process with eight CPU devices."""
     variables = {
         "XLA_FLAGS": "--xla_force_host_platform_device_count=8 "
         "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true",
@@ -25,7 +25,7 @@ def ask(*arguments):
         "PYTHONPATH": str(toy.ROOT),
     }
     done = subprocess.run(
-        [sys.executable, SCRIPT, *map(str, arguments)],
+        [sys.executable, SCRIPT, folder, *questions],
         env=os.environ | variables,
         capture_output=True,
         text=True,
@@ -36,8 +36,13 @@ def ask(*arguments):
 
 
 @pytest.fixture(scope="module")
-def meshes(tmp_path_factory):
-    return ask("meshes", tmp_path_factory.mktemp("meshes"))
+def answers(tmp_path_factory):
+    return ask(tmp_path_factory.mktemp("toys"), "meshes", "hlo", "uneven")
+
+
+@pytest.fixture(scope="module")
+def meshes(answers):
+    return answers["meshes"]
 
 
 def test_the_meshes_are_what_they_are_called(meshes):
@@ -69,19 +74,14 @@ def test_training_is_the_same_on_every_mesh(meshes, name):
     assert min(abs(losses[0] - losses[1]), abs(losses[0] - losses[2])) > 3e-4 * losses[0]
 
 
-@pytest.fixture(scope="module")
-def hlo():
-    return ask("hlo")
+def test_an_epoch_sharded_over_seeds_has_no_collective(answers):
+    """Nor have steps of the real backbones: test_tables."""
+    assert answers["hlo"]["seed:4"] == {"partitions": 4, "kinds": [], "groups": []}
 
 
-@pytest.mark.parametrize("name", ["real vmap", "toy map"])
-def test_an_epoch_sharded_over_seeds_has_no_collective(hlo, name):
-    assert hlo[name] == {"partitions": 4, "kinds": [], "groups": []}
-
-
-def test_an_epoch_over_both_axes_communicates_within_a_seed_only(hlo):
+def test_an_epoch_over_both_axes_communicates_within_a_seed_only(answers):
     """Twin of the above: here there are collectives, and they are found."""
-    found = hlo["both"]
+    found = answers["hlo"]["seed:2,data:2"]
     assert found["partitions"] == 4 and "all-reduce" in found["kinds"]
     # Devices 0, 1 hold one part of the seeds, 2, 3 the other. "[2,2]<=[4]" is {{0,1},{2,3}}.
     for groups in set(found["groups"]) - {"[2,2]<=[4]"}:
@@ -90,9 +90,9 @@ def test_an_epoch_over_both_axes_communicates_within_a_seed_only(hlo):
             assert set(group.split(",")) in ({"0", "1"}, {"2", "3"}), found
 
 
-def test_a_run_goes_on_on_another_mesh_and_stopped_seeds_leave_it(tmp_path):
+def test_a_run_goes_on_on_another_mesh_and_stopped_seeds_leave_it(answers):
     """Four seeds fill two devices, and then six slots of three: padding comes and goes."""
-    found = ask("uneven", tmp_path / "run")
+    found = answers["uneven"]
     assert found["begun"] == "interrupted"
     assert isinstance(found["whole"], list) and len(set(found["whole"])) > 1, found
     assert found["slots"] == [3, 6], found

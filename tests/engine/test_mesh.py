@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from oa_jax.engine import mesh
+from oa_jax.configuration import mesh_sizes
 from oa_jax.engine.mesh import Layout
 from oa_jax.errors import UserError
 
@@ -24,19 +24,19 @@ def devices(number, processes=1):
 def test_texts_of_a_mesh():
     texts = ("", "seed:2,data:3", "data:3,seed:2", "seed:4", "data:8", "table:3,seed:2")
     expected = [None, (2, 3, 1), (2, 3, 1), (4, 1, 1), (1, 8, 1), (2, 1, 3)]
-    assert [mesh.parse(t) for t in texts] == expected
+    assert [mesh_sizes(t) for t in texts] == expected
 
 
 @pytest.mark.parametrize("text", ["seed", "seed:0", "seed:-1", "seed:2,", ",", "seed:2,seed:2"])
 def test_other_texts_are_refused(text):
     with pytest.raises(ValueError):
-        mesh.parse(text)
+        mesh_sizes(text)
 
 
 @pytest.mark.parametrize("text", ["batch:2", "seed:2;data:2", "2,2", "seed:1.5", "seed: 2"])
 def test_other_axes_and_marks_are_refused(text):
     with pytest.raises(ValueError):
-        mesh.parse(text)
+        mesh_sizes(text)
 
 
 # Devices, seeds -> (seed, data), slots: a device for every seed first, then parts of batches.

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import toy
 
+from oa_jax.backbones import known
 from oa_jax.engine import program as engine_lib
 from oa_jax.engine.program import take_seeds
 
@@ -14,8 +15,9 @@ CAPACITY = (128, 128)
 
 @pytest.fixture(scope="module")
 def by_axis():
-    """An experiment of three seeds per seed axis, same in all else."""
-    return {axis: toy.toy_experiment(seed_axis=axis) for axis in ("map", "vmap")}
+    """An experiment of three seeds per seed axis, same in all else; compiled as users have it."""
+    axes = ("map", "vmap")
+    return {a: toy.toy_experiment(seed_axis=a, train__quick_compile=False) for a in axes}
 
 
 @pytest.fixture(scope="module")
@@ -40,31 +42,17 @@ def trained(by_axis, arrays):
 
 
 def test_seeds_by_map_are_separate_runs_bitwise(by_axis, arrays, trained, bitwise):
+    """From the first draw to the final ranks. Steps of real backbones: backbones/contract.py."""
     states, report = trained["map"]
+    evaluation, engine = by_axis["map"].evaluation, by_axis["map"].engine
+    final = evaluation.padded(evaluation.rows["test"]), ("candidates", "full")
+    ranks = engine.final(states.params, *final)
     for slot in range(3):
         alone = train(by_axis["map"], arrays, seeds=(slot,))
         assert bitwise(take_seeds((states, report), [slot]), alone)
+        assert bitwise(take_seeds(ranks, [slot]), engine.final(alone[0].params, *final))
         # Twin: another seed's run is another one.
         assert not bitwise(take_seeds(states.params, [(slot + 1) % 3]), alone[0].params)
-
-
-@pytest.mark.slow
-def test_seeds_by_map_are_separate_runs_of_the_real_backbone(bitwise):
-    """The same with ABXI and GCA in it, over create, capacity, epoch and final ranks."""
-    experiment = toy.abxi_experiment("pair=synthetic,gca=early", seed_axis="map")
-    engine, arrays = experiment.engine, experiment.train_arrays()
-    rows = jax.tree.map(
-        jnp.asarray, experiment.evaluation.padded(experiment.evaluation.rows["test"])
-    )
-
-    def run(seeds):
-        hparams = {name: v[: len(seeds)] for name, v in experiment.hparams().items()}
-        states, report = engine.epoch(engine.create(seeds, hparams), arrays, CAPACITY)
-        return states, report, engine.final(states.params, rows, ("candidates", "full"))
-
-    together, alone = run((0, 1)), run((1,))
-    assert bitwise(take_seeds(together, [1]), alone)
-    assert not bitwise(take_seeds(together[0].params, [0]), alone[0].params)
 
 
 def test_a_seed_alone_takes_the_same_capacities_and_others_train_alike(
@@ -95,7 +83,7 @@ def test_vmap_is_map_in_double_precision(by_axis):
     ends = {}
     with jax.enable_x64(True):
         for axis in by_axis:
-            experiment = toy.toy_experiment(seed_axis=axis)
+            experiment = toy.with_toy(known.resolve(toy.abxi_config(seed_axis=axis)))
             arrays = experiment.train_arrays()
             hparams = {k: v.astype(jnp.float64) for k, v in experiment.hparams().items()}
             states = experiment.engine.create((0, 1, 2), hparams)
@@ -138,11 +126,11 @@ def test_hparams_act_on_their_slot_without_another_program(
 
 def test_another_capacity_or_number_of_seeds_is_another_program(arrays):
     """Twin of the count: it does grow."""
-    experiment = toy.toy_experiment(seeds=2)
+    experiment = toy.with_toy(known.resolve(toy.abxi_config(seeds=2)))
     engine, counts = experiment.engine, []
     for seeds, capacity in (((0, 1), (128, 128)), ((0,), (128, 128)), ((0, 1), (112, 128))):
         hparams = {name: v[: len(seeds)] for name, v in experiment.hparams().items()}
-        engine.compile_epoch(engine.abstract(seeds, hparams), arrays, capacity)
+        engine.compiled("epoch", engine.abstract(seeds, hparams), arrays, capacity)
         counts.append(len(engine._programs))
     assert counts == [1, 2, 3] and engine.compile_seconds > 0
 
@@ -157,7 +145,7 @@ def test_abstract_is_the_shape_of_create(by_axis):
 
 
 def test_capacity_holds_every_seed(by_axis):
-    engine, task = by_axis["vmap"].engine, by_axis["vmap"].task
+    engine, task = by_axis["vmap"].engine, by_axis["vmap"].data.task
     counts = jnp.asarray(task.slot_counts)
     needed = np.array([task.slots_needed(counts, seed, 2) for seed in range(3)])
     assert engine.capacity((0, 1, 2), 2) == task.capacity(needed.max(0))

@@ -1,4 +1,4 @@
-"""The schedule against a plain re-implementation of specs abxi §6."""
+"""The schedule against the rule written down plainly."""
 
 import dataclasses
 import functools
@@ -41,7 +41,7 @@ def simulate(schedule, scores_E):
 
 
 def plain(schedule, scores_E):
-    """Specs §6 word by word: rates of the epochs that run, (best epoch, best score), last epoch."""
+    """The rule word by word: rates of the epochs that run, (best epoch, best score), last epoch."""
     n_w, scale, best, best_epoch, bad, plateau, rates = (
         schedule.warmup_epochs,
         1.0,

@@ -77,7 +77,7 @@ def test_an_epoch_by_chunks_is_an_epoch_bitwise(resident, twin, bitwise):
     assert not np.array_equal(*(r["train"]["loss"] for r in reports))
     # The shapes of a chunk are known without running it: nothing is compiled anew.
     engine, before = twin.engine, len(twin.engine._programs)
-    engine.compile_epoch(jax.eval_shape(lambda: found), {}, CAPACITY)
+    engine.compiled("epoch", jax.eval_shape(lambda: found), {}, CAPACITY)
     assert len(engine._programs) == before
     (one, other), tables = engine.on_device({}, 3)
     assert one == other and one[1]["gt"].shape == (3, 3, 16, 12) and tables is None
@@ -121,7 +121,11 @@ def test_the_other_backbones_train_from_files_too(backbone, fields, bitwise):
 @pytest.fixture(scope="module")
 def on_disk(tmp_path_factory):
     """(log, data directory, name) of a prepared set."""
-    log, data_dir, name = toy.toy_experiment().log, tmp_path_factory.mktemp("data"), "beauty_elec"
+    log, data_dir, name = (
+        toy.toy_experiment().data.log,
+        tmp_path_factory.mktemp("data"),
+        "beauty_elec",
+    )
     role = splits.roles_of(log, splits.leave_one_out(log))
     raw_users = list(map(str, range(log.n_users)))
     built = Built(log.user, log.item, log.time, role, log.n_items, raw_users, [], "order")

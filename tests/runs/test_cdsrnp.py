@@ -95,15 +95,14 @@ def test_support_is_no_parameter(experiment, whole):
 
 def test_without_the_neural_process_nothing_of_it_is_left():
     plain = build("pair=synthetic,np=false")
-    assert plain.frozen is None and plain.tables is None and plain.task.n_support == 0
+    assert plain.data.tables is None and plain.tables is None and plain.data.task.n_support == 0
     names = plain.engine.abstract(plain.seeds, plain.hparams()).params["net"]
     assert not {"pair_encoder", "latent_head"} & set(names)
-    assert plain.n_parameters < build("pair=synthetic").n_parameters
+    assert plain.engine.n_parameters < build("pair=synthetic").engine.n_parameters
 
 
 def test_candidates_of_the_tested_items():
     """A log with roles: sequences 0 to 3 train, 4 validates, 5 and 6 are tested."""
-    from oa_jax.backbones.known import BACKBONES
     from oa_jax.events.log import TEST, TRAINING, VALIDATION, make_log
     from oa_jax.events.split import published
 
@@ -115,13 +114,13 @@ def test_candidates_of_the_tested_items():
     role[11 + 12 * 4], role[11 + 12 * np.array([5, 6])] = VALIDATION, TEST
     columns = user, np.concatenate(sequences), np.tile(np.arange(12), 7)
     log = make_log(*columns, (40, 40), "tiny", role)
-    config = {"evaluate": {"n_negatives": 3, "test_items": True}, "quirks": {}}
+    few = {"evaluate__n_negatives": 3, "evaluate__test_items": True}
+    parts = known.parts(known.resolve(toy.small_config("cdsrnp", "pair=synthetic", **few)))
     target = np.array([sequences[u][-1] for u in (5, 6)])
     seen = np.array([np.where(sequences[u] == sequences[u][-1], 0, sequences[u]) for u in (5, 6)])
     rows = {"user": np.array([5, 6]), "target": target, "seen": seen}
-    bundle = BACKBONES["cdsrnp"]
-    drawn = bundle.candidates(config, log, "test", rows)
-    assert set(bundle.rankings(config)) == {"test_items", "candidates", "full"}
+    drawn = parts.candidates(log, "test", rows)
+    assert set(parts.rankings) == {"test_items", "candidates", "full"}
     among = drawn["test_items"]
     assert among.shape == (2, 4) and (among[:, 0] == target).all()
     assert set(among.ravel()) <= {i for u in (5, 6) for i in sequences[u].tolist()}
@@ -162,8 +161,8 @@ def test_configurations_resolve(pair, more):
     assert (resolved.model.targets == "last") == pair.endswith("_amid")
 
 
-def test_defaults_are_those_of_the_specs():
-    """Specs cdsrnp §13 and the choices before it."""
+def test_defaults_are_the_official_ones():
+    """Sizes and rates, and the choices that the official code leaves open."""
     config = toy.config_file("cdsrnp", "pair=llmcdsr_food_kitchen")
     model = {"d_embed": 128, "heads": 4, "length": 50, "merged_length": 100, "dropout": 0.2}
     model |= {"support": 128, "kl_weight": 0.01, "kl_warmup": 10, "eval_support": 2048}

@@ -16,7 +16,7 @@ BASE = {"seed_axis": "map", "train__compaction": False, "seeds": 2, "train__max_
 
 @pytest.fixture(autouse=True)
 def with_toy(monkeypatch):
-    monkeypatch.setattr(experiment_lib, "build", toy.with_toy)
+    monkeypatch.setattr(experiment_lib, "build", toy.shared_toy)
 
 
 def go(path, extend=False, **changes):
@@ -30,12 +30,11 @@ def rows(path):
     return sorted(found, key=lambda row: (row["seed"], row["epoch"]))
 
 
-def is_as_from_the_start(path, other):
-    assert rows(path) == rows(other)
+def are_one(path, other):
+    """Whether both runs have the same rows and ranks."""
     found, expected = (dict(np.load(p / "ranks.npz")) for p in (path, other))
-    assert found.keys() == expected.keys()
-    for name in found:
-        np.testing.assert_array_equal(found[name], expected[name])
+    same = found.keys() == expected.keys() and rows(path) == rows(other)
+    return same and all(np.array_equal(found[name], expected[name]) for name in found)
 
 
 @pytest.mark.parametrize(
@@ -48,7 +47,7 @@ def test_more(tmp_path, more):
     summary, said = go(tmp_path / "grown", extend=True, **more)
     assert any(line.startswith("extended: ") for line in said)
     whole, _ = go(tmp_path / "whole", **more)
-    is_as_from_the_start(tmp_path / "grown", tmp_path / "whole")
+    assert are_one(tmp_path / "grown", tmp_path / "whole")
     assert summary["mean"] == whole["mean"] and summary["n_seeds"] == whole["n_seeds"]
     stored = json.loads((tmp_path / "grown" / "config.json").read_text())
     assert stored["seeds"] == more.get("seeds", 2)
@@ -66,7 +65,9 @@ def test_an_extension_that_was_stopped_goes_on(tmp_path):
         run_lib.run(config, tmp_path / "grown", stop, extend=True)
     go(tmp_path / "grown", seeds=4)  # without --extend: config.json has it
     go(tmp_path / "whole", seeds=4)
-    is_as_from_the_start(tmp_path / "grown", tmp_path / "whole")
+    assert are_one(tmp_path / "grown", tmp_path / "whole")
+    go(tmp_path / "others", seeds=4, first_seed=1)
+    assert not are_one(tmp_path / "others", tmp_path / "whole")  # twin
 
 
 def test_less_is_refused_and_what_changes_no_result_is_not(tmp_path):

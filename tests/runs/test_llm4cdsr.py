@@ -53,7 +53,7 @@ def test_frozen_tables_stay_out_of_state_and_checkpoint(experiment, whole):
     stored = {np.shape(a)[1:] for part in ("state", "best") for a in jax.tree.leaves(found[part])}
     assert stored and not shapes & stored
     # Seeds share one copy on the device, and it is what it was.
-    fresh = build().backbone.tables
+    fresh = build().engine.settings.backbone.tables
     for ours, device, again in zip(
         *map(jax.tree.leaves, (tables, experiment.tables, fresh)), strict=True
     ):
@@ -65,7 +65,8 @@ def test_trained_tables_are_in_the_state():
     free = build(model__freeze=False)
     abstract = free.engine.abstract(free.seeds, free.hparams())
     seeded = {a.shape[1:] for a in jax.tree.leaves(abstract.params)}
-    assert {a.shape for a in (free.backbone.tables.items, free.backbone.tables.local_A)} <= seeded
+    frozen = free.engine.settings.backbone.tables
+    assert {a.shape for a in (frozen.items, frozen.local_A)} <= seeded
 
 
 def test_every_ranking_is_in_the_summary(whole):
@@ -118,18 +119,18 @@ def test_candidates_of_the_two_protocols(experiment):
     assert not np.isin(negatives, [n_a, n_a + n_b]).any()  # Q7
     assert np.isin(uniform[:, 1:], [n_a, n_a + n_b]).any()
     assert (negatives[:, 0] != negatives[:, 1]).mean() > 0.5  # Q2
-    again = build(first_seed=5, model__d_embed=4).eval_rows["test"]
+    again = build(first_seed=5, model__d_embed=4).evaluation.rows["test"]
     np.testing.assert_array_equal(again["official"], pairs)
 
 
 def test_the_protocol_chooses_what_is_watched():
     official, corrected = build(), build(protocol="corrected")
-    assert (official.watched, corrected.watched) == ("official", "candidates")
-    assert official.protocol_names == corrected.protocol_names
+    assert (official.evaluation.watched, corrected.evaluation.watched) == ("official", "candidates")
+    assert official.evaluation.rankings == corrected.evaluation.rankings
     assert set(official.train_arrays()["val"]) & {"official", "candidates"} == {"official"}
     assert set(corrected.train_arrays()["val"]) & {"official", "candidates"} == {"candidates"}
-    assert not corrected.backbone.quirks.q1_no_causal_mask
-    assert not corrected.task.q6_two_negatives and official.task.q6_two_negatives
+    assert not corrected.engine.settings.backbone.quirks.q1_no_causal_mask
+    assert not corrected.data.task.q6_two_negatives and official.data.task.q6_two_negatives
     names = {"temperature", "alpha", "beta", "tau", "tau_reg"} & set(official.hparams())
     assert names == {"alpha", "beta", "tau", "tau_reg"}
 
@@ -154,7 +155,7 @@ MISTAKES = {
 def test_mistakes_are_one_line(field):
     value, words = MISTAKES[field]
     with pytest.raises(UserError) as caught:
-        build(**{field.replace("__", "."): value})
+        build(**{field: value})
     assert words in str(caught.value) and "\n" not in str(caught.value)
 
 

@@ -1,7 +1,5 @@
 """The host loop: compaction, rows, going on, broken checkpoints."""
 
-import dataclasses
-import functools
 import json
 import shutil
 
@@ -77,24 +75,9 @@ UNEVEN = {
 }
 
 
-HOST_ONLY = ("first_seed", "train__checkpoint_every", "train__compaction")
-
-
-@functools.cache
-def engine(*overrides):
-    return toy.toy_experiment(**dict(overrides)).engine
-
-
-def experiment_of(**overrides):
-    """The toy; its compiled programs are shared by all that differ on the host only."""
-    experiment = toy.toy_experiment(**overrides)
-    compiled = {k: v for k, v in overrides.items() if k not in HOST_ONLY}
-    return dataclasses.replace(experiment, engine=engine(*compiled.items()))
-
-
 def train(path, say=lambda line: None, **overrides):
     """Run the loop in a workdir -> (experiment, final states)."""
-    experiment = experiment_of(**overrides)
+    experiment = toy.toy_experiment(**overrides)
     with Workdir(path) as workdir:
         return experiment, loop.train(experiment, workdir, say)[0]
 
@@ -245,7 +228,7 @@ def test_a_half_deleted_newest_checkpoint_is_walked_back_from(
 
 
 def newest(path):
-    experiment = experiment_of(**UNEVEN)
+    experiment = toy.toy_experiment(**UNEVEN)
     abstract = experiment.engine.abstract(experiment.seeds, experiment.hparams())
     with Checkpoints(path / "checkpoints") as checkpoints:
         return checkpoints.restore_newest(abstract)

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import toy
 
-from oa_jax import config as config_lib
+from oa_jax.backbones import known
 from oa_jax.errors import UserError
-from oa_jax.runs.run import stored_config
+from oa_jax.runs.run import check_config, stored_config
 from oa_jax.runs.workdir import Workdir
 
 CONFIG = {"seeds": 3, "train": {"learning_rate": 0.1}, "data": {"dir": None, "name": "synthetic"}}
@@ -51,19 +51,17 @@ def test_a_claim_without_a_checkpoint_is_replaced(workdir):
 
 
 def test_another_configuration_is_refused(workdir):
-    workdir.claim(CONFIG)
-    save(workdir)
-    assert workdir.is_begun()
-    other = CONFIG | {"train": {"learning_rate": 0.2}}
-    with pytest.raises(UserError, match="train.learning_rate: there 0.1, asked for 0.2"):
-        workdir.claim(other)
-    workdir.claim(CONFIG | {"data": {"dir": "elsewhere", "name": "synthetic"}})
+    config = known.resolve(toy.abxi_config())
+    workdir.claim(config.to_dict())
+    with pytest.raises(UserError, match="train.learning_rate: there 0.01, asked for 0.02"):
+        check_config(workdir, config.replace(train={"learning_rate": 0.02}))
+    check_config(workdir, config.replace(data={"dir": "elsewhere"}))
 
 
 def test_a_foreign_folder_is_refused_and_left_alone(workdir):
     (workdir.path / "thesis.txt").write_text("mine")
     with pytest.raises(UserError, match="holds thesis.txt but no config.json"):
-        workdir.claim(CONFIG)
+        workdir.check()
     assert names(workdir) == [".lock", "thesis.txt"]
 
 
@@ -143,20 +141,23 @@ def test_rows_up_to_an_epoch_are_kept_byte_for_byte(workdir):
     path = workdir.path / "metrics.jsonl"
     lines = path.read_text().splitlines(keepends=True)
     for last in (3, 2, 0):
-        workdir.keep_rows(last)
+        workdir.keep_rows({0: last, 1: last})
         assert path.read_text() == "".join(lines[: 2 * last + 2])
-    workdir.keep_rows(-1)
+    workdir.append_rows(rows[2:])
+    workdir.keep_rows({1: 2})  # a seed that is not named has not begun
+    assert path.read_text() == "".join(lines[1:6:2])
+    workdir.keep_rows({})
     assert path.read_text() == ""
     assert names(workdir) == [".lock", "metrics.jsonl"]
 
 
 @pytest.mark.parametrize("cut", [1, 5, 20])
 def test_a_line_cut_off_is_dropped(workdir, cut):
-    workdir.append_rows([{"epoch": e, "loss": 0.123} for e in range(3)])
+    workdir.append_rows([{"epoch": e, "seed": 0, "loss": 0.123} for e in range(3)])
     path = workdir.path / "metrics.jsonl"
     text = path.read_text()
     path.write_text(text[:-cut])
-    workdir.keep_rows(5)
+    workdir.keep_rows({0: 5})
     # Only the newline was cut at 1: then the row is whole.
     assert path.read_text() == (text if cut == 1 else "".join(text.splitlines(True)[:2]))
 
@@ -210,7 +211,7 @@ def test_a_home_that_nobody_has_is_one_line(monkeypatch):
 
 
 def test_keep_rows_makes_the_file(workdir):
-    workdir.keep_rows(-1)
+    workdir.keep_rows({})
     assert (workdir.path / "metrics.jsonl").read_bytes() == b""
 
 
@@ -222,15 +223,13 @@ def test_finished_is_having_a_summary(workdir):
 
 def test_a_run_of_a_version_with_fewer_fields_goes_on(tmp_path):
     """What is missing counts as its default, and only as that."""
-    resolved = config_lib.resolve(toy.abxi_config(), (0, 1, 2))
-    older = json.loads(json.dumps(resolved))
+    resolved = known.resolve(toy.abxi_config())
+    older = resolved.to_dict()
     del older["mesh"], older["train"]["compute_dtype"], older["evaluate"]["users_per_kind"]
     (tmp_path / "config.json").write_text(json.dumps(older))
     with Workdir(tmp_path) as workdir:
-        save(workdir)
-        workdir.check(resolved)
-        other = json.loads(json.dumps(resolved))
-        other["evaluate"]["users_per_kind"] = 5
+        check_config(workdir, resolved)
+        other = resolved.replace(evaluate={"users_per_kind": 5})
         with pytest.raises(UserError, match="evaluate.users_per_kind: there 0, asked for 5"):
-            workdir.check(other)
+            check_config(workdir, other)
         assert stored_config(workdir) == resolved

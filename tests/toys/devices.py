@@ -1,6 +1,7 @@
-"""What test_devices asks of a process with eight CPU devices; prints one JSON object.
+"""What test_devices and test_tables ask of a process with eight CPU devices.
 
-python devices.py meshes FOLDER | hlo | uneven FOLDER | tables BACKBONE FOLDER MESH … | rows FOLDER
+`python devices.py FOLDER QUESTION…` prints one JSON object: an answer to each question. A question
+is the name of a function, with its arguments behind slashes.
 """
 
 import json
@@ -12,14 +13,16 @@ import jax
 import numpy as np
 import toy
 
+from oa_jax.backbones import known
 from oa_jax.engine.mesh import is_table
 from oa_jax.runs import checkpoint, loop, summary
 from oa_jax.runs.workdir import Workdir
 
 COLLECTIVES = r"\b(all-reduce|all-gather|all-to-all|collective-permute|reduce-scatter)(-start)?\("
 CAPACITY = (128, 128)
+N_STEPS = 3
 # (seed axis, mesh): three seeds on one device, on four with a padding slot, on all eight.
-CASES = (("map", "seed:1"), ("map", "seed:4"), ("vmap", "seed:2,data:2"), ("vmap", ""))
+CASES = (("map", "seed:1"), ("map", "seed:4"), ("vmap", "seed:2,data:2,table:2"), ("vmap", ""))
 
 
 def meshes(folder):
@@ -46,52 +49,47 @@ def ranks(experiment, params):
     return {k: v.tolist() for k, v in found.items() if k.endswith(("/rank", "/ties", "/user"))}
 
 
-def hlo():
+def hlo(_):
     """Collectives in epochs over the axis of seeds, and in one over both axes."""
-    return {
-        "real vmap": collectives(
-            toy.abxi_experiment("pair=synthetic,gca=early", seed_axis="vmap", mesh="seed:4")
-        ),
-        "toy map": collectives(toy.toy_experiment(seed_axis="map", mesh="seed:4")),
-        "both": collectives(toy.toy_experiment(seed_axis="vmap", mesh="seed:2,data:2")),
-    }
+    epochs = {}
+    for axis, mesh in (("map", "seed:4"), ("vmap", "seed:2,data:2")):
+        experiment = toy.toy_experiment(seed_axis=axis, mesh=mesh)
+        epochs[mesh] = collectives(*sending("epoch", experiment, *arguments(experiment)))
+    return epochs
 
 
-def tables(backbone, folder, *meshes):
-    """Runs of a real backbone on each of `meshes`: rows, ranks of the first one's end, and what
-    the compiled epoch sends."""
+def tables(folder, backbone, *meshes):
+    """Steps of a real backbone on each of `meshes`: losses, ranks of the first one's end, and what
+    the compiled steps send."""
     out, first = {}, None
     for mesh in meshes:
-        path = pathlib.Path(folder) / mesh
-        experiment = table_experiment(backbone, mesh, train__max_epochs=1)
-        with Workdir(path) as workdir:
-            states, _ = loop.train(experiment, workdir, lambda line: None)
+        experiment = table_experiment(backbone, mesh)
+        engine, (_, arrays, capacity) = experiment.engine, arguments(experiment)
+        states = engine.create(experiment.seeds, experiment.hparams())
+        states, losses = engine.steps(states, arrays, capacity, N_STEPS)
         if first is None:
-            first = jax.device_get(states.best_params)
-        rows = [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
+            first = jax.device_get(states.params)
+        _, lines = sending("steps", experiment, *arguments(experiment), N_STEPS)
         out[mesh] = {
-            "rows": rows,
+            "losses": np.asarray(losses).tolist(),
             "ranks of the first": test_ranks(experiment, first),
-            "shapes": shapes_sent(experiment),
+            "shapes": shapes_of(lines),
             "parts": sorted({part_of(leaf) for leaf in table_leaves(states)}),
         }
     return out
 
 
-def table_experiment(backbone, mesh, **changes):
+def table_experiment(backbone, mesh):
+    changes = {"seeds": 2, "seed_axis": "vmap", "mesh": mesh, "evaluate__block_items": 10}
     if backbone == "llm4cdsr":
         changes |= {"model__local_llm": False}  # local tables are trained
-    argument = "pair=synthetic,gca=early"
-    changes |= {"seeds": 2, "seed_axis": "vmap", "mesh": mesh, "evaluate__block_items": 10}
-    return toy.small_experiment(backbone, argument, **changes)
+    return toy.small_experiment(backbone, "pair=synthetic,gca=early", **changes)
 
 
 def test_ranks(experiment, params):
-    """{ranking: (S, R)} of the test users."""
-    rows, kinds = (
-        experiment.evaluation.padded(experiment.evaluation.rows["test"]),
-        tuple(experiment.evaluation.rankings),
-    )
+    """{ranking: (S, R)} of the test users, among the watched candidates and among all items."""
+    evaluation = experiment.evaluation
+    rows, kinds = evaluation.padded(evaluation.rows["test"]), (evaluation.watched, "full")
     found, _ = experiment.engine.final(params, rows, kinds, experiment.tables)
     return {kind: np.asarray(of.rank).tolist() for kind, of in found.items()}
 
@@ -128,8 +126,7 @@ def rows(folder):
     return out
 
 
-def collectives(experiment):
-    text, lines = sending(experiment)
+def collectives(text, lines):
     groups = {re.search(r"(replica_groups|source_target_pairs)=(\S+), ", e)[2] for e in lines}
     return {
         "partitions": int(re.search(r"num_partitions=(\d+)", text)[1]),
@@ -138,18 +135,22 @@ def collectives(experiment):
     }
 
 
-def shapes_sent(experiment):
-    """Shapes of the float arrays that an epoch sends, as [[seeds, …], …]."""
-    found = re.findall(r"f32\[([\d,]+)\]", " ".join(sending(experiment)[1]))
+def shapes_of(lines):
+    """Shapes of the float arrays that are sent, as [[seeds, …], …]."""
+    found = re.findall(r"f32\[([\d,]+)\]", " ".join(lines))
     return [[int(size) for size in shape.split(",")] for shape in sorted(set(found))]
 
 
-def sending(experiment):
-    """The compiled epoch's text, and its lines with collectives."""
-    engine, arrays = experiment.engine, experiment.train_arrays()
-    abstract = engine.abstract(experiment.seeds, experiment.hparams())
-    capacity = engine.capacity(experiment.seeds, 0)
-    text = engine.compile_epoch(abstract, arrays, capacity).as_text()
+def arguments(experiment):
+    """Of an epoch: shapes of states, arrays, capacity."""
+    engine, seeds = experiment.engine, experiment.seeds
+    abstract = engine.abstract(seeds, experiment.hparams())
+    return abstract, experiment.train_arrays(), engine.capacity(seeds, 0)
+
+
+def sending(program, experiment, *arguments):
+    """A compiled program's text, and its lines with collectives."""
+    text = experiment.engine.compiled(program, *arguments).as_text()
     return text, [line for line in text.splitlines() if re.search(COLLECTIVES, line)]
 
 
@@ -159,7 +160,8 @@ def uneven(folder):
     changes |= {"seeds": 4, "train__learning_rate": 0.03, "train__compaction": True}
     out = {}
     for part, last, mesh in (("begun", 3, "seed:2"), ("whole", None, "seed:3")):
-        experiment = toy.toy_experiment(seed_axis="map", mesh=mesh, **changes)
+        config = known.resolve(toy.abxi_config(seed_axis="map", mesh=mesh, **changes))
+        experiment = toy.with_toy(config)  # whose programs are its own: they are counted
         with Workdir(folder) as workdir:
             out[part] = train(experiment, workdir, last)
     names = [name for name in experiment.engine._programs if name[0] == ("epoch", CAPACITY)]
@@ -187,5 +189,10 @@ def train(experiment, workdir, last):
 
 
 if __name__ == "__main__":
-    asked = {f.__name__: f for f in (meshes, hlo, uneven, tables, rows)}
-    print(json.dumps(asked[sys.argv[1]](*sys.argv[2:])))
+    known_questions = {f.__name__: f for f in (meshes, hlo, uneven, tables, rows)}
+    answers = {}
+    for question in sys.argv[2:]:
+        name, *rest = question.split("/")
+        folder = pathlib.Path(sys.argv[1]) / "-".join([name, *rest[:1]])
+        answers[question] = known_questions[name](folder, *rest)
+    print(json.dumps(answers))

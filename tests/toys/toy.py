@@ -1,9 +1,11 @@
 """A backbone that compiles in a second, and experiments small enough to train in a test.
 
-`python tests/train/…` scripts and tests import it by its bare name.
+Scripts beside it and tests of all rooms import it by its bare name.
 """
 
 import dataclasses
+import functools
+import pathlib
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +19,8 @@ from oa_jax.runs import loop
 from oa_jax.runs.run import conclude
 from oa_jax.runs.workdir import Workdir
 
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+
 SMALL = {
     "seeds": 3,
     "model.d_embed": 8,
@@ -25,6 +29,7 @@ SMALL = {
     "train.warmup_epochs": 0,
     "train.probe_users": 16,
     "train.learning_rate": 0.01,
+    "train.quick_compile": True,
     "train.checkpoint_every": 1,
     "evaluate.n_negatives": 10,
     "evaluate.block_users": 32,
@@ -49,7 +54,6 @@ OWN = {
         "seeds": 2,
         "model.length": 10,
         "data.global_width": 12,
-        "train.quick_compile": True,
     },
     "cdsrnp": {
         "seeds": 2,
@@ -58,7 +62,6 @@ OWN = {
         "model.decoder_widths": (8, 4),
         "model.support": 8,
         "model.eval_support": 20,
-        "train.quick_compile": True,
         "data.world.single": (15, 20),
     },
 }
@@ -114,8 +117,20 @@ def abxi_experiment(argument="pair=synthetic,gca=none", **overrides):
 
 
 def toy_experiment(**overrides):
-    """The same experiment with the toy in the backbone's place."""
-    return with_toy(known.resolve(abxi_config(**overrides)))
+    """The same experiment with the toy in the backbone's place, its programs shared."""
+    return shared_toy(known.resolve(abxi_config(**overrides)))
+
+
+def shared_toy(config, log=None):
+    """`with_toy`, with the compiled programs of an earlier one that differs on the host only."""
+    host = {"checkpoint_every": 1, "compaction": True, "keep_checkpoints": 1}
+    one = config.replace(seeds=1, first_seed=0, train=host)
+    return dataclasses.replace(with_toy(config, log), engine=_engine(one))
+
+
+@functools.cache
+def _engine(config):
+    return with_toy(config).engine
 
 
 def with_toy(config, log=None):

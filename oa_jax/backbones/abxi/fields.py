@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 
-from oa_jax import config
+from oa_jax import configuration
 from oa_jax.fields import one_of, quirk, real, whole
 
 
 @dataclasses.dataclass(frozen=True)
-class Model(config.Model):
+class Model(configuration.Model):
     """One block by design: the official code has no field for its depth."""
 
     d_embed: int = whole(256, "width D")
@@ -29,7 +29,7 @@ class Model(config.Model):
 
 
 @dataclasses.dataclass(frozen=True)
-class Quirks(config.Quirks):
+class Quirks(configuration.Quirks):
     q1_pool_b_from_last_a: bool | None = quirk("B's candidates begin with A's last item")
     q3_attend_to_padding: bool | None = quirk("padded positions are attended to")
     q6_positions_from_end: bool | None = quirk("positions count from the end", corrected=True)
@@ -38,7 +38,7 @@ class Quirks(config.Quirks):
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(config.Config):
+class Config(configuration.Config):
     backbone: str = "abxi"
     quirks: Quirks = dataclasses.field(default_factory=Quirks)
     model: Model = dataclasses.field(default_factory=Model)

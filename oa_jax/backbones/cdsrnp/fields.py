@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from oa_jax import config
+from oa_jax import configuration
 from oa_jax.fields import field, flag, is_int, one_of, real, whole
 
 
@@ -13,7 +13,7 @@ def _are_widths(value) -> bool:
 
 
 @dataclasses.dataclass(frozen=True)
-class Model(config.Model):
+class Model(configuration.Model):
     d_embed: int = whole(128, "width D")
     heads: int = whole(4, "attention heads, a divisor of d_embed")
     length: int = whole(50, "events of a domain's stream, the last ones")
@@ -46,7 +46,7 @@ class Model(config.Model):
 
 
 @dataclasses.dataclass(frozen=True)
-class Train(config.Train):
+class Train(configuration.Train):
     max_epochs: int = whole(50, "epochs at most; may grow with --extend")
     learning_rate: float = real(5e-4, "of Adam, constant", above=True)
     weight_decay: float = real(0.0, "decoupled, of every parameter")
@@ -62,7 +62,7 @@ class Train(config.Train):
 
 
 @dataclasses.dataclass(frozen=True)
-class Evaluate(config.Evaluate):
+class Evaluate(configuration.Evaluate):
     # Every candidate attends to the history: blocks of (users, items, steps).
     block_users: int = whole(64, "users that are ranked together", free=True)
     block_items: int = whole(1024, "items that are scored together", free=True)
@@ -70,7 +70,7 @@ class Evaluate(config.Evaluate):
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(config.Config):
+class Config(configuration.Config):
     backbone: str = "cdsrnp"
     protocol: str = one_of("corrected", "there is no official code", "corrected")
     model: Model = dataclasses.field(default_factory=Model)

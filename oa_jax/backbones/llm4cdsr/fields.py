@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 
-from oa_jax import config
+from oa_jax import configuration
 from oa_jax.fields import flag, one_of, quirk, real, whole
 
 
 @dataclasses.dataclass(frozen=True)
-class Model(config.Model):
+class Model(configuration.Model):
     d_embed: int = whole(128, "width D", 2)
     heads: int = whole(1, "attention heads, a divisor of d_embed")
     length: int = whole(200, "events of a stream, the last ones")
@@ -30,7 +30,7 @@ class Model(config.Model):
 
 
 @dataclasses.dataclass(frozen=True)
-class Quirks(config.Quirks):
+class Quirks(configuration.Quirks):
     # Not here: Q3, Q14, Q15 are the design; Q9 changes nothing; Q11, Q18, Q19 lie in the official
     # data scripts; Q20, arbitrary places among ties, is their middle in both protocols; Q21,
     # candidates drawn anew at every validation, is never done.
@@ -50,7 +50,7 @@ class Quirks(config.Quirks):
 
 
 @dataclasses.dataclass(frozen=True)
-class Train(config.Train):
+class Train(configuration.Train):
     batch_size: int = whole(128, "users of a batch")
     max_epochs: int = whole(200, "epochs at most; may grow with --extend")
     learning_rate: float = real(1e-3, "of Adam, constant", above=True)
@@ -65,13 +65,13 @@ class Train(config.Train):
 
 
 @dataclasses.dataclass(frozen=True)
-class Evaluate(config.Evaluate):
+class Evaluate(configuration.Evaluate):
     n_negatives: int = whole(100, "candidates beside the target")
     block_users: int = whole(128, "users that are ranked together", free=True)
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(config.Config):
+class Config(configuration.Config):
     backbone: str = "llm4cdsr"
     quirks: Quirks = dataclasses.field(default_factory=Quirks)
     model: Model = dataclasses.field(default_factory=Model)
