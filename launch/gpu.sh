@@ -5,7 +5,7 @@
 #   llm4cdsr   Food-Kitchen of LLMCDSR: the same three
 #   cdsrnp     the same three on the same set
 #   time       seconds per epoch of each backbone for 1, 5 and 16 seeds
-#   bench      python -m oa_jax bench of each backbone and of the softmax's forms, JSON in OUT
+#   bench      python -m oa_jax bench of each backbone, JSON in OUT
 #   table      of what is finished in OUT, also written to OUT/table.md
 # Default: all of them. OUT (default runs/gpu) receives the workdirs; a second call goes on where the
 # first ended. LIMIT=SECONDS cuts every command off there (it goes on when called again).
@@ -103,7 +103,6 @@ bench() {
     try oa_jax bench "--config=${timed[$backbone]}" --seeds=1,2,5,8,16 "${beside[@]}" \
       "--out=$out/bench_$backbone.json"
   done
-  try oa_jax bench "--config=${timed[abxi]}" --softmax "--out=$out/bench_softmax.json"
 }
 
 for part in "${parts[@]}"; do

@@ -103,9 +103,10 @@ class Parts:
         """Frozen inputs on the host, with `metadata`; None without any. split: the rule's."""
         return None
 
-    def empty_tables(self, log: InteractionLog) -> Any:
-        """Tables of zeros of the right shapes, to compile without the data."""
-        return None
+    def empty_tables(self, log: InteractionLog, split: Split) -> Any:
+        """Tables to compile with, of made-up events: zeros of the right shapes where `tables` reads
+        files."""
+        return self.tables(log, split)
 
     def task(self, log: InteractionLog, split: Split) -> Task:
         raise NotImplementedError

@@ -1,4 +1,4 @@
-"""What the verifications share: relative errors, and the check of raw histories."""
+"""What comparisons with official codes share: relative errors, checks, grids of packed values."""
 
 from __future__ import annotations
 
@@ -39,3 +39,12 @@ def check_offsets(path: str, fixture, n_events: int) -> None:
     good = offsets.ndim == 1 and offsets.size and offsets.dtype.kind in "iu"
     if not good or offsets[0] != 0 or offsets[-1] != n_events or (np.diff(offsets) < 1).any():
         raise UserError(f"{path}: raw/offsets: expected ascending whole numbers 0..{n_events}")
+
+
+def unpacked(values_P: np.ndarray, at_P: np.ndarray, shape: tuple[int, int], empty=0) -> np.ndarray:
+    """(B, L, …): packed values at their places of a grid of that shape, `empty` elsewhere. at_P
+    names places outside for slots without one."""
+    grid = np.full((shape[0] * shape[1], *values_P.shape[1:]), empty, values_P.dtype)
+    used = at_P < len(grid)
+    grid[at_P[used]] = values_P[used]
+    return grid.reshape(*shape, *values_P.shape[1:])

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import sys
+from collections.abc import Iterator
 
 from absl import app, flags, logging
 from jax.errors import JaxRuntimeError
@@ -40,6 +42,17 @@ def say(line: str) -> None:
         return
     console.print(line, markup=False, soft_wrap=True)
     console.file.flush()
+
+
+@contextlib.contextmanager
+def working(what: str) -> Iterator[None]:
+    """While nothing else is said: a spinner on a terminal, a line on standard error elsewhere."""
+    if console.is_terminal:
+        with console.status(what):
+            yield
+        return
+    print(what, file=sys.stderr, flush=True)
+    yield
 
 
 def define_config() -> None:
