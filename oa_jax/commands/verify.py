@@ -11,11 +11,11 @@ from __future__ import annotations
 
 import json
 
-import numpy as np
 from absl import flags
 
 from oa_jax import files
 from oa_jax.backbones import known
+from oa_jax.backbones.parity import Arrays, Errors
 from oa_jax.commands import cli
 from oa_jax.engine.compilation import use_compilation_cache
 from oa_jax.errors import UserError
@@ -42,7 +42,7 @@ def main(paths):
     return 0 if passed else 1
 
 
-def verify(path: str) -> dict[str, tuple[int, float]]:
+def verify(path: str) -> Errors:
     """{quantity: (number of arrays, largest relative error)} of one fixture.
 
     Raises UserError when the file cannot be read or an array is missing or has another shape.
@@ -56,7 +56,7 @@ def verify(path: str) -> dict[str, tuple[int, float]]:
     return found[0].verify(path, fixture, meta)
 
 
-def read(path: str) -> tuple[dict[str, np.ndarray], dict]:
+def read(path: str) -> tuple[Arrays, dict]:
     """Arrays and `meta` of a fixture. Raises UserError."""
     fixture = files.read_npz(path, "a fixture (.npz)")
     try:

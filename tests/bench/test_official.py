@@ -1,7 +1,11 @@
 """The official code beside ours: its batches, and the process, with a stand-in for PyTorch's."""
 
+import ast
 import json
+import pathlib
+import subprocess
 import sys
+import textwrap
 
 import numpy as np
 import pytest
@@ -12,7 +16,7 @@ from oa_jax.backbones import known
 from oa_jax.backbones.abxi import official_step
 from oa_jax.bench import tables
 from oa_jax.bench.cases import Cases
-from oa_jax.bench.official import Official, inputs_of
+from oa_jax.bench.official import WORKER, Official, inputs_of
 from oa_jax.errors import UserError
 
 # What the interpreter with PyTorch is asked to do, without it: argv is as the worker's.
@@ -172,6 +176,66 @@ def test_what_is_no_checkout_no_python_or_no_abxi(cases, checkout, tmp_path):
         Official(shared, str(checkout), sys.executable)
     with pytest.raises(UserError, match="^--official: cdsrnp has none: expected abxi or llm4cdsr"):
         Official(cases_of("cdsrnp"), str(checkout), sys.executable)
+
+
+# PyTorch and ABXI's code as far as the other process needs them.
+STUBS = {
+    "torch/__init__.py": """
+        import types
+        __version__, get_num_threads, manual_seed = "9", lambda: 2, lambda seed: None
+        cuda = types.SimpleNamespace(is_available=lambda: False)
+        device = lambda kind: types.SimpleNamespace(type=kind)
+        set_float32_matmul_precision, from_numpy = lambda name: None, lambda array: array
+        class optim:
+            class AdamW:
+                def __init__(self, parameters, lr, weight_decay):
+                    assert (lr, weight_decay) == (0.5, 0.25)
+                def zero_grad(self): pass
+        """,
+    "models/ABXI.py": """
+        import types
+        class ABXI:
+            def __init__(self, args): assert args.n_item_a == 3
+            def to(self, device): return self
+            def train(self): return self
+            def parameters(self):
+                return [types.SimpleNamespace(requires_grad=r, numel=lambda: 7) for r in (1, 0)]
+        """,
+    "trainer.py": """
+        class Trainer:
+            def train_batch(self, batch): return self.n_item_a, sum(a.sum() for a in batch)
+        """,
+}
+
+
+def test_the_worker_runs_the_file_of_a_backbone(tmp_path):
+    for name, text in STUBS.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(textwrap.dedent(text))
+    names = ("seq_x", "seq_a", "seq_b", "gt", "negatives")
+    batches = {f"{name}/{i}": np.full(2, float(i)) for name in names for i in (0, 1)}
+    sizes = {"args": {"n_item_a": 3}, "n_batches": 2, "learning_rate": 0.5, "weight_decay": 0.25}
+    np.savez(tmp_path / "batches.npz", sizes=np.array(json.dumps(sizes)), **batches)
+    code = pathlib.Path(official_step.__file__).with_name("official_torch.py")
+    done = subprocess.run(
+        [sys.executable, WORKER, code, tmp_path, tmp_path / "batches.npz"],
+        input="\n\n", capture_output=True, text=True, env={"PYTHONPATH": str(tmp_path)},
+    )  # fmt: skip
+    first, *steps = map(json.loads, done.stdout.splitlines())
+    assert first == {"torch": "9", "device": "2 CPU threads", "n_parameters": 7}, done.stderr
+    assert [step["loss"] for step in steps] == [13.0, 13.0] and steps[0]["seconds"] > 0
+
+
+def test_what_is_of_a_backbone_lies_in_its_folder():
+    folder = pathlib.Path(known.__file__).parent
+    found = known.having("official_step")
+    assert set(found) == {path.parent.name for path in folder.glob("*/official_step.py")}
+    assert all((folder / name / "official_torch.py").is_file() for name in found)
+    for room in ("bench", "compile", "commands"):
+        for path in (folder.parent / room).glob("*.py"):
+            nodes = ast.walk(ast.parse(path.read_text()))
+            words = [node.value for node in nodes if isinstance(node, ast.Constant)]
+            assert not set(known.NAMES) & {word for word in words if isinstance(word, str)}, path
 
 
 def test_the_tables_by_hand():

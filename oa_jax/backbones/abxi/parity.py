@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import numbers
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,14 +10,24 @@ import optax
 from oa_jax.backbones.abxi import arrays as abxi_arrays
 from oa_jax.backbones.abxi import official as interop
 from oa_jax.backbones.abxi.model import Backbone
-from oa_jax.backbones.parity import check_offsets, largest, relative, step_error
+from oa_jax.backbones.parity import (
+    Arrays,
+    Errors,
+    check_arrays,
+    check_ids,
+    check_meta,
+    check_offsets,
+    differing,
+    largest,
+    of_step,
+    relative,
+)
 from oa_jax.errors import UserError
 from oa_jax.events.log import make_log
 from oa_jax.events.split import leave_one_out
 from oa_jax.ranking.ranks import among_candidates
 
 WHOLE, REAL = ("n_head", "n_item_a", "n_item_b"), ("temp", "lr", "weight_decay", "eps")
-META = (*WHOLE, *REAL, "betas")
 MARK = "n_item_a"  # the field of `meta` by which such a fixture is known
 # Weights whose shapes give the sizes of the model.
 SIZING = ("ei.weight", "ep.weight", "ffn.fc_1.weight", "dlora_x.mat_A", "ilora_a.mat_A")
@@ -27,7 +35,6 @@ SIZING = ("ei.weight", "ep.weight", "ffn.fc_1.weight", "dlora_x.mat_A", "ilora_a
 SEQUENCES = {"seq_x": "RL", "seq_a": "RL", "seq_b": "RL"}
 LOSSES = {"loss_a": "", "loss_b": ""}
 EVALUATION = SEQUENCES | {"gt": "R1", "gt_mtc": "RN", "ranks": "R", "h": "RD", "logits": "RK"}
-IN_BIAS = "mha.mha.in_proj_bias"
 SHAPES = {
     "train": SEQUENCES | {"gt": "RL", "gt_neg": "RLN", "h": "RLD"} | LOSSES,
     "val": EVALUATION,
@@ -36,11 +43,14 @@ SHAPES = {
 ITEM_IDS = (*SEQUENCES, "gt", "gt_neg", "gt_mtc", "flat")
 
 
-def verify(path: str, fixture: dict[str, np.ndarray], meta: dict) -> dict[str, tuple[int, float]]:
+def verify(path: str, fixture: Arrays, meta: dict) -> Errors:
     """{quantity: (number of arrays, largest relative error)}; see `commands/verify.py`."""
-    _check_meta(path, meta)
+    check_meta(path, meta, WHOLE, REAL)
+    betas = meta.get("betas")
+    if not isinstance(betas, list) or [type(b) in (int, float) for b in betas] != [True, True]:
+        raise UserError(f"{path}: meta: betas {betas!r}: expected two numbers")
     weights = {k[len("param/") :]: v for k, v in fixture.items() if k.startswith("param/")}
-    _check_numbers(path, {f"param/{name}": value for name, value in weights.items()})
+    check_arrays(path, fixture, {f"param/{k}": v.shape for k, v in weights.items()})
     params = interop.from_official(weights, path)
     for name in SIZING:
         shape, least = weights[name].shape, 1 + (name == "ep.weight")  # position 0 is padding
@@ -50,7 +60,7 @@ def verify(path: str, fixture: dict[str, np.ndarray], meta: dict) -> dict[str, t
     if config.d_embed % config.heads:
         raise UserError(f"{path}: meta: n_head {config.heads}: expected a divisor of the width")
     backbone = Backbone(config)
-    check_arrays(path, fixture, backbone)
+    _check_arrays(path, fixture, backbone)
     errors = _preprocessing(fixture, config)
     errors |= _training(fixture, meta, backbone, params)
     for split in ("val", "test"):
@@ -58,22 +68,7 @@ def verify(path: str, fixture: dict[str, np.ndarray], meta: dict) -> dict[str, t
     return errors
 
 
-def _check_meta(path, meta):
-    missing = [name for name in META if name not in meta]
-    if missing:
-        raise UserError(f"{path}: meta: no field {missing[0]!r}: expected {', '.join(META)}")
-    kinds = dict.fromkeys(WHOLE, "a whole number of at least 1") | dict.fromkeys(REAL, "a number")
-    for name, expected in (kinds | {"betas": "two numbers"}).items():
-        values = meta[name] if name == "betas" and isinstance(meta[name], list) else [meta[name]]
-        good = all(isinstance(v, numbers.Real) and not isinstance(v, bool) for v in values)
-        if name in WHOLE:
-            good = good and isinstance(values[0], int) and values[0] >= 1
-        if not good or len(values) != 1 + (name == "betas"):
-            raise UserError(f"{path}: meta: {name} {meta[name]!r}: expected {expected}")
-
-
-def check_arrays(path: str, fixture, backbone) -> None:
-    """Raise UserError for an array that is missing, or has another shape or kind of values."""
+def _check_arrays(path, fixture, backbone):
     config = backbone.config
     shapes = jax.eval_shape(backbone.init, jax.random.key(0))
     empty = interop.to_official(jax.tree.map(lambda a: np.empty(a.shape), shapes))
@@ -87,36 +82,17 @@ def check_arrays(path: str, fixture, backbone) -> None:
                 if axis == "N":
                     sizes.setdefault("K", size + 1)
             expected[f"{group}/{name}"] = tuple(sizes.get(axis, 0) for axis in axes)
-    for name, shape in expected.items():
-        if name not in fixture:
-            raise UserError(f"{path}: no array {name!r}: expected it in a fixture")
-        if fixture[name].shape != shape:
-            raise UserError(f"{path}: {name}: found shape {fixture[name].shape}, expected {shape}")
-    _check_numbers(path, {name: fixture[name] for name in expected})
+    check_arrays(path, fixture, expected)
+    names = [*expected]
     if "raw/flat" in fixture:
         check_offsets(path, fixture, fixture["raw/flat"].size)
-        expected["raw/flat"] = None
-    _check_items(path, {name: fixture[name] for name in expected}, sum(config.n_items))
+        names.append("raw/flat")
+    for name in names:
+        if name.split("/")[-1] in ITEM_IDS:
+            check_ids(path, fixture, name, sum(config.n_items))
 
 
-def _check_numbers(path, arrays):
-    for name, values in arrays.items():
-        if values.dtype.kind not in "iuf":
-            raise UserError(f"{path}: {name}: found {values.dtype}, expected numbers")
-
-
-def _check_items(path, arrays, n_items):
-    for name, values in arrays.items():
-        if name.split("/")[-1] not in ITEM_IDS:
-            continue
-        if values.dtype.kind == "f":
-            raise UserError(f"{path}: {name}: found {values.dtype}, expected whole numbers")
-        bad = values[(values < 0) | (values > n_items)]
-        if bad.size:
-            raise UserError(f"{path}: {name}: found item {bad[0]}, expected an id in 0..{n_items}")
-
-
-def training_batch(fixture, n_items) -> dict[str, jax.Array]:
+def training_batch(fixture: Arrays, n_items: tuple[int, int]) -> dict[str, jax.Array]:
     """The fixture's training batch in our packed form, every real position in it."""
     gt = fixture["train/gt"]
     flat = gt.ravel()
@@ -140,12 +116,12 @@ def _preprocessing(fixture, config):
     built = {"train": abxi_arrays.training_arrays(log, split, config.length)}
     for which in ("val", "test"):
         built[which] = abxi_arrays.evaluation_arrays(log, split, which, config.length)
-    names = [f"{which}/seq_{stream}" for which in built for stream in "xab"]
-    differing = []
-    for which, name in (name.split("/") for name in names):
-        ours, expected = built[which][name], fixture[f"{which}/{name}"]
-        differing.append(np.sum(ours != expected) if ours.shape == expected.shape else np.inf)
-    return {"sequences (differing elements)": (len(names), float(max(differing)))}
+    counts = [
+        differing(arrays[f"seq_{stream}"], fixture[f"{which}/seq_{stream}"])
+        for which, arrays in built.items()
+        for stream in "xab"
+    ]
+    return {"sequences (differing elements)": (len(counts), max(counts))}
 
 
 def _training(fixture, meta, backbone, params):
@@ -153,27 +129,15 @@ def _training(fixture, meta, backbone, params):
     hparams = {"temperature": meta["temp"], "dropout": 0.0, "ortho_weight": 0.0}
     hidden, _ = backbone.net.apply({"params": params}, batch)
     expected_h = fixture["train/h"].reshape(-1, fixture["train/h"].shape[-1])
-    errors = {"hidden states, training": (2, 0.0)}
-    for domain in "AB":
-        error = relative(hidden[domain], expected_h[batch[f"at_{domain}"]])
-        errors["hidden states, training"] = (2, max(error, errors["hidden states, training"][1]))
+    found = {d: relative(hidden[d], expected_h[batch[f"at_{d}"]]) for d in "AB"}
+    errors = {"hidden states, training": largest(found)}
     value_and_grad = jax.value_and_grad(backbone.loss, has_aux=True)
     (_, aux), grads = jax.jit(value_and_grad)(params, batch, None, hparams)
-    losses = [relative(aux[name], fixture[f"train/{name}"]) for name in ("loss_a", "loss_b")]
-    errors["losses"] = (2, max(losses))
-    ours = interop.to_official(grads)
-    errors["gradients"] = largest({k: relative(v, fixture[f"grad/{k}"]) for k, v in ours.items()})
+    losses = {name: relative(aux[name], fixture[f"train/{name}"]) for name in LOSSES}
+    errors["losses"] = largest(losses)
     b1, b2 = meta["betas"]
     optimizer = optax.adamw(meta["lr"], b1, b2, meta["eps"], weight_decay=meta["weight_decay"])
-    updates, _ = optimizer.update(grads, optimizer.init(params), params)
-    stepped = interop.to_official(optax.apply_updates(params, updates))
-    errors["parameters after a step"] = largest(
-        {
-            k: step_error(v, fixture[f"step1/{k}"], fixture[f"grad/{k}"], k == IN_BIAS)
-            for k, v in stepped.items()
-        }
-    )
-    return errors
+    return errors | of_step(fixture, params, grads, optimizer, interop.to_official)
 
 
 def _evaluation(fixture, split, backbone, params):
