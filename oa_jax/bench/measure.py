@@ -72,14 +72,13 @@ def measure(
     for row in rows:
         seconds = measured[f"{row['variant']}/{row['seeds']}"]
         row |= of_steps(of_variant[row["variant"]], row["seeds"], seconds, rates)
-    rankings = {name: measured[f"ranking {name}"] for name in evaluations}
+    rankings = {name: {"seconds": measured[f"ranking {name}"]} for name in evaluations}
+    for ranking in rankings.values():
+        ranking["users_per_second"] = first.n_users / median(ranking["seconds"])
     return of_first(first) | {
         "ceilings": rates,
         "seeds": rows,
-        "evaluation": {
-            name: {"seconds": seconds, "users_per_second": first.n_users / median(seconds)}
-            for name, seconds in rankings.items()
-        },
+        "evaluation": rankings,
         "checkpoint": {"seeds": most} | first.checkpoint(most),
         "official": theirs and theirs.found | {"seconds": measured["official"]},
     }

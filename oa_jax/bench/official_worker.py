@@ -33,30 +33,25 @@ def main(code, checkout, path):
         os.chdir(folder)
         model, step = runpy.run_path(code)["build"](sizes, arrays, DEVICE)
         os.chdir("/")
-    batches = [of_batch(arrays, i) for i in range(sizes["n_batches"])]
+    batches = [{} for _ in range(sizes["n_batches"])]
+    for key, values in arrays.items():
+        name, _, number = key.rpartition("/")
+        if number.isdecimal():  # the others are tables
+            batches[int(number)][name] = torch.from_numpy(values)
     on_gpu = DEVICE.type == "cuda"
     device = torch.cuda.get_device_name() if on_gpu else f"{torch.get_num_threads()} CPU threads"
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    say({"torch": torch.__version__, "device": device, "n_parameters": trained})
+    found = {"torch": torch.__version__, "device": device, "n_parameters": trained}
+    print(json.dumps(found), flush=True)
     for _ in sys.stdin:
         begin = time.perf_counter()
         loss = [step(batch) for batch in batches][-1]
         if on_gpu:
             torch.cuda.synchronize()
-        seconds = time.perf_counter() - begin
+        found = {"seconds": time.perf_counter() - begin, "loss": loss}
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-        peak = torch.cuda.max_memory_allocated() if on_gpu else peak
-        say({"seconds": seconds, "loss": loss, "peak_bytes": peak})
-
-
-def of_batch(arrays, number):
-    end = f"/{number}"
-    named = ((name, values) for name, values in arrays.items() if name.endswith(end))
-    return {name.removesuffix(end): torch.from_numpy(values) for name, values in named}
-
-
-def say(line) -> None:
-    print(json.dumps(line), flush=True)
+        found["peak_bytes"] = torch.cuda.max_memory_allocated() if on_gpu else peak
+        print(json.dumps(found), flush=True)
 
 
 if __name__ == "__main__":

@@ -11,11 +11,11 @@ from oa_jax.sheets import Sheet
 def summary_line(found: dict, absolute: bool) -> str:
     """What was measured, and where. absolute: with times, not ratios alone."""
     first, rates = found["seeds"][0], found["ceilings"]
+    flops, moved = first["step_flops"] / 1e9, first["step_bytes"] / 1e9
     line = (
         f"{found['config']['backbone']} on {found['device']}, seeds by {found['seed_axis']}, "
         f"{found['steps']} steps of {found['batch_size']} sequences; a step of one seed is "
-        f"{first['step_flops'] / 1e9:.3g} Gflop of matrix products and "
-        f"{first['step_bytes'] / 1e9:.3g} GB"
+        f"{flops:.3g} Gflop of matrix products and {moved:.3g} GB"
     )
     if absolute:
         line += (

@@ -132,12 +132,13 @@ def evaluate(config: Config) -> list[dict]:
             for kind in kinds
         }
     stored = evaluation.stored(np.arange(len(found)), ranks)  # a rule stands where a seed does
-    summaries, seed = [], {"seed": 0, "epochs": 0, "diverged_step": 0}
+    summaries, fingerprint = [], data.log.fingerprint()
+    about = {"run": "rules", "protocol": config.protocol, "fingerprint": fingerprint}
+    about |= {"data": f"{config.data.name} {fingerprint[:6]}", "n_parameters": 0, "n_seeds": 1}
     for slot, label in enumerate(found):
         mean = evaluation.of_seed(stored, slot)
-        out = {"label": label, "n_parameters": 0, "n_seeds": 1, "mean": mean, "sd": {}}
-        out |= {"data": data.log.fingerprint(), "per_seed": [seed | mean]}
-        summaries.append(out)
+        seed = {"seed": 0, "epochs": 0, "diverged_step": 0} | mean
+        summaries.append({"label": label} | about | {"mean": mean, "sd": {}, "per_seed": [seed]})
     return summaries
 
 

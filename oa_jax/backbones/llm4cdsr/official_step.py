@@ -5,11 +5,12 @@ from __future__ import annotations
 
 import numpy as np
 
-from oa_jax.backbones.llm4cdsr.arrays import DOMAINS, training_arrays
+from oa_jax.backbones.llm4cdsr.arrays import training_arrays
 from oa_jax.backbones.llm4cdsr.model import Tables
 from oa_jax.backbones.llm4cdsr.task import LLM4CDSRTask
 from oa_jax.backbones.parity import unpacked
 from oa_jax.config import Config
+from oa_jax.events.log import DOMAINS
 
 FILES = ("models/LLMCDSR.py", "models/SASRec.py")
 NEEDED = {"model.global_llm": True, "model.local_llm": True, "model.freeze": True}
