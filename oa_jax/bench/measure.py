@@ -39,6 +39,13 @@ def variants(config: Config, text: str | None) -> dict[str, Config]:
     return out
 
 
+def counts(words: list[str]) -> list[int]:
+    """Ascending numbers of seeds. Raises UserError."""
+    if not words or not all(word.strip().isdecimal() and int(word) > 0 for word in words):
+        raise UserError(f"--seeds={','.join(words)}: expected numbers such as 1,2,5")
+    return sorted({int(word) for word in words})
+
+
 def measure(
     configs: dict[str, Config],
     cases_of: Callable[[Config], Cases],

@@ -19,9 +19,8 @@ from oa_jax import experiment as experiment_lib
 from oa_jax import files
 from oa_jax.bench import tables
 from oa_jax.bench.cases import Cases
-from oa_jax.bench.measure import measure, variants
+from oa_jax.bench.measure import counts, measure, variants
 from oa_jax.commands import cli
-from oa_jax.errors import UserError
 
 flags.DEFINE_list("seeds", ["1", "2", "5", "8", "16"], "Numbers of seeds in one program.")
 flags.DEFINE_integer(
@@ -58,13 +57,6 @@ def main(_):
         cli.say(tables.official_line(found, absolute))
     if given.out:
         files.write_json(given.out, found)
-
-
-def counts(words: list[str]) -> list[int]:
-    """Ascending numbers of seeds. Raises UserError."""
-    if not words or not all(word.strip().isdecimal() and int(word) > 0 for word in words):
-        raise UserError(f"--seeds={','.join(words)}: expected numbers such as 1,2,5")
-    return sorted({int(word) for word in words})
 
 
 def start() -> None:

@@ -4,8 +4,6 @@ import json
 import subprocess
 import sys
 
-import pytest
-
 SMALL = (
     "--config.model.d_embed=8", "--config.model.d_ffn=8", "--config.train.batch_size=16",
     "--config.evaluate.block_users=16", "--config.train.probe_users=8",
@@ -34,15 +32,7 @@ def test_one_number_of_seeds(tmp_path):
     assert any(line.split()[:2] == ["1", "1.00"] for line in done.stdout.splitlines())
 
 
-@pytest.mark.parametrize(
-    ("flag", "said"),
-    [
-        ("--vary=seed_axis=map,spin", "--config.seed_axis=spin: expected one of"),
-        ("--seeds=1,x", "--seeds=1,x: expected numbers such as 1,2,5"),
-        ("--seeds=0", "--seeds=0: expected numbers"),
-    ],
-)
-def test_mistakes_are_one_line(flag, said):
-    done = bench(CONFIG, *SMALL, flag)
+def test_mistakes_are_one_line():
+    done = bench(CONFIG, *SMALL, "--vary=seed_axis=map,spin")
     assert done.returncode == 2 and done.stderr.count("\n") == 1
-    assert said in done.stderr
+    assert "--config.seed_axis=spin: expected one of" in done.stderr

@@ -15,7 +15,7 @@ from oa_jax.errors import UserError
 
 @pytest.fixture(scope="module")
 def found():
-    config = known.resolve(toy.abxi_config())
+    config = known.resolve(toy.abxi_config(train__quick_compile=True))
     configs = {axis: config.replace(seed_axis=axis) for axis in ("vmap", "map")}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(rounds, "WIDTH", {"cpu": 64})

@@ -18,6 +18,8 @@ from oa_jax.bench import tables
 from oa_jax.bench.cases import Cases
 from oa_jax.bench.official import WORKER, Official, inputs_of
 from oa_jax.errors import UserError
+from oa_jax.events.log import make_log
+from oa_jax.events.world import World, generate
 
 # What the interpreter with PyTorch is asked to do, without it: argv is as the worker's.
 STAND_IN = """#!{python}
@@ -36,9 +38,9 @@ for number, _ in enumerate(sys.stdin):
 """
 
 
-def cases_of(backbone, n_steps=2, **changes):
+def cases_of(backbone, n_steps=2, log=None, **changes):
     config = toy.small_config(backbone, "pair=synthetic", **changes)
-    return Cases(experiment.build(known.resolve(config)), n_steps, n_users=16)
+    return Cases(experiment.build(known.resolve(config), log), n_steps, n_users=16)
 
 
 @pytest.fixture(scope="module")
@@ -123,10 +125,15 @@ def test_rows_of_llm4cdsr_are_as_its_loss_pairs_them(users):
 
 
 def test_rows_of_llm4cdsr_are_those_of_the_tasks_users():
-    """What is predicted follows what is read, in the history of the row's own user: with
-    `data.users=overlap` users of one domain, who have no training part, stand between them."""
-    world = {"data__world__n_users": 20, "data__world__single": (20, 20)}
-    cases = cases_of("llm4cdsr", 2, data__users="overlap", **world)
+    """What is predicted follows what is read, in the history of the row's own user. With
+    `data.users=overlap` users of one domain have no training part: they stand first here, so that
+    the rows of the task are not the first of the data's."""
+    sizes = {"n_items": (24, 30), "topics": 2, "min_length": 8, "max_length": 12}
+    log = generate(World(n_users=20, single=(20, 20), **sizes))
+    order = np.argsort(-log.user, kind="stable")
+    user, item, time = log.n_users - 1 - log.user[order], log.item[order], log.time[order]
+    log = make_log(user, item, time, log.n_items, log.name)
+    cases = cases_of("llm4cdsr", 2, log, data__users="overlap")
     task, log = cases.task, cases.task.log
     users = np.flatnonzero(task.split.n_train >= 1)
     assert len(users) == task.n_users < np.sum(cases.experiment.data.split.n_train >= 1)

@@ -2,13 +2,20 @@ import pytest
 
 from oa_jax import presets
 from oa_jax.backbones import known
-from oa_jax.bench.measure import variants
+from oa_jax.bench.measure import counts, variants
 from oa_jax.errors import UserError
 
 
 @pytest.fixture(scope="module")
 def config():
     return known.resolve(presets.base("abxi"))
+
+
+def test_numbers_ascend_and_occur_once():
+    assert counts(["5", "1", " 2", "5"]) == [1, 2, 5]
+    for words in ([], ["1", "x"], ["0"], ["-1"]):
+        with pytest.raises(UserError, match="--seeds=.*expected numbers such as 1,2,5"):
+            counts(words)
 
 
 def test_variants_differ_in_one_field(config):

@@ -207,17 +207,21 @@ def test_a_mistake_is_one_line(argv, said):
     assert len(result.stderr.splitlines()) == 1
 
 
-@pytest.mark.slow
-def test_programs_of_a_small_experiment_are_examined(quick_compile):
-    config = known.resolve(toy.abxi_config(seeds=2, seed_axis="vmap", train__batch_size=8))
-    experiment = shapes_of(config, made_up(SIZES))
+def test_programs_of_a_small_experiment_are_examined():
+    changes = {"seeds": 2, "seed_axis": "vmap", "train__batch_size": 8}
+    config = known.resolve(toy.abxi_config(train__quick_compile=True, **changes))
+    found = shapes_of(config, made_up(SIZES))
+    parts = config, found.data, found.evaluation
+    # The toy in the model's place, whose programs compile in a second.
+    engine = experiment_lib.engine(*parts, toy.Toy(sum(found.data.log.n_items)))
+    experiment = experiment_lib.Experiment(*parts, engine)
     epoch, evaluation = examine(experiment, jax.devices()[:1])
     assert epoch.name == "training epoch" and evaluation.name == "evaluation"
     for found in (epoch, evaluation):
         assert found.needed == sum(found.memory.values()) > 0
         assert found.cost.collectives == {} and found.cost.flops > 0
     # Five batches of 8 users an epoch, and the validation after them.
-    assert 5 * epoch.turn.flops < epoch.cost.flops < 12 * epoch.turn.flops
+    assert 5 * epoch.turn.flops < epoch.cost.flops
     sheet = command.memory_sheet([epoch, evaluation], CHIP)
     assert len(sheet.rows) == len(epoch.memory) + 3
     assert "2 seeds, for 4 x v5e" in command.headline(experiment, CHIP)
