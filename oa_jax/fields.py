@@ -20,6 +20,11 @@ def field(default: Any, holds: Callable[[Any], bool], expected: str, meaning: st
     return dataclasses.field(default=default, metadata=metadata)
 
 
+def stated(default: Any, expected: str, meaning: str):
+    """A field whose value its class checks by itself."""
+    return field(default, lambda v: True, expected, meaning)
+
+
 def whole(default: int, meaning: str, least: int = 1, most: float = math.inf, free=False):
     """A whole number from `least` to `most`."""
     expected = f"a whole number of at least {least}"

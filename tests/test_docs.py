@@ -30,7 +30,6 @@ CONFIGS = sorted((ROOT / "configs").glob("*.py"))
 # What the pages name before it is there.
 PENDING = (
     "oa_jax/data/README.md",
-    "configs/FIELDS.md",
     "oa_jax/nn/fusion.py",
     "tests/backbones/test_contract.py",
 )

@@ -2,7 +2,9 @@
 
 A backbone is a folder with `fields.py` (its configuration), `model.py` (a `Backbone`), `task.py`
 (a `Task`), `arrays.py` (host arrays) and `parts.py` (a subclass of `Parts`, which builds both from
-a configuration), and its name in `known.py`. tests/backbones/test_contract.py holds for all.
+a configuration), and its name in `known.py`. tests/backbones/test_contract.py holds for all. One
+with an official code may have `parity.py` (`oa_jax verify`), `official_step.py` and
+`official_torch.py` (`oa_jax bench --official`).
 """
 
 from __future__ import annotations
@@ -103,9 +105,10 @@ class Parts:
         """Frozen inputs on the host, with `metadata`; None without any. split: the rule's."""
         return None
 
-    def empty_tables(self, log: InteractionLog) -> Any:
-        """Tables of zeros of the right shapes, to compile without the data."""
-        return None
+    def empty_tables(self, log: InteractionLog, split: Split) -> Any:
+        """Tables to compile with, of made-up events: zeros of the right shapes where `tables` reads
+        files."""
+        return self.tables(log, split)
 
     def task(self, log: InteractionLog, split: Split) -> Task:
         raise NotImplementedError

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
+from types import ModuleType
 from typing import Any
 
 from oa_jax import configuration
@@ -30,3 +32,9 @@ def resolve(values: Any) -> Config:
     if not isinstance(values, dict):
         raise UserError(f"--config: found {type(values).__name__}, expected an object")
     return configuration.build(fields(choice("--config.backbone", name, NAMES)), values)
+
+
+def having(part: str) -> dict[str, ModuleType]:
+    """{backbone: its module of that name}, of the backbones that have one, such as "parity"."""
+    names = {name: f"oa_jax.backbones.{name}.{part}" for name in NAMES}
+    return {k: importlib.import_module(v) for k, v in names.items() if importlib.util.find_spec(v)}

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from oa_jax.bench.clock import Ratio, Spread
+from statistics import median
 
-MEBI = 2**20
+from oa_jax.bench.rounds import ratios
+from oa_jax.sheets import Sheet
 
 
 def summary_line(found: dict, absolute: bool) -> str:
+    """What was measured, and where. absolute: with times, not ratios alone."""
     first, rates = found["seeds"][0], found["ceilings"]
     flops, moved = first["step_flops"] / 1e9, first["step_bytes"] / 1e9
     line = (
@@ -23,60 +25,53 @@ def summary_line(found: dict, absolute: bool) -> str:
     return line
 
 
-def of_training(found: dict, absolute: bool) -> tuple[list[str], list[list[str]]]:
+def of_training(found: dict, absolute: bool) -> Sheet:
     """A row for every variant and number of seeds; the first is the unit of time."""
-    one = found["seeds"][0]
+    one, theirs = found["seeds"][0], found["official"]
     field = [found["vary"].partition("=")[0]] if found["vary"] else []
     header = [*field, "seeds", "time / first", "smallest to largest", "per seed"]
     header += ["of roofline", "program MiB", "peak MiB", "compile"]
-    header += ["official / ours, per seed"] if found["official"] else []
+    header += ["official / ours, per seed"] if theirs else []
     header += ["steps/s", "sequences/s per seed"] if absolute else []
     rows = []
     for row in found["seeds"]:
-        n, ratio = row["seeds"], ratio_of(row["seconds"], one["seconds"])
-        per_seed = ratio.median * one["seeds"] / n
+        n, over = row["seeds"], ratios(row["seconds"], one["seconds"])
         line = [row["variant"]] if field else []
-        line += [str(n), f"{ratio.median:.2f}", _range(ratio), f"{per_seed:.2f}"]
-        line += [f"{row['roofline_share']:.0%}", _mebi(row.get("program_bytes"))]
-        line += [_mebi(row["peak_bytes"]), _time(row["compile_seconds"], found, absolute)]
-        if found["official"]:
-            theirs = ratio_of(found["official"]["seconds"], row["seconds"])
-            line.append(f"{n * theirs.median:.1f}")
+        line += [str(n), f"{median(over):.2f}", f"{min(over):.2f} to {max(over):.2f}"]
+        line += [f"{median(over) * one['seeds'] / n:.2f}", f"{row['roofline_share']:.0%}"]
+        line += [_mebi(row.get("program_bytes")), _mebi(row["peak_bytes"])]
+        line.append(_time(row["compile_seconds"], found, absolute))
+        if theirs:
+            line.append(f"{n * median(ratios(theirs['seconds'], row['seconds'])):.1f}")
         if absolute:
             line += [f"{row['steps_per_second']:.3g}", f"{row['sequences_per_second']:.4g}"]
         rows.append(line)
-    return header, rows
+    return Sheet("", header, rows, words=len(field))
 
 
 def official_line(found: dict, absolute: bool) -> str:
     """What the official code did with the same batches."""
     theirs = found["official"]
-    seconds = Spread(tuple(theirs["seconds"])).median / found["steps"]
+    step = _time(median(theirs["seconds"]) / found["steps"], found, absolute)
     return (
         f"official code, PyTorch {theirs['torch']} on {theirs['device']}: "
-        f"{theirs['n_parameters']:,} parameters, a step of one seed takes "
-        f"{_time(seconds, found, absolute)}, peak {_mebi(theirs['peak_bytes'])} MiB"
+        f"{theirs['n_parameters']:,} parameters, a step of one seed takes {step}, "
+        f"peak {_mebi(theirs['peak_bytes'])} MiB"
     )
 
 
-def of_rest(found: dict, absolute: bool) -> tuple[list[str], list[list[str]]]:
+def of_rest(found: dict, absolute: bool) -> Sheet:
     """Evaluation and checkpoints."""
     header = ["evaluation and checkpoint", "seconds" if absolute else "in steps of one seed"]
-    header += ["users/s"] if absolute else []
     rows = []
     for name, value in found["evaluation"].items():
-        line = [f"{name}, {found['evaluated_users']} users, one seed"]
-        line.append(_time(Spread(tuple(value["seconds"])).median, found, absolute))
-        rows.append(line + ([f"{value['users_per_second']:.4g}"] if absolute else []))
+        time = _time(median(value["seconds"]), found, absolute)
+        line = [f"{name}, {found['evaluated_users']} users, one seed", time]
+        rows.append(line + [f"{value['users_per_second']:.4g}"] * absolute)
     saved = found["checkpoint"]
     name = f"checkpoint of {saved['seeds']} seeds, {_mebi(saved['bytes'])} MiB"
-    rows.append([name, _time(saved["seconds"], found, absolute)] + ([""] if absolute else []))
-    return header, rows
-
-
-def ratio_of(seconds, other) -> Ratio:
-    """Of two lists of seconds, round by round."""
-    return Spread(tuple(seconds)).over(Spread(tuple(other)))
+    rows.append([name, _time(saved["seconds"], found, absolute)] + [""] * absolute)
+    return Sheet("", header + ["users/s"] * absolute, rows)
 
 
 def _time(seconds, found, absolute):
@@ -84,14 +79,9 @@ def _time(seconds, found, absolute):
     if absolute:
         return f"{seconds:.3g} s"
     first = found["seeds"][0]
-    step = Spread(tuple(first["seconds"])).median / found["steps"] / first["seeds"]
+    step = median(first["seconds"]) / found["steps"] / first["seeds"]
     return f"{seconds / step:.3g} steps"
 
 
-def _range(ratio):
-    low, high = ratio.spread
-    return f"{low:.2f} to {high:.2f}"
-
-
 def _mebi(size):
-    return "" if size is None else f"{size / MEBI:,.0f}"
+    return "" if size is None else f"{size / 2**20:,.0f}"

@@ -12,8 +12,6 @@ import math
 import jax
 from jax.extend.core import ClosedJaxpr, Jaxpr
 
-SCATTERS = ("scatter", "scatter-add", "scatter_add")
-
 
 @dataclasses.dataclass(frozen=True)
 class Work:
@@ -55,21 +53,16 @@ def _of_equation(equation) -> Work:
         return Work(2.0 * equation.outvars[0].aval.size * depth, moved)
     if name == "gather":
         return Work(0.0, 2.0 * _size(equation.outvars[0]))
-    if name in SCATTERS:
+    if name in ("scatter", "scatter-add", "scatter_add"):
         return Work(0.0, 3.0 * _size(equation.invars[2]))
-    inner = [_of(jaxpr) for jaxpr in _jaxprs(equation.params)]
+    params = jax.tree.leaves(
+        list(equation.params.values()), is_leaf=lambda value: not isinstance(value, (list, tuple))
+    )
+    inner = [_of(one.jaxpr) for one in params if isinstance(one, ClosedJaxpr)]
+    inner += [_of(one) for one in params if isinstance(one, Jaxpr)]
     if name == "cond":
         return max(inner, key=lambda work: (work.flops, work.bytes))
     return sum(inner, Work()) * equation.params.get("length", 1)
-
-
-def _jaxprs(params):
-    for value in params.values():
-        for one in value if isinstance(value, (tuple, list)) else (value,):
-            if isinstance(one, ClosedJaxpr):
-                yield one.jaxpr
-            elif isinstance(one, Jaxpr):
-                yield one
 
 
 def _size(variable) -> float:

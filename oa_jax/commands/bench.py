@@ -2,7 +2,7 @@
 
 Training steps for several numbers of seeds, evaluation and a checkpoint; with --vary of several
 values of a field (`--vary=train.compute_dtype=float32,bfloat16`); with --official the official
-PyTorch code of ABXI or LLM4CDSR on the same batches. Every round measures each case once, so that
+PyTorch code of the backbone on the same batches. Every round measures each case once, so that
 ratios compare what ran side by side; the tables show medians. On a CPU they show ratios alone, the
 JSON file holds the seconds. Programs are compiled anew, not taken from the cache, as compiling is
 measured.
@@ -18,10 +18,9 @@ from absl import flags
 from oa_jax import experiment as experiment_lib
 from oa_jax import files
 from oa_jax.bench import tables
-from oa_jax.bench.arguments import counts, variants
-from oa_jax.bench.measure import measure
+from oa_jax.bench.cases import Cases
+from oa_jax.bench.measure import counts, measure, variants
 from oa_jax.commands import cli
-from oa_jax.sheets import Sheet
 
 flags.DEFINE_list("seeds", ["1", "2", "5", "8", "16"], "Numbers of seeds in one program.")
 flags.DEFINE_integer(
@@ -38,30 +37,26 @@ cli.define_config()
 
 def main(_):
     given = flags.FLAGS
-    if given.out:
-        files.check_writable(given.out, "--out")
-    resolved = variants(cli.config_value(), given.vary)
+    configs, seeds = variants(cli.config_value(), given.vary), counts(given.seeds)
+    official = (given.official, given.official_python) if given.official else None
     jax.config.update("jax_enable_compilation_cache", False)
     device = jax.devices()[0]
-    found = {"device": f"{device.platform}: {device.device_kind}", "devices": len(jax.devices())}
     absolute = device.platform != "cpu"
-    seeds, options = counts("seeds", given.seeds), (given.steps, given.users, given.rounds)
-    official = (given.official, given.official_python) if given.official else ()
-    with cli.working("compiling and measuring, which takes minutes"):
-        found |= measure(resolved, experiment_lib.build, seeds, *options, cli.say, official)
+
+    def cases_of(config):
+        return Cases(experiment_lib.build(config), given.steps, given.users)
+
+    with cli.working("compiling each number of seeds, then measuring: several minutes"):
+        found = measure(configs, cases_of, seeds, given.rounds, cli.say, official)
+    found |= {"device": f"{device.platform}: {device.device_kind}", "devices": jax.device_count()}
     found |= {"vary": given.vary}
     cli.say(tables.summary_line(found, absolute))
-    show(tables.of_training(found, absolute))
-    show(tables.of_rest(found, absolute))
+    tables.of_training(found, absolute).show(cli.console)
+    tables.of_rest(found, absolute).show(cli.console)
     if official:
         cli.say(tables.official_line(found, absolute))
     if given.out:
         files.write_json(given.out, found)
-
-
-def show(table) -> None:
-    header, rows = table
-    Sheet("", header, rows, words=len(header)).show(cli.console)
 
 
 def start() -> None:

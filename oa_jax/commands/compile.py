@@ -10,14 +10,15 @@ import math
 
 import jax
 from absl import flags
-from rich.table import Table
 
 from oa_jax.commands import cli
-from oa_jax.compile.examine import Found, examine, remedies, roofline
-from oa_jax.compile.sizes import Sizes, shapes_of
+from oa_jax.compile.examine import EPOCH, Found, examine, remedies, roofline
+from oa_jax.compile.sizes import made_up, shapes_of
 from oa_jax.compile.topology import EXPECTED, GIBI, Topology
 from oa_jax.configuration import Train
 from oa_jax.errors import UserError
+from oa_jax.experiment import Experiment
+from oa_jax.sheets import Sheet
 
 flags.DEFINE_string("topology", None, f"Devices to compile for: {EXPECTED}.")
 flags.DEFINE_string("sizes", None, "users:U,items:A+B,events:E of a data set that is not at hand.")
@@ -28,20 +29,22 @@ def main(_):
     if not flags.FLAGS.topology:
         raise UserError(f"--topology: missing: expected one such as {EXPECTED}")
     topology = Topology.parse(flags.FLAGS.topology)
-    sizes = Sizes.parse(flags.FLAGS.sizes) if flags.FLAGS.sizes else None
+    log = made_up(flags.FLAGS.sizes) if flags.FLAGS.sizes else None
     config = cli.config_value()
     jax.config.update("jax_platforms", "cpu")  # this machine's own devices are not asked
     devices = topology.devices()
-    experiment = shapes_of(config, sizes)
+    experiment = shapes_of(config, log)
     cli.say(headline(experiment, topology))
-    with cli.working("compiling"):
+    with cli.working("compiling two programs: one to ten minutes"):
         programs = examine(experiment, devices)
-    cli.console.print(memory_table(programs, topology))
-    fits = [say_fit(experiment, found, topology) for found in programs]
+    memory_sheet(programs, topology).show(cli.console)
+    too_large = [line for found in programs if (line := misfit(experiment, found, topology))]
+    for line in too_large:
+        cli.say(line)
     for found in programs:
-        if found.cost:
-            say_work(found, topology, precision_of(config.train))
-    return 0 if all(fits) else 1
+        for line in work_lines(found, topology, precision_of(config.train)):
+            cli.say(line)
+    return 1 if too_large else 0
 
 
 def precision_of(train: Train) -> str:
@@ -49,7 +52,7 @@ def precision_of(train: Train) -> str:
     return "bfloat16" if train.compute_dtype == "bfloat16" else train.matmul_precision
 
 
-def headline(experiment, topology) -> str:
+def headline(experiment: Experiment, topology: Topology) -> str:
     log = experiment.data.log
     return (
         f"{experiment.label} on {log.name} ({log.n_users} users, {log.n_items[0]}+"
@@ -58,17 +61,14 @@ def headline(experiment, topology) -> str:
     )
 
 
-def memory_table(programs: list[Found], topology) -> Table:
-    table = Table("memory of a device, GiB", *(found.name for found in programs), box=None)
+def memory_sheet(programs: list[Found], topology: Topology) -> Sheet:
+    """Parts of each program's memory beside what a device has."""
     parts = next((found.memory for found in programs if found.memory), {})
-    for part in parts:
-        table.add_row(part, *(gibi(f.memory[part]) if f.memory else "" for f in programs))
-    table.add_row("sum", *(gibi(f.needed) for f in programs))
-    table.add_row(f"a {topology.kind} has", *(gibi(topology.device.memory) for _ in programs))
-    table.add_row("compiled in, s", *(f"{f.seconds:.0f}" if f.memory else "" for f in programs))
-    for column in table.columns[1:]:
-        column.justify = "right"
-    return table
+    rows = [[p, *(gibi(f.memory[p]) if f.memory else "" for f in programs)] for p in parts]
+    rows.append(["sum", *(gibi(f.needed) for f in programs)])
+    rows.append([f"a {topology.kind} has", *(gibi(topology.device.memory) for _ in programs)])
+    rows.append(["compiled in, s", *(f"{f.seconds:.0f}" if f.memory else "" for f in programs)])
+    return Sheet("", ["memory of a device, GiB", *(found.name for found in programs)], rows)
 
 
 def gibi(size: float) -> str:
@@ -83,36 +83,33 @@ def si(value: float, unit: str) -> str:
     return f"{value / 1000**exponent:.3g} {prefixes[exponent + 3]}{unit}"
 
 
-def say_fit(experiment, found: Found, topology) -> bool:
-    """One line where a program is too large, with what would help."""
-    fits = found.memory is not None and found.needed <= topology.device.memory
-    if not fits:
-        help_ = ", ".join(remedies(experiment, found, topology.n_devices))
-        cli.say(
-            f"{found.name}: too large: needs {gibi(found.needed)} of "
-            f"{gibi(topology.device.memory)} GiB: what would help: {help_}"
-        )
-    return fits
+def misfit(experiment: Experiment, found: Found, topology: Topology) -> str:
+    """One line where a program is too large, with what would help; "" where it fits."""
+    if found.memory is not None and found.needed <= topology.device.memory:
+        return ""
+    return (
+        f"{found.name}: too large: needs {gibi(found.needed)} of {gibi(topology.device.memory)} "
+        f"GiB: what would help: {', '.join(remedies(experiment, found, topology.n_devices))}"
+    )
 
 
-def say_work(found: Found, topology, precision: str) -> None:
+def work_lines(found: Found, topology: Topology, precision: str) -> list[str]:
     """Work, collectives and the roofline of the program and of a turn of its loop."""
-    turn_name = "step" if found.name == "training epoch" else "block of users"
-    for name, cost in ((found.name, found.cost), (f"a {turn_name} of it", found.turn)):
+    turn, lines = "a step" if found.name == EPOCH else "a block of users", []
+    for name, cost in ((found.name, found.cost), (f"{turn} of it", found.turn)):
         if cost is None:
             continue
-        line = roofline(cost, topology, precision)
         sent = [f"{n:,} {kind}, {si(size, 'B')}" for kind, (n, size) in cost.collectives.items()]
-        cli.say(
+        least = roofline(cost, topology, precision)
+        limit, parts = max(least, key=least.get), [f"{k} {si(s, 's')}" for k, s in least.items()]
+        lines += [
             f"{name}: {si(cost.flops, 'flop')} of matrix products, {si(cost.traffic, 'B')} to and "
-            f"from memory, collectives: {'; '.join(sent) or 'none'}"
-        )
-        cli.say(
-            f"  roofline: matrix units {si(line.compute, 's')}, memory {si(line.memory, 's')}, "
-            f"links {si(line.links, 's')}: at least {si(line.seconds, 's')}, bound by {line.limit}"
-        )
+            f"from memory, collectives: {'; '.join(sent) or 'none'}",
+            f"  roofline: {', '.join(parts)}: at least {si(least[limit], 's')}, bound by {limit}",
+        ]
         if cost.unknown_loops:
-            cli.say(f"  loops of unknown length, counted once: {cost.unknown_loops}")
+            lines.append(f"  loops of unknown length, counted once: {cost.unknown_loops}")
+    return lines
 
 
 def start() -> None:

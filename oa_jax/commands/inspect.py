@@ -1,7 +1,8 @@
 """`python -m oa_jax inspect --config=FILE.py:ARGS`: parameters, and predicted memory of the step.
 
 Nothing is trained or allocated: the epoch is compiled for this machine's device and its buffer
-sizes are read off the compiled program.
+sizes are read off the compiled program. `--fields` prints the page of all fields that a
+configuration has, in Markdown, and needs no --config.
 """
 
 from __future__ import annotations
@@ -12,34 +13,80 @@ import math
 import jax
 from absl import flags
 
+from oa_jax import configuration as config_lib
 from oa_jax import experiment as experiment_lib
+from oa_jax.backbones import known
 from oa_jax.commands import cli
 from oa_jax.engine.compilation import use_compilation_cache
+from oa_jax.experiment import Experiment
 from oa_jax.nn.known import GCAConfig
 from oa_jax.sheets import Sheet
 
 flags.DEFINE_bool("memory", True, "Compile the epoch and print its predicted memory.")
+flags.DEFINE_bool("fields", False, "Print the page of all fields of a configuration instead.")
 cli.define_config()
 
-MEBI = 2**20
+PAGE = """# Fields of a configuration
+
+Every field, with its default, what it means and what it may be: `--config.GROUP.FIELD=VALUE` on a
+command line, `config.replace(...)` in a program. Fields marked * change no result beyond rounding:
+a run may go on with other values. Made by `python -m oa_jax inspect --fields`.
+"""
 
 
 def main(_):
+    if flags.FLAGS.fields:
+        print(fields_page(), end="")
+        return
     experiment = experiment_lib.build(cli.config_value())
     show_parameters(experiment)
     if flags.FLAGS.memory:
         use_compilation_cache(cli.say)
-        show_memory(experiment)
+        with cli.working("compiling an epoch, for the memory that it takes: up to minutes"):
+            parts = memory_parts(experiment)
+        show_memory(experiment, parts)
 
 
-def show_parameters(experiment) -> None:
+def fields_page() -> str:
+    """configs/FIELDS.md: a table for each group, a row for each field; several where backbones
+    differ, with their names."""
+    groups: dict[str, dict[str, dict[tuple[str, ...], list[str]]]] = {}
+    for backbone in known.NAMES:
+        for name, one in config_lib.fields_of(known.fields(backbone)):
+            group, _, field = name.rpartition(".")
+            forms = groups.setdefault(group, {}).setdefault(f"`{field}`", {})
+            forms.setdefault(_cells(one), []).append(backbone)
+    header, page = ["field", "default", "meaning", "expected", "backbones"], [PAGE]
+    for group, fields in sorted(groups.items()):
+        rows = [
+            [field, *cells, "all" if len(names) == len(known.NAMES) else ", ".join(names)]
+            for field, forms in fields.items()
+            for cells, names in forms.items()
+        ]
+        title = f"`{group}`" if group else "Of the whole"
+        page.append(f"## {title}\n\n{Sheet('', header, rows, words=5).markdown()}")
+    return "\n".join(page)
+
+
+def _cells(one: dataclasses.Field) -> tuple[str, str, str]:
+    """Default, meaning, and what is expected."""
+    about = one.metadata
+    if not about:  # the one field that decides what the others are
+        return "", "the model", f"one of {', '.join(known.NAMES)}"
+    default = f"`{one.default!r}`"
+    if "presets" in about:
+        official, corrected = about["presets"]
+        default = f"`{official}`; with `protocol=corrected` `{corrected}`"
+    return default, about["meaning"] + " *" * about["free"], about["expected"]
+
+
+def show_parameters(experiment: Experiment) -> None:
     """The parameter table: path, shape, number, and the total."""
     backbone = experiment.engine.settings.backbone
-    shapes = jax.eval_shape(backbone.init, jax.random.key(0))
-    rows = []
+    shapes, rows = jax.eval_shape(backbone.init, jax.random.key(0)), []
     for path, leaf in jax.tree_util.tree_leaves_with_path(shapes):
-        name = "/".join(part.key for part in path)
-        rows.append([name, "x".join(map(str, leaf.shape)), f"{leaf.size:,}"])
+        name, shape = "/".join(part.key for part in path), "x".join(map(str, leaf.shape))
+        rows.append([name, shape, f"{leaf.size:,}"])
     Sheet("", ["parameter", "shape", "number"], rows, words=2).show(cli.console)
     total, places = experiment.engine.n_parameters, experiment.config.gca.positions
     cli.say(f"{experiment.label}: {total:,} parameters")
@@ -50,33 +97,38 @@ def show_parameters(experiment) -> None:
         cli.say(f"of these {base:,} without GCA and {each:,} for each of {len(places)} places")
 
 
-def show_memory(experiment) -> None:
-    """Buffers of the compiled epoch over all seeds, in MiB."""
+def memory_parts(experiment: Experiment) -> dict[str, float]:
+    """{part: bytes} of the compiled epoch over all seeds; {} where the compiler does not say."""
     engine, seeds = experiment.engine, experiment.seeds
     states = engine.abstract(seeds, experiment.hparams())
     arrays = jax.eval_shape(lambda a: a, experiment.train_arrays())
-    capacity = engine.capacity(seeds, 0)
-    with cli.working("compiling an epoch, for the memory that it takes"):
-        memory = engine.compiled("epoch", states, arrays, capacity).memory_analysis()
+    memory = engine.compiled("epoch", states, arrays, engine.capacity(seeds, 0)).memory_analysis()
     if memory is None:
-        cli.say("this device's compiler does not say how much memory the program takes")
-        return
-    parts = {
-        "state (parameters, moments, best)": size_in_bytes(states),
-        "data on the device": size_in_bytes(engine.on_device(arrays, len(seeds))),
-        "results not in place of arguments": memory.output_size_in_bytes
-        - memory.alias_size_in_bytes,
+        return {}
+
+    def size(tree):
+        return sum(math.prod(a.shape) * a.dtype.itemsize for a in jax.tree.leaves(tree))
+
+    beside = memory.output_size_in_bytes - memory.alias_size_in_bytes
+    return {
+        "state (parameters, moments, best)": size(states),
+        "data on the device": size(engine.on_device(arrays, len(seeds))),
+        "results not in place of arguments": beside,
         "temporaries": memory.temp_size_in_bytes,
     }
-    cli.say(
-        f"predicted memory of an epoch, {len(seeds)} seeds by {engine.axis}, capacity {capacity}"
-    )
-    for name, size in (parts | {"sum": sum(parts.values())}).items():
-        cli.say(f"  {name:36s}{size / MEBI:10.1f} MiB")
 
 
-def size_in_bytes(tree) -> int:
-    return sum(math.prod(a.shape) * a.dtype.itemsize for a in jax.tree.leaves(tree))
+def show_memory(experiment: Experiment, parts: dict[str, float]) -> None:
+    if not parts:
+        cli.say("this device's compiler does not say how much memory the program takes")
+        return
+    engine, seeds = experiment.engine, experiment.seeds
+    title = f"predicted memory of an epoch, {len(seeds)} seeds by {engine.axis}, "
+    title += f"capacity {engine.capacity(seeds, 0)}"
+    rows = [
+        [k, f"{size / 2**20:.1f}"] for k, size in (parts | {"sum": sum(parts.values())}).items()
+    ]
+    Sheet(title, ["part", "MiB"], rows).show(cli.console)
 
 
 def start() -> None:

@@ -9,7 +9,7 @@ writes what `python -m oa_jax report` takes beside the folders of runs.
     last-item popularity       users whose training part ends with the item
     popularity of larger ids   the items with an id above the user's largest one in the domain come
                                first, by popularity, then the others: what a file rewards whose
-                               sequences are in the order of ids (specs cdsrnp §14.1)
+                               sequences are in the order of ids, as some published ones are
 
 A candidate that is scored as two items (LLM4CDSR quirk Q2) gets the sum of their scores. Where
 ties favour the target (ABXI quirk Q10), they do so here, and items of equal counts are many.
@@ -45,13 +45,13 @@ class Rule:
 
     score_items: Callable
 
-    def index(self, params):
+    def index(self, params: jax.Array) -> jax.Array:
         return params
 
-    def encode(self, params, rows):
+    def encode(self, params: jax.Array, rows: dict) -> dict:
         return rows
 
-    def score(self, params, rows, ids):
+    def score(self, params: jax.Array, rows: dict, ids: jax.Array) -> jax.Array:
         """ids: (K,), (B, K) or (B, 2, K) -> (B, K)."""
         ids = ids[None] if ids.ndim == 1 else ids
         scores = self.score_items(params, rows, ids)
@@ -101,7 +101,7 @@ def rules(log: InteractionLog, split: Split) -> dict[str, tuple[Rule, np.ndarray
     }
 
 
-def largest_seen(rows, n_a: int) -> np.ndarray:
+def largest_seen(rows: dict, n_a: int) -> np.ndarray:
     """(R,) largest id of the target's domain in the user's history; 0 without any."""
     in_domain = (rows["seen"] > n_a) == (rows["target"] > n_a)[:, None]
     return np.where(in_domain, rows["seen"], 0).max(1).astype(np.int32)
@@ -111,39 +111,33 @@ def evaluate(config: Config) -> list[dict]:
     """A summary for each rule, as `summary.json` has them of a run with one seed."""
     data = experiment_lib.load(config)
     evaluation = experiment_lib.evaluate(config, data)
-    found, ranks = rules(data.log, data.task.split), {}
+    found, kinds, ranks = rules(data.log, data.task.split), tuple(evaluation.rankings), {}
+    sizes = config.evaluate.block_users, config.evaluate.block_items
+
+    def of_rule(rule, numbers, arrays):
+        settings = Settings(rule, None, None, None, data.log.n_items, 0.0, *sizes)
+        program = jax.jit(lambda numbers, arrays: all_ranks(settings, numbers, arrays, kinds))
+        return jax.device_get(program(numbers, arrays))
+
     for split in SPLITS:
         rows = evaluation.rows[split]
-        used = {k: rows[k] for k in ("user", "target", "seen", *evaluation.rankings) if k in rows}
+        used = {k: rows[k] for k in ("user", "target", "seen", *kinds) if k in rows}
         used["largest"] = largest_seen(rows, data.log.n_items[0])
-        arrays, kinds = evaluation.padded(used), tuple(evaluation.rankings)
-        of_rules = [_ranks(config, data, rule, kinds, arrays) for rule in found.values()]
+        arrays = evaluation.padded(used)
+        of_rules = [of_rule(*one, arrays) for one in found.values()]
         ranks[split] = {
-            kind: {
-                field: np.stack([getattr(of[kind], field) for of in of_rules]) for field in COUNTS
-            }
+            kind: {name: np.stack([getattr(of[kind], name) for of in of_rules]) for name in COUNTS}
             for kind in kinds
         }
     stored = evaluation.stored(np.arange(len(found)), ranks)  # a rule stands where a seed does
-    return [
-        _summary(config, data.log, evaluation.of_seed(stored, slot), label)
-        for slot, label in enumerate(found)
-    ]
-
-
-def _ranks(config, data, rule_and_numbers, kinds, arrays):
-    rule, numbers = rule_and_numbers
-    sizes = config.evaluate.block_users, config.evaluate.block_items
-    settings = Settings(rule, None, None, None, data.log.n_items, 0.0, *sizes)
-    program = jax.jit(lambda numbers, arrays: all_ranks(settings, numbers, arrays, kinds))
-    return jax.device_get(program(numbers, arrays))
-
-
-def _summary(config, log, metrics, label):
-    seed, fingerprint = {"seed": 0, "epochs": 0, "diverged_step": 0}, log.fingerprint()
-    out = {"label": label, "n_parameters": 0, "n_seeds": 1, "mean": metrics, "sd": {}}
-    out |= {"data": f"{config.data.name} {fingerprint[:6]}", "fingerprint": fingerprint}
-    return out | {"run": "rules", "protocol": config.protocol, "per_seed": [seed | metrics]}
+    summaries, fingerprint = [], data.log.fingerprint()
+    about = {"run": "rules", "protocol": config.protocol, "fingerprint": fingerprint}
+    about |= {"data": f"{config.data.name} {fingerprint[:6]}", "n_parameters": 0, "n_seeds": 1}
+    for slot, label in enumerate(found):
+        mean = evaluation.of_seed(stored, slot)
+        seed = {"seed": 0, "epochs": 0, "diverged_step": 0} | mean
+        summaries.append({"label": label} | about | {"mean": mean, "sd": {}, "per_seed": [seed]})
+    return summaries
 
 
 def main(_):
@@ -152,7 +146,7 @@ def main(_):
         files.check_writable(out, "--out")
     config = cli.config_value()
     use_compilation_cache(cli.say)
-    with cli.working("ranking by rules"):
+    with cli.working("drawing candidates and ranking them by each rule: up to minutes"):
         summaries = evaluate(config)
     if out:
         files.write_json(out, summaries)

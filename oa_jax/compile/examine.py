@@ -5,15 +5,16 @@ from __future__ import annotations
 import dataclasses
 import re
 import time
+from collections.abc import Callable
 
 import jax
 
 from oa_jax.compile.hlo import Cost, Program
 from oa_jax.compile.topology import GIBI, PRECISIONS, Topology
-from oa_jax.engine.program import Engine
 from oa_jax.engine.streaming import EVALUATION_BLOCKS, StreamingEngine
+from oa_jax.experiment import Experiment
 
-UNITS = {"K": 2**10, "M": 2**20, "G": GIBI, "": 1}
+EPOCH, EVALUATION = "training epoch", "evaluation"  # the programs
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,7 +22,7 @@ class Found:
     """One program on one device of a topology.
 
     memory: {part: bytes}, None if it was too large to compile.  needed: bytes in all.  cost: of the
-    program; of a turn of its loop over `turns` batches or blocks in `turn`, where there is one.
+    program; of a turn of its loop over batches or blocks of users in `turn`, where there is one.
     """
 
     name: str
@@ -32,36 +33,25 @@ class Found:
     seconds: float = 0.0
 
 
-def engine_for(experiment, devices) -> Engine:
-    """The experiment's engine, on other devices than those of this machine."""
-    config, here = experiment.config, experiment.engine
-    axis = "vmap" if config.seed_axis == "auto" else config.seed_axis
-    feed = (here.feed,) if isinstance(here, StreamingEngine) else ()
-    return type(here)(here.settings, axis, *feed, config.mesh, devices)
-
-
-def examine(experiment, devices) -> list[Found]:
+def examine(experiment: Experiment, devices: tuple) -> list[Found]:
     """The training epoch (a chunk of it, where rows are streamed) and the last evaluation."""
-    engine, seeds = engine_for(experiment, devices), experiment.seeds
-    states = engine.abstract(seeds, experiment.hparams())
-    arrays = _shapes(experiment.train_arrays())
-    capacity = experiment.engine.capacity(seeds, 0)
+    config, here, seeds = experiment.config, experiment.engine, experiment.seeds
     n_steps, evaluation = experiment.data.task.n_steps, experiment.evaluation
     rows = evaluation.padded(evaluation.rows["test"])
-    n_blocks = len(rows["real"]) // evaluation.block_users
-    if isinstance(engine, StreamingEngine):  # which does as much at a time
-        n_steps = min(n_steps, engine.feed.chunk_steps)
-        n_blocks = min(n_blocks, EVALUATION_BLOCKS)
-    kinds, tables = tuple(evaluation.rankings), _shapes(experiment.tables)
+    n_blocks, feed = len(rows["real"]) // evaluation.block_users, ()
+    if isinstance(here, StreamingEngine):  # which does as much at a time
+        feed = (here.feed,)
+        n_steps, n_blocks = min(n_steps, here.feed.chunk_steps), min(n_blocks, EVALUATION_BLOCKS)
+    axis = "vmap" if config.seed_axis == "auto" else config.seed_axis
+    engine = type(here)(here.settings, axis, *feed, config.mesh, devices)
+    states = engine.abstract(seeds, experiment.hparams())
+    arrays, tables = _shapes(experiment.train_arrays()), _shapes(experiment.tables)
+    # The draws of batches are asked on this machine, as the devices are not there.
+    epoch = (states, arrays, here.capacity(seeds, 0))
+    final = (states.params, rows, tuple(evaluation.rankings), tables)
     return [
-        _found(
-            "training epoch", n_steps, lambda: engine.compiled("epoch", states, arrays, capacity)
-        ),
-        _found(
-            "evaluation",
-            n_blocks,
-            lambda: engine.compiled("final", states.params, rows, kinds, tables),
-        ),
+        _found(EPOCH, n_steps, lambda: engine.compiled("epoch", *epoch)),
+        _found(EVALUATION, n_blocks, lambda: engine.compiled("final", *final)),
     ]
 
 
@@ -69,7 +59,7 @@ def _shapes(tree):
     return jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), tree)
 
 
-def _found(name, turns, compile_it) -> Found:
+def _found(name: str, turns: int, compile_it: Callable) -> Found:
     begin = time.perf_counter()
     try:
         compiled = compile_it()
@@ -92,52 +82,35 @@ def _found(name, turns, compile_it) -> Found:
 def bytes_asked(message: str) -> float:
     """What a compiler that ran out of memory wanted at least, NaN if it does not say."""
     match = re.search(r"(?:[Uu]sed |required[^(]*\()([\d.]+)([KMG]?)", message)
-    return float(match[1]) * UNITS[match[2]] if match else float("nan")
+    units = {"": 1, "K": 2**10, "M": 2**20, "G": GIBI}
+    return float(match[1]) * units[match[2]] if match else float("nan")
 
 
-@dataclasses.dataclass(frozen=True)
-class Roofline:
-    """Seconds that matrix units, memory and links take at least, each at its full rate."""
-
-    compute: float
-    memory: float
-    links: float
-
-    @property
-    def seconds(self) -> float:
-        """At least, if all three work at the same time."""
-        return max(self.compute, self.memory, self.links)
-
-    @property
-    def limit(self) -> str:
-        names = {"compute": "matrix units", "memory": "memory", "links": "links"}
-        return names[max(names, key=lambda name: getattr(self, name))]
-
-
-def roofline(cost: Cost, topology: Topology, precision: str = "default") -> Roofline:
-    """An all-reduce sends what it reduces twice: once to reduce, once to spread the result."""
+def roofline(cost: Cost, topology: Topology, precision: str = "default") -> dict[str, float]:
+    """{what: seconds that it takes at least, at its full rate}; the largest is the least that the
+    program takes. An all-reduce sends what it reduces twice: to reduce, and to spread the result.
+    """
     device = topology.device
     sent = sum(
         size * (2 if kind == "all-reduce" else 1) for kind, (_, size) in cost.collectives.items()
     )
-    return Roofline(
-        cost.flops / device.flops[PRECISIONS.index(precision)],
-        cost.traffic / device.bandwidth,
-        sent / topology.link,
-    )
+    return {
+        "matrix units": cost.flops / device.flops[PRECISIONS.index(precision)],
+        "memory": cost.traffic / device.bandwidth,
+        "links": sent / topology.link,
+    }
 
 
-def remedies(experiment, found: Found, n_devices: int) -> list[str]:
+def remedies(experiment: Experiment, found: Found, n_devices: int) -> list[str]:
     """What would make a program smaller, the cheapest first."""
-    config = experiment.config
-    train, out = config.train, []
-    if found.name == "evaluation":
+    config, is_epoch, out = experiment.config, found.name == EPOCH, []
+    if not is_epoch:
         out += ["smaller evaluate.block_users", "smaller evaluate.block_items"]
-    elif train.negatives == "per_position" and train.n_negatives > 1:
+    elif config.train.negatives == "per_position" and config.train.n_negatives > 1:
         out += ["smaller train.block_positions", "train.negatives=per_sequence"]
     if config.seeds > n_devices:
         out.append("fewer seeds or more devices, a seed each")
-    elif found.name != "evaluation":
+    elif is_epoch:
         out.append("more devices on the axis data or table, or a smaller train.batch_size")
     if config.data.resident and found.memory and found.memory["arguments"] > found.needed / 2:
         out.append("data.resident=False")

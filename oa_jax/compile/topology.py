@@ -24,6 +24,7 @@ class Device:
     bfloat16 products; a GPU of TF32, TF32 and float32.
     memory: bytes.  bandwidth: of it, bytes a second.  link: bytes a second that a device sends to
     its neighbours; network: the same between nodes, where that is something else.
+    axes: of a topology's shape.
     """
 
     platform: str
@@ -33,7 +34,6 @@ class Device:
     link: float
     network: float | None = None
     axes: int = 2
-    target: dict | None = None
 
 
 def _tpu(peak, memory, bandwidth, link, axes=2):
@@ -41,21 +41,19 @@ def _tpu(peak, memory, bandwidth, link, axes=2):
     return Device("tpu", flops, memory * GIBI, bandwidth * GIGA, link * GIGA, None, axes)
 
 
-def _gpu(bf16, tf32, f32, memory, bandwidth, link, **target):
-    """target: what the compiler wants to know of the chip."""
-    flops = tuple(peak * TERA for peak in (bf16, tf32, tf32, f32))
-    rates = (bandwidth * GIGA, link * GIGA, 50 * GIGA)  # a 400 Gb/s adapter a device
-    return Device("cuda", flops, memory * GIGA, *rates, 2, target)
+def _hopper(memory, bandwidth):
+    flops = tuple(peak * TERA for peak in (989.4, 494.7, 494.7, 66.9))
+    network = 50 * GIGA  # a 400 Gb/s adapter a device
+    return Device("cuda", flops, memory * GIGA, bandwidth * GIGA, 450 * GIGA, network)
 
 
-HOPPER = {"cores": 132, "l2": 50 * 2**20, "capability": (9, 0), "clock": 1.98, "shared": 228}
 # Cloud TPU's pages of each version; NVIDIA's data sheets of the SXM boards.
 DEVICES = {
     "v5e": _tpu(197, 16, 819, 200),
     "v6e": _tpu(918, 32, 1640, 448),
     "v5p": _tpu(459, 95, 2765, 600, axes=3),
-    "h100": _gpu(989.4, 494.7, 66.9, 80, 3350, 450, **HOPPER),
-    "h200": _gpu(989.4, 494.7, 66.9, 141, 4800, 450, **HOPPER),
+    "h100": _hopper(80, 3350),
+    "h200": _hopper(141, 4800),
 }
 # What libtpu asks of a machine that is not a TPU's host.
 TPU_ENVIRONMENT = {
@@ -64,6 +62,22 @@ TPU_ENVIRONMENT = {
     "TPU_ACCELERATOR_TYPE": "v5litepod-4",
     "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
 }
+# What XLA's GPU compiler asks of a chip, a GpuTargetConfigProto.
+HOPPER = """
+    platform_name: "CUDA"
+    device_description_str: "{name}"
+    dnn_version_info {{ major: 9 minor: 12 }}
+    runtime_version {{ major: 13 }}
+    gpu_device_info {{
+      cuda_compute_capability {{ major: 9 minor: 0 }}
+      core_count: 132  fpus_per_core: 128  clock_rate_ghz: 1.98
+      memory_bandwidth: {bandwidth:.0f}  l2_cache_size: 52428800  device_memory_size: {memory:.0f}
+      threads_per_block_limit: 1024  threads_per_warp: 32  threads_per_core_limit: 2048
+      shared_memory_per_core: 233472  shared_memory_per_block: 49152
+      shared_memory_per_block_optin: 232448
+      registers_per_core_limit: 65536  registers_per_block_limit: 65536
+      block_dim_limit_x: 2147483647  block_dim_limit_y: 65535  block_dim_limit_z: 65535
+    }}"""
 # Platform -> (module of its compiler, what to install).
 PLUGINS = {
     "tpu": ("libtpu", "jax[tpu]"),
@@ -121,42 +135,20 @@ class Topology:
         if not _is_installed(module):
             raise UserError(f"--topology={self}: its compiler is missing: pip install {packages}")
         if platform == "tpu":
-            for name, value in TPU_ENVIRONMENT.items():
-                os.environ.setdefault(name, value)
-            one_chip = {"chips_per_host_bounds": (1, 1, 1)} if self.n_devices == 1 else {}
-            name, options = str(self), one_chip
+            os.environ.update(TPU_ENVIRONMENT | os.environ)
+            name, options = str(self), {}
+            if self.n_devices == 1:
+                options = {"chips_per_host_bounds": (1, 1, 1)}
         else:
+            sizes = {"memory": self.device.memory, "bandwidth": self.device.bandwidth}
             grid = "x".join(map(str, (1, *self.shape)))
-            name, options = self.kind, {"target_config": self._target(), "topology": grid}
+            options = {"target_config": HOPPER.format(name=self.kind, **sizes), "topology": grid}
+            name = self.kind
         try:
-            description = topologies.get_topology_desc(
-                platform=platform, topology_name=name, **options
-            )
+            found = topologies.get_topology_desc(name, platform, **options)
         except Exception as error:  # of the compiler's library, in types of its own
             raise UserError(f"--topology={self}: refused by {module}: {error}") from None
-        return tuple(description.devices)
-
-    def _target(self) -> str:
-        """The chip in the words of XLA's GPU compiler (a GpuTargetConfigProto)."""
-        chip, device = self.device.target, self.device
-        major, minor = chip["capability"]
-        shared = chip["shared"] * 1024
-        return f"""
-            platform_name: "CUDA"
-            device_description_str: "{self.kind}"
-            dnn_version_info {{ major: 9 minor: 12 }}
-            runtime_version {{ major: 13 }}
-            gpu_device_info {{
-              cuda_compute_capability {{ major: {major} minor: {minor} }}
-              core_count: {chip["cores"]}  fpus_per_core: 128  clock_rate_ghz: {chip["clock"]}
-              memory_bandwidth: {device.bandwidth:.0f}  l2_cache_size: {chip["l2"]}
-              device_memory_size: {device.memory:.0f}
-              threads_per_block_limit: 1024  threads_per_warp: 32  threads_per_core_limit: 2048
-              shared_memory_per_core: {shared}  shared_memory_per_block: 49152
-              shared_memory_per_block_optin: {shared - 1024}
-              registers_per_core_limit: 65536  registers_per_block_limit: 65536
-              block_dim_limit_x: 2147483647  block_dim_limit_y: 65535  block_dim_limit_z: 65535
-            }}"""
+        return tuple(found.devices)
 
 
 def _is_installed(module: str) -> bool:

@@ -63,6 +63,7 @@ import numpy as np
 
 from oa_jax.errors import UserError
 from oa_jax.events.log import DOMAINS, InteractionLog, make_log
+from oa_jax.fields import stated
 
 PER_DOMAIN = 3  # events that each domain has at least in the training part
 SINGLE_LEAST = 5  # events of a single-domain user
@@ -77,40 +78,51 @@ BOTH, ONLY_A, ONLY_B = KINDS = range(3)
 
 @dataclasses.dataclass(frozen=True)
 class World:
-    """The parameters of a synthetic world.
-
-    n_users: users of both domains, at least 1.
-    n_items: items of A and of B, each at least topics * max_length, so that no topic runs dry.
-    topics: K, the topics that both domains share, at least 2.
-    redundancy: rho in 0..1, the chance that A leads an event. 1: B adds nothing to what A's
-        history says about A's next topic; 0: all that A follows is B.
-    stay: chance in 0..1 that an event keeps its leader's topic; 1 / topics is pure noise.
-    latent_dim: D, width of the domain-specific vectors, at least 1.
-    taste: weight >= 0 of a user's own interest on the log-odds of an item within its topic
-        (it is their standard deviation); 0 makes all users alike.
-    zipf: exponent >= 0 of item popularity within a topic; 0 is uniform.
-    share: range (low, high) within 0..1 of a user's chance that an event belongs to A, if it is
-        not one of the six that are given to both domains evenly.
-    min_length, max_length: events of a user, drawn uniformly from min..max inclusive, at least 8.
-    seed: integer >= 0; the log is a pure function of this record.
-    single: further users with events of A only and of B only, each at least 0.
+    """The parameters of a synthetic world; the log is a pure function of them.
 
     Raises UserError naming the first field that is out of range.
     """
 
-    n_users: int = 600
-    n_items: tuple[int, int] = (400, 500)
-    topics: int = 8
-    redundancy: float = 0.5
-    stay: float = 0.8
-    latent_dim: int = 8
-    taste: float = 1.5
-    zipf: float = 1.0
-    share: tuple[float, float] = (0.3, 0.7)
-    min_length: int = 12
-    max_length: int = 40
-    seed: int = 0
-    single: tuple[int, int] = (0, 0)
+    n_users: int = stated(600, "a whole number of at least 1", "users of both domains")
+    n_items: tuple[int, int] = stated(
+        (400, 500), "each at least topics * max_length", "items of A and of B; no topic runs dry"
+    )
+    topics: int = stated(8, "a whole number of at least 2", "K, topics that both domains share")
+    redundancy: float = stated(
+        0.5,
+        "a number from 0 to 1",
+        "rho, the chance that A leads an event. 1: B adds nothing to what A's history says about "
+        "A's next topic; 0: all that A follows is B",
+    )
+    stay: float = stated(
+        0.8,
+        "a number from 0 to 1",
+        "chance that an event keeps its leader's topic; 1 / topics is pure noise",
+    )
+    latent_dim: int = stated(
+        8, "a whole number of at least 1", "D, width of the vectors that a domain has of its own"
+    )
+    taste: float = stated(
+        1.5,
+        "a number from 0 up",
+        "weight of a user's own interest on the log-odds of an item within its topic, their "
+        "standard deviation; 0 makes all users alike",
+    )
+    zipf: float = stated(
+        1.0, "a number from 0 up", "exponent of popularity within a topic; 0 is uniform"
+    )
+    share: tuple[float, float] = stated(
+        (0.3, 0.7),
+        "two numbers from 0 to 1, ascending",
+        "range of a user's chance that an event belongs to A, if it is not one of the six that "
+        "are given to both domains evenly",
+    )
+    min_length: int = stated(12, "a whole number of at least 8", "events of a user at least")
+    max_length: int = stated(40, "a whole number of at least min_length", "at most")
+    seed: int = stated(0, "a whole number of at least 0", "of all draws")
+    single: tuple[int, int] = stated(
+        (0, 0), "each at least 0", "further users with events of A only and of B only"
+    )
 
     def __post_init__(self):
         for field in ("n_items", "share", "single"):

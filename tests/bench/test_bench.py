@@ -28,6 +28,7 @@ def test_one_number_of_seeds(tmp_path):
     found = json.loads(out.read_text())
     assert [row["seeds"] for row in found["seeds"]] == [1] and found["steps"] == 1
     assert found["ceilings"]["copy"] > 1e8 and found["environment"]["packages"]["jax"]
+    assert "compiling" in done.stderr  # said before it takes long
     assert any(line.split()[:2] == ["1", "1.00"] for line in done.stdout.splitlines())
 
 

@@ -1,26 +1,27 @@
 """A run of the benchmark on the toy backbone of the training tests."""
 
+import dataclasses
+
 import jax
 import pytest
 import toy
 
-from oa_jax.bench import ceilings, tables
+from oa_jax.backbones import known
+from oa_jax.bench import rounds, tables
+from oa_jax.bench.cases import Cases
 from oa_jax.bench.measure import measure, prepare
-from oa_jax.bench.training import Training
 from oa_jax.errors import UserError
-
-
-def build(config):
-    return toy.toy_experiment(seeds=config["seeds"], seed_axis=config["seed_axis"])
 
 
 @pytest.fixture(scope="module")
 def found():
-    configs = {axis: {"seed_axis": axis} for axis in ("vmap", "map")}
+    config = known.resolve(toy.abxi_config(train__quick_compile=True))
+    configs = {axis: config.replace(seed_axis=axis) for axis in ("vmap", "map")}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(ceilings, "WIDTH", {"cpu": 64})
-        patch.setattr(ceilings, "COPIED", {"cpu": 2**16})
-        return measure(configs, build, [1, 3], 2, 20, 2, print) | {"vary": "seed_axis=vmap,map"}
+        patch.setattr(rounds, "WIDTH", {"cpu": 64})
+        patch.setattr(rounds, "COPIED", {"cpu": 2**16})
+        measured = measure(configs, lambda c: Cases(toy.with_toy(c), 2, 20), [1, 3], 2, print)
+    return measured | {"vary": "seed_axis=vmap,map"}
 
 
 def test_every_variant_and_number_of_seeds(found):
@@ -40,21 +41,23 @@ def test_every_variant_and_number_of_seeds(found):
 
 
 def test_a_cpu_shows_ratios_alone(found):
-    header, rows = tables.of_training(found, absolute=False)
-    assert header[:3] == ["seed_axis", "seeds", "time / first"] and "steps/s" not in header
-    assert rows[0][:3] == ["vmap", "1", "1.00"]
+    sheet = tables.of_training(found, absolute=False)
+    assert sheet.header[:3] == ["seed_axis", "seeds", "time / first"]
+    assert "steps/s" not in sheet.header
+    assert sheet.rows[0][:3] == ["vmap", "1", "1.00"]
     assert "flop/s" not in tables.summary_line(found | {"device": "cpu"}, absolute=False)
-    assert [len(row) for row in rows] == [len(header)] * 4
-    header, rows = tables.of_rest(found, absolute=False)
-    assert "users/s" not in header and rows[-1][0].startswith("checkpoint of 3 seeds")
+    assert [len(row) for row in sheet.rows] == [len(sheet.header)] * 4
+    sheet = tables.of_rest(found, absolute=False)
+    assert "users/s" not in sheet.header and sheet.rows[-1][0].startswith("checkpoint of 3 seeds")
+    assert [len(row) for row in sheet.rows] == [len(sheet.header)] * 3
 
 
 def test_an_accelerator_shows_times(found):
     for table in (tables.of_training, tables.of_rest):
-        header, rows = table(found, absolute=True)
-        assert [len(row) for row in rows] == [len(header)] * len(rows)
+        sheet = table(found, absolute=True)
+        assert [len(row) for row in sheet.rows] == [len(sheet.header)] * len(sheet.rows)
     assert "flop/s" in tables.summary_line(found | {"device": "gpu"}, absolute=True)
-    assert tables.of_training(found, absolute=True)[0][-2] == "steps/s"
+    assert tables.of_training(found, absolute=True).header[-2] == "steps/s"
 
 
 class OutOfMemory:
@@ -76,6 +79,6 @@ def test_what_does_not_fit_is_left_out():
 
 def test_streamed_data_are_refused():
     experiment = toy.toy_experiment()
-    experiment.config.data.resident = False
+    streamed = experiment.config.replace(**{"data.resident": False})
     with pytest.raises(UserError, match="--config.data.resident=False: expected True"):
-        Training(experiment, 1, 1)
+        Cases(dataclasses.replace(experiment, config=streamed), 1, 1)

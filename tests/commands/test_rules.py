@@ -1,21 +1,21 @@
 """Rules without learning, against scores and ranks counted one by one."""
 
 import functools
-import importlib.util
 import json
 import math
-import pathlib
+import types
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from oa_jax import configuration as config_lib
 from oa_jax import experiment as experiment_lib
+from oa_jax import presets
+from oa_jax.backbones import known
 from oa_jax.commands import report, rules
+from oa_jax.evaluation import SPLITS
 
 pytestmark = pytest.mark.usefixtures("quick_compile")
-ROOT = pathlib.Path(__file__).resolve().parents[2]
 TINY = {
     "data.world.n_users": 40,
     "data.world.single": (9, 8),
@@ -33,19 +33,23 @@ COUNTED = ("popularity", "last-item popularity", "popularity of larger ids")
 
 
 @functools.cache
-def build(backbone, **changes):
-    path = ROOT / "configs" / f"{backbone}.py"
-    spec = importlib.util.spec_from_file_location(f"{backbone}_config", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    config = module.get_config("pair=synthetic")
+def config_of(backbone, **changes):
+    config = presets.load(f"configs/{backbone}.py:pair=synthetic")
     config.update_from_flattened_dict(TINY | {k.replace("__", "."): v for k, v in changes.items()})
-    return experiment_lib.build(config_lib.resolve(config, experiment_lib.PLACES[backbone]))
+    return known.resolve(config)
+
+
+@functools.cache
+def build(backbone, **changes):
+    """The data and the evaluation, without a model."""
+    config = config_of(backbone, **changes)
+    data = experiment_lib.load(config)
+    return types.SimpleNamespace(data=data, evaluation=experiment_lib.evaluate(config, data))
 
 
 @functools.cache
 def summaries(backbone, **changes):
-    return {s["label"]: s for s in rules.evaluate(build(backbone, **changes))}
+    return {s["label"]: s for s in rules.evaluate(config_of(backbone, **changes))}
 
 
 def histories(experiment, n_events):
@@ -101,7 +105,7 @@ def expected(experiment, split, kind, score):
 @pytest.mark.parametrize("rule", COUNTED)
 def test_rules_rank_as_counted_one_by_one(backbone, rule):
     experiment, mean = build(backbone), summaries(backbone)[rule]["mean"]
-    for split in experiment_lib.SPLITS:
+    for split in SPLITS:
         score, domain = (
             scorers(experiment, split)[rule],
             experiment.evaluation.rows[split]["domain"],
@@ -132,14 +136,14 @@ def test_ties_follow_the_configuration():
 def test_training_parts_alone_are_counted():
     """Users whose training part is taken away are not counted, nor is a target."""
     everyone, both = build("abxi"), build("abxi", data__users="overlap")
-    n_items = sum(everyone.log.n_items)
+    n_items = sum(everyone.data.log.n_items)
     (_, counted), (_, fewer) = (
-        rules.rules(e.log, e.task.split)["popularity"] for e in (everyone, both)
+        rules.rules(e.data.log, e.data.task.split)["popularity"] for e in (everyone, both)
     )
     assert counted.shape == fewer.shape == (n_items + 1,) and counted[0] == 0
-    assert counted.sum() == len(everyone.log.user) - 2 * 57
-    assert fewer.sum() == counted.sum() - everyone.split.n_train[40:].sum()
-    last = rules.rules(both.log, both.task.split)["last-item popularity"][1]
+    assert counted.sum() == len(everyone.data.log.user) - 2 * 57
+    assert fewer.sum() == counted.sum() - everyone.data.split.n_train[40:].sum()
+    last = rules.rules(both.data.log, both.data.task.split)["last-item popularity"][1]
     assert last.sum() == 40
 
 

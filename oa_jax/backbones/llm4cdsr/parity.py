@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import numbers
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,14 +10,23 @@ import optax
 from oa_jax.backbones.llm4cdsr import arrays as llm4cdsr_arrays
 from oa_jax.backbones.llm4cdsr import official as interop
 from oa_jax.backbones.llm4cdsr.model import DOMAINS, Backbone
-from oa_jax.backbones.parity import check_offsets, largest, relative, step_error
+from oa_jax.backbones.parity import (
+    Arrays,
+    Errors,
+    check_arrays,
+    check_ids,
+    check_meta,
+    check_offsets,
+    differing,
+    largest,
+    of_step,
+    relative,
+)
 from oa_jax.errors import UserError
 from oa_jax.events.log import make_log
 from oa_jax.events.split import leave_one_out
 from oa_jax.ranking.ranks import among_candidates
 
-Arrays = dict[str, np.ndarray]
-IN_BIAS = "in_proj_bias"
 MARK = "item_num_A"  # the field of `meta` by which such a fixture is known
 WHOLE = ("num_heads", "item_num_A", "item_num_B")
 REAL = ("alpha", "beta", "tau", "tau_reg", "lr")
@@ -29,9 +36,9 @@ TRAINING = (*STREAM_PARTS, "pos", "domain_mask")
 SPLITS = {"valid": "val", "test": "test"}
 
 
-def verify(path: str, fixture: Arrays, meta: dict) -> dict[str, tuple[int, float]]:
+def verify(path: str, fixture: Arrays, meta: dict) -> Errors:
     """{quantity: (number of arrays, largest relative error)}; see `commands/verify.py`."""
-    _check_meta(path, meta)
+    check_meta(path, meta, WHOLE, REAL)
     prefix = "param/"
     weights = {k[len(prefix) :]: v for k, v in fixture.items() if k.startswith(prefix)}
     params, tables = interop.from_official(weights, path)
@@ -39,7 +46,7 @@ def verify(path: str, fixture: Arrays, meta: dict) -> dict[str, tuple[int, float
     backbone = Backbone(interop.sizes_of(weights, n_items, meta["num_heads"]), tables)
     if backbone.config.d_embed % meta["num_heads"]:
         raise UserError(f"{path}: meta: num_heads: expected a divisor of the width")
-    check_arrays(path, fixture, backbone)
+    _check_arrays(path, fixture, backbone)
     errors = _preprocessing(fixture, backbone.config)
     errors |= _training(fixture, meta, backbone, params)
     for split in SPLITS:
@@ -47,19 +54,7 @@ def verify(path: str, fixture: Arrays, meta: dict) -> dict[str, tuple[int, float
     return errors
 
 
-def _check_meta(path, meta):
-    for name in (*WHOLE, *REAL):
-        value = meta.get(name)
-        good = isinstance(value, numbers.Real) and not isinstance(value, bool)
-        if name in WHOLE:
-            good = good and isinstance(value, int) and value >= 1
-        if not good:
-            kind = "a whole number of at least 1" if name in WHOLE else "a number"
-            raise UserError(f"{path}: meta: {name} {value!r}: expected {kind}")
-
-
-def check_arrays(path: str, fixture: Arrays, backbone: Backbone) -> None:
-    """Raise UserError for an array that is missing, or has another shape or kind of values."""
+def _check_arrays(path, fixture, backbone):
     cfg, users = backbone.config, len(backbone.tables.users)
     shapes = jax.eval_shape(backbone.init, jax.random.key(0))
     empty = interop.to_official(jax.tree.map(lambda a: np.empty(a.shape), shapes))
@@ -78,13 +73,12 @@ def check_arrays(path: str, fixture: Arrays, backbone: Backbone) -> None:
         expected |= {f"{split}/item_indices{s}": (None, None) for s in ("", *DOMAINS)}
         expected |= {f"{split}/logits": (None, None), f"{split}/rank0": (None,)}
         expected[f"{split}/target_domain"] = (None,)
-    for name, shape in expected.items():
-        _check_array(path, fixture, name, shape)
-    _check_ids(path, fixture, "train/user_id", users - 1)
+    check_arrays(path, fixture, expected)
+    check_ids(path, fixture, "train/user_id", users - 1)
     for name in expected:
         most = _largest_id(name, cfg.n_items)
         if most is not None:
-            _check_ids(path, fixture, name, most)
+            check_ids(path, fixture, name, most)
     if "raw/items" in fixture:
         check_offsets(path, fixture, fixture["raw/items"].size)
 
@@ -98,27 +92,6 @@ def _largest_id(name, n_items):
         return None
     local = part[-1] in DOMAINS and not part.startswith("reg")
     return n_items[DOMAINS.index(part[-1])] if local else sum(n_items)
-
-
-def _check_ids(path, fixture, name, most):
-    values = fixture[name]
-    bad = values[(values < 0) | (values > most)]
-    if values.dtype.kind == "f" or bad.size:
-        found = bad[0] if bad.size else values.dtype
-        raise UserError(f"{path}: {name}: found {found}, expected whole numbers in 0..{most}")
-
-
-def _check_array(path, fixture, name, shape):
-    if name not in fixture:
-        raise UserError(f"{path}: no array {name!r}: expected it in a fixture")
-    found = fixture[name]
-    if len(found.shape) != len(shape) or any(
-        size not in (None, there) for size, there in zip(shape, found.shape, strict=True)
-    ):
-        wanted = tuple("any" if s is None else s for s in shape)
-        raise UserError(f"{path}: {name}: found shape {found.shape}, expected {wanted}")
-    if found.dtype.kind not in "iuf":
-        raise UserError(f"{path}: {name}: found {found.dtype}, expected numbers")
 
 
 def training_batch(fixture: Arrays, n_items: tuple[int, int]) -> dict[str, jax.Array]:
@@ -154,14 +127,12 @@ def _preprocessing(fixture, config):
     built = {"ds_train": llm4cdsr_arrays.training_arrays(log, split, config.length)}
     for theirs, ours in SPLITS.items():
         built[theirs] = llm4cdsr_arrays.evaluation_arrays(log, split, ours, config.length)
-    differing = []
+    counts = []
     for which, arrays in built.items():
         for name in TRAINING if which == "ds_train" else STREAMS:
             ours = arrays[name if name[-1] not in DOMAINS else f"{name[:-1]}_{name[-1]}"]
-            expected = fixture[f"{which}/{name}"]
-            same_shape = ours.shape == expected.shape
-            differing.append(np.sum(ours != expected) if same_shape else np.inf)
-    return {"sequences (differing elements)": (len(differing), float(max(differing)))}
+            counts.append(differing(ours, fixture[f"{which}/{name}"]))
+    return {"sequences (differing elements)": (len(counts), max(counts))}
 
 
 def _training(fixture, meta, backbone, params):
@@ -182,18 +153,8 @@ def _training(fixture, meta, backbone, params):
     if "train/loss" in fixture:
         losses["loss"] = relative(total, fixture["train/loss"])
     errors["losses"] = largest(losses)
-    ours = interop.to_official(grads)
-    errors["gradients"] = largest({k: relative(v, fixture[f"grad/{k}"]) for k, v in ours.items()})
     optimizer = optax.adam(meta["lr"])
-    updates, _ = optimizer.update(grads, optimizer.init(params), params)
-    stepped = interop.to_official(optax.apply_updates(params, updates))
-    errors["parameters after a step"] = largest(
-        {
-            k: step_error(v, fixture[f"step1/{k}"], fixture[f"grad/{k}"], k.endswith(IN_BIAS))
-            for k, v in stepped.items()
-        }
-    )
-    return errors
+    return errors | of_step(fixture, params, grads, optimizer, interop.to_official)
 
 
 def _evaluation(fixture, split, backbone, params):

@@ -62,7 +62,7 @@ class Parts(base.Parts):
             cut[table] = getattr(found, table)[:, :width]
         return dataclasses.replace(found, **cut)
 
-    def empty_tables(self, log) -> Tables:
+    def empty_tables(self, log, split) -> Tables:
         (n_a, n_b), n_users = log.n_items, log.n_users
         width = self.config.model.d_embed
         shapes = {

@@ -1,4 +1,4 @@
-"""Training steps for several numbers of seeds, evaluation and checkpoints of one experiment."""
+"""What is measured of an experiment: training steps of some seeds, evaluation, a checkpoint."""
 
 from __future__ import annotations
 
@@ -7,27 +7,25 @@ import pathlib
 import resource
 import sys
 import tempfile
-import time
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from oa_jax.bench import work
-from oa_jax.bench.clock import seconds_of
+from oa_jax.bench.rounds import seconds_of
 from oa_jax.engine import step as step_lib
 from oa_jax.errors import UserError
 from oa_jax.experiment import Experiment
 from oa_jax.runs.checkpoint import Checkpoints
 
-CPU_STEPS = 4
 
+class Cases:
+    """The cases of one experiment. Seeds are the first of `experiment.seeds`.
 
-class Training:
-    """What is measured of an experiment. Seeds are the first of `experiment.seeds`.
-
-    n_steps: batches in one measurement, at most an epoch; 0 is a few on a CPU, an epoch elsewhere.
-    n_users: evaluation users in one.
+    n_steps: batches in one measurement, at most an epoch; 0 is 4 on a CPU, an epoch elsewhere.
+    n_users: evaluation users in one. Raises UserError where data are read in chunks.
     """
 
     def __init__(self, experiment: Experiment, n_steps: int, n_users: int):
@@ -38,9 +36,8 @@ class Training:
             )
         self.experiment, self.engine = experiment, experiment.engine
         self.task, evaluation = experiment.data.task, experiment.evaluation
-        if not n_steps and jax.default_backend() == "cpu":
-            n_steps = CPU_STEPS
-        self.n_steps = min(n_steps or self.task.n_steps, self.task.n_steps)
+        default = 4 if jax.default_backend() == "cpu" else self.task.n_steps
+        self.n_steps = min(n_steps or default, self.task.n_steps)
         arrays = experiment.train_arrays()
         self.arrays = {name: arrays[name] for name in ("train", "tables") if name in arrays}
         self.capacity = self.engine.capacity(experiment.seeds, 0)
@@ -54,7 +51,7 @@ class Training:
 
         program_bytes: arguments, temporaries and results of the compiled program on one device.
         peak_bytes: the most that the device (a CPU: the process) ever held, so call this with
-        growing numbers of seeds.
+        growing numbers of seeds. Raises UserError for a loss that is not finite.
         """
         states = self._states(n_seeds)
         before = self.engine.compile_seconds
@@ -77,8 +74,7 @@ class Training:
 
     def steps(self, n_seeds: int) -> float:
         """Seconds of the steps of that many seeds, from fresh states."""
-        states = jax.block_until_ready(self._states(n_seeds))
-        return seconds_of(self._steps, states)
+        return seconds_of(self._steps, jax.block_until_ready(self._states(n_seeds)))
 
     def _steps(self, states):
         return self.engine.steps(states, self.arrays, self.capacity, self.n_steps)
@@ -91,27 +87,21 @@ class Training:
     def work(self) -> work.Work:
         """The least work of one step of one seed."""
         settings, arrays = self.engine.settings.on(self.arrays.get("tables")), self.arrays["train"]
-        state = jax.tree.map(
-            lambda a: jax.ShapeDtypeStruct(a.shape[1:], a.dtype),
-            self.engine.abstract(self.experiment.seeds[:1], self._one_hparams()),
-        )
+        states = self.engine.abstract(self.experiment.seeds, self.experiment.hparams())
+        state = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape[1:], a.dtype), states)
         rows_B = jax.ShapeDtypeStruct((self.task.batch_size,), np.int32)
 
         def step(state, rows_B):
-            # The best parameters are not touched by a step.
             out, aux = step_lib.train_step(settings, self.capacity, state, rows_B, arrays)
             return out.params, out.moments, aux
 
+        # The best parameters are not touched by a step.
         return work.count(step, state.replace(best_params=()), rows_B)
 
-    def _one_hparams(self):
-        return jax.tree.map(lambda a: a[:1], self.experiment.hparams())
-
-    def evaluations(self):
+    def evaluations(self) -> dict[str, Callable[[], float]]:
         """{ranking: a case that returns the seconds of ranking `n_users` by one seed}."""
-        params, kinds = self._states(1).params, self.experiment.evaluation.rankings
-        out = {}
-        for kind, name in kinds.items():
+        params, out = self._states(1).params, {}
+        for kind, name in self.experiment.evaluation.rankings.items():
             args = (params, self.rows, (kind,), self.experiment.tables)
             jax.block_until_ready(self.engine.final(*args))
             out[name] = functools.partial(seconds_of, self.engine.final, *args)
@@ -121,12 +111,15 @@ class Training:
         """Seconds until a checkpoint of that many seeds is on disk, and its bytes."""
         states = jax.block_until_ready(self._states(n_seeds))
         with tempfile.TemporaryDirectory() as folder:
-            begin = time.perf_counter()
-            with Checkpoints(pathlib.Path(folder)) as checkpoints:
-                checkpoints.save(1, states, {})
-            seconds = time.perf_counter() - begin
-            files = [path for path in pathlib.Path(folder).rglob("*") if path.is_file()]
-            return {"seconds": seconds, "bytes": float(sum(path.stat().st_size for path in files))}
+            path = pathlib.Path(folder)
+
+            def save():
+                with Checkpoints(path) as checkpoints:
+                    checkpoints.save(1, states, {})
+
+            seconds = seconds_of(save)
+            sizes = (file.stat().st_size for file in path.rglob("*") if file.is_file())
+            return {"seconds": seconds, "bytes": float(sum(sizes))}
 
 
 def peak_bytes() -> float:

@@ -1,0 +1,72 @@
+"""Measurements in rounds, and the device's ceilings: a large matrix product, and a copy.
+
+Every round measures each case once, so that what disturbs one at a time disturbs all of them, and
+cases are compared within rounds.
+"""
+
+from __future__ import annotations
+
+import functools
+import time
+from collections.abc import Callable
+from statistics import median
+
+import jax
+import jax.numpy as jnp
+
+# Of a CPU, of an accelerator: width of the square matrices, bytes of the copied array, and how
+# often either is done in one program, so that starting it does not count.
+WIDTH = {"cpu": 1536, "other": 8192}
+COPIED = {"cpu": 2**29, "other": 2**30}
+TIMES = {"cpu": 2, "other": 20}
+MATMULS = {"matmul": jnp.float32, "matmul bfloat16": jnp.bfloat16}
+
+
+def seconds_of(fn: Callable, *args) -> float:
+    """Wall seconds until the result of `fn` is there."""
+    begin = time.perf_counter()
+    jax.block_until_ready(fn(*args))
+    return time.perf_counter() - begin
+
+
+def interleaved(cases: dict[str, Callable[[], float]], rounds: int) -> dict[str, list[float]]:
+    """{case: seconds by round}. A case returns its own seconds, so that what it must prepare is
+    not counted."""
+    seconds = {name: [] for name in cases}
+    for _ in range(rounds):
+        for name, case in cases.items():
+            seconds[name].append(case())
+    return seconds
+
+
+def ratios(seconds: list[float], other: list[float]) -> list[float]:
+    """One case over another, round by round: a machine that gets slower does not show in them."""
+    return [mine / theirs for mine, theirs in zip(seconds, other, strict=True)]
+
+
+def ceilings() -> dict[str, Callable[[], float]]:
+    """One case a ceiling, for `interleaved`."""
+    width, times = _here(WIDTH), _here(TIMES)
+
+    def case(step, start):
+        program = jax.jit(lambda x: jax.lax.fori_loop(0, times, step, x)).lower(start).compile()
+        jax.block_until_ready(program(start))
+        return functools.partial(seconds_of, program, start)
+
+    # Powers of this matrix are itself: nothing overflows.
+    out = {
+        name: case(lambda i, x: x @ x, jnp.full((width, width), 1.0 / width, kind))
+        for name, kind in MATMULS.items()
+    }
+    numbers = jnp.ones((_here(COPIED) // 4,), jnp.float32)
+    return out | {"copy": case(lambda i, x: x + 1.0, numbers)}
+
+
+def rates(measured: dict[str, list[float]]) -> dict[str, float]:
+    """Flops a second of each matrix product, bytes a second of a copy (read and written)."""
+    work = dict.fromkeys(MATMULS, _here(WIDTH) ** 3) | {"copy": _here(COPIED)}
+    return {k: 2.0 * size * _here(TIMES) / median(measured[k]) for k, size in work.items()}
+
+
+def _here(sizes):
+    return sizes["cpu" if jax.default_backend() == "cpu" else "other"]
