@@ -8,6 +8,7 @@ from typing import Any
 from oa_jax import config
 from oa_jax.backbones.base import Parts
 from oa_jax.config import Config, choice
+from oa_jax.errors import UserError
 
 NAMES = ("abxi", "llm4cdsr", "cdsrnp")  # a folder each
 
@@ -23,9 +24,13 @@ def parts(config: Config) -> Parts:
 
 
 def resolve(values: Any) -> Config:
-    """Values of any source as a checked configuration; see `config.build`."""
+    """Values of any source as a checked configuration.
+
+    values: a `Config`, a `ml_collections.ConfigDict` or nested dictionaries. Raises UserError
+    naming the field, what was found and what was expected.
+    """
     values = values.to_dict() if hasattr(values, "to_dict") else values
-    name = values.get("backbone") if isinstance(values, dict) else None
     if not isinstance(values, dict):
-        raise config.UserError(f"--config: found {type(values).__name__}, expected an object")
-    return config.build(fields(choice("--config.backbone", name, NAMES)), values)
+        raise UserError(f"--config: found {type(values).__name__}, expected an object")
+    name = choice("--config.backbone", values.get("backbone"), NAMES)
+    return config.build(fields(name), values)
