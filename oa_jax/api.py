@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import json
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
     from oa_jax.experiment import Experiment
     from oa_jax.nn.fusion import Probe
 
+ARGUMENTS = ("pair", "gca", "size", "runlocal", "np")  # of the files in configs/
+
 
 def config(backbone: str = "abxi", **changes: Any) -> Config:
     """A checked configuration: configs/BACKBONE.py with some of its fields changed.
@@ -36,11 +39,10 @@ def config(backbone: str = "abxi", **changes: Any) -> Config:
 
     Raises UserError naming what is not a field, or has another value than expected.
     """
-    known.fields(presets.choice("backbone", backbone, known.NAMES))
-    arguments = ("pair", "gca", "size", "runlocal", "np")
+    presets.choice("backbone", backbone, known.NAMES)
     text, fields = [], {}
     for name, value in changes.items():
-        if name in arguments and not isinstance(value, Mapping):
+        if name in ARGUMENTS and not isinstance(value, Mapping):  # `gca` is a group as well
             text.append(f"{name}={str(value).lower() if isinstance(value, bool) else value}")
         else:
             fields[name] = value
@@ -93,9 +95,9 @@ def open(workdir: str | os.PathLike, data: InteractionLog | None = None) -> Run:
     data: its events, where they have no name of their own (needed for `probe` alone).
     Raises UserError when there is no run.
     """
-    path = pathlib.Path(workdir)
-    read_json(path / "config.json", "the workdir of a run")
-    return Run(path, data)
+    run = Run(pathlib.Path(workdir), data)
+    read_json(run.path / "config.json", "the workdir of a run")
+    return run
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,10 +109,10 @@ class Run:
 
     @functools.cached_property
     def config(self) -> Config:
-        from oa_jax.runs.run import checked_config
+        from oa_jax.runs.run import stored_config
+        from oa_jax.runs.workdir import Workdir
 
-        file = self.path / "config.json"
-        return checked_config(read_json(file, "the workdir of a run"), file)
+        return stored_config(Workdir(self.path))
 
     @property
     def is_finished(self) -> bool:
@@ -126,10 +128,8 @@ class Run:
         """metrics.jsonl: a row for each epoch and seed. A line cut off by a kill is left out."""
         rows = []
         for line in (self.path / "metrics.jsonl").read_text("utf-8", "replace").splitlines():
-            try:
+            with contextlib.suppress(ValueError):
                 rows.append(json.loads(line))
-            except ValueError:
-                continue
         return rows
 
     def ranks(self, split: str = "test", ranking: str = "full") -> dict[str, np.ndarray]:
@@ -180,11 +180,10 @@ class Run:
         """
         import jax
 
-        experiment = self.experiment
-        rows = {k: v[:n_users] for k, v in experiment.evaluation.rows[split].items()}
-        backbone = experiment.engine.settings.on(experiment.tables).backbone
+        name, of = f"{place}/{domain}", self.experiment
+        rows = {k: v[:n_users] for k, v in of.evaluation.rows[split].items()}
+        backbone = of.engine.settings.on(of.tables).backbone
         probes = jax.jit(backbone.probe)(self.params("best", seed), rows)
-        name = f"{place}/{domain}"
         if name not in probes:
             found = ", ".join(probes) or "none: this is a baseline"
             raise UserError(f"{name}: no such fusion: expected one of {found}")

@@ -1,14 +1,15 @@
 """Configurations: typed groups, each field with its default, its check and its meaning. No JAX.
 
 `Config` holds what every backbone shares; each backbone's `fields.py` adds its own groups in a
-subclass. `build` turns values from any source (a file of configs/, a notebook, config.json)
-into a checked `Config`; anything that is not a field is refused.
+subclass. `backbones.known.resolve` turns values from any source (a file of configs/, a notebook,
+config.json) into a checked `Config`; anything that is not a field is refused.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import difflib
+import functools
 import json
 import re
 from collections.abc import Iterator, Mapping
@@ -96,10 +97,7 @@ class Quirks:
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """One experiment. Groups are dataclasses: `config.train.batch_size`.
-
-    hparams (of the class): {name: (group, field)}, values that need no recompilation.
-    """
+    """One experiment. Groups are dataclasses: `config.train.batch_size`."""
 
     backbone: str
     protocol: str = one_of("official", "columns of the quirks", *PROTOCOLS)
@@ -127,10 +125,9 @@ class Config:
         in a dictionary: `config.replace(**{"train.max_epochs": 3})`."""
         values = self.to_dict()
         if "protocol" in changes:  # which decides the quirks anew, but for those set by hand
-            column = PROTOCOLS.index(self.protocol)
-            for one in dataclasses.fields(self.quirks):
-                if values["quirks"][one.name] == one.metadata["presets"][column]:
-                    values["quirks"][one.name] = None
+            for name, value in _presets(type(self.quirks), self.protocol).items():
+                if values["quirks"][name] == value:
+                    values["quirks"][name] = None
         return build(type(self), merged(values, changes))
 
 
@@ -146,22 +143,25 @@ def merged(values: dict, changes: Mapping[str, Any]) -> dict:
     return out
 
 
-def build(kind: type[Config], values: Any) -> Config:
+def build(kind: type[Config], values: Mapping) -> Config:
     """`values` as a checked configuration of that class, every quirk decided by the protocol.
 
-    values: a `Config`, a `ml_collections.ConfigDict` or nested dictionaries. What is left out has
-    its default: a field is added with the default that keeps what the code did before, so that
-    runs of older versions can be read.
+    What is left out has its default: a field is added with the default that keeps what the code
+    did before, so that runs of older versions can be read.
 
     Raises UserError naming the field, what was found and what was expected.
     """
-    values = values.to_dict() if hasattr(values, "to_dict") else values
-    if not isinstance(values, Mapping):
-        raise UserError(f"--config: found {type(values).__name__}, expected an object")
     config = _build(kind, upgraded(values), "")
-    config = dataclasses.replace(config, quirks=_decided(config))
+    presets = _presets(type(config.quirks), config.protocol)
+    undecided = {name: v for name, v in presets.items() if getattr(config.quirks, name) is None}
+    config = dataclasses.replace(config, quirks=dataclasses.replace(config.quirks, **undecided))
     _check_together(config)
     return config
+
+
+def _presets(quirks, protocol):
+    column = PROTOCOLS.index(protocol)
+    return {one.name: one.metadata["presets"][column] for one in dataclasses.fields(quirks)}
 
 
 def upgraded(values: Mapping) -> dict:
@@ -175,27 +175,21 @@ def upgraded(values: Mapping) -> dict:
 
 def _build(group: type, values: Mapping, path: str):
     """A group of `values`, every field checked. path: of the group, with a dot at its end."""
-    known = {f.name: f for f in dataclasses.fields(group)}
-    for name in values:
+    known, out = {f.name: f for f in dataclasses.fields(group)}, {}
+    for name, value in values.items():
         if name not in known:
             above = f"--config.{path}".rstrip(".")
             raise UserError(unknown_field(f"{path}{name}", name, above, list(known)))
-    out = {}
-    for name, one in known.items():
+        one, field_ = known[name], f"--config.{path}{name}"
         inner = _group_of(one)
-        if name not in values:
-            continue
-        value = values[name]
         if inner and not isinstance(value, Mapping):
-            raise UserError(f"--config.{path}{name}={value}: a group: expected its fields")
+            raise UserError(f"{field_}={value}: a group: expected its fields")
         if inner:
-            out[name] = _build(inner, value, f"{path}{name}.")
-            continue
-        if isinstance(one.default, tuple) and isinstance(value, list):
+            value = _build(inner, value, f"{path}{name}.")
+        elif isinstance(one.default, tuple) and isinstance(value, list):
             value = tuple(value)
-        if one.metadata and not one.metadata["holds"](value):
-            found, expected = _shown(value), one.metadata["expected"]
-            raise UserError(f"--config.{path}{name}={found}: expected {expected}")
+        if not inner and one.metadata and not one.metadata["holds"](value):
+            raise UserError(f"{field_}={_shown(value)}: expected {one.metadata['expected']}")
         out[name] = value
     try:
         return group(**out)
@@ -220,17 +214,6 @@ def unknown_field(name: str, part: str, group: str, known: list[str]) -> str:
     return f"--config.{name}: no such field: {hint}{group} has {', '.join(sorted(known))}"
 
 
-def _decided(config: Config) -> Quirks:
-    """Quirks with those that are None as the protocol has them."""
-    column = PROTOCOLS.index(config.protocol)
-    undecided = {
-        one.name: one.metadata["presets"][column]
-        for one in dataclasses.fields(config.quirks)
-        if getattr(config.quirks, one.name) is None
-    }
-    return dataclasses.replace(config.quirks, **undecided)
-
-
 def _check_together(config: Config) -> None:
     """Rules of more than one field."""
     found, places = config.gca.positions, config.model.places
@@ -247,11 +230,11 @@ def _check_together(config: Config) -> None:
             raise UserError(
                 f"--config.{group}.heads={heads}: expected a divisor of model.d_embed={width}"
             )
-    train = config.train
-    if train.warmup_epochs >= train.max_epochs:
+    warmup, most = config.train.warmup_epochs, config.train.max_epochs
+    if warmup >= most:
         raise UserError(
-            f"--config.train.warmup_epochs={train.warmup_epochs}: expected less than "
-            f"max_epochs={train.max_epochs}, as no epoch is selected in the warm-up"
+            f"--config.train.warmup_epochs={warmup}: expected less than max_epochs={most}, "
+            "as no epoch is selected in the warm-up"
         )
 
 
@@ -267,16 +250,16 @@ def fields_of(group: type, path: str = "") -> Iterator[tuple[str, dataclasses.Fi
 
 def defaults_taken(kind: type[Config], values: Mapping) -> list[str]:
     """Dotted names of the fields that stored `values` do not have, as their version had none."""
-
-    def has(name):
-        node = upgraded(values)
-        for part in name.split("."):
-            if not isinstance(node, Mapping) or part not in node:
-                return False
-            node = node[part]
-        return True
-
-    return [name for name, _ in fields_of(kind) if not has(name)]
+    values = upgraded(values)
+    out = []
+    for name, _ in fields_of(kind):
+        *groups, last = name.split(".")
+        node = values
+        for group in groups:
+            node = node.get(group, {})
+        if last not in node:
+            out.append(name)
+    return out
 
 
 def first_difference(old: Config, new: Config) -> str | None:
@@ -291,9 +274,7 @@ def first_difference(old: Config, new: Config) -> str | None:
 
 def value_of(config: Any, name: str) -> Any:
     """The value of a dotted field."""
-    for part in name.split("."):
-        config = getattr(config, part)
-    return config
+    return functools.reduce(getattr, name.split("."), config)
 
 
 def mesh_sizes(text: str) -> tuple[int, int, int] | None:
@@ -301,23 +282,17 @@ def mesh_sizes(text: str) -> tuple[int, int, int] | None:
 
     Raises ValueError for anything else.
     """
-    if text == "":
-        return None
-    sizes = {}
-    for part in text.split(","):
-        match = re.fullmatch(r"(seed|data|table):([1-9]\d{0,5})", part)
-        if not match or match[1] in sizes:
-            raise ValueError(part)
-        sizes[match[1]] = int(match[2])
-    return tuple(sizes.get(name, 1) for name in MESH_AXES)
+    sizes = dict(re.findall(r"(seed|data|table):([1-9]\d{0,5})", text))
+    if ",".join(f"{axis}:{size}" for axis, size in sizes.items()) != text:
+        raise ValueError(text)
+    return tuple(int(sizes.get(axis, 1)) for axis in MESH_AXES) if text else None
 
 
 def _is_mesh(value):
     try:
-        mesh_sizes(value)
-    except (ValueError, AttributeError):
+        return bool(mesh_sizes(value) or value == "")
+    except (ValueError, TypeError):
         return False
-    return True
 
 
 def choice(name: str, value: Any, choices: Any) -> Any:

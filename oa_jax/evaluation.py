@@ -59,29 +59,18 @@ class Evaluation:
 
     def identity(self) -> dict[str, str]:
         """A digest of the candidates of every split and ranking."""
-        kinds = [kind for kind in self.rankings if kind != "full"]
-        rows = self.rows
-        return {f"{k}_{s}": candidates_digest(rows[s][k]) for s in SPLITS for k in kinds}
+        drawn = [kind for kind in self.rankings if kind != "full"]
+        return {f"{k}_{s}": candidates_digest(self.rows[s][k]) for s in SPLITS for k in drawn}
 
     def metrics(
-        self,
-        split: str,
-        ranking: str,
-        rank,
-        ties,
-        n_candidates,
-        groups: Iterable[str] | None = None,
+        self, split: str, ranking: str, counts: tuple, groups: Iterable[str] | None = None
     ) -> dict[str, float]:
-        """Metrics of one seed's counts (R,) in a ranking, by domain and by group of users.
-
-        groups: names of those wanted; by default all. Names as in `metrics_by_domain`.
-        """
-        domain, name = self.rows[split]["domain"], self.rankings[ranking]
-        masks = self.groups[split]
+        """Metrics of one seed's counts (rank, ties, n_candidates), (R,) each, in a ranking, by
+        domain and by group of users. groups: names of those wanted; by default all."""
+        masks, last = self.groups[split], (self.tie_weight, self.rankings[ranking])
         masks = masks if groups is None else {k: masks[k] for k in groups if k in masks}
-        counts = (rank, ties, n_candidates)
-        out = metrics_by_domain(*counts, domain, self.tie_weight, name)
-        return out | metrics_by_group(*counts, masks, self.tie_weight, name)
+        out = metrics_by_domain(*counts, self.rows[split]["domain"], *last)
+        return out | metrics_by_group(*counts, masks, *last)
 
     def stored(self, seeds: np.ndarray, ranks: Mapping[str, Mapping[str, Mapping]]) -> dict:
         """Arrays of ranks.npz out of {split: {ranking: counts}}, leaves (S, R) of padded rows.
@@ -91,15 +80,15 @@ class Evaluation:
         """
         out = {"seed": seeds}
         for split in SPLITS:
-            rows = self.rows[split]
-            n_rows = len(rows["target"])
-            out |= {f"{split}/user": rows["user"], f"{split}/domain": rows["domain"]}
+            user, domain = (self.rows[split][name] for name in ("user", "domain"))
+            out |= {f"{split}/user": user, f"{split}/domain": domain}
             out |= {f"{split}/in/{name}": mask for name, mask in self.groups[split].items()}
             for ranking, counts in ranks[split].items():
-                for field in COUNTS:
-                    values = np.asarray(counts[field])[:, :n_rows]
-                    values = values[0] if field == "n_candidates" else values
-                    out[f"{split}/{self.rankings[ranking]}/{field}"] = values
+                key = f"{split}/{self.rankings[ranking]}"
+                found = {
+                    f"{key}/{name}": np.asarray(counts[name])[:, : len(user)] for name in COUNTS
+                }
+                out |= found | {f"{key}/n_candidates": found[f"{key}/n_candidates"][0]}
         return out
 
     def of_seed(self, stored: Mapping[str, np.ndarray], slot: int) -> dict[str, float]:
@@ -111,14 +100,16 @@ class Evaluation:
         for split in SPLITS:
             for ranking, name in self.rankings.items():
                 key = f"{split}/{name}"
-                finite = stored[f"{key}/finite"][slot]
+                rank, ties, finite = (
+                    stored[f"{key}/{k}"][slot] for k in ("rank", "ties", "finite")
+                )
                 if not finite.all():
                     user = stored[f"{split}/user"][np.argmin(finite)]
                     raise UserError(
                         f"seed {stored['seed'][slot]}: non-finite score for user {user} ({key}): "
                         "expected finite scores"
                     )
-                rank, ties = (stored[f"{key}/{field}"][slot] for field in ("rank", "ties"))
-                found = self.metrics(split, ranking, rank, ties, stored[f"{key}/n_candidates"])
+                counts = rank, ties, stored[f"{key}/n_candidates"]
+                found = self.metrics(split, ranking, counts)
                 out |= {f"{split}/{metric}": value for metric, value in found.items()}
         return out

@@ -39,27 +39,20 @@ def real(default: float, meaning: str, low: float = 0, high: float = math.inf, a
     expected += f" to {high}" if high < math.inf else ("" if above else " up")
 
     def holds(value):
-        is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-        return (
-            is_number
-            and math.isfinite(value)
-            and low <= value <= high
-            and (value != low or not above)
-        )
+        if not isinstance(value, (int, float)) or isinstance(value, bool) or math.isinf(value):
+            return False
+        return low <= value <= high and not (above and value == low)  # NaN is not
 
     return field(default, holds, expected, meaning)
 
 
 def one_of(default: Any, meaning: str, *choices: Any, free=False):
     """One of `choices`."""
-    expected = "one of " + ", ".join(map(str, choices))
-    return field(
-        default,
-        lambda v: any(v == c and type(v) is type(c) for c in choices),
-        expected,
-        meaning,
-        free,
-    )
+
+    def holds(value):
+        return any(value == one and type(value) is type(one) for one in choices)
+
+    return field(default, holds, "one of " + ", ".join(map(str, choices)), meaning, free)
 
 
 def flag(default: bool, meaning: str, free=False):
@@ -69,10 +62,12 @@ def flag(default: bool, meaning: str, free=False):
 
 def text(default: str | None, meaning: str, free=False):
     """Text; None too where that is the default."""
+
+    def holds(value):
+        return isinstance(value, str) or (value is default is None)
+
     expected = "text" if default is not None else "text or None"
-    return field(
-        default, lambda v: isinstance(v, str) or (v is default is None), expected, meaning, free
-    )
+    return field(default, holds, expected, meaning, free)
 
 
 def quirk(meaning: str, corrected: bool = False):

@@ -20,28 +20,29 @@ import numpy as np
 from oa_jax.errors import UserError
 
 
-def local(path: str | os.PathLike, flag: str) -> pathlib.Path:
-    """The path that `flag` was given, `~` expanded.
+def local(path: str | os.PathLike, flag: str = "") -> pathlib.Path:
+    """A path that a user gave, with `flag` if it was one; `~` expanded.
 
     Raises UserError for a URL: pathlib would take gs://bucket for a folder `gs:` of this one.
     """
+    given = f"{flag}={path}" if flag else path
     if re.match(r"[a-z][a-z0-9+.-]+:/", str(path)):
-        raise UserError(f"{flag}={path}: a URL: expected a path in a file system that is mounted")
+        raise UserError(f"{given}: a URL: expected a path in a file system that is mounted")
     try:
         return pathlib.Path(path).expanduser()
-    except RuntimeError as error:  # no home directory
-        raise UserError(f"{flag}={path}: {error}") from None
+    except RuntimeError:
+        raise UserError(f"{given}: there is no home folder: expected a path without ~") from None
 
 
 def check_writable(path: str | os.PathLike, flag: str) -> None:
     """Raise UserError if a file `path` could not be written now: before work that takes long."""
-    folder = local(path, flag).parent
-    if not folder.is_dir():
+    file = local(path, flag)
+    if not file.parent.is_dir():
         raise UserError(f"{flag}={path}: no such folder: expected a file in one that exists")
     try:
-        if local(path, flag).is_dir():
+        if file.is_dir():
             raise OSError(errno.EISDIR, os.strerror(errno.EISDIR))
-        tempfile.TemporaryFile(dir=folder).close()
+        tempfile.TemporaryFile(dir=file.parent).close()
     except OSError as error:
         raise UserError(f"{flag}={path}: cannot write there: {error.strerror}") from None
 
@@ -104,7 +105,7 @@ def write_npz(path: str | os.PathLike, arrays: dict[str, np.ndarray]) -> pathlib
 def read_json(
     path: str | os.PathLike, expected: str = "a JSON file", kind: type | tuple[type, ...] = dict
 ) -> Any:
-    """The value in a JSON file, an instance of `kind`.
+    """The value in a JSON file, an instance of `kind`: dict, list or (dict, list).
 
     expected: what the file should be, in words, for the error. Raises UserError naming the file
     when it is missing, not JSON, or of another kind.
@@ -117,11 +118,9 @@ def read_json(
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path}: not valid JSON: {error}: expected {expected}") from None
     if not isinstance(value, kind):
-        found, names = type(value).__name__, {dict: "an object", list: "a list"}
-        names[dict, list] = "an object or a list"
-        raise UserError(
-            f"{path}: holds a {found}, not {names.get(kind, kind)}: expected {expected}"
-        )
+        names = {dict: "an object", list: "a list", (dict, list): "an object or a list"}
+        found = type(value).__name__
+        raise UserError(f"{path}: holds a {found}, not {names[kind]}: expected {expected}")
     return value
 
 

@@ -6,6 +6,7 @@ A file has `get_config(argument)` and returns a `ml_collections.ConfigDict`, so 
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.machinery
 import importlib.util
 import pathlib
@@ -25,20 +26,12 @@ EXPECTED = "a file such as configs/abxi.py:gca=early"
 
 def base(backbone: str) -> ConfigDict:
     """Every field of a backbone with its default, to change and to return from `get_config`."""
-    out = ConfigDict()
-    for name, one in fields_of(known.fields(choice("backbone", backbone, known.NAMES))):
-        *groups, last = name.split(".")
-        node = out
-        for group in groups:
-            if group not in node:
-                node[group] = ConfigDict()
-            node = node[group]
+    kind = known.fields(choice("backbone", backbone, known.NAMES))
+    out = ConfigDict(dataclasses.asdict(kind()))
+    for name, one in fields_of(kind):
         if one.default is None:  # a placeholder, so that the command line knows its type
-            node[last] = config_dict.placeholder(bool if groups == ["quirks"] else str)
-        else:
-            node[last] = one.default
-    if "quirks" not in out:
-        out.quirks = ConfigDict()
+            type_ = bool if name.startswith("quirks.") else str
+            out.update_from_flattened_dict({name: config_dict.placeholder(type_)})
     return out
 
 
@@ -47,16 +40,23 @@ def configure(backbone: str, *layers: Mapping[str, Any] | None | bool) -> Config
     earlier ones. A layer that is None or False is left out."""
     config = base(backbone)
     for layer in filter(None, layers):
-        for name, value in layer.items():
-            *groups, last = name.split(".")
-            node = config
-            for group in groups:
-                node = node.get(group, {})
-            if last not in node:
-                above = ".".join(["--config", *groups])
-                raise UserError(unknown_field(name, last, above, list(node)))
-            node[last] = value
+        for name in layer:
+            check_field(config, name)
+        config.update_from_flattened_dict(layer)
     return config
+
+
+def check_field(config: ConfigDict, name: str) -> None:
+    """Raise UserError unless the dotted name is that of a single value."""
+    node, above = config, "--config"
+    for part in name.split("."):
+        if not isinstance(node, ConfigDict):
+            raise UserError(f"--config.{name}: no such field: {above} is a single value")
+        if part not in node:
+            raise UserError(unknown_field(name, part, above, list(node)))
+        node, above = node[part], f"{above}.{part}"
+    if isinstance(node, ConfigDict):
+        raise UserError(f"{above}: a group: expected one of its fields {', '.join(node)}")
 
 
 def arguments(text: str | None, defaults: Mapping[str, str]) -> dict[str, str]:
@@ -71,7 +71,6 @@ def arguments(text: str | None, defaults: Mapping[str, str]) -> dict[str, str]:
 
 
 def is_true(name: str, value: str) -> bool:
-    """Whether a flag among the arguments is set."""
     return choice(name, value, ("true", "false")) == "true"
 
 
@@ -86,13 +85,6 @@ def places(text: str) -> tuple[int, ...]:
     return tuple(int(part) for part in parts)
 
 
-def folder() -> pathlib.Path:
-    """Where the files of configs/ lie: in the checkout, or inside an installed package."""
-    package = pathlib.Path(oa_jax.__file__).parent
-    inside = package / "configs"
-    return inside if inside.is_dir() else package.parent / "configs"
-
-
 def load(reference: str) -> ConfigDict:
     """What `get_config(ARGUMENTS)` of FILE.py returns, for `FILE.py:ARGUMENTS`.
 
@@ -102,7 +94,8 @@ def load(reference: str) -> ConfigDict:
     path, *argument = reference.split(":", 1)
     file = pathlib.Path(path)
     if not file.is_file() and file.parts[:1] == ("configs",):
-        file = folder().joinpath(*file.parts[1:])
+        package = pathlib.Path(oa_jax.__file__).parent  # configs/ lies inside or, in a checkout, at
+        file = next(filter(pathlib.Path.is_file, (package / file, package.parent / file)), file)
     if not file.is_file():
         raise UserError(f"--config={path}: no such file: expected {EXPECTED}")
     loader = importlib.machinery.SourceFileLoader("experiment_file", str(file))

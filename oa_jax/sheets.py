@@ -7,12 +7,21 @@ import dataclasses
 import html
 import io
 
-LATEX = {
-    **{"\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "_": r"\_", "#": r"\#", "$": r"\$"},
-    **{"{": r"\{", "}": r"\}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"},
-    **{"±": r"$\pm$", "−": "$-$", "·": r"$\cdot$", "–": "--", "λ": r"$\lambda$", "ρ": r"$\rho$"},
-    **{"|": r"$|$", "<": "$<$", ">": "$>$", "′": r"$'$", "→": r"$\to$", "×": r"$\times$"},
-}
+LATEX = str.maketrans(
+    {
+        **{"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"},
+        **{sign: "\\" + sign for sign in "&%_#${}"},
+        **{
+            "±": r"$\pm$",
+            "−": "$-$",
+            "·": r"$\cdot$",
+            "–": "--",
+            "λ": r"$\lambda$",
+            "ρ": r"$\rho$",
+        },
+        **{"|": r"$|$", "<": "$<$", ">": "$>$", "′": r"$'$", "→": r"$\to$", "×": r"$\times$"},
+    }
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,14 +39,8 @@ class Sheet:
         from rich.markup import escape  # a run's folder may be called [red]
         from rich.table import Table
 
-        table = Table(
-            title=escape(self.title) or None,
-            title_justify="left",
-            title_style="bold",
-            box=None,
-            pad_edge=False,
-            header_style="bold",
-        )
+        looks = {"title_justify": "left", "title_style": "bold", "header_style": "bold"}
+        table = Table(title=escape(self.title) or None, box=None, pad_edge=False, **looks)
         for i, name in enumerate(self.header):
             table.add_column(name, justify="left" if i < self.words else "right")
         for row in self.rows:
@@ -60,38 +63,33 @@ class Sheet:
 
     def latex(self) -> str:
         """A table that needs the packages booktabs and graphicx."""
-
-        def line(cells):
-            return " & ".join("".join(LATEX.get(c, c) for c in cell) for cell in cells) + r" \\"
-
-        columns = "l" * self.words + "r" * (len(self.header) - self.words)
-        caption = "".join(LATEX.get(c, c) for c in self.title)
-        return "\n".join(
-            [
-                r"\begin{table}",
-                rf"\caption{{{caption}}}",
-                r"\resizebox{\linewidth}{!}{%",
-                rf"\begin{{tabular}}{{{columns}}}",
-                r"\toprule",
-                line(self.header),
-                r"\midrule",
-                *map(line, self.rows),
-                r"\bottomrule",
-                r"\end{tabular}}",
-                r"\end{table}",
-                "",
-            ]
+        header, *rows = (
+            " & ".join(cell.translate(LATEX) for cell in row) + r" \\"
+            for row in (self.header, *self.rows)
         )
+        body = "\n".join(rows)
+        columns = "l" * self.words + "r" * (len(self.header) - self.words)
+        return rf"""\begin{{table}}
+\caption{{{self.title.translate(LATEX)}}}
+\resizebox{{\linewidth}}{{!}}{{%
+\begin{{tabular}}{{{columns}}}
+\toprule
+{header}
+\midrule
+{body}
+\bottomrule
+\end{{tabular}}}}
+\end{{table}}
+"""
 
     def html(self) -> str:
         def line(cells, tag):
-            kinds = ["" if i < self.words else ' class="n"' for i in range(len(cells))]
             scope = ' scope="col"' if tag == "th" else ""
-            inner = [
-                f"<{tag}{kind}{scope}>{html.escape(cell)}</{tag}>"
-                for kind, cell in zip(kinds, cells, strict=True)
-            ]
-            return "<tr>" + "".join(inner) + "</tr>"
+            inner = ""
+            for i, cell in enumerate(cells):
+                kind = "" if i < self.words else ' class="n"'
+                inner += f"<{tag}{kind}{scope}>{html.escape(cell)}</{tag}>"
+            return f"<tr>{inner}</tr>"
 
         body = "\n".join(line(row, "td") for row in self.rows)
         return (

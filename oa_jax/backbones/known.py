@@ -26,12 +26,16 @@ def parts(config: Config) -> Parts:
 
 
 def resolve(values: Any) -> Config:
-    """Values of any source as a checked configuration; see `configuration.build`."""
+    """Values of any source as a checked configuration.
+
+    values: a `Config`, a `ml_collections.ConfigDict` or nested dictionaries. Raises UserError
+    naming the field, what was found and what was expected.
+    """
     values = values.to_dict() if hasattr(values, "to_dict") else values
-    name = values.get("backbone") if isinstance(values, dict) else None
     if not isinstance(values, dict):
         raise UserError(f"--config: found {type(values).__name__}, expected an object")
-    return configuration.build(fields(choice("--config.backbone", name, NAMES)), values)
+    name = choice("--config.backbone", values.get("backbone"), NAMES)
+    return configuration.build(fields(name), values)
 
 
 def having(part: str) -> dict[str, ModuleType]:

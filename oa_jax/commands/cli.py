@@ -10,6 +10,7 @@ import sys
 import traceback
 import warnings
 from collections.abc import Iterator
+from typing import Any
 
 from absl import app, flags, logging
 from jax.errors import JaxRuntimeError
@@ -18,7 +19,8 @@ from rich import console as rich_console
 
 from oa_jax import presets, processes
 from oa_jax.backbones import known
-from oa_jax.configuration import Config, unknown_field
+from oa_jax.configuration import Config
+from oa_jax.data.sources import DIRECTORY_VARIABLE
 from oa_jax.engine.compilation import set_switches
 from oa_jax.errors import Interrupted, UserError
 
@@ -35,10 +37,10 @@ WIDTH = None if sys.stdout and sys.stdout.isatty() else 160
 console = Console(highlight=False, emoji=False, width=WIDTH)
 
 flags.disclaim_key_flags()  # --config belongs to the command, whose --help shows it
-A_CONFIG = presets.EXPECTED
 TEMPORARY = 75  # EX_TEMPFAIL of sysexits.h
 # What stands for a sign that the output's encoding has not.
 SIGNS = {"±": "+/-", "−": "-", "–": "-", "…": "...", "×": "x", "·": ".", "≤": "<=", "→": "->"}
+A_CONFIG = presets.EXPECTED
 # Messages of absl and ml_collections (patterns) -> what they mean to a user.
 FLAG_ERRORS = {
     r"invalid literal for int\(\) .*": "expected a whole number",
@@ -88,6 +90,12 @@ def write_any_sign() -> None:
             stream.reconfigure(errors="oa_jax")
 
 
+def define_data_dir() -> None:
+    """--data_dir, of a command that looks at prepared sets."""
+    meaning = f"Folder of the prepared sets; by default {DIRECTORY_VARIABLE}."
+    flags.DEFINE_string("data_dir", None, meaning)
+
+
 def define_config() -> None:
     """--config=FILE.py[:ARGUMENTS] with overrides --config.a.b=VALUE."""
     meaning = "FILE.py[:a=x,b=y] of the experiment; --config.a.b=VALUE after it changes a field."
@@ -103,12 +111,25 @@ def define_distributed() -> None:
     flags.DEFINE_string("distributed", "auto", f"Processes of this run: {processes.EXPECTED}.")
 
 
+def given(name: str, expected: str) -> Any:
+    """The value of a flag, which has to be there: `expected` says in words what."""
+    value = flags.FLAGS[name].value
+    if not value:
+        raise UserError(f"--{name}: missing: expected {expected}")
+    return value
+
+
+def data_dir() -> str:
+    """The folder of prepared sets, of --data_dir or the environment."""
+    directory = flags.FLAGS.data_dir or os.environ.get(DIRECTORY_VARIABLE)
+    if not directory:
+        raise UserError(f"--data_dir: missing: expected a folder, or {DIRECTORY_VARIABLE} set")
+    return directory
+
+
 def config_value() -> Config:
     """The checked configuration that the command line gives."""
-    config = flags.FLAGS.config
-    if config is None:
-        raise UserError(f"--config: missing: expected {A_CONFIG}")
-    return known.resolve(config)
+    return known.resolve(given("config", A_CONFIG))
 
 
 class ConfigFile(flags.ArgumentParser):
@@ -122,19 +143,8 @@ class ConfigFile(flags.ArgumentParser):
 
 def check_overrides(config: ConfigDict, argv: list[str]) -> None:
     """Raise UserError for a --config.a.b that is no field, or is a group of fields."""
-    matches = (re.match(r"--?(?:no)?config\.([^=]*)", word) for word in argv)
-    for field in (match[1] for match in matches if match):
-        node, above = config, "--config"
-        for part in field.split("."):
-            if part not in node:
-                raise UserError(unknown_field(field, part, above, list(node)))
-            node, above = node[part], f"{above}.{part}"
-            if not isinstance(node, ConfigDict):
-                break
-        if isinstance(node, ConfigDict):
-            raise UserError(f"{above}: a group: expected one of its fields {', '.join(node)}")
-        if above != f"--config.{field}":
-            raise UserError(f"--config.{field}: no such field: {above} is a single value")
+    for match in filter(None, (re.match(r"--?(?:no)?config\.([^=]*)", word) for word in argv)):
+        presets.check_field(config, match[1])
 
 
 def run(main, positional: str | None = None, resumes: bool = False) -> None:
@@ -173,7 +183,10 @@ def run(main, positional: str | None = None, resumes: bool = False) -> None:
             with one_line_errors(resumes=False):
                 return flags.FLAGS(argv, known_only=False)
         except flags.Error as error:
-            fail(plain_flag_error(str(error)))
+            message = str(error)
+            for found, said in FLAG_ERRORS.items():
+                message = re.sub(found, said, message)
+            fail(message)
         except SystemExit as left:
             sys.exit(left.code if left.code != 1 else 0)  # --help, which absl ends with status 1
 
@@ -192,18 +205,19 @@ def one_line_errors(resumes: bool) -> Iterator[None]:
         sys.exit(0)
     except OSError as error:
         fail(f"{error.filename or 'input or output'}: {error.strerror or error}")
-    except MemoryError as error:
-        fail(f"out of memory: {error}")
     except Interrupted as error:
         if processes.is_first():
             print(f"interrupted: {error}: the same command goes on there", file=sys.stderr)
         sys.exit(130 if error.by_key else TEMPORARY)
-    except JaxRuntimeError as error:
-        if "RESOURCE_EXHAUSTED" in str(error):
+    except (MemoryError, JaxRuntimeError) as error:
+        if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error):
             fail(f"out of memory: {error}")
         if not processes.several():
             raise
-        leave(f"another process of this run is lost: {error}")
+        reason = " ".join(str(error).split())[:260]
+        print(f"interrupted: another process of this run is lost: {reason}", file=sys.stderr)
+        sys.stderr.flush()
+        os._exit(TEMPORARY)  # without waiting for the others, which would be in vain
     except (RuntimeError, AssertionError) as error:
         if not traceback.extract_tb(error.__traceback__)[-1].filename.endswith("xla_bridge.py"):
             raise
@@ -213,19 +227,6 @@ def one_line_errors(resumes: bool) -> Iterator[None]:
         hint = ": the same command goes on after the last epoch that was saved" if resumes else ""
         print(f"interrupted{hint}", file=sys.stderr)
         sys.exit(130)
-
-
-def plain_flag_error(message: str) -> str:
-    """A message of absl or ml_collections with what was expected said in words."""
-    for found, said in FLAG_ERRORS.items():
-        message = re.sub(found, said, message)
-    return message
-
-
-def leave(error) -> None:
-    """Print one line and exit with status 75, without waiting for the other processes."""
-    print("interrupted: " + " ".join(str(error).split())[:300], file=sys.stderr, flush=True)
-    os._exit(TEMPORARY)
 
 
 def fail(error) -> None:

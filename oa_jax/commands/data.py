@@ -11,7 +11,6 @@ Sets lie below --data_dir, by default OA_DATA_DIR; --raw_dir is by default the s
 
 from __future__ import annotations
 
-import os
 import pathlib
 
 from absl import flags
@@ -20,11 +19,10 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeR
 from oa_jax.commands import cli
 from oa_jax.configuration import choice
 from oa_jax.data import catalogue, store
-from oa_jax.data.sources import DIRECTORY_VARIABLE
 from oa_jax.errors import UserError
 from oa_jax.sheets import Sheet
 
-flags.DEFINE_string("data_dir", None, f"Folder of prepared sets; by default {DIRECTORY_VARIABLE}.")
+cli.define_data_dir()
 flags.DEFINE_string("raw_dir", None, "Folder at or below which the raw files lie.")
 flags.DEFINE_bool("download", False, "prepare: fetch missing files that have a URL into raw_dir.")
 flags.DEFINE_enum(
@@ -51,23 +49,15 @@ def main(words: list[str]) -> int:
     try:
         return max(COMMANDS[command](name) or 0 for name in names)
     except ModuleNotFoundError as error:
-        found = f"{error.name} is not installed"
         raise UserError(
-            f"{command}: {found}: expected the extra `data`: pip install -e '.[data]'"
+            f"{command}: {error.name} is not installed: expected the extra `data`: "
+            "pip install -e '.[data]'"
         ) from None
-
-
-def data_dir() -> str:
-    """The folder of prepared sets, of the flag or the environment."""
-    directory = flags.FLAGS.data_dir or os.environ.get(DIRECTORY_VARIABLE)
-    if not directory:
-        raise UserError(f"--data_dir: missing: expected a folder, or {DIRECTORY_VARIABLE} set")
-    return directory
 
 
 def raw_dir() -> str:
     """The folder of raw files, which has to be there."""
-    directory = flags.FLAGS.raw_dir or data_dir()
+    directory = flags.FLAGS.raw_dir or cli.data_dir()
     if not store.place(directory).is_dir():
         raise UserError(f"--raw_dir={directory}: no such folder: expected that of the raw files")
     return directory
@@ -75,19 +65,15 @@ def raw_dir() -> str:
 
 def show_list() -> None:
     """Prepared sets with their sizes; for the others each source and the file that is missing."""
-    directory, raw = data_dir(), raw_dir()
-    rows, damaged = [], None
+    directory, raw, rows, damaged = cli.data_dir(), raw_dir(), [], None
     for data_set in catalogue.SETS.values():
-        if store.is_prepared(directory, data_set.name):
-            try:
-                lines = [state(data_set.name)]
-            except UserError as error:
-                damaged = damaged or error
-                lines = ["damaged: see the error below"]
-        else:
-            lines = [_files(source, raw) for source in data_set.sources]
+        try:
+            prepared = store.is_prepared(directory, data_set.name) and [state(data_set.name)]
+            lines = prepared or [_files(source, raw) for source in data_set.sources]
+        except UserError as error:
+            damaged, lines = damaged or error, ["damaged: see the error below"]
         lead = [data_set.name, data_set.protocol, " + ".join(data_set.domains)]
-        rows += [[*([""] * 3 if k else lead), line] for k, line in enumerate(lines)]
+        rows += [[*(lead if k == 0 else [""] * 3), line] for k, line in enumerate(lines)]
     Sheet("", ["name", "protocol", "A + B", "state"], rows, words=4).show(cli.console)
     if damaged:
         raise damaged
@@ -95,11 +81,11 @@ def show_list() -> None:
 
 def state(name: str) -> str:
     """What is prepared, in a line."""
-    facts = store.read_metadata(store.folder(data_dir(), name))
-    users, events, (n_a, n_b) = facts["n_users"], facts["n_events"], facts["n_items"]
+    facts = store.read_metadata(store.folder(cli.data_dir(), name))
+    a, b = facts["n_items"]
     return (
-        f"prepared: {users:,} sequences, {n_a:,} + {n_b:,} items, {events:,} events, "
-        f"fingerprint {facts['fingerprint']}"
+        f"prepared: {facts['n_users']:,} sequences, {a:,} + {b:,} items, "
+        f"{facts['n_events']:,} events, fingerprint {facts['fingerprint']}"
     )
 
 
@@ -117,11 +103,10 @@ def prepare(name: str) -> None:
     from oa_jax.data.prepare import prepare as make
     from oa_jax.data.texts import Reading
 
-    directory, raw = data_dir(), raw_dir()
+    directory, raw, tasks = cli.data_dir(), raw_dir(), {}
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn())
     options = {"transient": True, "disable": not cli.console.is_terminal}
     with Progress(*columns, TimeRemainingColumn(), console=cli.console, **options) as bar:
-        tasks = {}
 
         def on_bytes(path, n_bytes):
             if path not in tasks:
@@ -143,7 +128,7 @@ def describe(name: str) -> None:
     from oa_jax.data.describe import describe as figures
     from oa_jax.data.describe import plot
 
-    data = store.load(data_dir(), name)
+    data = store.load(cli.data_dir(), name)
     path = pathlib.Path(flags.FLAGS.png or data.directory.parent / f"{name}.png")
     plot(data, path)
     facts = data.metadata
@@ -160,7 +145,7 @@ def check(name: str) -> int:
     """Print what was looked at; 1 if something is an error."""
     from oa_jax.data import check as checks
 
-    lines = checks.check(data_dir(), name)
+    lines = checks.check(cli.data_dir(), name)
     for level, line in lines:
         cli.say(f"{name}: {level}: {line}")
     return int(any(level == checks.ERROR for level, _ in lines))

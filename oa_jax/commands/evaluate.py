@@ -6,7 +6,6 @@ Of a run that has not ended the table is shown, and nothing is written: it can g
 from __future__ import annotations
 
 import contextlib
-import os
 import tempfile
 
 import numpy as np
@@ -15,12 +14,13 @@ from absl import flags
 from oa_jax import experiment as experiment_lib
 from oa_jax import files, processes
 from oa_jax.commands import cli, report
-from oa_jax.configuration import MESH_EXPECTED
+from oa_jax.configuration import MESH_EXPECTED, Config
 from oa_jax.engine import mesh
 from oa_jax.engine.compilation import use_compilation_cache
+from oa_jax.engine.state import State
 from oa_jax.errors import UserError
+from oa_jax.experiment import Experiment
 from oa_jax.runs.checkpoint import Checkpoints
-from oa_jax.runs.environment import environment
 from oa_jax.runs.run import RANKING, check_same_data, conclude, stored_config
 from oa_jax.runs.workdir import Workdir
 
@@ -31,19 +31,13 @@ cli.define_distributed()
 
 
 def main(_):
-    path = flags.FLAGS.workdir
-    if not path:
-        raise UserError("--workdir: missing: expected the folder of a run")
-    if not os.path.isfile(os.path.join(path, "config.json")):
+    path = files.local(cli.given("workdir", "the folder of a run"), "--workdir")
+    if not (path / "config.json").is_file():
         raise UserError(f"--workdir={path}: no config.json in it: expected the folder of a run")
     with Workdir(path) as workdir, contextlib.ExitStack() as cleanup:
-        config = stored_config(workdir)
-        if flags.FLAGS.data_dir:
-            config = config.replace(data={"dir": flags.FLAGS.data_dir})
-        config = config.replace(mesh=given_mesh())
         use_compilation_cache(cli.say)
-        experiment = experiment_lib.build(config)
-        check_same_data(workdir, environment(experiment))
+        experiment = experiment_lib.build(config_of(workdir))
+        check_same_data(workdir, {"fingerprints": experiment.identity()})
         epoch, states, seconds = newest(experiment, workdir)
         cli.say(f"best parameters of the checkpoint after epoch {epoch}")
         target, before = workdir, None
@@ -55,22 +49,28 @@ def main(_):
         cli.say(RANKING)
         summary = conclude(experiment, target, states, seconds)
         if before is not None:
-            cli.say(f"ranks {compare(before, stored_ranks(workdir))} the stored ones")
-    if processes.is_first():
-        report.show([report.described(summary, path)])
-    return report.status(summary, cli.say)
+            after = stored_ranks(workdir)
+            same = before.keys() == after.keys() and all(
+                np.array_equal(before[name], after[name]) for name in before
+            )
+            cli.say(f"ranks {'equal' if same else 'differ from'} the stored ones")
+    return report.conclude([report.described(summary, path)])
 
 
-def given_mesh() -> str:
-    """--mesh. Raises UserError for what is none, or needs more devices than there are."""
+def config_of(workdir: Workdir) -> Config:
+    """The run's configuration with --data_dir and --mesh. Raises UserError for a mesh that is none,
+    or needs more devices than there are."""
+    config, sizes = stored_config(workdir), flags.FLAGS.mesh
+    if flags.FLAGS.data_dir:
+        config = config.replace(data={"dir": flags.FLAGS.data_dir})
     try:
-        mesh.Layout.of(flags.FLAGS.mesh, flag="--mesh")
+        mesh.Layout.of(sizes, flag="--mesh")
     except ValueError:
-        raise UserError(f"--mesh={flags.FLAGS.mesh}: expected {MESH_EXPECTED}") from None
-    return flags.FLAGS.mesh
+        raise UserError(f"--mesh={sizes}: expected {MESH_EXPECTED}") from None
+    return config.replace(mesh=sizes)
 
 
-def newest(experiment, workdir):
+def newest(experiment: Experiment, workdir: Workdir) -> tuple[int, State, dict[str, float]]:
     """(epoch, states, seconds) of the newest checkpoint."""
     found = None
     if workdir.checkpoints.is_dir():
@@ -90,12 +90,6 @@ def stored_ranks(workdir: Workdir) -> dict[str, np.ndarray] | None:
     except UserError as error:
         cli.say(f"{error}: written anew")
         return None
-
-
-def compare(before, after) -> str:
-    same = before.keys() == after.keys()
-    same = same and all(np.array_equal(before[name], after[name]) for name in before)
-    return "equal" if same else "differ from"
 
 
 def start() -> None:

@@ -9,7 +9,6 @@ from absl import flags
 
 from oa_jax import files, presets
 from oa_jax.commands import cli, report
-from oa_jax.errors import UserError
 from oa_jax.events.world import World, generate, topic_oracles
 from oa_jax.runs.run import run
 
@@ -21,8 +20,7 @@ VARIANTS = {"baseline": "none", "gca_early": "early"}
 
 def main(_):
     redundancy = flags.FLAGS.redundancy
-    if not flags.FLAGS.workdir:
-        raise UserError("--workdir: empty: expected a folder for the two runs")
+    folder = files.local(cli.given("workdir", "a folder for the two runs"), "--workdir")
     world = World(redundancy=redundancy)
     oracle = topic_oracles(world, generate(world)).summary()
     cli.say(
@@ -33,11 +31,10 @@ def main(_):
     for name, gca in VARIANTS.items():
         config = presets.load(f"configs/abxi.py:pair=synthetic,gca={gca}")
         config.data.world.redundancy = redundancy
-        workdir = files.local(flags.FLAGS.workdir, "--workdir") / name
-        summaries.append(report.described(run(config, workdir, cli.say), workdir))
-    report.show(summaries)
+        summaries.append(report.described(run(config, folder / name, cli.say), folder / name))
+    status = report.conclude(summaries)
     cli.say("\nnull: |cos| of independent random directions of this width; init: before training")
-    return max(report.status(summary, cli.say) for summary in summaries)
+    return status
 
 
 def start() -> None:

@@ -11,12 +11,13 @@ import json
 import math
 import os
 import pathlib
+import re
 import sys
 from collections.abc import Callable
 
 from absl import flags
 
-from oa_jax import files
+from oa_jax import files, processes
 from oa_jax.commands import cli
 from oa_jax.errors import UserError
 from oa_jax.sheets import Sheet
@@ -24,6 +25,7 @@ from oa_jax.sheets import Sheet
 METRICS = ("ndcg@1", "ndcg@10", "hr@10", "mrr", "auc")
 EXPECTED = "the summary of a run"
 FIELDS = {"label": str, "n_parameters": int, "mean": dict, "sd": dict, "per_seed": list}
+ANGLES = ("xy_abs_cos", "gate_mean")
 LEAD = {"run": "run", "model": "label", "data": "data", "protocol": "protocol"}
 
 
@@ -33,16 +35,19 @@ def show(summaries: list[dict], split: str = "test", groups: bool = False) -> No
         columns = list(zip(*sheet.rows, strict=True))
         same = [i for i in range(sheet.words) if len(set(columns[i])) == 1]
         title = ", ".join(f"{sheet.header[i]} {columns[i][0]}" for i in same)
-        kept = [i for i in range(len(sheet.header)) if i not in same]
-        rows = [[row[i] for i in kept] for row in sheet.rows]
-        header = [sheet.header[i] for i in kept]
+        header, *rows = (
+            [text for i, text in enumerate(row) if i not in same]
+            for row in (sheet.header, *sheet.rows)
+        )
         cli.console.print()
         Sheet(title, header, rows, sheet.words - len(same)).show(cli.console)
 
 
 def sheets(summaries: list[dict], split: str, groups: bool = False) -> list[Sheet]:
     """Quality by domain and ranking; and GCA's angles if any of the runs has it."""
-    out = [_quality(summaries, split, groups)]
+    header = [*LEAD, "parameters", "epochs", "users" if groups else "domain", "ranking"]
+    quality = [row for summary in summaries for row in _quality(summary, split, groups)]
+    out = [Sheet("", header + [name.upper() for name in METRICS], quality, words=len(header))]
     angles = [row for summary in summaries for row in _angles(summary)]
     if angles:
         header = [*LEAD, "place", "|cos(X,X')| init", "trained", "null", "|cos(X,Y)|", "gate"]
@@ -50,47 +55,36 @@ def sheets(summaries: list[dict], split: str, groups: bool = False) -> list[Shee
     return out
 
 
-def _quality(summaries, split, groups):
-    header = [*LEAD, "parameters", "epochs", "users" if groups else "domain", "ranking"]
-    rows = []
-    for summary in summaries:
-        lead = [*_lead(summary), f"{summary['n_parameters']:,}", cell(summary, "epochs", 0)]
-        for domain in _user_sets(summary, split, groups):
-            for ranking in _rankings(summary, split):
-                values = [cell(summary, f"{split}/{domain}/{m}/{ranking}", 4) for m in METRICS]
-                rows.append([*lead, domain, ranking, *values])
-    return Sheet("", header + [name.upper() for name in METRICS], rows, words=len(header))
-
-
 def _lead(summary):
     return [str(summary.get(field, "–")) for field in LEAD.values()]
 
 
-def _user_sets(summary, split, groups):
-    """A, B, `all` where there is such a set; with `groups` every other one that is measured."""
-    found = [name.split("/") for name in summary["mean"] if name.startswith(f"{split}/")]
-    named = list(dict.fromkeys(parts[1] for parts in found if parts[2:] == ["users"]))
+def _quality(summary, split, groups):
+    """A row for each set of users, A and B first, and ranking."""
+    found = [name.split("/")[1:] for name in summary["mean"] if name.startswith(f"{split}/")]
+    named = dict.fromkeys(users for users, *rest in found if rest == ["users"])
     more = [name for name in named if name not in "AB" and (groups or name == "all")]
-    return ["A", "B", *more]
-
-
-def _rankings(summary, split):
-    found = [name.split("/") for name in summary["mean"] if name.startswith(f"{split}/A/mrr/")]
-    return [parts[-1] for parts in found] or ["–"]  # every seed diverged
+    # Without any, every seed has diverged.
+    rankings = [ranking for *of, ranking in found if of == ["A", "mrr"]] or ["–"]
+    lead = [*_lead(summary), f"{summary['n_parameters']:,}", cell(summary, "epochs", 0)]
+    return [
+        [*lead, users, ranking]
+        + [cell(summary, f"{split}/{users}/{metric}/{ranking}", 4) for metric in METRICS]
+        for users in ("A", "B", *more)
+        for ranking in rankings
+    ]
 
 
 def _angles(summary):
-    rows = []
+    rows, null = [], summary.get("null_abs_cos", math.nan)
     for name in summary["mean"]:
-        parts = name.split("/")
-        if parts[:2] != ["best", "gca"] or parts[-1] != "abs_cos":
+        match = re.fullmatch(r"best/(gca/([^/]+)/([^/]+))/abs_cos", name)
+        if not match:
             continue
-        key, null = "/".join(parts[1:4]), summary.get("null_abs_cos", math.nan)
-        init, *best = f"init/{key}/abs_cos", f"{key}/abs_cos", f"{key}/xy_abs_cos"
-        values = [cell(summary, n, 3) for n in (init, *(f"best/{n}" for n in best))]
-        values.insert(2, "–" if math.isnan(null) else f"{null:.3f}")
-        gate = cell(summary, f"best/{key}/gate_mean", 3)
-        rows.append([*_lead(summary), f"{parts[2]} {parts[3]}", *values, gate])
+        names = f"init/{match[1]}/abs_cos", name, *(f"best/{match[1]}/{e}" for e in ANGLES)
+        init, trained, xy, gate = (cell(summary, name, 3) for name in names)
+        null_text = "–" if math.isnan(null) else f"{null:.3f}"
+        rows.append([*_lead(summary), f"{match[2]} {match[3]}", init, trained, null_text, xy, gate])
     return rows
 
 
@@ -102,6 +96,13 @@ def cell(summary: dict, name: str, digits: int) -> str:
     if digits == 0:
         return f"{mean:.0f}" if not sd else f"{mean:.0f} ± {sd:.0f}"
     return f"{mean:.{digits}f}" + (f" ± {sd:.{digits}f}" if sd is not None else "")
+
+
+def conclude(summaries: list[dict]) -> int:
+    """Show the runs that a command has ended, once for all processes; its exit status."""
+    if processes.is_first():
+        show(summaries)
+    return max(status(summary, cli.say) for summary in summaries)
 
 
 def status(summary: dict, say: Callable[[str], None]) -> int:
@@ -135,8 +136,8 @@ def read(path: str) -> list[dict]:
 
 
 def _read(file, run):
-    summaries = files.read_json(file, EXPECTED, kind=(dict, list))
-    summaries = summaries if isinstance(summaries, list) else [summaries]
+    found = files.read_json(file, EXPECTED, kind=(dict, list))
+    summaries = found if isinstance(found, list) else [found]
     if not summaries:
         raise UserError(f"{file}: an empty list: expected {EXPECTED}")
     for summary in summaries:
@@ -157,23 +158,20 @@ def _check(summary, file):
 
 
 def described(summary: dict, workdir: str | os.PathLike) -> dict:
-    """`summary` with the names of run, data and protocol, as far as `workdir` knows."""
+    """`summary` with the names of run, data and protocol, as far as `workdir` knows. To the name of
+    the data comes their fingerprint: two synthetic worlds have the same name."""
     workdir = pathlib.Path(workdir).resolve()
-    found = {"run": workdir.name}
+    config, env = {}, {}
     if (workdir / "config.json").exists():
         config = files.read_json(workdir / "config.json", "the configuration of a run")
-        found |= {"data": _data_name(config, workdir), "protocol": config.get("protocol", "–")}
-    return found | summary
-
-
-def _data_name(config, workdir):
-    """Name and fingerprint: two synthetic worlds have the same name."""
-    data = config.get("data")
+    if config and (workdir / "env.json").exists():
+        env = files.read_json(workdir / "env.json", "the environment of a run")
+    data, prints = config.get("data"), env.get("fingerprints")
     name = str(data.get("name", "–")) if isinstance(data, dict) else "–"
-    if not (workdir / "env.json").exists():
-        return name
-    prints = files.read_json(workdir / "env.json", "the environment of a run").get("fingerprints")
-    return f"{name} {str(prints.get('data', ''))[:6]}" if isinstance(prints, dict) else name
+    if isinstance(prints, dict):
+        name += f" {str(prints.get('data', ''))[:6]}"
+    known = {"data": name, "protocol": config.get("protocol", "–")} if config else {}
+    return {"run": workdir.name} | known | summary
 
 
 def define_flags() -> None:
@@ -187,12 +185,11 @@ def define_flags() -> None:
 def output(summaries: list[dict]) -> None:
     """The tables in the form that the command line asks for."""
     form = flags.FLAGS.split, flags.FLAGS.groups
-    if flags.FLAGS.markdown or flags.FLAGS.csv:
-        found = sheets(summaries, *form)
-        texts = [sheet.csv() if flags.FLAGS.csv else sheet.markdown() for sheet in found]
-        print("\n".join(texts), end="")
-    else:
-        show(summaries, *form)
+    if not (flags.FLAGS.markdown or flags.FLAGS.csv):
+        return show(summaries, *form)
+    found = sheets(summaries, *form)
+    texts = [sheet.csv() if flags.FLAGS.csv else sheet.markdown() for sheet in found]
+    print("\n".join(texts), end="")
 
 
 def main(paths):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import pathlib
 
 from absl import flags
@@ -10,12 +9,10 @@ from rich.progress import track
 
 from oa_jax.commands import cli
 from oa_jax.data import store
-from oa_jax.data.sources import DIRECTORY_VARIABLE
-from oa_jax.errors import UserError
 from oa_jax.text import build, encoders
 from oa_jax.text.tables import Tables, default_folder
 
-flags.DEFINE_string("data_dir", None, f"Folder of the prepared sets; {DIRECTORY_VARIABLE} if none.")
+cli.define_data_dir()
 flags.DEFINE_string("name", None, "Prepared data set whose items are embedded.")
 flags.DEFINE_string(
     "encoder",
@@ -37,43 +34,35 @@ flags.DEFINE_string("cache_dir", None, "Folder of encoded chunks; the user's cac
 
 def main(_: list[str]) -> None:
     """Make the tables and say what they are."""
-    given = flags.FLAGS
-    data_dir = given.data_dir or os.environ.get(DIRECTORY_VARIABLE)
-    for name, value, expected in (
-        ("name", given.name, "a prepared data set"),
-        ("encoder", given.encoder, "an encoder, such as hashing"),
-        ("data_dir", data_dir, f"it, or {DIRECTORY_VARIABLE}"),
-    ):
-        if not value:
-            raise UserError(f"--{name}: missing: expected {expected}")
+    name = cli.given("name", "a prepared data set")
+    encoder = cli.given("encoder", "an encoder, such as hashing")
+    given, data_dir = flags.FLAGS, cli.data_dir()
     own = ("profiles", "global_width", "local_width", "split", "sees_validation", "chunk")
     options = build.Options(
-        given.encoder,
+        encoder,
         store.place(given.cache_dir) if given.cache_dir else encoders.default_directory(),
         track=lambda chunks: track(
             chunks, "encoding", console=cli.console, disable=not cli.console.is_terminal
         ),
         **{name: given[name].value for name in own},
     )
-    out = given.out or default_folder(data_dir, given.name)
-    cli.say(describe(build.write(store.load(data_dir, given.name), options, out, cli.say), out))
+    out = given.out or default_folder(data_dir, name)
+    cli.say(describe(build.write(store.load(data_dir, name), options, out, cli.say), out))
 
 
 def describe(tables: Tables, out: str | pathlib.Path) -> str:
     """One line: what was embedded by what, and how much of it the tables keep."""
     of = tables.metadata
-    encoder = of["encoder"]
+    encoder, kept = of["encoder"], of["explained_variance"]
     name = encoder.get("note") or encoder.get("name") or encoder["kind"]
     name += f" {', '.join(encoder['files'])}" if "files" in encoder else ""
-    kept = of["explained_variance"]
     shares = " ".join(f"{k} {v:.3f}" for k, v in kept.items()) if kept else "not known"
-    fields = ("global_table", "local_a", "local_b", "users")
-    sizes = ["x".join(map(str, getattr(tables, field).shape)) for field in fields]
-    empty = int((~tables.users.any(1)).sum())
+    parts = (tables.global_table, tables.local_a, tables.local_b, tables.users)
+    both, a, b, users = ("x".join(map(str, part.shape)) for part in parts)
     return (
-        f"{of['name']} by {name}: global {sizes[0]}, A {sizes[1]}, B {sizes[2]}, users {sizes[3]} "
-        f"({empty} without history); variance kept: {shares}; {of['n_items_without_text']} items "
-        f"without text; in {out}"
+        f"{of['name']} by {name}: global {both}, A {a}, B {b}, users {users} "
+        f"({int((~tables.users.any(1)).sum())} without history); variance kept: {shares}; "
+        f"{of['n_items_without_text']} items without text; in {out}"
     )
 
 

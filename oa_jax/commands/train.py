@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from absl import flags
 
-from oa_jax import processes
 from oa_jax.commands import cli, report
-from oa_jax.errors import UserError
 from oa_jax.runs.run import run
 
 flags.DEFINE_string("workdir", None, "Folder of the run: empty starts it, a begun one goes on.")
@@ -16,13 +14,9 @@ cli.define_distributed()
 
 
 def main(_):
-    if not flags.FLAGS.workdir:
-        raise UserError("--workdir: missing: expected a folder for the run")
-    given = flags.FLAGS
-    summary = run(cli.config_value(), given.workdir, cli.say, extend=given.extend)
-    if processes.is_first():
-        report.show([report.described(summary, flags.FLAGS.workdir)])
-    return report.status(summary, cli.say)
+    workdir = cli.given("workdir", "a folder for the run")
+    summary = run(cli.config_value(), workdir, cli.say, extend=flags.FLAGS.extend)
+    return report.conclude([report.described(summary, workdir)])
 
 
 def start() -> None:

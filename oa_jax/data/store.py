@@ -42,6 +42,7 @@ FIELDS = {
     **{"n_users": 1, "n_events": 1, "n_items": [1, 1], "domains": ["A", "B"], "quirks": {}},
 }
 Place = str | os.PathLike
+place = files.local  # a path that a user gave
 AGAIN = "remove the folder and prepare the set again"
 
 
@@ -99,14 +100,6 @@ def item_table(raw: tuple[list, list], texts: tuple[dict, dict] = ({}, {})) -> l
         {"id": number, "domain": domain, "raw": str(name)} | fields
         for number, (domain, name, fields) in enumerate(pairs, 1)
     ]
-
-
-def place(path: Place) -> pathlib.Path:
-    """A path that a user gave, `~` replaced. Raises UserError where there is no home folder."""
-    try:
-        return pathlib.Path(path).expanduser()
-    except RuntimeError:
-        raise UserError(f"{path}: there is no home folder: expected a path without ~") from None
 
 
 def folder(data_dir: Place, name: str) -> pathlib.Path:

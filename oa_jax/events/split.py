@@ -59,17 +59,15 @@ def leave_one_out(log: InteractionLog, skip_short: bool = False) -> Split:
     UserError is raised naming the first of them.
     """
     length = np.diff(log.offsets)
-    if skip_short:
-        there = length >= 3
-        places = ((length - 2, 0), (length - 2, -1), (length - 1, -1))
-        return Split(*(np.where(there, at, none).astype(np.int32) for at, none in places))
-    if (length < 3).any():
-        user = int(np.argmax(length < 3))
+    there = length >= 3
+    if not (skip_short or there.all()):
+        user = int(np.argmin(there))
         raise UserError(
             f"{log.name}: user {user}: found {length[user]} events, expected at least 3 "
             "for split leave_one_out"
         )
-    return Split(*(column.astype(np.int32) for column in (length - 2, length - 2, length - 1)))
+    places = ((length - 2, 0), (length - 2, -1), (length - 1, -1))
+    return Split(*(np.where(there, at, none).astype(np.int32) for at, none in places))
 
 
 def time_cuts(
@@ -83,10 +81,8 @@ def time_cuts(
 
     Raises UserError when a fraction is not above 0 or both together are not below 1.
     """
-    fractions = {"val_fraction": val_fraction, "test_fraction": test_fraction}
-    for field, value in fractions.items():
-        # Written so that NaN fails too.
-        if not 0 < value < 1:
+    for field, value in (("val_fraction", val_fraction), ("test_fraction", test_fraction)):
+        if not 0 < value < 1:  # NaN fails too
             raise UserError(f"{field}: found {value}, expected a number above 0 and below 1")
     if not val_fraction + test_fraction < 1:
         raise UserError(
@@ -118,11 +114,12 @@ def global_time(
     """
     cuts = time_cuts(log, val_fraction, test_fraction)
     # Times never run backwards within a user, so "before the cut" is a prefix of its sequence.
-    n_before = [np.bincount(log.user, log.time < cut, log.n_users).astype(np.int32) for cut in cuts]
-    n_train, n_before_test = n_before
-    length = np.diff(log.offsets)
+    n_train, n_before_test = (
+        np.bincount(log.user, log.time < cut, log.n_users).astype(np.int32) for cut in cuts
+    )
     val = np.where((n_train > 0) & (n_train < n_before_test), n_train, -1)
-    test = np.where((n_before_test > 0) & (n_before_test < length), n_before_test, -1)
+    has_later = n_before_test < np.diff(log.offsets)
+    test = np.where((n_before_test > 0) & has_later, n_before_test, -1)
     for part, some in (("training", n_train > 1), ("validation", val >= 0), ("test", test >= 0)):
         if not some.any():
             raise UserError(
@@ -146,13 +143,11 @@ def published(log: InteractionLog) -> Split:
             "global_time"
         )
     n_train = np.bincount(log.user, log.role == TRAINING, log.n_users).astype(np.int32)
-    targets = []
-    for kind in (VALIDATION, TEST):
-        column = np.full(log.n_users, -1, np.int32)
+    val, test = np.full((2, log.n_users), -1, np.int32)
+    for kind, column in ((VALIDATION, val), (TEST, test)):
         event = log.role == kind
         column[log.user[event]] = log.position[event]
-        targets.append(column)
-    return Split(n_train, *targets)
+    return Split(n_train, val, test)
 
 
 def roles_of(log: InteractionLog, split: Split) -> np.ndarray:
@@ -204,14 +199,12 @@ def limit_targets(split: Split, log: InteractionLog, most: int) -> Split:
     """
     if not most:
         return split
-    columns = {}
-    for name in ("val", "test"):
-        column = getattr(split, name).copy()
+    columns = {"val": split.val.copy(), "test": split.test.copy()}
+    for column in columns.values():
         kind = kinds(log, column)
-        for one in range(4):
+        for one in (EMPTY, ONLY_A, ONLY_B, BOTH):
             users = np.flatnonzero((column >= 0) & (kind == one))
             column[sorted(users, key=_lot)[most:]] = -1
-        columns[name] = column
     return dataclasses.replace(split, **columns)
 
 

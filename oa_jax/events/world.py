@@ -1,56 +1,9 @@
 """A synthetic world of two domains whose cross-domain information is known exactly.
 
-One knob, `redundancy` (rho), says how much of what domain B knows about A's next item A's own
-history knows already. Nothing but numpy and a seed is needed, so this is the default data set.
+One knob, `redundancy` (ρ), says how much of what domain B knows about A's next item A's own
+history knows already. The model, its reasons and a table of its oracles: README.md, beside this.
 
-Notation: K topics, U users, I items of a domain, D latent width, d a domain (0 is A, 1 is B).
-
-Items. The topic k_i is the latent that both domains share; y_i ~ N(0, 1_D) is the domain's own.
-A domain deals its items to topics evenly, and r_i = 1, 2, … is the item's rank within its topic:
-    popularity_i = r_i ** -zipf
-Users. x_u^d ~ N(0, 1_D), one interest for each domain, independent of each other; what a user
-wants across domains is the topic at hand, which moves from event to event.
-
-Domain of an event. Six events at random places of the training part (all but the last two) are 3
-of A and 3 of B, so that both domains have at least two training targets. Every other event tosses
-a coin: A with probability p_u ~ Uniform(share). The coins know nothing about topics or items.
-
-Topic of an event. Let a and b be the topics of the user's latest event in A and in B. Every
-event, whichever its domain, draws
-    z ~ rho S(a, .) + (1 - rho) S(b, .)
-    S(k, z) = stay if z == k else (1 - stay) / (K - 1);     S(silent, z) = 1 / K
-where a domain without events so far is `silent`. In words: A leads with probability rho, else B,
-and the event keeps the leader's topic with probability `stay`. Hence
-  - rho = 1: A is a Markov chain of its own and B a noisy echo of it. Whatever B knows about A's
-    next event, A's history knows too: I(next A ; B history | A history) = 0, exactly.
-  - rho = 0: B is a Markov chain of its own and A its noisy echo. Given b, A's history adds nothing;
-    A's history alone remembers only where B once was, and the more B moved since, the less.
-  - The law of z given both histories is a row of S at either end: the knob changes who knows A's
-    next topic, not how well it can be known. (In between the unknown leader adds uncertainty.)
-  - Swapping the domains is rho -> 1 - rho. What is redundant for A is complementary for B.
-
-Item of an event. Among the items of domain d and topic z that the user has not taken yet:
-    P(i) proportional to popularity_i * exp(taste * <x_u^d, y_i> / sqrt(D))
-No (user, item) pair repeats. Drawing so without replacement is the same as ranking each topic's
-items once by log P + Gumbel noise and taking them from the top (Plackett-Luce), which is how it is
-done here. Given its topic, an item of A owes nothing to B: topics are the only channel between the
-domains, and I(next A item ; B history | A history) is the same number as that of its topic.
-(Histories are taken with their coins: it is known when the other domain spoke, if not what.)
-
-Single-domain users. `single` adds users with events of A only and of B only, numbered after the
-others, whom they leave as they are. Such a user has half as many events as one of both domains, at
-least 5; items are chosen as above, but topics are led by its own domain alone, whatever rho is:
-    z ~ S(k, .),   k the topic of the user's latest event
-Its own history says all there is to know: the two oracles agree and it gains nothing.
-
-Embeddings. Where a model wants text embeddings, `embeddings` stands in for a language model that
-read the items' descriptions: unit vectors that mix topic and y_i through one random map, blurred.
-
-What the next A topic owes to B, by `topic_oracles` of the default world (nats; chance of a hit):
-    rho                           0      0.25   0.5    0.75   1
-    gain in log-loss from B       0.48   0.33   0.18   0.06   0
-    top-1 from A's history        0.53   0.56   0.62   0.68   0.75
-    top-1 from both histories     0.75   0.69   0.64   0.69   0.75
+Shapes: K topics, U users, I items of a domain, D latent width, L the longest sequence.
 """
 
 from __future__ import annotations
@@ -73,7 +26,8 @@ DAY = 86_400
 # One random stream a purpose: changing the knob leaves items, users, lengths and coins alone.
 ITEMS, USERS, COINS, TOPICS, CHOICES, TIMES, TEXTS = range(7)
 # The kinds of users, in the order of their numbers. Each draws from streams of its own.
-BOTH, ONLY_A, ONLY_B = KINDS = range(3)
+BOTH, ONLY_A, ONLY_B = range(3)
+ALONE = 1.0, 0.0  # the chance that A leads, of the users of A only and of B only
 
 
 @dataclasses.dataclass(frozen=True)
@@ -130,22 +84,21 @@ class World:
             if not isinstance(pair, (tuple, list)) or len(pair) != 2:
                 raise UserError(f"synthetic: {field} {pair!r}: expected two numbers")
             object.__setattr__(self, field, tuple(pair))  # a list from a config stays hashable
-        shortest = 2 * PER_DOMAIN + HELD_OUT
-        _whole("n_users", self.n_users, 1)
-        _whole("topics", self.topics, 2)
-        _whole("latent_dim", self.latent_dim, 1)
-        _whole("seed", self.seed, 0)
-        _whole("min_length", self.min_length, shortest)
+        for field, least in (("n_users", 1), ("topics", 2), ("latent_dim", 1), ("seed", 0)):
+            _whole(field, getattr(self, field), least)
+        _whole("min_length", self.min_length, 2 * PER_DOMAIN + HELD_OUT)
         _whole("max_length", self.max_length, self.min_length, "min_length")
-        for domain, found in zip(DOMAINS, self.n_items, strict=True):
-            least = self.topics * self.max_length
-            _whole(f"n_items of {domain}", found, least, "topics * max_length")
-        for domain, found in zip(DOMAINS, self.single, strict=True):
-            _whole(f"single of {domain}", found, 0)
-        for field in ("redundancy", "stay"):
-            _real(field, getattr(self, field), 0, 1)
-        for field in ("taste", "zipf"):
-            _real(field, getattr(self, field), 0, math.inf)
+        least = self.topics * self.max_length
+        for domain, items, single in zip(DOMAINS, self.n_items, self.single, strict=True):
+            _whole(f"n_items of {domain}", items, least, "topics * max_length")
+            _whole(f"single of {domain}", single, 0)
+        for field, high in (
+            ("redundancy", 1),
+            ("stay", 1),
+            ("taste", math.inf),
+            ("zipf", math.inf),
+        ):
+            _real(field, getattr(self, field), 0, high)
         _real("share low", self.share[0], 0, 1)
         _real("share high", self.share[1], self.share[0], 1)
 
@@ -161,7 +114,7 @@ def _whole(field, found, least, why=""):
         raise UserError(f"synthetic: {field} {found!r}: expected a whole number >= {bound}")
 
 
-def _real(field, found, low, high):
+def _real(field, found, low, high=math.inf):
     is_real = isinstance(found, numbers.Real) and not isinstance(found, bool)
     if not (is_real and math.isfinite(found) and low <= found <= high):
         bound = f"in {low}..{high}" if high < math.inf else f">= {low}, finite"
@@ -188,8 +141,10 @@ def latents(world: World) -> Latents:
     rng, D = _stream(world, ITEMS), world.latent_dim
     # Shuffled, so that an id betrays neither topic nor popularity.
     dealt_I = np.concatenate([rng.permutation(n) for n in world.n_items])
-    shapes = [(2, len(users), D) for users in _users(world)]
-    interests = [_stream(world, USERS, k).standard_normal(shapes[k]) for k in KINDS]
+    interests = [
+        _stream(world, USERS, kind).standard_normal((2, len(users), D))
+        for kind, users in enumerate(_users(world))
+    ]
     return Latents(
         item_topic=dealt_I % world.topics,
         item_rank=dealt_I // world.topics + 1,
@@ -220,25 +175,21 @@ def generate(world: World) -> InteractionLog:
     but the last two of them at least 3 of each domain; single-domain users half as many, and at
     least 5.
     """
-    truth = latents(world)
-    groups = [_events(world, truth, kind) for kind in KINDS if len(_users(world)[kind])]
-    columns = (np.concatenate(parts) for parts in zip(*groups, strict=True))
-    return make_log(*columns, world.n_items, "synthetic")
-
-
-def _events(world, truth, kind):
-    """Columns user, item, time of the users of a kind."""
-    users = _users(world)[kind]
-    length_U, domain_UxL = _lengths_and_domains(world, kind)
-    topic_UxL, visit_UxL = _topics(world, domain_UxL, kind)
-    menu_U2KxM = _menus(world, truth, kind)
-    user_Ux1 = np.arange(len(users))[:, None]
-    item_UxL = menu_U2KxM[user_Ux1, domain_UxL, topic_UxL, visit_UxL]
-    gap_UxL = _stream(world, TIMES, kind).exponential(DAY, item_UxL.shape)
-    time_UxL = np.cumsum(1 + gap_UxL.astype(np.int64), axis=1)
-    real_UxL = np.arange(world.max_length) < length_U[:, None]
-    user_UxL = np.broadcast_to(users.start + user_Ux1, item_UxL.shape)
-    return [column[real_UxL] for column in (user_UxL, item_UxL, time_UxL)]
+    truth, columns = latents(world), []
+    for kind, users in enumerate(_users(world)):
+        if not users:
+            continue
+        length_U, domain_UxL = _lengths_and_domains(world, kind)
+        topic_UxL, visit_UxL = _topics(world, domain_UxL, kind)
+        user_Ux1 = np.arange(len(users))[:, None]
+        menu_U2KxM = _menus(world, truth, kind)
+        item_UxL = menu_U2KxM[user_Ux1, domain_UxL, topic_UxL, visit_UxL]
+        gap_UxL = _stream(world, TIMES, kind).exponential(DAY, item_UxL.shape)
+        time_UxL = np.cumsum(1 + gap_UxL.astype(np.int64), axis=1)
+        user_UxL = np.broadcast_to(users.start + user_Ux1, item_UxL.shape)
+        real_UxL = np.arange(world.max_length) < length_U[:, None]
+        columns.append([column[real_UxL] for column in (user_UxL, item_UxL, time_UxL)])
+    return make_log(*map(np.concatenate, zip(*columns, strict=True)), world.n_items, "synthetic")
 
 
 def _users(world):
@@ -271,7 +222,7 @@ def _topics(world, domain_UxL, kind):
     """topic_UxL, and visit_UxL: how often the user met that domain and topic before (0 = never)."""
     rng, K = _stream(world, TOPICS, kind), world.topics
     shape = domain_UxL.shape
-    a_leads_UxL = rng.random(shape) < _chance_of_a(world)[kind]
+    a_leads_UxL = rng.random(shape) < (world.redundancy, *ALONE)[kind]
     stays_UxL = rng.random(shape) < world.stay
     jump_UxL = rng.integers(1, K, shape)
     fresh_UxL = rng.integers(0, K, shape)
@@ -290,18 +241,12 @@ def _topics(world, domain_UxL, kind):
     return topic_UxL, visit_UxL
 
 
-def _chance_of_a(world):
-    """Of each kind of users, the chance that A leads an event."""
-    return np.array([world.redundancy, 1, 0])
-
-
 def _menus(world, truth, kind):
     """(U, 2, K, max_length): the item ids that a user takes from a domain's topic, in order."""
-    rng, L = _stream(world, CHOICES, kind), world.max_length
-    users = _users(world)[kind]
+    rng, L, users = _stream(world, CHOICES, kind), world.max_length, _users(world)[kind]
     menu = np.empty((len(users), 2, world.topics, L), np.int32)
-    for domain, (first, n) in enumerate(((0, world.n_items[0]), world.n_items)):
-        mine = slice(first, first + n)
+    for domain, first in enumerate((0, world.n_items[0])):
+        mine = slice(first, first + world.n_items[domain])
         log_popularity_I = -world.zipf * np.log(truth.item_rank[mine])
         interest_UxD = truth.user_latent[domain, users.start : users.stop]
         affinity_UxI = interest_UxD @ truth.item_latent[mine].T
@@ -361,49 +306,40 @@ def topic_oracles(world: World, log: InteractionLog, target: int = 0) -> TopicOr
     """
     if tuple(log.n_items) != tuple(world.n_items):
         raise UserError(f"{log.name}: n_items {log.n_items}: expected {world.n_items} of the world")
-    topic_N = latents(world).item_topic[log.item - 1]
-    is_own_N = log.domain == target
-    own_NxK, both_NxK = _filter(world, log, topic_N, is_own_N, target)
-    row = np.flatnonzero(is_own_N)
+    topic_N, row = latents(world).item_topic[log.item - 1], np.flatnonzero(log.domain == target)
+    own_NxK, both_NxK = _filter(world, log, topic_N, target)
     return TopicOracles(row, topic_N[row], own_NxK[row], both_NxK[row])
 
 
-def _filter(world, log, topic_N, is_own_N, target):
+def _filter(world, log, topic_N, target):
     """The two laws of every event's topic, be it of the target domain (`own`) or of the other."""
-    K, kernel = world.topics, _kernel(world)
-    chance = _chance_of_a(world)[_kind_of_users(log)]
-    lead_Ux1 = (chance if target == 0 else 1 - chance)[:, None]
+    K, S = world.topics, _kernel(world)
+    of_a, of_b = (np.bincount(log.user[log.domain == d], minlength=log.n_users) for d in (0, 1))
+    a_leads_U = np.select([of_b == 0, of_a == 0], ALONE, world.redundancy)
+    lead_Ux1 = (a_leads_U if target == 0 else 1 - a_leads_U)[:, None]
     own_NxK, both_NxK = np.empty((2, len(topic_N), K))
     own_U, other_U = np.full((2, log.n_users), K)  # latest topics
     belief_UxK1 = np.tile(np.eye(K + 1)[K], (log.n_users, 1))  # over other_U
-    place_N = log.position
+    place_N, is_own_N = log.position, log.domain == target
     for t in range(place_N.max() + 1):
         row = np.flatnonzero(place_N == t)
-        user = log.user[row]
+        user, is_own = log.user[row], is_own_N[row]
         lead = lead_Ux1[user]
-        own_led = lead * kernel[own_U[user]]
-        own_NxK[row] = own_led + (1 - lead) * (belief_UxK1[user] @ kernel)
-        both_NxK[row] = own_led + (1 - lead) * kernel[other_U[user]]
-        is_own, z = is_own_N[row], topic_N[row]
+        own_led = lead * S[own_U[user]]
+        own_NxK[row] = own_led + (1 - lead) * (belief_UxK1[user] @ S)
+        both_NxK[row] = own_led + (1 - lead) * S[other_U[user]]
         # An own event is evidence on other_U: Bayes' rule.
-        u, seen = user[is_own], z[is_own]
-        lead = lead[is_own]
-        likelihood = lead * kernel[own_U[u], seen][:, None] + (1 - lead) * kernel[:, seen].T
+        u, seen, lead = user[is_own], topic_N[row[is_own]], lead[is_own]
+        likelihood = lead * S[own_U[u], seen][:, None] + (1 - lead) * S[:, seen].T
         joint = belief_UxK1[u] * likelihood
         belief_UxK1[u] = joint / joint.sum(1, keepdims=True)
         own_U[u] = seen
         # An event of the other domain sets other_U to a topic that `own` does not see: the law of
         # that topic is the prediction just made, and the domain is silent no more.
-        u = user[~is_own]
-        belief_UxK1[u] = np.pad(own_NxK[row[~is_own]], ((0, 0), (0, 1)))
-        other_U[u] = z[~is_own]
+        u, unseen = user[~is_own], row[~is_own]
+        belief_UxK1[u] = np.pad(own_NxK[unseen], ((0, 0), (0, 1)))
+        other_U[u] = topic_N[unseen]
     return own_NxK, both_NxK
-
-
-def _kind_of_users(log):
-    """(U,) the kind of each user of a log, by the domains of its events."""
-    a, b = (np.bincount(log.user[log.domain == d], minlength=log.n_users) for d in (0, 1))
-    return np.where(b == 0, ONLY_A, np.where(a == 0, ONLY_B, BOTH))
 
 
 def _kernel(world):

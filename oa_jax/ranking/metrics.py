@@ -1,7 +1,7 @@
 """Ranks to metrics, in float64 on the host: one relevant item per user.
 
-The three papers agree on these formulas and differ in what they rank against; that is the
-`protocol` part of a metric's name.
+The three papers agree on these formulas and differ in what they rank against: the last part of a
+metric's name.
 """
 
 from __future__ import annotations
@@ -13,16 +13,8 @@ NDCG_CUTOFFS = (1, 5, 10, 20)
 
 
 def rank_metrics(rank, ties, n_candidates, tie_weight: float) -> dict[str, float]:
-    """Means over users of HR@{5,10,20}, NDCG@{1,5,10,20}, MRR and AUC.
-
-    rank: (R,) int, 1 + number of candidates that score strictly above the target.
-    ties: (R,) int, number of other candidates with exactly the target's score.
-    n_candidates: scalar or (R,) int, the number N of candidates, target included.
-    tie_weight: 0 puts the target first among its ties (official, ABXI quirk Q10), 0.5 takes the
-        middle, 1 puts it last.
-
-    Keys 'hr@5', 'ndcg@10', 'mrr', 'auc', … All values are nan when there are no users.
-    Raises ValueError as `user_metrics` does.
+    """Means over users of HR@{5,10,20}, NDCG@{1,5,10,20}, MRR and AUC: 'hr@5', 'ndcg@10', 'mrr',
+    'auc', … All are nan when there are no users. Arguments and errors are those of `user_metrics`.
     """
     values = user_metrics(rank, ties, n_candidates, tie_weight)
     # numpy warns about the mean of nothing; an empty domain is ordinary here.
@@ -30,68 +22,64 @@ def rank_metrics(rank, ties, n_candidates, tie_weight: float) -> dict[str, float
 
 
 def user_metrics(rank, ties, n_candidates, tie_weight: float) -> dict[str, np.ndarray]:
-    """What `rank_metrics` takes the means of: every metric of every user, (R,) or (S, R) float64.
+    """Every metric of every user, (R,) or (S, R) float64.
+
+    rank: int, 1 + number of candidates that score strictly above the target.
+    ties: int, number of other candidates with exactly the target's score.
+    n_candidates: int, of one or of each row: the number N of candidates, target included.
+    tie_weight: 0 puts the target first among its ties (official, ABXI quirk Q10), 0.5 takes the
+        middle, 1 puts it last.
 
     With r = rank + tie_weight * ties: HR@k = [r <= k], NDCG@k = [r <= k] / log2(r + 1),
-    MRR = 1/r without cut-off (ABXI spec §7), AUC = (N - r) / (N - 1). At tie_weight 0.5 the AUC is
-    the share of negatives below the target, a tied one counting half.
+    MRR = 1/r without cut-off, as official ABXI, AUC = (N - r) / (N - 1). At tie_weight 0.5 the AUC
+    is the share of negatives below the target, a tied one counting half.
 
     Raises ValueError naming the first row whose counts no set of N >= 2 scores can give.
     """
-    rank = np.asarray(rank, np.float64)
-    ties = np.asarray(ties, np.float64)
+    rank, ties = np.asarray(rank, np.float64), np.asarray(ties, np.float64)
     n_candidates = np.broadcast_to(np.asarray(n_candidates, np.float64), rank.shape)
-    _check_counts(*map(np.ravel, (rank, ties, n_candidates)))
+    # Written so that a nan is bad as well: a diverged model must not pass as rank 1 (quirk Q9).
+    good = (rank >= 1) & (ties >= 0) & (rank + ties <= n_candidates) & (n_candidates >= 2)
+    if not good.all():
+        row = int(np.argmin(good))
+        found = (f"{counts.flat[row]:g}" for counts in (rank, ties, n_candidates))
+        raise ValueError(
+            "row {}: rank {}, ties {}, candidates {}: expected rank >= 1, ties >= 0, "
+            "rank + ties <= candidates, candidates >= 2".format(row, *found)
+        )
     r = rank + tie_weight * ties
-    gain = 1 / np.log2(r + 1)
     values = {f"hr@{k}": (r <= k).astype(np.float64) for k in HR_CUTOFFS}
-    values |= {f"ndcg@{k}": np.where(r <= k, gain, 0) for k in NDCG_CUTOFFS}
-    values["mrr"] = 1 / r
-    values["auc"] = (n_candidates - r) / (n_candidates - 1)
-    return values
+    values |= {f"ndcg@{k}": np.where(r <= k, 1 / np.log2(r + 1), 0) for k in NDCG_CUTOFFS}
+    return values | {"mrr": 1 / r, "auc": (n_candidates - r) / (n_candidates - 1)}
 
 
 def metrics_by_domain(
-    rank, ties, n_candidates, domain, tie_weight: float, protocol: str
+    rank, ties, n_candidates, domain, tie_weight: float, ranking: str
 ) -> dict[str, float]:
-    """`rank_metrics` of the users whose target lies in A, and of those in B.
+    """`metrics_by_group` of A, the users whose target lies there, and of B.
 
-    domain: (R,) int, 0 for A and 1 for B, the domain of the target; the others as in
-    `rank_metrics`. protocol: what the target was ranked against, 'uni999' or 'full'.
-
-    Keys 'A/ndcg@10/uni999', 'B/mrr/uni999', … and the user counts 'A/users', 'B/users' (int).
-    A domain without users has count 0 and nan for every metric. Raises ValueError when a domain
-    is neither 0 nor 1, and as `rank_metrics` does, with rows counted inside the domain.
+    domain: (R,) int, 0 for A and 1 for B. Raises ValueError when a domain is neither.
     """
-    rank, ties, domain = np.asarray(rank), np.asarray(ties), np.asarray(domain)
+    domain = np.asarray(domain)
     if not np.isin(domain, (0, 1)).all():
         raise ValueError(f"domain: found {np.unique(domain)}, expected 0 (A) and 1 (B)")
     groups = {name: domain == index for index, name in enumerate("AB")}
-    return metrics_by_group(rank, ties, n_candidates, groups, tie_weight, protocol)
+    return metrics_by_group(rank, ties, n_candidates, groups, tie_weight, ranking)
 
 
 def metrics_by_group(
-    rank, ties, n_candidates, groups: dict[str, np.ndarray], tie_weight: float, protocol: str
+    rank, ties, n_candidates, groups: dict[str, np.ndarray], tie_weight: float, ranking: str
 ) -> dict[str, float]:
     """`rank_metrics` of sets of users, {name: mask (R,)}, which may overlap.
 
+    ranking: the name of what the target was ranked against, 'uni999' or 'full'.
     Keys 'NAME/ndcg@10/uni999', … and the user counts 'NAME/users' (int); nan without users.
+    Raises ValueError as `user_metrics` does, with rows counted inside the set.
     """
     rank, ties = np.asarray(rank), np.asarray(ties)
     n_candidates, out = np.broadcast_to(n_candidates, rank.shape), {}
     for name, rows in groups.items():
         values = rank_metrics(rank[rows], ties[rows], n_candidates[rows], tie_weight)
-        out |= {f"{name}/{metric}/{protocol}": value for metric, value in values.items()}
+        out |= {f"{name}/{metric}/{ranking}": value for metric, value in values.items()}
         out[f"{name}/users"] = int(rows.sum())
     return out
-
-
-def _check_counts(rank, ties, n_candidates):
-    # Written so that a nan is bad as well: a diverged model must not pass as rank 1 (quirk Q9).
-    good = (rank >= 1) & (ties >= 0) & (rank + ties <= n_candidates) & (n_candidates >= 2)
-    if not good.all():
-        row = int(np.argmin(good))
-        raise ValueError(
-            f"row {row}: rank {rank[row]:g}, ties {ties[row]:g}, candidates {n_candidates[row]:g}: "
-            "expected rank >= 1, ties >= 0, rank + ties <= candidates, candidates >= 2"
-        )

@@ -35,8 +35,7 @@ def among_all(score_items, target_B, seen_BxH, n_items: tuple[int, int], block: 
     """Ranks among all items of the target's domain that the user has not taken before.
 
     score_items: ids (K,) of a block -> scores (B, K). Items are visited in the blocks of
-    `shards.Blocks`: memory O(B·block) a device. Ids without an item, whose scores count nowhere,
-    may come.
+    `shards.Blocks`: memory O(B·block) a device; ids without an item may come, and count nowhere.
     The target's score is read off the same products as its rivals', in a first pass, so that
     equal scores compare equal.
     """
@@ -46,20 +45,17 @@ def among_all(score_items, target_B, seen_BxH, n_items: tuple[int, int], block: 
     blocks = Blocks(n_all, block)
     numbers, rows = jnp.arange(len(blocks)), jnp.arange(len(target_B))[:, None]
 
-    def scores_of(number):
-        ids_K = blocks.ids(number)
-        return ids_K, score_items(ids_K)
-
     def find(target_scores, number):
-        ids_K, scores = scores_of(number)
-        found = jnp.where(ids_K == target_B[:, None], scores, 0.0)
+        ids_K = blocks.ids(number)
+        found = jnp.where(ids_K == target_B[:, None], score_items(ids_K), 0.0)
         return target_scores + blocks.by_part(found).sum(-1), None
 
     parts = (len(target_B), blocks.n_parts)
     target_score_B = jax.lax.scan(find, jnp.zeros(parts), numbers)[0].sum(-1)
 
     def count(counts, number):
-        ids_K, scores = scores_of(number)
+        ids_K = blocks.ids(number)
+        scores = score_items(ids_K)
         rival = (ids_K >= first_B[:, None]) & (ids_K <= last_B[:, None])
         rival &= ids_K != target_B[:, None]
         rival = rival.at[rows, blocks.columns(number, seen_BxH)].set(False, mode="drop")

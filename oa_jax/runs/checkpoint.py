@@ -9,12 +9,12 @@ from __future__ import annotations
 import contextlib
 import gc
 import hashlib
+import io
 import logging
 import pathlib
 import shutil
 import sys
-import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -29,6 +29,7 @@ from oa_jax.errors import UserError
 
 COUNTERS = ("epoch", "best_epoch", "diverged_step")
 SUMS = "SHA256SUMS"
+Say = Callable[[str], None]
 UNREADABLE = (OSError, ValueError, KeyError)  # what Orbax raises over a damaged step
 
 
@@ -39,12 +40,7 @@ class Checkpoints:
     UserError for a folder that is none, and, at the next save or the end, for a failed save.
     """
 
-    def __init__(
-        self,
-        directory: pathlib.Path,
-        keep: int = 2,
-        say: Callable[[str], None] = lambda line: None,
-    ):
+    def __init__(self, directory: pathlib.Path, keep: int = 2, say: Say = lambda line: None):
         if directory.exists() and not directory.is_dir():
             raise UserError(f"{directory}: a file: expected the folder of the checkpoints")
         # Orbax calls it when all files of the step are there, before the step gets its name.
@@ -100,40 +96,36 @@ class Checkpoints:
         return self._directory.glob(f"{epoch}.orbax-checkpoint-tmp*")
 
     def _write_sums(self):
-        if not processes.is_first():
-            return
-        for step in self._unfinished(self._saving):
-            # Below the items only: Orbax writes its own notes above them once more.
-            found = (path for path in sorted(step.glob("*/**/*")) if path.is_file())
-            lines = [f"{_digest(path)}  {path.relative_to(step)}\n" for path in found]
+        for step in self._unfinished(self._saving) if processes.is_first() else ():
+            lines = [f"{digest}  {name}\n" for name, digest in _digests(step).items()]
             files.write(step / SUMS, "".join(lines))
 
     def n_seeds(self) -> int | None:
         """How many seeds the newest step holds, None if it cannot be told."""
-        steps = self._manager.all_steps()
-        if not steps:
-            return None
         try:
+            newest = self._directory / str(max(self._manager.all_steps()))
             with ocp.PyTreeCheckpointer() as reader:
-                tree = reader.metadata(self._directory / str(max(steps)) / "state").item_metadata
-            return tree["seed"].shape[0]
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+                return reader.metadata(newest / "state").item_metadata["seed"].shape[0]
+        except (*UNREADABLE, TypeError, AttributeError):  # ValueError also: there is no step
             return None
 
-    def restore_newest(self, abstract: State):
+    def restore_newest(self, abstract: State) -> tuple[int, State, dict[str, float]] | None:
         """(epoch, states, seconds) of the newest readable step, None if there is none.
 
         abstract: shapes and types of the states and where they shall lie, which may be elsewhere
-        than where they lay when they were saved.
-
-        A kill while an old step was being deleted leaves a half of it behind: walk back.
+        than where they lay when they were saved. Raises UserError when no step is readable.
         """
         wrong: dict[int, str] = {}
+        # A kill while an old step was being deleted leaves a half of it behind: walk back.
         for epoch in sorted(self._manager.all_steps(), reverse=True):
-            wrong[epoch] = self._wrong_file(epoch)
+            wrong[epoch] = processes.first_does(wrong_file)(self._directory / str(epoch))
             if wrong[epoch]:
                 continue
-            args = _restore_args(abstract)
+            args = ocp.args.Composite(
+                state=_to_devices(abstract.replace(best_params=())),
+                best=_to_devices(abstract.best_params),
+                seconds=ocp.args.JsonRestore(),
+            )
             try:
                 found = _quietly(self._manager.restore, epoch, args=args)
             except ValueError as error:
@@ -141,8 +133,9 @@ class Checkpoints:
                 continue
             del wrong[epoch]
             self._set_aside(wrong)
-            states = found["state"].replace(best_params=found["best"])
-            return epoch, states, found["seconds"]
+            if wrong:
+                self._manager.reload()
+            return epoch, found["state"].replace(best_params=found["best"]), found["seconds"]
         if wrong:
             raise UserError(
                 f"{self._directory}: no checkpoint of this workdir can be read"
@@ -151,88 +144,64 @@ class Checkpoints:
         return None
 
     @processes.first_does
-    def _wrong_file(self, epoch):
-        return wrong_file(self._directory / str(epoch))
-
     def _set_aside(self, wrong):
         """Rename steps to N.unreadable: the manager would take them for saved."""
-        self._rename(list(wrong))
         for epoch, why in wrong.items():
-            self._say(f"checkpoint {epoch} cannot be read ({why}): kept as {epoch}.unreadable")
-        if wrong:
-            self._manager.reload()
-
-    @processes.first_does
-    def _rename(self, epochs):
-        for epoch in epochs:
             step = self._directory / str(epoch)
             target = step.with_suffix(".unreadable")
             shutil.rmtree(target, ignore_errors=True)
             step.rename(target)
+            self._say(f"checkpoint {epoch} cannot be read ({why}): kept as {target.name}")
+
+
+def _digests(step: pathlib.Path) -> dict[str, str]:
+    """{name: SHA-256} of the files of a step's items. Above the items are Orbax's own notes, which
+    it writes once more after the callback."""
+    found = {}
+    for path in sorted(step.glob("*/**/*")):
+        if path.is_file():
+            with open(path, "rb") as file:
+                digest = hashlib.file_digest(file, "sha256")
+            found[str(path.relative_to(step))] = digest.hexdigest()
+    return found
 
 
 def wrong_file(step: pathlib.Path) -> str:
     """The first file of a step that is not as it was saved, in words; nothing if all are."""
     if not (step / SUMS).exists():
         return ""
-    for line in (step / SUMS).read_text(errors="replace").splitlines():
-        digest, _, name = line.partition("  ")
-        if not (step / name).is_file():
-            return f"{name} is missing"
-        try:
-            same = _digest(step / name) == digest
-        except OSError as error:  # a run under way deletes its old steps
-            return f"{name}: {error.strerror}"
-        if not same:
-            return f"{name} is not as it was saved"
+    try:
+        lines, found = (step / SUMS).read_text(errors="replace").splitlines(), _digests(step)
+    except OSError as error:  # a run under way deletes its old steps
+        return f"{error.filename}: {error.strerror}"
+    for digest, _, name in (line.partition("  ") for line in lines):
+        if found.get(name) != digest:
+            return f"{name} is {'not as it was saved' if name in found else 'missing'}"
     return ""
 
 
-def _digest(path):
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def _quietly(restore: Callable, *args, **kwargs) -> Any:
-    """What `restore(…)` returns; a ValueError with the type of what it raised."""
-    with _quiet():
-        try:
-            return restore(*args, **kwargs)
-        except UNREADABLE as error:
-            # The error itself would keep its files open, and the reads that it has left.
-            reason = type(error).__name__
-        gc.collect()  # those tell of themselves as they are collected: now, while nobody listens
-    raise ValueError(reason)
+    """What `restore(…)` returns; a ValueError with the type of what it raised.
 
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """A failed restore closes its event loop over the reads under way. Whoever ends, or is thrown
-    away, after that has an error that nobody takes, and Python prints each in a way of its own:
-    while this holds, say nothing in these ways, for whoever it be, and everything in others."""
-    report, logger = sys.unraisablehook, logging.getLogger("asyncio")
-    left = ("Event loop is closed", "coroutine ignored GeneratorExit")
-
-    def hook(unraisable):
-        if str(unraisable.exc_value) not in left:
-            report(unraisable)
-
-    sys.unraisablehook = hook
-    logger.addFilter(_is_awaited)
+    A failed restore closes its event loop over the reads under way. Whoever ends, or is thrown
+    away, after that has an error that nobody takes, which Python prints or logs: here to nobody.
+    """
+    heard, reason, loops = io.StringIO(), "", logging.getLogger("asyncio")
+    loops.disabled = True  # its handlers know the true stderr
     try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
-            yield
+        with contextlib.redirect_stderr(heard):
+            try:
+                found = restore(*args, **kwargs)
+            except UNREADABLE as error:
+                # The error itself would keep its files open, and the reads that it has left.
+                reason = type(error).__name__
+            gc.collect()  # those tell of themselves as they are collected: now, into `heard`
     finally:
-        logger.removeFilter(_is_awaited)
-        sys.unraisablehook = report
-
-
-def _is_awaited(record: logging.LogRecord) -> bool:
-    """False for a task or future that nobody waits for."""
-    told, _, _ = record.getMessage().partition("\n")
-    left = ("exception was never retrieved", "Task was destroyed but it is pending!")
-    return not told.endswith(left)
+        loops.disabled = False
+    if reason:
+        raise ValueError(reason)
+    sys.stderr.write(heard.getvalue())  # nothing failed: it was about something else
+    return found
 
 
 def listed(directory: pathlib.Path) -> list[int]:
@@ -252,24 +221,22 @@ def read(directory: pathlib.Path, epoch: int, abstract_params, best: bool):
     state = {name: jax.ShapeDtypeStruct((n_seeds,), np.int32) for name in COUNTERS}
     items = {"best": abstract_params} if best else {}
     items["state"] = state if best else state | {"params": abstract_params}
-    args = ocp.args.Composite(**{name: _as_numpy(item) for name, item in items.items()})
     wrong = wrong_file(directory / str(epoch))
     if wrong:
         raise ValueError(wrong)
+    args = {}
+    for name, item in items.items():  # each a part of what was saved, as arrays of the host
+        as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), item)
+        args[name] = ocp.args.PyTreeRestore(item, restore_args=as_numpy, partial_restore=True)
     with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as reader:
-        found = _quietly(reader.restore, directory / str(epoch), args=args)
+        step = directory / str(epoch)
+        found = _quietly(reader.restore, step, args=ocp.args.Composite(**args))
     found = {
         name: jax.tree_util.tree_map_with_path(_as_expected, item, found[name])
         for name, item in items.items()
     }
     params = found["best"] if best else found["state"]["params"]
     return params, {name: found["state"][name] for name in COUNTERS}
-
-
-def _as_numpy(item):
-    """Restore `item`, which may be a part of what was saved, to arrays of the host."""
-    as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), item)
-    return ocp.args.PyTreeRestore(item, restore_args=as_numpy, partial_restore=True)
 
 
 def _as_expected(path, expected, found):
@@ -282,18 +249,11 @@ def _as_expected(path, expected, found):
     return found
 
 
-def _restore_args(target: State):
-    def tree(item):
-        strict = ocp.checkpoint_utils.construct_restore_args(item)
-        # On another mesh a table has more rows, or fewer, than it was saved with.
-        rows = ocp.checkpoint_utils.construct_restore_args(item, strict=False)
-        mixed = jax.tree_util.tree_map_with_path(
-            lambda path, a, b: b if is_table(path) else a, strict, rows
-        )
-        return ocp.args.PyTreeRestore(item, restore_args=mixed)
+def _to_devices(item):
+    """Restore `item` to where its leaves say, for which a table may have to gain or lose rows."""
 
-    return ocp.args.Composite(
-        state=tree(target.replace(best_params=())),
-        best=tree(target.best_params),
-        seconds=ocp.args.JsonRestore(),
-    )
+    def restore_args(path, leaf):
+        return ocp.checkpoint_utils.construct_restore_args(leaf, strict=not is_table(path))
+
+    args = jax.tree_util.tree_map_with_path(restore_args, item)
+    return ocp.args.PyTreeRestore(item, restore_args=args)

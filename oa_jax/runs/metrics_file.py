@@ -57,7 +57,7 @@ class Rows:
         n_rows = len(evaluation.rows["val"]["target"])
         ranks = jax.tree.map(lambda a: a[i][:n_rows], report["ranks"])
         counts = ranks.rank, ranks.ties, ranks.n_candidates
-        metrics = evaluation.metrics("val", evaluation.watched, *counts, groups=["all"])
+        metrics = evaluation.metrics("val", evaluation.watched, counts, groups=["all"])
         if not ranks.finite.all():  # quirk Q9: nothing is above a target that is not a number
             return dict.fromkeys(metrics, float("nan"))
         return metrics

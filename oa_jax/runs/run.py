@@ -52,11 +52,11 @@ def run(
         processes.check_equal("data", env["fingerprints"])
         if workdir.is_begun():
             check_same_data(workdir, env)
-        workdir.claim(config.to_dict())  # not before data and configuration are known to fit
+        # Not before data and configuration are known to fit.
+        workdir.claim(config.to_dict(), reopen=bool(grown))
         workdir.write_json("env.json", env)
         if grown:
             say(f"extended: {grown}")
-            workdir.reopen()
         say(describe(experiment, env))
         with processes.Notice() as notice:
             say(COMPILING)

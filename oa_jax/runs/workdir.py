@@ -58,22 +58,17 @@ class Workdir:
     @first_does
     def is_begun(self) -> bool:
         """Whether something of a run is kept here: a checkpoint, or its end."""
-        return self._is_begun()
-
-    def _is_begun(self):
         steps = (path.name.isdecimal() for path in self.checkpoints.glob("*"))
         return (self.path / "summary.json").exists() or any(steps)
 
     @first_does
-    def claim(self, config: dict) -> None:
-        """Store the configuration, in place of an older one."""
+    def claim(self, config: dict, reopen: bool = False) -> None:
+        """Store the configuration, in place of an older one. reopen: the end of a run that is to
+        go on is taken back."""
+        if reopen:  # first: a kill in between leaves a run that the same command extends
+            (self.path / "summary.json").unlink(missing_ok=True)
         if not (self.path / "config.json").exists() or self._read_json("config.json") != config:
             files.write_json(self.path / "config.json", config)
-
-    @first_does
-    def reopen(self) -> None:
-        """Take back the end of a run that is to go on."""
-        (self.path / "summary.json").unlink(missing_ok=True)
 
     @first_does
     def check(self) -> None:
@@ -90,9 +85,6 @@ class Workdir:
 
     @first_does
     def read_json(self, name: str) -> dict:
-        return self._read_json(name)
-
-    def _read_json(self, name):
         return files.read_json(self.path / name, "the workdir of a run")
 
     @first_does

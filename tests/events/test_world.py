@@ -155,7 +155,7 @@ def test_b_gains_nothing_when_redundant_and_much_when_complementary():
     assert gain == sorted(gain, reverse=True)
     assert gain[-1] == 0  # exactly: not only below 1e-9
     assert gain[0] > 0.4
-    # The table in the module's docstring.
+    # The table in the README.
     np.testing.assert_allclose(gain, [0.48, 0.33, 0.18, 0.06, 0], atol=0.006)
     own, both = ([summary[rho][hit] for rho in KNOB] for hit in ("hit_own", "hit_both"))
     np.testing.assert_allclose(own, [0.53, 0.56, 0.62, 0.68, 0.75], atol=0.006)

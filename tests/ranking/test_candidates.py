@@ -2,7 +2,6 @@ import numpy as np
 import pytest
 
 from oa_jax.errors import UserError
-from oa_jax.ranking import candidates as module
 from oa_jax.ranking.candidates import candidates_digest, draw_candidates
 
 N_ITEMS = (40, 60)
@@ -50,12 +49,6 @@ def test_exclusion_at_the_ends_of_a_pool_and_in_runs():
     history = np.array([[41, 42, 43, 50, 51, 99, 100, 0, 0, 50]])
     got = _draw([3], [98], history, n_negatives=60 - 8)
     assert set(got[0, 1:].tolist()) == POOL_B - {41, 42, 43, 50, 51, 98, 99, 100}
-
-
-def test_skip_by_hand():
-    # Not in {0, 3, 4}: 1, 2, 5, 6.
-    got = module._skip(np.array([0, 1, 2, 3]), np.array([0, 3, 4]))
-    assert got.tolist() == [1, 2, 5, 6]
 
 
 def test_too_few_items_names_user_found_and_expected():

@@ -6,14 +6,13 @@ import os
 
 import numpy as np
 import pytest
-import toy
 
 from oa_jax.backbones import known
 from oa_jax.errors import UserError
 from oa_jax.runs.run import check_config, stored_config
 from oa_jax.runs.workdir import Workdir
 
-CONFIG = {"seeds": 3, "train": {"learning_rate": 0.1}, "data": {"dir": None, "name": "synthetic"}}
+CONFIG = known.resolve({"backbone": "abxi", "seeds": 3, "train": {"learning_rate": 0.1}})
 
 
 @pytest.fixture
@@ -31,43 +30,63 @@ def save(workdir):
     (workdir.checkpoints / "5").mkdir(parents=True)
 
 
+def claim(workdir, config=CONFIG, extend=False):
+    """What a run does before it begins."""
+    grown = check_config(workdir, config, extend)
+    workdir.claim(config.to_dict(), reopen=bool(grown))
+    return grown
+
+
 def test_an_empty_folder_is_claimed_and_claimed_again(workdir):
-    workdir.claim(CONFIG)
+    assert claim(workdir) == ""
     save(workdir)
-    before = (workdir.path / "config.json").stat().st_mtime_ns
-    workdir.claim(CONFIG)
-    assert workdir.read_json("config.json") == CONFIG
-    assert (workdir.path / "config.json").stat().st_mtime_ns == before
+    before = (workdir.path / "config.json").read_bytes()
+    assert claim(workdir) == ""
+    assert stored_config(workdir) == CONFIG
+    assert (workdir.path / "config.json").read_bytes() == before
 
 
 def test_a_claim_without_a_checkpoint_is_replaced(workdir):
-    workdir.claim(CONFIG)
+    claim(workdir)
     (workdir.checkpoints / "1.orbax-checkpoint-tmp").mkdir(parents=True)
-    other = CONFIG | {"seeds": 4}
-    workdir.check(other)
-    assert workdir.read_json("config.json") == CONFIG  # a check changes nothing
-    workdir.claim(other)
-    assert workdir.read_json("config.json") == other and not workdir.is_begun()
+    other = CONFIG.replace(train={"learning_rate": 0.2})
+    check_config(workdir, other)
+    assert stored_config(workdir) == CONFIG  # a check changes nothing
+    claim(workdir, other)
+    assert stored_config(workdir) == other and not workdir.is_begun()
 
 
 def test_another_configuration_is_refused(workdir):
-    config = known.resolve(toy.abxi_config())
-    workdir.claim(config.to_dict())
-    with pytest.raises(UserError, match="train.learning_rate: there 0.01, asked for 0.02"):
-        check_config(workdir, config.replace(train={"learning_rate": 0.02}))
-    check_config(workdir, config.replace(data={"dir": "elsewhere"}))
+    claim(workdir)
+    save(workdir)
+    assert workdir.is_begun()
+    for extend in (False, True):
+        with pytest.raises(UserError, match="train.learning_rate: there 0.1, asked for 0.2"):
+            check_config(workdir, CONFIG.replace(train={"learning_rate": 0.2}), extend)
+    check_config(workdir, CONFIG.replace(data={"dir": "elsewhere"}))
+
+
+def test_more_seeds_are_an_extension_that_reopens_the_run(workdir):
+    claim(workdir)
+    workdir.write_json("summary.json", {})
+    more = CONFIG.replace(seeds=5)
+    with pytest.raises(UserError, match="seeds: there 3, asked for 5: --extend goes on to more"):
+        claim(workdir, more)
+    assert workdir.is_finished
+    assert claim(workdir, more, extend=True) == "seeds from 3 to 5"
+    assert not workdir.is_finished and stored_config(workdir) == more
 
 
 def test_a_foreign_folder_is_refused_and_left_alone(workdir):
     (workdir.path / "thesis.txt").write_text("mine")
     with pytest.raises(UserError, match="holds thesis.txt but no config.json"):
-        workdir.check()
+        claim(workdir)
     assert names(workdir) == [".lock", "thesis.txt"]
 
 
 def test_a_claim_that_was_killed_midway_is_claimed(workdir):
     (workdir.path / "config.json.tmp").write_text('{"seeds"')
-    workdir.claim(CONFIG)
+    claim(workdir)
     assert names(workdir) == [".lock", "config.json"]
 
 
@@ -143,9 +162,8 @@ def test_rows_up_to_an_epoch_are_kept_byte_for_byte(workdir):
     for last in (3, 2, 0):
         workdir.keep_rows({0: last, 1: last})
         assert path.read_text() == "".join(lines[: 2 * last + 2])
-    workdir.append_rows(rows[2:])
-    workdir.keep_rows({1: 2})  # a seed that is not named has not begun
-    assert path.read_text() == "".join(lines[1:6:2])
+    workdir.keep_rows({1: 0})  # seed 0 is no seed of the run
+    assert path.read_text() == lines[1]
     workdir.keep_rows({})
     assert path.read_text() == ""
     assert names(workdir) == [".lock", "metrics.jsonl"]
@@ -153,23 +171,25 @@ def test_rows_up_to_an_epoch_are_kept_byte_for_byte(workdir):
 
 @pytest.mark.parametrize("cut", [1, 5, 20])
 def test_a_line_cut_off_is_dropped(workdir, cut):
-    workdir.append_rows([{"epoch": e, "seed": 0, "loss": 0.123} for e in range(3)])
+    workdir.append_rows([{"epoch": e, "seed": 7, "loss": 0.123} for e in range(3)])
     path = workdir.path / "metrics.jsonl"
     text = path.read_text()
     path.write_text(text[:-cut])
-    workdir.keep_rows({0: 5})
+    workdir.keep_rows({7: 5})
     # Only the newline was cut at 1: then the row is whole.
     assert path.read_text() == (text if cut == 1 else "".join(text.splitlines(True)[:2]))
 
 
-@pytest.mark.parametrize("line", [b"7", b"{}", b'{"epoch": "one"}', b"\xff\xfe", b'{"epoch"'])
+@pytest.mark.parametrize(
+    "line", [b"7", b"{}", b'{"epoch": 1}', b'{"epoch": "one", "seed": 0}', b"\xff\xfe", b'{"epoch"']
+)
 def test_a_line_that_is_no_row_is_named(workdir, line):
-    path, good = workdir.path / "metrics.jsonl", b'{"epoch": 0}\n'
+    path, good = workdir.path / "metrics.jsonl", b'{"epoch": 0, "seed": 0}\n'
     path.write_bytes(good + line + b"\n" + good)
-    with pytest.raises(UserError, match="metrics.jsonl: line 2: found .*: expected a row with its"):
-        workdir.keep_rows(5)
+    with pytest.raises(UserError, match="metrics.jsonl: line 2: found .*: expected a row of an"):
+        workdir.keep_rows({0: 5})
     path.write_bytes(good + line)  # the last line: cut off by a kill
-    workdir.keep_rows(5)
+    workdir.keep_rows({0: 5})
     assert path.read_bytes() == good
 
 
@@ -198,7 +218,7 @@ def test_a_file_system_without_locks_is_named_and_used_on_request(tmp_path, monk
         pass
     monkeypatch.setenv("OA_NO_LOCK", "1")
     with Workdir(tmp_path) as workdir:
-        workdir.claim(CONFIG)
+        claim(workdir)
 
 
 def test_a_home_that_nobody_has_is_one_line(monkeypatch):
@@ -206,7 +226,7 @@ def test_a_home_that_nobody_has_is_one_line(monkeypatch):
         raise RuntimeError("Could not determine home directory.")
 
     monkeypatch.setattr("pathlib.Path.expanduser", lambda _: home())
-    with pytest.raises(UserError, match="--workdir=~/run: Could not determine home directory"):
+    with pytest.raises(UserError, match="--workdir=~/run: there is no home folder"):
         Workdir("~/run")
 
 
@@ -221,15 +241,13 @@ def test_finished_is_having_a_summary(workdir):
     assert workdir.is_finished
 
 
-def test_a_run_of_a_version_with_fewer_fields_goes_on(tmp_path):
+def test_a_run_of_a_version_with_fewer_fields_goes_on(workdir):
     """What is missing counts as its default, and only as that."""
-    resolved = known.resolve(toy.abxi_config())
-    older = resolved.to_dict()
+    older = CONFIG.to_dict()
     del older["mesh"], older["train"]["compute_dtype"], older["evaluate"]["users_per_kind"]
-    (tmp_path / "config.json").write_text(json.dumps(older))
-    with Workdir(tmp_path) as workdir:
-        check_config(workdir, resolved)
-        other = resolved.replace(evaluate={"users_per_kind": 5})
-        with pytest.raises(UserError, match="evaluate.users_per_kind: there 0, asked for 5"):
-            check_config(workdir, other)
-        assert stored_config(workdir) == resolved
+    workdir.write_json("config.json", older)
+    save(workdir)
+    check_config(workdir, CONFIG)
+    with pytest.raises(UserError, match="evaluate.users_per_kind: there 0, asked for 5"):
+        check_config(workdir, CONFIG.replace(evaluate={"users_per_kind": 5}))
+    assert stored_config(workdir) == CONFIG
