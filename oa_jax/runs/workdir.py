@@ -67,8 +67,9 @@ class Workdir:
         go on is taken back."""
         if reopen:  # first: a kill in between leaves a run that the same command extends
             (self.path / "summary.json").unlink(missing_ok=True)
-        if not (self.path / "config.json").exists() or self._read_json("config.json") != config:
-            files.write_json(self.path / "config.json", config)
+        path = self.path / "config.json"
+        if not path.exists() or files.read_json(path) != config:
+            files.write_json(path, config)
 
     @first_does
     def check(self) -> None:
