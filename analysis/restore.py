@@ -4,7 +4,8 @@
     for restored in parameters(run, experiment, "best", say):
         restored.of_seed(0)
 
-Nothing here writes into a workdir or takes its lock: a run under way can be looked at.
+Nothing here writes into a workdir or takes its lock: a run under way can be looked at. This is the
+only file of the analysis that builds experiments and reads checkpoints.
 """
 
 from __future__ import annotations
@@ -12,21 +13,28 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
-from collections.abc import Iterator
+import pathlib
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
 import numpy as np
+import polars as pl
 from absl import flags
 
-from analysis.runs import Run
 from oa_jax import config as config_lib
 from oa_jax import experiment as experiment_lib
+from oa_jax.engine.compilation import use_compilation_cache
+from oa_jax.engine.program import Engine
 from oa_jax.errors import UserError
 from oa_jax.experiment import Experiment
 from oa_jax.runs import checkpoint
 from oa_jax.runs.run import check_same_data, checked_config
 from oa_jax.runs.workdir import Workdir
+
+from . import output
+from .interventions import Intervened, modules_of
+from .runs import Run
 
 WHICH = ("best", "last", "all")
 ATTEMPTS = 3  # a run under way deletes old steps while one looks
@@ -39,6 +47,33 @@ def define_flags() -> None:
     flags.DEFINE_enum("which", "best", WHICH, "Parameters: each seed's best, its last, every step.")
     flags.DEFINE_enum("split", "test", experiment_lib.SPLITS, "Users whose tokens and ranks count.")
     flags.DEFINE_string("data_dir", None, "Where the data lie now, if not where config.json says.")
+
+
+def of_every_run(
+    runs: list[Run], name: str, schema: dict, out: pathlib.Path, say, measure: Callable
+) -> tuple[pl.DataFrame, int]:
+    """Frame of `measure(run)` over the runs with GCA, written to `out` as `name`.
+
+    A run that cannot be measured is said and left out. -> frame, exit status: 1 when some are.
+    Raises UserError when none could be.
+    """
+    use_compilation_cache()
+    frames, missing = [pl.DataFrame(schema=schema)], []
+    for run in runs:
+        if not run.places:
+            say(f"{run.name}: no GCA: nothing to measure")
+            continue
+        try:
+            frames.append(measure(run))
+        except UserError as error:
+            missing.append(str(error))
+            say(f"{run.name}: left out: {error}")
+    if missing and len(frames) == 1:
+        raise UserError(missing[0])
+    frame = pl.concat(frames)
+    output.write_frame(out, name, frame)
+    say(f"{len(frame)} values in {out / name}.parquet and .csv")
+    return frame, 1 if missing else 0
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -74,7 +109,7 @@ def experiment_of(run: Run, say, data_dir: str | None = None) -> Experiment:
         config["data"]["dir"] = data_dir
     experiment = _build(json.dumps(config, sort_keys=True))
     experiment_lib.set_compilation(config)  # another run may have asked for another
-    if run.env:
+    if run.env["fingerprints"]:
         fingerprints = {"data": experiment.log.fingerprint()}
         check_same_data(Workdir(run.path), {"fingerprints": fingerprints})
     return experiment
@@ -145,6 +180,36 @@ def _checked(run, experiment, which, epoch, params, counters, say) -> Restored:
     of_seed = counters["best_epoch" if which == "best" else "epoch"]
     kind = "kept" if which == "all" else which
     return Restored(kind, epoch, params, of_seed, finite_S & ~diverged_S)
+
+
+def check_candidates(run: Run, experiment: Experiment) -> None:
+    """Raise UserError when the candidates are not those that the run was ranked against."""
+    if run.env["fingerprints"]:
+        check_same_data(Workdir(run.path), {"fingerprints": experiment.identity()})
+
+
+def ranking(experiment: Experiment, restored: Restored, split: str, part_of: str):
+    """-> (function of interventions.variables -> {ranking's name: Ranks (S, R)}, GCA modules).
+
+    One compiled program for all interventions of the seeds that are good.
+    """
+    slots = np.flatnonzero(restored.good_S)
+    n_rows = len(experiment.eval_rows[split]["target"])
+    padded = experiment.padded(experiment.eval_rows[split])
+    block = {k: v[: experiment.config["evaluate"]["block_users"]] for k, v in padded.items()}
+    modules = modules_of(experiment.backbone, restored.of_seed(int(slots[0])), block)
+    changed = Intervened(experiment.backbone, part_of)
+    settings = dataclasses.replace(experiment.engine.settings, backbone=changed)
+    engine, names = Engine(settings, experiment.engine.axis), experiment.protocol_names
+    params = jax.device_put(jax.tree.map(lambda a: a[slots], restored.params))
+    rows = jax.device_put(padded)
+
+    def rank(arguments_of):
+        found, _ = engine.final(arguments_of(params), rows, tuple(names), experiment.tables)
+        found = jax.device_get(found)
+        return {names[k]: jax.tree.map(lambda a: a[:, :n_rows], v) for k, v in found.items()}
+
+    return rank, modules
 
 
 def initial(experiment: Experiment) -> Restored:

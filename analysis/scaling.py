@@ -16,25 +16,16 @@ import polars as pl
 from absl import flags
 from scipy import interpolate, optimize
 
-from analysis import figures, published
-from analysis.output import interval, number, write_frame
-from analysis.resampling import DRAWS, LEVEL
-from analysis.runs import Run, finished
 from oa_jax.sheets import Sheet
 
-SCHEMA = {
-    "setting": pl.String,
-    "domain": pl.String,
-    "variant": pl.String,
-    "parameters": pl.Int64,
-    "quality": pl.Float64,
-    "ratio": pl.Float64,
-    "more_than": pl.Float64,
-    "less_than": pl.Float64,
-    "low": pl.Float64,
-    "high": pl.Float64,
-    "note": pl.String,
-}
+from . import figures, published
+from .output import columns, interval, number, plural, write_frame
+from .page import Section, tell
+from .resampling import DRAWS, TAIL, t_over_normal
+from .runs import Run, check_metric, finished
+
+SCHEMA = columns("setting domain variant", "parameters")
+SCHEMA |= columns("", "", "quality ratio more_than less_than low high") | columns("note")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,12 +45,15 @@ class Point:
     def drawn(self, rng, draws: int):
         """(draws,) means of resampled seeds; of a normal, where only mean and sd are known.
 
-        The seeds' deviations are widened by √(S/(S-1)), as resampled ones vary too little by that.
+        The seeds' deviations are widened by √(S/(S-1)), as resampled ones vary too little by that,
+        and by what Student's t with S - 1 degrees of freedom is wider than a normal.
         """
+        wider = t_over_normal(self.n_seeds - 1)
         if not self.values:
-            return rng.normal(self.quality, self.sd / math.sqrt(self.n_seeds), draws)
+            return rng.normal(self.quality, wider * self.sd / math.sqrt(self.n_seeds), draws)
         means = rng.choice(self.values, (draws, len(self.values))).mean(1)
-        return self.quality + math.sqrt(self.n_seeds / (self.n_seeds - 1)) * (means - self.quality)
+        wider *= math.sqrt(self.n_seeds / (self.n_seeds - 1))
+        return self.quality + wider * (means - self.quality)
 
 
 class Curve:
@@ -183,7 +177,7 @@ def ratios(points: list[Point], draws: int = DRAWS, seed: int = 0) -> pl.DataFra
 def _ratio(point, baselines, draws, rng):
     sizes = [p.parameters for p in baselines]
     if len(set(sizes)) < 2:
-        found = f"{len(set(sizes))} baseline size" + ("s" if len(set(sizes)) != 1 else "")
+        found = plural(len(set(sizes)), "baseline size")
         return {"note": f"no curve: {found}, expected at least 2 different ones"}
     weights = [p.n_seeds for p in baselines]
     curve = Curve(sizes, [p.quality for p in baselines], weights)
@@ -193,20 +187,19 @@ def _ratio(point, baselines, draws, rng):
         return out | {"note": _join(out["note"], "no interval: a size with a single seed")}
     drawn_DxP = np.column_stack([p.drawn(rng, draws) for p in baselines])
     drawn = Curve(sizes, drawn_DxP, weights).size_for(point.drawn(rng, draws))
-    tail = (1 - LEVEL) / 2
     # A method that takes one of the draws: between a number and infinity there is no middle.
-    low, high = np.quantile(drawn / point.parameters, [tail, 1 - tail], method="inverted_cdf")
+    low, high = np.quantile(drawn / point.parameters, [TAIL, 1 - TAIL], method="inverted_cdf")
     shares = {"above": np.isinf(drawn).mean(), "below": (drawn == 0).mean()}
-    parts = [f"{_percent(share)} {side}" for side, share in shares.items() if share]
+    parts = [
+        f"{'<1%' if share < 0.01 else f'{share:.0%}'} {side}"
+        for side, share in shares.items()
+        if share
+    ]
     if parts:
         text = f"of the draws, {' and '.join(parts)} the baseline's range"
         out["note"] = _join(out["note"], text)
     inside = {k: float(v) for k, v in (("low", low), ("high", high)) if 0 < v < math.inf}
     return out | inside
-
-
-def _percent(share):
-    return "<1%" if share < 0.01 else f"{share:.0%}"
 
 
 def _outside(point, curve, size):
@@ -232,25 +225,30 @@ def draw(points: list[Point], metric: str, table: pl.DataFrame) -> dict:
     out = {}
     for setting in dict.fromkeys(p.setting for p in points):
         here = [p for p in points if p.setting == setting]
-        if len({p.parameters for p in here}) < 2:
-            continue  # nothing to compare
-        unit = (1e6, "millions") if max(p.parameters for p in here) >= 1e6 else (1e3, "thousands")
-        figure, axes = figures.new_figure(1, 2, 3.1)
-        looks = figures.marks([p.variant for p in here])
-        for axis, domain in zip(axes[0], "AB", strict=True):
-            _panel(axis, [p for p in here if p.domain == domain], looks, unit[0])
-            rows = table.filter((pl.col("setting") == setting) & (pl.col("domain") == domain))
-            for row in rows.drop_nulls("ratio").iter_rows(named=True):
-                _arrow(axis, row, unit[0])
-            axis.locator_params("x", nbins=6)
-            axis.set(xlabel=f"parameters ({unit[1]})", ylabel=f"test {metric}, domain {domain}")
-            figures.title(axis, f"{domain}: " + _ratio_title(rows))
-        figures.heading(figure, setting)
-        figures.legend_below(figure, axes, 4)
-        titles = "; ".join(axis.get_title("left") for axis in axes.flat)
-        figure.set_label(f"Test {metric} against parameters, {setting}. {titles}")
-        out[figures.file_name("scaling", setting)] = figure
+        if len({p.parameters for p in here}) > 1:  # else nothing to compare
+            out |= _drawn(here, table.filter(setting=setting), setting, metric)
     return out
+
+
+def _drawn(points, table, setting, metric):
+    large = max(p.parameters for p in points) >= 1e6
+    unit, name = (1e6, "millions") if large else (1e3, "thousands")
+    looks = figures.marks([p.variant for p in points])
+
+    def panel(axis, domain):
+        _panel(axis, [p for p in points if p.domain == domain], looks, unit)
+        rows = table.filter(domain=domain).drop_nulls("ratio")
+        for row in rows.iter_rows(named=True):
+            _arrow(axis, row, unit)
+        axis.locator_params("x", nbins=6)
+        axis.set(xlabel=f"parameters ({name})", ylabel=f"test {metric}, domain {domain}")
+        first = rows.group_by("variant", maintain_order=True).first().iter_rows(named=True)
+        known = ", ".join(f"{row['variant']} {number(row['ratio'], 2)}" for row in first)
+        text = f"parameter ratio {known}" if known else "no ratio within the baseline's range"
+        figures.title(axis, f"{domain}: {text}")
+
+    label = f"Test {metric} against parameters, {setting}"
+    return figures.by_domain("scaling", setting, panel, setting, label, 3.1)
 
 
 def _panel(axis, points, looks, unit):
@@ -277,46 +275,6 @@ def _arrow(axis, row, unit):
     ends = [(row["parameters"] * k / unit, row["quality"]) for k in (row["ratio"], 1.0)]
     style = {"arrowstyle": "->", "color": "#555555", "linestyle": ":", "shrinkA": 0, "shrinkB": 4}
     axis.annotate("", xy=ends[0], xytext=ends[1], arrowprops=style)
-
-
-def _ratio_title(rows):
-    known = [
-        f"{row['variant']} {number(row['ratio'], 2)}"
-        for row in rows.drop_nulls("ratio")
-        .group_by("variant", maintain_order=True)
-        .first()
-        .to_dicts()
-    ]
-    return (
-        "parameter ratio " + ", ".join(known) if known else "no ratio within the baseline's range"
-    )
-
-
-def missing(points: list[Point]) -> str | None:
-    """A sentence when there is nothing to compare."""
-    return None if points else "no finished run with this metric: nothing to scale"
-
-
-def define_flags() -> None:
-    """None of its own."""
-
-
-def command(runs: list[Run], out, say) -> int:
-    """Write scaling_points, scaling (parquet, CSV) and the figures, the paper's points too."""
-    metric, draws = flags.FLAGS.metric, flags.FLAGS.draws
-    points = points_of(runs, metric)
-    lack = missing(points)
-    if lack:
-        say(lack)
-    table = ratios(points, draws)
-    paper = published_points()
-    paper_table = ratios(paper, draws)
-    write_frame(out, "scaling_points", frame(points + paper))
-    write_frame(out, "scaling", pl.concat([table, paper_table]))
-    figures.save(out, draw(points, metric, table) | draw(paper, "NDCG@10", paper_table))
-    for line in sentences(table):
-        say(line)
-    return 0
 
 
 def frame(points: list[Point]) -> pl.DataFrame:
@@ -366,3 +324,42 @@ def sheet(table: pl.DataFrame, title: str) -> Sheet:
         for row in table.iter_rows(named=True)
     ]
     return Sheet(title, [*header, "note"], rows, words=3)
+
+
+def define_flags() -> None:
+    """None of its own."""
+
+
+def command(runs: list[Run], out, say) -> int:
+    """Write scaling_points, scaling (parquet, CSV) and the figures, the paper's points too."""
+    return tell(section(runs, out, flags.FLAGS), out, say)
+
+
+def section(runs: list[Run], out, options) -> Section:
+    """Ratios of these runs, and of the paper's points for their backbones."""
+    how = (
+        "N*/N: how many times the parameters of a GCA variant a baseline needs to rank as well. "
+        "The baseline's curve is made monotone and joined over log parameters; nothing is said "
+        "beyond its ends but a bound. Intervals resample the seeds of every size."
+    )
+    check_metric(options.metric, runs)
+    points, paper = points_of(runs, options.metric), published_points()
+    lack = [] if points else ["no finished run with this metric: nothing to scale"]
+    found, of_paper = ratios(points, options.draws), ratios(paper, options.draws)
+    write_frame(out, "scaling_points", frame(points + paper))
+    write_frame(out, "scaling", pl.concat([found, of_paper]))
+    backbones = tuple(f"{run.config['backbone'].upper()} " for run in runs)
+    shown = [point for point in paper if point.setting.startswith(backbones)]
+    of_paper = of_paper.filter(pl.col("setting").is_in([p.setting for p in shown]))
+    drawn = draw(points, options.metric, found) | draw(shown, "NDCG@10", of_paper)
+    titles = ("Parameter ratio at equal quality", "The same for the points of the paper's figures")
+    sheets = [sheet(t, title) for t, title in zip((found, of_paper), titles, strict=True) if len(t)]
+    known = [
+        f"{r['variant']} {r['domain']} {number(r['ratio'], 2)} {bounds(r)}".strip()
+        for r in found.drop_nulls("ratio").iter_rows(named=True)
+    ]
+    short = "How many more parameters does a baseline need? "
+    short += f"Ratios at equal quality: {', '.join(known)}." if known else "Not known: "
+    short += "" if known or found.is_empty() else f"{found['note'][0]}."
+    short = short if len(found) else ""
+    return Section("Quality and parameters", how, short, sentences(found), lack, sheets, drawn)

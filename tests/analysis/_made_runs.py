@@ -10,11 +10,13 @@ import numpy as np
 
 from oa_jax import config as config_lib
 from oa_jax import experiment as experiment_lib
+from oa_jax.nn.gca import GCAConfig
 from oa_jax.runs import run as run_lib
 from oa_jax.runs.checkpoint import Checkpoints
 from oa_jax.runs.environment import environment
 from oa_jax.runs.workdir import Workdir
 
+PART = "part" if hasattr(GCAConfig(), "part") else "update"  # the field's name
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 STEPS = (4, 6)
 SIZES = {

@@ -95,12 +95,12 @@ CUT = lambda content: content[: len(content) // 2]  # noqa: E731
 @pytest.mark.parametrize(
     ("name", "change", "words"),
     [
-        ("env.json", None, "env.json: no such file"),
+        ("env.json", None, "env.json: No such file"),
         ("env.json", CUT, "env.json: not valid JSON"),
         ("summary.json", CUT, "summary.json: not valid JSON"),
         ("summary.json", lambda _: b'{"per_seed": 3, "n_parameters": 1}', "no usable `per_seed`"),
         ("summary.json", lambda c: c.replace(b"best_epoch", b"best"), "no usable `per_seed`"),
-        ("summary.json", lambda _: b"[1]", "summary.json: holds no object"),
+        ("summary.json", lambda _: b"[1]", "summary.json: holds a list"),
     ],
 )
 def test_a_damaged_file_is_a_sentence(tmp_path, name, change, words):
@@ -113,7 +113,7 @@ def test_a_damaged_file_is_a_sentence(tmp_path, name, change, words):
 
 @pytest.mark.parametrize(
     ("change", "words"),
-    [(None, "no such file"), (CUT, "not valid JSON"), (lambda _: b"{}", "no field 'backbone'")],
+    [(None, "No such file"), (CUT, "not valid JSON"), (lambda _: b"{}", "no field 'backbone'")],
 )
 def test_a_run_without_configuration_is_left_out_and_the_others_stay(tmp_path, change, words):
     plain_run(tmp_path / "good")

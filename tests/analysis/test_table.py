@@ -1,12 +1,13 @@
 """Table 1: means, gains and their tests against the summaries and by hand, and its three forms."""
 
 import json
+import types
 
 import numpy as np
 import polars as pl
 import pytest
 
-from analysis import table
+from analysis import correlate, published, table
 from analysis.runs import find_runs, read_run
 from oa_jax.errors import UserError
 from oa_jax.ranking.metrics import metrics_by_group
@@ -22,6 +23,9 @@ def runs(tmp_path_factory):
     plain_run(path / "stack", "stack", better=0.2, seed=2, n_parameters=3000)
     plain_run(path / "wide", better=0.05, seed=3, model__d_embed=64, n_parameters=9000)
     return find_runs(str(path))[0]
+
+
+NO_FLAGS = {"baseline": None, "pair_seeds": False, "groups": False}
 
 
 @pytest.fixture(scope="module")
@@ -224,24 +228,47 @@ def test_diverged_seeds_and_null_metrics_are_left_out(tmp_path):
 
 
 def test_pages_hold_ours_and_the_papers_values(tmp_path):
-    plain_run(tmp_path / "none", data__name="beauty_elec")
-    plain_run(tmp_path / "early", "early", data__name="beauty_elec", n_parameters=2000)
+    real = {"data__name": "beauty_elec", "fingerprint": "bf5d306965536625"}
+    plain_run(tmp_path / "none", model__d_embed=256, **real)
+    plain_run(tmp_path / "early", "early", model__d_embed=256, n_parameters=2000, **real)
     found, _ = table.gains(find_runs(str(tmp_path))[0], draws=100)
     means, gains = table.sheets(found)[:2]
     paper = [row for row in means.rows if row[0] == "paper"]
-    assert [row[1:3] for row in paper] == [["baseline", "A"], ["baseline", "B"]] + [
-        ["early", "A"],
-        ["early", "B"],
+    assert [(row[1], row[5]) for row in paper] == [
+        *(("baseline", "A"), ("baseline", "B"), ("early", "A"), ("early", "B"))
     ]
     assert "0.1724 ± 0.0071" in paper[0] and "0.1244 ± 0.0025" in paper[3]
-    by_metric = {(row[2], row[3]): row for row in gains.rows}
+    by_metric = {(row[5], row[7]): row for row in gains.rows}
     assert by_metric["A", "NDCG@10"][-1] == "+4.0 %" and by_metric["A", "HR@10"][-1] == ""
     full = table.sheets(found)[2]
     assert "among all items" in full.title and not any(r[0] == "paper" for r in full.rows)
+    for row in means.rows + gains.rows:  # whose numbers they are, in every row
+        assert row[2] == "beauty_elec bf5d3069" and (row[0] == "paper" or row[3] == "official")
+        assert row[0] == "paper" or row[4] == "256"
 
 
-def test_files_are_written_whole_in_every_form(frame, tmp_path):
-    table.write_table(tmp_path, frame)
+@pytest.mark.parametrize(
+    "other", [{"fingerprint": "abcdef12"}, {"model__d_embed": 64}, {"data__name": "synthetic"}]
+)
+def test_the_papers_values_never_stand_beside_strangers(tmp_path, other):
+    """Data under a known name, another width: in the table, in r and beside the angle."""
+    real = {"data__name": "beauty_elec", "fingerprint": "bf5d306965536625", "model__d_embed": 256}
+    for name, changes in (("papers", real), ("strange", real | other)):
+        run = read_run(plain_run(tmp_path / name, "early", **changes))
+        found, _ = table.gains([run], draws=100)
+        points = correlate.points_of([run], "cos_abs")
+        shown = (
+            found["published_mean"].is_not_null().any(),
+            points["published"].is_not_null().any(),
+            published.mean_angle(run) is not None,
+        )
+        assert shown == ((name == "papers"),) * 3 or "data__name" in other and not shown[0]
+
+
+def test_files_are_written_whole_in_every_form(runs, frame, tmp_path):
+    options = types.SimpleNamespace(metrics=table.METRICS, metric="ndcg@10", draws=300, **NO_FLAGS)
+    section = table.section(runs, tmp_path, options)
+    assert len(section.sheets) == 4 and len(section.lines) == 8
     names = {path.name for path in tmp_path.iterdir()}
     assert names == {"table.parquet", "table.csv", "table.md", "table.tex"}
     assert pl.read_parquet(tmp_path / "table.parquet").equals(frame)
