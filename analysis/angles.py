@@ -146,8 +146,9 @@ def _drawn(frame, setting, runs):
             shown = sorted({UPDATES[form] for form in forms.values()})
             axis.set_xlabel(f"{text} of X and {' or '.join(shown)}")
             axis.set_yticks(range(len(keys)), [f"{names[r]}, place {p}" for r, p in keys])
+            axis.update_datalim([(0, 0)])  # an angle is to be seen from 0
+            axis.autoscale_view()
             axis.set_ylim(len(keys) - 0.5, -0.5)
-            axis.set_xlim(left=0)
 
     heading = f"{setting}: filled trained, hollow untrained; ± sd over seeds"
     label = f"Angles of X with its update at every place, {setting}: trained and untrained"
@@ -260,10 +261,6 @@ def section(runs: list[Run], out, options) -> Section:
     first = {run.name: headline(run) for run in runs}
     rows = [r for r in frame.filter(when="best").iter_rows(named=True)]
     rows = [r for r in rows if r["statistic"] == f"{first[r['run']]}abs_cos"]
-    lines = warnings(runs)
-    for r in rows:
-        where = f"{r['run']}, place {r['place']}, {r['domain']}: X and {UPDATES[first[r['run']]]}"
-        lines.append(f"{where}: {_in_words(frame, r, first[r['run']])}")
     values = [r["mean"] for r in rows]
     times = [r["mean"] / r["null"] for r in rows]
     short = (
@@ -271,14 +268,4 @@ def section(runs: list[Run], out, options) -> Section:
         f"|cos| is {number(min(values))} to {number(max(values))}, {number(min(times), 1)} to "
         f"{number(max(times), 1)} times that of random directions."
     )
-    return Section("Angles", how, short, lines, missing, sheets, drawn)
-
-
-def _in_words(frame, row, form):
-    here = frame.filter(run=row["run"], place=row["place"], domain=row["domain"])
-    signed = here.filter(statistic=f"{form}cos_abs")
-    text = f"mean |cos| {number(row['mean'])} (random {number(row['null'])})"
-    if len(signed) == 2:
-        trained, start = (signed.filter(when=when)["mean"][0] for when in ("best", "init"))
-        text += f", |mean cos| {number(trained)} (untrained {number(start)})"
-    return text
+    return Section("Angles", how, short, warnings(runs), missing, sheets, drawn)

@@ -28,7 +28,6 @@ from .statistics import is_constant, leave_one_out, partial, pearson, spearman, 
 
 COVARIATES = ("log_parameters", "hidden_size", "progress")
 WITHIN = "within configuration"
-FIRST = ("Pearson r", WITHIN)  # what to read first
 # By default: both statistics of what is added to X, and the paper's own.
 STATISTICS = ("gated_abs_cos", "gated_cos_abs", "cos_abs")
 PAPERS = "cos_abs"  # the paper's |cos| is the size of a mean over tokens, of the raw X'
@@ -336,17 +335,7 @@ def section(runs: list[Run], out, options) -> Section:
     short = f"Does a smaller |cos| go with a better ranking? {read_first}: " + "; ".join(
         f"{r['domain']} {in_words(r)}" for r in first.iter_rows(named=True)
     )
-    lines += sentences(frame.filter(pl.col("coefficient").is_in(FIRST)))
     return Section("Angle and quality", how, short + ".", lines, [], [sheet(frame)], drawn)
-
-
-def sentences(table: pl.DataFrame) -> list[str]:
-    """A plain line for each coefficient."""
-    return [
-        f"{row['setting']}, {row['domain']}: {row['coefficient']} of {row['statistic']} "
-        f"{in_words(row)}"
-        for row in table.iter_rows(named=True)
-    ]
 
 
 def in_words(row: dict) -> str:

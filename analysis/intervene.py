@@ -308,12 +308,6 @@ def section(runs: list[Run], out, options) -> Section:
     sheets = [sheet(whole, mine, name) for name in names_of(whole, options.metric)]
     ablated = read_frame(out, "ablation")
     sheets += [] if ablated is None else ablation.sheets(ablated)
-    told = [_named(part, of) for part in TOLD for of in PART_OF]
-    lines = [
-        f"{row[0]}, U replaced by {row[1]}: A {row[5]} {row[6]}, B {row[8]} {row[9]}"
-        for row in (sheets[0].rows if len(whole) else ())
-        if row[1] in told
-    ]
     parts = []
     for part, text in TOLD.items():
         change = whole.filter(intervention=part)["change"].drop_nulls()
@@ -325,4 +319,4 @@ def section(runs: list[Run], out, options) -> Section:
         f"{options.metric} changes, over runs and domains, {', '.join(parts)}."
     )
     drawn = draw(frame, mine, options.metric)
-    return Section("Interventions", how, short if parts else "", lines, [], sheets, drawn)
+    return Section("Interventions", how, short if parts else "", [], [], sheets, drawn)

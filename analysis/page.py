@@ -30,7 +30,7 @@ figcaption { color: #444; font-size: .88rem; }
 .sheet, .drawing { overflow-x: auto; }
 .caption { font-weight: 600; margin: 1.2rem 0 .3rem; font-size: .9rem; }
 table { border-collapse: collapse; font-size: .8rem; line-height: 1.3; }
-th, td { text-align: left; padding: .2rem .35rem; border-bottom: 1px solid #e4e4e4; }
+th, td { text-align: left; padding: .2rem .25rem; border-bottom: 1px solid #e4e4e4; }
 td { overflow-wrap: normal; } th { overflow-wrap: anywhere; hyphens: auto; min-width: 2.4rem; }
 .how, li, .missing, figcaption { max-width: 62rem; }
 th { border-bottom: 2px solid #999; vertical-align: bottom; }

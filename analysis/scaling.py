@@ -46,9 +46,11 @@ class Point:
         """(draws,) means of resampled seeds; of a normal, where only mean and sd are known.
 
         The seeds' deviations are widened by √(S/(S-1)), as resampled ones vary too little by that,
-        and by what Student's t with S - 1 degrees of freedom is wider than a normal.
+        and by what Student's t is wider than a normal.
         """
-        wider = t_over_normal(self.n_seeds - 1)
+        # A ratio rests on the seeds of the variant and, halved, of its two neighbours on the curve:
+        # by Satterthwaite's formula that is 2 (S - 1) degrees of freedom.
+        wider = t_over_normal(2 * (self.n_seeds - 1))
         if not self.values:
             return rng.normal(self.quality, wider * self.sd / math.sqrt(self.n_seeds), draws)
         means = rng.choice(self.values, (draws, len(self.values))).mean(1)
@@ -279,9 +281,9 @@ def _arrow(axis, row, unit):
 
 def frame(points: list[Point]) -> pl.DataFrame:
     """The points as a table."""
-    kept = ("setting", "domain", "variant", "parameters", "quality", "sd", "n_seeds", "source")
-    rows = [{name: getattr(point, name) for name in kept} for point in points]
-    return pl.DataFrame(rows, schema_overrides={"sd": pl.Float64}).fill_nan(None)
+    rows = [dataclasses.asdict(point) | {"values": None} for point in points]
+    whole = pl.DataFrame(rows, schema_overrides={"sd": pl.Float64})
+    return whole.drop("values", strict=False).fill_nan(None)
 
 
 def value(row: dict) -> str:
@@ -300,17 +302,6 @@ def bounds(row: dict) -> str:
     if low is not None:
         return f"[{number(low, 2)}, above the range]"
     return f"[below the range, {number(high, 2)}]" if high is not None else ""
-
-
-def sentences(table: pl.DataFrame) -> list[str]:
-    """A plain line for each ratio."""
-    lines = []
-    for row in table.iter_rows(named=True):
-        text = f"{row['setting']}, {row['domain']}: {row['variant']} ({row['parameters']:,})"
-        if value(row) != "–":
-            text += f": ratio {value(row)} {bounds(row)}"
-        lines.append(text.rstrip() + (f": {row['note']}" if row["note"] else ""))
-    return lines
 
 
 def sheet(table: pl.DataFrame, title: str) -> Sheet:
@@ -362,4 +353,4 @@ def section(runs: list[Run], out, options) -> Section:
     short += f"Ratios at equal quality: {', '.join(known)}." if known else "Not known: "
     short += "" if known or found.is_empty() else f"{found['note'][0]}."
     short = short if len(found) else ""
-    return Section("Quality and parameters", how, short, sentences(found), lack, sheets, drawn)
+    return Section("Quality and parameters", how, short, [], lack, sheets, drawn)

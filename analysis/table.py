@@ -10,8 +10,6 @@ as after a short training, wider where not, as fewer degrees of freedom are left
 
 from __future__ import annotations
 
-import dataclasses
-
 import numpy as np
 import polars as pl
 from absl import flags
@@ -34,7 +32,6 @@ METRICS = (
     *(f"hr@{k}" for k in HR_CUTOFFS),
     *("mrr", "auc"),
 )
-FIELDS = ("rank", "ties", "n_candidates")  # of each ranking
 RANKED = {"full": "ranked among all items"}
 LEAD = ("run", "variant", "data", "protocol", "width", "domain")  # what every row of a page says
 SCHEMA = columns("setting run variant data protocol", "width parameters seeds")
@@ -43,40 +40,26 @@ SCHEMA |= columns("baseline", "", "gain low high relative_gain p p_holm improvem
 SCHEMA |= columns("", "users least_seeds")
 
 
-@dataclasses.dataclass(frozen=True)
-class Measured:
-    """Every metric of every seed and test user of a run under one ranking, one domain."""
+def measured(run: Run, ranks: dict, domain: str, ranking: str):
+    """(seeds (S,), test users (R,), every metric of them (M, S, R)) from the arrays of ranks.npz.
 
-    seed_S: np.ndarray
-    users_R: np.ndarray
-    values_MxSxR: np.ndarray
-
-
-def measured(run: Run, ranks: dict, domain: str, ranking: str) -> Measured:
-    """From the arrays of ranks.npz; diverged seeds are left out. domain: or a set of users.
-
-    Raises UserError when arrays are missing or do not fit together.
+    Diverged seeds are left out. domain: or a set of users. Raises UserError when arrays are missing
+    or do not fit together.
     """
     key, path = f"test/{ranking}", run.path / "ranks.npz"
     members = "test/domain" if domain in DOMAINS else f"test/in/{domain}"
-    names = ("seed", "test/user", members, *(f"{key}/{n}" for n in FIELDS))
-    for name in names:
-        if name not in ranks:
-            raise UserError(f"{path}: no array {name!r}: expected one")
-    good = run.seeds()["seed"].to_list() if "seed" in run.seeds().columns else []
-    slots = np.isin(ranks["seed"], good)
-    rows = ranks[members] == (DOMAINS.index(domain) if domain in DOMAINS else True)
     try:
-        values = user_metrics(
-            ranks[f"{key}/rank"][slots][:, rows],
-            ranks[f"{key}/ties"][slots][:, rows],
-            ranks[f"{key}/n_candidates"][rows],
-            run.tie_weight,
-        )
+        slots = np.isin(ranks["seed"], run.seeds()["seed"])
+        rows = ranks[members] == (DOMAINS.index(domain) if domain in DOMAINS else True)
+        counts = [ranks[f"{key}/{name}"] for name in ("rank", "ties", "n_candidates")]
+        counts = [c[slots][:, rows] if c.ndim == 2 else c[rows] for c in counts]
+        values = user_metrics(*counts, run.tie_weight)
+        values_MxSxR = np.stack([values[metric] for metric in METRICS])
+        return ranks["seed"][slots], ranks["test/user"][rows], values_MxSxR
+    except KeyError as error:
+        raise UserError(f"{path}: no array {error}: expected one") from None
     except (ValueError, IndexError) as error:
         raise UserError(f"{path}: {key}: {error}") from None
-    values_MxSxR = np.stack([values[metric] for metric in METRICS])
-    return Measured(ranks["seed"][slots], ranks["test/user"][rows], values_MxSxR)
 
 
 def baseline_of(run: Run, runs: list[Run], name: str | None = None) -> Run | None:
@@ -84,16 +67,15 @@ def baseline_of(run: Run, runs: list[Run], name: str | None = None) -> Run | Non
 
     name: compare with the run of this name instead, where it shares the setting.
     """
-    own = run.backbone_configuration
-    for other in finished(runs):
-        if other is run or other.setting != run.setting:
-            continue
+
+    def fits(other):
         if name:
-            if other.name == name:
-                return other
-        elif run.places and not other.places and other.backbone_configuration == own:
-            return other
-    return None
+            return other.name == name
+        same = other.backbone_configuration == run.backbone_configuration
+        return run.places and not other.places and same
+
+    others = (r for r in finished(runs) if r is not run and r.setting == run.setting)
+    return next(filter(fits, others), None)
 
 
 def gains(
@@ -163,19 +145,24 @@ def _add_gains(rows, run, other, cache, notes, draws, pair_seeds):
     """Fill the gains of these rows, which share run, domain and ranking."""
     domain, ranking = rows[0]["domain"], rows[0]["ranking"]
     try:
-        a, b = (_cached(cache, r, domain, ranking) for r in (run, other))
+        found = []
+        for side in (run, other):
+            if side.name not in cache:
+                cache[side.name] = side.ranks()
+            found.append(measured(side, cache[side.name], domain, ranking))
+            notes += _check(found[-1][2], side, domain, ranking)
     except UserError as error:
         notes.append(f"{error}: no gain of {run.name}")
         return
-    notes += [text for side, of in ((a, run), (b, other)) for text in _check(side, of, rows)]
-    common, at_a, at_b = np.intersect1d(a.users_R, b.users_R, return_indices=True)
-    if len(common) < max(len(a.users_R), len(b.users_R)):
+    (seeds_a, users_a, a_MxSxR), (seeds_b, users_b, b_MxTxR) = found
+    common, at_a, at_b = np.intersect1d(users_a, users_b, return_indices=True)
+    if len(common) < max(len(users_a), len(users_b)):
         text = f"{len(common)} test users of {domain} in common: only these are compared"
         notes.append(f"{run.name} and {other.name}: {text}")
     chosen = [METRICS.index(row["metric"]) for row in rows]
-    sides = [a.values_MxSxR[chosen][:, :, at_a], b.values_MxSxR[chosen][:, :, at_b]]
+    sides = [a_MxSxR[chosen][:, :, at_a], b_MxTxR[chosen][:, :, at_b]]
     if pair_seeds:
-        _, *slots = np.intersect1d(a.seed_S, b.seed_S, return_indices=True)
+        _, *slots = np.intersect1d(seeds_a, seeds_b, return_indices=True)
         sides = [side[:, slot] for side, slot in zip(sides, slots, strict=True)]
     counts = [side.shape[1] for side in sides]
     if len(common) < 2 or not min(counts):
@@ -198,22 +185,14 @@ def _add_gains(rows, run, other, cache, notes, draws, pair_seeds):
         rows[i].update({k: v for k, v in row.items() if v == v})  # nan is unlike itself
 
 
-def _cached(cache, run, domain, ranking):
-    if run.name not in cache:
-        cache[run.name] = run.ranks()
-    return measured(run, cache[run.name], domain, ranking)
-
-
-def _check(side, run, rows):
+def _check(values_MxSxR, run, domain, ranking):
     """A sentence when ranks.npz does not give the means of summary.json."""
     seeds = run.seeds()
-    for metric, values_SxR in zip(METRICS, side.values_MxSxR, strict=True):
-        column = f"test/{rows[0]['domain']}/{metric}/{rows[0]['ranking']}"
-        if column not in seeds.columns or not values_SxR.size:
-            continue
-        stated, found = seeds[column].mean(), float(values_SxR.mean())
-        if stated is not None and abs(stated - found) > 1e-6:
-            text = f"summary.json says {stated:.6f}, ranks.npz gives {found:.6f}"
+    for metric, values_SxR in zip(METRICS, values_MxSxR, strict=True):
+        column = f"test/{domain}/{metric}/{ranking}"
+        stated = seeds[column].mean() if column in seeds.columns and values_SxR.size else None
+        if stated is not None and abs(stated - values_SxR.mean()) > 1e-6:
+            text = f"summary.json says {stated:.6f}, ranks.npz gives {values_SxR.mean():.6f}"
             return [f"{run.name}: {column}: {text}: the two are not of one run"]
     return []
 
@@ -221,8 +200,7 @@ def _check(side, run, rows):
 def _with_holm(frame):
     """p_holm over all p of the frame."""
     p = frame["p"].to_numpy()
-    adjusted = np.full(len(p), np.nan)
-    known = np.isfinite(p)
+    adjusted, known = np.full(len(p), np.nan), np.isfinite(p)
     if known.any():
         adjusted[known] = multipletests(p[known], method="holm")[1]
     return frame.with_columns(pl.Series("p_holm", adjusted).fill_nan(None))
@@ -387,8 +365,7 @@ def section(runs: list[Run], out, options) -> Section:
     files.write(out / "table.tex", "\n".join(page.latex() for page in pages))
     first = options.metric.split("/")[0]
     rows = frame.filter(metric=first).drop_nulls("gain").to_dicts()
-    lines, short = [_gain_line(row) for row in rows], _in_short(rows)
-    return Section("Ranking quality", how, short, lines, notes, pages, draw(frame))
+    return Section("Ranking quality", how, _in_short(rows), notes, [], pages, draw(frame))
 
 
 def _in_short(rows):
@@ -404,15 +381,4 @@ def _in_short(rows):
         f"Does GCA rank better? Of {len(rows)} gains in {rows[0]['metric'].upper()} (runs, domains "
         f"and rankings){spread if relative else ''}, {better} are positive and {worse} negative "
         "beyond chance (Holm over all metrics, 5 %)."
-    )
-
-
-def _gain_line(row):
-    relative = row["relative_gain"]
-    share = f" ({number(100 * relative, 1, sign=True)} %)" if relative is not None else ""
-    after = "no p" if row["p_holm"] is None else f"p after Holm {small(row['p_holm'])}"
-    return (
-        f"{row['run']} against {row['baseline']}, {row['metric'].upper()} ({row['ranking']}) in "
-        f"{row['domain']}: {number(row['gain'], 4, sign=True)} "
-        f"{interval(row['low'], row['high'], 4, True)}{share}, {after}"
     )

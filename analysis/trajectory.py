@@ -10,6 +10,7 @@ import polars as pl
 from absl import flags
 
 from oa_jax.nn.angles import null_abs_cos
+from oa_jax.sheets import Sheet
 
 from . import figures
 from .output import columns, number, read_frame, write_frame
@@ -109,7 +110,9 @@ def _drawn(frame, setting, runs, metric):
         for run in runs:
             here = frame.filter(run=run.name, domain=domain)
             label, look = labels[run.name], looks[labels[run.name]]
-            _lines(axes[0], here.filter(quantity=f"val/{sampled}"), look, label)
+            # Named once: those with GCA by the lines of their places, of the same look.
+            named = None if with_gca and run.places else label
+            _lines(axes[0], here.filter(quantity=f"val/{sampled}"), look, named)
             for place in map(str, run.places):
                 at = here.filter(quantity=f"{form}abs_cos", place=place)
                 line = figures.PLACE_LINES.get(place, "-.")
@@ -191,12 +194,13 @@ def section(runs: list[Run], out, options) -> Section:
     found = summary(frame)
     write_frame(out, "trajectory", frame)
     write_frame(out, "trajectory_summary", found)
-    names = {"abs_cos": "|cos(X, X′)|", "gated_abs_cos": "|cos(X, α ⊙ X′)|"}
-    lines = [
-        f"{r['run']}, place {r['place']}, {r['domain']}: mean {names[r['quantity']]} "
-        f"{number(r['first'])} before training, {number(r['highest'])} at its highest (epoch "
-        f"{number(r['epoch_of_highest'], 0)} on average), {number(r['last'])} at the end"
+    header = ["run", "place", "domain", "statistic", "untrained", "highest", "at epoch", "last"]
+    rows = [
+        [r[name] for name in ("run", "place", "domain", "quantity")]
+        + [number(r["first"]), number(r["highest"])]
+        + [number(r["epoch_of_highest"], 0), number(r["last"])]
         for r in found.iter_rows(named=True)
     ]
+    sheets = [Sheet("Mean |cos| over training, means over seeds", header, rows, words=4)]
     drawn = draw(frame, runs, options.metric)
-    return Section("Over training", how, "", lines, [], [], drawn)
+    return Section("Over training", how, "", [], [], sheets if rows else [], drawn)

@@ -5,7 +5,7 @@ import polars as pl
 import pytest
 import scipy.stats
 
-from analysis import correlate, statistics
+from analysis import angles, correlate, statistics
 from analysis.resampling import cluster_interval
 from analysis.runs import find_runs, read_run
 from tests.analysis._plain import plain_run
@@ -137,7 +137,8 @@ def test_a_constant_statistic_is_said_and_is_no_number():
     assert table["value"].null_count() == len(table) == 5
     notes = table["note"].to_list()
     assert all("undefined: the statistic is constant" in note for note in notes[:4])
-    assert not any("nan" in line.lower() for line in correlate.sentences(table))
+    rows = correlate.sheet(table).rows
+    assert not any("nan" in cell.lower().replace("undefined", "") for row in rows for cell in row)
 
 
 def test_few_configurations_have_no_interval_and_it_is_said():
@@ -215,3 +216,73 @@ def test_figures_name_what_they_show(runs):
     beside = points.with_columns(published=pl.lit(-0.328))
     (figure,) = correlate.draw(beside, correlate.correlations(beside, 100), "ndcg@10").values()
     assert "paper −0.328" in figure.axes[0].get_title("left") and "paper" in figure.get_label()
+
+
+def test_partial_r_needs_three_more_configurations_than_covariates():
+    """Two covariates are constant in a configuration: three of them covered 0.80 of the time."""
+    few = correlate.correlations(made_points(3, 5), 100).filter(coefficient="partial r")
+    assert few["value"][0] is None and few["low"][0] is None
+    assert few["note"][0] == (
+        "not computed: 3 configurations, expected at least 5, 3 more than covariates"
+    )
+    enough = correlate.correlations(made_points(6, 5), 100).filter(coefficient="partial r")
+    assert enough["value"][0] is not None and enough["low"][0] is not None
+
+
+@pytest.mark.slow
+def test_the_interval_of_partial_r_covers_from_there_on():
+    """Independent x and y in six configurations: the true partial r is 0."""
+    hits, repeats = 0, 150
+    for seed in range(repeats):
+        part = made_points(6, 4, seed, slope=0.0)
+        row = correlate.correlations(part, 200).filter(coefficient="partial r").to_dicts()[0]
+        hits += row["low"] <= 0 <= row["high"]
+    assert hits >= 0.93 * repeats
+
+
+def test_gates_of_different_activation_are_never_pooled(tmp_path):
+    plain_run(tmp_path / "a", "early", gated=0.6)
+    plain_run(tmp_path / "b", "early", gated=0.6, gca__gate_act="tanh")
+    runs = find_runs(str(tmp_path))[0]
+    assert runs[0].setting == runs[1].setting
+    table = correlate.correlations(correlate.points_of(runs, "gated_abs_cos"), 100)
+    assert table["points"].unique().to_list() == [3]
+    settings = table["setting"].unique().sort().to_list()
+    assert [s.split(" · ")[-1] for s in settings] == ["sigmoid gate", "tanh gate"]
+    assert any(
+        "tanh gate: the angle of the raw X′ is arbitrary" in w for w in angles.warnings(runs)
+    )
+
+
+def test_the_gated_angle_is_first_and_older_runs_fall_back_to_the_raw_one(tmp_path):
+    new, old = plain_run(tmp_path / "new", "early", gated=0.6), plain_run(tmp_path / "old", "early")
+    both = find_runs(str(tmp_path))[0]
+    alone = correlate.points_of([read_run(new)], "gated_abs_cos")
+    assert set(alone["statistic"]) == {"gated_abs_cos"} and set(alone["x"]) == {0.6}
+    mixed = correlate.points_of(both, "gated_abs_cos")
+    assert set(mixed["statistic"]) == {"abs_cos"}
+    signed = correlate.points_of([read_run(new)], "gated_cos_abs")
+    assert set(signed["x"]) == {0.6} and signed["null"].null_count() == 0  # of mean cos −0.6
+    said = angles.warnings(both)
+    assert len(said) == 1 and said[0].startswith("old: α ⊙ X′ was not recorded")
+    assert [angles.headline(read_run(path)) for path in (new, old)] == ["gated_", ""]
+
+
+def test_both_statistics_stand_beside_their_own_null(tmp_path):
+    runs = [read_run(plain_run(tmp_path / "new", "early", gated=0.6))]
+    frame = angles.angles(runs)
+    sheet = angles.sheet(frame)
+    assert [row[3] for row in sheet.rows] == ["X′", "α ⊙ X′"] * 2
+    row = dict(
+        zip(
+            sheet.header[:4] + sheet.header[8:11],
+            sheet.rows[0][:4] + sheet.rows[0][8:11],
+            strict=True,
+        )
+    )
+    assert row["|mean cos|: untrained"] == "0.140 ± 0.000"  # its null is the untrained model
+    (figure,) = angles.draw(frame, runs).values()
+    labels = [axis.get_xlabel() for axis in figure.axes]
+    assert labels == [
+        f"{kind} of X and α ⊙ X′" for kind in ("mean |cos|",) * 2 + ("|mean cos|",) * 2
+    ]

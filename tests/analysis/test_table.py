@@ -1,6 +1,7 @@
 """Table 1: means, gains and their tests against the summaries and by hand, and its three forms."""
 
 import json
+import shutil
 import types
 
 import numpy as np
@@ -181,7 +182,7 @@ def test_ranks_of_another_run_are_noticed(tmp_path):
     [
         (lambda path: path.unlink(), "no such file"),
         (lambda path: path.write_bytes(b"PK broken"), "damaged"),
-        (lambda path: np.savez(path, seed=np.arange(3)), "no array 'test/user'"),
+        (lambda path: np.savez(path, seed=np.arange(3)), "no array 'test/domain'"),
         (lambda path: _cut_an_array(path), "ranks.npz"),
     ],
 )
@@ -209,7 +210,23 @@ def test_a_variant_without_baseline_and_a_single_seed_are_said(tmp_path):
     plain_run(tmp_path / "none", seeds=1)
     found, notes = table.gains(find_runs(str(tmp_path))[0], draws=100, metrics=("auc",))
     assert any("a single seed on a side: the interval covers users only" in n for n in notes)
-    assert found.filter(run="early")["low"].null_count() == 0
+    early = found.filter(run="early")
+    assert early["low"].null_count() == 0
+    for name in ("p", "p_holm", "mde"):  # as if seeds did not vary
+        assert early[name].null_count() == len(early)
+    shutil.rmtree(tmp_path / "none")
+    plain_run(tmp_path / "none", seeds=2)
+    found, notes = table.gains(find_runs(str(tmp_path))[0], draws=100, metrics=("auc",))
+    assert any("the variance of the other side's seeds stands for its own" in n for n in notes)
+    assert found.filter(run="early")["p"].null_count() == 0
+
+
+def test_a_detectable_gain_of_two_seeds_is_marked_as_rough(tmp_path):
+    for name in ("none", "early"):
+        plain_run(tmp_path / name, name, seeds=2, seed=len(name))
+    found, _ = table.gains(find_runs(str(tmp_path))[0], draws=100, metrics=("auc",))
+    gains = table.sheets(found)[1]
+    assert all(row[gains.header.index("detectable gain")].startswith("≈ ") for row in gains.rows)
 
 
 def test_diverged_seeds_and_null_metrics_are_left_out(tmp_path):
@@ -268,7 +285,7 @@ def test_the_papers_values_never_stand_beside_strangers(tmp_path, other):
 def test_files_are_written_whole_in_every_form(runs, frame, tmp_path):
     options = types.SimpleNamespace(metrics=table.METRICS, metric="ndcg@10", draws=300, **NO_FLAGS)
     section = table.section(runs, tmp_path, options)
-    assert len(section.sheets) == 4 and len(section.lines) == 8
+    assert len(section.sheets) == 4 and "of 8 gains" in section.short.lower()
     names = {path.name for path in tmp_path.iterdir()}
     assert names == {"table.parquet", "table.csv", "table.md", "table.tex"}
     assert pl.read_parquet(tmp_path / "table.parquet").equals(frame)
