@@ -8,6 +8,7 @@ different activations are never pooled: under tanh the sign of X' is arbitrary.
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import numpy as np
@@ -42,7 +43,7 @@ def points_of(
     points: str = "place",
     measured: pl.DataFrame | None = None,
 ) -> pl.DataFrame:
-    """A row per point: run, variant, setting (with the gate), backbone, configuration, seed, place,
+    """A row per point: run, variant, setting (with the gate), configuration, seed, place,
     domain, statistic, x (its value for the best parameters on the test users), y (test metric),
     null, covariates, the paper's r.
 
@@ -51,70 +52,61 @@ def points_of(
     a run that has neither becomes the same of the raw X' for all of the setting's runs. null: of a
     mean |cos|, independent random directions; of any other, the untrained model.
     """
-    chosen = [run for run in finished(runs) if run.places]
-    raw = statistic.removeprefix("gated_")
-    lacking = {group_of(run) for run in chosen if not _has(run, statistic, measured)}
+    raw, chosen = statistic.removeprefix("gated_"), [r for r in finished(runs) if r.places]
+    seeds = {run.name: with_measured(run, measured) for run in chosen}
+    lacking = {group_of(run) for run in chosen if statistic not in statistics_in(seeds[run.name])}
     rows = []
     for run in chosen:
         name = metric if "/" in metric else f"{metric}/{run.candidates}"
         of_run = raw if group_of(run) in lacking else statistic
-        lead = _lead(run) | {"statistic": of_run}
-        for entry in run.seeds().iter_rows(named=True):
-            for domain in "AB":
-                where = [(str(place), domain, of_run) for place in run.places]
-                values = {at[0]: _value(run, entry, *at, measured) for at in where}
-                starts = [entry.get(f"init/gca/{'/'.join(at)}") for at in where]
-                if points == "mean":
-                    known = [v for v in values.values() if v is not None]
-                    values = {"mean": float(np.mean(known)) if len(known) == len(values) else None}
-                    starts = [None if None in starts else float(np.mean(starts))]
-                more = {"seed": entry["seed"], "domain": domain}
-                more |= {"y": entry.get(f"test/{domain}/{name}")}
-                more["progress"] = entry["best_epoch"] / max(entry["epochs"], 1)
-                found = published.correlation(run.config["backbone"], domain) or {}
-                beside = of_run == PAPERS and published.beside(run)
-                more["published"] = found.get("r") if beside else None
-                for (place, x), start in zip(values.items(), starts, strict=True):
-                    null = null_abs_cos(run.width) if of_run.endswith("abs_cos") else start
-                    rows.append(lead | more | {"place": place, "x": x, "null": null})
+        lead = {"run": run.name, "variant": run.variant, "setting": group_of(run)}
+        lead |= {"configuration": run.configuration, "statistic": of_run}
+        lead |= {"log_parameters": math.log(run.summary["n_parameters"])}
+        lead |= {"hidden_size": float(run.width)}
+        for entry, domain in itertools.product(seeds[run.name].iter_rows(named=True), "AB"):
+            ends = {str(place): f"gca/{place}/{domain}/{of_run}" for place in run.places}
+            values = {place: entry.get(f"best/{end}") for place, end in ends.items()}
+            starts = {place: entry.get(f"init/{end}") for place, end in ends.items()}
+            if points == "mean":
+                values, starts = (
+                    {"mean": None if None in v.values() else float(np.mean(list(v.values())))}
+                    for v in (values, starts)
+                )
+            found = published.correlation(run.config["backbone"], domain) or {}
+            beside = of_run == PAPERS and published.beside(run)
+            of_seed = {"seed": entry["seed"], "domain": domain}
+            of_seed |= {"y": entry.get(f"test/{domain}/{name}")}
+            of_seed |= {"progress": entry["best_epoch"] / max(entry["epochs"], 1)}
+            of_seed |= {"published": found.get("r") if beside else None}
+            for place, x in values.items():
+                null = null_abs_cos(run.width) if of_run.endswith("abs_cos") else starts[place]
+                rows.append(lead | of_seed | {"place": place, "x": x, "null": null})
     numbers = dict.fromkeys(("x", "y", "null", "published"), pl.Float64)
     frame = pl.DataFrame(rows, schema_overrides=numbers)
     return frame.drop_nulls(["x", "y"]) if rows else frame
 
 
+def with_measured(run: Run, measured: pl.DataFrame | None) -> pl.DataFrame:
+    """run.seeds() with what `orthogonality` measured of its best parameters as further columns."""
+    seeds = run.seeds()
+    if measured is None:
+        return seeds
+    found = measured.filter(run=run.name, parameters="best", split="test").drop_nans("value")
+    parts = pl.lit("best/gca"), pl.col("place").cast(pl.String), "domain", "statistic"
+    found = found.with_columns(name=pl.concat_str(*parts, separator="/"))
+    found = found.filter(~pl.col("name").is_in(seeds.columns))
+    return seeds.join(found.pivot("name", index="seed", values="value"), on="seed", how="left")
+
+
+def statistics_in(seeds: pl.DataFrame) -> list[str]:
+    """Names of the statistics of the best parameters that there are."""
+    names = [name.split("/")[-1] for name in seeds.columns if name.startswith("best/gca/")]
+    return list(dict.fromkeys(names))
+
+
 def group_of(run: Run) -> str:
     """The setting with the gate: points of different ones are never put together."""
     return f"{run.setting} · {run.gate} gate"
-
-
-def _lead(run):
-    return {
-        "run": run.name,
-        "variant": run.variant,
-        "setting": group_of(run),
-        "backbone": run.config["backbone"],
-        "configuration": run.configuration,
-        "log_parameters": math.log(run.summary["n_parameters"]),
-        "hidden_size": float(run.width),
-    }
-
-
-def _has(run, statistic, measured):
-    names = set(run.seeds().columns)
-    in_summary = any(f"best/gca/{p}/A/{statistic}" in names for p in run.places)
-    if measured is None or in_summary:
-        return in_summary
-    return not measured.filter(run=run.name, parameters="best", statistic=statistic).is_empty()
-
-
-def _value(run, entry, place, domain, statistic, measured):
-    value = entry.get(f"best/gca/{place}/{domain}/{statistic}")
-    if value is None and measured is not None:
-        where = {"run": run.name, "seed": entry["seed"], "parameters": "best", "split": "test"}
-        where |= {"place": int(place), "domain": domain, "statistic": statistic}
-        found = measured.filter(**where)
-        value = found["value"][0] if len(found) else None
-    return value if value is not None and math.isfinite(value) else None
 
 
 def correlations(points: pl.DataFrame, draws: int = DRAWS, seed: int = 0) -> pl.DataFrame:
@@ -159,7 +151,10 @@ def _coefficients(part, draws, rng):
             unit, drawn = ("configuration", clusters)
             if name == WITHIN:
                 unit, drawn = ("seed", seeds.to_series().to_numpy())
-            low, high, lost = cluster_interval(drawn, measure, rng, draws)
+            # A few configurations leave a partial r less freedom than their percentiles show.
+            wider = name == "partial r"
+            low, high, lost = cluster_interval(drawn, measure, rng, draws, wider)
+            low, high = np.clip([low, high], -1, 1).tolist()
             row |= {"low": _finite(low), "high": _finite(high)}
             row["note"] = _warning(len(set(drawn)), low, lost, unit)
         if name == "Pearson r":
@@ -292,10 +287,8 @@ def command(runs: list[Run], out, say) -> int:
 
 def check_statistics(runs: list[Run], names, measured: pl.DataFrame | None) -> None:
     """Raise UserError for a --statistic that no run has, naming those that there are."""
-    of_gca = [run.seeds().columns for run in finished(runs) if run.places]
-    found = [n.split("/")[-1] for c in of_gca for n in c if n.startswith("best/gca/")]
-    found += [] if measured is None else measured["statistic"].to_list()
-    known = list(dict.fromkeys(name for name in found if "hist" not in name))
+    of_gca = [with_measured(run, measured) for run in finished(runs) if run.places]
+    known = list(dict.fromkeys(name for seeds in of_gca for name in statistics_in(seeds)))
     for name in names if of_gca else ():
         if not {name, name.removeprefix("gated_")} & set(known):
             expected = f"expected some of {', '.join(known[:40])}"

@@ -141,12 +141,14 @@ def _weights(rng, draws, n):
 
 
 def cluster_interval(
-    clusters, statistic: Callable[[np.ndarray], float], rng, draws: int = DRAWS
+    clusters, statistic: Callable[[np.ndarray], float], rng, draws: int = DRAWS, wider: bool = False
 ) -> tuple[float, float, float]:
     """Percentile interval of `statistic(indices)` when whole clusters are drawn with replacement.
 
     clusters: a label per observation. statistic: int indices -> float, nan where it is undefined.
-    -> low, high, share of draws that were undefined and are left out. nan, nan below 3 clusters.
+    wider: the deviations are scaled from a normal to Student's t with a degree of freedom less than
+    there are clusters. -> low, high, share of draws that were undefined and are left out. nan, nan
+    below 3 clusters.
     """
     labels = np.unique(np.asarray(clusters), return_inverse=True)[1]
     members = [np.flatnonzero(labels == label) for label in range(labels.max() + 1)]
@@ -161,4 +163,7 @@ def cluster_interval(
     if lost > 0.5:
         return math.nan, math.nan, lost
     low, high = np.quantile(defined, [TAIL, 1 - TAIL])
+    if wider:
+        value, stretch = statistic(np.arange(len(labels))), t_over_normal(len(members) - 1)
+        low, high = (value + stretch * (end - value) for end in (low, high))
     return float(low), float(high), lost
