@@ -1,7 +1,7 @@
 """`python -m analysis COMMAND --runs=DIR[,DIR…]|GLOB --out=DIR`.
 
 Each command is the module of that name: functions that return frames, `define_flags()` for its
-own flags, `command(runs, out, say)`, which writes into `out` and returns an exit status, and
+own flags if any, `command(runs, out, say)`, which writes into `out` and returns an exit status, and
 `section(runs, out, options)`, its part of the page. Installed, the package is `oa_jax_analysis`.
 """
 
@@ -79,7 +79,7 @@ def start(argv: list[str]) -> None:
     sys.modules["__main__"].__doc__ = "\n".join([head, "", *([] if name else lines)])
     try:
         if name:
-            load(name).define_flags()
+            getattr(load(name), "define_flags", lambda: None)()
             # Let --help show the flags of the analysis' modules, not of this one alone.
             for module, found in flags.FLAGS.flags_by_module_dict().items():
                 for flag in found if module.startswith(f"{__package__}.") else ():

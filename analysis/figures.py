@@ -85,15 +85,15 @@ def labels(runs) -> dict[str, str]:
     }
 
 
-def point_style(mark: dict) -> dict:
-    """The mark for points without a line."""
-    return {"color": mark["color"], "marker": mark["marker"], "linestyle": "none"}
-
-
 def place_style(mark: dict, place: str) -> dict:
     """The mark for the points of one place of GCA: filled at 0, hollow at 1, half filled at 2."""
     filling = {"1": "none", "2": "bottom"}.get(place, "full")
     return point_style(mark) | {"fillstyle": filling}
+
+
+def point_style(mark: dict) -> dict:
+    """The mark for points without a line."""
+    return mark | {"linestyle": "none"}
 
 
 def title(axis, text: str) -> None:

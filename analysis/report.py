@@ -37,7 +37,7 @@ SECTIONS = (table, angles, correlate, intervene, scaling, trajectory)
 
 def define_flags() -> None:
     flags.DEFINE_bool("fast", False, "Nothing that needs checkpoints: no probes, no interventions.")
-    for module in (correlate, intervene, orthogonality, scaling, table, trajectory):
+    for module in (correlate, intervene, orthogonality, table):
         module.define_flags()
 
 

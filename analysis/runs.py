@@ -25,13 +25,10 @@ from oa_jax.errors import UserError
 
 # Fields of a configuration that change neither what is learnt nor what is measured.
 NOT_OF_THE_MODEL = {
-    "": ("seeds", "first_seed", "seed_axis", "mesh"),
-    "data": ("dir",),
-    "train": (
-        *("block_positions", "checkpoint_every", "keep_checkpoints", "compaction"),
-        *("tensorboard", "probe_users"),
-    ),
-    "evaluate": ("block_users", "block_items"),
+    "": "seeds first_seed seed_axis mesh",
+    "data": "dir",
+    "train": "block_positions checkpoint_every keep_checkpoints compaction tensorboard probe_users",
+    "evaluate": "block_users block_items",
 }
 NEEDED = {
     **{"backbone": str, "seeds": int, "gca.positions": list, "model.d_embed": int, "train": dict},
@@ -103,7 +100,7 @@ class Run:
         plain = copy.deepcopy(self.config)
         for group, fields in NOT_OF_THE_MODEL.items():
             node = plain.get(group, {}) if group else plain
-            for field in fields:
+            for field in fields.split():
                 node.pop(field, None)
         plain["gca"] |= {"part": self.part, "update": None}  # one field, two names
         return json.dumps(plain, sort_keys=True)

@@ -108,24 +108,20 @@ def points_of(runs: list[Run], metric: str = "ndcg@10") -> list[Point]:
     """A point for each configuration and domain: seeds of equal configurations are put together."""
     pooled: dict[tuple, list] = {}
     for run in finished(runs):
-        name = metric if "/" in metric else f"{metric}/{run.candidates}"
-        seeds = run.seeds()
         for domain in "AB":
-            column = f"test/{domain}/{name}"
-            values = seeds[column].drop_nulls().to_list() if column in seeds.columns else []
+            name = metric if "/" in metric else f"{metric}/{run.candidates}"
+            values = run.seeds().to_dict(as_series=False).get(f"test/{domain}/{name}", [])
+            values = [value for value in values if value is not None]
             if values:
-                pooled.setdefault((run.setting, run.configuration, domain), []).append(
-                    (run, values)
-                )
+                key = (run.setting, domain, run.configuration)
+                pooled.setdefault(key, []).append((run, values))
     points = []
-    for (setting, _, domain), found in pooled.items():
-        values = tuple(v for _, of_run in found for v in of_run)
+    for (setting, domain, _), found in pooled.items():
+        run, values = found[0][0], tuple(value for _, of_run in found for value in of_run)
         sd = float(np.std(values, ddof=1)) if len(values) > 1 else math.nan
-        run = found[0][0]
-        size, mean = int(run.summary["n_parameters"]), float(np.mean(values))
+        of_size = run.variant, int(run.summary["n_parameters"]), float(np.mean(values)), sd
         names = ", ".join(run.name for run, _ in found)
-        point = Point(setting, domain, run.variant, size, mean, sd, len(values), values, names)
-        points.append(point)
+        points.append(Point(setting, domain, *of_size, len(values), values, names))
     return sorted(points, key=lambda p: (p.setting, p.domain, p.parameters))
 
 
@@ -133,28 +129,24 @@ def published_points() -> list[Point]:
     """The paper's figures of quality against parameters, to go through the same code.
 
     They have no seeds: every point takes the sd that Table 1 states for its variant over 5 seeds.
-    Where a figure draws a point against Table 1, the series comes a second time with Table 1's
-    value.
+    Where a figure draws a point against Table 1, the series of its data come a second time, with
+    Table 1's values.
     """
-    points, drawn_wrong = [], set()
+    points, contradicted = {"as drawn": [], "as in Table 1": []}, set()
     for series in published.paper()["model_comparison"]["series"]:
-        setting, domain = f"{series['model']} · {series['dataset']}", series["domain"]
+        setting = f"{series['model']} · {series['dataset']}"
+        domain, variant = series["domain"], series["variant"]
         plain = series["dataset"].split(" (")[0].lower().replace("-", "_")
-        mean, sd = published.table1(series["model"], plain)[series["variant"]][f"{domain}/ndcg@10"]
-        first = series["points"][0][1]
-        if abs(mean - first) > 0.001:
-            drawn_wrong.add((setting, domain))
+        mean, sd = published.table1(series["model"], plain)[variant][f"{domain}/ndcg@10"]
+        wrong = abs(mean - series["points"][0][1]) > 0.001
+        contradicted |= {setting} if wrong else set()
         for i, (size, quality) in enumerate(series["points"]):
-            right = mean if i == 0 and abs(mean - first) > 0.001 else quality
-            for text, value in (("as drawn", quality), ("as in Table 1", right)):
-                name = f"{setting} · {text}"
-                points.append(Point(name, domain, series["variant"], size, value, sd, 5))
-    wrong = {setting for setting, _ in drawn_wrong}
-    return [
-        p
-        for p in points
-        if p.setting.endswith("as drawn") or p.setting.removesuffix(" · as in Table 1") in wrong
-    ]
+            right = mean if wrong and i == 0 else quality
+            for text, value in zip(points, (quality, right), strict=True):
+                point = Point(f"{setting} · {text}", domain, variant, size, value, sd, 5)
+                points[text].append(point)
+    again = tuple(f"{setting} · " for setting in contradicted)
+    return points["as drawn"] + [p for p in points["as in Table 1"] if p.setting.startswith(again)]
 
 
 def ratios(points: list[Point], draws: int = DRAWS, seed: int = 0) -> pl.DataFrame:
@@ -177,49 +169,33 @@ def ratios(points: list[Point], draws: int = DRAWS, seed: int = 0) -> pl.DataFra
 
 
 def _ratio(point, baselines, draws, rng):
-    sizes = [p.parameters for p in baselines]
+    sizes, weights = [p.parameters for p in baselines], [p.n_seeds for p in baselines]
     if len(set(sizes)) < 2:
         found = plural(len(set(sizes)), "baseline size")
         return {"note": f"no curve: {found}, expected at least 2 different ones"}
-    weights = [p.n_seeds for p in baselines]
     curve = Curve(sizes, [p.quality for p in baselines], weights)
     size = float(curve.size_for(point.quality)[0])
-    out = _outside(point, curve, size) or {"ratio": size / point.parameters, "note": ""}
+    out, notes = {"ratio": size / point.parameters}, []
+    if not 0 < size < math.inf:  # off the curve there is a bound
+        end, side, bound = (-1, "above", "more_than") if size else (0, "below", "less_than")
+        out = {bound: float(curve.sizes[end] / point.parameters)}
+        notes.append(
+            f"{point.quality:.4f} is {side} the baseline's curve (which ends with "
+            f"{curve.quality_DxU[0, end]:.4f} at {curve.sizes[end]:,.0f}): the ratio is "
+            f"{bound.replace('_', ' ')} {out[bound]:.2f}, not extrapolated"
+        )
     if any(math.isnan(p.sd) for p in [point, *baselines]):
-        return out | {"note": _join(out["note"], "no interval: a size with a single seed")}
+        return out | {"note": "; ".join([*notes, "no interval: a size with a single seed"])}
     drawn_DxP = np.column_stack([p.drawn(rng, draws) for p in baselines])
     drawn = Curve(sizes, drawn_DxP, weights).size_for(point.drawn(rng, draws))
     # A method that takes one of the draws: between a number and infinity there is no middle.
-    low, high = np.quantile(drawn / point.parameters, [TAIL, 1 - TAIL], method="inverted_cdf")
+    ends = np.quantile(drawn / point.parameters, [TAIL, 1 - TAIL], method="inverted_cdf")
     shares = {"above": np.isinf(drawn).mean(), "below": (drawn == 0).mean()}
-    parts = [
-        f"{'<1%' if share < 0.01 else f'{share:.0%}'} {side}"
-        for side, share in shares.items()
-        if share
-    ]
+    parts = [f"{s:.0%} {side}" if s >= 0.01 else f"<1% {side}" for side, s in shares.items() if s]
     if parts:
-        text = f"of the draws, {' and '.join(parts)} the baseline's range"
-        out["note"] = _join(out["note"], text)
-    inside = {k: float(v) for k, v in (("low", low), ("high", high)) if 0 < v < math.inf}
-    return out | inside
-
-
-def _outside(point, curve, size):
-    """The bound of the ratio, with a sentence, where the quality lies off the curve."""
-    if 0 < size < math.inf:
-        return None
-    end, side, bound = (-1, "above", "more_than") if size else (0, "below", "less_than")
-    value = float(curve.sizes[end] / point.parameters)
-    text = (
-        f"{point.quality:.4f} is {side} the baseline's curve (which ends with "
-        f"{curve.quality_DxU[0, end]:.4f} at {curve.sizes[end]:,.0f}): the ratio is "
-        f"{bound.replace('_', ' ')} {value:.2f}, not extrapolated"
-    )
-    return {bound: value, "note": text}
-
-
-def _join(*notes):
-    return "; ".join(filter(None, notes))
+        notes.append(f"of the draws, {' and '.join(parts)} the baseline's range")
+    inside = {k: float(v) for k, v in zip(("low", "high"), ends, strict=True) if 0 < v < math.inf}
+    return out | inside | {"note": "; ".join(notes)}
 
 
 def draw(points: list[Point], metric: str, table: pl.DataFrame) -> dict:
@@ -263,10 +239,8 @@ def _panel(axis, points, looks, unit):
     baselines = [p for p in points if p.variant == "baseline"]
     if len({p.parameters for p in baselines}) < 2:
         return
-    curve = Curve(
-        *zip(*[(p.parameters, p.quality) for p in baselines], strict=True),
-        [p.n_seeds for p in baselines],
-    )
+    fields = ("parameters", "quality", "n_seeds")
+    curve = Curve(*([getattr(p, name) for p in baselines] for name in fields))
     sizes = np.geomspace(curve.sizes[0], curve.sizes[-1], 200)
     axis.plot(sizes / unit, curve(sizes)[0], color="#555555", lw=1, label="baseline, monotone")
 
@@ -315,10 +289,6 @@ def sheet(table: pl.DataFrame, title: str) -> Sheet:
         for row in table.iter_rows(named=True)
     ]
     return Sheet(title, [*header, "note"], rows, words=3)
-
-
-def define_flags() -> None:
-    """None of its own."""
 
 
 def command(runs: list[Run], out, say) -> int:

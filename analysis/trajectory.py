@@ -172,10 +172,6 @@ def summary(frame: pl.DataFrame) -> pl.DataFrame:
     return per_seed.group_by(keys, maintain_order=True).agg(pl.exclude("seed").mean())
 
 
-def define_flags() -> None:
-    """None of its own."""
-
-
 def command(runs: list[Run], out, say) -> int:
     """Write trajectory, trajectory_summary (parquet, CSV) and the figures."""
     return tell(section(runs, out, flags.FLAGS), out, say)
