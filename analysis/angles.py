@@ -7,6 +7,7 @@ model. The paper's |cos| is the second.
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import numpy as np
@@ -59,13 +60,8 @@ def angles(runs: list[Run]) -> pl.DataFrame:
     rows = []
     for run in finished(runs):
         seeds, null = run.seeds(), null_abs_cos(run.width)
-        for place, domain, statistic, when in (
-            (place, domain, statistic, when)
-            for place in map(str, run.places)
-            for domain in "AB"
-            for statistic in SHOWN
-            for when in ("init", "best")
-        ):
+        of_run = map(str, run.places), "AB", SHOWN, ("init", "best")
+        for place, domain, statistic, when in itertools.product(*of_run):
             column = f"{when}/gca/{place}/{domain}/{statistic}"
             values = seeds[column].drop_nulls() if column in seeds.columns else ()
             if len(values):
@@ -101,9 +97,8 @@ def sheet(frame: pl.DataFrame) -> Sheet:
     header += ["times", "|mean cos|: untrained", "trained", "mean cos"]
     header += ["share along X", "X, Y: mean |cos|", "|mean cos|", "gate"]
     rows = []
-    for (*lead, null), part in frame.group_by(
-        "run", "place", "domain", "null", maintain_order=True
-    ):
+    keys = ("run", "place", "domain", "null")
+    for (*lead, null), part in frame.group_by(keys, maintain_order=True):
         cells = {(r["statistic"], r["when"]): r for r in part.iter_rows(named=True)}
 
         def cell(statistic, when="best", cells=cells):
@@ -138,9 +133,8 @@ def _drawn(frame, setting, runs):
     def panel(axes, domain):
         for axis, (kind, text) in zip(axes, KINDS.items(), strict=True):
             for y, (run, place) in enumerate(keys):
-                here = frame.filter(
-                    run=run, place=place, domain=domain, statistic=forms[run] + kind
-                )
+                here = frame.filter(run=run, place=place, domain=domain)
+                here = here.filter(statistic=forms[run] + kind)
                 _row(axis, here, y, looks[names[run]])
             _references(axis, kind, frame, runs)
             shown = sorted({UPDATES[form] for form in forms.values()})
@@ -258,14 +252,14 @@ def section(runs: list[Run], out, options) -> Section:
         title = "Is X′ new, or a rotation of what is there? Trained models, means over seeds"
         sheets.append(measured_sheet(measured, title, SUBSPACES))
         drawn |= draw_cosines(measured, runs)
-    first = {run.name: headline(run) for run in runs}
-    rows = [r for r in frame.filter(when="best").iter_rows(named=True)]
-    rows = [r for r in rows if r["statistic"] == f"{first[r['run']]}abs_cos"]
-    values = [r["mean"] for r in rows]
-    times = [r["mean"] / r["null"] for r in rows]
-    short = (
-        f"Is the update orthogonal to X? Over {len(rows)} places and domains the trained mean "
-        f"|cos| is {number(min(values))} to {number(max(values))}, {number(min(times), 1)} to "
-        f"{number(max(times), 1)} times that of random directions."
-    )
+    first = {run.name: f"{headline(run)}abs_cos" for run in runs}
+    rows = [r for r in frame.filter(when="best").to_dicts() if r["statistic"] == first[r["run"]]]
+    values, times = [r["mean"] for r in rows], [r["mean"] / r["null"] for r in rows]
+    short = ""
+    if rows:
+        short = (
+            f"Is the update orthogonal to X? Over {len(rows)} places and domains the trained mean "
+            f"|cos| is {number(min(values))} to {number(max(values))}, {number(min(times), 1)} to "
+            f"{number(max(times), 1)} times that of random directions."
+        )
     return Section("Angles", how, short, warnings(runs), missing, sheets, drawn)

@@ -30,6 +30,7 @@ SIZES = {
     "train.batch_size": 16,
     "train.n_negatives": 4,
     "train.probe_users": 16,
+    "train.quick_compile": True,
     "evaluate.n_negatives": 10,
     "evaluate.block_users": 16,
     "evaluate.block_items": 32,

@@ -9,7 +9,6 @@ import shutil
 import subprocess
 import sys
 
-import jax
 import numpy as np
 import pytest
 
@@ -95,11 +94,7 @@ def trained(tmp_path_factory):
     config = config_file().get_config("pair=synthetic,gca=early")
     small = {"seeds": 2, "train.max_epochs": 2, "train.warmup_epochs": 0}
     config.update_from_flattened_dict(SIZES | small)
-    jax.config.update("jax_disable_most_optimizations", True)  # half of the time to compile
-    try:
-        train(config, folder / "early", lambda line: None)
-    finally:
-        jax.config.update("jax_disable_most_optimizations", False)
+    train(config, folder / "early", lambda line: None)
     baseline_beside(folder / "early", folder / "none")
     return folder
 
