@@ -84,6 +84,7 @@ def intervene(
 ) -> pl.DataFrame:
     """Changes of every metric under every intervention: columns `SCHEMA`, one run.
 
+    part_of: "gated" or "update"; a run that was trained with a part is changed where it had it.
     Rows with a seed: that seed's change, interval over users. Rows without: the mean over seeds,
     interval over seeds and users (resampling.compare on the paired differences), 95 % each, not
     corrected for their number. nan where an intervention gave a score that is not finite.
@@ -91,6 +92,8 @@ def intervene(
     """
     if not run.places:
         return pl.DataFrame(schema=SCHEMA)
+    if run.part != "full":  # a part of the one has no counterpart in the other
+        part_of = run.config["gca"].get("part_of", "update")
     experiment = restore.experiment_of(run, say, data_dir)
     restore.check_candidates(run, experiment)
     asked = interventions(parts, scales, run.places if each_place else ())

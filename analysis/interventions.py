@@ -13,20 +13,19 @@ the sign of a unit of X' and of its gate leaves the model as it is, and moves bo
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import re
 import zlib
+from collections.abc import Callable
 from typing import Any
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from oa_jax.errors import UserError
-from oa_jax.nn.gca import UPDATES, GatedCrossAttention, parallel_part
-from oa_jax.nn.layers import LayerNorm
+from oa_jax.nn.gca import PARTS as TRAINED
+from oa_jax.nn.gca import parallel_part
 
 RANDOM = 0x0A17  # folded into a seed's key: apart from the purposes of training
 PART_OF = ("gated", "update")
@@ -96,15 +95,17 @@ class Intervened:
     def encode(self, variables, batch):
         """`batch` has `user`, the ids. Where the run was trained with a part only, that part is
         what is replaced: `full` is always the model as it was trained."""
+        trained = TRAINED[self.backbone.gca.part]
 
-        def replace(used, query, name):
+        def replace(update, query, name):
+            used = trained(update, query.h_PxD)
             key = jax.random.fold_in(jax.random.key(variables["seed"]), RANDOM)
             key = jax.random.fold_in(key, np.uint32(zlib.crc32(name.encode())))
             part = variables["part"][name]
             return variables["scale"][name] * replaced(part, used, query, key, batch["user"])
 
-        with replacing(replace, self.part_of):
-            return self.backbone.encode(variables["params"], batch)
+        changed = replacing(self.backbone, replace, self.part_of)
+        return changed.encode(variables["params"], batch)
 
     def score(self, index, encoded_BxD, candidates):
         return self.backbone.score(index, encoded_BxD, candidates)
@@ -113,38 +114,10 @@ class Intervened:
         return {}  # ranks are all that is asked of it
 
 
-@contextlib.contextmanager
-def replacing(replace, part_of: str = "gated"):
-    """Within it, every GCA module uses `replace(U, query stream, its name)` in place of U.
-
-    The module is called as it is, what it saw and did is taken from its probe, and its last step,
-    LN(X + U), is made again. So it needs no field for this, and any backbone will do.
-    """
-
-    def intercept(call, args, kwargs, context):
-        module, found = context.module, call(*args, **kwargs)
-        if not isinstance(module, GatedCrossAttention):
-            return found
-        if part_of == "update":  # what the module uses of X' is a method of its own
-            used = context.method_name == "_used"
-            return replace(found, args[1], module.name) if used else found
-        if context.method_name != "__call__":
-            return found
-        (_, probe), query, cfg = found, args[0], module.config
-        part = UPDATES[getattr(cfg, "part", None) or cfg.update]
-        gated = probe.gate * part(probe.update, probe.x)
-        if getattr(cfg, "part_of", "update") == "gated":
-            gated = part(probe.gate * probe.update, probe.x)
-        gated = replace(gated, query, module.name)
-
-        def norm(h):
-            parameters = {"params": module.variables["params"]["norm"]} if cfg.layer_norm else {}
-            return LayerNorm(parent=None).apply(parameters, h) if parameters else h
-
-        return query.map(lambda h: norm(h + gated)), probe
-
-    with nn.intercept_methods(intercept):
-        yield
+def replacing(backbone, replace: Callable, part_of: str = "gated"):
+    """The backbone whose GCA modules use `replace(U, query stream, its name)` in place of U."""
+    gca = dataclasses.replace(backbone.gca, part=replace, part_of=part_of)
+    return dataclasses.replace(backbone, gca=gca)
 
 
 def variables(params, seeds, modules, intervention: Intervention) -> dict:
@@ -174,8 +147,7 @@ def modules_of(backbone, params, batch) -> list[str]:
         names.append(name)
         return used
 
-    with replacing(replace):
-        jax.eval_shape(backbone.probe, params, batch)
+    jax.eval_shape(replacing(backbone, replace).probe, params, batch)
     return sorted(set(names))
 
 

@@ -3,8 +3,8 @@
     python -m oa_jax train --config=configs/abxi.py:pair=beauty_elec,gca=early --workdir=DIR
 
 Arguments: `pair` beauty_elec | food_kitchen | synthetic; `gca` none | early | stack or places
-such as 0-1; `runlocal`, the same pair and five seeds in a size that ends in under a minute on two
-cores; `size` official | small, the latter for a machine without accelerator.
+such as 0-1; `size` official | small, the latter for a machine without accelerator; `runlocal`, the
+same pair and five seeds in a size that ends in under a minute on two cores.
 
 Paper: arXiv 2510.09435, Table 1, five seeds, NDCG@10 A / B.
   Beauty-Elec  baseline .1724 / .1273   early .1793 / .1244   stack .1846 / .1271
@@ -14,96 +14,76 @@ food_kitchen .1971±.0019 / .1427±.0023.
 Sizes, exact: beauty_elec 8,821,760; food_kitchen 9,651,200; each place of GCA adds 2,102,784.
 """
 
-from oa_jax import config as config_lib
+from oa_jax import presets
 
-# Official commands: decay and LoRA ranks differ by pair (specs abxi §6).
+# Decay and LoRA ranks of the official commands differ by pair; the rest is the field's default.
 PAIRS = {
-    "beauty_elec": {"weight_decay": 2.0, "rank_domain": 64, "rank_invariant": 64},
-    "food_kitchen": {"weight_decay": 3.0, "rank_domain": 16, "rank_invariant": 64},
-    "synthetic": {"weight_decay": 2.0, "rank_domain": 8, "rank_invariant": 8},
+    "beauty_elec": {},
+    "food_kitchen": {"train.weight_decay": 3.0, "model.rank_domain": 16},
+    "synthetic": {"model.rank_domain": 8, "model.rank_invariant": 8},
 }
+# A quarter of the width, negatives shared by a sequence, a larger rate: minutes on two cores. The
+# schedule keeps the official shape: a cut after half of the patience.
+SMALL = {
+    "model.d_embed": 64,
+    "model.d_ffn": 170,
+    "model.rank_domain": 16,
+    "model.rank_invariant": 16,
+    "train.negatives": "per_sequence",
+    "train.learning_rate": 1e-3,
+    "train.max_epochs": 200,
+    "train.warmup_epochs": 2,
+    "train.plateau_patience": 4,
+    "train.stop_patience": 9,
+}
+# The embedded pair is small: so are the model, the batch and the number of rivals.
+SYNTHETIC = {
+    "model.d_embed": 32,
+    "model.d_ffn": 85,
+    "model.length": 38,
+    "train.batch_size": 64,
+    "train.n_negatives": 32,
+    "train.negatives": "per_sequence",
+    "train.learning_rate": 2e-3,
+    "train.max_epochs": 24,
+    "train.warmup_epochs": 2,
+    "train.plateau_patience": 2,
+    "train.stop_patience": 5,
+    "train.probe_users": 256,
+    "train.checkpoint_every": 8,
+    "train.compaction": False,  # compiling again would cost more than it saves
+    "evaluate.n_negatives": 99,
+    "evaluate.block_users": 128,
+}
+# An epoch or two of a narrow model, to see that everything works.
+RUNLOCAL = {
+    "model.d_embed": 16,
+    "model.d_ffn": 32,
+    "model.rank_domain": 4,
+    "model.rank_invariant": 4,
+    "train.negatives": "per_sequence",
+    "train.n_negatives": 16,
+    "train.max_epochs": 2,
+    "train.warmup_epochs": 1,
+    "train.learning_rate": 1e-3,
+    "train.probe_users": 128,
+}
+# On a CPU, with most of the time in compiling and ranking.
+RUNLOCAL_REAL = {"train.max_epochs": 1, "train.warmup_epochs": 0, "seed_axis": "map"}
 DEFAULTS = {"pair": "synthetic", "gca": "none", "size": "official", "runlocal": "false"}
 
 
 def get_config(arg=None):
-    args = config_lib.arguments(arg, DEFAULTS)
-    pair = PAIRS[config_lib.choice("pair", args["pair"], PAIRS)]
-    config = config_lib.base("abxi")
-    config.data.name = args["pair"]
-    config.gca.positions = config_lib.positions(args["gca"])
-    config.model = {
-        "d_embed": 256,
-        "heads": 2,
-        "d_ffn": 680,
-        "rank_domain": pair["rank_domain"],
-        "rank_invariant": pair["rank_invariant"],
-        "length": 47,
-        "dropout": 0.5,
-        "temperature": 0.75,
-    }
-    config.train.weight_decay = pair["weight_decay"]
-    if config_lib.choice("size", args["size"], ("official", "small")) == "small":
-        shrink(config)
-    if args["pair"] == "synthetic":
-        synthetic(config)
-    if config_lib.choice("runlocal", args["runlocal"], ("true", "false")) == "true":
-        runlocal(config, args["pair"])
-    return config
-
-
-def shrink(config):
-    """A quarter of the width, negatives shared by a sequence, a larger rate: minutes on two cores.
-
-    The schedule keeps the official shape: a cut after half of the patience.
-    """
-    config.model.update({"d_embed": 64, "d_ffn": 170, "rank_domain": 16, "rank_invariant": 16})
-    config.train.update(
-        {
-            "negatives": "per_sequence",
-            "learning_rate": 1e-3,
-            "max_epochs": 200,
-            "warmup_epochs": 2,
-            "plateau_patience": 4,
-            "stop_patience": 9,
-        }
+    args = presets.arguments(arg, DEFAULTS)
+    pair = presets.choice("pair", args["pair"], PAIRS)
+    small = presets.choice("size", args["size"], ("official", "small")) == "small"
+    runlocal = presets.is_true("runlocal", args["runlocal"])
+    return presets.configure(
+        "abxi",
+        {"data.name": pair, "gca.positions": presets.places(args["gca"])},
+        PAIRS[pair],
+        small and SMALL,
+        pair == "synthetic" and SYNTHETIC,
+        runlocal and RUNLOCAL,
+        runlocal and pair != "synthetic" and RUNLOCAL_REAL,
     )
-
-
-def synthetic(config):
-    """The embedded pair is small: so are the model, the batch and the number of rivals."""
-    config.model.update({"d_embed": 32, "d_ffn": 85, "length": 38})
-    config.train.update(
-        {
-            "batch_size": 64,
-            "n_negatives": 32,
-            "negatives": "per_sequence",
-            "learning_rate": 2e-3,
-            "max_epochs": 24,
-            "warmup_epochs": 2,
-            "plateau_patience": 2,
-            "stop_patience": 5,
-            "probe_users": 256,
-            "checkpoint_every": 8,
-            "compaction": False,  # compiling again would cost more than it saves
-        }
-    )
-    config.evaluate.n_negatives = 99
-    config.evaluate.block_users = 128
-
-
-def runlocal(config, pair):
-    """An epoch or two of a narrow model, to see that everything works."""
-    config.model.update({"d_embed": 16, "d_ffn": 32, "rank_domain": 4, "rank_invariant": 4})
-    config.train.update(
-        {
-            "negatives": "per_sequence",
-            "n_negatives": 16,
-            "max_epochs": 2,
-            "warmup_epochs": 1,
-            "learning_rate": 1e-3,
-            "probe_users": 128,
-        }
-    )
-    if pair != "synthetic":
-        config.train.update({"max_epochs": 1, "warmup_epochs": 0})
-        config.seed_axis = "map"  # on a CPU, with most of the time in compiling and ranking

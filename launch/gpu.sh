@@ -5,13 +5,14 @@
 #   llm4cdsr   Food-Kitchen of LLMCDSR: the same three
 #   cdsrnp     the same three on the same set
 #   time       seconds per epoch of each backbone for 1, 5 and 16 seeds
-#   bench      python -m oa_jax.bench of each backbone and of the softmax's forms, JSON in OUT
+#   bench      python -m oa_jax bench of each backbone, JSON in OUT
 #   table      of what is finished in OUT, also written to OUT/table.md
 # Default: all of them. OUT (default runs/gpu) receives the workdirs; a second call goes on where the
 # first ended. LIMIT=SECONDS cuts every command off there (it goes on when called again).
 # PYTHON (default python3) must have jax with its accelerator, flax, optax, orbax-checkpoint,
 # ml_collections, absl-py and rich. OA_DATA_DIR holds abe/ and afk/, or abxi/abe/ and abxi/afk/; for
-# the others also a prepared llmcdsr_food_kitchen, for LLM4CDSR with its tables (README, "LLM4CDSR").
+# the others also a prepared llmcdsr_food_kitchen, for LLM4CDSR with its tables
+# (oa_jax/backbones/README.md).
 # What has no data is left out, which a line says.
 # OFFICIAL_ABXI, OFFICIAL_LLM4CDSR: checkouts of the official codes, which the benchmark then times
 # beside ours on the same batches, by OFFICIAL_PYTHON (default: PYTHON), which must have PyTorch.
@@ -59,7 +60,7 @@ done
 train_three() { # name of the runs, configuration
   local gca
   for gca in none early stack; do
-    try oa_jax.train "--config=$2,gca=$gca" "--workdir=$out/$1_$gca"
+    try oa_jax train "--config=$2,gca=$gca" "--workdir=$out/$1_$gca"
   done
 }
 
@@ -82,7 +83,7 @@ time_seeds() {
   local backbone seeds
   for backbone in "${!timed[@]}"; do
     for seeds in 1 5 16; do
-      try oa_jax.train "--config=${timed[$backbone]}" "--workdir=$out/time_${backbone}_$seeds" \
+      try oa_jax train "--config=${timed[$backbone]}" "--workdir=$out/time_${backbone}_$seeds" \
         "--config.seeds=$seeds" --config.train.max_epochs=12 --config.train.checkpoint_every=1000
     done
   done
@@ -99,10 +100,9 @@ bench() {
       beside=("--official=${official[$backbone]}" "--official_python=${OFFICIAL_PYTHON:-$python}")
       run export XLA_PYTHON_CLIENT_PREALLOCATE=false # which leaves memory to the other process
     fi
-    try oa_jax.bench "--config=${timed[$backbone]}" --seeds=1,2,5,8,16 "${beside[@]}" \
+    try oa_jax bench "--config=${timed[$backbone]}" --seeds=1,2,5,8,16 "${beside[@]}" \
       "--out=$out/bench_$backbone.json"
   done
-  try oa_jax.bench "--config=${timed[abxi]}" --softmax "--out=$out/bench_softmax.json"
 }
 
 for part in "${parts[@]}"; do

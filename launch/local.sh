@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Trains on this machine, on all its accelerators or on its CPU, in .venv, which it makes.
 #   launch/local.sh [--dry-run] --config=configs/abxi.py:pair=beauty_elec,gca=early --workdir=DIR …
-# All other arguments go to `python -m oa_jax.train`; paths count from the repository root.
+# All other arguments go to `python -m oa_jax train`; paths count from the repository root.
 # EXTRA (default: by what the machine has) is the extra of pyproject.toml to install: cuda, tpu, or
 # none. A run that is given again goes on; one that ends with status 75 has saved and may be given
 # again.
@@ -20,7 +20,7 @@ extra_of_machine() {
   fi
 }
 
-[[ ${#ARGUMENTS[@]} -gt 0 ]] || fail "expected the arguments of oa_jax.train: --config=… --workdir=…"
+[[ ${#ARGUMENTS[@]} -gt 0 ]] || fail "expected the arguments of oa_jax train: --config=… --workdir=…"
 extra=${EXTRA:-$(extra_of_machine)}
 case $extra in
   cuda | tpu) what=".[$extra]" ;;
@@ -32,7 +32,7 @@ step "install oa-jax into .venv (extra: $extra)"
 run prepare_venv "$what"
 step "train, on every device that jax sees"
 status=0
-run "$VENV_PYTHON" -m oa_jax.train "${ARGUMENTS[@]}" || status=$?
+run "$VENV_PYTHON" -m oa_jax train "${ARGUMENTS[@]}" || status=$?
 if [[ $status == 75 ]]; then
   echo "interrupted after saving: the same command goes on"
 fi

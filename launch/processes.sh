@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # One run in N processes of this machine, which talk over loopback.
 #   launch/processes.sh [--dry-run] N --config=FILE.py:ARGS --workdir=DIR …
-# All other arguments go to `python -m oa_jax.train`. The first process writes to the terminal, the
+# All other arguments go to `python -m oa_jax train`. The first process writes to the terminal, the
 # others to WORKDIR.process-I.log. SIGTERM reaches all. When one fails, the others are ended and its
 # status is this script's; 75 means interrupted after saving. The same command goes on.
 #   PYTHON (default .venv/bin/python if it is there, else python3)
@@ -32,7 +32,7 @@ step "$count processes of ${DEVICES:-1} device(s) each, process 0 listens on 127
 $DRY_RUN || mkdir -p "$(dirname "$workdir")"
 children=()
 for ((i = 0; i < count; i++)); do
-  command=(env "JAX_NUM_CPU_DEVICES=${DEVICES:-1}" "$python" -m oa_jax.train "${flags[@]}"
+  command=(env "JAX_NUM_CPU_DEVICES=${DEVICES:-1}" "$python" -m oa_jax train "${flags[@]}"
     "--distributed=127.0.0.1:$port,$count,$i")
   log=$workdir.process-$i.log
   echo "+$(quoted "${command[@]}")$([[ $i == 0 ]] || echo " >$(quoted "$log") 2>&1") &"

@@ -69,11 +69,11 @@ install() {
 }
 
 train() {
-  [[ ${#flags[@]} -gt 0 ]] || fail "expected the arguments of oa_jax.train: --config=… --workdir=…"
+  [[ ${#flags[@]} -gt 0 ]] || fail "expected the arguments of oa_jax train: --config=… --workdir=…"
   step "train on all workers, again while it ends with 75 (saved after a notice)"
   # shellcheck disable=SC2016  # for the worker's shell
   on_workers 'cd oa-jax && export OA_DATA_DIR="$HOME/oa-data"; status=75;'"\
- while [ \$status = 75 ]; do .venv/bin/python -m oa_jax.train$(quoted "${flags[@]}")\
+ while [ \$status = 75 ]; do .venv/bin/python -m oa_jax train$(quoted "${flags[@]}")\
  --distributed=auto; status=\$?; done; exit \$status"
 }
 

@@ -1,4 +1,4 @@
-"""`python -m oa_jax COMMAND …`: the commands of the program; COMMAND --help shows its flags."""
+"""`python -m oa_jax COMMAND ...`: the commands of the program; COMMAND --help shows its flags."""
 
 from __future__ import annotations
 
@@ -33,7 +33,13 @@ def main(command: str | None = None) -> None:
             known = ", ".join(COMMANDS)
             sys.exit(f"error: {command}: no such command: expected one of {known}")
         sys.argv = [f"oa_jax {command}", *rest]
-    module = importlib.import_module(f"oa_jax.commands.{command}")
+    try:
+        module = importlib.import_module(f"oa_jax.commands.{command}")
+    except (ValueError, TypeError) as error:  # JAX reads its variables when it is imported
+        if "jax_" not in str(error).lower():
+            raise
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
     sys.modules["__main__"].__doc__ = module.__doc__  # what absl's --help begins with
     module.start()
 

@@ -1,379 +1,327 @@
-"""Configuration: the groups that every backbone shares, presets of `protocol`, and checking.
+"""Configurations: typed groups, each field with its default, its check and its meaning. No JAX.
 
-A configuration file (configs/*.py) starts from `base` and fills `model`; the commands call
-`resolve`, whose result is plain, complete and stored as config.json.
+`Config` holds what every backbone shares; each backbone's `fields.py` adds its own groups in a
+subclass. `build` turns values from any source (a file of configs/, a notebook, config.json)
+into a checked `Config`; anything that is not a field is refused.
 """
 
 from __future__ import annotations
 
-import copy
 import dataclasses
+import difflib
 import json
-import math
+import re
+from collections.abc import Iterator, Mapping
 from typing import Any
 
-import ml_collections
-from ml_collections import config_dict
-
-from oa_jax.engine import mesh
 from oa_jax.errors import UserError
 from oa_jax.events.world import World
-from oa_jax.nn.gca import GATE_ACTIVATIONS, INNER_ACTIVATIONS, UPDATES, GCAConfig
+from oa_jax.fields import field, flag, is_int, one_of, real, text, whole
+from oa_jax.nn.known import GCAConfig
 
-# Quirks of each backbone's official code that change numbers (specs §9): official, corrected.
-# `protocol` chooses a column; `--config.quirks.NAME=` overrides one.
-QUIRKS = {
-    "abxi": {
-        "q1_pool_b_from_last_a": (True, False),
-        "q3_attend_to_padding": (True, False),
-        "q6_positions_from_end": (True, True),  # a choice of design, not an error
-        "q10_ties_favour_target": (True, False),
-        "q19_mean_over_all_users": (True, False),
-    },
-    # Not here: Q3, Q14, Q15 are the design (Q3: model.freeze); Q9 changes nothing; Q11, Q18, Q19
-    # lie in the official data scripts; Q20, arbitrary places among ties, is their middle in both
-    # protocols; Q21, candidates drawn anew at every validation, is never done.
-    "llm4cdsr": {
-        "q1_no_causal_mask": (True, False),
-        "q2_score_two_items_as_one": (True, False),
-        "q4_attend_to_padding": (True, False),
-        "q5_negative_of_input_domain": (True, False),
-        "q6_two_negatives": (True, False),
-        "q7_last_item_never_drawn": (True, False),
-        "q8_empty_mean_is_nan": (True, False),
-        "q10_profile_by_row": (True, False),
-        "q12_profile_sees_validation": (True, False),
-        "q13_scale_by_table_width": (True, True),  # choices of design, not errors
-        "q16_second_pass": (True, True),
-        "q17_users_without_input": (True, False),
-        "drop_last_of_other": (True, False),  # not numbered: specs §3, evaluation rows
-    },
-    "cdsrnp": {},  # no official code is public: what is open is a field of `model`
-}
 PROTOCOLS = ("official", "corrected")
-
-# Defaults of the group `train`: official ABXI.
-TRAIN = {
-    "batch_size": 256,
-    "max_epochs": 500,
-    "learning_rate": 1e-4,
-    "weight_decay": 2.0,
-    "warmup_epochs": 10,
-    "plateau_patience": 30,
-    "plateau_factor": 0.3162,
-    "stop_patience": 61,
-    "selection": "mrr_sum",
-    "strict": False,
-    "n_negatives": 128,
-    "negatives": "per_position",
-    "block_positions": 256,
-    "probe_users": 1024,
-    "checkpoint_every": 5,
-    "keep_checkpoints": 2,
-    "compaction": True,
-    "tensorboard": False,
-    "matmul_precision": "default",
-    "compute_dtype": "float32",
-    "quick_compile": False,
-}
-
-
-def base(backbone: str) -> ml_collections.ConfigDict:
-    """Defaults of everything that is not the backbone's own."""
-    placeholders = {name: config_dict.placeholder(bool) for name in QUIRKS[backbone]}
-    return ml_collections.ConfigDict(
-        {
-            "backbone": backbone,
-            "protocol": "official",
-            "quirks": placeholders,
-            "seeds": 5,
-            "first_seed": 0,
-            "seed_axis": "auto",
-            "mesh": "",
-            "data": {
-                "name": "synthetic",
-                "dir": config_dict.placeholder(str),
-                "split": "leave_one_out",
-                "resident": True,
-                "chunk_steps": 32,
-                "users": "all",
-                "tables": config_dict.placeholder(str),
-                "global_width": 1024,
-                "world": {f.name: f.default for f in dataclasses.fields(World)},
-            },
-            "gca": dataclasses.asdict(GCAConfig()) | {"ortho_weight": 0.0},
-            "train": dict(TRAIN),
-            "evaluate": {
-                "n_negatives": 999,
-                "users_per_kind": 0,
-                "block_users": 512,
-                "block_items": 4096,
-            },
-        }
-    )
-
-
-def completed(config: dict) -> tuple[dict, list[str]]:
-    """`config` with the defaults of fields that a run of an older version lacks, and their names.
-
-    A field is added with the default that keeps what the code did before.
-    """
-    out, added = copy.deepcopy(config), []
-    if str(config.get("backbone")) not in QUIRKS:
-        return out, added
-
-    def fill(node, defaults, path):
-        for name, default in defaults.items():
-            if name not in node:
-                node[name] = default
-                added.append(f"{path}{name}")
-            elif isinstance(default, dict) and isinstance(node[name], dict):
-                fill(node[name], default, f"{path}{name}.")
-
-    fill(out, base(config["backbone"]).to_dict(), "")
-    return out, added
-
-
-def positions(text: str) -> tuple[int, ...]:
-    """Places from `none`, `early`, `stack` or numbers such as `0-1`."""
-    named = {"none": (), "early": (0,), "stack": (0, 1)}
-    if text in named:
-        return named[text]
-    parts = text.split("-")
-    if not all(part.isdecimal() for part in parts):
-        raise UserError(f"gca={text}: expected none, early, stack or places such as 0-1")
-    return tuple(int(part) for part in parts)
-
-
-def arguments(text: str | None, defaults: dict[str, str]) -> dict[str, str]:
-    """`a=x,b=y,flag` of `--config=file.py:…` over `defaults`; a bare word is a flag, "true"."""
-    out = dict(defaults)
-    for part in filter(None, (text or "").split(",")):
-        name, _, value = part.partition("=")
-        if name not in defaults:
-            raise UserError(f"--config: argument {name!r}: expected one of {', '.join(defaults)}")
-        out[name] = value or "true"
-    return out
+MESH_AXES = ("seed", "data", "table")
+MESH_EXPECTED = "sizes of the axes seed, data and table such as seed:2,data:2, or nothing"
 
 
 @dataclasses.dataclass(frozen=True)
-class _Rule:
-    field: str
-    holds: Any
-    expected: str
+class Data:
+    name: str = text("synthetic", "a prepared set, beauty_elec, food_kitchen, or synthetic")
+    dir: str | None = text(None, "folder of the data; by default OA_DATA_DIR", free=True)
+    split: str = one_of(
+        "leave_one_out", "who is held out", "leave_one_out", "global_time", "published"
+    )
+    resident: bool = flag(True, "all rows on the device; False reads them from files in chunks")
+    chunk_steps: int = whole(32, "batches of a chunk, with resident=False", free=True)
+    users: str = one_of("all", "whose histories train", "all", "overlap")
+    tables: str | None = text(None, "folder of text tables; by default beside the set", free=True)
+    global_width: int = whole(1024, "columns used of the text table of both domains", 2)
+    world: World = dataclasses.field(default_factory=World)
 
 
-def _whole(field, least, most=math.inf):
-    expected = f"a whole number of at least {least}"
-    if most < math.inf:
-        expected = f"a whole number from {least} to {most}"
-    return _Rule(field, lambda v: _is_int(v) and least <= v <= most, expected)
+@dataclasses.dataclass(frozen=True)
+class Train:
+    """Defaults are those of official ABXI."""
+
+    batch_size: int = whole(256, "users of a batch")
+    max_epochs: int = whole(500, "epochs at most; may grow with --extend")
+    learning_rate: float = real(1e-4, "of Adam", above=True)
+    weight_decay: float = real(2.0, "decoupled, of every parameter")
+    warmup_epochs: int = whole(10, "epochs of a growing rate, without selection", 0)
+    plateau_patience: int = whole(30, "bad epochs in a row before the rate is cut", 0)
+    plateau_factor: float = real(0.3162, "the cut", 0, 1, above=True)
+    stop_patience: int = whole(61, "bad epochs in a row before the end", 0)
+    selection: str = one_of("mrr_sum", "metric that selects", "mrr_sum", "ndcg@10", "ndcg@10_sum")
+    strict: bool = flag(False, "an equal score is no improvement")
+    n_negatives: int = whole(128, "negatives of a domain")
+    negatives: str = one_of("per_position", "who shares negatives", "per_position", "per_sequence")
+    block_positions: int = whole(256, "positions whose softmax is taken together", free=True)
+    probe_users: int = whole(1024, "validation users whose angles are measured")
+    checkpoint_every: int = whole(5, "epochs between checkpoints", free=True)
+    keep_checkpoints: int = whole(2, "checkpoints that stay", free=True)
+    compaction: bool = flag(True, "seeds that stop leave the program", free=True)
+    tensorboard: bool = flag(False, "events for TensorBoard too", free=True)
+    matmul_precision: str = one_of("default", "of products", "default", "high", "highest")
+    compute_dtype: str = one_of("float32", "of a step's products", "float32", "bfloat16")
+    quick_compile: bool = flag(False, "programs are ready sooner and run slower", free=True)
 
 
-def _real(field, low, high=math.inf, open_low=False):
-    expected = f"a number {'above' if open_low else 'from'} {low}"
-    expected += f" to {high}" if high < math.inf else ("" if open_low else " up")
-
-    def holds(value):
-        return _is_real(value) and low <= value <= high and not (open_low and value == low)
-
-    return _Rule(field, holds, expected)
+@dataclasses.dataclass(frozen=True)
+class Evaluate:
+    n_negatives: int = whole(999, "candidates beside the target")
+    users_per_kind: int = whole(0, "evaluated users of a kind at most; 0: all", 0)
+    block_users: int = whole(512, "users that are ranked together", free=True)
+    block_items: int = whole(4096, "items that are scored together", free=True)
 
 
-def _one_of(field, choices):
-    return _Rule(field, lambda v: v in choices, "one of " + ", ".join(map(str, choices)))
+@dataclasses.dataclass(frozen=True)
+class Model:
+    """Sizes of a backbone: what all of them have."""
+
+    d_embed: int = whole(128, "width D")
+    heads: int = whole(1, "attention heads, a divisor of d_embed")
+    length: int = whole(50, "events of a stream, the last ones")
+    dropout: float = real(0.5, "rate of dropout", 0, 0.999)
+
+    @property
+    def places(self) -> tuple[int, ...]:
+        """Where a fusion may stand: after the embedding (0) and after each block."""
+        raise NotImplementedError
 
 
-def _flag(field):
-    return _Rule(field, lambda v: isinstance(v, bool), "True or False")
+@dataclasses.dataclass(frozen=True)
+class Quirks:
+    """No quirks; a backbone's subclass has a field for each."""
 
 
-def _is_int(value):
-    return isinstance(value, int) and not isinstance(value, bool)
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """One experiment. Groups are dataclasses: `config.train.batch_size`.
+
+    hparams (of the class): {name: (group, field)}, values that need no recompilation.
+    """
+
+    backbone: str
+    protocol: str = one_of("official", "columns of the quirks", *PROTOCOLS)
+    quirks: Quirks = dataclasses.field(default_factory=Quirks)
+    seeds: int = whole(5, "number of seeds; may grow with --extend", 1, 10_000)
+    first_seed: int = whole(0, "the first of them", 0, 2**31 - 10_001)
+    seed_axis: str = one_of(
+        "auto", "seeds side by side or in turn", "auto", "vmap", "map", free=True
+    )
+    mesh: str = field(
+        "", lambda v: _is_mesh(v), MESH_EXPECTED, "devices on each axis; '': chosen", free=True
+    )
+    data: Data = dataclasses.field(default_factory=Data)
+    gca: GCAConfig = dataclasses.field(default_factory=GCAConfig)
+    model: Model = dataclasses.field(default_factory=Model)
+    train: Train = dataclasses.field(default_factory=Train)
+    evaluate: Evaluate = dataclasses.field(default_factory=Evaluate)
+
+    def to_dict(self) -> dict:
+        """Plain dictionaries and lists, as config.json holds them."""
+        return json.loads(json.dumps(dataclasses.asdict(self)))
+
+    def replace(self, **changes: Any) -> Config:
+        """A checked copy: `config.replace(seeds=1, train={"max_epochs": 3})`, or dotted names
+        in a dictionary: `config.replace(**{"train.max_epochs": 3})`."""
+        values = self.to_dict()
+        if "protocol" in changes:  # which decides the quirks anew, but for those set by hand
+            column = PROTOCOLS.index(self.protocol)
+            for one in dataclasses.fields(self.quirks):
+                if values["quirks"][one.name] == one.metadata["presets"][column]:
+                    values["quirks"][one.name] = None
+        return build(type(self), merged(values, changes))
 
 
-def _is_real(value):
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+def merged(values: dict, changes: Mapping[str, Any]) -> dict:
+    """`values` with `changes`, whose names may be dotted and whose values may be groups."""
+    out = dict(values)
+    for name, value in changes.items():
+        head, dot, rest = name.partition(".")
+        if dot:
+            value = {rest: value}
+        inside = isinstance(value, Mapping) and isinstance(out.get(head), Mapping)
+        out[head] = merged(out[head], value) if inside else value
+    return out
 
 
-def _is_widths(value):
-    return isinstance(value, list) and len(value) > 0 and all(_is_int(v) and v > 0 for v in value)
+def build(kind: type[Config], values: Any) -> Config:
+    """`values` as a checked configuration of that class, every quirk decided by the protocol.
+
+    values: a `Config`, a `ml_collections.ConfigDict` or nested dictionaries. What is left out has
+    its default: a field is added with the default that keeps what the code did before, so that
+    runs of older versions can be read.
+
+    Raises UserError naming the field, what was found and what was expected.
+    """
+    values = values.to_dict() if hasattr(values, "to_dict") else values
+    if not isinstance(values, Mapping):
+        raise UserError(f"--config: found {type(values).__name__}, expected an object")
+    config = _build(kind, upgraded(values), "")
+    config = dataclasses.replace(config, quirks=_decided(config))
+    _check_together(config)
+    return config
+
+
+def upgraded(values: Mapping) -> dict:
+    """Values of an older version under the names of today."""
+    values = dict(values)
+    gca = values.get("gca")
+    if isinstance(gca, Mapping) and "update" in gca and "part" not in gca:
+        values["gca"] = {("part" if k == "update" else k): v for k, v in gca.items()}
+    return values
+
+
+def _build(group: type, values: Mapping, path: str):
+    """A group of `values`, every field checked. path: of the group, with a dot at its end."""
+    known = {f.name: f for f in dataclasses.fields(group)}
+    for name in values:
+        if name not in known:
+            above = f"--config.{path}".rstrip(".")
+            raise UserError(unknown_field(f"{path}{name}", name, above, list(known)))
+    out = {}
+    for name, one in known.items():
+        inner = _group_of(one)
+        if name not in values:
+            continue
+        value = values[name]
+        if inner and not isinstance(value, Mapping):
+            raise UserError(f"--config.{path}{name}={value}: a group: expected its fields")
+        if inner:
+            out[name] = _build(inner, value, f"{path}{name}.")
+            continue
+        if isinstance(one.default, tuple) and isinstance(value, list):
+            value = tuple(value)
+        if one.metadata and not one.metadata["holds"](value):
+            found, expected = _shown(value), one.metadata["expected"]
+            raise UserError(f"--config.{path}{name}={found}: expected {expected}")
+        out[name] = value
+    try:
+        return group(**out)
+    except UserError as error:  # World checks itself
+        raise UserError(f"--config.{path.rstrip('.')}: {error}") from None
+
+
+def _group_of(one: dataclasses.Field) -> type | None:
+    """The class of a group, None for a single value."""
+    made = one.default_factory
+    return made if isinstance(made, type) and dataclasses.is_dataclass(made) else None
+
+
+def _shown(value):
+    return list(value) if isinstance(value, tuple) else value
+
+
+def unknown_field(name: str, part: str, group: str, known: list[str]) -> str:
+    """What to say of the field `name`, whose `part` is none of the `known` of a group."""
+    near = difflib.get_close_matches(part, known, 1)
+    hint = f"did you mean {near[0]}? " if near else ""
+    return f"--config.{name}: no such field: {hint}{group} has {', '.join(sorted(known))}"
+
+
+def _decided(config: Config) -> Quirks:
+    """Quirks with those that are None as the protocol has them."""
+    column = PROTOCOLS.index(config.protocol)
+    undecided = {
+        one.name: one.metadata["presets"][column]
+        for one in dataclasses.fields(config.quirks)
+        if getattr(config.quirks, one.name) is None
+    }
+    return dataclasses.replace(config.quirks, **undecided)
+
+
+def _check_together(config: Config) -> None:
+    """Rules of more than one field."""
+    found, places = config.gca.positions, config.model.places
+    known = all(is_int(place) and place in places for place in found)
+    if not known or sorted(set(found)) != list(found):
+        raise UserError(
+            f"--config.gca.positions={list(found)}: expected different places in ascending order "
+            f"among {', '.join(map(str, places))}"
+        )
+    width = config.model.d_embed
+    for group in ("model", "gca"):
+        heads = getattr(config, group).heads
+        if heads and width % heads:
+            raise UserError(
+                f"--config.{group}.heads={heads}: expected a divisor of model.d_embed={width}"
+            )
+    train = config.train
+    if train.warmup_epochs >= train.max_epochs:
+        raise UserError(
+            f"--config.train.warmup_epochs={train.warmup_epochs}: expected less than "
+            f"max_epochs={train.max_epochs}, as no epoch is selected in the warm-up"
+        )
+
+
+def fields_of(group: type, path: str = "") -> Iterator[tuple[str, dataclasses.Field]]:
+    """(dotted name, field) of every single value of a configuration class."""
+    for one in dataclasses.fields(group):
+        inner = _group_of(one)
+        if inner:
+            yield from fields_of(inner, f"{path}{one.name}.")
+        else:
+            yield f"{path}{one.name}", one
+
+
+def defaults_taken(kind: type[Config], values: Mapping) -> list[str]:
+    """Dotted names of the fields that stored `values` do not have, as their version had none."""
+
+    def has(name):
+        node = upgraded(values)
+        for part in name.split("."):
+            if not isinstance(node, Mapping) or part not in node:
+                return False
+            node = node[part]
+        return True
+
+    return [name for name, _ in fields_of(kind) if not has(name)]
+
+
+def first_difference(old: Config, new: Config) -> str | None:
+    """`field: there …, asked for …` of the first difference that a run that goes on must not
+    have, None if there is none. Fields marked `free` may differ."""
+    for name, one in fields_of(type(new)):  # the backbone, which decides the fields, comes first
+        there, asked = value_of(old, name), value_of(new, name)
+        if there != asked and not one.metadata.get("free"):
+            return f"{name}: there {_shown(there)}, asked for {_shown(asked)}"
+    return None
+
+
+def value_of(config: Any, name: str) -> Any:
+    """The value of a dotted field."""
+    for part in name.split("."):
+        config = getattr(config, part)
+    return config
+
+
+def mesh_sizes(text: str) -> tuple[int, int, int] | None:
+    """Sizes (seed, data, table) of `seed:2,data:2`; an axis that is not named is 1. None of "".
+
+    Raises ValueError for anything else.
+    """
+    if text == "":
+        return None
+    sizes = {}
+    for part in text.split(","):
+        match = re.fullmatch(r"(seed|data|table):([1-9]\d{0,5})", part)
+        if not match or match[1] in sizes:
+            raise ValueError(part)
+        sizes[match[1]] = int(match[2])
+    return tuple(sizes.get(name, 1) for name in MESH_AXES)
 
 
 def _is_mesh(value):
     try:
-        mesh.parse(value)
+        mesh_sizes(value)
     except (ValueError, AttributeError):
         return False
     return True
 
 
-RULES = (
-    _one_of("protocol", PROTOCOLS),
-    _whole("seeds", 1, 10_000),
-    _whole("first_seed", 0, 2**31 - 10_001),
-    _one_of("seed_axis", ("auto", "vmap", "map")),
-    _Rule("mesh", _is_mesh, mesh.EXPECTED),
-    _one_of("data.split", ("leave_one_out", "global_time", "published")),
-    _one_of("data.users", ("all", "overlap")),
-    _whole("data.global_width", 2),
-    _one_of("gca.kv", ("merged", "other")),
-    _one_of("gca.gate_input", ("update", "source")),
-    _one_of("gca.gate_act", tuple(GATE_ACTIVATIONS)),
-    _one_of("gca.gate_inner", tuple(INNER_ACTIVATIONS)),
-    _one_of("gca.update", tuple(UPDATES)),
-    _whole("gca.gate_hidden", 1),
-    _whole("gca.heads", 0),
-    _real("gca.ortho_weight", 0),
-    *map(_flag, ("gca.layer_norm", "gca.key_mask", "gca.causal")),
-    *map(_flag, ("train.tensorboard", "train.compaction", "train.strict", "train.quick_compile")),
-    _flag("data.resident"),
-    _whole("data.chunk_steps", 1),
-    _one_of("train.selection", ("mrr_sum", "ndcg@10", "ndcg@10_sum")),
-    _whole("train.batch_size", 1),
-    _whole("train.max_epochs", 1),
-    _real("train.learning_rate", 0, open_low=True),
-    _real("train.weight_decay", 0),
-    _whole("train.warmup_epochs", 0),
-    _whole("train.plateau_patience", 0),
-    _real("train.plateau_factor", 0, 1, open_low=True),
-    _whole("train.stop_patience", 0),
-    _whole("train.n_negatives", 1),
-    _one_of("train.negatives", ("per_position", "per_sequence")),
-    _whole("train.block_positions", 1),
-    _whole("train.probe_users", 1),
-    _whole("train.checkpoint_every", 1),
-    _whole("train.keep_checkpoints", 1),
-    _one_of("train.matmul_precision", ("default", "high", "highest")),
-    _one_of("train.compute_dtype", ("float32", "bfloat16")),
-    _whole("evaluate.n_negatives", 1),
-    _whole("evaluate.users_per_kind", 0),
-    _whole("evaluate.block_users", 1),
-    _whole("evaluate.block_items", 1),
-    _whole("model.d_embed", 1),
-    _whole("model.heads", 1),
-    _whole("model.length", 1),
-    _real("model.dropout", 0, 0.999),
-)
-# Of each backbone: the fields that are its own, and what it can do of the shared ones.
-OWN_RULES = {
-    "abxi": (
-        _whole("model.d_ffn", 1),
-        _whole("model.rank_domain", 1),
-        _whole("model.rank_invariant", 1),
-        _real("model.temperature", 0, open_low=True),
-    ),
-    "llm4cdsr": (
-        _whole("model.d_embed", 2),
-        _one_of("train.n_negatives", (1,)),
-        _one_of("train.negatives", ("per_position",)),
-        _real("model.alpha", 0),
-        _real("model.beta", 0),
-        _real("model.tau", 0, open_low=True),
-        _real("model.tau_reg", 0, open_low=True),
-        *map(_flag, ("model.global_llm", "model.local_llm", "model.freeze")),
-    ),
-    "cdsrnp": (
-        _one_of("protocol", ("corrected",)),
-        _one_of("train.n_negatives", (1,)),
-        _one_of("train.negatives", ("per_position",)),
-        _whole("model.merged_length", 1),
-        _whole("model.d_latent", 0),
-        _whole("model.support", 1),
-        _whole("model.eval_support", 0),
-        _whole("model.kl_warmup", 0),
-        _real("model.kl_weight", 0),
-        _one_of("model.targets", ("each_domain", "last", "every")),
-        _one_of("model.latents", ("per_direction", "shared")),
-        _one_of("model.score_state", ("last", "mean")),
-        _one_of("model.np_state", ("last", "mean")),
-        _one_of("model.interest", ("film", "attention", "none")),
-        _one_of("model.eval_latent", ("mean", "draw")),
-        _Rule("model.decoder_widths", _is_widths, "a list of whole numbers of at least 1"),
-        *map(_flag, ("model.neural_process", "model.pair_negative", "model.exclude_query")),
-        *map(_flag, ("model.film_from_one", "evaluate.test_items")),
-    ),
-}
-
-
-def resolve(config: ml_collections.ConfigDict, places: tuple[int, ...]) -> dict:
-    """Check a configuration and return it as a plain dict with every quirk decided.
-
-    places: the backbone's GCA places. Raises UserError naming the field, found and expected.
-    """
-    try:
-        plain = json.loads(json.dumps(config.to_dict()))  # tuples become lists, as when read back
-    except TypeError as error:
-        raise UserError(f"--config: {error}: expected numbers, text, lists, None") from None
-    for rule in (*RULES, *OWN_RULES[plain["backbone"]]):
-        value = _value(plain, rule.field)
-        if not rule.holds(value):
-            raise UserError(f"--config.{rule.field}={value}: expected {rule.expected}")
-    _check_gca(plain, places)
-    if plain["train"]["warmup_epochs"] >= plain["train"]["max_epochs"]:
-        raise UserError(
-            f"--config.train.warmup_epochs={plain['train']['warmup_epochs']}: expected less than "
-            f"max_epochs={plain['train']['max_epochs']}, as no epoch is selected in the warm-up"
-        )
-    column = PROTOCOLS.index(plain["protocol"])
-    for name, presets in QUIRKS[plain["backbone"]].items():
-        if plain["quirks"][name] is None:
-            plain["quirks"][name] = presets[column]
-    return plain
-
-
-def _value(plain, field):
-    node = plain
-    for part in field.split("."):
-        if not isinstance(node, dict) or part not in node:
-            raise UserError(f"--config.{field}: missing: expected the field in every configuration")
-        node = node[part]
-    return node
-
-
-def _check_gca(plain, places):
-    found = _value(plain, "gca.positions")
-    known = isinstance(found, list) and all(_is_int(p) and p in places for p in found)
-    if not known or sorted(set(found)) != found:
-        raise UserError(
-            f"--config.gca.positions={found}: expected different places in ascending order "
-            f"among {', '.join(map(str, places))}"
-        )
-    width = plain["model"]["d_embed"]
-    for field in ("model", "gca"):
-        heads = plain[field]["heads"]
-        if heads and width % heads:
-            raise UserError(
-                f"--config.{field}.heads={heads}: expected a divisor of model.d_embed={width}"
-            )
-
-
-def first_difference(old: dict, new: dict, path="") -> str | None:
-    """`field: old value, new value` of the first difference, None if there is none.
-
-    `data.dir` and `data.tables` may differ: the data are known by their fingerprints. So may
-    `mesh`: a run goes on on other devices.
-    """
-    if not isinstance(old, dict):
-        return f"config.json holds {json.dumps(old)[:40]}, expected an object"
-    for key in sorted({**old, **new}):
-        field = f"{path}{key}"
-        if field in ("data.dir", "data.tables", "mesh") or (
-            key in old and key in new and old[key] == new[key]
-        ):
-            continue
-        a, b = old.get(key), new.get(key)
-        if isinstance(a, dict) and isinstance(b, dict):
-            difference = first_difference(a, b, f"{field}.")
-            if difference:
-                return difference
-            continue
-        return f"{field}: there {a}, asked for {b}"
-    return None
-
-
-def choice(name: str, value: str, choices) -> str:
+def choice(name: str, value: Any, choices: Any) -> Any:
     """`value` if it is one of `choices`, otherwise a UserError naming them."""
-    if value not in choices:
+    if not isinstance(value, str) or value not in choices:
         raise UserError(f"{name}={value}: expected one of {', '.join(choices)}")
     return value

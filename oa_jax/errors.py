@@ -10,4 +10,11 @@ class UserError(Exception):
 
 
 class Interrupted(Exception):
-    """The run was told to leave and is saved: the same command goes on. The message says where."""
+    """The run was told to leave and is saved: the same command goes on. The message says where.
+
+    by_key: it was Ctrl-C, and no scheduler that will start the command again.
+    """
+
+    def __init__(self, message: str, by_key: bool = False):
+        super().__init__(message)
+        self.by_key = by_key

@@ -2,18 +2,70 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import io
 import json
 import math
 import os
 import pathlib
+import re
+import tempfile
 import zipfile
 import zlib
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 
 from oa_jax.errors import UserError
+
+
+def local(path: str | os.PathLike, flag: str) -> pathlib.Path:
+    """The path that `flag` was given, `~` expanded.
+
+    Raises UserError for a URL: pathlib would take gs://bucket for a folder `gs:` of this one.
+    """
+    if re.match(r"[a-z][a-z0-9+.-]+:/", str(path)):
+        raise UserError(f"{flag}={path}: a URL: expected a path in a file system that is mounted")
+    try:
+        return pathlib.Path(path).expanduser()
+    except RuntimeError as error:  # no home directory
+        raise UserError(f"{flag}={path}: {error}") from None
+
+
+def check_writable(path: str | os.PathLike, flag: str) -> None:
+    """Raise UserError if a file `path` could not be written now: before work that takes long."""
+    folder = local(path, flag).parent
+    if not folder.is_dir():
+        raise UserError(f"{flag}={path}: no such folder: expected a file in one that exists")
+    try:
+        if local(path, flag).is_dir():
+            raise OSError(errno.EISDIR, os.strerror(errno.EISDIR))
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        raise UserError(f"{flag}={path}: cannot write there: {error.strerror}") from None
+
+
+def lock(path: str | os.PathLike, wait: bool = False) -> IO | None:
+    """Lock the file `path`, which is made, until the result is closed. None: another has it.
+
+    Raises UserError where the file system has no locks, as Lustre and some NFS; with OA_NO_LOCK=1
+    in the environment nothing is locked there.
+    """
+    file = open(path, "w")  # noqa: SIM115 (the caller holds it)
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    except OSError as error:
+        if error.errno in (errno.EWOULDBLOCK, errno.EAGAIN, errno.EACCES):
+            file.close()
+            return None
+        if os.environ.get("OA_NO_LOCK") != "1":
+            file.close()
+            raise UserError(
+                f"{path}: this file system has no locks ({error.strerror}): expected one that has, "
+                "or OA_NO_LOCK=1, and then no second command on the same folder"
+            ) from None
+    return file
 
 
 def write(path: str | os.PathLike, content: bytes | str) -> pathlib.Path:
@@ -49,7 +101,9 @@ def write_npz(path: str | os.PathLike, arrays: dict[str, np.ndarray]) -> pathlib
     return write(path, buffer.getvalue())
 
 
-def read_json(path: str | os.PathLike, expected: str = "a JSON file", kind: type = dict) -> Any:
+def read_json(
+    path: str | os.PathLike, expected: str = "a JSON file", kind: type | tuple[type, ...] = dict
+) -> Any:
     """The value in a JSON file, an instance of `kind`.
 
     expected: what the file should be, in words, for the error. Raises UserError naming the file
@@ -64,6 +118,7 @@ def read_json(path: str | os.PathLike, expected: str = "a JSON file", kind: type
         raise UserError(f"{path}: not valid JSON: {error}: expected {expected}") from None
     if not isinstance(value, kind):
         found, names = type(value).__name__, {dict: "an object", list: "a list"}
+        names[dict, list] = "an object or a list"
         raise UserError(
             f"{path}: holds a {found}, not {names.get(kind, kind)}: expected {expected}"
         )

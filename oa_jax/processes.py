@@ -18,7 +18,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from oa_jax.errors import UserError
+from oa_jax.errors import Interrupted, UserError
 
 EXPECTED = "auto, off, or HOST:PORT,N,I: where process 0 listens, how many there are, which this is"
 LOST_S = 60  # without a sign of life for so long, a process is lost and the others end
@@ -123,28 +123,51 @@ def check_equal(what: str, value) -> None:
 
 
 class Notice:
-    """Notice that the machine is about to be taken away: SIGTERM, to any of the processes.
+    """Notice that this process shall leave: SIGTERM, as the machine is about to be taken away, or
+    Ctrl-C, to any of the processes.
 
-    Use as a context. Outside of it the signal ends a process, as ever.
+    Use as a context; outside of it both do what they ever did. More of SIGTERM changes nothing, as
+    `timeout` and Slurm send two; a second Ctrl-C does not wait: KeyboardInterrupt.
     """
 
     def __init__(self):
-        self._received = False
-        self._before = None
+        self._received = 0
+        self._before = {}
 
-    def __enter__(self):
+    def __enter__(self) -> Notice:
         with contextlib.suppress(ValueError):  # not the main thread: nobody can send it there
-            self._before = signal.signal(signal.SIGTERM, self._receive)
+            for number in (signal.SIGTERM, signal.SIGINT):
+                if signal.getsignal(number) is not signal.SIG_IGN:  # as of nohup
+                    self._before[number] = signal.signal(number, self._receive)
         return self
 
     def __exit__(self, *_):
-        if self._before is not None:
-            signal.signal(signal.SIGTERM, self._before)
+        for number, before in self._before.items():
+            signal.signal(number, before)
 
-    def _receive(self, *_):
-        self._received = True
-        signal.signal(signal.SIGTERM, self._before)  # a second one does what it always did
+    def _receive(self, number, _):
+        if number == signal.SIGINT and self._received == number:
+            raise KeyboardInterrupt
+        if number == signal.SIGINT and is_first():  # not print, which may be what was interrupted
+            os.write(2, b"interrupted: leaving after this epoch (again: at once)\n")
+        self._received = number
 
     def holds(self) -> bool:
         """Whether to leave now. All processes ask after every epoch, and get the same answer."""
         return bool(fetch(np.array([self._received])).any())
+
+    def error(self, message: str) -> Interrupted:
+        """What to raise, once everything is saved."""
+        return Interrupted(message, by_key=self._received == signal.SIGINT)
+
+
+def leave_when_told(message: str) -> None:
+    """From now on SIGTERM raises Interrupted(message) wherever no `Notice` takes it: once, as it is
+    sent twice. For a command, with whose process that ends."""
+
+    def receive(*_):
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        raise Interrupted(message)
+
+    with contextlib.suppress(ValueError):  # not the main thread
+        signal.signal(signal.SIGTERM, receive)

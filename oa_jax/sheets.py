@@ -27,10 +27,11 @@ class Sheet:
 
     def show(self, console) -> None:
         """Print it on a rich console."""
+        from rich.markup import escape  # a run's folder may be called [red]
         from rich.table import Table
 
         table = Table(
-            title=self.title or None,
+            title=escape(self.title) or None,
             title_justify="left",
             title_style="bold",
             box=None,
@@ -40,7 +41,7 @@ class Sheet:
         for i, name in enumerate(self.header):
             table.add_column(name, justify="left" if i < self.words else "right")
         for row in self.rows:
-            table.add_row(*row)
+            table.add_row(*map(escape, row))
         console.print(table)
 
     def csv(self) -> str:

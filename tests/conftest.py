@@ -9,7 +9,8 @@ import pytest
 from oa_jax.events.log import make_log
 
 # The toy backbone, which tests of several rooms train, and scripts that import it.
-sys.path.insert(0, str(pathlib.Path(__file__).parent / "toys"))
+for folder in ("toys", "backbones"):
+    sys.path.insert(0, str(pathlib.Path(__file__).parent / folder))
 
 SHARED = pathlib.Path(__file__).resolve().parents[2] / "shared"
 

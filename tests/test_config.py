@@ -1,94 +1,197 @@
-"""Arguments of a configuration file, the rules of its fields, and how --config is read."""
+"""Typed configurations: their checks, presets, files, overrides and what older runs stored."""
 
-import importlib.util
+import dataclasses
 import json
 import pathlib
+import subprocess
+import sys
 
 import pytest
 from ml_collections import ConfigDict
 
 from oa_jax import config as config_lib
+from oa_jax import presets
+from oa_jax.backbones import known
 from oa_jax.commands import cli
 from oa_jax.errors import UserError
+from oa_jax.nn import gca
+from oa_jax.nn.known import GCAConfig
+from oa_jax.ranking.selection import SELECTION
 
-CONFIGS = pathlib.Path(__file__).resolve().parents[1] / "configs"
-PLACES = (0, 1, 2)
-# Checked elsewhere: by `resolve` itself, by the data, by the type of a quirk.
-RULES = (*config_lib.RULES, *config_lib.OWN_RULES["abxi"])
-NOT_IN_RULES = (
-    *("backbone", "gca.positions", "quirks."),
-    *("data.name", "data.dir", "data.tables", "data.world."),
-)
+HERE = pathlib.Path(__file__).parent
+STORED = json.loads((HERE / "stored_configs.json").read_text())
 
 
-def get_config(argument=None, backbone="abxi", **changes):
-    spec = importlib.util.spec_from_file_location("config_file", CONFIGS / f"{backbone}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    config = module.get_config(argument)
+def get_config(argument="", backbone="abxi", **changes):
+    config = presets.load(f"configs/{backbone}.py:{argument}")
     config.update_from_flattened_dict(changes)
     return config
 
 
-def fields(tree, path=""):
-    for name, value in tree.items():
-        if isinstance(value, dict):
-            yield from fields(value, f"{path}{name}.")
-        else:
-            yield path + name
+def merged(a, b):
+    both = {k for k in b if isinstance(b[k], dict) and isinstance(a.get(k), dict)}
+    return {**a, **b, **{k: merged(a[k], b[k]) for k in both}}
 
 
-@pytest.mark.parametrize("pair", ["beauty_elec", "food_kitchen", "synthetic"])
+def test_reading_a_configuration_costs_no_jax():
+    program = (
+        "import sys\nfrom oa_jax import presets\nfrom oa_jax.backbones import known\n"
+        "known.resolve(presets.load('configs/cdsrnp.py:pair=synthetic'))\n"
+        "sys.exit('jax' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", program]).returncode == 0
+
+
+@pytest.mark.parametrize("row", STORED, ids=[f"{r['version']} {r['made_by']}" for r in STORED])
+def test_what_older_versions_stored_is_what_it_was(row):
+    """`added`: what the last version before the typed groups made of `stored`."""
+    found, expected = known.resolve(row["stored"]).to_dict(), merged(row["stored"], row["added"])
+    expected["gca"]["part"] = expected["gca"].pop("update")  # renamed since
+    fields = {"model.blocks"} | set(
+        config_lib.defaults_taken(known.fields(found["backbone"]), expected)
+    )
+    for name in fields:  # added since, with the default that keeps what was done
+        group, field = name.split(".")
+        expected[group][field] = found[group][field]
+    assert found == expected
+    assert found["model"]["blocks"] == (1 if found["backbone"] == "abxi" else 2)
+
+
+@pytest.mark.parametrize("row", [r for r in STORED if r["version"] == "5a6b1e3"], ids=str)
+def test_the_files_of_configs_say_what_they_said(row):
+    backbone, argument = row["made_by"].split(":")
+    changes = {"gca.part": "orthogonal"} if "early" in argument else {}  # as it was stored with
+    assert known.resolve(get_config(argument, backbone, **changes)) == known.resolve(row["stored"])
+
+
+@pytest.mark.parametrize("backbone", known.NAMES)
 @pytest.mark.parametrize("more", ["", "gca=early", "gca=0-2", "size=small,gca=stack", "runlocal"])
-def test_documented_arguments_resolve_and_survive_json(pair, more):
-    resolved = config_lib.resolve(get_config(f"pair={pair},{more}"), PLACES)
-    stored = json.loads(json.dumps(resolved))
-    assert stored == resolved
-    assert config_lib.resolve(ConfigDict(stored), PLACES) == resolved
-    assert config_lib.first_difference(stored, resolved) is None
-    assert resolved["data"]["name"] == pair
+def test_documented_arguments_resolve_and_survive_json(backbone, more):
+    resolved = known.resolve(get_config(more, backbone))
+    stored = json.loads(json.dumps(resolved.to_dict()))
+    assert known.resolve(stored) == known.resolve(ConfigDict(stored)) == resolved
+    assert config_lib.first_difference(known.resolve(stored), resolved) is None
 
 
-@pytest.mark.parametrize("backbone", config_lib.QUIRKS)
-def test_every_field_has_a_rule_and_every_rule_a_field(backbone):
-    known = set(fields(get_config(backbone=backbone).to_dict()))
-    ruled = {rule.field for rule in (*config_lib.RULES, *config_lib.OWN_RULES[backbone])}
-    assert ruled <= known
-    assert [f for f in sorted(known - ruled) if not f.startswith(NOT_IN_RULES)] == []
+@pytest.mark.parametrize("backbone", known.NAMES)
+def test_every_field_has_a_check_and_a_meaning(backbone):
+    checked_elsewhere = ("backbone", "data.world.")  # by the list of backbones, by the world
+    for name, one in config_lib.fields_of(known.fields(backbone)):
+        if not name.startswith(checked_elsewhere):
+            assert one.metadata["meaning"] and one.metadata["expected"], name
+            assert one.default is None or one.metadata["holds"](one.default), name
 
 
-@pytest.mark.parametrize("field", [rule.field for rule in RULES])
-def test_a_missing_field_is_named(field):
+@pytest.mark.parametrize("backbone", known.NAMES)
+def test_no_field_takes_an_object(backbone):
+    config = known.resolve({"backbone": backbone})
+    for name, one in config_lib.fields_of(type(config)):
+        if one.metadata:
+            with pytest.raises(UserError, match=rf"--config\.{name}=.*: expected"):
+                config.replace(**{name: {"an": "object"}} if "." not in name else {name: 1j})
+
+
+def test_choices_are_those_that_the_program_has():
+    group = {one.name: one.metadata["holds"] for one in dataclasses.fields(GCAConfig)}
+    assert all(group["gate_act"](name) for name in gca.GATE_ACTIVATIONS)
+    assert all(group["gate_inner"](name) for name in gca.INNER_ACTIVATIONS)
+    assert all(group["part"](name) for name in gca.PARTS)
+    selection = {one.name: one for one in dataclasses.fields(config_lib.Train)}["selection"]
+    assert all(selection.metadata["holds"](name) for name in SELECTION)
+
+
+MISTAKES = {
+    "train.lerning_rate": "no such field: did you mean learning_rate?",
+    "sedes": "no such field: did you mean seeds?",
+    "gca.head": "no such field: did you mean heads?",
+    "quirks.q99": "no such field: --config.quirks has q10_ties",
+    "model.width": "no such field: --config.model has",
+    "data.world.n_user": "no such field: did you mean n_users?",
+}
+
+
+@pytest.mark.parametrize("field", MISTAKES)
+def test_a_misspelt_field_is_refused_from_any_source(field):
+    """A file that sets it, a stored run, a notebook."""
     config = get_config()
-    config.unlock()
-    *groups, name = field.split(".")
-    node = config
-    for group in groups:
-        node = node[group]
-    del node[name]
-    with pytest.raises(UserError, match=rf"--config\.{field}: missing: expected"):
-        config_lib.resolve(config, PLACES)
+    with config.unlocked():
+        node = config
+        for group in field.split(".")[:-1]:
+            node = node[group]
+        node[field.split(".")[-1]] = 1
+    for source in (config, config.to_dict()):
+        with pytest.raises(UserError, match=f"--config.{field}: {MISTAKES[field]}"):
+            known.resolve(source)
+    with pytest.raises(UserError, match=f"--config.{field}: {MISTAKES[field]}"):
+        known.resolve({"backbone": "abxi"}).replace(**{field: 1})
+
+
+@pytest.mark.parametrize("name", [None, "bert", 3, ["abxi"]], ids=str)
+def test_another_backbone_is_refused(name):
+    with pytest.raises(UserError, match="--config.backbone=.*: expected one of abxi, llm4cdsr"):
+        known.resolve({"backbone": name})
+
+
+@pytest.mark.parametrize("values", [None, [], "text", 3], ids=str)
+def test_what_is_no_object_is_refused(values):
+    with pytest.raises(UserError, match="--config: found .*, expected an object"):
+        known.resolve(values)
 
 
 @pytest.mark.parametrize(
-    "places", [(0, 0), (1, 0), (3,), (-1,), (True,), (0.0,), ("0",), ([0],), (1j,)], ids=str
+    "places", [(0, 0), (1, 0), (3,), (-1,), (True,), (0.0,), ("0",), ([0],), 1, "0"], ids=str
 )
 def test_positions_are_ascending_places(places):
-    with pytest.raises(UserError, match=r"--config.*: expected"):
-        config_lib.resolve(get_config(**{"gca.positions": places}), PLACES)
+    with pytest.raises(UserError, match=r"--config.gca.positions=.*: expected"):
+        known.resolve({"backbone": "abxi", "gca": {"positions": places}})
 
 
 @pytest.mark.parametrize("places", [(), (0,), (2,), (0, 2), (0, 1, 2)], ids=str)
 def test_positions_that_pass(places):
-    resolved = config_lib.resolve(get_config(**{"gca.positions": places}), PLACES)
-    assert resolved["gca"]["positions"] == list(places)
+    config = known.resolve(get_config(**{"gca.positions": places}))
+    assert config.gca.positions == places and config.to_dict()["gca"]["positions"] == list(places)
+
+
+def test_places_follow_the_depth():
+    deep = known.resolve(
+        {"backbone": "llm4cdsr", "model": {"blocks": 4}, "gca": {"positions": [4]}}
+    )
+    assert deep.model.places == (0, 1, 2, 3, 4)
+    with pytest.raises(UserError, match="gca.positions=.*4.*among 0, 1, 2"):
+        deep.replace(model={"blocks": 2})
+    with pytest.raises(UserError, match="model.blocks=2: expected one of 1"):
+        known.resolve({"backbone": "abxi", "model": {"blocks": 2}})
+
+
+@pytest.mark.parametrize("protocol", config_lib.PROTOCOLS)
+def test_the_protocol_decides_the_quirks(protocol):
+    config = known.resolve({"backbone": "llm4cdsr", "protocol": protocol})
+    column = config_lib.PROTOCOLS.index(protocol)
+    for one in dataclasses.fields(config.quirks):
+        assert getattr(config.quirks, one.name) == one.metadata["presets"][column]
+    other = config_lib.PROTOCOLS[1 - column]
+    assert config.replace(protocol=other) == known.resolve(
+        {"backbone": "llm4cdsr", "protocol": other}
+    )
 
 
 def test_one_quirk_can_be_turned_without_the_others():
-    corrected = config_lib.resolve(get_config(protocol="corrected"), PLACES)["quirks"]
-    turned = get_config(protocol="corrected", **{"quirks.q3_attend_to_padding": True})
-    resolved = config_lib.resolve(turned, PLACES)["quirks"]
-    assert [k for k in resolved if resolved[k] != corrected[k]] == ["q3_attend_to_padding"]
+    corrected = known.resolve({"backbone": "abxi", "protocol": "corrected"})
+    turned = corrected.replace(quirks={"q3_attend_to_padding": True})
+    pairs = zip(*(dataclasses.asdict(c.quirks).items() for c in (corrected, turned)), strict=True)
+    assert [a[0] for a, b in pairs if a != b] == ["q3_attend_to_padding"]
+
+
+def test_what_changes_no_result_may_differ_when_a_run_goes_on():
+    stored = known.resolve(get_config(mesh="seed:2,data:2"))
+    free = {"train": {"checkpoint_every": 1, "tensorboard": True}, "evaluate": {"block_items": 7}}
+    same = stored.replace(mesh="", seed_axis="map", data={"dir": "elsewhere"}, **free)
+    assert config_lib.first_difference(stored, same) is None
+    for name, value in (("seeds", 6), ("train.max_epochs", 25), ("evaluate.n_negatives", 98)):
+        found = config_lib.first_difference(stored, same.replace(**{name: value}))
+        assert found.startswith(f"{name}: there ") and found.endswith(f"asked for {value}")
+    other = config_lib.first_difference(stored, known.resolve({"backbone": "llm4cdsr"}))
+    assert other == "backbone: there abxi, asked for llm4cdsr"
 
 
 @pytest.mark.parametrize(
@@ -96,13 +199,13 @@ def test_one_quirk_can_be_turned_without_the_others():
     [("none", ()), ("early", (0,)), ("stack", (0, 1)), ("2", (2,)), ("0-2", (0, 2))],
 )
 def test_places_of_the_argument(text, expected):
-    assert config_lib.positions(text) == expected
+    assert presets.places(text) == expected
 
 
 @pytest.mark.parametrize("text", ["", "garbage", "0-", "-1", "0,1", "0.5", "Early", "true"])
 def test_other_places_are_refused(text):
     with pytest.raises(UserError, match=f"gca={text}: expected none, early, stack or"):
-        config_lib.positions(text)
+        presets.places(text)
 
 
 @pytest.mark.parametrize(
@@ -117,27 +220,13 @@ def test_other_places_are_refused(text):
     ],
 )
 def test_arguments(text, expected):
-    assert config_lib.arguments(text, {"a": "1", "b": "false"}) == expected
+    assert presets.arguments(text, {"a": "1", "b": "false"}) == expected
 
 
 @pytest.mark.parametrize("mesh", ["seed", "seed:0", "batch:2", "seed:2;data:2", "4"])
 def test_a_wrong_mesh_is_one_line(mesh):
     with pytest.raises(UserError, match=f"^--config.mesh={mesh}: expected sizes of the axes seed"):
-        config_lib.resolve(get_config(mesh=mesh), PLACES)
-
-
-def test_a_run_may_go_on_on_another_mesh():
-    stored = config_lib.resolve(get_config(mesh="seed:2,data:2"), PLACES)
-    other = config_lib.resolve(get_config(), PLACES)
-    assert config_lib.first_difference(stored, other) is None
-    del stored["mesh"]  # as before there was one
-    assert config_lib.first_difference(stored, other) is None
-    assert "seed_axis" in config_lib.first_difference(stored, other | {"seed_axis": "map"})
-
-
-@pytest.mark.parametrize("stored", [None, [], "text", 3], ids=str)
-def test_a_stored_configuration_that_is_no_object_differs(stored):
-    assert "expected an object" in config_lib.first_difference(stored, {"a": 1})
+        known.resolve(get_config(mesh=mesh))
 
 
 FILES = {
@@ -145,9 +234,10 @@ FILES = {
     "x = 1\n\n\ny = nobody\n": "line 4: NameError: name 'nobody'",
     "import nonexistent_module\n": "line 1: ModuleNotFoundError",
     "def get_config(arg=None):\n    return 1 / 0\n": "line 2: ZeroDivisionError",
+    "import sys\nsys.exit(0)\n": "line 2: SystemExit: 0",
+    "raise KeyboardInterrupt\n": "line 1: KeyboardInterrupt",
     "def get_config():\n    return None\n": "get_config returned NoneType: expected a ConfigDict",
     "def get_config():\n    return {}\n": "get_config returned dict: expected a ConfigDict",
-    "from oa_jax import config\nx = 1\nconfig.base('bert')\n": "line 3: KeyError: 'bert'",
     "x = 3\n": "has no attribute 'get_config'",
     "x = '\0'\n": "null bytes",
 }
@@ -158,9 +248,16 @@ def test_what_is_wrong_in_a_file_is_named_with_its_line(tmp_path, text):
     path = tmp_path / "mine.py"
     path.write_text(text)
     with pytest.raises(UserError) as caught:
-        cli.load_config(str(path))
+        presets.load(str(path))
     message = str(caught.value)
     assert message.startswith(f"{path}: ") and FILES[text] in message
+
+
+def test_values_of_no_field_in_a_file_are_refused():
+    with pytest.raises(UserError, match="--config.train.lr: no such field"):
+        presets.configure("abxi", {"train.lr": 1.0})
+    with pytest.raises(UserError, match="backbone=bert: expected one of abxi"):
+        presets.base("bert")
 
 
 def test_a_file_gets_its_arguments(tmp_path):
@@ -170,14 +267,14 @@ def test_a_file_gets_its_arguments(tmp_path):
         "def get_config(arg='default'):\n    return ml_collections.ConfigDict({'arg': arg})\n"
     )
     for text, expected in (("", "default"), (":", ""), (":a=b:c", "a=b:c")):
-        assert cli.load_config(f"{path}{text}").arg == expected
+        assert presets.load(f"{path}{text}").arg == expected
 
 
 OVERRIDES = {
     "--config.bogus=1": "--config.bogus: no such field: --config has backbone, data, ",
-    "--config.model.width=1": "--config.model.width: no such field: --config.model has d_embed, ",
+    "--config.model.width=1": "--config.model.width: no such field: --config.model has blocks, ",
     "--config.seeds.x=1": "--config.seeds.x: no such field: --config.seeds is a single value",
-    "-config.modle": "--config.modle: no such field",
+    "-config.modle": "--config.modle: no such field: did you mean model? --config has",
     "--noconfig.train.compress": "--config.train.compress: no such field: --config.train has ",
     "--config.model=3": "--config.model: a group: expected one of its fields ",
     "--config.=3": "--config.: no such field",

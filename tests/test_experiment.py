@@ -1,21 +1,15 @@
 """Configurations resolved, and the objects that they stand for."""
 
-import copy
-import importlib.util
-import json
-import pathlib
-
 import jax
 import numpy as np
 import pytest
 
-from oa_jax import config as config_lib
 from oa_jax import experiment as experiment_lib
-from oa_jax.backbones.known import abxi_backbone
+from oa_jax import presets
+from oa_jax.backbones import known
 from oa_jax.errors import UserError
+from oa_jax.evaluation import SPLITS
 
-ROOT = pathlib.Path(__file__).resolve().parents[1]
-PLACES = experiment_lib.PLACES["abxi"]
 TINY = {
     "data.world.n_users": 40,
     "data.world.n_items": (24, 30),
@@ -29,18 +23,11 @@ TINY = {
 }
 
 
-def get_config(argument=None, **changes):
+def resolve(argument="", **changes):
     """configs/abxi.py with changes `a__b=value`."""
-    spec = importlib.util.spec_from_file_location("abxi_config", ROOT / "configs" / "abxi.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    config = module.get_config(argument)
+    config = presets.load(f"configs/abxi.py:{argument}")
     config.update_from_flattened_dict({k.replace("__", "."): v for k, v in changes.items()})
-    return config
-
-
-def resolve(argument=None, **changes):
-    return config_lib.resolve(get_config(argument, **changes), PLACES)
+    return known.resolve(config)
 
 
 def build(**changes):
@@ -52,29 +39,16 @@ def experiment():
     return build()
 
 
-@pytest.mark.parametrize("protocol", config_lib.PROTOCOLS)
-def test_presets_of_the_protocol(protocol):
-    column = config_lib.PROTOCOLS.index(protocol)
-    presets = config_lib.QUIRKS["abxi"]
-    assert resolve(protocol=protocol)["quirks"] == {k: v[column] for k, v in presets.items()}
-    for name, values in presets.items():
-        for value in (True, False):
-            found = resolve(protocol=protocol, **{f"quirks.{name}": value})["quirks"]
-            assert found.pop(name) is value
-            assert found == {k: v[column] for k, v in presets.items() if k != name}
-        assert values[0] is True  # a quirk is what the official code does
-
-
 def test_quirks_reach_what_they_switch():
     official, corrected = build(), build(protocol="corrected")
-    assert official.task.pool_b_from_last_a and not corrected.task.pool_b_from_last_a
-    assert (official.tie_weight, corrected.tie_weight) == (0.0, 0.5)
-    assert official.backbone.quirks.q3_attend_to_padding
-    assert not corrected.backbone.quirks.q3_attend_to_padding
-    assert official.backbone.quirks.q19_mean_over_all_users
-    assert not corrected.backbone.quirks.q19_mean_over_all_users
+    assert official.data.task.pool_b_from_last_a and not corrected.data.task.pool_b_from_last_a
+    assert (official.evaluation.tie_weight, corrected.evaluation.tie_weight) == (0.0, 0.5)
+    assert official.engine.settings.backbone.quirks.q3_attend_to_padding
+    assert not corrected.engine.settings.backbone.quirks.q3_attend_to_padding
+    assert official.engine.settings.backbone.quirks.q19_mean_over_all_users
+    assert not corrected.engine.settings.backbone.quirks.q19_mean_over_all_users
     mixed = build(protocol="corrected", quirks__q10_ties_favour_target=True)
-    assert mixed.tie_weight == 0.0 and not mixed.task.pool_b_from_last_a
+    assert mixed.evaluation.tie_weight == 0.0 and not mixed.data.task.pool_b_from_last_a
 
 
 MISTAKES = {
@@ -101,41 +75,19 @@ def test_a_mistake_names_its_field(field):
         resolve(**{field: value})
 
 
-def test_the_resolved_configuration_is_plain_and_complete():
-    found = resolve("pair=synthetic,gca=stack,runlocal")
-    assert json.loads(json.dumps(found)) == found
-    assert found["gca"]["positions"] == [0, 1]
-    assert None not in found["quirks"].values()
-
-
 @pytest.mark.parametrize(
     ("argument", "expected"),
     [("gca=middle", "gca=middle"), ("pair=books", "pair=books"), ("colour=red", "'colour'")],
 )
 def test_a_wrong_argument_of_the_file_is_named(argument, expected):
     with pytest.raises(UserError, match=expected):
-        get_config(argument)
-
-
-def test_first_difference_names_the_first_field():
-    there = {"a": 1, "b": {"c": [1, 2], "d": None}, "data": {"dir": "x", "name": "s"}}
-    same = copy.deepcopy(there)
-    assert config_lib.first_difference(there, same) is None
-    same["data"]["dir"] = "elsewhere"
-    assert config_lib.first_difference(there, same) is None
-    same["data"]["name"] = "t"
-    assert config_lib.first_difference(there, same) == "data.name: there s, asked for t"
-    same["b"]["c"] = [1, 3]
-    assert config_lib.first_difference(there, same) == "b.c: there [1, 2], asked for [1, 3]"
-    assert config_lib.first_difference({"a": 1}, {}) == "a: there 1, asked for None"
-    assert config_lib.first_difference({}, {"b": {"c": 2}}).startswith("b: there None")
-    assert config_lib.first_difference({"dir": 1}, {"dir": 2}) is not None  # data.dir alone
+        resolve(argument)
 
 
 def test_padded_fills_whole_blocks_and_marks_them(experiment):
-    for split in experiment_lib.SPLITS:
-        rows = experiment.eval_rows[split]
-        padded = experiment.padded(rows)
+    for split in SPLITS:
+        rows = experiment.evaluation.rows[split]
+        padded = experiment.evaluation.padded(rows)
         assert set(padded) == {*rows, "real"}
         n_rows = len(rows["target"])
         assert n_rows == 40 and len(padded["real"]) == 48
@@ -144,7 +96,7 @@ def test_padded_fills_whole_blocks_and_marks_them(experiment):
             np.testing.assert_array_equal(padded[name][:n_rows], values)
             assert not padded[name][n_rows:].any()
     exact = {name: v[:32] for name, v in rows.items()}
-    assert len(experiment.padded(exact)["real"]) == 32
+    assert len(experiment.evaluation.padded(exact)["real"]) == 32
 
 
 @pytest.mark.parametrize(("wanted", "found"), [(7, 7), (1, 1), (40, 40), (1000, 40)])
@@ -161,37 +113,37 @@ def test_probe_users_are_evenly_spaced(wanted, found):
 def test_training_sees_no_test_target(experiment):
     arrays = experiment.train_arrays()
     assert set(arrays) == {"train", "val", "probe"}
-    test = experiment.eval_rows["test"]
+    test = experiment.evaluation.rows["test"]
     for user, target in zip(test["user"], test["target"], strict=True):
         assert target not in np.asarray(arrays["val"]["seq_x"])[user]
         assert target not in np.asarray(arrays["train"]["gt"])[user]
 
 
 def candidates(split, **changes):
-    return build(**changes).eval_rows[split]["candidates"]
+    return build(**changes).evaluation.rows[split]["candidates"]
 
 
-@pytest.mark.parametrize("split", experiment_lib.SPLITS)
+@pytest.mark.parametrize("split", SPLITS)
 def test_candidates_do_not_know_the_training(experiment, split):
     """Same whatever the seeds, the model or the training; other for other data."""
-    usual = experiment.eval_rows[split]["candidates"]
+    usual = experiment.evaluation.rows[split]["candidates"]
     for changes in ({"first_seed": 100}, {"seeds": 2}, {"train__batch_size": 8}):
         np.testing.assert_array_equal(candidates(split, **changes), usual)
     assert not np.array_equal(candidates(split, data__world__seed=1), usual)
-    other = experiment.eval_rows["val" if split == "test" else "test"]["candidates"]
+    other = experiment.evaluation.rows["val" if split == "test" else "test"]["candidates"]
     assert not (other[:, 1:] == usual[:, 1:]).all(1).any()
 
 
 def test_candidates_of_a_are_the_same_in_both_protocols(experiment):
     """Only Q1 changes candidates, and only those of B."""
-    rows = experiment.eval_rows["test"]
+    rows = experiment.evaluation.rows["test"]
     corrected = build(protocol="corrected")
     in_a = rows["domain"] == 0
-    found = corrected.eval_rows["test"]["candidates"]
+    found = corrected.evaluation.rows["test"]["candidates"]
     np.testing.assert_array_equal(found[in_a], rows["candidates"][in_a])
     assert not np.array_equal(found[~in_a], rows["candidates"][~in_a])
     again = build(protocol="corrected", quirks__q1_pool_b_from_last_a=True)
-    np.testing.assert_array_equal(again.eval_rows["test"]["candidates"], rows["candidates"])
+    np.testing.assert_array_equal(again.evaluation.rows["test"]["candidates"], rows["candidates"])
 
 
 def test_identity_shows_data_and_candidates(experiment):
@@ -208,25 +160,27 @@ def test_fewer_users_keep_their_candidates(experiment):
     """`evaluate.users_per_kind` chooses rows; what is in them, and training, stays."""
     world = {"data__world__single": (9, 8)}
     usual, fewer = build(**world), build(**world, evaluate__users_per_kind=5)
-    for split in experiment_lib.SPLITS:
-        rows, chosen = usual.eval_rows[split], fewer.eval_rows[split]
+    for split in SPLITS:
+        rows, chosen = usual.evaluation.rows[split], fewer.evaluation.rows[split]
         assert len(rows["user"]) == 57 and len(chosen["user"]) == 15
         kind = np.digitize(chosen["user"], (40, 49))
         assert np.bincount(kind).tolist() == [5, 5, 5]
         at = np.searchsorted(rows["user"], chosen["user"])
         for name in ("target", "seq_x", "candidates"):
             np.testing.assert_array_equal(chosen[name], rows[name][at])
-    np.testing.assert_array_equal(fewer.task.train_arrays()["gt"], usual.task.train_arrays()["gt"])
+    np.testing.assert_array_equal(
+        fewer.data.task.train_arrays()["gt"], usual.data.task.train_arrays()["gt"]
+    )
     assert fewer.identity()["data"] == usual.identity()["data"]
     assert fewer.identity()["candidates_test"] != usual.identity()["candidates_test"]
 
 
 def test_hparams_are_one_per_seed(experiment):
     hparams = experiment.hparams()
-    fields = experiment_lib.HPARAMS | experiment.bundle.hparams
+    fields = experiment_lib.HPARAMS | known.parts(experiment.config).hparams
     assert set(hparams) == set(fields) and "temperature" in fields
     for name, (group, field) in fields.items():
-        expected = np.float32(experiment.config[group][field])
+        expected = np.float32(getattr(getattr(experiment.config, group), field))
         assert hparams[name].shape == (5,) and (np.asarray(hparams[name]) == expected).all()
 
 
@@ -245,8 +199,8 @@ def test_too_many_candidates_name_the_field():
     ],
 )
 def test_the_official_numbers_of_parameters(argument, expected):
-    """The counts of specs abxi §3, from shapes alone; two LoRA ranks and table sizes differ."""
+    """The official counts, from shapes alone; two LoRA ranks and table sizes differ."""
     n_items = (10379, 14188) if "beauty" in argument else (11837, 16258)
-    backbone = abxi_backbone(resolve(argument), n_items)
+    backbone = known.parts(resolve(argument)).backbone(n_items, None)
     shapes = jax.eval_shape(backbone.init, jax.random.key(0))
     assert sum(leaf.size for leaf in jax.tree.leaves(shapes)) == expected

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from oa_jax import processes
-from oa_jax.errors import UserError
+from oa_jax.errors import Interrupted, UserError
 
 WRONG = ["", "on", "host", "host:1", "host:1,2", "host:1,0,0", "host:1,2,2", "host:x,2,0", "1,2,0"]
 
@@ -55,10 +55,52 @@ def test_a_single_process_is_the_first_and_does_everything():
     np.testing.assert_array_equal(processes.fetch({"a": np.arange(3)})["a"], [0, 1, 2])
 
 
-def test_a_notice_holds_once_the_signal_came_and_the_handler_is_put_back():
-    before = signal.getsignal(signal.SIGTERM)
+def send(number):
+    os.kill(os.getpid(), number)
+
+
+@pytest.fixture
+def handlers():
+    """Handlers of the two signals are put back after the test; what they were."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    yield before
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_notice_holds_once_the_signal_came_and_the_handlers_are_put_back(handlers, number):
     with processes.Notice() as notice:
         assert not notice.holds()
-        os.kill(os.getpid(), signal.SIGTERM)
+        send(number)
         assert notice.holds()
-    assert signal.getsignal(signal.SIGTERM) is before
+        assert notice.error("saved").by_key == (number == signal.SIGINT)
+    assert {number: signal.getsignal(number) for number in handlers} == handlers
+
+
+def test_more_of_sigterm_changes_nothing_and_a_second_ctrl_c_does_not_wait(handlers, capfd):
+    with processes.Notice() as notice:
+        for _ in range(3):
+            send(signal.SIGTERM)
+        send(signal.SIGINT)
+        assert notice.holds() and "leaving after this epoch" in capfd.readouterr().err
+        with pytest.raises(KeyboardInterrupt):
+            send(signal.SIGINT)
+
+
+def test_what_is_ignored_stays_ignored(handlers):
+    """As of nohup, or a shell's `command &`."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    with processes.Notice() as notice:
+        send(signal.SIGINT)
+        assert not notice.holds()
+
+
+def test_a_command_leaves_at_once_where_no_epoch_is_under_way(handlers):
+    processes.leave_when_told("nothing is lost")
+    with processes.Notice() as notice:
+        send(signal.SIGTERM)
+        assert notice.holds()
+    with pytest.raises(Interrupted, match="nothing is lost"):
+        send(signal.SIGTERM)
+    send(signal.SIGTERM)  # the second of the two that `timeout` sends

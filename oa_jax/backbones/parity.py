@@ -7,7 +7,7 @@ import numpy as np
 from oa_jax.errors import UserError
 
 
-def relative(ours, expected) -> float:
+def relative(ours: np.ndarray, expected: np.ndarray) -> float:
     """Largest absolute difference over the largest absolute expected value; inf if not finite."""
     ours, expected = np.asarray(ours, np.float64), np.asarray(expected, np.float64)
     if ours.shape != expected.shape or not (np.isfinite(ours) & np.isfinite(expected)).all():
@@ -15,7 +15,9 @@ def relative(ours, expected) -> float:
     return float(np.max(np.abs(ours - expected)) / max(np.max(np.abs(expected)), 1e-30))
 
 
-def step_error(ours, expected, gradient, is_in_projection_bias: bool) -> float:
+def step_error(
+    ours: np.ndarray, expected: np.ndarray, gradient: np.ndarray, is_in_projection_bias: bool
+) -> float:
     """`relative` of parameters after an Adam step, where its direction is sure.
 
     Adam divides by |g|: where a gradient is rounding noise, so is the direction of the step. The
@@ -33,7 +35,7 @@ def largest(errors: dict[str, float]) -> tuple[int, float]:
     return len(errors), max(errors.values())
 
 
-def check_offsets(path: str, fixture, n_events: int) -> None:
+def check_offsets(path: str, fixture: dict[str, np.ndarray], n_events: int) -> None:
     """Raise UserError unless `raw/offsets` parts n_events events among users."""
     offsets = fixture.get("raw/offsets", np.zeros(0))
     good = offsets.ndim == 1 and offsets.size and offsets.dtype.kind in "iu"

@@ -2,28 +2,25 @@
 
 from __future__ import annotations
 
-from ml_collections import ConfigDict
-
-from oa_jax.bench import softmax
+from oa_jax.config import Config, value_of
 from oa_jax.errors import UserError
 
 
-def variants(config, text: str | None) -> dict[str, ConfigDict]:
+def variants(config: Config, text: str | None) -> dict[str, Config]:
     """{value: configuration} of --vary=FIELD=VALUE,VALUE; without it, {"": config}."""
     if not text:
         return {"": config}
     field, _, values = text.partition("=")
-    *groups, name = field.split(".")
+    try:
+        kind = type(value_of(config, field))
+    except AttributeError:
+        kind = None
+    if kind not in (int, float, str):
+        raise UserError(f"--vary={text}: expected FIELD=VALUE,… of a field with a value")
     out = {}
     for value in values.split(","):
-        out[value] = node = ConfigDict(config.to_dict())
-        for group in groups:
-            node = node[group] if isinstance(node, ConfigDict) and group in node else {}
-        kind = type(node.get(name))
-        if kind not in (int, float, str):
-            raise UserError(f"--vary={text}: expected FIELD=VALUE,… of a field with a value")
         try:
-            node[name] = kind(value)
+            out[value] = config.replace(**{field: kind(value)})
         except ValueError:
             expected = "a whole number" if kind is int else "a number"
             raise UserError(f"--vary={text}: {value!r}: expected {expected}") from None
@@ -35,16 +32,3 @@ def counts(name: str, words: list[str]) -> list[int]:
     if not words or not all(word.strip().isdecimal() and int(word) > 0 for word in words):
         raise UserError(f"--{name}={','.join(words)}: expected numbers such as 1,2,5")
     return sorted({int(word) for word in words})
-
-
-def softmax_sizes(config: dict, n_positions: int) -> softmax.Sizes:
-    """Sizes of the comparison, those of the configuration where it has them."""
-    train, model = config["train"], config["model"]
-    return softmax.Sizes(
-        n_positions,
-        model["length"],
-        2 * train["n_negatives"],
-        model["d_embed"],
-        train["block_positions"],
-        config["evaluate"]["block_items"],
-    )

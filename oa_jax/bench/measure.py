@@ -24,7 +24,7 @@ def measure(configs, build, seeds: list[int], n_steps, n_users, rounds, say, off
     """
     trainings, rows, cases, theirs = {}, [], ceilings.cases(), None
     for variant, config in configs.items():
-        experiment = build(config | {"seeds": seeds[-1]})
+        experiment = build(config.replace(seeds=seeds[-1]))
         training = trainings[variant] = Training(experiment, n_steps, n_users)
         if official and not theirs:
             theirs = Official(training, *official)
@@ -75,10 +75,10 @@ def of_first(training: Training) -> dict:
     experiment = training.experiment
     return {
         "environment": environment(experiment),
-        "config": experiment.config,
+        "config": experiment.config.to_dict(),
         "seed_axis": training.engine.axis,
         "steps": training.n_steps,
-        "batch_size": experiment.task.batch_size,
+        "batch_size": training.task.batch_size,
         "capacity": list(training.capacity),
         "evaluated_users": training.n_users,
     }
@@ -87,14 +87,14 @@ def of_first(training: Training) -> dict:
 def of_steps(training: Training, n_seeds: int, spread: Spread, rates: dict) -> dict:
     """What follows from the seconds of the steps. roofline_share: least time, on all devices at
     their ceilings, over the measured one."""
-    step, train = training.work, training.experiment.config["train"]
-    matmul = "matmul bfloat16" if train["compute_dtype"] == "bfloat16" else "matmul"
+    step, train = training.work, training.experiment.config.train
+    matmul = "matmul bfloat16" if train.compute_dtype == "bfloat16" else "matmul"
     least = step.least_seconds(rates[matmul], rates["copy"]) / jax.device_count()
     per_step = spread.median / training.n_steps
     return {
         "seconds": list(spread.seconds),
         "steps_per_second": 1 / per_step,
-        "sequences_per_second": training.experiment.task.batch_size / per_step,
+        "sequences_per_second": training.task.batch_size / per_step,
         "step_flops": step.flops,
         "step_bytes": step.bytes,
         "roofline_share": least * n_seeds / per_step,

@@ -14,6 +14,7 @@ import numpy as np
 
 from oa_jax.backbones.llm4cdsr import arrays as llm4cdsr_arrays
 from oa_jax.bench.training import Training
+from oa_jax.config import value_of
 from oa_jax.errors import UserError
 from oa_jax.nn.draws import epoch_rows
 
@@ -33,12 +34,12 @@ class Official:
         self.training, self.python = training, python
         self.checkout = pathlib.Path(checkout).resolve()
         config = training.experiment.config
-        self.name = config["backbone"]
+        self.name = config.backbone
         if self.name not in CODES:
             raise UserError(f"--official: {self.name} has none: expected {' or '.join(CODES)}")
         files, needed, _ = CODES[self.name]
         for (group, field), value in needed.items():
-            if config[group][field] != value:
+            if value_of(config, f"{group}.{field}") != value:
                 raise UserError(f"--official: expected --config.{group}.{field}={value}, as it has")
         for file in files:
             if not (self.checkout / file).is_file():
@@ -87,24 +88,24 @@ class Official:
 
 def of_abxi(training: Training):
     """(sizes, arrays): seq_x, seq_a, seq_b, gt (B, L), negatives (B, L, 2n) of each batch."""
-    task, config, out = training.experiment.task, training.experiment.config, {}
+    task, config, out = training.task, training.experiment.config, {}
     for i, (_, batch) in enumerate(_batches(training)):
         out |= {f"{name}/{i}": batch[name] for name in ("seq_x", "seq_a", "seq_b", "gt")}
         at = np.concatenate([batch["at_A"], batch["at_B"]])
         out[f"negatives/{i}"] = _unpacked(batch["negatives"], at, batch["gt"].shape, empty=1)
-    model, (n_a, n_b) = config["model"], training.experiment.log.n_items
+    model, (n_a, n_b) = config.model, task.log.n_items
     args = {"n_item": n_a + n_b, "n_item_a": n_a, "bs": task.batch_size, "n_neg": task.n_negatives}
-    args |= {"len_trim": model["length"], "n_head": model["heads"], "d_embed": model["d_embed"]}
-    args |= {"temp": model["temperature"], "dropout": model["dropout"]}
-    args |= {"rd": model["rank_domain"], "ri": model["rank_invariant"]}
-    return {"args": args, "weight_decay": config["train"]["weight_decay"]}, out
+    args |= {"len_trim": model.length, "n_head": model.heads, "d_embed": model.d_embed}
+    args |= {"temp": model.temperature, "dropout": model.dropout}
+    args |= {"rd": model.rank_domain, "ri": model.rank_invariant}
+    return {"args": args, "weight_decay": config.train.weight_decay}, out
 
 
 def of_llm4cdsr(training: Training):
     """(sizes, arrays): the inputs of its training rows (specs llm4cdsr §3), and its tables."""
-    experiment, model = training.experiment, training.experiment.config["model"]
-    task, out = experiment.task, {}
-    whole = llm4cdsr_arrays.training_arrays(experiment.log, experiment.split, task.length)
+    experiment, model = training.experiment, training.experiment.config.model
+    task, out = training.task, {}
+    whole = llm4cdsr_arrays.training_arrays(task.log, task.split, task.length)
     for i, (rows_B, batch) in enumerate(_batches(training)):
         shape = batch["seq"].shape
         one = {"seq": batch["seq"], "neg": np.zeros(shape, np.int64), "user_id": batch["profile"]}
@@ -126,12 +127,17 @@ def of_llm4cdsr(training: Training):
     names = {"items_all": tables.items[1:], "profiles": tables.users}
     names |= {f"items_{d}_pca128": getattr(tables, f"local_{d}")[1:] for d in "AB"}
     out |= {f"table/{name}": np.asarray(table) for name, table in names.items()}
-    args = {"dataset": "set", "llm_emb_file": "items", "user_emb_file": "profiles", "trm_num": 2}
-    args |= {"hidden_size": model["d_embed"], "max_len": model["length"]}
-    args |= {"num_heads": model["heads"], "dropout_rate": model["dropout"]}
+    args = {
+        "dataset": "set",
+        "llm_emb_file": "items",
+        "user_emb_file": "profiles",
+        "trm_num": model.blocks,
+    }
+    args |= {"hidden_size": model.d_embed, "max_len": model.length}
+    args |= {"num_heads": model.heads, "dropout_rate": model.dropout}
     args |= {"global_emb": True, "local_emb": True, "freeze_emb": True}
-    args |= {name: model[name] for name in ("alpha", "beta", "tau", "tau_reg")}
-    return {"args": args, "n_items": experiment.log.n_items, "n_users": len(tables.users)}, out
+    args |= {name: getattr(model, name) for name in ("alpha", "beta", "tau", "tau_reg")}
+    return {"args": args, "n_items": task.log.n_items, "n_users": len(tables.users)}, out
 
 
 # Backbone -> files by which its code is known, what only it does, its inputs.
@@ -151,16 +157,16 @@ CODES = {
 
 def inputs_of(training: Training) -> dict[str, np.ndarray]:
     """The batches that `training` measures, of its first seed, as the official code takes them."""
-    sizes, arrays = CODES[training.experiment.config["backbone"]][-1](training)
+    sizes, arrays = CODES[training.experiment.config.backbone][-1](training)
     sizes["n_batches"] = training.n_steps
-    sizes["learning_rate"] = training.experiment.config["train"]["learning_rate"]
+    sizes["learning_rate"] = training.experiment.config.train.learning_rate
     whole = {k: a.astype(np.int64) if a.dtype.kind in "iu" else a for k, a in arrays.items()}
     return whole | {"sizes": np.array(json.dumps(sizes))}
 
 
 def _batches(training: Training):
     """[(rows (B,), batch)] on the host."""
-    task, seed = training.experiment.task, jnp.int32(training.experiment.seeds[0])
+    task, seed = training.task, jnp.int32(training.experiment.seeds[0])
     rows_NxB = epoch_rows(seed, 0, task.n_users, task.batch_size)[: training.n_steps]
     arrays, capacity = training.arrays["train"], training.capacity
     draw = jax.jit(lambda rows_B, step: task.batch(arrays, rows_B, seed, step, capacity))

@@ -74,28 +74,6 @@ def of_rest(found: dict, absolute: bool) -> tuple[list[str], list[list[str]]]:
     return header, rows
 
 
-def of_softmax(found: dict, absolute: bool) -> tuple[list[str], list[list[str]]]:
-    """A row for every form and number of items, the first form being the unit of time."""
-    header = ["items", "form", "temporaries MiB", "time / first", "smallest to largest"]
-    header += ["ms"] if absolute else []
-    rows = []
-    for n_items, forms in found["softmax"].items():
-        first = next(iter(forms.values()))
-        for form, value in forms.items():
-            if "error" in value:
-                rows.append([n_items, form, value["error"]] + [""] * (len(header) - 3))
-                continue
-            line = [f"{int(n_items):,}", form, _mebi(value.get("temp_bytes"))]
-            if "seconds" in first:
-                ratio = ratio_of(value["seconds"], first["seconds"])
-                line += [f"{ratio.median:.2f}", _range(ratio)]
-            else:
-                line += ["", ""]
-            median = Spread(tuple(value["seconds"])).median
-            rows.append(line + ([f"{1e3 * median:.2f}"] if absolute else []))
-    return header, rows
-
-
 def ratio_of(seconds, other) -> Ratio:
     """Of two lists of seconds, round by round."""
     return Spread(tuple(seconds)).over(Spread(tuple(other)))

@@ -31,22 +31,23 @@ class Training:
     """
 
     def __init__(self, experiment: Experiment, n_steps: int, n_users: int):
-        if not experiment.is_resident:
+        if not experiment.config.data.resident:
             raise UserError(
                 "--config.data.resident=False: expected True: data that come from files while "
                 "the device works are not measured"
             )
         self.experiment, self.engine = experiment, experiment.engine
+        self.task, evaluation = experiment.data.task, experiment.evaluation
         if not n_steps and jax.default_backend() == "cpu":
             n_steps = CPU_STEPS
-        self.n_steps = min(n_steps or experiment.task.n_steps, experiment.task.n_steps)
+        self.n_steps = min(n_steps or self.task.n_steps, self.task.n_steps)
         arrays = experiment.train_arrays()
         self.arrays = {name: arrays[name] for name in ("train", "tables") if name in arrays}
         self.capacity = self.engine.capacity(experiment.seeds, 0)
-        rows = experiment.eval_rows["test"]
+        rows = evaluation.rows["test"]
         self.n_users = min(n_users, len(rows["target"]))
         some = {name: values[: self.n_users] for name, values in rows.items()}
-        self.rows = jax.tree.map(jnp.asarray, experiment.padded(some))
+        self.rows = jax.tree.map(jnp.asarray, evaluation.padded(some))
 
     def prepare(self, n_seeds: int) -> dict[str, float]:
         """Compile and run the steps once -> seconds and bytes of doing so.
@@ -94,7 +95,7 @@ class Training:
             lambda a: jax.ShapeDtypeStruct(a.shape[1:], a.dtype),
             self.engine.abstract(self.experiment.seeds[:1], self._one_hparams()),
         )
-        rows_B = jax.ShapeDtypeStruct((self.experiment.task.batch_size,), np.int32)
+        rows_B = jax.ShapeDtypeStruct((self.task.batch_size,), np.int32)
 
         def step(state, rows_B):
             # The best parameters are not touched by a step.
@@ -108,7 +109,7 @@ class Training:
 
     def evaluations(self):
         """{ranking: a case that returns the seconds of ranking `n_users` by one seed}."""
-        params, kinds = self._states(1).params, self.experiment.protocol_names
+        params, kinds = self._states(1).params, self.experiment.evaluation.rankings
         out = {}
         for kind, name in kinds.items():
             args = (params, self.rows, (kind,), self.experiment.tables)

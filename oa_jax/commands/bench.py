@@ -2,28 +2,26 @@
 
 Training steps for several numbers of seeds, evaluation and a checkpoint; with --vary of several
 values of a field (`--vary=train.compute_dtype=float32,bfloat16`); with --official the official
-PyTorch code of ABXI or LLM4CDSR on the same batches; with --softmax the forms of the softmax over
-items instead. Every round measures each case once, so that ratios compare what ran side by side;
-the tables show medians. On a CPU they show ratios alone, the JSON file holds the seconds. Programs
-are compiled anew, not taken from the cache, as compiling is measured.
+PyTorch code of ABXI or LLM4CDSR on the same batches. Every round measures each case once, so that
+ratios compare what ran side by side; the tables show medians. On a CPU they show ratios alone, the
+JSON file holds the seconds. Programs are compiled anew, not taken from the cache, as compiling is
+measured.
 """
 
 from __future__ import annotations
 
-import json
-import pathlib
 import sys
 
 import jax
 from absl import flags
-from rich.table import Table
 
 from oa_jax import experiment as experiment_lib
-from oa_jax.bench import softmax, tables
-from oa_jax.bench.arguments import counts, softmax_sizes, variants
+from oa_jax import files
+from oa_jax.bench import tables
+from oa_jax.bench.arguments import counts, variants
 from oa_jax.bench.measure import measure
 from oa_jax.commands import cli
-from oa_jax.config import resolve
+from oa_jax.sheets import Sheet
 
 flags.DEFINE_list("seeds", ["1", "2", "5", "8", "16"], "Numbers of seeds in one program.")
 flags.DEFINE_integer(
@@ -34,48 +32,36 @@ flags.DEFINE_integer("users", 1024, "Evaluation users in one measurement.", lowe
 flags.DEFINE_string("vary", None, "FIELD=VALUE,VALUE of the configuration: side by side.")
 flags.DEFINE_string("official", None, "Folder of the backbone's official code: beside ours.")
 flags.DEFINE_string("official_python", sys.executable, "With PyTorch, and tqdm for ABXI.")
-flags.DEFINE_bool("softmax", False, "Compare the forms of the softmax instead.")
-flags.DEFINE_list("items", ["10000", "100000", "1000000"], "With --softmax: numbers of items.")
-flags.DEFINE_integer("positions", 512, "With --softmax: positions of a batch.", lower_bound=2)
 flags.DEFINE_string("out", None, "JSON file for everything that was measured.")
 cli.define_config()
 
 
 def main(_):
-    given, config = flags.FLAGS, cli.config_value()
-    places = experiment_lib.PLACES[config["backbone"]]
-    resolved = {k: resolve(one, places) for k, one in variants(config, given.vary).items()}
+    given = flags.FLAGS
+    if given.out:
+        files.check_writable(given.out, "--out")
+    resolved = variants(cli.config_value(), given.vary)
     jax.config.update("jax_enable_compilation_cache", False)
     device = jax.devices()[0]
     found = {"device": f"{device.platform}: {device.device_kind}", "devices": len(jax.devices())}
     absolute = device.platform != "cpu"
-    if given.softmax:
-        first, items = next(iter(resolved.values())), counts("items", given.items)
-        sizes = softmax_sizes(first, given.positions)
-        found |= {"config": first, "softmax": {}}
-        for n_items in items:
-            found["softmax"][str(n_items)] = softmax.compare(sizes, n_items, given.rounds)
-        show(tables.of_softmax(found, absolute))
-    else:
-        seeds, options = counts("seeds", given.seeds), (given.steps, given.users, given.rounds)
-        official = (given.official, given.official_python) if given.official else ()
+    seeds, options = counts("seeds", given.seeds), (given.steps, given.users, given.rounds)
+    official = (given.official, given.official_python) if given.official else ()
+    with cli.working("compiling and measuring, which takes minutes"):
         found |= measure(resolved, experiment_lib.build, seeds, *options, cli.say, official)
-        found |= {"vary": given.vary}
-        cli.say(tables.summary_line(found, absolute))
-        show(tables.of_training(found, absolute))
-        show(tables.of_rest(found, absolute))
-        if official:
-            cli.say(tables.official_line(found, absolute))
+    found |= {"vary": given.vary}
+    cli.say(tables.summary_line(found, absolute))
+    show(tables.of_training(found, absolute))
+    show(tables.of_rest(found, absolute))
+    if official:
+        cli.say(tables.official_line(found, absolute))
     if given.out:
-        pathlib.Path(given.out).write_text(json.dumps(found, indent=1) + "\n")
+        files.write_json(given.out, found)
 
 
 def show(table) -> None:
     header, rows = table
-    out = Table(*header, box=None, pad_edge=False, header_style="bold")
-    for row in rows:
-        out.add_row(*row)
-    cli.console.print(out)
+    Sheet("", header, rows, words=len(header)).show(cli.console)
 
 
 def start() -> None:

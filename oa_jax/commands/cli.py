@@ -2,30 +2,43 @@
 
 from __future__ import annotations
 
-import importlib.machinery
-import importlib.util
+import codecs
+import contextlib
 import os
 import re
 import sys
 import traceback
+import warnings
+from collections.abc import Iterator
 
 from absl import app, flags, logging
 from jax.errors import JaxRuntimeError
 from ml_collections import ConfigDict, config_flags
-from rich.console import Console
+from rich import console as rich_console
 
-from oa_jax import processes
-from oa_jax.config import QUIRKS, choice
+from oa_jax import presets, processes
+from oa_jax.backbones import known
+from oa_jax.config import Config, unknown_field
+from oa_jax.engine.compilation import set_switches
 from oa_jax.errors import Interrupted, UserError
 
+
+class Console(rich_console.Console):
+    def on_broken_pipe(self) -> None:
+        """Who read the output has left, as `head` does: that is no end of a run."""
+        talk_no_more()
+        print("standard output is closed: going on without it", file=sys.stderr)
+
+
 # A file or a pipe has no width of its own: wide enough for the widest table. None: it is closed.
-console = Console(highlight=False, width=None if sys.stdout and sys.stdout.isatty() else 160)
+WIDTH = None if sys.stdout and sys.stdout.isatty() else 160
+console = Console(highlight=False, emoji=False, width=WIDTH)
 
 flags.disclaim_key_flags()  # --config belongs to the command, whose --help shows it
-A_CONFIG = "a file such as configs/abxi.py:gca=early"
-# Fields with the name of a method of ConfigDict, which ml_collections would take for the field.
-METHOD_FIELDS = ("gca.update",)
+A_CONFIG = presets.EXPECTED
 TEMPORARY = 75  # EX_TEMPFAIL of sysexits.h
+# What stands for a sign that the output's encoding has not.
+SIGNS = {"±": "+/-", "−": "-", "–": "-", "…": "...", "×": "x", "·": ".", "≤": "<=", "→": "->"}
 # Messages of absl and ml_collections (patterns) -> what they mean to a user.
 FLAG_ERRORS = {
     r"invalid literal for int\(\) .*": "expected a whole number",
@@ -43,7 +56,36 @@ def say(line: str) -> None:
     if not processes.is_first():
         return
     console.print(line, markup=False, soft_wrap=True)
-    console.file.flush()
+    with contextlib.suppress(BrokenPipeError):  # the next one says so
+        console.file.flush()
+
+
+@contextlib.contextmanager
+def working(what: str) -> Iterator[None]:
+    """While nothing else is said: a spinner on a terminal, a line on standard error elsewhere."""
+    if console.is_terminal:
+        with console.status(what):
+            yield
+        return
+    print(what, file=sys.stderr, flush=True)
+    yield
+
+
+def talk_no_more() -> None:
+    """Standard output goes nowhere from now on."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def write_any_sign() -> None:
+    """Let standard output and error replace what their encoding has not, instead of failing."""
+
+    def replace(error):
+        return "".join(SIGNS.get(c, "?") for c in error.object[error.start : error.end]), error.end
+
+    codecs.register_error("oa_jax", replace)
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):  # None: it is closed
+            stream.reconfigure(errors="oa_jax")
 
 
 def define_config() -> None:
@@ -61,76 +103,21 @@ def define_distributed() -> None:
     flags.DEFINE_string("distributed", "auto", f"Processes of this run: {processes.EXPECTED}.")
 
 
-def config_value():
-    """The configuration given on the command line."""
+def config_value() -> Config:
+    """The checked configuration that the command line gives."""
     config = flags.FLAGS.config
     if config is None:
         raise UserError(f"--config: missing: expected {A_CONFIG}")
-    choice("--config.backbone", config.get("backbone"), QUIRKS)
-    return config
+    return known.resolve(config)
 
 
 class ConfigFile(flags.ArgumentParser):
-    """The value of --config: what ml_collections takes, with errors of one line.
-
-    by_item: values of `METHOD_FIELDS` given on the command line.
-    """
-
-    by_item: dict[str, str] = {}
+    """The value of --config: what ml_collections takes, with errors of one line."""
 
     def parse(self, text):
-        config = load_config(text)
+        config = presets.load(text)
         check_overrides(config, flags.FLAGS.read_flags_from_files(sys.argv[1:], force_gnu=False))
-        for field, value in self.by_item.items():
-            group, name = field.split(".")
-            config[group][name] = value
         return config.lock()
-
-
-def take_method_fields(argv: list[str]) -> list[str]:
-    """argv without `METHOD_FIELDS`, whose values go to the parser of --config."""
-    if "config" not in flags.FLAGS:
-        return argv
-    kept, by_item = [], {}
-    for word in argv:
-        name, equals, value = word.partition("=")
-        field = re.sub(r"--?config\.", "", name)
-        if field not in METHOD_FIELDS or field == name:
-            kept.append(word)
-        elif equals:
-            by_item[field] = value
-        else:
-            raise UserError(f"{name}: expected {name}=VALUE")
-    flags.FLAGS["config"].parser.by_item = by_item
-    return kept
-
-
-def load_config(text: str) -> ConfigDict:
-    """What `get_config(ARGUMENTS)` of FILE.py returns, for `FILE.py:ARGUMENTS`.
-
-    Raises UserError naming file and line of whatever goes wrong in it.
-    """
-    path, *argument = text.split(":", 1)
-    if not os.path.isfile(path):
-        raise UserError(f"--config={path}: no such file: expected {A_CONFIG}")
-    loader = importlib.machinery.SourceFileLoader("experiment_file", path)
-    module = importlib.util.module_from_spec(importlib.util.spec_from_loader(loader.name, loader))
-    try:
-        loader.exec_module(module)
-        config = module.get_config(*argument)
-    except UserError:
-        raise
-    except SyntaxError as error:
-        line = error.lineno if error.filename == path else None
-        raise UserError(f"{path}: line {line}: not Python: {error.msg}") from None
-    except Exception as error:
-        lines = [f.lineno for f in traceback.extract_tb(error.__traceback__) if f.filename == path]
-        where = f"line {lines[-1]}: " if lines else ""
-        raise UserError(f"{path}: {where}{type(error).__name__}: {error}") from None
-    if not isinstance(config, ConfigDict):
-        found = type(config).__name__
-        raise UserError(f"{path}: get_config returned {found}: expected a ConfigDict")
-    return config
 
 
 def check_overrides(config: ConfigDict, argv: list[str]) -> None:
@@ -140,9 +127,7 @@ def check_overrides(config: ConfigDict, argv: list[str]) -> None:
         node, above = config, "--config"
         for part in field.split("."):
             if part not in node:
-                raise UserError(
-                    f"--config.{field}: no such field: {above} has {', '.join(sorted(node))}"
-                )
+                raise UserError(unknown_field(field, part, above, list(node)))
             node, above = node[part], f"{above}.{part}"
             if not isinstance(node, ConfigDict):
                 break
@@ -161,43 +146,73 @@ def run(main, positional: str | None = None, resumes: bool = False) -> None:
     """
     # XLA's, Orbax's and absl's notes are no use to a reader of results; --verbosity=0 shows them.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    logging.set_verbosity(logging.WARNING)
+    logging.set_verbosity(logging.FATAL)  # Orbax logs as an error, by the page, what it raises too
+    warnings.filterwarnings("ignore", "Error (reading|writing) persistent compilation cache")
+    write_any_sign()
 
     def guarded(argv):
-        try:
+        with one_line_errors(resumes):
             if positional is None and len(argv) > 1:
                 raise UserError(f"argument {argv[1]!r}: expected flags only, such as --workdir=DIR")
+            if resumes:
+                processes.leave_when_told("told to leave; what was saved stays")
             if "distributed" in flags.FLAGS:
                 processes.start(flags.FLAGS.distributed)
+            set_switches(say)
             status = main(argv[1:])
-        except UserError as error:
-            fail(error)
-        except OSError as error:
-            fail(f"{error.filename or 'input or output'}: {error.strerror or error}")
-        except Interrupted as error:
-            if processes.is_first():
-                print(f"interrupted: {error}: the same command goes on there", file=sys.stderr)
-            sys.exit(TEMPORARY)
-        except JaxRuntimeError as error:
-            if not processes.several():
-                raise
-            leave(f"another process of this run is lost: {error}")
-        except KeyboardInterrupt:
-            hint = ": the same command goes on where it stopped" if resumes else ""
-            print(f"interrupted{hint}", file=sys.stderr)
-            sys.exit(130)
+            if sys.stdout:
+                sys.stdout.flush()
         sys.exit(status or 0)
 
     def parse(argv):
+        for module, found in flags.FLAGS.flags_by_module_dict().items():
+            for flag in found if module.startswith(("oa_jax.commands", "analysis")) else ():
+                flags.FLAGS.register_key_flag_for_module(argv[0], flag)  # what --help shows
+        argv = ["--help" if word == "-h" else word for word in argv]
         try:
-            sys.argv[:] = argv = take_method_fields(argv)  # ml_collections reads sys.argv
-            return flags.FLAGS(argv, known_only=False)
-        except (UserError, flags.Error) as error:
+            with one_line_errors(resumes=False):
+                return flags.FLAGS(argv, known_only=False)
+        except flags.Error as error:
             fail(plain_flag_error(str(error)))
-        except SystemExit:  # --help, which absl ends with status 1
-            sys.exit(0)
+        except SystemExit as left:
+            sys.exit(left.code if left.code != 1 else 0)  # --help, which absl ends with status 1
 
     app.run(guarded, flags_parser=parse)
+
+
+@contextlib.contextmanager
+def one_line_errors(resumes: bool) -> Iterator[None]:
+    """Turn what goes wrong for a reason outside of the program into a line and an exit status."""
+    try:
+        yield
+    except UserError as error:
+        fail(error)
+    except BrokenPipeError:  # of `report | head`, say: who reads has what they want
+        talk_no_more()
+        sys.exit(0)
+    except OSError as error:
+        fail(f"{error.filename or 'input or output'}: {error.strerror or error}")
+    except MemoryError as error:
+        fail(f"out of memory: {error}")
+    except Interrupted as error:
+        if processes.is_first():
+            print(f"interrupted: {error}: the same command goes on there", file=sys.stderr)
+        sys.exit(130 if error.by_key else TEMPORARY)
+    except JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" in str(error):
+            fail(f"out of memory: {error}")
+        if not processes.several():
+            raise
+        leave(f"another process of this run is lost: {error}")
+    except (RuntimeError, AssertionError) as error:
+        if not traceback.extract_tb(error.__traceback__)[-1].filename.endswith("xla_bridge.py"):
+            raise
+        wanted = os.environ.get("JAX_PLATFORMS", "")
+        fail(f"JAX_PLATFORMS={wanted}: {str(error) or 'JAX finds no such devices here'}")
+    except KeyboardInterrupt:
+        hint = ": the same command goes on after the last epoch that was saved" if resumes else ""
+        print(f"interrupted{hint}", file=sys.stderr)
+        sys.exit(130)
 
 
 def plain_flag_error(message: str) -> str:

@@ -12,14 +12,12 @@ import jax
 from absl import flags
 from rich.table import Table
 
-from oa_jax import experiment as experiment_lib
 from oa_jax.commands import cli
 from oa_jax.compile.examine import Found, examine, remedies, roofline
 from oa_jax.compile.sizes import Sizes, shapes_of
 from oa_jax.compile.topology import EXPECTED, GIBI, Topology
-from oa_jax.config import resolve
+from oa_jax.config import Train
 from oa_jax.errors import UserError
-from oa_jax.runs.summary import label
 
 flags.DEFINE_string("topology", None, f"Devices to compile for: {EXPECTED}.")
 flags.DEFINE_string("sizes", None, "users:U,items:A+B,events:E of a data set that is not at hand.")
@@ -32,31 +30,30 @@ def main(_):
     topology = Topology.parse(flags.FLAGS.topology)
     sizes = Sizes.parse(flags.FLAGS.sizes) if flags.FLAGS.sizes else None
     config = cli.config_value()
-    resolved = resolve(config, experiment_lib.PLACES[config["backbone"]])
     jax.config.update("jax_platforms", "cpu")  # this machine's own devices are not asked
     devices = topology.devices()
-    experiment = shapes_of(resolved, sizes)
+    experiment = shapes_of(config, sizes)
     cli.say(headline(experiment, topology))
-    programs = examine(experiment, devices)
+    with cli.working("compiling"):
+        programs = examine(experiment, devices)
     cli.console.print(memory_table(programs, topology))
     fits = [say_fit(experiment, found, topology) for found in programs]
     for found in programs:
         if found.cost:
-            say_work(found, topology, precision_of(resolved["train"]))
+            say_work(found, topology, precision_of(config.train))
     return 0 if all(fits) else 1
 
 
-def precision_of(train: dict) -> str:
+def precision_of(train: Train) -> str:
     """How matrix products are computed."""
-    in_bfloat16 = train.get("compute_dtype") == "bfloat16"
-    return "bfloat16" if in_bfloat16 else train["matmul_precision"]
+    return "bfloat16" if train.compute_dtype == "bfloat16" else train.matmul_precision
 
 
 def headline(experiment, topology) -> str:
-    log = experiment.log
+    log = experiment.data.log
     return (
-        f"{label(experiment.config)} on {log.name} ({log.n_users} users, {log.n_items[0]}+"
-        f"{log.n_items[1]} items): {experiment.n_parameters:,} parameters, "
+        f"{experiment.label} on {log.name} ({log.n_users} users, {log.n_items[0]}+"
+        f"{log.n_items[1]} items): {experiment.engine.n_parameters:,} parameters, "
         f"{len(experiment.seeds)} seeds, for {topology.n_devices} x {topology.kind}"
     )
 

@@ -16,21 +16,28 @@ import pathlib
 
 from absl import flags
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.table import Table
 
 from oa_jax.commands import cli
 from oa_jax.config import choice
-from oa_jax.data import catalogue, prepared
+from oa_jax.data import catalogue, store
 from oa_jax.data.sources import DIRECTORY_VARIABLE
 from oa_jax.errors import UserError
+from oa_jax.sheets import Sheet
 
 flags.DEFINE_string("data_dir", None, f"Folder of prepared sets; by default {DIRECTORY_VARIABLE}.")
 flags.DEFINE_string("raw_dir", None, "Folder at or below which the raw files lie.")
 flags.DEFINE_bool("download", False, "prepare: fetch missing files that have a URL into raw_dir.")
+flags.DEFINE_enum(
+    "duplicates",
+    "keep",
+    ("keep", "first", "last"),
+    "prepare: which of exact copies of an event (same user, item and time) of raw files stay.",
+)
 flags.DEFINE_string("png", None, "describe: file of the plot; by default beside the set.")
 
 
-def main(words):
+def main(words: list[str]) -> int:
+    """Run a command; its exit status."""
     command, *names = words or [""]
     choice("command", command, COMMANDS)
     if command == "list":
@@ -42,16 +49,16 @@ def main(words):
     for name in names:
         choice(f"{command} NAME", name, catalogue.SETS)
     try:
-        statuses = [COMMANDS[command](name) for name in names]
+        return max(COMMANDS[command](name) or 0 for name in names)
     except ModuleNotFoundError as error:
         found = f"{error.name} is not installed"
         raise UserError(
             f"{command}: {found}: expected the extra `data`: pip install -e '.[data]'"
         ) from None
-    return max(status or 0 for status in statuses)
 
 
 def data_dir() -> str:
+    """The folder of prepared sets, of the flag or the environment."""
     directory = flags.FLAGS.data_dir or os.environ.get(DIRECTORY_VARIABLE)
     if not directory:
         raise UserError(f"--data_dir: missing: expected a folder, or {DIRECTORY_VARIABLE} set")
@@ -59,8 +66,9 @@ def data_dir() -> str:
 
 
 def raw_dir() -> str:
+    """The folder of raw files, which has to be there."""
     directory = flags.FLAGS.raw_dir or data_dir()
-    if not pathlib.Path(directory).expanduser().is_dir():
+    if not store.place(directory).is_dir():
         raise UserError(f"--raw_dir={directory}: no such folder: expected that of the raw files")
     return directory
 
@@ -68,23 +76,26 @@ def raw_dir() -> str:
 def show_list() -> None:
     """Prepared sets with their sizes; for the others each source and the file that is missing."""
     directory, raw = data_dir(), raw_dir()
-    table = Table("name", "protocol", "A + B", "state", box=None, pad_edge=False)
+    rows, damaged = [], None
     for data_set in catalogue.SETS.values():
-        lines = [state(data_set, directory)]
-        if lines[0] is None:
-            lines = [line for source in data_set.sources for line in files(source, raw)]
+        if store.is_prepared(directory, data_set.name):
+            try:
+                lines = [state(data_set.name)]
+            except UserError as error:
+                damaged = damaged or error
+                lines = ["damaged: see the error below"]
+        else:
+            lines = [_files(source, raw) for source in data_set.sources]
         lead = [data_set.name, data_set.protocol, " + ".join(data_set.domains)]
-        for line in lines:
-            table.add_row(*lead, line)
-            lead = ["", "", ""]
-    cli.console.print(table)
+        rows += [[*([""] * 3 if k else lead), line] for k, line in enumerate(lines)]
+    Sheet("", ["name", "protocol", "A + B", "state"], rows, words=4).show(cli.console)
+    if damaged:
+        raise damaged
 
 
-def state(data_set, directory) -> str | None:
-    """What is prepared, in a line; None if nothing is."""
-    if not prepared.is_prepared(directory, data_set.name):
-        return None
-    facts = prepared.read_metadata(prepared.folder(directory, data_set.name))
+def state(name: str) -> str:
+    """What is prepared, in a line."""
+    facts = store.read_metadata(store.folder(data_dir(), name))
     users, events, (n_a, n_b) = facts["n_users"], facts["n_events"], facts["n_items"]
     return (
         f"prepared: {users:,} sequences, {n_a:,} + {n_b:,} items, {events:,} events, "
@@ -92,20 +103,19 @@ def state(data_set, directory) -> str | None:
     )
 
 
-def files(source, raw) -> list[str]:
+def _files(source, raw):
     """What a source needs: found, or each missing file with its size and page."""
     if catalogue.find(source, raw):
-        return [f"files found: {source.kind}"]
+        return f"files found: {source.kind}"
     missing = catalogue.missing(source, raw)
     sizes = [f"{file.name} ({file.size or 'size not known'})" for file in missing]
-    return [f"missing for {source.kind}: {', '.join(sizes)}; see {missing[0].page}"]
+    return f"missing for {source.kind}: {', '.join(sizes)}; see {missing[0].page}"
 
 
-def prepare(name) -> None:
+def prepare(name: str) -> None:
     """Make a set, with a bar for each file on a terminal."""
-    from oa_jax.data.download import complete
     from oa_jax.data.prepare import prepare as make
-    from oa_jax.data.raw import Reading
+    from oa_jax.data.texts import Reading
 
     directory, raw = data_dir(), raw_dir()
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn())
@@ -120,39 +130,33 @@ def prepare(name) -> None:
             bar.update(tasks[path], completed=n_bytes)
 
         reading = Reading(on_bytes)
-        if flags.FLAGS.download and not prepared.is_prepared(directory, name):
-            complete(catalogue.SETS[name], raw, reading)
-        made = make(name, raw, directory, reading, cli.say)
-    line = state(catalogue.SETS[name], directory)
-    cli.say(f"{name}: {line}" if made else f"{name}: already {line}")
+        if flags.FLAGS.download and not store.is_prepared(directory, name):
+            catalogue.complete(catalogue.SETS[name], raw, reading)
+        made = make(name, raw, directory, reading, cli.say, flags.FLAGS.duplicates)
+    cli.say(f"{name}: {state(name)}" if made else f"{name}: already {state(name)}")
     for file, bad in reading.malformed.items():
         cli.say(f"{file}: left out {bad['lines']} malformed lines, the first is {bad['first']}")
 
 
-def describe(name) -> None:
-    """Print the table of a set and write its plot."""
+def describe(name: str) -> None:
+    """Write the plot of a set and print its table."""
     from oa_jax.data.describe import describe as figures
     from oa_jax.data.describe import plot
 
-    data = prepared.load(data_dir(), name)
+    data = store.load(data_dir(), name)
+    path = pathlib.Path(flags.FLAGS.png or data.directory.parent / f"{name}.png")
+    plot(data, path)
     facts = data.metadata
     a, b = facts["domains"]
     cli.say(f"{name}: {facts['protocol']} protocol, from {facts['source']}")
     cli.say(f"A {a}, B {b}; split: {facts['split']}; times: {facts['times']}")
     for quirk, on in facts["quirks"].items():
         cli.say(f"quirk {quirk}: {'yes' if on else 'no'}")
-    table = Table("", "A", "B", "both", box=None, pad_edge=False)
-    for column in table.columns[1:]:
-        column.justify = "right"
-    for row in figures(data):
-        table.add_row(*row)
-    cli.console.print(table)
-    path = pathlib.Path(flags.FLAGS.png or data.directory.parent / f"{name}.png")
-    plot(data, path)
+    Sheet("", ["", "A", "B", "both"], figures(data)).show(cli.console)
     cli.say(f"plot: {path}")
 
 
-def check(name) -> int:
+def check(name: str) -> int:
     """Print what was looked at; 1 if something is an error."""
     from oa_jax.data import check as checks
 

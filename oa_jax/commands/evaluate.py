@@ -8,26 +8,25 @@ from __future__ import annotations
 import contextlib
 import os
 import tempfile
-import zipfile
-import zlib
 
 import numpy as np
 from absl import flags
 
 from oa_jax import experiment as experiment_lib
-from oa_jax import processes
+from oa_jax import files, processes
 from oa_jax.commands import cli, report
+from oa_jax.config import MESH_EXPECTED
 from oa_jax.engine import mesh
 from oa_jax.engine.compilation import use_compilation_cache
 from oa_jax.errors import UserError
 from oa_jax.runs.checkpoint import Checkpoints
 from oa_jax.runs.environment import environment
-from oa_jax.runs.run import check_same_data, conclude, stored_config
+from oa_jax.runs.run import RANKING, check_same_data, conclude, stored_config
 from oa_jax.runs.workdir import Workdir
 
 flags.DEFINE_string("workdir", None, "Folder of a run that has at least one checkpoint.")
 flags.DEFINE_string("data_dir", None, "Where the data lie now, if not where config.json says.")
-flags.DEFINE_string("mesh", "", f"The devices of here: {mesh.EXPECTED}.")
+flags.DEFINE_string("mesh", "", f"The devices of here: {MESH_EXPECTED}.")
 cli.define_distributed()
 
 
@@ -40,9 +39,9 @@ def main(_):
     with Workdir(path) as workdir, contextlib.ExitStack() as cleanup:
         config = stored_config(workdir)
         if flags.FLAGS.data_dir:
-            config["data"]["dir"] = flags.FLAGS.data_dir
-        config["mesh"] = given_mesh()
-        use_compilation_cache()
+            config = config.replace(data={"dir": flags.FLAGS.data_dir})
+        config = config.replace(mesh=given_mesh())
+        use_compilation_cache(cli.say)
         experiment = experiment_lib.build(config)
         check_same_data(workdir, environment(experiment))
         epoch, states, seconds = newest(experiment, workdir)
@@ -53,11 +52,12 @@ def main(_):
         else:  # summary.json would end the run
             cli.say("the run has not ended: its folder is left as it is")
             target = Workdir(cleanup.enter_context(tempfile.TemporaryDirectory()))
+        cli.say(RANKING)
         summary = conclude(experiment, target, states, seconds)
         if before is not None:
             cli.say(f"ranks {compare(before, stored_ranks(workdir))} the stored ones")
     if processes.is_first():
-        report.show([summary], cli.console)
+        report.show([report.described(summary, path)])
     return report.status(summary, cli.say)
 
 
@@ -66,7 +66,7 @@ def given_mesh() -> str:
     try:
         mesh.Layout.of(flags.FLAGS.mesh, flag="--mesh")
     except ValueError:
-        raise UserError(f"--mesh={flags.FLAGS.mesh}: expected {mesh.EXPECTED}") from None
+        raise UserError(f"--mesh={flags.FLAGS.mesh}: expected {MESH_EXPECTED}") from None
     return flags.FLAGS.mesh
 
 
@@ -75,23 +75,20 @@ def newest(experiment, workdir):
     found = None
     if workdir.checkpoints.is_dir():
         abstract = experiment.engine.abstract(experiment.seeds, experiment.hparams())
-        with Checkpoints(workdir.checkpoints) as checkpoints:
+        with Checkpoints(workdir.checkpoints, say=cli.say) as checkpoints:
             found = checkpoints.restore_newest(abstract)
     if found is None:
         raise UserError(f"{workdir.checkpoints}: no checkpoint: expected a run past its first save")
     return found
 
 
-def stored_ranks(workdir):
+def stored_ranks(workdir: Workdir) -> dict[str, np.ndarray] | None:
     """Arrays of ranks.npz, None if there is none that can be read."""
     path = workdir.path / "ranks.npz"
     try:
-        with np.load(path) as archive:
-            return dict(archive)
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error):
-        cli.say(f"{path}: cannot be read: written anew")
+        return files.read_npz(path) if path.exists() else None
+    except UserError as error:
+        cli.say(f"{error}: written anew")
         return None
 
 

@@ -11,14 +11,12 @@ import math
 
 import jax
 from absl import flags
-from rich.table import Table
 
 from oa_jax import experiment as experiment_lib
 from oa_jax.commands import cli
-from oa_jax.config import resolve
 from oa_jax.engine.compilation import use_compilation_cache
-from oa_jax.nn.gca import GCAConfig
-from oa_jax.runs.summary import label
+from oa_jax.nn.known import GCAConfig
+from oa_jax.sheets import Sheet
 
 flags.DEFINE_bool("memory", True, "Compile the epoch and print its predicted memory.")
 cli.define_config()
@@ -27,28 +25,26 @@ MEBI = 2**20
 
 
 def main(_):
-    config = cli.config_value()
-    resolved = resolve(config, experiment_lib.PLACES[config["backbone"]])
-    experiment = experiment_lib.build(resolved)
+    experiment = experiment_lib.build(cli.config_value())
     show_parameters(experiment)
     if flags.FLAGS.memory:
-        use_compilation_cache()
+        use_compilation_cache(cli.say)
         show_memory(experiment)
 
 
 def show_parameters(experiment) -> None:
     """The parameter table: path, shape, number, and the total."""
-    shapes = jax.eval_shape(experiment.backbone.init, jax.random.key(0))
-    table = Table("parameter", "shape", "number", box=None)
-    table.columns[-1].justify = "right"
+    backbone = experiment.engine.settings.backbone
+    shapes = jax.eval_shape(backbone.init, jax.random.key(0))
+    rows = []
     for path, leaf in jax.tree_util.tree_leaves_with_path(shapes):
         name = "/".join(part.key for part in path)
-        table.add_row(name, "x".join(map(str, leaf.shape)), f"{leaf.size:,}")
-    cli.console.print(table)
-    total, places = experiment.n_parameters, experiment.config["gca"]["positions"]
-    cli.say(f"{label(experiment.config)}: {total:,} parameters")
+        rows.append([name, "x".join(map(str, leaf.shape)), f"{leaf.size:,}"])
+    Sheet("", ["parameter", "shape", "number"], rows, words=2).show(cli.console)
+    total, places = experiment.engine.n_parameters, experiment.config.gca.positions
+    cli.say(f"{experiment.label}: {total:,} parameters")
     if places:
-        plain = dataclasses.replace(experiment.backbone, gca=GCAConfig())
+        plain = dataclasses.replace(backbone, gca=GCAConfig())
         base = sum(a.size for a in jax.tree.leaves(jax.eval_shape(plain.init, jax.random.key(0))))
         each = (total - base) // len(places)
         cli.say(f"of these {base:,} without GCA and {each:,} for each of {len(places)} places")
@@ -60,7 +56,8 @@ def show_memory(experiment) -> None:
     states = engine.abstract(seeds, experiment.hparams())
     arrays = jax.eval_shape(lambda a: a, experiment.train_arrays())
     capacity = engine.capacity(seeds, 0)
-    memory = engine.compile_epoch(states, arrays, capacity).memory_analysis()
+    with cli.working("compiling an epoch, for the memory that it takes"):
+        memory = engine.compile_epoch(states, arrays, capacity).memory_analysis()
     if memory is None:
         cli.say("this device's compiler does not say how much memory the program takes")
         return

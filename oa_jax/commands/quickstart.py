@@ -5,11 +5,9 @@ What launch/quickstart.sh runs. A second call finds the runs finished and prints
 
 from __future__ import annotations
 
-import importlib.util
-import pathlib
-
 from absl import flags
 
+from oa_jax import files, presets
 from oa_jax.commands import cli, report
 from oa_jax.errors import UserError
 from oa_jax.events.world import World, generate, topic_oracles
@@ -33,23 +31,13 @@ def main(_):
     )
     summaries = []
     for name, gca in VARIANTS.items():
-        config = experiment_file().get_config(f"pair=synthetic,gca={gca}")
+        config = presets.load(f"configs/abxi.py:pair=synthetic,gca={gca}")
         config.data.world.redundancy = redundancy
-        summaries.append(run(config, pathlib.Path(flags.FLAGS.workdir) / name, cli.say))
-    report.show(summaries, cli.console)
+        workdir = files.local(flags.FLAGS.workdir, "--workdir") / name
+        summaries.append(report.described(run(config, workdir, cli.say), workdir))
+    report.show(summaries)
     cli.say("\nnull: |cos| of independent random directions of this width; init: before training")
     return max(report.status(summary, cli.say) for summary in summaries)
-
-
-def experiment_file():
-    """The module configs/abxi.py of the checkout that this package runs from."""
-    path = pathlib.Path(__file__).parent.parent / "configs" / "abxi.py"
-    if not path.exists():
-        raise UserError(f"{path}: no such file: expected to run from a checkout of oa-jax")
-    spec = importlib.util.spec_from_file_location("abxi", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def start() -> None:

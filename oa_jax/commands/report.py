@@ -1,65 +1,69 @@
-"""Tables of runs: `python -m oa_jax report WORKDIR…` on the console, `--markdown` for a page.
+"""Tables of runs: `python -m oa_jax report RUN...` on the console, --markdown or --csv for others.
 
-`--groups` adds the sets of users that a backbone tells apart, below the two domains. An argument
-may also be a summary.json on its own, or the file that `python -m oa_jax rules --out` wrote.
+RUN is the workdir of a run, a folder of workdirs, a summary.json on its own, or the file that
+`python -m oa_jax rules --out` wrote. `--groups` adds the sets of users that a backbone tells apart,
+below the two domains.
 """
 
 from __future__ import annotations
 
 import json
 import math
+import os
 import pathlib
+import sys
+from collections.abc import Callable
 
 from absl import flags
-from rich.table import Table
 
+from oa_jax import files
 from oa_jax.commands import cli
 from oa_jax.errors import UserError
+from oa_jax.sheets import Sheet
 
 METRICS = ("ndcg@1", "ndcg@10", "hr@10", "mrr", "auc")
+EXPECTED = "the summary of a run"
+FIELDS = {"label": str, "n_parameters": int, "mean": dict, "sd": dict, "per_seed": list}
+LEAD = {"run": "run", "model": "label", "data": "data", "protocol": "protocol"}
 
 
-def show(summaries: list[dict], console, split: str = "test", groups: bool = False) -> None:
-    """Print the tables of some runs: quality by domain and ranking, then GCA's angles."""
-    for header, rows in tables(summaries, split, groups):
-        table = Table(*header, box=None, pad_edge=False, header_style="bold")
-        for row in rows:
-            table.add_row(*row)
-        console.print()
-        console.print(table)
+def show(summaries: list[dict], split: str = "test", groups: bool = False) -> None:
+    """Print the tables of some runs; what all rows of one have in common stands above it."""
+    for sheet in sheets(summaries, split, groups):
+        columns = list(zip(*sheet.rows, strict=True))
+        same = [i for i in range(sheet.words) if len(set(columns[i])) == 1]
+        title = ", ".join(f"{sheet.header[i]} {columns[i][0]}" for i in same)
+        kept = [i for i in range(len(sheet.header)) if i not in same]
+        rows = [[row[i] for i in kept] for row in sheet.rows]
+        header = [sheet.header[i] for i in kept]
+        cli.console.print()
+        Sheet(title, header, rows, sheet.words - len(same)).show(cli.console)
 
 
-def markdown(summaries: list[dict], split: str = "test", groups: bool = False) -> str:
-    """The same tables as Markdown."""
-    blocks = []
-    for header, rows in tables(summaries, split, groups):
-        lines = [[c.replace("|", "\\|") for c in header], ["---"] * len(header), *rows]
-        blocks.append("\n".join("| " + " | ".join(line) + " |" for line in lines))
-    return "\n\n".join(blocks) + "\n"
-
-
-def tables(summaries, split, groups=False):
-    """[(header, rows)]: quality; and angles if any of the runs has GCA."""
+def sheets(summaries: list[dict], split: str, groups: bool = False) -> list[Sheet]:
+    """Quality by domain and ranking; and GCA's angles if any of the runs has it."""
     out = [_quality(summaries, split, groups)]
     angles = [row for summary in summaries for row in _angles(summary)]
     if angles:
-        header = ["model", "place", "|cos(X,X')| init", "trained", "null", "|cos(X,Y)|", "gate"]
-        out.append((header, angles))
+        header = [*LEAD, "place", "|cos(X,X')| init", "trained", "null", "|cos(X,Y)|", "gate"]
+        out.append(Sheet("", header, angles, words=len(LEAD) + 1))
     return out
 
 
 def _quality(summaries, split, groups):
-    header = ["model", "parameters", "epochs", "users" if groups else "domain", "ranking"]
-    header += [name.upper() for name in METRICS]
+    header = [*LEAD, "parameters", "epochs", "users" if groups else "domain", "ranking"]
     rows = []
     for summary in summaries:
-        lead = [summary["label"], f"{summary['n_parameters']:,}", cell(summary, "epochs", 0)]
+        lead = [*_lead(summary), f"{summary['n_parameters']:,}", cell(summary, "epochs", 0)]
         for domain in _user_sets(summary, split, groups):
-            for protocol in _protocols(summary, split):
-                values = [cell(summary, f"{split}/{domain}/{m}/{protocol}", 4) for m in METRICS]
-                rows.append([*lead, domain, protocol, *values])
-                lead = ["", "", ""]
-    return header, rows
+            for ranking in _rankings(summary, split):
+                values = [cell(summary, f"{split}/{domain}/{m}/{ranking}", 4) for m in METRICS]
+                rows.append([*lead, domain, ranking, *values])
+    return Sheet("", header + [name.upper() for name in METRICS], rows, words=len(header))
+
+
+def _lead(summary):
+    return [str(summary.get(field, "–")) for field in LEAD.values()]
 
 
 def _user_sets(summary, split, groups):
@@ -70,31 +74,23 @@ def _user_sets(summary, split, groups):
     return ["A", "B", *more]
 
 
-def _protocols(summary, split):
+def _rankings(summary, split):
     found = [name.split("/") for name in summary["mean"] if name.startswith(f"{split}/A/mrr/")]
-    return [parts[-1] for parts in found]
+    return [parts[-1] for parts in found] or ["–"]  # every seed diverged
 
 
 def _angles(summary):
-    rows, lead = [], summary["label"]
+    rows = []
     for name in summary["mean"]:
         parts = name.split("/")
         if parts[:2] != ["best", "gca"] or parts[-1] != "abs_cos":
             continue
-        place, domain = parts[2], parts[3]
-        key = f"gca/{place}/{domain}"
-        rows.append(
-            [
-                lead,
-                f"{place} {domain}",
-                cell(summary, f"init/{key}/abs_cos", 3),
-                cell(summary, f"best/{key}/abs_cos", 3),
-                f"{summary['null_abs_cos']:.3f}",
-                cell(summary, f"best/{key}/xy_abs_cos", 3),
-                cell(summary, f"best/{key}/gate_mean", 3),
-            ]
-        )
-        lead = ""
+        key, null = "/".join(parts[1:4]), summary.get("null_abs_cos", math.nan)
+        init, *best = f"init/{key}/abs_cos", f"{key}/abs_cos", f"{key}/xy_abs_cos"
+        values = [cell(summary, n, 3) for n in (init, *(f"best/{n}" for n in best))]
+        values.insert(2, "–" if math.isnan(null) else f"{null:.3f}")
+        gate = cell(summary, f"best/{key}/gate_mean", 3)
+        rows.append([*_lead(summary), f"{parts[2]} {parts[3]}", *values, gate])
     return rows
 
 
@@ -108,7 +104,7 @@ def cell(summary: dict, name: str, digits: int) -> str:
     return f"{mean:.{digits}f}" + (f" ± {sd:.{digits}f}" if sd is not None else "")
 
 
-def status(summary: dict, say) -> int:
+def status(summary: dict, say: Callable[[str], None]) -> int:
     """Exit status of a run: 1 when a seed diverged, which is said."""
     bad = [entry for entry in summary["per_seed"] if entry["diverged_step"]]
     for entry in bad:
@@ -120,31 +116,70 @@ def status(summary: dict, say) -> int:
 
 
 def read(path: str) -> list[dict]:
-    """The summary of a workdir or of a summary.json, or those of a list of them.
+    """The summaries of a workdir, of all workdirs in a folder, of a summary.json or of a list.
 
     Raises UserError naming what is wrong.
     """
-    file = pathlib.Path(path)
-    if file.is_dir():
-        file /= "summary.json"
-    try:
-        content = json.loads(file.read_text())
-        summaries = content if isinstance(content, list) else [content]
-        missing = [
-            key for key in ("label", "mean", "sd", "per_seed") for s in summaries if key not in s
-        ]
-    except OSError as error:
-        raise UserError(f"{file}: {error.strerror}: expected a finished run") from None
-    except (ValueError, TypeError):
-        raise UserError(f"{file}: not valid JSON: expected the summary of a run") from None
-    if missing:
-        raise UserError(f"{file}: no field {missing[0]!r}: expected the summary of a run")
-    return summaries
+    file = files.local(path, "RUN")
+    if not file.is_dir():
+        return _read(file, file.parent.name if file.name == "summary.json" else file.stem)
+    if (file / "summary.json").exists() or (file / "config.json").exists():
+        return _read(file / "summary.json", file.resolve().name)
+    found = sorted(file.rglob("config.json"))
+    finished = [path.parent for path in found if (path.parent / "summary.json").exists()]
+    if not finished:
+        raise UserError(f"{file}: no finished run in it: expected a workdir or a folder of them")
+    for path in sorted({path.parent for path in found} - set(finished)):
+        print(f"{path}: not finished: left out", file=sys.stderr)
+    return [s for run in finished for s in _read(run / "summary.json", str(run.relative_to(file)))]
+
+
+def _read(file, run):
+    summaries = files.read_json(file, EXPECTED, kind=(dict, list))
+    summaries = summaries if isinstance(summaries, list) else [summaries]
+    if not summaries:
+        raise UserError(f"{file}: an empty list: expected {EXPECTED}")
+    for summary in summaries:
+        _check(summary, file)
+    return [described(summary, file.parent) | {"run": run} for summary in summaries]
+
+
+def _check(summary, file):
+    for field, kind in FIELDS.items():
+        if not isinstance(summary, dict) or field not in summary:
+            raise UserError(f"{file}: no field {field!r}: expected {EXPECTED}")
+        if not isinstance(summary[field], kind):
+            found = json.dumps(summary[field])[:40]
+            raise UserError(f"{file}: {field}: found {found}: expected {EXPECTED}")
+    for name, value in [*summary["mean"].items(), *summary["sd"].items()]:
+        if not isinstance(value, int | float | None):
+            raise UserError(f"{file}: {name}: found {json.dumps(value)[:40]}: expected a number")
+
+
+def described(summary: dict, workdir: str | os.PathLike) -> dict:
+    """`summary` with the names of run, data and protocol, as far as `workdir` knows."""
+    workdir = pathlib.Path(workdir).resolve()
+    found = {"run": workdir.name}
+    if (workdir / "config.json").exists():
+        config = files.read_json(workdir / "config.json", "the configuration of a run")
+        found |= {"data": _data_name(config, workdir), "protocol": config.get("protocol", "–")}
+    return found | summary
+
+
+def _data_name(config, workdir):
+    """Name and fingerprint: two synthetic worlds have the same name."""
+    data = config.get("data")
+    name = str(data.get("name", "–")) if isinstance(data, dict) else "–"
+    if not (workdir / "env.json").exists():
+        return name
+    prints = files.read_json(workdir / "env.json", "the environment of a run").get("fingerprints")
+    return f"{name} {str(prints.get('data', ''))[:6]}" if isinstance(prints, dict) else name
 
 
 def define_flags() -> None:
     """What `output` looks at."""
     flags.DEFINE_bool("markdown", False, "Print Markdown.")
+    flags.DEFINE_bool("csv", False, "Print CSV, a table after the other.")
     flags.DEFINE_enum("split", "test", ["val", "test"], "Which split's metrics.")
     flags.DEFINE_bool("groups", False, "Also the sets of users that the backbone tells apart.")
 
@@ -152,15 +187,17 @@ def define_flags() -> None:
 def output(summaries: list[dict]) -> None:
     """The tables in the form that the command line asks for."""
     form = flags.FLAGS.split, flags.FLAGS.groups
-    if flags.FLAGS.markdown:
-        print(markdown(summaries, *form), end="")
+    if flags.FLAGS.markdown or flags.FLAGS.csv:
+        found = sheets(summaries, *form)
+        texts = [sheet.csv() if flags.FLAGS.csv else sheet.markdown() for sheet in found]
+        print("\n".join(texts), end="")
     else:
-        show(summaries, cli.console, *form)
+        show(summaries, *form)
 
 
 def main(paths):
     if not paths:
-        raise UserError("no run given: expected WORKDIR …")
+        raise UserError("no run given: expected WORKDIR ...")
     output([summary for path in paths for summary in read(path)])
 
 

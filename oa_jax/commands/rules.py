@@ -18,8 +18,6 @@ ties favour the target (ABXI quirk Q10), they do so here, and items of equal cou
 from __future__ import annotations
 
 import dataclasses
-import json
-import os
 from collections.abc import Callable
 
 import jax
@@ -28,15 +26,14 @@ import numpy as np
 from absl import flags
 
 from oa_jax import experiment as experiment_lib
+from oa_jax import files
 from oa_jax.commands import cli, report
-from oa_jax.config import resolve
+from oa_jax.config import Config
 from oa_jax.engine.compilation import use_compilation_cache
 from oa_jax.engine.step import Settings, all_ranks
-from oa_jax.errors import UserError
+from oa_jax.evaluation import COUNTS, SPLITS
 from oa_jax.events.log import InteractionLog
 from oa_jax.events.split import Split
-from oa_jax.experiment import SPLITS, Experiment
-from oa_jax.runs.summary import metrics_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,57 +107,55 @@ def largest_seen(rows, n_a: int) -> np.ndarray:
     return np.where(in_domain, rows["seen"], 0).max(1).astype(np.int32)
 
 
-def evaluate(experiment: Experiment) -> list[dict]:
+def evaluate(config: Config) -> list[dict]:
     """A summary for each rule, as `summary.json` has them of a run with one seed."""
-    log, names = experiment.log, experiment.protocol_names
-    found = rules(log, experiment.task.split)
-    ranks = {"seed": np.arange(len(found))}  # a rule stands where a seed does
+    data = experiment_lib.load(config)
+    evaluation = experiment_lib.evaluate(config, data)
+    found, ranks = rules(data.log, data.task.split), {}
     for split in SPLITS:
-        rows = experiment.eval_rows[split]
-        ranks |= {f"{split}/user": rows["user"], f"{split}/domain": rows["domain"]}
-        used = {k: rows[k] for k in ("user", "target", "seen", *names) if k in rows}
-        arrays = experiment.padded(used | {"largest": largest_seen(rows, log.n_items[0])})
-        of_rules = [_ranks(experiment, *rule, arrays) for rule in found.values()]
-        for kind, name in names.items():
-            for field in ("rank", "ties", "n_candidates", "finite"):
-                values = np.stack([getattr(of[kind], field) for of in of_rules])
-                values = values[:, : len(rows["target"])]
-                ranks[f"{split}/{name}/{field}"] = values[0] if field == "n_candidates" else values
-    return [_summary(experiment, ranks, slot, label) for slot, label in enumerate(found)]
+        rows = evaluation.rows[split]
+        used = {k: rows[k] for k in ("user", "target", "seen", *evaluation.rankings) if k in rows}
+        used["largest"] = largest_seen(rows, data.log.n_items[0])
+        arrays, kinds = evaluation.padded(used), tuple(evaluation.rankings)
+        of_rules = [_ranks(config, data, rule, kinds, arrays) for rule in found.values()]
+        ranks[split] = {
+            kind: {
+                field: np.stack([getattr(of[kind], field) for of in of_rules]) for field in COUNTS
+            }
+            for kind in kinds
+        }
+    stored = evaluation.stored(np.arange(len(found)), ranks)  # a rule stands where a seed does
+    return [
+        _summary(config, data.log, evaluation.of_seed(stored, slot), label)
+        for slot, label in enumerate(found)
+    ]
 
 
-def _ranks(experiment, rule, params, arrays):
-    sizes = (experiment.config["evaluate"][f"block_{what}"] for what in ("users", "items"))
-    settings = Settings(
-        rule, None, None, None, experiment.log.n_items, experiment.tie_weight, *sizes, "full"
-    )
-    kinds = tuple(experiment.protocol_names)
-    program = jax.jit(lambda params, arrays: all_ranks(settings, params, arrays, kinds))
-    return jax.device_get(program(params, arrays))
+def _ranks(config, data, rule_and_numbers, kinds, arrays):
+    rule, numbers = rule_and_numbers
+    sizes = config.evaluate.block_users, config.evaluate.block_items
+    settings = Settings(rule, None, None, None, data.log.n_items, 0.0, *sizes)
+    program = jax.jit(lambda numbers, arrays: all_ranks(settings, numbers, arrays, kinds))
+    return jax.device_get(program(numbers, arrays))
 
 
-def _summary(experiment, ranks, slot, label):
-    mean = {
-        f"{split}/{name}": value
-        for split in SPLITS
-        for name, value in metrics_of(experiment, ranks, slot, split).items()
-    }
-    seed = {"seed": 0, "epochs": 0, "diverged_step": 0}
-    out = {"label": label, "n_parameters": 0, "n_seeds": 1, "mean": mean, "sd": {}}
-    return out | {"data": experiment.log.fingerprint(), "per_seed": [seed | mean]}
+def _summary(config, log, metrics, label):
+    seed, fingerprint = {"seed": 0, "epochs": 0, "diverged_step": 0}, log.fingerprint()
+    out = {"label": label, "n_parameters": 0, "n_seeds": 1, "mean": metrics, "sd": {}}
+    out |= {"data": f"{config.data.name} {fingerprint[:6]}", "fingerprint": fingerprint}
+    return out | {"run": "rules", "protocol": config.protocol, "per_seed": [seed | metrics]}
 
 
 def main(_):
     out = flags.FLAGS.out
-    if out and not os.path.isdir(os.path.dirname(out) or "."):
-        raise UserError(f"--out={out}: no such folder: expected a file in one that exists")
-    config = cli.config_value()
-    resolved = resolve(config, experiment_lib.PLACES[config["backbone"]])
-    use_compilation_cache()
-    summaries = evaluate(experiment_lib.build(resolved))
     if out:
-        with open(out, "w") as file:
-            file.write(json.dumps(summaries, indent=1) + "\n")
+        files.check_writable(out, "--out")
+    config = cli.config_value()
+    use_compilation_cache(cli.say)
+    with cli.working("ranking by rules"):
+        summaries = evaluate(config)
+    if out:
+        files.write_json(out, summaries)
     report.output(summaries)
 
 

@@ -6,13 +6,14 @@ import os
 import pathlib
 
 from absl import flags
+from rich.progress import track
 
 from oa_jax.commands import cli
-from oa_jax.data import prepared
+from oa_jax.data import store
 from oa_jax.data.sources import DIRECTORY_VARIABLE
 from oa_jax.errors import UserError
-from oa_jax.text import build, cache
-from oa_jax.text.tables import default_folder
+from oa_jax.text import build, encoders
+from oa_jax.text.tables import Tables, default_folder
 
 flags.DEFINE_string("data_dir", None, f"Folder of the prepared sets; {DIRECTORY_VARIABLE} if none.")
 flags.DEFINE_string("name", None, "Prepared data set whose items are embedded.")
@@ -34,35 +35,31 @@ flags.DEFINE_integer("chunk", 1024, "Texts that a model encodes between two stor
 flags.DEFINE_string("cache_dir", None, "Folder of encoded chunks; the user's cache if none.")
 
 
-def main(_):
+def main(_: list[str]) -> None:
+    """Make the tables and say what they are."""
     given = flags.FLAGS
-    for name, meaning in (
-        ("name", "a prepared data set"),
-        ("encoder", "an encoder, such as hashing"),
-    ):
-        if not given[name].value:
-            raise UserError(f"--{name}: missing: expected {meaning}")
     data_dir = given.data_dir or os.environ.get(DIRECTORY_VARIABLE)
-    if not data_dir:
-        raise UserError(f"--data_dir: missing: expected it, or {DIRECTORY_VARIABLE}")
+    for name, value, expected in (
+        ("name", given.name, "a prepared data set"),
+        ("encoder", given.encoder, "an encoder, such as hashing"),
+        ("data_dir", data_dir, f"it, or {DIRECTORY_VARIABLE}"),
+    ):
+        if not value:
+            raise UserError(f"--{name}: missing: expected {expected}")
+    own = ("profiles", "global_width", "local_width", "split", "sees_validation", "chunk")
     options = build.Options(
         given.encoder,
-        pathlib.Path(given.cache_dir).expanduser()
-        if given.cache_dir
-        else cache.default_directory(),
-        given.profiles,
-        given.global_width,
-        given.local_width,
-        given.split,
-        given.sees_validation,
-        given.chunk,
+        store.place(given.cache_dir) if given.cache_dir else encoders.default_directory(),
+        track=lambda chunks: track(
+            chunks, "encoding", console=cli.console, disable=not cli.console.is_terminal
+        ),
+        **{name: given[name].value for name in own},
     )
     out = given.out or default_folder(data_dir, given.name)
-    tables = build.write(prepared.load(data_dir, given.name), options, out, cli.say)
-    cli.say(describe(tables, out))
+    cli.say(describe(build.write(store.load(data_dir, given.name), options, out, cli.say), out))
 
 
-def describe(tables, out) -> str:
+def describe(tables: Tables, out: str | pathlib.Path) -> str:
     """One line: what was embedded by what, and how much of it the tables keep."""
     of = tables.metadata
     encoder = of["encoder"]
@@ -70,16 +67,14 @@ def describe(tables, out) -> str:
     name += f" {', '.join(encoder['files'])}" if "files" in encoder else ""
     kept = of["explained_variance"]
     shares = " ".join(f"{k} {v:.3f}" for k, v in kept.items()) if kept else "not known"
+    fields = ("global_table", "local_a", "local_b", "users")
+    sizes = ["x".join(map(str, getattr(tables, field).shape)) for field in fields]
     empty = int((~tables.users.any(1)).sum())
     return (
-        f"{of['name']} by {name}: global {_size(tables.global_table)}, A {_size(tables.local_a)}, "
-        f"B {_size(tables.local_b)}, users {_size(tables.users)} ({empty} without history); "
-        f"variance kept: {shares}; {of['n_items_without_text']} items without text; in {out}"
+        f"{of['name']} by {name}: global {sizes[0]}, A {sizes[1]}, B {sizes[2]}, users {sizes[3]} "
+        f"({empty} without history); variance kept: {shares}; {of['n_items_without_text']} items "
+        f"without text; in {out}"
     )
-
-
-def _size(table):
-    return "x".join(map(str, table.shape))
 
 
 def start() -> None:

@@ -10,6 +10,7 @@ from oa_jax.errors import UserError
 from oa_jax.runs.run import run
 
 flags.DEFINE_string("workdir", None, "Folder of the run: empty starts it, a begun one goes on.")
+flags.DEFINE_bool("extend", False, "Let a run go on to more seeds or epochs than it had.")
 cli.define_config()
 cli.define_distributed()
 
@@ -17,9 +18,10 @@ cli.define_distributed()
 def main(_):
     if not flags.FLAGS.workdir:
         raise UserError("--workdir: missing: expected a folder for the run")
-    summary = run(cli.config_value(), flags.FLAGS.workdir, cli.say)
+    given = flags.FLAGS
+    summary = run(cli.config_value(), given.workdir, cli.say, extend=given.extend)
     if processes.is_first():
-        report.show([summary], cli.console)
+        report.show([report.described(summary, flags.FLAGS.workdir)])
     return report.status(summary, cli.say)
 
 

@@ -20,7 +20,6 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from absl import flags
-from rich.table import Table
 
 from oa_jax.backbones.abxi import arrays as abxi_arrays
 from oa_jax.backbones.abxi import official as interop
@@ -33,6 +32,7 @@ from oa_jax.errors import UserError
 from oa_jax.events.log import make_log
 from oa_jax.events.split import leave_one_out
 from oa_jax.ranking.ranks import among_candidates
+from oa_jax.sheets import Sheet
 
 flags.DEFINE_float("tolerance", 1e-5, "Largest relative error that passes.", lower_bound=0.0)
 
@@ -56,14 +56,13 @@ ITEM_IDS = (*SEQUENCES, "gt", "gt_neg", "gt_mtc", "flat")
 def main(paths):
     if not paths:
         raise UserError("no fixture given: expected FIXTURE.npz …")
-    use_compilation_cache()
+    use_compilation_cache(cli.say)
     worst = 0.0
     for path in paths:
         errors = verify(path)
-        table = Table("quantity", "arrays", "largest relative error", box=None, title=path)
-        for name, (count, error) in errors.items():
-            table.add_row(name, str(count), f"{error:.2e}")
-        cli.console.print(table)
+        header = ["quantity", "arrays", "largest relative error"]
+        rows = [[name, str(count), f"{error:.2e}"] for name, (count, error) in errors.items()]
+        Sheet(str(path), header, rows).show(cli.console)
         worst = max(worst, *(error for _, error in errors.values()))
     tolerance = flags.FLAGS.tolerance
     passed = worst <= tolerance

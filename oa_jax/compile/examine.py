@@ -35,9 +35,9 @@ class Found:
 def engine_for(experiment, devices) -> Engine:
     """The experiment's engine, on other devices than those of this machine."""
     config, here = experiment.config, experiment.engine
-    axis = "vmap" if config["seed_axis"] == "auto" else config["seed_axis"]
+    axis = "vmap" if config.seed_axis == "auto" else config.seed_axis
     feed = (here.feed,) if isinstance(here, StreamingEngine) else ()
-    return type(here)(here.settings, axis, *feed, experiment.mesh, devices)
+    return type(here)(here.settings, axis, *feed, config.mesh, devices)
 
 
 def examine(experiment, devices) -> list[Found]:
@@ -46,12 +46,13 @@ def examine(experiment, devices) -> list[Found]:
     states = engine.abstract(seeds, experiment.hparams())
     arrays = _shapes(experiment.train_arrays())
     capacity = experiment.engine.capacity(seeds, 0)
-    n_steps, rows = experiment.task.n_steps, experiment.padded(experiment.eval_rows["test"])
-    n_blocks = len(rows["real"]) // experiment.config["evaluate"]["block_users"]
+    n_steps, evaluation = experiment.data.task.n_steps, experiment.evaluation
+    rows = evaluation.padded(evaluation.rows["test"])
+    n_blocks = len(rows["real"]) // evaluation.block_users
     if isinstance(engine, StreamingEngine):  # which does as much at a time
         n_steps = min(n_steps, engine.feed.chunk_steps)
         n_blocks = min(n_blocks, EVALUATION_BLOCKS)
-    kinds, tables = tuple(experiment.protocol_names), _shapes(experiment.tables)
+    kinds, tables = tuple(evaluation.rankings), _shapes(experiment.tables)
     return [
         _found("training epoch", n_steps, lambda: engine.compile_epoch(states, arrays, capacity)),
         _found(
@@ -127,15 +128,15 @@ def roofline(cost: Cost, topology: Topology, precision: str = "default") -> Roof
 def remedies(experiment, found: Found, n_devices: int) -> list[str]:
     """What would make a program smaller, the cheapest first."""
     config = experiment.config
-    train, out = config["train"], []
+    train, out = config.train, []
     if found.name == "evaluation":
         out += ["smaller evaluate.block_users", "smaller evaluate.block_items"]
-    elif config["backbone"] == "abxi" and train["negatives"] == "per_position":
+    elif train.negatives == "per_position" and train.n_negatives > 1:
         out += ["smaller train.block_positions", "train.negatives=per_sequence"]
-    if config["seeds"] > n_devices:
+    if config.seeds > n_devices:
         out.append("fewer seeds or more devices, a seed each")
     elif found.name != "evaluation":
         out.append("more devices on the axis data or table, or a smaller train.batch_size")
-    if experiment.is_resident and found.memory and found.memory["arguments"] > found.needed / 2:
+    if config.data.resident and found.memory and found.memory["arguments"] > found.needed / 2:
         out.append("data.resident=False")
     return out

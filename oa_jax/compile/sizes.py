@@ -9,12 +9,12 @@ import re
 import numpy as np
 
 from oa_jax import experiment as experiment_lib
+from oa_jax.backbones import known
+from oa_jax.config import Config
 from oa_jax.errors import UserError
+from oa_jax.events import split as splits
 from oa_jax.events.log import InteractionLog
 from oa_jax.experiment import Experiment
-from oa_jax.text.tables import Tables
-
-PROFILE_WIDTH = 1536  # of a user's text embedding, official LLM4CDSR
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,50 +51,28 @@ class Sizes:
         return InteractionLog(user, item, place.astype(np.int64), items, "these sizes")
 
 
-@dataclasses.dataclass(frozen=True)
-class Shapes(Experiment):
-    """An experiment to compile, not to run: its candidates are zeros, and without data so are the
-    frozen tables. `mesh` is that of the devices to compile for; the engine is this machine's."""
-
-    mesh: str = ""
-    made_up: bool = False
-
-    def _rows(self, split):
-        """Rows with candidates of the right shape, which take minutes to draw."""
-        rows = self.task.eval_arrays(split)
-        if len(rows["target"]) == 0:
-            raise UserError(f"data.split: no user of {self.log.name} has a target in {split}")
-        first = {name: values[:1] for name, values in rows.items()}
-        drawn = self.bundle.candidates(self.config, self.log, split, first)
-        shape = (len(rows["target"]),)
-        return rows | {k: np.broadcast_to(v[:1] * 0, shape + v.shape[1:]) for k, v in drawn.items()}
-
-    @functools.cached_property
-    def text_tables(self):
-        return self._zero_tables() if self.made_up else super().text_tables
-
-    def _zero_tables(self):
-        if self.config["backbone"] != "llm4cdsr":
-            return None
-        n_a, n_b = self.log.n_items
-        width, n_users = self.config["model"]["d_embed"], self.log.n_users
-        shapes = {
-            "global_table": (n_a + n_b, self.config["data"]["global_width"]),
-            "local_a": (n_a, width),
-            "local_b": (n_b, width),
-            "users": (n_users, PROFILE_WIDTH),
-        }
-        zeros = {name: np.zeros(shape, np.float32) for name, shape in shapes.items()}
-        return Tables(**zeros, n_history=np.zeros(n_users, np.int32), metadata={})
-
-
-def shapes_of(config: dict, sizes: Sizes | None) -> Shapes:
-    """The experiment of a resolved configuration, on its data or on made-up ones of `sizes`."""
-    mesh, config = config["mesh"], config | {"mesh": ""}
+def shapes_of(config: Config, sizes: Sizes | None) -> Experiment:
+    """The experiment of a configuration to compile, not to run: on its data, or on made-up ones of
+    `sizes`. Its candidates are zeros, and without data so are the frozen tables. The engine is
+    this machine's, whatever `config.mesh` says: that is of the devices to compile for."""
+    here = config.replace(mesh="")
     if sizes is None:
-        found = experiment_lib.build(config)
-        return Shapes(found.config, found.log, mesh)
-    # Made-up events have no roles, and all users know both domains.
-    config = config | {"data": config["data"] | {"split": "leave_one_out", "users": "all"}}
-    experiment_lib.set_compilation(config)
-    return Shapes(config, sizes.log(), mesh, made_up=True)
+        data = experiment_lib.load(here)
+    else:
+        # Made-up events have no roles, and all users know both domains.
+        here = here.replace(data={"split": "leave_one_out", "users": "all"})
+        parts, log = known.parts(here), sizes.log()
+        split = splits.make_split(log, here.data.split, parts.skip_short)
+        task = experiment_lib.task(here, log, split)
+        data = experiment_lib.Data(log, split, task, parts.empty_tables(log))
+    evaluation = experiment_lib.evaluate(here, data, functools.partial(_zeros, here))
+    engine = experiment_lib.engine(here, data, evaluation)
+    return Experiment(config, data, evaluation, engine)
+
+
+def _zeros(config, log, split, rows):
+    """Candidates of the right shapes; those of all users take minutes to draw."""
+    first = {name: values[:1] for name, values in rows.items()}
+    drawn = known.parts(config).candidates(log, split, first)
+    shape = (len(rows["target"]),)
+    return {k: np.broadcast_to(v[:1] * 0, shape + v.shape[1:]) for k, v in drawn.items()}

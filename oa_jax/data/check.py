@@ -6,9 +6,9 @@ import contextlib
 
 import numpy as np
 
-from oa_jax.data import prepared
-from oa_jax.data.describe import popularity_ndcg
-from oa_jax.data.prepared import Prepared
+from oa_jax.data import store
+from oa_jax.data.describe import popularity_ndcg, repeated
+from oa_jax.data.store import ORDER, Place, Prepared
 from oa_jax.errors import UserError
 from oa_jax.events.log import CONTEXT, TEST, TRAINING, VALIDATION, InteractionLog
 from oa_jax.events.split import Split, leave_one_out, published, roles_of
@@ -19,26 +19,22 @@ ASCENDING = 0.8  # of neighbouring items; half of them are expected to ascend by
 KINDS = {VALIDATION: "validation", TEST: "test"}
 
 
-def check(data_dir, name: str) -> list[tuple[str, str]]:
+def check(data_dir: Place, name: str) -> list[tuple[str, str]]:
     """(level, line) of everything that was looked at.
 
     Raises UserError if the set cannot be read or is not what its metadata say.
     """
-    data = prepared.load(data_dir, name)
-    split = split_of(data)
-    said = [(OK, f"log: fingerprint {data.log.fingerprint()} of {len(data.log.user):,} events")]
+    data = store.load(data_dir, name)
+    log = data.log
+    split = leave_one_out(log) if log.role is None else published(log)
+    said = [(OK, f"log: fingerprint {log.fingerprint()} of {len(log.user):,} events")]
     said += [_items(data), _records(data)]
-    leaks = split_leaks(data.log, split, data.role)
+    leaks = split_leaks(log, split, data.role)
     said += [(ERROR, line) for line in leaks]
     if not leaks:
         said.append((OK, "split: no target or later event is an input or a training event"))
-    return said + _files(data) + _same_time(data, split) + _user_leak(data) + _id_order(data)
-
-
-def split_of(data: Prepared) -> Split:
-    """The split that the roles stand for."""
-    log = data.log
-    return leave_one_out(log) if log.role is None else published(log)
+    findings = (*files(data), *targets(data, split), *user_leak(data), *id_order(data))
+    return said + [(FINDING, line) for line in findings]
 
 
 def split_leaks(log: InteractionLog, split: Split, role: np.ndarray | None = None) -> list[str]:
@@ -72,10 +68,9 @@ def split_leaks(log: InteractionLog, split: Split, role: np.ndarray | None = Non
 
 
 def _items(data):
-    digest, n_items = prepared.items_digest(data.directory), sum(data.log.n_items)
+    digest, n_items = store.items_digest(data.directory), sum(data.log.n_items)
     good = digest == data.metadata["items_digest"] and len(data.items) == n_items
-    good = good and all(item.get("id") == k for k, item in enumerate(data.items, 1))
-    if good:
+    if good and all(item.get("id") == k for k, item in enumerate(data.items, 1)):
         return OK, f"items: digest {digest} of {n_items:,} items"
     return ERROR, f"items: digest {digest}, {len(data.items)} items: expected {n_items}, " + (
         f"ids 1, 2, ... and digest {data.metadata['items_digest']}"
@@ -104,32 +99,40 @@ def _records(data):
     return OK, f"records: all {log.n_users:,} equal to log.npz"
 
 
-def _files(data):
+def files(data: Prepared) -> list[str]:
+    """Sources that are not the published files, and their malformed lines."""
     other = [f["name"] for f in data.metadata.get("files", []) if f["published"] is False]
     bad = data.metadata.get("malformed", {})
     lines = [f"files: {name} is not the published one" for name in other]
-    lines += [f"files: {name}: {b['lines']} malformed, {b['first']}" for name, b in bad.items()]
-    return [(FINDING, line) for line in lines]
+    return lines + [
+        f"files: {name}: {b['lines']} malformed, {b['first']}" for name, b in bad.items()
+    ]
 
 
-def _same_time(data, split):
-    """Targets whose last input has their own time: the source decides which comes first."""
-    if data.metadata["times"] == "order":
-        return [(FINDING, "times: the source has none: `time` is the place in the sequence")]
-    log, said = data.log, []
+def targets(data: Prepared, split: Split) -> list[str]:
+    """Targets at the time of their last input, whose order the source decides, and those whose
+    item is in their own history: copying it then counts as recommending."""
+    log, lines, again = data.log, [], repeated(data.log)
+    no_times = data.metadata["times"] == ORDER
+    if no_times:
+        lines.append("times: the source has none: `time` is the place in the sequence")
     for kind, place in zip(KINDS.values(), (split.val, split.test), strict=True):
         target = (log.offsets[:-1] + place)[place > 0]
         tied = log.time[target] == log.time[target - 1]
+        of = f"{len(target):,} {kind} targets"
         if tied.any():
-            share = f"{tied.mean():.1%} of {len(target):,} {kind} targets"
-            said.append((FINDING, f"times: {share} have the time of their last input"))
-    return said
+            lines.append(f"times: {tied.mean():.1%} of {of} have the time of their last input")
+        if again[target].any():
+            copies = (log.item[target] == log.item[target - 1]) & (tied | no_times)
+            share = f"{again[target].mean():.1%} of {of} are items of their own history"
+            lines.append(f"copies: {share} ({copies.mean():.1%} copies of the last input)")
+    return lines
 
 
-def _user_leak(data):
+def user_leak(data: Prepared) -> list[str]:
     """Raw users with targets of a kind in one sequence and other roles in another."""
     _, person = np.unique(data.raw_users, return_inverse=True)
-    log, said = data.log, []
+    log, lines = data.log, []
     kind_of = np.zeros(log.n_users, np.int8)
     target_item = np.zeros(log.n_users, np.int64)
     for kind in KINDS:
@@ -138,44 +141,41 @@ def _user_leak(data):
     width = sum(log.n_items) + 1
     for kind, name in KINDS.items():
         # Sequences that a model may have trained on or been selected by before this target.
-        earlier = (kind_of < kind)[log.user] & (data.role != CONTEXT)
+        other = (kind_of < kind)[log.user]
+        earlier = other & (data.role != CONTEXT)
         has = np.isin(np.arange(log.n_users), log.user[data.role == kind])
         has &= np.bincount(log.user[data.role == TRAINING], minlength=log.n_users) == 0
         known = has & np.isin(person, person[np.unique(log.user[earlier])])
         pairs = person[log.user] * width + log.item
-        other = (kind_of < kind)[log.user]
         inside = known & np.isin(person * width + target_item, pairs[other])
         if known.any():
-            line = f"users: {known.sum():,} of {has.sum():,} {name} sequences belong to a user with"
-            said.append((FINDING, f"{line} another sequence in training or an earlier part"))
-            line = f"users: in {inside.sum():,} of these the target is an item of that sequence"
-            said.append((FINDING, line))
-    return said
+            share = f"{known.sum():,} of {has.sum():,} {name} sequences belong to a user with"
+            lines += [
+                f"users: {share} another sequence in training or an earlier part",
+                f"users: in {inside.sum():,} of these the target is an item of that sequence",
+            ]
+    return lines
 
 
-def _id_order(data):
+def id_order(data: Prepared) -> list[str]:
     """Sequences in the order of item ids: the next item is then the user's largest id."""
-    log, said, ordered = data.log, [], False
+    log, lines = data.log, []
     for domain in (0, 1):
         rows = np.flatnonzero(log.domain == domain)
         user, item = log.user[rows], log.item[rows]
         same, up = user[1:] == user[:-1], item[1:] > item[:-1]
         if not same.any() or up[same].mean() < ASCENDING:
             continue
-        ordered = True
-        n_users = len(np.unique(user))
-        broken = len(np.unique(user[1:][same & ~up]))
-        share = f"{up[same].mean():.1%} of neighbouring items ascend in id, in "
-        share += f"{1 - broken / n_users:.1%} of {n_users:,} sequences all"
-        said.append((FINDING, f"order: domain {'AB'[domain]} is not chronological: {share}"))
-    if ordered:
-        said.append((FINDING, f"rules: {_rules(data)}"))
-    return said
-
-
-def _rules(data):
-    words = []
-    for label, above in (("popularity", False), ("popularity among larger ids", True)):
-        a, b = popularity_ndcg(data, above_history=above)
-        words.append(f"{label} {a:.3f} A, {b:.3f} B")
-    return "test NDCG@10 among 999 without learning: " + "; ".join(words)
+        n_users, broken = len(np.unique(user)), len(np.unique(user[1:][same & ~up]))
+        lines.append(
+            f"order: domain {'AB'[domain]} is not chronological: {up[same].mean():.1%} of "
+            f"neighbouring items ascend in id, in {1 - broken / n_users:.1%} of {n_users:,} "
+            "sequences all"
+        )
+    if lines:
+        words = []
+        for label, above in (("popularity", False), ("popularity among larger ids", True)):
+            a, b = popularity_ndcg(data, above_history=above)
+            words.append(f"{label} {a:.3f} A, {b:.3f} B")
+        lines.append(f"rules: test NDCG@10 among 999 without learning: {'; '.join(words)}")
+    return lines

@@ -2,60 +2,60 @@
 
 from __future__ import annotations
 
+import os
+
 import numpy as np
 
-from oa_jax.data.prepared import Prepared
-from oa_jax.events.log import TEST, TRAINING, VALIDATION
+from oa_jax.data.store import ORDER, Place, Prepared
+from oa_jax.errors import UserError
+from oa_jax.events.log import TEST, TRAINING, VALIDATION, InteractionLog
 
 
-def describe(data: Prepared) -> list[tuple[str, str, str, str]]:
-    """Rows (what, A, B, both) of the table."""
-    log, role = data.log, data.role
-    domain = log.domain
+def describe(data: Prepared) -> list[list[str]]:
+    """Rows [what, A, B, both] of the table."""
+    log, role, domain = data.log, data.role, data.log.domain
     sides = [domain == 0, domain == 1, np.ones(len(domain), bool)]
-    rows = [("items", *map(_whole, (*log.n_items, sum(log.n_items))))]
-    rows.append(("interactions", *(_whole(s.sum()) for s in sides)))
+
+    def counts(marked):
+        return [f"{(s & marked).sum():,}" for s in sides]
+
+    def shares(marked, among):
+        pairs = [((s & among & marked).sum(), (s & among).sum()) for s in sides]
+        return [f"{n / of:.1%}" if of else "–" for n, of in pairs]
+
     lengths = [np.bincount(log.user[s], minlength=log.n_users) for s in sides]
-    rows.append(("users with events", *(_whole((n > 0).sum()) for n in lengths)))
     overlap = (lengths[0] > 0) & (lengths[1] > 0)
-    rows.append(("users with both", "", "", f"{overlap.sum():,} ({overlap.mean():.1%})"))
-    alone = [_whole(((n > 0) & ~overlap).sum()) for n in lengths]
-    rows.append(("users with one domain alone", *alone))
-    rows.append(("length: mean / median / longest", *map(_length, lengths)))
-    for kind, name in ((TRAINING, "training events"), (VALIDATION, "validation targets")):
-        rows.append((name, *(_whole((s & (role == kind)).sum()) for s in sides)))
-    rows.append(("test targets", *(_whole((s & (role == TEST)).sum()) for s in sides)))
-    for kind, name in ((VALIDATION, "cold validation targets"), (TEST, "cold test targets")):
-        cold = cold_targets(data, kind)
-        rows.append((name, *(_share(cold, s & (role == kind)) for s in sides)))
-    repeated = _repeated(log)
-    rows.append(("repeats of an item by a user", *(_share(repeated, s) for s in sides)))
-    if data.metadata["times"] != "order":
-        tied, same = tied_pairs(log)
-        rows.append(("neighbours at the same time", "", "", f"{tied.sum() / same.sum():.1%}"))
-        pairs = zip("AB", "BA", strict=True)
-        counts = [_whole((tied & _change(domain, a, b)).sum()) for a, b in pairs]
-        rows.append(("of these A then B, B then A", *counts, ""))
-        rows.append(("first and last time", "", "", f"{log.time.min()} – {log.time.max()}"))
-    rows.append(
-        ("NDCG@10 of popularity, 1 of 1000", *(f"{v:.3f}" for v in popularity_ndcg(data)), "")
-    )
-    return rows
-
-
-def _whole(n):
-    return f"{n:,}"
+    rows = [
+        ["items", *(f"{n:,}" for n in (*log.n_items, sum(log.n_items)))],
+        ["interactions", *counts(True)],
+        ["users with events", *(f"{(n > 0).sum():,}" for n in lengths)],
+        ["users with both", "", "", f"{overlap.sum():,} ({overlap.mean():.1%})"],
+        ["users with one domain alone", *(f"{((n > 0) & ~overlap).sum():,}" for n in lengths)],
+        ["length: mean / median / longest", *map(_length, lengths)],
+        ["training events", *counts(role == TRAINING)],
+    ]
+    kinds = ((VALIDATION, "validation targets"), (TEST, "test targets"))
+    rows += [[name, *counts(role == kind)] for kind, name in kinds]
+    rows += [[f"cold {s}", *shares(cold_targets(data, kind), role == kind)] for kind, s in kinds]
+    rows.append(["repeats of an item by a user", *shares(repeated(log), sides[2])])
+    if data.metadata["times"] != ORDER:
+        same = log.user[1:] == log.user[:-1]
+        tied = same & (log.time[1:] == log.time[:-1])
+        step = np.diff(domain)
+        rows += [
+            ["neighbours at the same time", "", "", f"{tied.sum() / same.sum():.1%}"],
+            ["of these A then B, B then A", *(f"{(tied & (step == s)).sum():,}" for s in (1, -1))],
+            ["first and last time", "", "", f"{log.time.min()} – {log.time.max()}"],
+        ]
+        rows[-2].append("")
+    popularity = [f"{value:.3f}" for value in popularity_ndcg(data)]
+    return [*rows, ["NDCG@10 of popularity, 1 of 1000", *popularity, ""]]
 
 
 def _length(counts):
     counts = counts[counts > 0]
-    if not len(counts):
-        return "–"
-    return f"{counts.mean():.1f} / {np.median(counts):g} / {counts.max()}"
-
-
-def _share(marked, among):
-    return f"{(marked & among).sum() / among.sum():.1%}" if among.any() else "–"
+    mean = f"{counts.mean():.1f} / {np.median(counts):g} / {counts.max()}" if len(counts) else "–"
+    return mean
 
 
 def cold_targets(data: Prepared, kind: int) -> np.ndarray:
@@ -66,30 +66,22 @@ def cold_targets(data: Prepared, kind: int) -> np.ndarray:
     return (data.role == kind) & ~trained[log.item]
 
 
-def tied_pairs(log) -> tuple[np.ndarray, np.ndarray]:
-    """(N-1,) neighbours of one user at the same time, and neighbours of one user."""
-    same = log.user[1:] == log.user[:-1]
-    return same & (log.time[1:] == log.time[:-1]), same
-
-
-def _change(domain, first, second):
-    return (domain[:-1] == "AB".index(first)) & (domain[1:] == "AB".index(second))
-
-
-def _repeated(log):
+def repeated(log: InteractionLog) -> np.ndarray:
     """(N,) events whose item its user has taken before."""
     pair = log.user.astype(np.int64) * (sum(log.n_items) + 1) + log.item
-    repeated = np.ones(len(pair), bool)
-    repeated[np.unique(pair, return_index=True)[1]] = False
-    return repeated
+    out = np.ones(len(pair), bool)
+    out[np.unique(pair, return_index=True)[1]] = False
+    return out
 
 
-def popularity_ndcg(data: Prepared, above_history: bool = False, n_negatives=999, cut=10):
+def popularity_ndcg(
+    data: Prepared, above_history: bool = False, n_negatives: int = 999, cut: int = 10
+) -> tuple[float, float]:
     """NDCG@cut of test targets ranked by training popularity among random items of their domain.
 
     -> (A, B): exact expectations over the draw of the negatives, equal scores counting half; NaN
     without targets. above_history: only items with an id above the user's largest one in the
-    domain score at all, which is what the AMID files reward (spec cdsrnp §14.1).
+    domain score at all, which is what the AMID files reward: they are in the order of ids.
     """
     log, role = data.log, data.role
     popularity = np.bincount(log.item[role == TRAINING], minlength=sum(log.n_items) + 1)
@@ -98,11 +90,10 @@ def popularity_ndcg(data: Prepared, above_history: bool = False, n_negatives=999
     for domain, first in enumerate((1, log.n_items[0] + 1)):
         rows = np.flatnonzero((role == TEST) & (log.domain == domain))
         own = popularity[first : first + log.n_items[domain]]
-        target = log.item[rows] - first
         if above_history:
-            better = _better_above(own, target, _largest_before(log, rows, domain) - first)
+            better = _better_above(own, log, rows, domain, first)
         else:
-            better = _better(own, target)
+            better = _better(own, log.item[rows] - first)
         draws = min(n_negatives, len(own) - 1)
         chance = _hypergeometric(np.arange(cut)[:, None], len(own) - 1, better, draws)
         results.append(float((gain @ chance).mean()) if len(rows) else float("nan"))
@@ -111,7 +102,7 @@ def popularity_ndcg(data: Prepared, above_history: bool = False, n_negatives=999
 
 def _hypergeometric(k, total, marked, draws):
     """Chance that `draws` out of `total` hold k of the `marked`."""
-    from scipy.special import gammaln
+    from scipy.special import gammaln  # scipy.stats.hypergeom takes 20 times as long
 
     def log_choose(n, m):
         with np.errstate(invalid="ignore"):
@@ -122,12 +113,6 @@ def _hypergeometric(k, total, marked, draws):
     return np.exp(log_choose(marked, k) + rest - log_choose(total, draws))
 
 
-def _largest_before(log, rows, domain):
-    """Largest id of the domain among the events of the user before each row; 0 without any."""
-    mine, offsets = np.where(log.domain == domain, log.item, 0), log.offsets
-    return np.array([mine[offsets[log.user[r]] : r].max(initial=0) for r in rows], np.int64)
-
-
 def _better(popularity, target):
     """How many items of the domain are more popular than each target, ties counting half."""
     ordered, own = np.sort(popularity), popularity[target]
@@ -135,11 +120,14 @@ def _better(popularity, target):
     return len(ordered) - right + (right - left - 1) // 2
 
 
-def _better_above(popularity, target, floor):
-    """The same if the items up to the index `floor` are all last."""
-    out, popularity = np.empty(len(target), np.int64), popularity.astype(np.int32)
-    for k, (at, low) in enumerate(zip(target, floor, strict=True)):
-        rivals = popularity[low + 1 :]
+def _better_above(popularity, log, rows, domain, first):
+    """The same for the targets in `rows` if items up to the user's largest id are all last."""
+    out, popularity = np.empty(len(rows), np.int64), popularity.astype(np.int32)
+    mine, offsets = np.where(log.domain == domain, log.item, 0), log.offsets
+    for k, row in enumerate(rows):
+        at = log.item[row] - first
+        low = mine[offsets[log.user[row]] : row].max(initial=0) - first
+        rivals = popularity[low + 1 :] if low >= 0 else popularity
         if at > low:
             above, equal = rivals > popularity[at], rivals == popularity[at]
             out[k] = above.sum() + (equal.sum() - 1) // 2
@@ -148,15 +136,19 @@ def _better_above(popularity, target, floor):
     return out
 
 
-def plot(data: Prepared, path) -> None:
-    """Lengths and popularity by domain, as a PNG."""
-    import matplotlib
+def plot(data: Prepared, path: Place) -> None:
+    """Lengths and popularity by domain, as a picture in the format that the name ends in.
 
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
+    Raises UserError for an ending that matplotlib does not know.
+    """
+    from matplotlib.figure import Figure
 
     log = data.log
-    figure, (left, right) = pyplot.subplots(1, 2, figsize=(10, 4), layout="constrained")
+    figure = Figure(figsize=(10, 4), layout="constrained")
+    known = sorted(figure.canvas.get_supported_filetypes())
+    if os.path.splitext(path)[1][1:].lower() not in known:
+        raise UserError(f"{path}: expected a name that ends in one of .{', .'.join(known)}")
+    left, right = figure.subplots(1, 2)
     for domain, title in enumerate(data.metadata["domains"]):
         style = {"color": f"C{domain}", "label": f"{'AB'[domain]}: {title.replace('_', ' ')}"}
         lengths = np.bincount(log.user[log.domain == domain])
@@ -181,4 +173,3 @@ def plot(data: Prepared, path) -> None:
     counts = f"{log.n_users:,} sequences, {len(log.user):,} interactions"
     figure.suptitle(f"{data.metadata['name']}: {counts}")
     figure.savefig(path, dpi=130)
-    pyplot.close(figure)

@@ -2,35 +2,48 @@
 
 `domain` is 0 for A and 1 for B. Rows come in the order of the files, all of A before all of B, and
 every filter keeps the order of what it keeps. Orders and strictness are those of the official
-codes (specs abxi §1, llm4cdsr §1.1, cdsrnp §14).
+codes that prepare the sets of ABXI, LLM4CDSR, AMID and CDSRNP; quirks are in
+`oa_jax/backbones/README.md`.
 """
 
 from __future__ import annotations
 
-import hashlib
-
-import numpy as np
 import polars as pl
 
+from oa_jax.data.roles import hash_rank
+
+# Both ends are out: 1 January is not of the year, 31 December is.
 DOUBAN_DATES = (20160101, 20161232)
 
 
-def joined(a: pl.DataFrame, b: pl.DataFrame) -> pl.DataFrame:
-    """Rows of A, then rows of B, with their domain."""
-    return pl.concat([f.with_columns(domain=pl.lit(d, pl.Int8)) for d, f in enumerate((a, b))])
+def joined(*parts: pl.DataFrame) -> pl.DataFrame:
+    """Rows of A, then rows of B, and of any further part, with their domain."""
+    return pl.concat([f.with_columns(domain=pl.lit(d, pl.Int8)) for d, f in enumerate(parts)])
+
+
+def without_copies(events: pl.DataFrame, duplicates: str) -> pl.DataFrame:
+    """Of exact copies (same user, domain, item and time) all, the first or the last.
+
+    duplicates: "keep" (the official codes do), "first" or "last" in the order of the file, which
+    decides where the event stands among others of the same time.
+    """
+    if duplicates == "keep":
+        return events
+    exact = ["user", "domain", "item", "time"]
+    return events.unique(exact, keep=duplicates, maintain_order=True)
 
 
 def abxi(
     events: pl.DataFrame, item_least: int = 10, length: int = 50, user_least: int = 5
 ) -> pl.DataFrame:
-    """ABXI's six steps, each once (spec §1): the result is sorted by (user, time).
+    """ABXI's six steps, each once, in its order: the result is sorted by (user, time).
 
     1. items of both domains leave both; 2. users with both domains stay; 3. sort, equal times
     keep A before B; 4. items with at least `item_least` events; 5. the last `length` events of a
     user; 6. users with `user_least` events in each domain among these.
     """
-    events = events.filter(~pl.col("item").is_in(_in_both(events, "item").implode()))
-    events = events.filter(pl.col("user").is_in(_in_both(events, "user").implode()))
+    events = events.filter(~pl.col("item").is_in(in_both(events, "item").implode()))
+    events = events.filter(pl.col("user").is_in(in_both(events, "user").implode()))
     events = events.sort("user", "time", maintain_order=True)
     events = events.filter(pl.len().over("item") >= item_least)
     events = events.group_by("user", maintain_order=True).tail(length)
@@ -39,7 +52,7 @@ def abxi(
     return events.filter((in_a >= user_least) & (in_b >= user_least))
 
 
-def _in_both(events, name):
+def in_both(events: pl.DataFrame, name: str) -> pl.Series:
     """Distinct values of a column that occur in both domains."""
     a, b = (events.filter(pl.col("domain") == d).select(pl.col(name).unique()) for d in (0, 1))
     return a.join(b, on=name, how="semi").to_series()
@@ -102,17 +115,9 @@ def keep_single(events: pl.DataFrame, share: float) -> pl.DataFrame:
 
     Which ones follows from their ids, so that a smaller share is part of a larger one.
     """
-    both = _in_both(events, "user")
+    both = in_both(events, "user")
     single = events.select(pl.col("user").unique().sort()).to_series()
     single = single.filter(~single.is_in(both.implode()))
     rank = hash_rank(single.to_list(), "overlap ratio")
     kept = pl.concat([both, single.filter(pl.Series(rank < round(share * len(single))))])
     return events.filter(pl.col("user").is_in(kept.implode()))
-
-
-def hash_rank(texts: list[str], purpose: str) -> np.ndarray:
-    """(n,) a random order of distinct texts that depends on them and the purpose alone."""
-    keys = [hashlib.sha256(f"{purpose}:{text}".encode()).digest() for text in texts]
-    rank = np.empty(len(texts), np.int64)
-    rank[sorted(range(len(texts)), key=keys.__getitem__)] = np.arange(len(texts))
-    return rank

@@ -1,54 +1,68 @@
-"""Preparing a data set: built in a folder beside its place, then renamed into it.
+"""Preparing a data set: its events are built, written as TFDS records and columns, then moved.
 
-Whoever is killed at any moment leaves the old state and a hidden folder, which the next one
-removes; a second process waits for the first.
+    builder = OaPairs(config="beauty_elec", data_dir=DIR)
+    builder.download_and_prepare(download_config=DownloadConfig(manual_dir=RAW))
+    builder.as_data_source("train")[7]       # user 7, without TensorFlow
+
+A set is made in a hidden folder beside its place and renamed into it. Whoever is killed at any
+moment leaves the old state and a hidden folder, which the next one removes; a second process waits
+for the first.
 """
 
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import functools
 import gzip
 import hashlib
+import importlib
 import io
-import json
 import os
 import pathlib
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import tensorflow_datasets as tfds
 
-from oa_jax.data import catalogue, prepared
-from oa_jax.data.builder import OaPairs, build
-from oa_jax.data.raw import Reading
+from oa_jax import files
+from oa_jax.data import catalogue, store
+from oa_jax.data.store import Built, Place
+from oa_jax.data.texts import Reading
 from oa_jax.errors import UserError
+from oa_jax.events.log import domain_of
+
+DUPLICATES = ("keep", "first", "last")  # what becomes of exact copies of an event
 
 
-def prepare(name: str, raw_dir, data_dir, reading: Reading, say: Callable[[str], None]) -> bool:
+def prepare(
+    name: str,
+    raw_dir: Place,
+    data_dir: Place,
+    reading: Reading,
+    say: Callable[[str], None],
+    duplicates: str = "keep",
+) -> bool:
     """Prepare `name` below data_dir from the files below raw_dir. -> False if it was there already.
 
-    say: called with one line when there is something to wait for or to name.
+    say: called with one line when there is something to wait for or to name. duplicates: one of
+    DUPLICATES; the official codes keep all copies.
     Raises UserError for an unknown name, missing or broken files, and a place that is taken.
     """
     if name not in catalogue.SETS:
         raise UserError(f"{name}: no such data set: expected one of {', '.join(catalogue.SETS)}")
-    target = prepared.folder(data_dir, name)
+    target = store.folder(data_dir, name)
     root = target.parents[1]
     root.mkdir(parents=True, exist_ok=True)
     with _lock(root / f".{name}.lock", name, say):
         for leftover in root.glob(f".{name}.tmp-*"):
             shutil.rmtree(leftover)
             say(f"{name}: removed what an interrupted run had left")
-        if prepared.is_prepared(data_dir, name):
+        if _is_there(target, duplicates):
             return False
-        if target.exists():
-            raise UserError(f"{target}: holds something else: expected no such folder, or a set")
         staging = root / f".{name}.tmp-{os.getpid()}"
         try:
-            ready = _write(name, raw_dir, staging, reading)
+            ready = _write(name, raw_dir, staging, reading, duplicates)
             target.parent.mkdir(exist_ok=True)
             os.replace(ready, target)
             _sync(target.parent)
@@ -57,28 +71,40 @@ def prepare(name: str, raw_dir, data_dir, reading: Reading, say: Callable[[str],
     return True
 
 
+def _is_there(target, duplicates) -> bool:
+    if not (target / store.METADATA).is_file():
+        if target.exists():
+            raise UserError(f"{target}: holds something else: expected no such folder, or a set")
+        return False
+    there = store.read_metadata(target).get("duplicates", "keep")
+    if there != duplicates:
+        expected = "expected the same, or another --data_dir"
+        raise UserError(f"--duplicates={duplicates}: {target} has {there}: {expected}")
+    return True
+
+
 @contextlib.contextmanager
-def _lock(path, name, say):
-    with open(path, "w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            say(f"{name}: another process is preparing it: waiting")
-            fcntl.flock(file, fcntl.LOCK_EX)
+def _lock(path, name, say) -> Iterator[None]:
+    file = files.lock(path)
+    if file is None:
+        say(f"{name}: another process is preparing it: waiting")
+        file = files.lock(path, wait=True)
+    with file:
         yield
 
 
-def _write(name, raw_dir, staging, reading) -> pathlib.Path:
+def _write(name, raw_dir, staging, reading, duplicates) -> pathlib.Path:
     """All files of the set below `staging`; returns the folder of the version."""
-    built, source, paths = build(name, raw_dir, reading)
-    columns = (built.user, built.item, built.time, built.role)
-    log, role = prepared.with_roles(*columns, built.n_items, name)
+    built, source, paths = build(name, raw_dir, reading, duplicates)
+    columns = {column: getattr(built, column) for column in store.COLUMNS}
+    log, role = store.with_roles(columns, built.n_items, name)
     with contextlib.redirect_stdout(io.StringIO()):  # its notes name the temporary folder
         tfds.disable_progress_bar()
         OaPairs(built=built, config=name, data_dir=str(staging)).download_and_prepare()
-    folder = prepared.folder(staging, name)
-    prepared.write_columns(folder, log, role, built.raw_users)
+    folder = store.folder(staging, name)
+    store.write_columns(folder, log, role, built.raw_users)
     data_set = catalogue.SETS[name]
+    roles = {"context": -1, "training": 0, "validation": 1, "test": 2}
     metadata = {
         "name": name,
         "protocol": data_set.protocol,
@@ -88,26 +114,21 @@ def _write(name, raw_dir, staging, reading) -> pathlib.Path:
         "n_users": log.n_users,
         "n_items": list(built.n_items),
         "n_events": len(log.user),
-        "events_by_role": _counts(role),
+        "events_by_role": {word: int(np.sum(role == value)) for word, value in roles.items()},
         "times": built.times,
         "split": built.split,
         "quirks": data_set.quirks,
+        "duplicates": duplicates,
         "notes": built.notes,
         "lines": reading.lines,
         "malformed": reading.malformed,
         "fingerprint": log.fingerprint(),
-        "items_digest": prepared.write_items(folder, built.items),
+        "items_digest": store.write_items(folder, built.items),
     }
-    text = json.dumps(metadata, indent=1, ensure_ascii=False) + "\n"
-    (folder / prepared.METADATA).write_text(text, "utf-8")
+    files.write_json(folder / store.METADATA, metadata)
     for path in (*folder.iterdir(), folder):
         _sync(path)
     return folder
-
-
-def _counts(role):
-    names = {-1: "context", 0: "training", 1: "validation", 2: "test"}
-    return {name: int(np.sum(role == value)) for value, name in names.items()}
 
 
 def _file_facts(path, file: catalogue.File) -> dict:
@@ -126,3 +147,79 @@ def _sync(path):
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def build(
+    name: str, raw_dir: Place, reading: Reading, duplicates: str = "keep"
+) -> tuple[Built, catalogue.Source, list]:
+    """Events of a data set from the first of its sources whose files are below raw_dir.
+
+    -> what was built, its source and the paths of its files. Raises UserError naming the missing
+    file and its page, and what is wrong in a file.
+    """
+    for source in catalogue.SETS[name].sources:
+        paths = catalogue.find(source, raw_dir)
+        if paths:
+            options = dict(source.options)
+            module, function = source.build.split(".")
+            if module == "raw":
+                options["duplicates"] = duplicates
+            elif duplicates != "keep":
+                # Copies would have to go before the filters, which the authors have applied.
+                raise UserError(
+                    f"--duplicates={duplicates}: {source.kind} is filtered already: expected "
+                    "keep, or raw files alone"
+                )
+            module = importlib.import_module(f"oa_jax.data.{module}")
+            return getattr(module, function)(paths, reading, name, **options), source, paths
+    raise UserError(f"{name}: {catalogue.what_is_missing(catalogue.SETS[name], raw_dir)}")
+
+
+class OaPairs(tfds.core.GeneratorBasedBuilder):
+    """Two-domain interaction sequences; every configuration has the same features.
+
+    manual_dir of the download configuration is the folder of raw files. `built` hands over events
+    that were built already.
+    """
+
+    name = store.BUILDER
+    VERSION = tfds.core.Version(store.VERSION)
+    MANUAL_DOWNLOAD_INSTRUCTIONS = "python -m oa_jax data list says which files, and where from."
+    BUILDER_CONFIGS = [
+        tfds.core.BuilderConfig(name=s.name, description=f"{s.protocol}: {' + '.join(s.domains)}")
+        for s in catalogue.SETS.values()
+    ]
+
+    def __init__(self, *, built: Built | None = None, **options):
+        self._built = built
+        super().__init__(file_format="array_record", **options)
+
+    def _info(self):
+        whole = {"user": np.int32, "raw_user": tfds.features.Text()}
+        events = {"item": np.int32, "domain": np.int8, "time": np.int64, "role": np.int8}
+        features = {k: tfds.features.Tensor(shape=(None,), dtype=v) for k, v in events.items()}
+        return tfds.core.DatasetInfo(
+            builder=self,
+            description="Sequences of users in two domains.",
+            features=tfds.features.FeaturesDict(whole | features),
+            disable_shuffling=True,  # record k is user k
+        )
+
+    def _split_generators(self, dl_manager):
+        built = self._built
+        if built is None:
+            built, _, _ = build(self.builder_config.name, dl_manager.manual_dir, Reading())
+        return {"train": self._generate_examples(built)}
+
+    def _generate_examples(self, built):
+        ends = np.searchsorted(built.user, np.arange(len(built.raw_users) + 1))
+        columns = {
+            "item": built.item.astype(np.int32),
+            "domain": domain_of(built.item, built.n_items),
+            "time": built.time.astype(np.int64),
+            "role": built.role,
+        }
+        for user, raw_user in enumerate(built.raw_users):
+            rows = slice(ends[user], ends[user + 1])
+            example = {name: column[rows] for name, column in columns.items()}
+            yield user, {"user": user, "raw_user": raw_user} | example

@@ -1,211 +1,315 @@
-"""Readers of published data files. Whatever is wrong in one is a UserError of a single line."""
+"""From files that the authors of a model published to numbered events: one function a format.
+
+Each takes the paths of its files, in the order of the catalogue (None for an optional one that is
+not there), the `Reading` that counts lines, and the name of the data set. Whatever is wrong in a
+file is a UserError of a single line: nothing is left out. numpy alone is needed.
+"""
 
 from __future__ import annotations
 
-import gzip
-import json
 import pathlib
 import re
-import zlib
+from collections.abc import Iterator
 
 import numpy as np
 
+from oa_jax.data import catalogue, pickles, texts
+from oa_jax.data.roles import leave_one_out_roles, tenths, user_disjoint_roles
+from oa_jax.data.store import LEAVE_ONE_OUT, ORDER, SECONDS, Built, Place, item_table
+from oa_jax.data.texts import Reading, id_of, shown, words_of
 from oa_jax.errors import UserError
-from oa_jax.events.log import InteractionLog, make_log
+from oa_jax.events.log import TEST, TRAINING, VALIDATION, InteractionLog, make_log
 
+Paths = list[pathlib.Path | None]
 ABXI_KEPT_EVENTS = 50
 # 18 digits always fit into int64.
-_TOKEN = r"[0-9]{1,18}\|[0-9]{1,18}"
-_ABXI_LINE = re.compile(rf"[ \t]*[0-9]{{1,18}}(?:[ \t]+{_TOKEN})+[ \t\r]*")
+NUMBER = "[0-9]{1,18}"
+ABXI_LINE = re.compile(rf"[ \t]*{NUMBER}(?:[ \t]+{NUMBER}\|{NUMBER})+[ \t\r]*")
+LIST = r"\[(?:[0-9]{1,9}(?:, ?[0-9]{1,9})*)?\]"
+AMID_LINE = re.compile(rf'({NUMBER}),"?({LIST})"?,"?({LIST})"?,([01])')
+AMID_HEADER = "user_id,seq_d1,seq_d2,domain_id"
+LLMCDSR_LINE = re.compile(rf"({NUMBER})\t([0-9]{{1,9}}(?:,[0-9]{{1,9}})*)")
 
 
-def read_abxi(directory, name: str) -> InteractionLog:
-    """Read the files that ABXI publishes for one pair of domains (spec 1).
+def wrong(path: pathlib.Path, where: str, found: object, expected: str) -> UserError:
+    return UserError(f"{path}: {where}: found {shown(found)}, expected {expected}")
 
-    `<name>_50_preprocessed.txt`: a line per user, in any order: the user id, then blank-separated
-    `item|time` tokens, oldest first, time in unix seconds. Of a line the last 50 tokens are kept,
-    as the official loader does; the others are checked all the same.
-    `map_item_50.txt`: one JSON object, raw item name -> [id, domain], ids 1..n with domain 0 (A)
-    first; it fixes the numbers of items.
-    Either file may be gzipped, with `.gz` appended to its name.
+
+# --- ABXI -----------------------------------------------------------------------------------------
+
+
+def abxi(paths: Paths, reading: Reading, what: str) -> Built:
+    """ABXI's sequences, item map and, if it is there, user map.
+
+    Sequences: a line per user, in any order: the user id, then blank-separated `item|time` tokens,
+    oldest first, time in unix seconds. Of a line the last 50 tokens are kept, as the official
+    loader does; the others are checked all the same.
+    """
+    path, item_map, user_map = paths
+    n_items, names = read_item_map(item_map)
+    rows = {}
+    for number, line in enumerate(texts.text(path).rstrip("\n").split("\n"), 1):
+        user, item, time = _sequence(path, number, line)
+        if user in rows:
+            raise wrong(path, f"line {number}, user", user, "a user of its own")
+        for field, values, bad, expected in (
+            ("item", item, (item < 1) | (item > sum(n_items)), f"an id in 1..{sum(n_items)}"),
+            ("time", time[1:], np.diff(time) < 0, "a time not before the one before it"),
+        ):
+            if bad.any():
+                raise wrong(path, f"line {number}, {field}", int(values[bad][0]), expected)
+        rows[user] = item[-ABXI_KEPT_EVENTS:], time[-ABXI_KEPT_EVENTS:]
+    n = len(rows)
+    if max(rows) >= n:
+        raise wrong(path, "users", max(rows), f"ids 0..{n - 1} for {n} lines")
+    raw_users = [str(number) for number in range(n)]
+    if user_map:
+        mapping = texts.json_value(user_map)
+        ids = mapping.values() if isinstance(mapping, dict) else ()
+        if sorted(map(repr, ids)) != sorted(map(repr, range(n))):
+            expected = f"expected an object that maps a name to each id 0..{n - 1}"
+            raise UserError(f"{user_map}: {expected}")
+        raw_users = sorted(mapping, key=mapping.__getitem__)
+    user, item, _ = _concatenated([rows[k][0] for k in range(n)])
+    time = np.concatenate([rows[k][1] for k in range(n)])
+    table = item_table((names[: n_items[0]], names[n_items[0] :]))
+    return Built(user, item, time, leave_one_out_roles(user), n_items, raw_users, table, SECONDS)
+
+
+def _sequence(path, number, line):
+    """User, items and times of a line."""
+    if ABXI_LINE.fullmatch(line):
+        user, *pairs = map(int, line.replace("|", " ").split())
+        return user, *np.array(pairs).reshape(-1, 2).T
+    user, *tokens = line.split() or [""]
+    if not re.fullmatch(NUMBER, user):
+        raise wrong(path, f"line {number}, user", user, "a whole number from 0 on")
+    for place, token in enumerate(tokens, 1):
+        if not re.fullmatch(rf"{NUMBER}\|{NUMBER}", token):
+            expected = "item|time, two whole numbers from 0 on"
+            raise wrong(path, f"line {number}, token {place}", token, expected)
+    raise wrong(path, f"line {number}", line, "a user and item|time tokens, parted by blanks")
+
+
+def read_abxi(directory: Place, name: str) -> InteractionLog:
+    """The log in `<name>_50_preprocessed.txt` and `map_item_50.txt` of a folder, plain or .gz.
 
     Raises UserError naming file, line or field, what was found and what was expected.
     """
-    directory = pathlib.Path(directory)
-    n_items, _ = read_item_map(find_file(directory, "map_item_50.txt"))
-    path = find_file(directory, f"{name}_50_preprocessed.txt")
-    user, item, time = _read_sequences(path, sum(n_items))
-    return make_log(user, item, time, n_items, name)
+    paths = []
+    for file in (f"{name}_50_preprocessed.txt", "map_item_50.txt"):
+        paths.append(catalogue.plain_or_packed(pathlib.Path(directory) / file))
+        if paths[-1] is None:
+            raise UserError(f"{directory}: expected file {file} or {file}.gz, found neither")
+    built = abxi([*paths, None], Reading(), name)
+    return make_log(built.user, built.item, built.time, built.n_items, name)
 
 
-def find_file(directory: pathlib.Path, name: str) -> pathlib.Path:
-    """Path of a file in the directory, plain or with `.gz`. Raises UserError if neither exists."""
-    for candidate in (directory / name, directory / f"{name}.gz"):
-        if candidate.exists():
-            return candidate
-    raise UserError(f"{directory}: expected file {name} or {name}.gz, found neither")
+def read_item_map(path: pathlib.Path) -> tuple[tuple[int, int], list[str]]:
+    """((nA, nB), raw names of items 1, 2, ...) of ABXI's item map, raw item name -> [id, domain].
 
-
-def read_text(path: pathlib.Path) -> str:
-    """Text of a UTF-8 file, unpacked if its name ends in .gz.
-
-    Raises UserError for unreadable, damaged, empty or otherwise encoded files.
+    Ids are 1..n once each, domain A (0) before domain B (1). Raises UserError naming the entry
+    that is wrong.
     """
-    try:
-        data = path.read_bytes()
-        data = gzip.decompress(data) if path.suffix == ".gz" else data
-    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-        raise UserError(f"{path}: expected a whole gzip file, found: {error}") from error
-    except OSError as error:
-        raise UserError(f"{path}: expected a readable file, found: {error.strerror}") from error
-    if not data.strip():
-        raise UserError(f"{path}: line 1: expected text, found an empty file")
-    try:
-        return data.decode("utf-8")
-    except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
-        found = f"byte 0x{data[error.start]:02x}"
-        raise UserError(f"{path}: line {line}: expected UTF-8 text, found {found}") from error
-
-
-def _wrong(path, where, found, expected):
-    # repr keeps line breaks and invisible characters of the file out of the message.
-    shown = found if isinstance(found, int) else repr(found)
-    shown = str(shown) if len(str(shown)) <= 60 else f"{str(shown)[:60]}…"
-    return UserError(f"{path}: {where}: found {shown}, expected {expected}")
-
-
-def _read_sequences(path, n_items):
-    """User, item, time columns, users ascending, at most the last 50 events of each."""
-    lines = read_text(path).rstrip("\n").split("\n")
-    for number, line in enumerate(lines, 1):
-        if not _ABXI_LINE.fullmatch(line):
-            _explain_line(path, number, line)
-    fields = [line.replace("|", " ").split() for line in lines]
-    user = np.array([int(row[0]) for row in fields])
-    count = np.array([len(row) // 2 for row in fields])
-    pairs = np.array([int(text) for row in fields for text in row[1:]]).reshape(-1, 2)
-    line = np.repeat(np.arange(len(lines)), count)
-    _check_users(path, user)
-    _check_events(path, line, pairs, n_items)
-    from_end = np.cumsum(count)[line] - np.arange(len(line))
-    kept = np.flatnonzero(from_end <= ABXI_KEPT_EVENTS)
-    # Stable: the events of a user keep their order.
-    kept = kept[np.argsort(user[line[kept]], kind="stable")]
-    return user[line[kept]], pairs[kept, 0], pairs[kept, 1]
-
-
-def _explain_line(path, number, line):
-    """Raise the UserError for a line that does not read `user item|time item|time …`."""
-    words = line.split()
-    if not words:
-        raise _wrong(path, f"line {number}", line, "a user id and item|time tokens")
-    if not _is_number(words[0]):
-        raise _wrong(path, f"line {number}, user", words[0], "a whole number from 0 on")
-    if len(words) == 1:
-        raise _wrong(path, f"line {number}, items", "", "at least one item|time token")
-    for place, word in enumerate(words[1:], 1):
-        where = f"line {number}, token {place}"
-        parts = word.split("|")
-        if len(parts) != 2:
-            raise _wrong(path, where, word, "item|time")
-        for field, part in zip(("item", "time"), parts, strict=True):
-            if not _is_number(part):
-                raise _wrong(path, f"{where}, {field}", part, "a whole number from 0 on")
-    raise _wrong(path, f"line {number}", line, "fields parted by blanks")
-
-
-def _is_number(text):
-    return re.fullmatch(r"[0-9]{1,18}", text) is not None
-
-
-def _check_users(path, user):
-    """Every id of 0..U-1 once, U being the number of lines."""
-    _, first, inverse = np.unique(user, return_index=True, return_inverse=True)
-    repeated = first[inverse] != np.arange(len(user))
-    if repeated.any():
-        row = int(np.argmax(repeated))
-        earlier = int(first[inverse[row]]) + 1
-        expected = f"a user of its own, not that of line {earlier}"
-        raise _wrong(path, f"line {row + 1}, user", int(user[row]), expected)
-    if user.max() >= len(user):
-        row = int(np.argmax(user >= len(user)))
-        missing = int(np.setdiff1d(np.arange(len(user)), user)[0])
-        expected = f"ids 0..{len(user) - 1} for {len(user)} lines; user {missing} is missing"
-        raise _wrong(path, f"line {row + 1}, user", int(user[row]), expected)
-
-
-def _check_events(path, line, pairs, n_items):
-    """Items within the map's ids, times that do not run backwards within a line."""
-    item, time = pairs.T
-    same_line = np.diff(line) == 0
-    checks = (
-        ("item", item, (item < 1) | (item > n_items), f"an id in 1..{n_items}"),
-        ("time", time, np.r_[False, same_line & (np.diff(time) < 0)], "a time not before {}"),
-    )
-    for field, values, bad, expected in checks:
-        if bad.any():
-            row = int(np.argmax(bad))
-            token = int(np.sum(line[: row + 1] == line[row]))
-            where = f"line {line[row] + 1}, token {token}, {field}"
-            raise _wrong(path, where, int(values[row]), expected.format(int(values[row - 1])))
-
-
-def read_item_map(path) -> tuple[tuple[int, int], list[str]]:
-    """((nA, nB), raw names of items 1, 2, ...) of ABXI's item map.
-
-    Raises UserError naming the entry that is wrong.
-    """
-
-    def unique_keys(pairs):
-        seen = set()
-        for key, _ in pairs:
-            if key in seen:
-                raise _wrong(path, f"item {_short(key)}", "the name twice", "each name once")
-            seen.add(key)
-        return dict(pairs)
-
-    try:
-        mapping = json.loads(read_text(path), object_pairs_hook=unique_keys)
-    except json.JSONDecodeError as error:
-        where = f"line {error.lineno}, column {error.colno}"
-        raise UserError(f"{path}: {where}: expected JSON, found: {error.msg}") from error
-    except (ValueError, RecursionError) as error:
-        # A number of thousands of digits, or brackets nested as deep.
-        raise UserError(f"{path}: expected JSON of an item map, found: {error}") from error
+    mapping = texts.json_value(path, unique=True)
     if not isinstance(mapping, dict) or not mapping:
-        expected = "an object {item: [id, domain], …} that is not empty"
-        raise _wrong(path, "line 1", f"{type(mapping).__name__} {mapping!r}", expected)
-    return _check_item_map(path, mapping)
-
-
-def _short(key):
-    return repr(key if len(key) <= 40 else f"{key[:40]}…")
-
-
-def _check_item_map(path, mapping):
-    """Ids 1..n once each, domain A (0) before domain B (1). Returns counts, names by id."""
-    keys, owner = list(mapping), {}
+        raise wrong(path, "line 1", mapping, "an object {item: [id, domain], …} that is not empty")
+    owner, n = {}, len(mapping)
     for key, entry in mapping.items():
-        where = f"item {_short(key)}"
         # bool is an int in Python, but `true` is not an id.
         if not isinstance(entry, list) or [type(value) for value in entry] != [int, int]:
-            raise _wrong(path, where, entry, "[id, domain], two whole numbers")
-        if entry[1] not in (0, 1):
-            raise _wrong(path, f"{where}, domain", entry[1], "0 or 1")
-        if not 1 <= entry[0] <= len(keys):
-            expected = f"an id in 1..{len(keys)}, the number of entries"
-            raise _wrong(path, f"{where}, id", entry[0], expected)
-        if entry[0] in owner:
-            expected = f"an id of its own, not that of {_short(owner[entry[0]])}"
-            raise _wrong(path, f"{where}, id", entry[0], expected)
+            raise wrong(path, f"item {shown(key)}", entry, "[id, domain], two whole numbers")
+        if entry[1] not in (0, 1) or not 1 <= entry[0] <= n or entry[0] in owner:
+            expected = f"domain 0 or 1 and an id in 1..{n} of its own"
+            raise wrong(path, f"item {shown(key)}", entry, expected)
         owner[entry[0]] = key
-    domain = np.array([mapping[owner[number]][1] for number in range(1, len(keys) + 1)])
-    n_a = int(np.sum(domain == 0))
-    if not 0 < n_a < len(keys):
-        raise _wrong(path, "domains", f"{n_a} items of A, {len(keys) - n_a} of B", "some of each")
-    if domain[:n_a].any():
-        number = int(np.argmax(domain)) + 1
-        where = f"item {_short(owner[number])}, id"
-        raise _wrong(path, where, number, f"above {n_a} for domain 1: domain 0 has ids 1..{n_a}")
-    return (n_a, len(keys) - n_a), [owner[number] for number in range(1, len(keys) + 1)]
+    names = [owner[number] for number in range(1, n + 1)]
+    domain = [mapping[name][1] for name in names]
+    n_a = domain.count(0)
+    if not 0 < n_a < n or domain != sorted(domain):
+        found = f"{n_a} items of A, {n - n_a} of B"
+        raise wrong(path, "domains", found, "some of each, those of A (0) with ids before B (1)")
+    return (n_a, n - n_a), names
+
+
+# --- LLM4CDSR -------------------------------------------------------------------------------------
+
+
+def llm4cdsr(paths: Paths, reading: Reading, what: str) -> Built:
+    """LLM4CDSR's pickle of (items, domains) by user, local ids in time order, and its id map."""
+    pickle_path, map_path = paths
+    value = pickles.load(pickle_path)
+    two = isinstance(value, tuple) and len(value) == 2 and all(isinstance(v, dict) for v in value)
+    if not two or not value[0] or any(set(v) != {*range(1, len(value[0]) + 1)} for v in value):
+        expected = "expected a tuple of two dicts with the keys 1, 2, ..., one for each user"
+        raise UserError(f"{pickle_path}: {expected}")
+    n_items, names, tags, users = _id_map(map_path)
+    columns, raw_users = [], []
+    for number in range(1, len(value[0]) + 1):
+        item, domain = _local_ids(pickle_path, number, value, n_items)
+        if len(item):
+            columns.append(item + n_items[0] * domain)
+            raw_users.append(users.get(str(number), str(number)))
+    user, item, time = _concatenated(columns)
+    fields = tuple(
+        {name: {"category": tags[d][k]} for k, name in enumerate(names[d]) if k in tags[d]}
+        for d in (0, 1)
+    )
+    table, notes = item_table(names, fields), {"users_without_events": len(value[0]) - len(columns)}
+    role = leave_one_out_roles(user)
+    return Built(user, item, time, role, n_items, raw_users, table, ORDER, LEAVE_ONE_OUT, notes)
+
+
+def _local_ids(path, number, value, n_items):
+    """Local ids and domains of a user, checked."""
+    try:
+        item, domain = (np.asarray(part[number]) for part in value)
+    except ValueError:  # lists in it, of different lengths
+        item = domain = np.ones(1)
+    if not item.size:
+        return np.empty((2, 0), np.int64)
+    good = item.ndim == 1 and item.shape == domain.shape
+    good = good and all(np.issubdtype(a.dtype, np.integer) for a in (item, domain))
+    good = good and np.isin(domain, (0, 1)).all() and item.min() >= 1
+    if not good or (item > np.asarray(n_items)[domain]).any():
+        raise UserError(
+            f"{path}: user {number}: expected equally many item ids 1..{n_items[0]} or "
+            f"1..{n_items[1]} and domains 0 or 1"
+        )
+    return item.astype(np.int64), domain.astype(np.int64)
+
+
+def _id_map(path):
+    """n_items, raw names by local id, tags by place, raw users by number as text."""
+    value = texts.json_value(path)
+    try:
+        items = value["item_dict"]
+        n_items = tuple(int(items["item_count"][d]) for d in "01")
+        names = tuple(
+            [str(items[d]["id2str"][str(k)]) for k in range(1, n + 1)]
+            for d, n in zip("01", n_items, strict=True)
+        )
+        tags = tuple(
+            {int(k) - 1: [t for t in v if words_of(t)] for k, v in labels.items()}
+            for labels in (items[d].get("id2label", {}) for d in "01")
+        )
+        users = {str(k): str(v) for k, v in value["user_dict"]["id2str"].items()}
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise UserError(
+            f"{path}: {type(error).__name__}: {error}: expected item_dict with item_count and "
+            "id2str of domains 0 and 1, and user_dict with id2str"
+        ) from None
+    return n_items, names, tags, users
+
+
+# --- AMID -----------------------------------------------------------------------------------------
+
+
+def amid(paths: Paths, reading: Reading, what: str) -> Built:
+    """AMID's rows: a user, its items of both domains, and the domain whose last item is the target.
+
+    A row is a sequence of its own: the other domain's items, then those of the target's domain, as
+    the files have no times. Rows of the test file have a test target; of the training file a tenth
+    of the users validates, as no validation file is published. An id that occurs in both domains
+    becomes an item of each.
+    """
+    rows = [(path, *row) for path in paths for row in _amid_rows(path, reading)]
+    raw_users = [row[1] for row in rows]
+    in_test = np.array([row[0] == paths[1] for row in rows])
+    part = np.where(in_test, TEST, tenths(raw_users, "validation", test=False))
+    known = [np.unique(np.concatenate([row[2 + d] for row in rows])) for d in (0, 1)]
+    n_items = (len(known[0]), len(known[1]))
+    columns = []
+    for _, _, *sequences, target in rows:
+        first = [1, n_items[0] + 1]
+        own = [np.searchsorted(known[d], sequences[d]) + first[d] for d in (0, 1)]
+        columns.append(np.concatenate([own[1 - target], own[target]]))
+    user, item, time = _concatenated(columns)
+    notes = {"shared_items": len(np.intersect1d(*known))}
+    notes["rows"] = {path.name: sum(row[0] == path for row in rows) for path in paths}
+    split = "files; a tenth of the training users validates"
+    role = user_disjoint_roles(user, part)
+    table = item_table((known[0].tolist(), known[1].tolist()))
+    return Built(user, item, time, role, n_items, raw_users, table, ORDER, split, notes)
+
+
+def _amid_rows(path, reading) -> Iterator[tuple[str, np.ndarray, np.ndarray, int]]:
+    """(user, items 1, items 2, domain of the target) of every row."""
+    lines = texts.text(path).splitlines()
+    if lines[0].strip() != AMID_HEADER:
+        raise wrong(path, "line 1", lines[0], AMID_HEADER)
+    reading.lines[path.name] = len(lines)
+    for number, line in enumerate(lines[1:], 2):
+        match = AMID_LINE.fullmatch(line.strip())
+        sequences = [_numbers(match[k][1:-1]) for k in (2, 3)] if match else []
+        if not match or not len(sequences[int(match[4])]):
+            expected = 'user,"[items]","[items]",domain with items of the target\'s domain'
+            raise wrong(path, f"line {number}", line, expected)
+        yield match[1], *sequences, int(match[4])
+
+
+# --- LLMCDSR --------------------------------------------------------------------------------------
+
+
+def llmcdsr(paths: Paths, reading: Reading, what: str) -> Built:
+    """LLMCDSR's sequences: three training files, valid and test, and its items with titles.
+
+    All events of a training line train; the last item of a line of valid or test is its target.
+    Ids in the lines count from 0, B after A. Lines name no users across files, so a user is a line.
+    """
+    tables = [_llmcdsr_items(path) for path in paths[5:7]]  # pickles of titles lie beside these
+    n_items = (len(tables[0]), len(tables[1]))
+    columns, raw_users, part = [], [], []
+    for path in paths[:5]:
+        stem = path.name.split(".")[0]
+        lines = texts.text(path).splitlines()
+        reading.lines[path.name] = len(lines)
+        for number, line in enumerate(lines, 1):
+            match = LLMCDSR_LINE.fullmatch(line.strip())
+            if not match:
+                expected = "user, a tabulator, item ids parted by commas"
+                raise wrong(path, f"line {number}", line, expected)
+            items = _numbers(match[2])
+            if items.max() >= sum(n_items):
+                expected = f"ids 0..{sum(n_items) - 1} for the items of both tables"
+                raise wrong(path, f"line {number}", int(items.max()), expected)
+            columns.append(items + 1)
+            raw_users.append(f"{stem}:{number}")
+            part.append({"valid": VALIDATION, "test": TEST}.get(stem, TRAINING))
+    user, item, time = _concatenated(columns)
+    names = tuple(list(table) for table in tables)
+    fields = tuple({n: {"title": t} for n, t in table.items() if t} for table in tables)
+    role, table = user_disjoint_roles(user, np.array(part)), item_table(names, fields)
+    return Built(user, item, time, role, n_items, raw_users, table, ORDER, "files")
+
+
+def _llmcdsr_items(path) -> dict[str, str | None]:
+    """raw id -> title in the order of local ids: from JSON lines, or from the two pickles."""
+    if path.name.startswith("item_set"):
+        ids = pickles.load(path)
+        titles = pickles.load(path.with_name(path.name.replace("item_set", "text")))
+    else:
+        ids, titles = {}, {}
+        for number, line in enumerate(texts.text(path).rstrip("\n").split("\n"), 1):
+            row = texts.json_object(line) or {}
+            asin = id_of(row.get("asin"))
+            if asin is None or type(row.get("id")) is not int or asin in ids:
+                expected = "a JSON object with id, an asin of its own and title"
+                raise wrong(path, f"line {number}", line, expected)
+            ids[asin], titles[asin] = row["id"], row.get("title")
+    good = isinstance(ids, dict) and isinstance(titles, dict)
+    if not good or sorted(map(repr, ids.values())) != sorted(map(repr, range(len(ids)))):
+        raise UserError(f"{path}: expected local ids 0, 1, 2, ... once each")
+    return {str(name): words_of(titles.get(name)) for name in sorted(ids, key=ids.__getitem__)}
+
+
+def _numbers(text):
+    return np.array([int(word) for word in text.split(",")] if text else [], np.int64)
+
+
+def _concatenated(columns):
+    """user, item and place in the sequence of sequences of items."""
+    lengths = np.array([len(c) for c in columns], np.int64)
+    user = np.repeat(np.arange(len(columns)), lengths)
+    first = np.repeat(np.cumsum(lengths) - lengths, lengths)
+    return user, np.concatenate(columns), np.arange(len(user)) - first

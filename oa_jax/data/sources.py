@@ -3,29 +3,30 @@
 from __future__ import annotations
 
 import os
-import pathlib
+from typing import TYPE_CHECKING
 
-from oa_jax.data import catalogue, prepared, published
+from oa_jax.data import catalogue, published, store
+from oa_jax.data.store import Place
 from oa_jax.errors import UserError
 from oa_jax.events.log import InteractionLog
 
+if TYPE_CHECKING:
+    from oa_jax.events.world import World
+
 DIRECTORY_VARIABLE = "OA_DATA_DIR"
-# Source name -> the name that ABXI's files carry.
-ABXI_NAMES = {"beauty_elec": "abe", "food_kitchen": "afk"}
 SYNTHETIC = "synthetic"
 GIVE_DIRECTORY = f"give the directory with --config.data.dir= or {DIRECTORY_VARIABLE}"
 
 
-def load(name: str, directory=None, world=None) -> InteractionLog:
+def load(name: str, directory: Place | None = None, world: World | None = None) -> InteractionLog:
     """Load the log of a data set by name: 'synthetic', or any name of `oa_jax.data.catalogue`.
 
-    A set that `python -m oa_jax data prepare` made below the directory comes first; 'beauty_elec'
-    and 'food_kitchen' are else read from ABXI's text as published.
+    A set that `python -m oa_jax data prepare` made below the directory comes first; the sets of
+    ABXI are else read from its text as published, in a folder up to three levels below.
 
-    directory: where the data lie; by default the environment variable OA_DATA_DIR. Text is looked
-        for in `<directory>/abxi/<abe or afk>`, `<directory>/<abe or afk>` and the directory itself.
-        Not used by 'synthetic'.
-    world: `oa_jax.events.world.World` of the source 'synthetic', None for its default.
+    directory: where the data lie; by default the environment variable OA_DATA_DIR. Not used by
+        'synthetic'.
+    world: of the source 'synthetic', None for its default.
 
     Raises UserError for an unknown name, missing files, and whatever is wrong in a file.
     """
@@ -35,39 +36,25 @@ def load(name: str, directory=None, world=None) -> InteractionLog:
 
         return synthetic.generate(synthetic.World() if world is None else world)
     directory = directory or os.environ.get(DIRECTORY_VARIABLE)
-    if directory and prepared.is_prepared(directory, name):
-        return prepared.load(directory, name).log
+    if directory and store.is_prepared(directory, name):
+        return store.load(directory, name).log
     if name not in catalogue.SETS:
+        have = ", ".join(store.names(directory)) or "nothing" if directory else ""
+        there = f"; prepared below {directory}: {have}" if directory else ""
         choices = ", ".join([*catalogue.SETS, SYNTHETIC])
-        message = f"data source: found {name!r}, expected one of {choices}"
-        if directory:
-            have = ", ".join(prepared.names(directory)) or "nothing"
-            message += f"; prepared below {directory}: {have}"
-        raise UserError(message)
-    if name in ABXI_NAMES:
-        published_name = ABXI_NAMES[name]
-        return published.read_abxi(_abxi_directory(name, published_name, directory), published_name)
+        raise UserError(f"data source: found {name!r}, expected one of {choices}{there}")
+    data_set = catalogue.SETS[name]
+    if data_set.protocol == "ABXI":
+        paths = catalogue.find(data_set.sources[0], directory) if directory else None
+        if paths:
+            return published.read_abxi(paths[0].parent, paths[0].name.split("_50_")[0])
+        raise UserError(
+            f"data source {name}: {catalogue.what_is_missing(data_set, directory)}; "
+            f"{GIVE_DIRECTORY}; or make it with python -m oa_jax data prepare {name}"
+        )
     if not directory:
         raise UserError(
             f"data source {name}: no directory was given: {GIVE_DIRECTORY}, below which "
             f"python -m oa_jax data prepare {name} has put it"
         )
-    return prepared.load(directory, name).log  # not there: says what is
-
-
-def _abxi_directory(name, published_name, directory):
-    """The first place that holds the sequence file; the item map then has to lie beside it."""
-    sequences = f"{published_name}_50_preprocessed.txt"
-    places = []
-    if directory:
-        root = pathlib.Path(directory).expanduser()
-        places = [root / "abxi" / published_name, root / published_name, root]
-    for place in places:
-        if any((place / file).exists() for file in (sequences, f"{sequences}.gz")):
-            return place
-    looked = ", ".join(map(str, places)) or "nowhere, as no directory was given"
-    raise UserError(
-        f"data source {name}: found no {sequences} or {sequences}.gz; looked in: {looked}; "
-        f"{GIVE_DIRECTORY}; or make it with python -m oa_jax data prepare {name}; "
-        "the files are in the folder data of the GitHub repository DiMarzioBian/ABXI"
-    )
+    return store.load(directory, name).log  # not there: says what is

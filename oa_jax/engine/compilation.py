@@ -1,19 +1,55 @@
-"""Compiled programs are kept between calls of the commands."""
+"""What JAX is told once a process: where compiled programs are kept, and its own switches."""
 
 from __future__ import annotations
 
 import os
 import pathlib
+import tempfile
+from collections.abc import Callable
 
 import jax
 
+# Switches of JAX that people set for all of their programs, and what this one is made for: with
+# others its numbers would be others, or it would not run.
+SWITCHES = {
+    "jax_enable_x64": False,
+    "jax_disable_jit": False,
+    "jax_threefry_partitionable": True,
+    "jax_numpy_dtype_promotion": "standard",
+    "jax_numpy_rank_promotion": "allow",
+}
 
-def use_compilation_cache() -> None:
+
+def set_switches(say: Callable[[str], None]) -> None:
+    """Set JAX's switches to those of this program, and say which were others. For a command."""
+    for name, ours in SWITCHES.items():
+        theirs = getattr(jax.config, name)
+        if theirs != ours:
+            jax.config.update(name, ours)
+            say(f"{name.upper()}={theirs}: not used by this program, which needs {ours}")
+
+
+def use_compilation_cache(say: Callable[[str], None] = lambda line: None) -> None:
     """Keep programs in JAX_COMPILATION_CACHE_DIR or the user's cache, those that took a second.
 
     JAX_ENABLE_COMPILATION_CACHE=false turns it off. Every command that compiles calls this first.
+    say: is told in a line that there is none, as its folder cannot be written.
     """
-    if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
-        root = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
-        jax.config.update("jax_compilation_cache_dir", str(pathlib.Path(root) / "oa-jax" / "xla"))
+    given = os.environ.get("JAX_COMPILATION_CACHE_DIR")
+    is_url = "://" in (given or "")  # JAX's own affair
+    jax.config.update("jax_compilation_cache_dir", given if is_url else _folder(given, say))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 1.0)
+
+
+def _folder(given, say) -> str | None:
+    """The folder of the cache, made; None where that cannot be."""
+    try:
+        root = given or os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
+        folder = pathlib.Path(root) if given else pathlib.Path(root) / "oa-jax" / "xla"
+        folder.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
+    except (OSError, RuntimeError) as error:  # RuntimeError: there is no home directory
+        reason = getattr(error, "strerror", None) or error
+        say(f"compiled programs are not kept: {reason} (JAX_COMPILATION_CACHE_DIR names a folder)")
+        return None
+    return str(folder)

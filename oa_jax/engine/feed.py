@@ -1,16 +1,15 @@
 """Training rows read from the files of a prepared set as they are needed, for data larger than the
 device.
 
-A task that can be fed has `arrays_of(log, split)`, the arrays of training for the users of that
-log, of widths that do not depend on them, and a `batch` that reads its arrays by the given row
-numbers only: whatever belongs to a user, its number included, is a column of the arrays. Then the
-rows of a batch alone, and their places in it, give the batch that all rows give.
+The files hold a record per user; a task says which users' records make which of its rows
+(`row_users`, `arrays_of` of `nn.slots.Slots`), and which rows its batches read (`epoch_rows`). The
+rows of a batch alone, and their places in it, give the batch that all rows give. Lists (see
+`events.rows`) come with their batch: those of its rows one after the other, in room for any batch.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import functools
 import os
 from collections.abc import Iterator, Sequence
 
@@ -18,11 +17,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from oa_jax.data import prepared
+from oa_jax.data import store
 from oa_jax.data.sources import DIRECTORY_VARIABLE
 from oa_jax.errors import UserError
 from oa_jax.events.log import InteractionLog
+from oa_jax.events.rows import rank, scatter
 from oa_jax.events.split import Split
+from oa_jax.nn.slots import Slots
 
 CHUNKS_AHEAD = 2  # read while the device works
 
@@ -62,13 +63,13 @@ def open_records(log: InteractionLog, name: str, data_dir: str | None) -> Record
     `log`, and where the libraries or the files are missing.
     """
     data_dir = data_dir or os.environ.get(DIRECTORY_VARIABLE)
-    if not data_dir or not prepared.is_prepared(data_dir, name):
+    if not data_dir or not store.is_prepared(data_dir, name):
         raise UserError(
             f"--config.data.resident=False: {name} is not prepared below {data_dir}: expected a "
             "set that `python -m oa_jax data prepare NAME` wrote, or resident=True"
         )
-    directory = prepared.folder(data_dir, name)
-    found = prepared.read_metadata(directory)["fingerprint"]
+    directory = store.folder(data_dir, name)
+    found = store.read_metadata(directory)["fingerprint"]
     if found != log.fingerprint():
         raise UserError(
             f"{directory}: fingerprint {found}: expected {log.fingerprint()}, that of the log"
@@ -96,46 +97,65 @@ class Feed:
     records: one per user of `task.log`.
     """
 
-    task: object
+    task: Slots
     records: Records
     chunk_steps: int
 
     def __post_init__(self):
-        if not hasattr(self.task, "arrays_of"):
+        n_users = self.task.log.n_users
+        if len(self.records) != n_users:
             raise UserError(
-                f"--config.data.resident=False: {type(self.task).__name__} needs all its rows on "
-                "the device: expected resident=True"
-            )
-        if len(self.records) != self.task.n_users:
-            raise UserError(
-                f"{self.task.log.name}: {len(self.records)} records: expected "
-                f"{self.task.n_users}, one per user: prepare the set again"
+                f"{self.task.log.name}: {len(self.records)} records: expected {n_users}, one per "
+                "user: prepare the set again"
             )
 
-    def chunks(self, rows_SxNxB: np.ndarray) -> Iterator[dict[str, np.ndarray]]:
-        """Arrays of the given users in the order of their steps: leaves (S, chunk, B, ...).
+    def chunks(self, rows_SxTxN: np.ndarray) -> Iterator[dict[str, np.ndarray]]:
+        """Arrays of the given rows in the order of their steps: leaves (S, chunk, ...), see `take`.
 
-        `rows` are as of `sampling.epoch_rows`; places out of range hold any user's row.
+        rows: of every batch of an epoch, as of `task.epoch_rows`.
         """
         import grain
 
         size = self.chunk_steps
-        n_chunks = -(-rows_SxNxB.shape[1] // size)
+        n_chunks = -(-rows_SxTxN.shape[1] // size)
         dataset = grain.MapDataset.range(n_chunks).map(
-            lambda k: self.take(rows_SxNxB[:, k * size : (k + 1) * size])
+            lambda k: self.take(rows_SxTxN[:, k * size : (k + 1) * size])
         )
         options = grain.ReadOptions(num_threads=1, prefetch_buffer_size=CHUNKS_AHEAD)
         return iter(dataset.to_iter_dataset(options))
 
     def take(self, rows: np.ndarray) -> dict[str, np.ndarray]:
-        """Arrays of training of the users `rows`, of its shape and the arrays' own axes."""
-        users, places = np.unique(np.minimum(rows, self.task.n_users - 1), return_inverse=True)
-        arrays = self.task.arrays_of(*self._cut(users))
-        return {name: array[places.reshape(rows.shape)] for name, array in arrays.items()}
+        """Arrays of training of the rows (..., N) of batches: leaves (..., N, ...), lists (..., W).
 
-    def _cut(self, users) -> tuple[InteractionLog, Split]:
-        """Log and split of some users, renumbered, out of their records."""
-        log, split = self.task.log, self.task.split
+        Numbers out of range hold any row's values, and empty lists.
+        """
+        known, places = np.unique(np.minimum(rows, self.task.n_users - 1), return_inverse=True)
+        arrays = self.task.arrays_of(*self._cut(known), known)
+        lists = {name: arrays.pop(name) for name in self.task.list_sizes}
+        out = {name: array[places.reshape(rows.shape)] for name, array in arrays.items()}
+        for name, values in lists.items():
+            size = np.where(rows < self.task.n_users, out[f"n_{name}"], 0)
+            out[name] = self._joined(values, out[f"first_{name}"], size, self.task.list_room(name))
+            out[f"first_{name}"] = (np.cumsum(size, -1) - size).astype(np.int32)
+            out[f"n_{name}"] = size.astype(np.int32)
+        return out
+
+    @staticmethod
+    def _joined(values, first, size, room):
+        """(..., room): the lists of each batch's rows, one after the other."""
+        begin = np.repeat(first.ravel(), size.ravel())
+        place = begin + rank(np.repeat(np.arange(size.size), size.ravel()), size.size)[0]
+        if size.sum(-1).max() > room:
+            raise ValueError(f"lists of {size.sum(-1).max()} entries: expected at most {room}")
+        n_batches = size.size // size.shape[-1]
+        batch = np.repeat(np.arange(n_batches), size.sum(-1).ravel())
+        at = batch, rank(batch, n_batches)[0]
+        return scatter((n_batches, room), at, values[place]).reshape(*size.shape[:-1], room)
+
+    def _cut(self, rows) -> tuple[InteractionLog, Split]:
+        """Log and split of the users of some rows, a user for each row, out of their records."""
+        log, of_row = self.task.log, self.task.row_users[rows]
+        users, user_of_row = np.unique(of_row, return_inverse=True)
         items = self.records[users.tolist()]
         found, expected = np.array([len(i) for i in items]), np.diff(log.offsets)[users]
         if (found != expected).any():
@@ -147,16 +167,22 @@ class Feed:
         user = np.repeat(np.arange(len(users), dtype=np.int32), found)
         item = np.concatenate(items).astype(np.int32, copy=False)
         time = np.zeros(len(user), np.int64)  # no array of training depends on it
-        cut = Split(*(getattr(split, f.name)[users] for f in dataclasses.fields(Split)))
-        return InteractionLog(user, item, time, log.n_items, log.name), cut
+        read = InteractionLog(user, item, time, log.n_items, log.name)
+        return read.take(user_of_row), self.task.split.take(of_row)
 
-    @functools.cached_property
-    def row(self) -> dict[str, jax.ShapeDtypeStruct]:
-        """Shape and type of one user's row."""
-        arrays = self.take(np.zeros((), int))
-        return {k: jax.ShapeDtypeStruct(v.shape, v.dtype) for k, v in arrays.items()}
+    def shapes(self, n_seeds: int) -> tuple[jax.ShapeDtypeStruct, dict[str, jax.ShapeDtypeStruct]]:
+        """Shapes of a whole chunk: its row numbers, and `chunks`."""
+        task, rows = self.task, np.zeros(1, int)
+        steps = n_seeds, min(self.chunk_steps, task.n_steps)
+        numbers = jax.ShapeDtypeStruct((*steps, task.batch_size + task.n_support), jnp.int32)
+
+        def of_batch(name, array):
+            length = array.shape[0] if name in task.list_sizes else numbers.shape[-1]
+            return jax.ShapeDtypeStruct((*steps, length, *array.shape[1:]), array.dtype)
+
+        return numbers, {name: of_batch(name, array) for name, array in self.take(rows).items()}
 
 
-def places(rows_B: jax.Array, n_users: int) -> jax.Array:
+def places(rows_N: jax.Array, n_users: int) -> jax.Array:
     """Row numbers of a batch within its own rows; a filler stays out of range of everything."""
-    return jnp.where(rows_B < n_users, jnp.arange(len(rows_B)), max(n_users, len(rows_B)))
+    return jnp.where(rows_N < n_users, jnp.arange(len(rows_N)), max(n_users, len(rows_N)))

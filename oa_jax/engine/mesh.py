@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import re
 
 import jax
 import jax.numpy as jnp
@@ -13,29 +12,12 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from oa_jax.config import MESH_AXES, mesh_sizes
 from oa_jax.errors import UserError
 from oa_jax.nn import shards
 
-AXES = ("seed", "data", "table")
-EXPECTED = "sizes of the axes seed, data and table such as seed:2,data:2, or nothing"
 # Names of the tables, in parameters, moments and frozen inputs, whose rows `table` divides.
 TABLES = ("items", "local_A", "local_B", "users")
-
-
-def parse(text: str) -> tuple[int, int, int] | None:
-    """Sizes (seed, data, table) of `seed:2,data:2`; an axis that is not named is 1. None of "".
-
-    Raises ValueError for anything else.
-    """
-    if text == "":
-        return None
-    sizes = {}
-    for part in text.split(","):
-        match = re.fullmatch(r"(seed|data|table):([1-9]\d{0,5})", part)
-        if not match or match[1] in sizes:
-            raise ValueError(part)
-        sizes[match[1]] = int(match[2])
-    return tuple(sizes.get(name, 1) for name in AXES)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,7 +35,7 @@ class Layout:
     def of(cls, text: str, devices=None, flag="--config.mesh") -> Layout:
         """The layout of `flag=text`. Raises UserError where the devices are too few, or where
         several processes would not all have a part."""
-        devices, sizes = tuple(jax.devices() if devices is None else devices), parse(text)
+        devices, sizes = tuple(jax.devices() if devices is None else devices), mesh_sizes(text)
         if sizes is None:
             return cls(devices)
         needed, found = math.prod(sizes), len(devices)
@@ -81,7 +63,7 @@ class Layout:
         """The mesh of that many seeds, and of their slots. All have the same devices in the same
         order, so that arrays can go from one to another inside a program."""
         devices = np.array(self.devices).reshape(self.seed_size(n_seeds), -1, self.table_size)
-        return Mesh(devices, AXES, axis_types=(AxisType.Auto,) * len(AXES))
+        return Mesh(devices, MESH_AXES, axis_types=(AxisType.Auto,) * len(MESH_AXES))
 
     @property
     def table_size(self) -> int:

@@ -16,6 +16,12 @@ from oa_jax.engine import step as step_lib
 from oa_jax.engine.mesh import Layout
 from oa_jax.engine.state import State
 
+# What JAX's flag `jax_disable_most_optimizations` sets, for these programs alone.
+QUICK_OPTIONS = {
+    "xla_backend_optimization_level": 0,
+    "xla_llvm_disable_expensive_passes": True,
+}
+
 
 class Engine:
     """The programs of one static configuration. Data are arguments, seeds are the leading axis.
@@ -50,6 +56,12 @@ class Engine:
         shapes = jax.eval_shape(create, jnp.asarray(seeds, jnp.int32), hparams)
         shapes = self.layout.with_rows(shapes, axis=1)
         return with_shardings(shapes, self.layout.by_seed(shapes, len(seeds)))
+
+    @functools.cached_property
+    def n_parameters(self) -> int:
+        """Trained numbers of one seed."""
+        shapes = jax.eval_shape(self.settings.backbone.init, jax.random.key(0))
+        return sum(leaf.size for leaf in jax.tree.leaves(shapes))
 
     @property
     def _init(self):
@@ -99,22 +111,22 @@ class Engine:
         one = functools.partial(step_lib.steps, self.settings, capacity, n_steps)
         return ("steps", capacity, n_steps), one
 
-    def final(self, params, rows, protocols, tables=None):
-        """{protocol: Ranks (S, R)} and GCA sums of `params` (leaves with S) over `rows`."""
-        return self._over_seeds(*self._final(protocols), (params,), (rows, tables))
+    def final(self, params, rows, rankings, tables=None):
+        """{ranking: Ranks (S, R)} and GCA sums of `params` (leaves with S) over `rows`."""
+        return self._over_seeds(*self._final(rankings), (params,), (rows, tables))
 
-    def compile_final(self, params, rows, protocols, tables=None):
+    def compile_final(self, params, rows, rankings, tables=None):
         """The compiled program of `final`; arguments may be shapes."""
-        return self._compile(*self._final(protocols), (params,), (rows, tables))
+        return self._compile(*self._final(rankings), (params,), (rows, tables))
 
-    def _final(self, protocols):
+    def _final(self, rankings):
         def one(params, shared):
             rows, tables = shared
             settings = self.settings.on(tables)
-            ranks = step_lib.all_ranks(settings, params, rows, protocols)
+            ranks = step_lib.all_ranks(settings, params, rows, rankings)
             return ranks, step_lib.probe_sums(settings, params, rows)
 
-        return ("final", protocols), one
+        return ("final", rankings), one
 
     def _over_seeds(self, name, one, seeded, shared, donate=False):
         """Run `one` (a seed's values, shared values) for all seeds."""
@@ -170,8 +182,11 @@ class Engine:
         those of `jax.jit`."""
         shapes = tuple((a.shape, str(a.dtype)) for a in jax.tree.leaves(args))
         if (name, shapes) not in self._programs:
-            begin = time.perf_counter()
-            self._programs[name, shapes] = jax.jit(fn, **options()).lower(*args).compile()
+            begin, precision = time.perf_counter(), self.settings.matmul_precision
+            quick = QUICK_OPTIONS if self.settings.quick_compile else None
+            with jax.default_matmul_precision(None if precision == "default" else precision):
+                lowered = jax.jit(fn, **options()).lower(*args)
+            self._programs[name, shapes] = lowered.compile(compiler_options=quick)
             self.compile_seconds += time.perf_counter() - begin
         return self._programs[name, shapes]
 

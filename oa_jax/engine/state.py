@@ -65,29 +65,44 @@ class Schedule:
         rate = state.hparams["learning_rate"] * state.lr_scale
         return jnp.where(state.epoch < self.warmup_epochs, rate * warm, rate)
 
-    def after_validation(self, state: State, score) -> State:
+    def after_validation(self, state: State, score: jax.Array) -> State:
         """Selection, plateau and stopping, once the epoch in `state.epoch` has been validated."""
         counts = state.epoch > self.warmup_epochs
+        score = _computed_once(score, state.epoch >= 0)
         as_good = score > state.best_score if self.strict else score >= state.best_score
         better = counts & as_good
         bad = jnp.where(better, 0, state.bad_epochs + counts)
-        stop = bad > self.stop_patience
         # The official loop ends before the scheduler sees the last bad epoch.
-        plateau = jnp.where(better, 0, state.plateau_epochs + (counts & ~stop))
+        goes_on = bad <= self.stop_patience
+        plateau = jnp.where(better, 0, state.plateau_epochs + (counts & goes_on))
         cut = plateau > self.plateau_patience
 
         def pick(new, old):
             return jax.tree.map(lambda n, o: jnp.where(better, n, o), new, old)
 
-        return state.replace(
+        state = state.replace(
             best_params=pick(state.params, state.best_params),
             best_score=pick(score, state.best_score),
             best_epoch=pick(state.epoch, state.best_epoch),
             bad_epochs=bad,
             plateau_epochs=jnp.where(cut, 0, plateau),
             lr_scale=jnp.where(cut, state.lr_scale * self.plateau_factor, state.lr_scale),
-            done=stop | (state.epoch >= self.max_epochs) | (state.diverged_step > 0),
         )
+        return state.replace(done=self.is_over(state))
+
+    def is_over(self, state: State) -> jax.Array:
+        """Whether a seed has trained its last epoch."""
+        stopped = state.bad_epochs > self.stop_patience
+        return stopped | (state.epoch >= self.max_epochs) | (state.diverged_step > 0)
+
+
+def _computed_once(value, true):
+    """`value` of one buffer. XLA may compute a value anew, an ulp off, in each fusion that needs it
+    (CPU, quick_compile): then some of the counters would see a tie and some a better score.
+    `optimization_barrier` is taken out before the fusions are made; a loop that runs once is not,
+    as long as XLA cannot know that `true` is."""
+    ended = (jnp.zeros_like(true), value)
+    return jax.lax.while_loop(lambda c: c[0], lambda _: ended, (true, jnp.zeros_like(value)))[1]
 
 
 def create(seed, hparams, init, optimizer) -> State:

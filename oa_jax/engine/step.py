@@ -15,6 +15,7 @@ from oa_jax.nn import angles
 from oa_jax.nn.draws import Purpose, epoch_rows, key_of
 from oa_jax.nn.shards import on_batch
 from oa_jax.ranking.ranks import Ranks, among_all, among_candidates
+from oa_jax.ranking.selection import SELECTION
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,6 +32,8 @@ class Settings:
     block_items: int
     watched: str = "candidates"  # the ranking that training selects by
     compute_dtype: str = "float32"  # of the matrix products of a training step
+    matmul_precision: str = "default"  # of all matrix products
+    quick_compile: bool = False  # programs are ready sooner and run slower
 
     def on(self, tables) -> Settings:
         """These settings with the backbone's frozen tables, if it has any: shared by all seeds."""
@@ -39,13 +42,13 @@ class Settings:
         return dataclasses.replace(self, backbone=self.backbone.on(tables))
 
 
-def train_step(settings: Settings, capacity, state: State, rows_B, arrays):
-    """One AdamW step on the batch of users `rows_B` -> (state, aux of scalars).
+def train_step(settings: Settings, capacity, state: State, rows_N, arrays):
+    """One AdamW step on the batch of rows `rows_N` -> (state, aux of scalars).
 
     Decay is decoupled and reaches every parameter, biases and norms included (quirk Q7).
     """
-    rows_B = on_batch(rows_B)
-    batch = on_batch(settings.task.batch(arrays, rows_B, state.seed, state.step, capacity))
+    rows_N = on_batch(rows_N)
+    batch = on_batch(settings.task.batch(arrays, rows_N, state.seed, state.step, capacity))
     key = key_of(state.seed, Purpose.DROPOUT, state.step)
     value_and_grad = jax.value_and_grad(settings.backbone.loss, has_aux=True)
     value_and_grad = products_in(settings.compute_dtype, value_and_grad)
@@ -55,7 +58,7 @@ def train_step(settings: Settings, capacity, state: State, rows_B, arrays):
     decay = state.hparams["weight_decay"]
     params = jax.tree.map(lambda p, d: p - rate * (d + decay * p), state.params, directions)
     diverged = ~jnp.isfinite(loss) & (state.diverged_step == 0)
-    share = batch["n_users"] / settings.task.n_users  # of the epoch's mean (specs abxi §5)
+    share = batch["n_users"] / settings.task.n_users  # of the epoch's mean
     state = state.replace(
         step=state.step + 1,
         params=params,
@@ -75,7 +78,8 @@ def epoch(settings: Settings, capacity, state: State, arrays):
     rows_NxB = epoch_rows(state.seed, state.epoch, task.n_users, task.batch_size)
 
     def step(state, rows_B):
-        return train_step(settings, capacity, state, rows_B, arrays["train"])
+        rows_N = task.rows_of_batch(rows_B, state.seed, state.step)
+        return train_step(settings, capacity, state, rows_N, arrays["train"])
 
     state, losses = jax.lax.scan(step, state, rows_NxB)
     assessed = assess(settings, state.params, arrays)
@@ -90,7 +94,8 @@ def steps(settings: Settings, capacity, n_steps: int, state: State, arrays):
     rows_NxB = epoch_rows(state.seed, state.epoch, task.n_users, task.batch_size)[:n_steps]
 
     def step(state, rows_B):
-        state, aux = train_step(settings, capacity, state, rows_B, arrays["train"])
+        rows_N = task.rows_of_batch(rows_B, state.seed, state.step)
+        state, aux = train_step(settings, capacity, state, rows_N, arrays["train"])
         return state, aux["loss"]
 
     return jax.lax.scan(step, state, rows_NxB)
@@ -115,7 +120,7 @@ def unless_done(before: State, after: State) -> State:
 def assess(settings: Settings, params, arrays):
     """Ranks among the candidates of the validation users, GCA sums over the probe users."""
     settings = settings.on(arrays.get("tables"))
-    ranks = all_ranks(settings, params, arrays["val"], protocols=(settings.watched,))
+    ranks = all_ranks(settings, params, arrays["val"], rankings=(settings.watched,))
     return {"ranks": ranks[settings.watched], "gca": probe_sums(settings, params, arrays["probe"])}
 
 
@@ -127,29 +132,7 @@ def selection_score(settings: Settings, ranks: Ranks, rows) -> tuple[jax.Array, 
     return jnp.where(finite, score, -1.0), finite
 
 
-def mrr_sum(rank, real, domain):
-    """MRR of A plus MRR of B (specs abxi §6)."""
-    return sum(_mean(1.0 / rank, real & (domain == d)) for d in (0, 1))
-
-
-def ndcg10(rank, real, domain):
-    """NDCG@10 of all users, whatever their domain (specs llm4cdsr §8)."""
-    return _mean(jnp.where(rank <= 10, 1.0 / jnp.log2(rank + 1.0), 0.0), real)
-
-
-def ndcg10_sum(rank, real, domain):
-    """NDCG@10 of A plus NDCG@10 of B (specs cdsrnp §13)."""
-    return sum(ndcg10(rank, real & (domain == d), domain) for d in (0, 1))
-
-
-SELECTION = {"mrr_sum": mrr_sum, "ndcg@10": ndcg10, "ndcg@10_sum": ndcg10_sum}
-
-
-def _mean(values, chosen):
-    return jnp.sum(values * chosen) / jnp.maximum(jnp.sum(chosen.astype(jnp.float32)), 1.0)
-
-
-def all_ranks(settings: Settings, params, rows, protocols) -> dict[str, Ranks]:
+def all_ranks(settings: Settings, params, rows, rankings) -> dict[str, Ranks]:
     """Ranks of every evaluation row, in blocks of users; leaves (R,). `rows` are padded, `real`
     says which count."""
     backbone = settings.backbone
@@ -158,7 +141,7 @@ def all_ranks(settings: Settings, params, rows, protocols) -> dict[str, Ranks]:
     def block(rows):
         rows = on_batch(rows)
         encoded, out = backbone.encode(params, rows), {}
-        for name in protocols:
+        for name in rankings:
             if name == "full":
                 out[name] = among_all(
                     lambda ids: backbone.score(index, encoded, ids),

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import functools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -13,13 +11,13 @@ from oa_jax.engine import step as step_lib
 from oa_jax.engine.feed import Feed, places
 from oa_jax.engine.program import Engine
 from oa_jax.engine.state import State
-from oa_jax.nn.draws import epoch_rows
 
 EVALUATION_BLOCKS = 16  # blocks of users that are on the device at a time
 
 
 class StreamingEngine(Engine):
-    """As Engine, with the same batches; of `arrays` it needs no "train", and all stay on the host.
+    """As Engine, with the same batches; of `arrays` it needs no "train", and all but the frozen
+    tables stay on the host.
 
     An epoch is a program per chunk of steps, then evaluation in slices, then the selection.
     """
@@ -30,11 +28,12 @@ class StreamingEngine(Engine):
 
     def epoch(self, states: State, arrays, capacity):
         """One epoch of every seed -> (states, reports). The old states are given up."""
-        rows_SxNxB, losses = self._rows(states), []
-        steps = self.feed.chunk_steps
-        for k, fed in enumerate(self.feed.chunks(rows_SxNxB)):
-            seeded = (states, rows_SxNxB[:, k * steps : (k + 1) * steps], fed)
-            states, of_chunk = self._over_seeds(*self._chunk(capacity), seeded, (), donate=True)
+        rows_SxTxN, losses = self._rows(states), []
+        steps, tables = self.feed.chunk_steps, arrays.get("tables")
+        for k, fed in enumerate(self.feed.chunks(rows_SxTxN)):
+            seeded = (states, rows_SxTxN[:, k * steps : (k + 1) * steps], fed)
+            trained = self._over_seeds(*self._chunk(capacity), seeded, tables, donate=True)
+            states, of_chunk = trained
             # Without this the host would run ahead and fill the device with chunks to come.
             jax.block_until_ready(losses[-1:])
             losses.append(of_chunk)
@@ -45,69 +44,62 @@ class StreamingEngine(Engine):
 
     def compile_epoch(self, states, arrays, capacity):
         """The compiled program of a chunk; arguments may be shapes."""
-        seeded = (states, *self._fed(states.seed.shape[0]))
-        return self._compile(*self._chunk(capacity), seeded, (), donate=True)
+        seeded = (states, *self.feed.shapes(states.seed.shape[0]))
+        return self._compile(*self._chunk(capacity), seeded, arrays.get("tables"), donate=True)
 
     def keep(self, arrays, n_seeds: int):
-        """The arrays stay on the host."""
-        return arrays
+        """The arrays stay on the host, but the tables."""
+        tables = {name: arrays[name] for name in ("tables",) if name in arrays}
+        return arrays | self._everywhere(tables, n_seeds)
 
     def on_device(self, arrays, n_seeds: int):
-        """Shapes of two chunks, the one in work and the next."""
-        return [self._fed(n_seeds)] * 2
-
-    def _fed(self, n_seeds):
-        """Shapes of a chunk: row numbers, and the rows."""
-        task = self.settings.task
-        shape = (n_seeds, min(self.feed.chunk_steps, task.n_steps), task.batch_size)
-
-        def many(row):
-            return jax.ShapeDtypeStruct((*shape, *row.shape), row.dtype)
-
-        return jax.ShapeDtypeStruct(shape, jnp.int32), jax.tree.map(many, self.feed.row)
+        """Shapes of two chunks, the one in work and the next; the tables."""
+        return [self.feed.shapes(n_seeds)] * 2, arrays.get("tables")
 
     def assess(self, states: State, arrays):
         """The report of `epoch` without training."""
-        probe, watched = (
-            functools.partial(step_lib.probe_sums, self.settings),
-            self.settings.watched,
-        )
+        watched, tables = self.settings.watched, arrays.get("tables")
+
+        def probe(params, shared):
+            rows, tables = shared
+            return step_lib.probe_sums(self.settings.on(tables), params, rows)
+
+        shared = (arrays["probe"], tables)
         return {
-            "ranks": self._ranks(states.params, arrays["val"], (watched,))[watched],
-            "gca": self._over_seeds("probe", probe, (states.params,), arrays["probe"]),
+            "ranks": self._ranks(states.params, arrays["val"], (watched,), tables)[watched],
+            "gca": self._over_seeds("probe", probe, (states.params,), shared),
         }
 
-    def final(self, params, rows, protocols, tables=None):
-        """{protocol: Ranks (S, R)} and GCA sums of `params` (leaves with S) over `rows`."""
+    def final(self, params, rows, rankings, tables=None):
+        """{ranking: Ranks (S, R)} and GCA sums of `params` (leaves with S) over `rows`."""
         whole = super().final
-        parts = [whole(params, part, protocols, tables) for part in self._cut(rows)]
+        parts = [whole(params, part, rankings, tables) for part in self._cut(rows)]
         ranks, sums = zip(*parts, strict=True)
         return _joined(ranks), jax.tree.map(lambda *a: sum(a), *sums)
 
-    def compile_final(self, params, rows, protocols, tables=None):
+    def compile_final(self, params, rows, rankings, tables=None):
         """The compiled program of `final` over a slice of the rows, which are arrays."""
-        return super().compile_final(params, self._cut(rows)[0], protocols, tables)
+        return super().compile_final(params, self._cut(rows)[0], rankings, tables)
 
     def _rows(self, states) -> np.ndarray:
-        """(S, N, B): users of every batch of the coming epoch."""
-        task = self.settings.task
+        """(S, T, N): rows of every batch of the coming epoch."""
 
         def one(seed, epoch, _):
-            return epoch_rows(seed, epoch, task.n_users, task.batch_size)
+            return self.settings.task.epoch_rows(seed, epoch)
 
         rows = self._over_seeds("rows", one, (states.seed, states.epoch), ())
         return processes.fetch(rows)
 
     def _chunk(self, capacity):
-        task = self.settings.task
+        def one(state, rows_CxN, fed, tables):
+            settings = self.settings.on(tables)
 
-        def one(state, rows_CxB, fed, _):
             def step(state, rows_and_arrays):
-                rows_B, arrays = rows_and_arrays
-                at_B = places(rows_B, task.n_users)
-                return step_lib.train_step(self.settings, capacity, state, at_B, arrays)
+                rows_N, arrays = rows_and_arrays
+                at_N = places(rows_N, settings.task.n_users)
+                return step_lib.train_step(settings, capacity, state, at_N, arrays)
 
-            trained, losses = jax.lax.scan(step, state, (rows_CxB, fed))
+            trained, losses = jax.lax.scan(step, state, (rows_CxN, fed))
             return step_lib.unless_done(state, trained), losses
 
         return ("chunk", capacity), one
@@ -116,12 +108,14 @@ class StreamingEngine(Engine):
         selected, report = step_lib.select(self.settings, state, losses, assessed, val)
         return step_lib.unless_done(state, selected), report
 
-    def _ranks(self, params, rows, protocols):
-        def one(params, rows):
-            return step_lib.all_ranks(self.settings, params, rows, protocols)
+    def _ranks(self, params, rows, rankings, tables):
+        def one(params, shared):
+            rows, tables = shared
+            return step_lib.all_ranks(self.settings.on(tables), params, rows, rankings)
 
-        name = ("ranks", protocols)
-        return _joined([self._over_seeds(name, one, (params,), s) for s in self._cut(rows)])
+        name = ("ranks", rankings)
+        parts = self._cut(rows)
+        return _joined([self._over_seeds(name, one, (params,), (s, tables)) for s in parts])
 
     def _cut(self, rows):
         """Rows in slices of whole blocks, the last one shorter."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 
 import numpy as np
@@ -43,13 +44,33 @@ class InteractionLog:
         return domain_of(self.item, self.n_items)
 
     @property
+    def local(self) -> np.ndarray:
+        """(N,) int32: item ids within their own domain, counted from 1."""
+        return self.item - self.n_items[0] * self.domain.astype(np.int32)
+
+    @property
     def n_users(self) -> int:
         return int(self.user[-1]) + 1
 
-    @property
+    @functools.cached_property
     def offsets(self) -> np.ndarray:
         """(U+1,) int64: rows offsets[u]:offsets[u+1] belong to user u."""
         return np.searchsorted(self.user, np.arange(self.n_users + 1))
+
+    @property
+    def position(self) -> np.ndarray:
+        """(N,) int64: place of every event in its user's sequence, from 0 at the oldest."""
+        return np.arange(len(self.user)) - self.offsets[self.user]
+
+    def take(self, users: np.ndarray) -> InteractionLog:
+        """The log of the given users, one or more, numbered from 0 in that order.
+
+        A user that is given twice becomes two users.
+        """
+        user, event = first_events(self, users, np.diff(self.offsets)[users])
+        role = None if self.role is None else self.role[event]
+        columns = user.astype(np.int32), self.item[event], self.time[event]
+        return InteractionLog(*columns, self.n_items, self.name, role)
 
     def fingerprint(self) -> str:
         """Hex digest of the content: equal logs have equal fingerprints, whatever their source."""
@@ -59,6 +80,18 @@ class InteractionLog:
         if self.role is not None:
             digest.update(np.ascontiguousarray(self.role, dtype="<i1").tobytes())
         return digest.hexdigest()[:16]
+
+
+def first_events(
+    log: InteractionLog, users: np.ndarray, ends: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """The first ends[r] events of user users[r] for every row r: (row, event), int64 (M,) each.
+
+    `event` is a row of the log, `row` ascends, and the events of a row are in their order.
+    """
+    row = np.repeat(np.arange(len(users)), ends)
+    begin = log.offsets[users] - (np.cumsum(ends) - ends)  # less the places of earlier rows
+    return row, begin[row] + np.arange(len(row))
 
 
 def domain_of(item: np.ndarray, n_items: tuple[int, int]) -> np.ndarray:

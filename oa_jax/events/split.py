@@ -29,6 +29,25 @@ class Split:
     val: np.ndarray
     test: np.ndarray
 
+    def take(self, users: np.ndarray) -> Split:
+        """The split of the given users, in that order; goes with `InteractionLog.take`."""
+        return Split(self.n_train[users], self.val[users], self.test[users])
+
+    def in_training(self, log: InteractionLog) -> np.ndarray:
+        """(N,) bool: the events of training parts."""
+        return log.position < self.n_train[log.user]
+
+    def targets(self, which: str) -> tuple[np.ndarray, np.ndarray]:
+        """(users, places), (R,) int32 each: the targets of `which`, 'val' or 'test'.
+
+        Raises ValueError for another `which`.
+        """
+        if which not in ("val", "test"):
+            raise ValueError(f"which: found {which!r}, expected 'val' or 'test'")
+        place = getattr(self, which)
+        users = np.flatnonzero(place >= 0).astype(np.int32)
+        return users, place[users]
+
 
 def leave_one_out(log: InteractionLog, skip_short: bool = False) -> Split:
     """The last event of a user is its test target, the one before it its validation target.
@@ -126,23 +145,21 @@ def published(log: InteractionLog) -> Split:
             f"{log.name}: came without a split of its own: expected split leave_one_out or "
             "global_time"
         )
-    place = np.arange(len(log.user)) - log.offsets[log.user]
     n_train = np.bincount(log.user, log.role == TRAINING, log.n_users).astype(np.int32)
     targets = []
     for kind in (VALIDATION, TEST):
         column = np.full(log.n_users, -1, np.int32)
         event = log.role == kind
-        column[log.user[event]] = place[event]
+        column[log.user[event]] = log.position[event]
         targets.append(column)
     return Split(n_train, *targets)
 
 
 def roles_of(log: InteractionLog, split: Split) -> np.ndarray:
     """(N,) int8: the role of every event under a split; `published` gives the split back."""
-    place = np.arange(len(log.user)) - log.offsets[log.user]
-    role = np.where(place < split.n_train[log.user], TRAINING, CONTEXT).astype(np.int8)
+    role = np.where(split.in_training(log), TRAINING, CONTEXT).astype(np.int8)
     for kind, column in ((VALIDATION, split.val), (TEST, split.test)):
-        role[place == column[log.user]] = kind
+        role[log.position == column[log.user]] = kind
     return role
 
 
@@ -161,12 +178,7 @@ def make_split(log: InteractionLog, kind: str, skip_short: bool = False) -> Spli
 
 def train_on_both(log: InteractionLog, split: Split) -> Split:
     """The split with no training part for users that have one domain only in theirs."""
-    place = np.arange(len(log.user)) - log.offsets[log.user]
-    trained = place < split.n_train[log.user]
-    counts = [
-        np.bincount(log.user[trained & (log.domain == d)], minlength=log.n_users) for d in (0, 1)
-    ]
-    both = np.minimum(*counts) > 0
+    both = kinds(log, split.n_train) == BOTH
     return dataclasses.replace(split, n_train=np.where(both, split.n_train, 0).astype(np.int32))
 
 
@@ -176,8 +188,7 @@ def kinds(log: InteractionLog, end: np.ndarray) -> np.ndarray:
     end: (U,) how many events are looked at; below 1 there are none. `split.n_train` gives the
     kinds of training parts, `split.test` those of the histories of test targets.
     """
-    place = np.arange(len(log.user)) - log.offsets[log.user]
-    event = place < end[log.user]
+    event = log.position < end[log.user]
     kind = np.zeros(log.n_users, np.int8)
     for domain, bit in ((0, ONLY_A), (1, ONLY_B)):
         kind[log.user[event & (log.domain == domain)]] |= bit

@@ -360,7 +360,7 @@ def _filter(world, log, topic_N, is_own_N, target):
     own_NxK, both_NxK = np.empty((2, len(topic_N), K))
     own_U, other_U = np.full((2, log.n_users), K)  # latest topics
     belief_UxK1 = np.tile(np.eye(K + 1)[K], (log.n_users, 1))  # over other_U
-    place_N = np.arange(len(log.user)) - log.offsets[log.user]
+    place_N = log.position
     for t in range(place_N.max() + 1):
         row = np.flatnonzero(place_N == t)
         user = log.user[row]

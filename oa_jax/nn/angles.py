@@ -1,7 +1,12 @@
-"""Statistics of X, X' and Y from probes (specs gca §5), as sums over tokens that add up.
+"""Statistics of X, X' and Y from probes, as sums over tokens that add up.
 
 `sums` runs on the device and adds over blocks of users; `statistics` turns the total into means.
 Tokens without any allowed key have X' = 0 and no angle: they are left out.
+
+With the tanh gate the angle of X and X' is not a property of the function. Change the sign of unit
+k of X' (its column of `out`), of row D + k of `gate_in` and of column k of `gate_out`: X'_k and α_k
+both turn round, α ⊙ X' and all outputs stay, cos(X, X') does not. cos(X, α ⊙ X') does: it is
+comparable across gates, seeds and runs.
 """
 
 from __future__ import annotations
@@ -12,7 +17,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from oa_jax.nn.gca import Probe, parallel_part
+from oa_jax.nn.fusion import Probe
+from oa_jax.nn.gca import parallel_part
 
 
 def sums(probe: Probe) -> dict[str, jax.Array]:
@@ -22,10 +28,13 @@ def sums(probe: Probe) -> dict[str, jax.Array]:
     cos_P, cos_pooled_P = cosine(probe.x, probe.update), cosine(probe.x, probe.y_pooled)
     cos_aligned_P = cosine(probe.x, probe.y_aligned)
     gated, parallel = probe.gate * probe.update, parallel_part(probe.update, probe.x)
+    gated_cos_P = cosine(probe.x, gated)
     of_tokens = {
         "cos": cos_P,
         "abs_cos": jnp.abs(cos_P),
         "cos2": cos_P**2,
+        "gated_cos": gated_cos_P,
+        "gated_abs_cos": jnp.abs(gated_cos_P),
         "xy_cos": cos_pooled_P,
         "xy_abs_cos": jnp.abs(cos_pooled_P),
         "norm_x": _norm(probe.x),
@@ -45,9 +54,10 @@ def sums(probe: Probe) -> dict[str, jax.Array]:
 def statistics(total: dict[str, float]) -> dict[str, float]:
     """Means from added-up `sums`, as python floats.
 
-    cos: mean cos(X, X'); abs_cos: mean |cos|, the headline; cos_abs: |mean cos|; xy_*: the same of
-    (X, mean of the usable Y); xy_aligned_*: of (X, Y at the token's time); parallel_share: root of
-    the share of ‖X'‖² that lies along X; norms; gate_mean and gate_std over tokens and units.
+    cos: mean cos(X, X'); abs_cos: mean |cos|; cos_abs: |mean cos|; gated_*: the first two of
+    (X, α ⊙ X'), to compare across gates; xy_*: all three of (X, mean of the usable Y);
+    xy_aligned_*: of (X, Y at the token's time); parallel_share: root of the share of ‖X'‖² that
+    lies along X; norms; gate_mean and gate_std over tokens and units.
     Without any token every value is nan.
     """
     total = {name: float(value) for name, value in total.items()}
@@ -81,7 +91,7 @@ def _norm(h):
     return jnp.sqrt(jnp.sum(h * h, -1))
 
 
-def cosine(x, y):
+def cosine(x: jax.Array, y: jax.Array) -> jax.Array:
     """Cosine along the last axis; 0 where a vector is 0."""
     norms = _norm(x) * _norm(y)
     return jnp.where(norms > 0, jnp.sum(x * y, -1) / jnp.where(norms > 0, norms, 1.0), 0.0)

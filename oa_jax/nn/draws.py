@@ -22,12 +22,17 @@ class Purpose(enum.IntEnum):
     SUPPORT = 4
 
 
-def key_of(seed, purpose: Purpose, index):
+def key_of(seed: int | jax.Array, purpose: Purpose, index: int | jax.Array) -> jax.Array:
     """The key of (seed, purpose, index); `seed` and `index` may be traced int32."""
-    return jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), purpose), index)
+    # Named: JAX_DEFAULT_PRNG_IMPL chooses another generator for the whole of a process, and the
+    # draws of `rbg` under vmap are not those of its seeds alone.
+    key = jax.random.key(seed, impl="threefry2x32")
+    return jax.random.fold_in(jax.random.fold_in(key, purpose), index)
 
 
-def epoch_rows(seed, epoch, n_users: int, batch_size: int):
+def epoch_rows(
+    seed: int | jax.Array, epoch: int | jax.Array, n_users: int, batch_size: int
+) -> jax.Array:
     """Users of every batch of an epoch: (n_steps, batch_size), each user once.
 
     The last batch is filled up with `n_users`, an index out of range.
@@ -39,10 +44,11 @@ def epoch_rows(seed, epoch, n_users: int, batch_size: int):
 
 
 def steps_per_epoch(n_users: int, batch_size: int) -> int:
+    """Batches that hold every user once; the last may be partial."""
     return -(-n_users // batch_size)
 
 
-def distinct(key, n, size: int):
+def distinct(key: jax.Array, n: int | jax.Array, size: int) -> jax.Array:
     """`size` distinct integers of [0, n), a uniformly drawn set (R. Floyd's algorithm).
 
     n may be traced and must be at least `size`. The modulo's bias is n / 2**32.
@@ -58,12 +64,32 @@ def distinct(key, n, size: int):
     return jax.lax.fori_loop(0, size, step, jnp.full(size, -1, jnp.int32))
 
 
-def distinct_outside(key, n: int, excluded, n_excluded, size: int):
+def distinct_outside(
+    key: jax.Array,
+    n: int,
+    excluded: jax.Array,
+    n_excluded: int | jax.Array,
+    size: int,
+    first: int | jax.Array = 0,
+    most: int | None = None,
+) -> jax.Array:
     """`size` distinct integers of [0, n) that are not in `excluded`, exactly and without rejection.
 
-    excluded: (H,) ascending, padded with large values; n_excluded: how many are real.
+    excluded: (H,) of which the places first, …, first + n_excluded - 1 count, and ascend; what
+    stands elsewhere, padding or other rows' integers, does not matter.  first, n_excluded: may be
+    traced.  most: not below n_excluded, and static; H by default.
     """
     ranks = distinct(key, n - n_excluded, size)
-    # The r-th admitted integer is r plus the number of excluded e_j with e_j - j <= r.
-    shifted = excluded - jnp.arange(len(excluded))
-    return ranks + jnp.searchsorted(shifted, ranks, side="right").astype(jnp.int32)
+
+    # The r-th admitted integer is r plus the number of excluded e_j with e_j - j <= r, which is
+    # found by bisection. (jnp.searchsorted would need a copy of every row's part, in one width.)
+    def halve(_, bounds):
+        low, high = bounds
+        middle = (low + high) // 2
+        above = (low < high) & (excluded[first + middle] - middle <= ranks)
+        return jnp.where(above, middle + 1, low), jnp.where(above, high, middle)
+
+    low = jnp.zeros_like(ranks)
+    n_halvings = (len(excluded) if most is None else most).bit_length()
+    passed, _ = jax.lax.fori_loop(0, n_halvings, halve, (low, low + n_excluded))
+    return ranks + passed

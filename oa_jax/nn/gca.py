@@ -1,145 +1,106 @@
-"""Gated cross-attention (GCA), arXiv 2510.09435: X'' = LN(X + α([X; X']) ⊙ X'), X' = MHA(X, Y, Y).
+"""Gated cross-attention (GCA), arXiv 2510.09435.
 
-What the paper leaves open is a field of `GCAConfig`, with the reading that its figures and
-parameter counts support as default.
+X'' = LN(X + α([X; X']) ⊙ X') with X' = MHA(X, Y, Y).
 """
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 from collections.abc import Callable
 
-import flax
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from oa_jax.nn.layers import ABXI_INIT, Init, LayerNorm, MultiHeadAttention, Stream
+from oa_jax.nn.fusion import Fusion, Probe
+from oa_jax.nn.layers import LayerNorm, MultiHeadAttention, Stream
 
 GATE_ACTIVATIONS = {"sigmoid": nn.sigmoid, "tanh": jnp.tanh}
 INNER_ACTIVATIONS = {"relu": nn.relu, "gelu": nn.gelu, "linear": lambda h: h}
 
 
-@dataclasses.dataclass(frozen=True)
-class GCAConfig:
-    """Fields of the module; `positions` are the backbone's places, () is the baseline.
-
-    update: a name of `UPDATES`, or a function (X', query stream, name of the module) -> what is
-    used in place of X', by the gate as well. Functions are for interventions on trained models; a
-    configuration file holds names.
-    """
-
-    positions: tuple[int, ...] = ()
-    kv: str = "merged"  # merged (Y = X_{A+B}) | other (Y = the other domain's stream)
-    gate_input: str = "update"  # update ([X; X']) | source ([X; Y at the same time])
-    gate_act: str = "sigmoid"  # sigmoid | tanh
-    gate_inner: str = "relu"  # relu | gelu | linear
-    gate_hidden: int = 4  # width of the gate's hidden layer, in multiples of D
-    layer_norm: bool = True
-    heads: int = 0  # 0: as many as the backbone
-    update: str | Callable = "full"  # full | parallel | orthogonal: what of X' is used
-    key_mask: bool = True  # padded keys are invisible
-    causal: bool = True  # keys later than the query are invisible
-
-
-@flax.struct.dataclass
-class Probe:
-    """What one GCA module saw and did, at the query's slots. All (P, D) but `real_P` (P,).
-
-    x: X.  update: X', raw: before the gate and before any projection.  y_pooled: mean of Y over
-    the keys that the token may use.  y_aligned: Y at the token's own time.  gate: α.
-    real_P: tokens that count; `has_key_P`: tokens with at least one allowed key;
-    `has_aligned_P`: tokens with a Y token at their own time.
-    """
-
-    x: jax.Array
-    update: jax.Array
-    y_pooled: jax.Array
-    y_aligned: jax.Array
-    gate: jax.Array
-    real_P: jax.Array
-    has_key_P: jax.Array
-    has_aligned_P: jax.Array
-
-
-def parallel_part(update, x):
-    """Projection of X' on X, per token: (X'·X / X·X) X; 0 where X is 0."""
+def parallel_part(update: jax.Array, x: jax.Array) -> jax.Array:
+    """Projection of `update` on X, per token (last axis): (X'·X / X·X) X; 0 where X is 0."""
     norm2 = jnp.sum(x * x, -1, keepdims=True)
     scale = jnp.sum(update * x, -1, keepdims=True) / jnp.where(norm2 > 0, norm2, 1.0)
     return scale * x
 
 
-UPDATES = {
+PARTS = {
     "full": lambda update, x: update,
     "parallel": parallel_part,
     "orthogonal": lambda update, x: update - parallel_part(update, x),
 }
 
 
-class GatedCrossAttention(nn.Module):
-    """One GCA module: one domain at one place. `initial`: as the backbone's own attention."""
+class GatedCrossAttention(Fusion):
+    """One GCA module. Its fields are explained in `known.GCAConfig`.
 
-    config: GCAConfig
-    heads: int
-    initial: Init = ABXI_INIT
+    part: a name of `PARTS`, or a function (X', query stream, name of the module) -> what is used
+    in its place, for interventions on trained models. With `part_of="update"` it acts on X', and
+    the gate sees what is left; with "gated" the gate sees X', and α ⊙ X' is what is replaced: with
+    `gate_act="tanh"` only this does not depend on the arbitrary signs of X' (see `angles`).
+    """
+
+    gate_input: str = "update"
+    gate_act: str = "sigmoid"
+    gate_inner: str = "relu"
+    gate_hidden: int = 4
+    layer_norm: bool = True
+    part: str | Callable = "full"
+    part_of: str = "update"
+    key_mask: bool = True
+    causal: bool = True
+
+    def __call__(
+        self, query: Stream, source: Stream, q_time_BxT: jax.Array, s_time_BxS: jax.Array
+    ) -> tuple[Stream, Probe]:
+        """-> (Stream X'', Probe); see `Fusion`."""
+        return self._fuse(query, source, q_time_BxT, s_time_BxS, self.causal)
 
     @nn.compact
-    def __call__(self, query: Stream, source: Stream, q_time_BxT, s_time_BxS):
-        """-> (Stream X'', Probe).
-
-        Times are positions on the merged axis: a query may use keys that are not later than it.
-        """
-        cfg, x = self.config, query.h_PxD
-        allowed = self._allowed(query, source, q_time_BxT, s_time_BxS)
-        attention = MultiHeadAttention(self.heads, self.initial, name="attention")
-        raw = attention(query, source, allowed) * query.real_P[:, None]
-        update = self._used(raw, query)
-        same_time = s_time_BxS[:, None, :] == q_time_BxT[:, :, None]
-        same_time &= (q_time_BxT >= 0)[:, :, None]
-        y_pooled, y_aligned, has_aligned = _views_of_y(query, source, allowed, same_time)
-        gate = self._gate(x, update if cfg.gate_input == "update" else y_aligned)
-        norm = LayerNorm(name="norm") if cfg.layer_norm else lambda h: h
-        out = query.map(lambda h: norm(h + gate * update))
-        has_key = query.packing.pack(allowed.any(-1)) & query.real_P
-        return out, Probe(
-            x, raw, y_pooled, y_aligned, gate, query.real_P, has_key, has_aligned & query.real_P
-        )
-
-    def _allowed(self, query, source, q_time_BxT, s_time_BxS):
-        shape = (*q_time_BxT.shape, s_time_BxS.shape[1])
-        allowed = jnp.ones(shape, bool)
-        if self.config.causal:
+    def _fuse(self, query, source, q_time_BxT, s_time_BxS, causal):
+        x = query.h_PxD
+        source_real_Bx1xS = source.packing.unpack(source.real_P)[:, None, :]
+        in_window_BxTx1 = (q_time_BxT >= 0)[:, :, None]
+        allowed = jnp.ones((*q_time_BxT.shape, s_time_BxS.shape[1]), bool)
+        if causal:
             # A query from before the window (time < 0) has no place among the keys.
-            allowed &= s_time_BxS[:, None, :] <= q_time_BxT[:, :, None]
-            allowed &= (q_time_BxT >= 0)[:, :, None]
-        if self.config.key_mask:
-            allowed &= source.packing.unpack(source.real_P)[:, None, :]
-        return allowed
+            allowed &= (s_time_BxS[:, None, :] <= q_time_BxT[:, :, None]) & in_window_BxTx1
+        if self.key_mask:
+            allowed &= source_real_Bx1xS
+        raw = MultiHeadAttention(self.heads, self.initial, name="attention")(query, source, allowed)
+        raw = raw * query.real_P[:, None]
+        same_time = (s_time_BxS[:, None, :] == q_time_BxT[:, :, None]) & in_window_BxTx1
+        aligned = same_time & source_real_Bx1xS
 
-    def _used(self, raw, query):
-        chosen = self.config.update
-        if callable(chosen):
-            return chosen(raw, query, self.name)
-        return UPDATES[chosen](raw, query.h_PxD)
+        def mean_of_y(chosen_BxTxS):
+            weight = chosen_BxTxS / jnp.maximum(chosen_BxTxS.sum(-1, keepdims=True), 1)
+            y_BxSxD = source.packing.unpack(source.h_PxD)
+            return query.packing.pack(jnp.einsum("bts,bsd->btd", weight, y_BxSxD))
+
+        y_pooled, y_aligned = mean_of_y(allowed), mean_of_y(aligned)
+        used = self._part(raw, query) if self.part_of == "update" else raw
+        gate = self._gate(x, used if self.gate_input == "update" else y_aligned)
+        gated = gate * used
+        if self.part_of == "gated":
+            gated = self._part(gated, query)
+        norm = LayerNorm(name="norm") if self.layer_norm else lambda h: h
+        has_key, has_aligned = (
+            query.packing.pack(chosen.any(-1)) & query.real_P for chosen in (allowed, aligned)
+        )
+        probe = Probe(x, raw, y_pooled, y_aligned, gate, query.real_P, has_key, has_aligned)
+        return query.map(lambda h: norm(h + gated)), probe
+
+    def _part(self, update, query):
+        if callable(self.part):
+            return self.part(update, query, self.name)
+        return PARTS[self.part](update, query.h_PxD)
 
     def _gate(self, x, other):
-        cfg, width = self.config, x.shape[-1]
+        """α = act(W2 inner(W1 [X; other] + b1) + b2): (P, D)."""
+        width = x.shape[-1]
         dense = functools.partial(nn.Dense, kernel_init=self.initial.weight)
-        hidden_width = cfg.gate_hidden * width
-        hidden = dense(hidden_width, name="gate_in")(jnp.concatenate([x, other], -1))
-        hidden = INNER_ACTIVATIONS[cfg.gate_inner](hidden)
-        return GATE_ACTIVATIONS[cfg.gate_act](dense(width, name="gate_out")(hidden))
-
-
-def _views_of_y(query, source, allowed_BxTxS, same_time_BxTxS):
-    """Y pooled over the allowed keys, Y at the query's own time, and where the latter exists."""
-    y_BxSxD = source.packing.unpack(source.h_PxD)
-
-    def mean(chosen_BxTxS):
-        weight = chosen_BxTxS / jnp.maximum(chosen_BxTxS.sum(-1, keepdims=True), 1)
-        return query.packing.pack(jnp.einsum("bts,bsd->btd", weight, y_BxSxD))
-
-    aligned_BxTxS = same_time_BxTxS & source.packing.unpack(source.real_P)[:, None, :]
-    has_aligned = query.packing.pack(aligned_BxTxS.any(-1))
-    return mean(allowed_BxTxS), mean(aligned_BxTxS), has_aligned
+        hidden = dense(self.gate_hidden * width, name="gate_in")(jnp.concatenate([x, other], -1))
+        hidden = INNER_ACTIVATIONS[self.gate_inner](hidden)
+        return GATE_ACTIVATIONS[self.gate_act](dense(width, name="gate_out")(hidden))

@@ -6,6 +6,7 @@ pointwise layers run on an array of real tokens (P, D), and only attention sees 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import flax
@@ -13,7 +14,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-# Initialisers of the official ABXI code (specs of the backbone, §3).
+# Initialisers of the official ABXI code (its models/layers).
 TABLE_INIT = nn.initializers.truncated_normal(0.02)  # cut at two standard deviations
 WEIGHT_INIT = nn.initializers.normal(0.02)
 LORA_A_INIT = nn.initializers.normal(50**-0.5)  # variance 1/50
@@ -21,7 +22,7 @@ LAYER_NORM_EPSILON = 1e-5
 XAVIER_NORMAL = nn.initializers.variance_scaling(1.0, "fan_avg", "normal")
 
 
-def linear_bias(fan_in):
+def linear_bias(fan_in: int) -> nn.initializers.Initializer:
     """A bias as PyTorch draws it: uniform within ±1/√fan_in."""
     draw, bound = jax.random.uniform, fan_in**-0.5
     return lambda key, shape, dtype=jnp.float32: draw(key, shape, dtype, -bound, bound)
@@ -51,12 +52,12 @@ class Packing:
     shape: tuple[int, int] = flax.struct.field(pytree_node=False)
     parts: tuple[int, ...] = flax.struct.field(pytree_node=False, default=())
 
-    def pack(self, grid_BxL):
+    def pack(self, grid_BxL: jax.Array) -> jax.Array:
         """(B, L, …) -> (P, …); unused slots are 0."""
         flat = grid_BxL.reshape(-1, *grid_BxL.shape[2:])
         return flat if self.at_P is None else _take(flat, self.at_P, self._slot_of())
 
-    def unpack(self, packed_P):
+    def unpack(self, packed_P: jax.Array) -> jax.Array:
         """(P, …) -> (B, L, …); empty places are 0."""
         grid = packed_P if self.at_P is None else _take(packed_P, self._slot_of(), self.at_P)
         return grid.reshape(*self.shape, *packed_P.shape[1:])
@@ -89,7 +90,7 @@ class Stream:
     real_P: jax.Array
     packing: Packing
 
-    def map(self, fn) -> Stream:
+    def map(self, fn: Callable[[jax.Array], jax.Array]) -> Stream:
         """Apply a pointwise function and keep padding at 0."""
         return self.replace(h_PxD=fn(self.h_PxD) * self.real_P[:, None])
 
@@ -97,6 +98,17 @@ class Stream:
         """The stream's last position only: (B, D)."""
         h, real = (self.packing.unpack(a)[:, -1] for a in (self.h_PxD, self.real_P))
         return Stream(h, real, Packing(None, (self.packing.shape[0], 1)))
+
+
+def allowed_keys(stream: Stream, causal: bool, key_mask: bool) -> jax.Array:
+    """(B, L, L) of a stream's attention to itself: which keys (last axis) each token may use."""
+    rows, length = stream.packing.shape
+    allowed = jnp.ones((rows, length, length), bool)
+    if causal:
+        allowed = jnp.tril(allowed)
+    if key_mask:
+        allowed &= stream.packing.unpack(stream.real_P)[:, None, :]
+    return allowed
 
 
 class Dropout(nn.Module):
@@ -109,7 +121,9 @@ class Dropout(nn.Module):
     """
 
     @nn.compact
-    def __call__(self, h, rate, parts: tuple[int, ...] = ()):
+    def __call__(
+        self, h: jax.Array, rate: float | jax.Array | None, parts: tuple[int, ...] = ()
+    ) -> jax.Array:
         if rate is None:
             return h
         key, width = self.make_rng("dropout"), h.shape[-1]
@@ -132,18 +146,18 @@ class LayerNorm(nn.Module):
     epsilon: float = LAYER_NORM_EPSILON
 
     @nn.compact
-    def __call__(self, h):
+    def __call__(self, h: jax.Array) -> jax.Array:
         # Two-pass variance: the fast one-pass form loses digits that parity tests look at.
         return nn.LayerNorm(epsilon=self.epsilon, use_fast_variance=False, name="norm")(h)
 
 
 class SwiGLU(nn.Module):
-    """W3( silu(W2 h) * (W1 h) ), no biases (specs §4.4)."""
+    """W3( silu(W2 h) * (W1 h) ), no biases: the feed-forward of ABXI."""
 
     width: int
 
     @nn.compact
-    def __call__(self, h):
+    def __call__(self, h: jax.Array) -> jax.Array:
         def dense(features, name):
             return nn.Dense(features, use_bias=False, kernel_init=WEIGHT_INIT, name=name)
 
@@ -157,7 +171,7 @@ class LoRA(nn.Module):
     rank: int
 
     @nn.compact
-    def __call__(self, h):
+    def __call__(self, h: jax.Array) -> jax.Array:
         width = h.shape[-1]
         a = self.param("a", LORA_A_INIT, (width, self.rank))
         b = self.param("b", nn.initializers.zeros, (self.rank, width))
@@ -176,7 +190,13 @@ class MultiHeadAttention(nn.Module):
     initial: Init = ABXI_INIT
 
     @nn.compact
-    def __call__(self, query: Stream, source: Stream, allowed_BxTxS, rate=None):
+    def __call__(
+        self,
+        query: Stream,
+        source: Stream,
+        allowed_BxTxS: jax.Array,
+        rate: float | jax.Array | None = None,
+    ) -> jax.Array:
         """-> (P, D) at the query's slots. A query with no allowed key gets exactly 0.
 
         rate: dropout on the attention weights.

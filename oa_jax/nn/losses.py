@@ -1,10 +1,9 @@
 """Losses that the backbones share: sampled softmax without a (B, L, K, D) gather, pairwise and
 contrastive terms, and the orthogonality penalty.
 
-All forms of the softmax take packed positions and return (total, terms_P): the weighted sum of
+Both forms of the softmax take packed positions and return (total, terms_P): the weighted sum of
 -log softmax(target) over the target and its rivals, which is differentiable, and its terms, which
-are for reading only. Rivals are K negatives of each position, of each row, of the whole batch, or
-all items.
+are for reading only. Rivals are K negatives of each position, or of each row.
 """
 
 from __future__ import annotations
@@ -15,22 +14,22 @@ import jax
 import jax.numpy as jnp
 
 from oa_jax.nn import shards
-from oa_jax.nn.gca import Probe
+from oa_jax.nn.fusion import Probe
 from oa_jax.nn.layers import Packing
 
 
-def shared_negatives(table, h_PxD, weight_P, target_P, packing: Packing, negatives_BxK):
+def shared_negatives(
+    table: jax.Array,
+    h_PxD: jax.Array,
+    weight_P: jax.Array,
+    target_P: jax.Array,
+    packing: Packing,
+    negatives_BxK: jax.Array,
+) -> tuple[jax.Array, jax.Array]:
     """Negatives shared by all positions of a row: gathered once a row, scored as one product."""
     scores_BxLxK = shards.products(table, packing.unpack(h_PxD), negatives_BxK)
     positive_P = jnp.sum(h_PxD * shards.rows(table, target_P), -1)
     terms_P = weight_P * _nll(positive_P, packing.pack(scores_BxLxK))
-    return jnp.sum(terms_P), jax.lax.stop_gradient(terms_P)
-
-
-def batch_negatives(table, h_PxD, weight_P, target_P, negatives_K):
-    """Negatives shared by the whole batch: one product (P, D) x (D, K)."""
-    positive_P = jnp.sum(h_PxD * shards.rows(table, target_P), -1)
-    terms_P = weight_P * _nll(positive_P, h_PxD @ shards.rows(table, negatives_K).T)
     return jnp.sum(terms_P), jax.lax.stop_gradient(terms_P)
 
 
@@ -39,7 +38,14 @@ CPU_BLOCK_BYTES = 2**21
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(5,))
-def position_negatives(table, h_PxD, weight_P, target_P, negatives_PxK, block):
+def position_negatives(
+    table: jax.Array,
+    h_PxD: jax.Array,
+    weight_P: jax.Array,
+    target_P: jax.Array,
+    negatives_PxK: jax.Array,
+    block: int,
+) -> tuple[jax.Array, jax.Array]:
     """Negatives of each position's own, in blocks of at most `block` positions; on a CPU in blocks
     whose item vectors are at most `CPU_BLOCK_BYTES`.
 
@@ -101,79 +107,13 @@ def _scan_blocks(divided, table, h_PxD, weight_P, ids_Px1K, *, block, with_gradi
     return (jnp.sum(terms_P), d_table), (held.once(terms_P), d_h_PxD)
 
 
-def _forward_rule(table, h_PxD, weight_P, target_P, negatives_PxK, block):
-    return _forward(table, h_PxD, weight_P, target_P, negatives_PxK, block)
-
-
 def _backward_rule(block, gradient, cotangents):
     d_table, d_h = gradient
     scale = cotangents[0]
-    return scale * d_table, scale * d_h, None, None, None
+    return scale * d_table, scale * d_h, None, None, None  # nothing for weights and ids
 
 
-position_negatives.defvjp(_forward_rule, _backward_rule)
-
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(4,))
-def all_items(table, h_PxD, weight_P, target_P, block):
-    """The exact softmax over all items, rows 1 and up of `table`, in blocks of `block` items.
-
-    The normaliser is summed up block by block; the gradient computes the scores again, so that
-    nothing of size (P, I) ever exists. Differentiable in `table` and `h_PxD`; `weight_P` is a
-    constant.
-    """
-    return _all_items(table, h_PxD, weight_P, target_P, block)[0]
-
-
-def _all_items(table, h_PxD, weight_P, target_P, block):
-    def step(running, number):
-        most_P, total_P = running
-        _, rows, is_new = _rows_of_block(table, number, block)
-        scores_PxN = jnp.where(is_new, h_PxD @ rows.T, -jnp.inf)
-        more_P = jnp.maximum(most_P, scores_PxN.max(-1))
-        fresh_P = jnp.sum(jnp.exp(scores_PxN - more_P[:, None]), -1)
-        return (more_P, total_P * jnp.exp(most_P - more_P) + fresh_P), None
-
-    start = (jnp.full(len(h_PxD), -jnp.inf), jnp.zeros(len(h_PxD)))
-    (most_P, total_P), _ = jax.lax.scan(step, start, jnp.arange(_n_blocks(table, block)))
-    normaliser_P = most_P + jnp.log(total_P)
-    terms_P = weight_P * (normaliser_P - jnp.sum(h_PxD * table[target_P], -1))
-    saved = (table, h_PxD, weight_P, target_P, normaliser_P)
-    return (jnp.sum(terms_P), terms_P), saved
-
-
-def _all_items_gradient(block, saved, cotangents):
-    table, h_PxD, weight_P, target_P, normaliser_P = saved
-    weight_P = cotangents[0] * weight_P
-
-    def step(gradients, number):
-        d_table, d_h = gradients
-        first, rows, is_new = _rows_of_block(table, number, block)
-        chance_PxN = jnp.exp(h_PxD @ rows.T - normaliser_P[:, None])
-        d_scores = jnp.where(is_new, weight_P[:, None] * chance_PxN, 0.0)
-        old = jax.lax.dynamic_slice_in_dim(d_table, first, len(rows))
-        d_table = jax.lax.dynamic_update_slice_in_dim(d_table, old + d_scores.T @ h_PxD, first, 0)
-        return (d_table, d_h + d_scores @ rows), None
-
-    start = (jnp.zeros_like(table), jnp.zeros_like(h_PxD))
-    (d_table, d_h), _ = jax.lax.scan(step, start, jnp.arange(_n_blocks(table, block)))
-    d_table = d_table.at[target_P].add(-weight_P[:, None] * h_PxD)
-    return d_table, d_h - weight_P[:, None] * table[target_P], None, None
-
-
-def _n_blocks(table, block):
-    return -(-(len(table) - 1) // block)
-
-
-def _rows_of_block(table, number, block):
-    """(first row, rows, which of them no earlier block had): the last block reaches back."""
-    size = min(block, len(table) - 1)
-    first = jnp.minimum(1 + number * block, len(table) - size)
-    rows = jax.lax.dynamic_slice_in_dim(table, first, size)
-    return first, rows, first + jnp.arange(size) >= 1 + number * block
-
-
-all_items.defvjp(_all_items, _all_items_gradient)
+position_negatives.defvjp(_forward, _backward_rule)
 
 
 def _nll(positive_P, negative_PxK):
@@ -181,14 +121,18 @@ def _nll(positive_P, negative_PxK):
     return jax.nn.logsumexp(scores, -1) - positive_P
 
 
-def pairwise(positive_P, negative_P, real_P, nan_if_empty: bool):
-    """Mean over the real slots of softplus(-s+) + softplus(s-) (specs llm4cdsr §6)."""
+def pairwise(
+    positive_P: jax.Array, negative_P: jax.Array, real_P: jax.Array, nan_if_empty: bool
+) -> jax.Array:
+    """Mean over the real slots of softplus(-s+) + softplus(s-), as BCE with logits gives it."""
     terms_P = jax.nn.softplus(-positive_P) + jax.nn.softplus(negative_P)
     return _masked_mean(terms_P, real_P, nan_if_empty)
 
 
-def contrastive(x_NxD, y_NxD, tau, chosen_N, nan_if_empty: bool):
-    """C(X, Y; tau) of specs llm4cdsr §6 over the chosen rows, soft targets as they are (Q15).
+def contrastive(
+    x_NxD: jax.Array, y_NxD: jax.Array, tau: jax.Array, chosen_N: jax.Array, nan_if_empty: bool
+) -> jax.Array:
+    """C(X, Y; tau) of LLM4CDSR over the chosen rows, soft targets as they are (Q15).
 
     The target of row i is a softmax of tau (X Xᵀ + Y Yᵀ) / 2, through which gradients flow; its
     columns are not normalised again for the second direction.
@@ -214,12 +158,14 @@ def _masked_mean(values_N, chosen_N, nan_if_empty):
     return total / (count if nan_if_empty else jnp.maximum(count, 1.0))
 
 
-def mean_cos2(probes: dict[str, Probe]):
-    """Mean of cos²(X, X') over the tokens with a key, then over GCA modules (specs gca §1)."""
+def mean_cos2(probes: dict[str, Probe], part_of: str = "update") -> jax.Array:
+    """Mean of cos²(X, X') over the tokens with a key, then over fusions; with "gated" of
+    cos²(X, α ⊙ X'), which does not depend on the signs of X' (`angles`)."""
 
     def one(probe):
-        dot = jnp.sum(probe.x * probe.update, -1)
-        norms = jnp.sum(probe.x**2, -1) * jnp.sum(probe.update**2, -1)
+        update = probe.update if part_of == "update" else probe.gate * probe.update
+        dot = jnp.sum(probe.x * update, -1)
+        norms = jnp.sum(probe.x**2, -1) * jnp.sum(update**2, -1)
         # A direction this short is rounding: without the bound its gradient would overflow, and
         # spoil the step even at λ = 0.
         there = norms > 1e-18
@@ -227,3 +173,17 @@ def mean_cos2(probes: dict[str, Probe]):
         return jnp.sum(cos2 * probe.has_key_P) / jnp.maximum(jnp.sum(probe.has_key_P), 1)
 
     return sum(map(one, probes.values())) / len(probes)
+
+
+def penalised(
+    total: jax.Array,
+    aux: dict[str, jax.Array],
+    probes: dict[str, Probe],
+    weight: jax.Array,
+    part_of: str,
+) -> tuple[jax.Array, dict[str, jax.Array]]:
+    """(total + weight · `mean_cos2`, aux with "cos2"); as they are without any fusion."""
+    if not probes:
+        return total, aux
+    cos2 = mean_cos2(probes, part_of)
+    return total + weight * cos2, aux | {"cos2": cos2}

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -29,7 +31,7 @@ def size(*names: str) -> int:
     return math.prod(mesh.shape[name] for name in names if name in axes())
 
 
-def on_batch(tree):
+def on_batch(tree: Any) -> Any:
     """`tree` with its arrays' first axis over both axes; arrays that these do not divide stay."""
     names = axes()
 
@@ -41,7 +43,7 @@ def on_batch(tree):
     return jax.tree.map(one, tree)
 
 
-def is_divided(table) -> bool:
+def is_divided(table: jax.Array) -> bool:
     """Whether the rows of a table lie over `table`: of any that this axis divides they do."""
     return "table" in axes() and len(table) % size("table") == 0
 
@@ -53,13 +55,13 @@ class Rows:
     array: jax.Array
     divided: bool = False
 
-    def get(self, ids):
+    def get(self, ids: jax.Array) -> jax.Array:
         """(…, D): the rows `ids`, 0 for those that other devices hold."""
         if not self.divided:
             return self.array[ids]
         return self.array.at[self._places(ids)].get(mode="fill", fill_value=0)
 
-    def products(self, h, ids_BxK):
+    def products(self, h: jax.Array, ids_BxK: jax.Array) -> jax.Array:
         """(B, …, K): products of `h` (B, …, D) with the rows `ids_BxK` of each, 0 where others
         hold them.
 
@@ -71,17 +73,17 @@ class Rows:
         places, every = self._places(ids_BxK), h @ self.array.T
         return jnp.take_along_axis(every, places, axis=1, mode="fill", fill_value=0)
 
-    def add(self, total, ids, values):
+    def add(self, total: jax.Array, ids: jax.Array, values: jax.Array) -> jax.Array:
         """`total`, of the same rows, with `values` (…, D) added at those of `ids` held here."""
         if not self.divided:
             return total.at[ids].add(values)
         return total.at[self._places(ids)].add(values, mode="drop")
 
-    def sum(self, values):
+    def sum(self, values: Any) -> Any:
         """`values` added up over the devices that hold the parts of the table."""
         return jax.lax.psum(values, "table") if self.divided else values
 
-    def once(self, values):
+    def once(self, values: jax.Array) -> jax.Array:
         """`values` that those devices know alike, on one of them, 0 on the others."""
         if not self.divided:
             return values
@@ -94,7 +96,7 @@ class Rows:
         return jnp.where(places < 0, len(self.array), places)  # a negative index would wrap
 
 
-def over_batch(part, table, *batch):
+def over_batch(part: Callable, table: jax.Array, *batch: jax.Array) -> tuple[Any, Any]:
     """`part(Rows, *batch)` -> ((total, of_table), outs), by devices that hold a part of each.
 
     table: (V, D).  batch: arrays with the same first axis; a device sees its own part of `data`,
@@ -133,7 +135,7 @@ def over_batch(part, table, *batch):
     return run(table, *batch)
 
 
-def rows(table, ids):
+def rows(table: jax.Array, ids: jax.Array) -> jax.Array:
     """`table[ids]`: (…, D). Each device looks up the rows that it holds."""
     if not is_divided(table):
         return table[ids]
@@ -141,7 +143,7 @@ def rows(table, ids):
     return found.reshape(*ids.shape, -1)
 
 
-def products(table, h, ids_BxK):
+def products(table: jax.Array, h: jax.Array, ids_BxK: jax.Array) -> jax.Array:
     """(B, …, K): products of each row of `h` (B, …, D) with the rows `ids_BxK` of the table."""
     if not is_divided(table):
         return Rows(table).products(h, ids_BxK)
@@ -153,7 +155,7 @@ def padded_rows(n_rows: int, n_parts: int) -> int:
     return -(-n_rows // n_parts) * n_parts
 
 
-def with_spare_rows(init):
+def with_spare_rows(init: Callable) -> Callable:
     """The initializer of a table of shape (V, D): `init`, and the rows that are added."""
 
     def padded(key, shape):
@@ -184,25 +186,25 @@ class Blocks:
     def __len__(self):
         return -(-self._rows // self.width)
 
-    def ids(self, number):
+    def ids(self, number: int | jax.Array) -> jax.Array:
         """(K,): the rows of a block; numbers above `last` where there is none."""
         offset = number * self.width + jnp.arange(self.width)
         first = self._rows * jnp.arange(self.n_parts)
         ids = jnp.where(offset < self._rows, first[:, None] + offset, self.last + 1)
         return ids.ravel()
 
-    def columns(self, number, ids):
+    def columns(self, number: int | jax.Array, ids: jax.Array) -> jax.Array:
         """The places of `ids` in a block; K for those in other blocks."""
         part, offset = ids // self._rows, ids % self._rows - number * self.width
         there = (offset >= 0) & (offset < self.width)
         return jnp.where(there, part * self.width + offset, self.n_parts * self.width)
 
-    def by_part(self, values_BxK):
+    def by_part(self, values_BxK: jax.Array) -> jax.Array:
         """(B, parts, width)"""
         return values_BxK.reshape(len(values_BxK), self.n_parts, self.width)
 
 
-def block_rows(table, ids_K):
+def block_rows(table: jax.Array, ids_K: jax.Array) -> jax.Array:
     """(K, D): the rows `ids_K` of one of the `Blocks`."""
     if not is_divided(table):
         return table[jnp.minimum(ids_K, len(table) - 1)]

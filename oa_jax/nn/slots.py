@@ -1,9 +1,12 @@
-"""How much room a batch's packed lists of tokens are given: the capacities of a program."""
+"""What tasks share: the rows of a batch, how they are read, and the room of its packed streams."""
 
 from __future__ import annotations
 
 import functools
+from typing import NamedTuple
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
 from oa_jax.nn import draws
@@ -11,9 +14,51 @@ from oa_jax.nn import draws
 SLOT_MULTIPLE = 128  # capacities are rounded up to this many slots
 
 
+def take(arrays, name: str, rows_B, fill=0):
+    """Rows of an array; `fill` where the number is out of range."""
+    return arrays[name].at[rows_B].get(mode="fill", fill_value=fill)
+
+
+def packed_places(grid_BxL, size: int):
+    """(size,) flat places of the entries that are not 0; the rest lie out of range."""
+    flat = grid_BxL.ravel()
+    return jnp.nonzero(flat, size=size, fill_value=flat.size)[0]
+
+
+class Lists(NamedTuple):
+    """Lists of a batch's rows, see `events.rows`: row b has first[b], …, first[b] + n[b] - 1."""
+
+    values: jax.Array
+    first: jax.Array
+    n: jax.Array
+
+    @classmethod
+    def of(cls, arrays, name: str, rows_B) -> Lists:
+        """Of rows out of range the empty list."""
+        parts = (take(arrays, f"{part}_{name}", rows_B) for part in ("first", "n"))
+        return cls(arrays[name], *parts)
+
+    def draw_outside(self, key, row, n_items: int, size: int, most: int):
+        """`size` distinct integers of [0, n_items) that row number `row` does not list."""
+        args = self.values, self.n[row], size, self.first[row], most
+        return draws.distinct_outside(key, n_items, *args)
+
+
 class Slots:
-    """What a task with packed lists shares. It has `slot_counts`, the (N, U) tokens of each of its
-    U training users in each of N lists, `n_users` and `batch_size`."""
+    """The base of the tasks. A task has training rows 0..n_users-1 and
+
+    slot_counts: (N, U) tokens of each row in each of the N streams that a batch packs.
+    row_users: (U,) the user of `log` behind each row.
+    list_sizes: {name: (U,)} entries of each row in the lists of the arrays, see `events.rows`.
+    arrays_of(log, split, rows): arrays of training of some rows, (U, ...) and lists, of widths that
+        do not depend on them; user i of the log is the user of row rows[i]. Whatever else belongs
+        to a row, its number included, is a column.
+    batch(arrays, rows_N, seed, step, capacity): a batch out of the rows `rows_of_batch`. It reads
+        the arrays by these numbers alone: the arrays of a batch's rows, and their places among
+        them, make the batch that the arrays of all rows make.
+    """
+
+    n_support = 0  # rows that a batch has beside the batch_size ones of an epoch's order
 
     @property
     def n_steps(self) -> int:
@@ -33,13 +78,51 @@ class Slots:
         usual = size * counts.mean(1) + 5 * counts.std(1) * np.sqrt(size * left)
         return np.minimum(usual, np.sort(counts, 1)[:, -size:].sum(1))
 
-    def capacity(self, slots_needed) -> tuple[int, ...]:
+    def capacity(self, slots_needed: np.ndarray) -> tuple[int, ...]:
         """Slots of each list in a batch: the usual ones, or the need if it is more, rounded up."""
         slots = np.ceil(np.maximum(self.usual_slots, slots_needed) / SLOT_MULTIPLE)
         return tuple(int(n) * SLOT_MULTIPLE for n in slots)
 
+    @property
+    def n_users(self) -> int:
+        """Training rows."""
+        return len(self.row_users)
+
+    def train_arrays(self) -> dict[str, np.ndarray]:
+        """Host arrays of training of all rows."""
+        return self.arrays_of_rows(np.arange(self.n_users))
+
+    def arrays_of_rows(self, rows: np.ndarray) -> dict[str, np.ndarray]:
+        """Host arrays of training of some rows, one or more."""
+        users = self.row_users[rows]
+        return self.arrays_of(self.log.take(users), self.split.take(users), rows)
+
+    @functools.cached_property
+    def most(self) -> dict[str, int]:
+        """The most entries that a row has in each of the lists."""
+        return {name: int(sizes.max()) for name, sizes in self.list_sizes.items()}
+
+    def list_room(self, name: str) -> int:
+        """Entries that hold a list of any batch's rows: no row comes more than once on each side
+        of the query and the support."""
+        sizes = np.sort(self.list_sizes[name])[::-1]
+        return int(sizes[: self.batch_size].sum() + sizes[: self.n_support].sum())
+
+    def rows_of_batch(self, rows_B, seed, step):
+        """(N,) rows that the batch of step `step` reads, those of the order first."""
+        return rows_B
+
+    def epoch_rows(self, seed, epoch):
+        """(T, N): rows of every batch of an epoch; numbers out of range are empty rows."""
+        rows_TxB = draws.epoch_rows(seed, epoch, self.n_users, self.batch_size)
+        steps_T = epoch * self.n_steps + jnp.arange(self.n_steps)
+
+        def of_batch(rows_and_step):
+            return self.rows_of_batch(rows_and_step[0], seed, rows_and_step[1])
+
+        return jax.lax.map(of_batch, (rows_TxB, steps_T))
+
     def slots_needed(self, counts_NxU, seed, epoch):
         """(N,): the most tokens of each list that any batch of this epoch holds."""
-        rows = draws.epoch_rows(seed, epoch, self.n_users, self.batch_size)
-        counts = counts_NxU.at[:, rows].get(mode="fill", fill_value=0)
+        counts = counts_NxU.at[:, self.epoch_rows(seed, epoch)].get(mode="fill", fill_value=0)
         return counts.sum(-1).max(-1)

@@ -6,73 +6,133 @@ at which it stands.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 
+from oa_jax.nn.fusion import DOMAINS, Probe, fuse
+from oa_jax.nn.known import GCAConfig
 from oa_jax.nn.layers import (
     XAVIER_NORMAL,
     Dropout,
     Init,
     LayerNorm,
     MultiHeadAttention,
+    Packing,
     Stream,
+    allowed_keys,
     linear_bias,
 )
 
-PLACES = (0, 1, 2)  # after embedding, after block 1, after block 2
-DOMAINS = ("A", "B")
 STREAMS = ("x", *DOMAINS)
-N_BLOCKS = 2
 INIT = Init(XAVIER_NORMAL, XAVIER_NORMAL)
 EPSILON = 1e-8
+Rate = float | jax.Array | None  # of dropout; None without
+
+
+def places(blocks: int) -> tuple[int, ...]:
+    """Where a fusion may stand: after the embedding (0), and after each block."""
+    return tuple(range(blocks + 1))
 
 
 class Block(nn.Module):
-    """One SASRec block of the official code: keys and values from X, residuals from LN(X)."""
+    """One SASRec block of LLM4CDSR's code: keys and values from X, residuals from LN(X)."""
 
     heads: int
 
     @nn.compact
-    def __call__(self, stream: Stream, allowed_BxTxS, rate, last_only=False):
+    def __call__(
+        self, stream: Stream, allowed_BxTxS: jax.Array, rate: Rate, last_only: bool = False
+    ) -> Stream:
+        """The stream after the block, or only its last position, of which alone it is computed."""
         width = stream.h_PxD.shape[-1]
-        source, query = stream, stream.last() if last_only else stream
+        query = stream.last() if last_only else stream
         query = query.map(LayerNorm(EPSILON, name="norm_attention"))
         allowed = allowed_BxTxS[:, -1:] if last_only else allowed_BxTxS
         attention = MultiHeadAttention(self.heads, INIT, name="attention")
-        update = attention(query, source, allowed, rate)
+        update = attention(query, stream, allowed, rate)
         norm = LayerNorm(EPSILON, name="norm_ffn")
-        dense = {
-            name: nn.Dense(
-                width, kernel_init=XAVIER_NORMAL, bias_init=linear_bias(width), name=f"ffn_{name}"
-            )
-            for name in ("in", "out")
-        }
+        init = {"kernel_init": XAVIER_NORMAL, "bias_init": linear_bias(width)}
+        ffn_in, ffn_out = (nn.Dense(width, **init, name=f"ffn_{part}") for part in ("in", "out"))
 
         def feed_forward(h):
             h = norm(h + update)
-            inner = nn.relu(Dropout()(dense["in"](h), rate))
-            return h + Dropout()(dense["out"](inner), rate)
+            inner = nn.relu(Dropout()(ffn_in(h), rate))
+            return h + Dropout()(ffn_out(inner), rate)
 
         return query.map(feed_forward)
 
 
-def cross(modules: dict, kv: str, streams: dict, times: dict):
-    """GCA at one place: each domain's stream looks at the merged or at the other domain's.
+class StreamNet(nn.Module):
+    """A network of three streams. Its `setup` makes `positions`, {stream: table}, and the layers
+    of `add_layers`; its `__call__` is compact, as fusions are made where they are used."""
 
-    modules: {domain: GatedCrossAttention}; times: {stream: columns of stream x}.
-    -> (streams, {domain: Probe})
-    """
-    out, probes = dict(streams), {}
-    for domain, other in zip(DOMAINS, reversed(DOMAINS), strict=True):
-        source = "x" if kv == "merged" else other
-        out[domain], probes[domain] = modules[domain](
-            streams[domain], streams[source], times[domain], times[source]
-        )
-    return out, probes
+    config: Any  # d_embed, heads, blocks
+    gca: GCAConfig
 
+    def add_layers(self) -> None:
+        """What every stream has of its own: blocks, last norm, dropout."""
+        cfg = self.config
+        self.block = {s: [Block(cfg.heads) for _ in range(cfg.blocks)] for s in STREAMS}
+        self.norm = {s: LayerNorm(EPSILON) for s in STREAMS}
+        self.dropout = {s: Dropout() for s in STREAMS}
 
-def times_of(batch) -> dict:
-    """Columns of the merged sequence at which the tokens of each stream stand; -1 at padding."""
-    shape = batch["seq"].shape
-    axis = jnp.broadcast_to(jnp.arange(shape[1]), shape)
-    return {"x": axis, "A": batch["time_A"], "B": batch["time_B"]}
+    def embed(
+        self,
+        batch: dict[str, jax.Array],
+        vectors: Callable[[str, jax.Array], jax.Array],
+        place: Callable[[jax.Array], jax.Array],
+        rate: Rate,
+        names: tuple[str, ...] = STREAMS,
+    ) -> dict[str, Stream]:
+        """The streams `names` before the first block; of all positions, or of those in `at_NAME`.
+
+        vectors: (stream, ids (P,)) -> scaled item vectors (P, D).
+        place: real tokens (B, L) -> each one's row in the table of positions.
+        """
+        streams = {}
+        for name in names:
+            ids_BxL = batch["seq" if name == "x" else f"seq_{name}"]
+            packing = Packing(batch.get(f"at_{name}"), ids_BxL.shape)
+            ids_P, place_P = packing.pack(ids_BxL), packing.pack(place(ids_BxL != 0))
+            h_PxD = vectors(name, ids_P) + self.positions[name][place_P]
+            stream = Stream(self.dropout[name](h_PxD, rate), ids_P != 0, packing)
+            streams[name] = stream.map(lambda h: h)  # padding back to 0
+        return streams
+
+    def run(
+        self,
+        batch: dict[str, jax.Array],
+        streams: dict[str, Stream],
+        rate: Rate,
+        causal: bool = True,
+        key_mask: bool = True,
+        last_only: bool = False,
+    ) -> tuple[dict[str, Stream], dict[str, Probe]]:
+        """Blocks and fusions -> (streams before the last norm, {"place/domain": Probe}).
+
+        last_only: the last position of each row. Stream x alone meets no fusion.
+        """
+        cfg, probes = self.config, {}
+        axis = jnp.broadcast_to(jnp.arange(batch["seq"].shape[1]), batch["seq"].shape)
+        # Columns of the merged sequence at which the tokens stand; -1 at a domain's padding.
+        times = {s: axis if s == "x" else batch[f"time_{s}"] for s in streams}
+        for place in places(cfg.blocks):
+            # What follows the last block is pointwise, unless a fusion stands there.
+            shorten = last_only and place == cfg.blocks and place not in self.gca.positions
+            if place:
+                streams = {
+                    name: self.block[name][place - 1](
+                        stream, allowed_keys(stream, causal, key_mask), rate, shorten
+                    )
+                    for name, stream in streams.items()
+                }
+            if len(streams) > 1:
+                streams, seen = fuse(self.gca, place, streams, times, cfg.heads, INIT)
+                probes |= seen
+        if last_only:
+            streams = {name: stream.last() for name, stream in streams.items()}
+        return streams, probes

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
+from collections.abc import Callable
 
 import jax
 import numpy as np
@@ -11,7 +12,6 @@ import numpy as np
 from oa_jax import processes
 from oa_jax.engine import program as engine_lib
 from oa_jax.engine.state import State
-from oa_jax.errors import Interrupted
 from oa_jax.experiment import Experiment
 from oa_jax.runs.checkpoint import Checkpoints
 from oa_jax.runs.metrics_file import Rows
@@ -37,41 +37,62 @@ class Clock:
         return out
 
 
-def train(experiment: Experiment, workdir: Workdir, say) -> tuple[State, dict[str, float]]:
+def train(
+    experiment: Experiment, workdir: Workdir, say: Callable[[str], None]
+) -> tuple[State, dict[str, float]]:
     """Train all seeds to their ends -> (states of all seeds, seconds by kind).
 
-    Goes on from the newest checkpoint. `say` prints one line. Raises Interrupted, with everything
-    saved, after the epoch in which the process was told to leave.
+    Goes on from the newest checkpoint, which may hold fewer seeds, or seeds that had reached a
+    smaller max_epochs. `say` prints one line. Raises Interrupted, with everything saved, after
+    the epoch in which the process was told to leave.
     """
-    engine, seeds, config = experiment.engine, experiment.seeds, experiment.config["train"]
+    engine, seeds, config = experiment.engine, experiment.seeds, experiment.config.train
     rows, clock = Rows(experiment, workdir), Clock(engine, {})
-    saving = Checkpoints(workdir.checkpoints, config["keep_checkpoints"])
-    with saving as checkpoints, processes.Notice() as notice:
-        found = checkpoints.restore_newest(engine.abstract(seeds, experiment.hparams()))
+    saving = Checkpoints(workdir.checkpoints, config.keep_checkpoints, say)
+    with processes.Notice() as notice, saving as checkpoints:  # its end waits for the last save
+        states, step, fresh = _begin(experiment, workdir, checkpoints, clock, say)
         arrays = engine.keep(experiment.train_arrays(), len(seeds))
-        if found:
-            epoch, states, clock.seconds = found
-            workdir.keep_rows(epoch)
-            say(f"going on after epoch {epoch}")
-        else:
-            epoch, states = 0, clock.timed("train", engine.create, seeds, experiment.hparams())
-            workdir.keep_rows(-1)
-            rows.add(0, states, clock.timed("evaluate", engine.assess, states, arrays))
-        groups = Groups(states, config["compaction"], engine.layout.seed_size(len(seeds)))
-        while groups.running.any():
-            begin = time.perf_counter()
+        if len(fresh):
+            begun = engine_lib.take_seeds(states, fresh)
+            rows.add(0, begun, clock.timed("evaluate", engine.assess, begun, arrays), fresh)
+        groups = Groups(states, config.compaction, engine.layout.seed_size(len(seeds)))
+        while groups.running.any() or groups.next_cohort():
+            begin, epoch = time.perf_counter(), groups.epoch
             capacity = clock.timed("train", engine.capacity, seeds, epoch)
             states, report = clock.timed("train", engine.epoch, groups.states, arrays, capacity)
-            epoch += 1
+            epoch, step = epoch + 1, step + 1
             rows.add(epoch, states, report, groups.slots, groups.running)
             say(rows.line(epoch, time.perf_counter() - begin))
             groups.update(states)
-            leaving = notice.holds() and groups.running.any()
-            if leaving or epoch % config["checkpoint_every"] == 0 or not groups.running.any():
-                clock.timed("save", checkpoints.save, epoch, groups.all(), clock.seconds)
+            leaving = notice.holds()
+            if leaving or epoch % config.checkpoint_every == 0 or not groups.running.any():
+                clock.timed("save", checkpoints.save, step, groups.all(), clock.seconds)
             if leaving:
-                raise Interrupted(f"{workdir.path} is saved after epoch {epoch}")
+                raise notice.error(f"{workdir.path} is saved after epoch {epoch}")
     return groups.all(), clock.seconds
+
+
+def _begin(experiment, workdir, checkpoints, clock, say) -> tuple[State, int, np.ndarray]:
+    """States of all seeds to go on from, the step that they were saved in, and the slots of those
+    that begin now."""
+    engine, seeds, hparams = experiment.engine, experiment.seeds, experiment.hparams()
+    slots, n_saved = np.arange(len(seeds)), checkpoints.n_seeds() or len(seeds)
+    some = jax.tree.map(lambda a: a[:n_saved], hparams)
+    found = checkpoints.restore_newest(engine.abstract(seeds[:n_saved], some))
+    if not found:
+        workdir.keep_rows({})
+        return clock.timed("train", engine.create, seeds, hparams), 0, slots
+    step, states, clock.seconds = found
+    epochs = processes.fetch(states.epoch)
+    workdir.keep_rows(dict(zip(seeds.tolist(), epochs.tolist(), strict=False)))
+    say(f"going on after epoch {int(epochs.max())}")
+    # The configuration may allow more epochs than it did.
+    states = states.replace(done=engine.settings.schedule.is_over(states))
+    if n_saved < len(seeds):
+        more = jax.tree.map(lambda a: a[n_saved:], hparams)
+        fresh = clock.timed("train", engine.create, seeds[n_saved:], more)
+        states = engine_lib.join_seeds([states, fresh], slots)
+    return states, step, slots[n_saved:]
 
 
 class Groups:
@@ -80,6 +101,9 @@ class Groups:
     With compaction, seeds that stop leave the program: uneven stopping costs little, but every
     size of the program is compiled. Without, they stay in it and no longer change.
 
+    Seeds in a program stand at the same epoch. Where they do not, as seeds that were added later
+    begin from the first, they form cohorts, which are trained one after the other.
+
     multiple: the program's seeds are a multiple of it. Those that are missing are padding slots,
     copies of another seed that have stopped, and of no number.
     """
@@ -87,8 +111,37 @@ class Groups:
     def __init__(self, states: State, compaction: bool, multiple: int = 1):
         self.compaction, self.multiple = compaction, multiple
         self._aside: list[tuple[np.ndarray, State]] = []
-        self._fill(np.arange(states.seed.shape[0]), states)
+        done, epoch = processes.fetch((states.done, states.epoch))
+        slots = np.arange(len(done))
+        of_running = np.unique(epoch[~done])
+        for later in of_running[1:]:
+            self._put_aside(slots, states, (epoch == later) & ~done)
+        kept = slots[np.isin(epoch, of_running[:1]) | done] if len(of_running) > 1 else slots
+        self._fill(kept, states if len(kept) == len(slots) else engine_lib.take_seeds(states, kept))
         self.update(self.states)
+
+    @property
+    def epoch(self) -> int:
+        """Epochs that the running seeds of the program have trained."""
+        return int(processes.fetch(self.states.epoch)[self.running][0])
+
+    def next_cohort(self) -> bool:
+        """Take the next seeds that wait into the program; False if none do."""
+        waiting = self._waiting()
+        if not waiting:
+            return False
+        self._put_aside(self.slots, self.states, self.slots != PADDING)
+        index = waiting[0]
+        self._fill(*self._aside.pop(index))
+        self.update(self.states)
+        return True
+
+    def _waiting(self) -> list[int]:
+        """Numbers of the groups aside with seeds that have not ended."""
+        return [i for i, (_, s) in enumerate(self._aside) if not processes.fetch(s.done).all()]
+
+    def _put_aside(self, slots, states, chosen):
+        self._aside.append((slots[chosen], engine_lib.take_seeds(states, chosen)))
 
     def update(self, states: State) -> None:
         """Take the new states of the seeds in the program; put aside those that stopped."""
@@ -98,7 +151,7 @@ class Groups:
         if self.compaction and 0 < self._slots_for(n_running) < len(self.slots):
             done = ~self.running & (self.slots != PADDING)
             if done.any():
-                self._aside.append((self.slots[done], engine_lib.take_seeds(states, done)))
+                self._put_aside(self.slots, states, done)
             self._fill(self.slots[self.running], engine_lib.take_seeds(states, self.running))
             self.running = self.slots != PADDING
 

@@ -11,7 +11,6 @@ from oa_jax import processes
 from oa_jax.errors import UserError
 from oa_jax.experiment import Experiment
 from oa_jax.nn import angles
-from oa_jax.ranking.metrics import metrics_by_domain, metrics_by_group
 from oa_jax.runs.workdir import Workdir
 
 
@@ -20,9 +19,8 @@ class Rows:
 
     def __init__(self, experiment: Experiment, workdir: Workdir):
         self.experiment, self.workdir = experiment, workdir
-        self.val = experiment.eval_rows["val"]
         self._newest: list[dict] = []
-        wanted = experiment.config["train"]["tensorboard"] and processes.is_first()
+        wanted = experiment.config.train.tensorboard and processes.is_first()
         self._board = _board(workdir) if wanted else None
 
     def add(self, epoch, states, report, slots=None, running=None) -> None:
@@ -53,31 +51,29 @@ class Rows:
             self._board.flush()
 
     def _val_metrics(self, report, i):
-        n_rows = len(self.val["target"])
+        evaluation = self.experiment.evaluation
+        n_rows = len(evaluation.rows["val"]["target"])
         ranks = jax.tree.map(lambda a: a[i][:n_rows], report["ranks"])
         counts = ranks.rank, ranks.ties, ranks.n_candidates
-        name = self.experiment.protocol_names[self.experiment.watched]
-        tie_weight = self.experiment.tie_weight
-        metrics = metrics_by_domain(*counts, self.val["domain"], tie_weight, name)
-        every = {k: v for k, v in self.experiment.groups["val"].items() if k == "all"}
-        metrics |= metrics_by_group(*counts, every, tie_weight, name)
+        metrics = evaluation.metrics("val", evaluation.watched, *counts, groups=["all"])
         if not ranks.finite.all():  # quirk Q9: nothing is above a target that is not a number
             return dict.fromkeys(metrics, float("nan"))
         return metrics
 
     def line(self, epoch: int, seconds: float) -> str:
         """Epoch, validation NDCG@10 of each running seed (* a new best), speed, time left."""
-        name, parts = self.experiment.protocol_names[self.experiment.watched], []
+        evaluation, parts = self.experiment.evaluation, []
+        name = evaluation.rankings[evaluation.watched]
         for row in self._newest:
             if row["diverged_step"]:
                 parts.append(f"seed {row['seed']} diverged at step {row['diverged_step']}")
                 continue
             pair = "/".join(f"{row[f'val/{d}/ndcg@10/{name}']:.4f}" for d in "AB")
             parts.append(f"{row['seed']}:{pair}{'*' if row['best_epoch'] == epoch else ' '}")
-        most = self.experiment.config["train"]["max_epochs"]
+        most = self.experiment.config.train.max_epochs
         return (
             f"epoch {epoch:3d}  val ndcg@10 A/B  {'  '.join(parts)}  "
-            f"{self.experiment.task.n_steps / seconds:.1f} steps/s  "
+            f"{self.experiment.data.task.n_steps / seconds:.1f} steps/s  "
             f"{math.ceil((most - epoch) * seconds / 60)} min left at most"
         )
 

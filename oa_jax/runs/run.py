@@ -1,52 +1,106 @@
-"""One run from configuration to summary.json: what the commands and the quickstart call."""
+"""One run from configuration to summary.json: what the commands and the library call."""
 
 from __future__ import annotations
 
-from ml_collections import ConfigDict
+import pathlib
+from collections.abc import Callable
+from typing import Any
 
 from oa_jax import experiment as experiment_lib
 from oa_jax import processes
-from oa_jax.config import choice, completed, resolve
+from oa_jax.backbones import known
+from oa_jax.config import Config, first_difference, value_of
 from oa_jax.engine.compilation import use_compilation_cache
+from oa_jax.engine.state import State
 from oa_jax.errors import UserError
+from oa_jax.events.log import InteractionLog
+from oa_jax.experiment import Experiment
 from oa_jax.runs import loop
 from oa_jax.runs.environment import environment
-from oa_jax.runs.summary import label, rank_all, summarise
+from oa_jax.runs.summary import rank_all, summarise
 from oa_jax.runs.workdir import Workdir
 
+GROWING = ("seeds", "train.max_epochs")  # what `extend` allows to be more than it was
+# What is said before it is silent for long.
+COMPILING = "compiling: a minute or more where no earlier call has left its programs"
+RANKING = "ranking all users of both splits"
 
-def run(config, workdir_path, say) -> dict:
+
+def run(
+    config: Any,
+    workdir_path: str | pathlib.Path,
+    say: Callable[[str], None],
+    log: InteractionLog | None = None,
+    extend: bool = False,
+) -> dict:
     """Train `config` in a workdir and return its summary. The workdir decides: empty, start;
-    begun, go on; finished, return what is there."""
-    resolved = resolve(config, experiment_lib.PLACES[config["backbone"]])
-    use_compilation_cache()  # before anything is compiled
-    processes.check_equal("--config", resolved)
+    begun, go on; finished, return what is there.
+
+    config: of any source that `known.resolve` takes. log: events to use instead of its data's.
+    extend: a begun or finished run goes on to more seeds or epochs.
+    """
+    config = known.resolve(config)
+    use_compilation_cache(say)  # before anything is compiled
+    processes.check_equal("--config", config.to_dict())
     with Workdir(workdir_path) as workdir:
-        workdir.check(resolved)
-        if workdir.is_finished:
+        grown = check_config(workdir, config, extend)
+        if workdir.is_finished and not grown:
             say(f"{workdir.path} is finished: nothing to do")
             return finished_summary(workdir)
-        experiment = experiment_lib.build(resolved)
+        experiment = experiment_lib.build(config, log)
         env = environment(experiment)
         processes.check_equal("data", env["fingerprints"])
-        check_same_data(workdir, env)
-        workdir.claim(resolved)  # not before data and configuration are known to fit
+        if workdir.is_begun():
+            check_same_data(workdir, env)
+        workdir.claim(config.to_dict())  # not before data and configuration are known to fit
         workdir.write_json("env.json", env)
+        if grown:
+            say(f"extended: {grown}")
+            workdir.reopen()
         say(describe(experiment, env))
+        say(COMPILING)
         states, seconds = loop.train(experiment, workdir, say)
+        say(RANKING)
         summary = conclude(experiment, workdir, states, seconds)
     say(f"results in {workdir.path}")
     return summary
 
 
-def finished_summary(workdir) -> dict:
+def check_config(workdir: Workdir, config: Config, extend: bool = False) -> str:
+    """Raise UserError unless the folder is empty or holds a run that can go on as `config`.
+
+    -> what grows, in words; "" for nothing. Fields that change no result may differ.
+    """
+    workdir.check()
+    if not workdir.is_begun():  # a claim without a checkpoint is replaced
+        return ""
+    stored = stored_config(workdir)
+    grown = []
+    if extend and stored.backbone == config.backbone:
+        for name in GROWING:
+            before, now = value_of(stored, name), value_of(config, name)
+            if now > before:
+                grown.append(f"{name} from {before} to {now}")
+                stored = stored.replace(**{name: now})
+    difference = first_difference(stored, config)
+    if difference:
+        hint = ""
+        if difference.split(":")[0] in GROWING and not extend:
+            hint = ": --extend goes on to more seeds or epochs"
+        raise UserError(
+            f"--workdir={workdir.path} holds a run of another configuration: {difference}{hint}"
+        )
+    return ", ".join(grown)
+
+
+def finished_summary(workdir: Workdir) -> dict:
     summary = workdir.read_json("summary.json")
-    if not isinstance(summary, dict) or "label" not in summary:
+    if "label" not in summary:
         raise UserError(f"{workdir.path / 'summary.json'}: no field 'label': expected a summary")
     return summary
 
 
-def conclude(experiment, workdir, states, seconds) -> dict:
+def conclude(experiment: Experiment, workdir: Workdir, states: State, seconds: dict) -> dict:
     """Evaluate the best parameters and write ranks.npz, then summary.json, which ends the run."""
     clock = loop.Clock(experiment.engine, dict(seconds))
     ranks, sums = clock.timed("evaluate", rank_all, experiment, states.best_params)
@@ -59,40 +113,37 @@ def conclude(experiment, workdir, states, seconds) -> dict:
     return workdir.read_json("summary.json")
 
 
-def initial_statistics(experiment):
+def initial_statistics(experiment: Experiment) -> dict:
     """GCA sums of the untrained parameters over the test users, (S,) leaves."""
-    if not experiment.config["gca"]["positions"]:
+    if not experiment.config.gca.positions:
         return {}
-    engine = experiment.engine
+    engine, evaluation = experiment.engine, experiment.evaluation
     states = engine.create(experiment.seeds, experiment.hparams())
-    rows = experiment.padded(experiment.eval_rows["test"])
+    rows = evaluation.padded(evaluation.rows["test"])
     return processes.fetch(engine.final(states.params, rows, (), experiment.tables)[1])
 
 
-def stored_config(workdir):
+def stored_config(workdir: Workdir) -> Config:
     """The configuration in config.json, checked as if it had been given on the command line."""
     return checked_config(workdir.read_json("config.json"), workdir.path / "config.json")
 
 
-def checked_config(config, path) -> dict:
-    """`config`, which was read from `path`, resolved; fields that its version lacked get their
+def checked_config(values: Any, path: pathlib.Path) -> Config:
+    """The configuration that was read from `path`; fields that its version lacked get their
     defaults. Raises UserError naming path and field."""
     try:
-        if not isinstance(config, dict):
-            raise UserError(f"found {type(config).__name__}, expected an object")
-        backbone = choice("backbone", str(config.get("backbone")), experiment_lib.PLACES)
-        config = completed(config)[0] | {"mesh": ""}  # its devices need not be those of here
-        return resolve(ConfigDict(config), experiment_lib.PLACES[backbone])
+        # Its devices need not be those of here.
+        values = values | {"mesh": ""} if isinstance(values, dict) else values
+        return known.resolve(values)
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
 
 
-def check_same_data(workdir, env):
+def check_same_data(workdir: Workdir, env: dict) -> None:
     """A begun run goes on only with the data and candidates that it began with."""
     if not workdir.holds("env.json"):
         return
-    there = workdir.read_json("env.json")
-    there = there.get("fingerprints") if isinstance(there, dict) else None
+    there = workdir.read_json("env.json").get("fingerprints")
     if not isinstance(there, dict):
         raise UserError(f"{workdir.path / 'env.json'}: no field 'fingerprints': expected one")
     for name, value in env["fingerprints"].items():
@@ -103,16 +154,16 @@ def check_same_data(workdir, env):
             )
 
 
-def describe(experiment, env) -> str:
-    log, config = experiment.log, experiment.config
-    device = env["devices"][0]
+def describe(experiment: Experiment, env: dict) -> str:
+    """One line: model, data, sizes, seeds, devices, fingerprints."""
+    log, device = experiment.data.log, env["devices"][0]
     if len(env["devices"]) > 1:
         mesh = ", ".join(f"{name}:{size}" for name, size in env["mesh"].items())
         device += f" x{len(env['devices'])} ({mesh})"
     return (
-        f"{label(config)} ({config['protocol']}) on {log.name}: {log.n_users} users, "
+        f"{experiment.label} ({experiment.config.protocol}) on {log.name}: {log.n_users} users, "
         f"{log.n_items[0]}+{log.n_items[1]} items, {len(log.user)} interactions; "
-        f"{experiment.n_parameters:,} parameters, {len(experiment.seeds)} seeds by "
+        f"{experiment.engine.n_parameters:,} parameters, {len(experiment.seeds)} seeds by "
         f"{env['seed_axis']} on {device}; data {env['fingerprints']['data']}, "
         f"test candidates {env['fingerprints']['candidates_test']}"
     )

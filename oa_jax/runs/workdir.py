@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import fcntl
-import io
 import json
-import math
 import os
 import pathlib
 
 import numpy as np
 
-from oa_jax.config import completed, first_difference
+from oa_jax import files
 from oa_jax.errors import UserError
 from oa_jax.processes import first_does
 
@@ -22,11 +19,11 @@ class Workdir:
     Of several processes of one run the first reads and writes, for all of them.
     """
 
-    def __init__(self, path):
-        self.path = pathlib.Path(path).expanduser()
+    def __init__(self, path: str | os.PathLike):
+        self.path = files.local(path, "--workdir")
         self._lock = None
 
-    def __enter__(self):
+    def __enter__(self) -> Workdir:
         self._take_lock()
         return self
 
@@ -34,16 +31,13 @@ class Workdir:
     def _take_lock(self):
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            self._lock = open(self.path / ".lock", "w")  # noqa: SIM115 (held for the whole run)
+            self._lock = files.lock(self.path / ".lock")
         except OSError as error:
             raise UserError(
                 f"--workdir={self.path}: cannot write there: {error.strerror}"
             ) from None
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            self._lock.close()
-            raise UserError(f"--workdir={self.path}: in use by another process") from None
+        if self._lock is None:
+            raise UserError(f"--workdir={self.path}: in use by another process")
 
     def __exit__(self, *_):
         if self._lock:
@@ -62,27 +56,28 @@ class Workdir:
         return (self.path / name).exists()
 
     @first_does
-    def claim(self, config: dict) -> None:
-        """Store the configuration, if `check` finds nothing against it."""
-        self._check(config)
-        if not (self.path / "config.json").exists():
-            self._write_json("config.json", config)
+    def is_begun(self) -> bool:
+        """Whether something of a run is kept here: a checkpoint, or its end."""
+        return self._is_begun()
+
+    def _is_begun(self):
+        steps = (path.name.isdecimal() for path in self.checkpoints.glob("*"))
+        return (self.path / "summary.json").exists() or any(steps)
 
     @first_does
-    def check(self, config: dict) -> None:
-        """Raise UserError unless the folder is empty or holds a run of this configuration."""
-        self._check(config)
+    def claim(self, config: dict) -> None:
+        """Store the configuration, in place of an older one."""
+        files.write_json(self.path / "config.json", config)
 
-    def _check(self, config):
+    @first_does
+    def reopen(self) -> None:
+        """Take back the end of a run that is to go on."""
+        (self.path / "summary.json").unlink(missing_ok=True)
+
+    @first_does
+    def check(self) -> None:
+        """Raise UserError unless the folder is empty or holds a run."""
         if (self.path / "config.json").exists():
-            stored = self._read_json("config.json")
-            if isinstance(stored, dict):
-                stored, _ = completed(stored)
-            difference = first_difference(stored, config)
-            if difference:
-                raise UserError(
-                    f"--workdir={self.path} holds a run of another configuration: {difference}"
-                )
             return
         strangers = sorted(p.name for p in self.path.iterdir() if p.name != ".lock")
         strangers = [name for name in strangers if not name.endswith(".tmp")]
@@ -93,71 +88,48 @@ class Workdir:
             )
 
     @first_does
-    def read_json(self, name: str):
+    def read_json(self, name: str) -> dict:
         return self._read_json(name)
 
     def _read_json(self, name):
-        path = self.path / name
-        try:
-            return json.loads(path.read_text())
-        except FileNotFoundError:
-            raise UserError(f"{path}: no such file: expected the workdir of a run") from None
-        except (ValueError, UnicodeDecodeError) as error:
-            raise UserError(f"{path}: not valid JSON: {error}") from None
+        return files.read_json(self.path / name, "the workdir of a run")
 
     @first_does
-    def write_json(self, name: str, value) -> None:
-        self._write_json(name, value)
-
-    def _write_json(self, name, value):
-        self._replace(name, (json.dumps(_plain(value), indent=1) + "\n").encode())
+    def write_json(self, name: str, value: dict) -> None:
+        files.write_json(self.path / name, value)
 
     @first_does
     def write_npz(self, name: str, arrays: dict[str, np.ndarray]) -> None:
-        buffer = io.BytesIO()
-        np.savez_compressed(buffer, **arrays)
-        self._replace(name, buffer.getvalue())
-
-    def _replace(self, name, content: bytes):
-        temporary = self.path / f"{name}.tmp"
-        with open(temporary, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, self.path / name)
+        files.write_npz(self.path / name, arrays)
 
     @first_does
-    def keep_rows(self, last_epoch: int) -> None:
-        """Drop the rows of metrics.jsonl after `last_epoch`, and a line cut off by a kill."""
+    def keep_rows(self, epochs: dict[int, int]) -> None:
+        """Keep the rows of metrics.jsonl of each seed up to its epoch in `epochs`; drop the others,
+        and a line cut off by a kill.
+
+        Raises UserError naming a line above the last one that is no row.
+        """
         path = self.path / "metrics.jsonl"
+        lines = path.read_bytes().splitlines() if path.exists() else []
         kept = []
-        if path.exists():
-            for line in path.read_text().splitlines():
-                try:
-                    row = json.loads(line)
-                except ValueError:
-                    continue  # cut off: its epoch will be run again
-                if row["epoch"] <= last_epoch:
-                    kept.append(line + "\n")
-        self._replace("metrics.jsonl", "".join(kept).encode())
+        for number, line in enumerate(lines, 1):
+            try:
+                row = json.loads(line.decode())
+                if row["epoch"] <= epochs.get(row["seed"], -1):
+                    kept.append(line + b"\n")
+            except (ValueError, TypeError, KeyError):
+                if number < len(lines):  # else cut off: its epoch will be run again
+                    raise UserError(
+                        f"{path}: line {number}: found {line[:40]!r}: expected a row of an epoch"
+                    ) from None
+        files.write(path, b"".join(kept))
 
     @first_does
     def append_rows(self, rows: list[dict]) -> None:
         """Add rows to metrics.jsonl."""
-        with open(self.path / "metrics.jsonl", "a") as file:
-            file.writelines(json.dumps(_plain(row)) + "\n" for row in rows)
-
-
-def _plain(value):
-    """Python numbers for JSON; what is not finite becomes null."""
-    if isinstance(value, dict):
-        return {str(k): _plain(v) for k, v in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(v) for v in value]
-    if isinstance(value, np.ndarray):
-        return _plain(value.tolist())
-    if isinstance(value, np.generic):
-        value = value.item()
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value
+        path = self.path / "metrics.jsonl"
+        try:
+            with open(path, "a") as file:
+                file.writelines(json.dumps(files.plain(row)) + "\n" for row in rows)
+        except OSError as error:
+            raise UserError(f"{path}: cannot write: {error.strerror}") from None

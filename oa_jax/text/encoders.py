@@ -11,19 +11,25 @@ import dataclasses
 import functools
 import hashlib
 import importlib.metadata
+import json
+import os
 import pathlib
+from collections.abc import Callable, Iterable
 
 import numpy as np
 
 from oa_jax.errors import UserError
-from oa_jax.text.cache import encode_in_chunks
-from oa_jax.text.files import read_rows
+from oa_jax.text.files import digest, read_rows
+from oa_jax.text.items import fingerprint
+from oa_jax.text.tables import read_array, write_array
 
 HASHING = "hashing"
-SUFFIXES = (".npy", ".pkl")
+Say = Callable[[str], None]
 
 
-def open_encoder(spec: str, n_items: tuple[int, int], chunk: int = 1024):
+def open_encoder(
+    spec: str, n_items: tuple[int, int], chunk: int = 1024, track: Callable = iter
+) -> Files | Hashing | Sentences:
     """The encoder that --encoder=SPEC names; a model takes and stores `chunk` texts at a time.
 
     'hashing'; 'A.npy,B.npy' (or .pkl), a file per domain whose rows follow its items; anything
@@ -34,9 +40,9 @@ def open_encoder(spec: str, n_items: tuple[int, int], chunk: int = 1024):
     """
     if spec == HASHING:
         return Hashing()
-    if spec.endswith(SUFFIXES):
+    if spec.endswith((".npy", ".pkl")):
         return Files.read(spec.split(","), n_items)
-    return Sentences(spec, chunk)
+    return Sentences(spec, chunk, track)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,12 +60,10 @@ class Files:
         widths = [part.shape[1] for part in parts]
         if widths[0] != widths[1]:
             raise UserError(f"{paths[1]}: {widths[1]} columns: expected {widths[0]}, as in A's")
-        rows = np.concatenate(parts)
-        digest = hashlib.sha256(rows.tobytes()).hexdigest()[:16]
-        names = [pathlib.Path(path).name for path in paths]
-        return cls(rows, {"kind": "files", "files": names, "content": digest})
+        rows, names = np.concatenate(parts), [pathlib.Path(path).name for path in paths]
+        return cls(rows, {"kind": "files", "files": names, "content": digest(rows)})
 
-    def vectors(self, texts, cache, say) -> np.ndarray:
+    def vectors(self, texts: list[str | None], cache: pathlib.Path | None, say: Say) -> np.ndarray:
         return self.rows_NxW
 
 
@@ -84,7 +88,7 @@ class Hashing:
             "scikit-learn": importlib.metadata.version("scikit-learn"),
         }
 
-    def vectors(self, texts, cache, say) -> np.ndarray:
+    def vectors(self, texts: list[str | None], cache: pathlib.Path | None, say: Say) -> np.ndarray:
         from sklearn.decomposition import TruncatedSVD
         from sklearn.feature_extraction.text import HashingVectorizer, TfidfTransformer
 
@@ -96,8 +100,7 @@ class Hashing:
         words = TfidfTransformer().fit_transform(counts)
         width = min(self.width, len(texts) - 1)
         # Seeded, and scikit-learn fixes the signs.
-        vectors = TruncatedSVD(width, random_state=0).fit_transform(words)
-        return vectors.astype(np.float32)
+        return TruncatedSVD(width, random_state=0).fit_transform(words).astype(np.float32)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,6 +109,7 @@ class Sentences:
 
     name: str
     chunk: int = 1024
+    track: Callable[[list], Iterable] = iter
 
     @functools.cached_property
     def _model(self):
@@ -125,25 +129,84 @@ class Sentences:
     @functools.cached_property
     def identity(self) -> dict:
         """The name, and the digest of the parameters: a name may come to mean other weights."""
-        digest = hashlib.sha256()
+        weights = hashlib.sha256()
         for name, value in sorted(self._model.state_dict().items()):
-            digest.update(name.encode() + np.ascontiguousarray(value.cpu().numpy()).tobytes())
+            weights.update(name.encode() + np.ascontiguousarray(value.cpu().numpy()).tobytes())
         return {
             "kind": "sentence-transformers",
             "name": pathlib.Path(self.name).name if pathlib.Path(self.name).is_dir() else self.name,
-            "weights": digest.hexdigest()[:16],
+            "weights": weights.hexdigest()[:16],
         }
 
-    def vectors(self, texts, cache, say) -> np.ndarray:
+    def vectors(self, texts: list[str | None], cache: pathlib.Path | None, say: Say) -> np.ndarray:
         known = [i for i, text in enumerate(texts) if text is not None]
 
         def encode(chunk):
             # float32 on the host, whatever the model computes in.
             return np.asarray(self._model.encode(chunk, show_progress_bar=False), np.float32)
 
-        rows = encode_in_chunks(
-            encode, [texts[i] for i in known], self.identity, cache, self.chunk, say
-        )
+        some = [texts[i] for i in known]
+        rows = encode_in_chunks(encode, some, self.identity, cache, self.chunk, say, self.track)
         out = np.zeros((len(texts), rows.shape[1]), np.float32)
         out[known] = rows
         return out
+
+
+# --- chunks that are stored as they come: a kill loses the one under way, no more -----------------
+
+
+def default_directory() -> pathlib.Path | None:
+    """`oa-jax/text` in the user's cache; None for a user without a home folder."""
+    try:
+        root = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
+    except RuntimeError:
+        return None
+    return pathlib.Path(root) / "oa-jax" / "text"
+
+
+def encode_in_chunks(
+    encode: Callable[[list[str]], np.ndarray],
+    texts: list[str],
+    identity: dict,
+    directory: pathlib.Path | None,
+    size: int,
+    say: Say,
+    track: Callable[[list], Iterable] = iter,
+) -> np.ndarray:
+    """Vectors of all texts, (N, W) float32; only the chunks that are not stored are encoded.
+
+    encode: list of texts -> (n, W). A chunk lies under the digest of its texts and of `identity`,
+    so sets that share items in the same places share the work, and another model none of it.
+    directory: None stores nothing. track: shows how far the numbers of the chunks were taken.
+    """
+    if not texts:
+        raise UserError("item texts: no item has a text: expected some to encode")
+    name = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
+    if directory is None:
+        say("no home folder: encoded texts are not stored: --cache_dir=DIR stores them")
+    chunks = [texts[i : i + size] for i in range(0, len(texts), size)]
+    folder = pathlib.Path(directory or "") / name
+    files = [folder / f"{fingerprint(chunk)}.npy" for chunk in chunks]
+    rows = [_stored(f, len(c)) if directory else None for f, c in zip(files, chunks, strict=True)]
+    missing = [i for i, found in enumerate(rows) if found is None]
+    if len(missing) < len(chunks):
+        say(f"{len(chunks) - len(missing)} of {len(chunks)} chunks of texts are encoded: {folder}")
+    for i in track(missing):
+        found = rows[i] = np.asarray(encode(chunks[i]), np.float32)
+        if found.ndim != 2 or len(found) != len(chunks[i]) or not np.isfinite(found).all():
+            raise UserError(
+                f"encoder {identity.get('name', name)}: found {found.shape} for {len(chunks[i])} "
+                "texts: expected one vector of finite numbers for each"
+            )
+        if directory:
+            write_array(files[i], found)
+    return np.concatenate(rows)
+
+
+def _stored(file, n_rows):
+    """A chunk's vectors, None where there are none, or none that can be read."""
+    try:
+        rows = read_array(file)
+    except UserError:
+        return None
+    return rows if rows.ndim == 2 and len(rows) == n_rows else None

@@ -1,4 +1,4 @@
-"""One text per item, with the attributes of LLM4CDSR in its order (specs llm4cdsr §1.2).
+"""One text per item, with the attributes of LLM4CDSR's item prompts in their order.
 
 The official words are not published facts: the sentences are ours, what stands in them is not.
 """
@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
+
+from oa_jax.data.texts import item_fields
 
 VALUE_LIMIT = 100  # a longer attribute is taken for broken and becomes "unknown"
 SENTENCE_LIMIT = 128
@@ -26,28 +28,29 @@ def item_text(kind: str, attributes: Mapping) -> str | None:
     """The text of an item of a kind such as "clothing"; None without any attribute.
 
     attributes: title, brand, price, date: texts; category, description: lists of texts or one;
-    any may be missing, None or empty. The price stands twice and the date is called a rating,
-    as in the official text.
+    any may be missing, and what is no text or blank is. The price stands twice and the date is
+    called a rating, as in the official text.
     """
-    if not any(attributes.values()):
+    known = item_fields(attributes)
+    if not known:
         return None
     title, brand, price, date = (
-        _value(attributes.get(name)) for name in ("title", "brand", "price", "date")
+        _value(known.get(name, "")) for name in ("title", "brand", "price", "date")
     )
     sentences = [
         f"A {kind} item named {title}, of brand {brand}, price {price}, rating {date}, "
         f"price {price}."
     ]
     for name, opening in (("category", "Its categories are"), ("description", "It is described")):
-        entries = _entries(attributes.get(name))
-        if entries:
-            sentences.append(f"{opening}: {'; '.join(entries)}."[:SENTENCE_LIMIT])
+        if name in known:
+            entries = "; ".join(" ".join(entry.split()) for entry in known[name])
+            sentences.append(f"{opening}: {entries}."[:SENTENCE_LIMIT])
     return " ".join(sentences)[:TEXT_LIMIT]
 
 
 def tags_text(attributes: Mapping) -> str | None:
     """The text of an item of Douban: its tags, which are its `category`; None without any."""
-    tags = _entries(attributes.get("category"))
+    tags = [" ".join(tag.split()) for tag in item_fields(attributes).get("category", ())]
     return f"标签:{'、'.join(tags)}"[:TAGS_LIMIT] if tags else None
 
 
@@ -65,11 +68,6 @@ def fingerprint(texts: Sequence[str | None]) -> str:
     return digest.hexdigest()[:16]
 
 
-def _value(value):
-    text = "" if value is None else " ".join(str(value).split())
+def _value(text):
+    text = " ".join(text.split())
     return text if 0 < len(text) <= VALUE_LIMIT else "unknown"
-
-
-def _entries(value):
-    entries = [value] if isinstance(value, str) else list(value or ())
-    return [text for text in (" ".join(str(entry).split()) for entry in entries) if text]

@@ -1,4 +1,4 @@
-"""User profiles: what a user took before its targets, as one vector (specs llm4cdsr §1.4).
+"""User profiles: what a user took before its targets, as one vector.
 
 The official profile embeds the summary of an LLM; such a file can be imported.
 Without one the profile is the mean vector of the history.

@@ -1,4 +1,4 @@
-"""PCA of item vectors to the widths that LLM4CDSR's tables have (specs llm4cdsr §1.3)."""
+"""PCA of item vectors to the widths that LLM4CDSR's tables have."""
 
 from __future__ import annotations
 

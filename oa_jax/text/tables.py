@@ -11,14 +11,15 @@ No table holds a row for padding: the model adds it.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import json
-import os
+import io
 import pathlib
 
 import numpy as np
 
+from oa_jax import files
+from oa_jax.data import store
+from oa_jax.data.store import Place
 from oa_jax.errors import UserError
 from oa_jax.events.log import InteractionLog
 from oa_jax.events.split import Split
@@ -36,13 +37,10 @@ FILES = {
 
 @dataclasses.dataclass(frozen=True)
 class Tables:
-    """Frozen inputs of LLM4CDSR (specs llm4cdsr §1.3-1.5), aligned with a log.
+    """Frozen inputs of LLM4CDSR, aligned with a log; the fields are the files above.
 
-    global_table: (nA+nB, E) float32, row i is item id i+1 of the log.
-    local_a, local_b: (nA, d), (nB, d) float32, row i is the domain's item i+1.
-    users: (U, V) float32, row u is user u of the log: also users without a target have one (Q10).
-    n_history: (U,) int32, the leading events of each user behind its row; -1 where the row comes
-        from an imported file, of which nobody knows.
+    users: also those without a target have a row (quirk Q10).
+    n_history: -1 where the row comes from an imported file, of which nobody knows.
     metadata: what metadata.json holds; `log` is the log's fingerprint, `encoder` names the origin.
     """
 
@@ -55,7 +53,10 @@ class Tables:
 
 
 def load_tables(
-    path, log: InteractionLog, split: Split | None = None, sees_validation: bool = False
+    path: Place,
+    log: InteractionLog,
+    split: Split | None = None,
+    sees_validation: bool = False,
 ) -> Tables:
     """Read the tables in folder `path`, checked against the log that they must belong to.
 
@@ -65,24 +66,27 @@ def load_tables(
     Raises UserError naming the file when one is missing or unreadable, has another shape or type
     than the log asks for, holds a number that is not finite, or was made from another log.
     """
-    path = pathlib.Path(path).expanduser()
+    path = store.place(path)
     metadata, expected = read_metadata(path), log.fingerprint()
     if metadata["log"] != expected:
         raise UserError(
             f"{path / METADATA}: made from the log {metadata['log']}: expected {expected}, "
             f"the fingerprint of {log.name}"
         )
-    arrays = {field: _read(path / file) for field, file in FILES.items()}
-    tables = Tables(**arrays, metadata=metadata)
-    _check_shapes(path, tables, log)
+    n_a, n_b = log.n_items
+    rows = dict(zip(FILES, (n_a + n_b, n_a, n_b, log.n_users, log.n_users), strict=True))
+    arrays = {field: _read_table(path / FILES[field], n) for field, n in rows.items()}
+    widths = arrays["local_a"].shape[1], arrays["local_b"].shape[1]
+    if widths[0] != widths[1]:
+        raise UserError(f"{path}: local tables of widths {widths[0]} and {widths[1]}: expected one")
     if split is not None:
-        _check_histories(path / FILES["n_history"], tables.n_history, split, sees_validation)
-    return tables
+        _check_histories(path / FILES["n_history"], arrays["n_history"], split, sees_validation)
+    return Tables(**arrays, metadata=metadata)
 
 
-def default_folder(data_dir, name: str) -> pathlib.Path:
+def default_folder(data_dir: Place, name: str) -> pathlib.Path:
     """Where the tables of a data set lie, if nobody says otherwise."""
-    return pathlib.Path(data_dir).expanduser() / "oa_tables" / name
+    return store.place(data_dir) / "oa_tables" / name
 
 
 def history_of(split: Split, sees_validation: bool = False) -> np.ndarray:
@@ -97,55 +101,58 @@ def history_of(split: Split, sees_validation: bool = False) -> np.ndarray:
     return np.where(first >= 0, first, split.n_train).astype(np.int32)
 
 
-def save_tables(path, tables: Tables) -> None:
+def save_tables(path: Place, tables: Tables) -> None:
     """Write the tables. A kill at any moment leaves a folder that `load_tables` refuses."""
-    path = pathlib.Path(path).expanduser()
-    path.mkdir(parents=True, exist_ok=True)
+    path = store.place(path)
     (path / METADATA).unlink(missing_ok=True)
     for field, file in FILES.items():
-        with replacing(path / file) as out:
-            np.save(out, getattr(tables, field), allow_pickle=False)
-    with replacing(path / METADATA) as out:
-        out.write((json.dumps(tables.metadata, indent=1) + "\n").encode())
+        write_array(path / file, getattr(tables, field))
+    files.write_json(path / METADATA, tables.metadata)
 
 
 def read_metadata(path: pathlib.Path) -> dict:
     """metadata.json of a folder of tables; UserError where there is none."""
-    file = path / METADATA
-    try:
-        metadata = json.loads(file.read_text())
-    except FileNotFoundError:
-        raise UserError(
-            f"{file}: no such file: expected a folder that `python -m oa_jax text` wrote"
-        ) from None
-    except (ValueError, UnicodeDecodeError) as error:
-        raise UserError(f"{file}: not valid JSON: {error}") from None
-    if not isinstance(metadata, dict) or "log" not in metadata:
-        raise UserError(f"{file}: no field 'log': expected the metadata of text tables")
+    expected = "a folder that `python -m oa_jax text` wrote"
+    metadata = files.read_json(path / METADATA, expected)
+    if "log" not in metadata:
+        raise UserError(f"{path / METADATA}: no field 'log': expected {expected}")
     return metadata
 
 
-@contextlib.contextmanager
-def replacing(path: pathlib.Path):
-    """A file under a temporary name that takes its name when nothing went wrong."""
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    try:
-        with open(temporary, "wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+def write_array(path: pathlib.Path, array: np.ndarray) -> None:
+    """Replace a .npy file by `array`."""
+    out = io.BytesIO()
+    np.save(out, array, allow_pickle=False)
+    files.write(path, out.getvalue())
 
 
-def _read(file: pathlib.Path) -> np.ndarray:
+def read_array(path: pathlib.Path) -> np.ndarray:
+    """The array of a .npy file; UserError where there is none. No objects (pickles)."""
     try:
-        return np.load(file, allow_pickle=False)
+        return np.load(path, allow_pickle=False)
     except FileNotFoundError:
-        raise UserError(f"{file}: no such file: expected one of the folder's tables") from None
+        raise UserError(f"{path}: no such file: expected an array, a row each") from None
     except (ValueError, EOFError, OSError) as error:
-        raise UserError(f"{file}: not a NumPy array: {error}") from None
+        raise UserError(f"{path}: not a NumPy array: {error}") from None
+
+
+def check_finite(path: pathlib.Path, rows: np.ndarray) -> np.ndarray:
+    """The rows; UserError naming the first with a number that is not finite."""
+    finite = np.isfinite(rows).reshape(len(rows), -1).all(1)
+    if not finite.all():
+        raise UserError(f"{path}: row {np.argmin(finite)}: not finite: expected finite numbers")
+    return rows
+
+
+def _read_table(path, n_rows):
+    array = read_array(path)
+    kind, axes = (np.int32, 1) if path.name == FILES["n_history"] else (np.float32, 2)
+    if array.dtype != kind or array.ndim != axes or len(array) != n_rows:
+        raise UserError(
+            f"{path}: found {array.dtype} {array.shape}: expected {np.dtype(kind)}, "
+            f"{axes} axes, {n_rows} rows"
+        )
+    return check_finite(path, array)
 
 
 def _check_histories(file, n_history, split, sees_validation):
@@ -160,28 +167,3 @@ def _check_histories(file, n_history, split, sees_validation):
                 f"{file}: user {user}: profile of {n_history[user]} events: expected {bound} "
                 f"the {most[user]} before {what}"
             )
-
-
-def _check_shapes(path, tables, log):
-    n_a, n_b = log.n_items
-    rows = {
-        "global_table": n_a + n_b,
-        "local_a": n_a,
-        "local_b": n_b,
-        "users": log.n_users,
-        "n_history": log.n_users,
-    }
-    for field, n_rows in rows.items():
-        array, file = getattr(tables, field), path / FILES[field]
-        kind, axes = (np.int32, 1) if field == "n_history" else (np.float32, 2)
-        if array.dtype != kind or array.ndim != axes or len(array) != n_rows:
-            raise UserError(
-                f"{file}: found {array.dtype} {array.shape}: expected {np.dtype(kind)}, "
-                f"{axes} axes, {n_rows} rows"
-            )
-        if not np.isfinite(array).all():
-            row = int(np.argmin(np.isfinite(array).reshape(n_rows, -1).all(1)))
-            raise UserError(f"{file}: row {row}: not finite: expected finite numbers")
-    widths = tables.local_a.shape[1], tables.local_b.shape[1]
-    if widths[0] != widths[1]:
-        raise UserError(f"{path}: local tables of widths {widths[0]} and {widths[1]}: expected one")

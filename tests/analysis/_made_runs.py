@@ -10,13 +10,11 @@ import numpy as np
 
 from oa_jax import config as config_lib
 from oa_jax import experiment as experiment_lib
-from oa_jax.nn.gca import GCAConfig
 from oa_jax.runs import run as run_lib
 from oa_jax.runs.checkpoint import Checkpoints
 from oa_jax.runs.environment import environment
 from oa_jax.runs.workdir import Workdir
 
-PART = "part" if hasattr(GCAConfig(), "part") else "update"  # the field's name
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 STEPS = (4, 6)
 SIZES = {
@@ -43,7 +41,7 @@ SIZES = {
 
 
 def make_experiment(gca="stack", **overrides):
-    """A small experiment of configs/abxi.py; overrides as in `gca__update="parallel"`."""
+    """A small experiment of configs/abxi.py; overrides as in `gca__part="parallel"`."""
     spec = importlib.util.spec_from_file_location("abxi_file", ROOT / "configs" / "abxi.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)

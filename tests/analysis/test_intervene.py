@@ -228,7 +228,7 @@ def test_ablation_puts_retrained_replaced_and_published_side_by_side(
     )
     runs = [
         real,
-        trained_with(real, "par", update="parallel"),
+        trained_with(real, "par", part="parallel"),
         trained_with(real, "reg", ortho_weight=0.1),
     ]
     # Eight units are no width to hold against 256.

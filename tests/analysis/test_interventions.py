@@ -11,7 +11,7 @@ from analysis import interventions as lib
 from analysis.interventions import PARTS, Intervention
 from oa_jax.errors import UserError
 from oa_jax.nn.angles import null_abs_cos
-from oa_jax.nn.gca import GatedCrossAttention, GCAConfig, parallel_part
+from oa_jax.nn.gca import GatedCrossAttention, parallel_part
 from oa_jax.nn.layers import LAYER_NORM_EPSILON, LayerNorm, Packing, Stream
 from tests.analysis import _made_runs as made
 
@@ -203,7 +203,7 @@ def encoders(stack):
     programs = {}
 
     def trained_with(update):
-        gca = dataclasses.replace(stack.backbone.gca, **{made.PART: update})
+        gca = dataclasses.replace(stack.backbone.gca, part=update)
         return dataclasses.replace(stack.backbone, gca=gca)
 
     def encode(update, intervention, part_of="update"):
@@ -340,13 +340,12 @@ def test_with_an_open_gate_the_parallel_part_is_lost_in_the_norm():
             seen.append(name)
             return 0.5 * lib.replaced(index, used, query, KEY, USERS)
 
-        module = GatedCrossAttention(GCAConfig(), 2, name="gca_2_B")
+        module = GatedCrossAttention(2, part=update, name="gca_2_B")
         shapes = jax.eval_shape(module.init, KEY, centred, centred, times, times)["params"]
         params = jax.tree.map(lambda a: jnp.zeros(a.shape), shapes)
         params["gate_out"]["bias"] += 1e4
         params["norm"]["norm"]["scale"] += 1
-        with lib.replacing(update, "update"):
-            return module.apply({"params": params}, centred, centred, times, times)[0].h_PxD
+        return module.apply({"params": params}, centred, centred, times, times)[0].h_PxD
 
     def output(part):
         return np.asarray(program(list(PARTS).index(part)))

@@ -13,7 +13,7 @@ from analysis import orthogonality
 from analysis.runs import read_run
 from oa_jax.errors import UserError
 from oa_jax.nn.angles import null_abs_cos
-from oa_jax.nn.gca import Probe
+from oa_jax.nn.fusion import Probe
 from tests.analysis import _made_runs as made
 
 NEW = made.STEPS[-1]

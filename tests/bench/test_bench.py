@@ -35,19 +35,3 @@ def test_mistakes_are_one_line():
     done = bench(CONFIG, *SMALL, "--vary=seed_axis=map,spin")
     assert done.returncode == 2 and done.stderr.count("\n") == 1
     assert "--config.seed_axis=spin: expected one of" in done.stderr
-
-
-def test_softmax(tmp_path):
-    out = tmp_path / "bench.json"
-    done = bench(
-        CONFIG,
-        *SMALL,
-        "--softmax",
-        "--items=50,200",
-        "--positions=32",
-        "--rounds=1",
-        f"--out={out}",
-    )
-    assert done.returncode == 0, done.stderr
-    found = json.loads(out.read_text())["softmax"]
-    assert list(found) == ["50", "200"] and "all items, blocks" in found["50"]

@@ -76,6 +76,6 @@ def test_what_does_not_fit_is_left_out():
 
 def test_streamed_data_are_refused():
     experiment = toy.toy_experiment()
-    experiment.config["data"]["resident"] = False
+    experiment.config.data.resident = False
     with pytest.raises(UserError, match="--config.data.resident=False: expected True"):
         Training(experiment, 1, 1)

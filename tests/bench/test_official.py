@@ -66,7 +66,7 @@ def python(tmp_path):
 def test_batches_are_ours_position_by_position(training):
     found = inputs_of(training)
     sizes = json.loads(str(found["sizes"]))
-    task, log = training.experiment.task, training.experiment.log
+    task, log = training.experiment.data.task, training.experiment.data.log
     assert sizes["n_batches"] == 2 and sizes["args"]["n_item"] == sum(log.n_items)
     assert sizes["args"]["n_item_a"] == log.n_items[0] and sizes["args"]["rd"] > 0
     for i in range(2):
@@ -89,8 +89,8 @@ def test_batches_are_ours_position_by_position(training):
 
 def test_rows_of_llm4cdsr_are_as_its_loss_pairs_them():
     training = training_of("llm4cdsr", n_steps=4)
-    assert 3 * 16 < training.experiment.task.n_users < 4 * 16  # the last batch is not full
-    found, (n_a, n_b) = inputs_of(training), training.experiment.log.n_items
+    assert 3 * 16 < training.experiment.data.task.n_users < 4 * 16  # the last batch is not full
+    found, (n_a, n_b) = inputs_of(training), training.experiment.data.log.n_items
     sizes = json.loads(str(found["sizes"]))
     assert sizes["n_items"] == [n_a, n_b] and sizes["args"]["hidden_size"] == 8
     assert found["table/items_all"].shape == (n_a + n_b, training.experiment.tables.items.shape[1])
@@ -112,7 +112,7 @@ def test_rows_of_llm4cdsr_are_as_its_loss_pairs_them():
         np.testing.assert_array_equal(found[f"positions/{i}"] > 0, seen)
         # With Q5 a negative is of its input's domain.
         assert ((one["neg"] > n_a) == (one["seq"] > n_a))[mask >= 0].all()
-    n_real = training.experiment.task.n_users - 3 * 16
+    n_real = training.experiment.data.task.n_users - 3 * 16
     assert found["pos/3"][:n_real].any(1).all() and not found["pos/3"][n_real:].any()
     assert (found["domain_mask/3"][n_real:] == -1).all()
 
@@ -123,7 +123,7 @@ def test_the_process_is_asked_and_ends(training, checkout, python):
         found = official.found
         assert found["name"] == "abxi"
         assert found["peak_bytes"] == 2**20 and found["sizes"]["args"]["d_embed"] == 8
-        assert found["shape"][-1] == 2 * training.experiment.task.n_negatives
+        assert found["shape"][-1] == 2 * training.experiment.data.task.n_negatives
         process = official._process
     assert process.returncode is not None
 

@@ -10,9 +10,11 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
+import toy
 
 TESTS = pathlib.Path(__file__).resolve().parents[1]
 ROOT = TESTS.parent
@@ -29,6 +31,12 @@ SMALL = (
     "--config.train.batch_size=16",
     "--config.evaluate.n_negatives=10",
     "--config.evaluate.block_users=16",
+    "--config.train.quick_compile=True",
+    "--config.model.d_embed=8",
+    "--config.model.d_ffn=8",
+    "--config.model.rank_domain=2",
+    "--config.model.rank_invariant=2",
+    "--config.model.length=12",
 )
 N_ITEMS, N_USERS = (24, 30), 20
 SEQUENCES, ITEMS = "abe_50_preprocessed.txt", "map_item_50.txt"
@@ -157,7 +165,7 @@ GOOD_CONFIGS = [
 
 @pytest.mark.parametrize("argv", GOOD_CONFIGS, ids=lambda argv: " ".join(argv))
 def test_good_configurations_are_inspected(command, argv):
-    result = command(INSPECT, "--memory=false", *argv)
+    result = command(INSPECT, "--memory=false", *argv, "--config.data.world.n_users=200")
     assert (result.status, result.err) == (0, "") and " parameters\n" in result.out
 
 
@@ -165,9 +173,10 @@ def test_rules_are_ranked_and_reported_beside_a_run(command, data, finished, tmp
     argv = [CONFIG, *SMALL, f"--config.data.dir={data}", f"--out={tmp_path / 'rules.json'}"]
     result = command(RULES, "--markdown", *argv)
     assert result.status == 0, result.err
-    assert "| last-item popularity | 0 | – | A | uni10 |" in result.out
+    assert "| rules | last-item popularity | beauty_elec " in result.out
+    assert " | official | 0 | – | A | uni10 |" in result.out
     both = command(REPORT, "--markdown", finished[0], tmp_path / "rules.json")
-    assert both.status == 0 and "| abxi |" in both.out
+    assert both.status == 0 and f"| {finished[0].name} | abxi | beauty_elec " in both.out
     assert result.out.splitlines()[2:] == both.out.splitlines()[-len(result.out.splitlines()) + 2 :]
     error = command(RULES, *argv[:-1], f"--out={tmp_path}/nowhere/rules.json").error()
     assert "no such folder" in error
@@ -208,8 +217,9 @@ BAD_CONFIGS = {
     "split": [PAIR, "--config.data.split=random"],
     "warm-up": [PAIR, "--config.train.warmup_epochs=24"],
     "redundancy": [PAIR, "--config.data.world.redundancy=2"],
-    "update": [PAIR, "--config.gca.update=sideways"],  # also the name of a method
-    "update alone": [PAIR, "--config.gca.update", "parallel"],
+    "part": [PAIR, "--config.gca.part=sideways"],
+    "update": [PAIR, "--config.gca.update=parallel"],  # its older name, also that of a method
+    "fusion": [PAIR, "--config.gca.fusion=sum"],
     "source": [PAIR, "--config.data.name=books"],
     "negatives": [PAIR, "--config.train.n_negatives=400"],
     "candidates": [PAIR, "--config.evaluate.n_negatives=399"],
@@ -251,8 +261,9 @@ SAID = {
     "warm-up": "--config.train.warmup_epochs=24: expected less than max_epochs=24",
     "redundancy": "redundancy 2.0: expected a number in 0..1",
     "single": "synthetic: single of B -2: expected a whole number >= 0",
-    "update": "--config.gca.update=sideways: expected one of full, parallel, orthogonal",
-    "update alone": "--config.gca.update: expected --config.gca.update=VALUE",
+    "part": "--config.gca.part=sideways: expected one of full, parallel, orthogonal",
+    "update": "--config.gca.update: no such field: --config.gca has causal, fusion, ",
+    "fusion": "--config.gca.fusion=sum: expected one of gca",
     "source": "data source: found 'books', expected one of beauty_elec, food_kitchen, movie_book, ",
     "negatives": "train.n_negatives: 400: expected at most ",
     "candidates": "evaluate.n_negatives: user ",
@@ -480,7 +491,8 @@ def test_evaluation_does_not_end_a_run(command, workdir):
 def test_ranks_that_cannot_be_read_are_written_anew(command, workdir):
     (workdir / "ranks.npz").write_bytes(b"no ranks")
     result = command(EVALUATE, f"--workdir={workdir}")
-    assert result.status == 0 and "ranks.npz: cannot be read: written anew" in result.out
+    assert result.status == 0 and "ranks.npz: damaged: " in result.out
+    assert "expected an .npz file: written anew" in result.out
     with np.load(workdir / "ranks.npz") as ranks:
         assert "seed" in ranks.files
 
@@ -505,6 +517,9 @@ def test_evaluation_of_what_is_no_run(command, workdir, tmp_path):
 
 
 def halve_checkpoints(workdir):
+    """Of a version without sums: else no damaged file would be read."""
+    for path in (workdir / "checkpoints").glob("*/SHA256SUMS"):
+        path.unlink()
     for path in (workdir / "checkpoints").rglob("*"):
         if path.is_file() and path.parent.name == "d":
             path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
@@ -516,10 +531,21 @@ def test_a_damaged_checkpoint(command, workdir):
     assert f"{workdir}/checkpoints: no checkpoint of this workdir can be read" in error
 
 
-def test_a_run_that_cannot_go_on(command, data, workdir):
-    halve_checkpoints(workdir)
+def test_a_file_in_the_place_of_the_checkpoints(command, data, workdir):
     (workdir / "summary.json").unlink()
-    assert "no checkpoint of this workdir can be read" in train(command, data, workdir).error()
+    shutil.rmtree(workdir / "checkpoints")
+    (workdir / "checkpoints").write_text("")
+    assert "checkpoints: a file: expected the folder" in train(command, data, workdir).error()
+
+
+def test_a_claim_of_a_run_that_never_saved_is_replaced(command, data, tmp_path):
+    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "checkpoints").write_text("")  # what fails after the claim
+    for epochs in (1, 2):
+        error = train(command, data, tmp_path, f"--config.train.max_epochs={epochs}").error()
+        assert "checkpoints: a file" in error  # not: another configuration
+        stored = json.loads((tmp_path / "config.json").read_text())
+        assert stored["train"]["max_epochs"] == epochs
 
 
 # --- verify, and what belongs to all ---------------------------------------------------------
@@ -540,7 +566,7 @@ def test_mistakes_in_fixtures(command, tmp_path):
 
 @pytest.mark.parametrize("module", [TRAIN, EVALUATE, INSPECT, VERIFY, "oa_jax.quickstart"])
 def test_help(command, module):
-    result = command(module, "--help")
+    result = command(module, "-h" if module == TRAIN else "--help")
     assert (result.status, result.err) == (0, "")
     assert f"python -m oa_jax {module.split('.')[-1]}" in result.out
     assert ("--config:" in result.out) == (module in (TRAIN, INSPECT))
@@ -560,6 +586,26 @@ def test_a_process_of_its_own_agrees(environment, command):
     assert Result(process.returncode, out, err) == command(*argv)
 
 
+@pytest.mark.parametrize(
+    ("variable", "value", "said"),
+    [
+        (
+            "JAX_ENABLE_X64",
+            "banana",
+            "invalid truth value 'banana' for environment 'JAX_ENABLE_X64'",
+        ),
+        ("JAX_PLATFORMS", "foo", "JAX_PLATFORMS=foo: Unable to initialize backend 'foo'"),
+    ],
+)
+def test_a_wrong_variable_of_jax_is_one_line(environment, variable, value, said, data, tmp_path):
+    argv = (TRAIN, CONFIG, *SMALL, f"--config.data.dir={data}", f"--workdir={tmp_path / 'run'}")
+    streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    process = spawn(environment | {variable: value}, *argv, **streams)
+    out, err = process.communicate()
+    assert said in Result(process.returncode, out, err).error()
+    assert not (tmp_path / "run" / "config.json").exists()
+
+
 def test_closed_output(environment):
     process = spawn(
         environment,
@@ -571,18 +617,48 @@ def test_closed_output(environment):
 
 
 @pytest.mark.slow
-def test_an_interrupted_run_says_how_to_go_on(environment, data, tmp_path):
-    process = spawn(
-        environment,
-        *(TRAIN, CONFIG, *SMALL, "--config.train.max_epochs=100000"),
-        *(f"--config.data.dir={data}", f"--workdir={tmp_path}"),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-    )
-    while not process.stdout.readline().startswith("epoch   3"):
-        assert process.poll() is None
+def test_a_run_without_its_reader_that_is_told_to_leave(environment, tmp_path):
+    """One run in two processes: `| head -n 4`, Ctrl-C, then SIGTERM twice, as `timeout` does."""
+    changes = toy.SMALL | toy.OWN["abxi"]
+    changes |= {"train.max_epochs": 10**6, "train.checkpoint_every": 10**6, "seeds": 1}
+    changes |= {"train.quick_compile": True, "gca.positions": ()}
+    flags = [f"--config.{name}={value}" for name, value in changes.items()]
+    argv = [toy.ROOT / "tests" / "toys" / "toy_command.py", "train", f"--workdir={tmp_path}", PAIR]
+
+    def start(until):
+        process = subprocess.Popen(
+            [sys.executable, *argv, *flags],
+            cwd=ROOT,
+            env=os.environ | environment | {"PYTHONPATH": str(ROOT)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        while not (line := process.stdout.readline()).startswith(until):
+            assert process.poll() is None, process.communicate()
+        return process, line
+
+    def rows():
+        return (tmp_path / "metrics.jsonl").read_bytes().count(b"\n")
+
+    process, _ = start(until="epoch   1")
+    process.stdout.close()
+    before = rows()
+    while rows() < before + 3:  # it goes on
+        assert process.poll() is None, process.stderr.read()
+        time.sleep(0.01)
     process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=120)
-    assert process.returncode == 130
-    assert err == "interrupted: the same command goes on where it stopped\n"
-    assert any((tmp_path / "checkpoints").iterdir())
+    closed, leaving, left = process.stderr.read().splitlines()
+    assert process.wait(120) == 130
+    assert closed == "standard output is closed: going on without it"
+    assert leaving == "interrupted: leaving after this epoch (again: at once)"
+    saved = rows() - 1
+    assert f"{tmp_path} is saved after epoch {saved}: the same command goes on" in left
+
+    process, line = start(until="going on")
+    assert line == f"going on after epoch {saved}\n"
+    for _ in range(2):
+        process.terminate()
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 75, err
+    assert err.count("\n") == 1 and f"{tmp_path} is saved after epoch {saved + 1}: " in err

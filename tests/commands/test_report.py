@@ -1,12 +1,10 @@
 """Tables of summaries: means and sds in their cells, what is missing said as missing."""
 
-import io
 import json
 
 import pytest
-from rich.console import Console
 
-from oa_jax.commands import report
+from oa_jax.commands import cli, report
 from oa_jax.errors import UserError
 
 KEYS = [f"test/{d}/{m}/{p}" for d in "AB" for m in report.METRICS for p in ("uni999", "full")]
@@ -29,20 +27,24 @@ def summary(gca=False, seeds=5, diverged=0):
     }
 
 
+def markdown(*summaries, groups=False):
+    return "\n".join(s.markdown() for s in report.sheets(summaries, "test", groups))
+
+
 def test_cells_are_mean_and_sd():
-    table = report.markdown([summary()])
-    assert "| abxi | 1,234,567 | 12 ± 0 | A | uni999 | 0.2500 ± 0.0125 |" in table
+    table = markdown(summary())
+    assert "| 1,234,567 | 12 ± 0 | A | uni999 | 0.2500 ± 0.0125 |" in table
     assert f"{summary()['mean']['test/B/auc/full']:.4f} ± 0.0125 |" in table
 
 
 def test_a_single_seed_has_no_sd():
-    assert "| 0.2500 |" in report.markdown([summary(seeds=1)])
+    assert "| 0.2500 |" in markdown(summary(seeds=1))
 
 
 def test_angles_stand_beside_their_null_only_with_gca():
-    assert "null" not in report.markdown([summary()])
-    table = report.markdown([summary(), summary(gca=True)])
-    assert "| abxi + GCA[0] | 0 A | 0.500 ± 0.013 | 0.500 ± 0.013 | 0.100 |" in table
+    assert "null" not in markdown(summary())
+    table = markdown(summary(), summary(gca=True))
+    assert "| abxi + GCA[0] | – | – | 0 A | 0.500 ± 0.013 | 0.500 ± 0.013 | 0.100 |" in table
     # A bar in a header would be read as the end of its cell.
     assert r"\|cos(X,X')\|" in table
 
@@ -50,13 +52,28 @@ def test_angles_stand_beside_their_null_only_with_gca():
 def test_nothing_measured_is_a_dash():
     empty = summary()
     empty["mean"]["test/A/auc/full"] = None
-    assert "| – |" in report.markdown([empty])
+    assert "| – |" in markdown(empty)
+    assert "| abxi | – | – | 7 | – | A | – | – |" in markdown(
+        summary() | {"mean": {}, "n_parameters": 7}
+    )
 
 
 def test_the_console_shows_the_same_numbers():
-    out = io.StringIO()
-    report.show([summary(gca=True)], Console(file=out, width=200))
-    assert "0.2500 ± 0.0125" in out.getvalue() and "1,234,567" in out.getvalue()
+    with cli.console.capture() as captured:
+        report.show([summary(gca=True), summary(seeds=1)])
+    out = captured.get()
+    assert "0.2500 ± 0.0125" in out and out.count("abxi + GCA[0]") > 2
+    # What all rows have in common stands above them.
+    assert out.splitlines()[1].split() == [
+        "run",
+        "–,",
+        "data",
+        "–,",
+        "protocol",
+        "–,",
+        "parameters",
+        "1,234,567",
+    ]
 
 
 def test_diverged_seeds_are_named_and_change_the_status():
@@ -66,31 +83,72 @@ def test_diverged_seeds_are_named_and_change_the_status():
     assert "seed 3 diverged" in said[0] and "step 7" in said[0]
 
 
-@pytest.mark.parametrize(
-    ("content", "words"),
-    [(None, "No such file"), ("{", "not valid JSON"), ("{}", "no field 'label'")],
-)
-def test_what_is_no_summary_is_one_line(tmp_path, content, words):
+NO_SUMMARIES = {
+    "missing": (None, "no finished run in it: expected a workdir or a folder of them"),
+    "cut off": ("{", "not valid JSON"),
+    "no fields": ("{}", "no field 'label'"),
+    "text": ('"label"', "holds a str, not an object or a list"),
+    "nothing": ("[]", "an empty list: expected the summary of a run"),
+    "numbers": ("[1]", "no field 'label'"),
+    "no size": (json.dumps(summary() | {"n_parameters": None}), "n_parameters: found null"),
+    "a list": (json.dumps(summary() | {"mean": []}), "mean: found [[][]]"),
+    "a word": (json.dumps(summary() | {"mean": {"test/A/auc/full": "x"}}), 'full: found "x"'),
+    "no mean": (json.dumps({k: v for k, v in summary().items() if k != "mean"}), "field 'mean'"),
+}
+
+
+@pytest.mark.parametrize("kind", NO_SUMMARIES)
+def test_what_is_no_summary_is_one_line(tmp_path, kind):
+    content, words = NO_SUMMARIES[kind]
     if content is not None:
         (tmp_path / "summary.json").write_text(content)
     with pytest.raises(UserError, match=words) as error:
         report.read(str(tmp_path))
-    assert "summary.json" in str(error.value) and "\n" not in str(error.value)
+    assert str(tmp_path) in str(error.value) and "\n" not in str(error.value)
 
 
 def test_a_workdir_and_its_summary_are_read_alike(tmp_path):
     file = tmp_path / "summary.json"
     file.write_text(json.dumps(summary()))
-    assert report.read(str(tmp_path)) == report.read(str(file)) == [summary()]
+    expected = [summary() | {"run": tmp_path.name}]
+    assert report.read(str(tmp_path)) == report.read(str(file)) == expected
 
 
 def test_a_list_of_summaries_is_read_whole(tmp_path):
     file = tmp_path / "rules.json"
     file.write_text(json.dumps([summary(), summary(gca=True)]))
-    assert report.read(str(file)) == [summary(), summary(gca=True)]
+    rules = {"run": "rules"}
+    assert report.read(str(file)) == [summary() | rules, summary(gca=True) | rules]
     file.write_text(json.dumps([summary(), {}]))
     with pytest.raises(UserError, match="no field 'label'"):
         report.read(str(file))
+
+
+def workdir(path, name, fingerprint, finished=True):
+    path.mkdir(parents=True)
+    config = {"data": {"name": name}, "protocol": "corrected"}
+    (path / "config.json").write_text(json.dumps(config))
+    (path / "env.json").write_text(json.dumps({"fingerprints": {"data": fingerprint}}))
+    if finished:
+        (path / "summary.json").write_text(json.dumps(summary()))
+
+
+def test_a_folder_of_runs_is_told_apart_in_every_row(tmp_path, capsys):
+    workdir(tmp_path / "abe", "beauty_elec", "0123456789")
+    workdir(tmp_path / "worlds" / "one", "synthetic", "aaaaaaaaaa")
+    workdir(tmp_path / "worlds" / "two", "synthetic", "bbbbbbbbbb")
+    workdir(tmp_path / "begun", "synthetic", "bbbbbbbbbb", finished=False)
+    (sheet,) = report.sheets(report.read(str(tmp_path)), "test")
+    assert {tuple(row[:4]) for row in sheet.rows} == {
+        ("abe", "abxi", "beauty_elec 012345", "corrected"),
+        ("worlds/one", "abxi", "synthetic aaaaaa", "corrected"),
+        ("worlds/two", "abxi", "synthetic bbbbbb", "corrected"),
+    }
+    assert len(sheet.rows) == 12 and "" not in sum(sheet.rows, [])
+    assert sheet.csv().splitlines()[1].startswith('abe,abxi,beauty_elec 012345,corrected,"1,234,')
+    assert capsys.readouterr().err == f"{tmp_path / 'begun'}: not finished: left out\n"
+    with pytest.raises(UserError, match="summary.json: No such file"):
+        report.read(str(tmp_path / "begun"))
 
 
 def test_groups_are_shown_when_asked_for():
@@ -100,8 +158,8 @@ def test_groups_are_shown_when_asked_for():
     found["mean"] |= {"val/long/users": 1, "test/short/mrr/full": 0.125, "test/all/mrr/full": 0.5}
     users = {}
     for groups in (False, True):
-        header, rows = report.tables([found], "test", groups)[0]
-        users[groups] = [row[3] for row in rows]
+        (sheet,) = report.sheets([found], "test", groups)
+        users[groups] = [row[6] for row in sheet.rows]
     assert users[False] == ["A", "A", "B", "B", "all", "all"]
     assert users[True] == [*users[False], "short", "short"]
-    assert header[3] == "users" and rows[-1][-2] == "0.1250"
+    assert sheet.header[6] == "users" and sheet.rows[-1][-2] == "0.1250"

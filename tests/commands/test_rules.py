@@ -50,15 +50,15 @@ def summaries(backbone, **changes):
 
 def histories(experiment, n_events):
     """Items of each user's first events."""
-    log = experiment.log
+    log = experiment.data.log
     return [log.item[b : b + n].tolist() for b, n in zip(log.offsets[:-1], n_events, strict=True)]
 
 
 def scorers(experiment, split):
     """{rule: (user, item, target) -> score}, from loops over the users' lists."""
-    log, n_a = experiment.log, experiment.log.n_items[0]
-    trained = histories(experiment, experiment.split.n_train)
-    before = histories(experiment, getattr(experiment.split, split))
+    log, n_a = experiment.data.log, experiment.data.log.n_items[0]
+    trained = histories(experiment, experiment.data.split.n_train)
+    before = histories(experiment, getattr(experiment.data.split, split))
     assert all(len(set(items)) == len(items) for items in before)
     total = [sum(items.count(i) for items in trained) for i in range(sum(log.n_items) + 1)]
     last = [sum(items[-1] == i for items in trained) for i in range(sum(log.n_items) + 1)]
@@ -75,7 +75,7 @@ def scorers(experiment, split):
 def items_ranked(experiment, rows, row, kind):
     """The target and its rivals, each a tuple of the items whose scores it sums."""
     if kind == "full":
-        n_a, n_all = experiment.log.n_items[0], sum(experiment.log.n_items)
+        n_a, n_all = experiment.data.log.n_items[0], sum(experiment.data.log.n_items)
         target, seen = rows["target"][row], set(rows["seen"][row])
         domain = range(1, n_a + 1) if target <= n_a else range(n_a + 1, n_all + 1)
         return [(target,), *((i,) for i in domain if i != target and i not in seen)]
@@ -85,13 +85,13 @@ def items_ranked(experiment, rows, row, kind):
 
 def expected(experiment, split, kind, score):
     """{metric: (R,)} of a rule under one ranking."""
-    rows, found = experiment.eval_rows[split], {"ndcg@10": [], "auc": []}
+    rows, found = experiment.evaluation.rows[split], {"ndcg@10": [], "auc": []}
     for row, user in enumerate(rows["user"]):
         ranked = items_ranked(experiment, rows, row, kind)
         goal = int(rows["target"][row])
         target, *others = (sum(score(user, int(i), goal) for i in items) for items in ranked)
         rank = 1 + sum(s > target for s in others)
-        rank += experiment.tie_weight * sum(s == target for s in others)
+        rank += experiment.evaluation.tie_weight * sum(s == target for s in others)
         found["ndcg@10"].append(1 / math.log2(1 + rank) if rank <= 10 else 0)
         found["auc"].append((len(ranked) - rank) / len(others))
     return {name: np.array(values) for name, values in found.items()}
@@ -102,9 +102,12 @@ def expected(experiment, split, kind, score):
 def test_rules_rank_as_counted_one_by_one(backbone, rule):
     experiment, mean = build(backbone), summaries(backbone)[rule]["mean"]
     for split in experiment_lib.SPLITS:
-        score, domain = scorers(experiment, split)[rule], experiment.eval_rows[split]["domain"]
-        groups = {"A": domain == 0, "B": domain == 1} | experiment.groups[split]
-        for kind, name in experiment.protocol_names.items():
+        score, domain = (
+            scorers(experiment, split)[rule],
+            experiment.evaluation.rows[split]["domain"],
+        )
+        groups = {"A": domain == 0, "B": domain == 1} | experiment.evaluation.groups[split]
+        for kind, name in experiment.evaluation.rankings.items():
             for metric, values in expected(experiment, split, kind, score).items():
                 for group, mask in groups.items():
                     if not mask.any():
@@ -167,6 +170,6 @@ def test_the_report_shows_what_was_written(tmp_path):
     file.write_text(json.dumps(list(summaries("llm4cdsr").values())))
     found = report.read(str(file))
     assert [s["label"] for s in found] == ["random", *COUNTED]
-    table = report.markdown(found)
-    assert "| popularity | 0 | – | A | official10 |" in table and "short" not in table
-    assert "|  |  |  | short | full |" in report.markdown(found, groups=True)
+    tables = {g: report.sheets(found, "test", g)[0].markdown() for g in (False, True)}
+    assert "| official | 0 | – | A | official10 |" in tables[False] and "short" not in tables[False]
+    assert "| official | 0 | – | short | full |" in tables[True]

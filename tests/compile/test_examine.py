@@ -57,7 +57,7 @@ def test_rows_have_the_shapes_of_real_ones(backbone):
     real, shapes = experiment_lib.build(config), shapes_of(config, None)
 
     def of(experiment):
-        return jax.tree.map(lambda a: (a.shape, a.dtype), experiment.eval_rows)
+        return jax.tree.map(lambda a: (a.shape, a.dtype), experiment.evaluation.rows)
 
     assert of(shapes) == of(real)
     assert not shapes.eval_rows["val"]["candidates"].any()  # they were not drawn

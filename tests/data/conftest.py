@@ -124,8 +124,8 @@ def small_pair(raw_files, tmp_path_factory):
 @pytest.fixture(scope="session")
 def built_from():
     """Function (name, folder) -> (Built, Reading): what a data set is made into."""
-    from oa_jax.data.builder import build
-    from oa_jax.data.raw import Reading
+    from oa_jax.data.prepare import build
+    from oa_jax.data.texts import Reading
 
     def make(name, folder):
         reading = Reading()

@@ -5,9 +5,9 @@ import collections
 import numpy as np
 import pytest
 
-from oa_jax.data import check, describe, prepared
+from oa_jax.data import check, describe, store
 from oa_jax.data.prepare import prepare
-from oa_jax.data.raw import Reading
+from oa_jax.data.texts import Reading
 from oa_jax.events.log import TEST, TRAINING
 
 
@@ -65,13 +65,13 @@ def test_the_defects_of_amid_are_found(amid):
 
 
 def test_published_defects_with_their_counts(shared_file, tmp_path):
-    """Spec cdsrnp §14.1."""
+    """The counts that AMID's files are known for."""
     folder = shared_file("data", "amid", "cloth_sport_test.csv.gz").parent
     prepare("cloth_sport_amid", folder, tmp_path, Reading(), print)
-    data = prepared.load(tmp_path, "cloth_sport_amid")
+    data = store.load(tmp_path, "cloth_sport_amid")
     assert all(f["published"] for f in data.metadata["files"])
     assert data.metadata["notes"]["rows"]["cloth_sport_test.csv.gz"] == 4762
-    found = "\n".join(line for _, line in check._user_leak(data) + check._id_order(data))
+    found = "\n".join(check.user_leak(data) + check.id_order(data))
     assert "users: 920 of 4,762 test sequences belong to a user with another" in found
     assert "users: in 920 of these the target is an item of that sequence" in found
     assert "domain B is not chronological: 100.0% of neighbouring items ascend" in found
@@ -80,9 +80,9 @@ def test_published_defects_with_their_counts(shared_file, tmp_path):
 
 def damaged(abxi, tmp_path, change):
     """A copy whose columns `change` edits, with the fingerprint put right."""
-    folder = prepared.folder(tmp_path, "beauty_elec")
+    folder = store.folder(tmp_path, "beauty_elec")
     folder.mkdir(parents=True)
-    for path in prepared.folder(abxi, "beauty_elec").iterdir():
+    for path in store.folder(abxi, "beauty_elec").iterdir():
         (folder / path.name).write_bytes(path.read_bytes())
     change(folder)
     return check.check(tmp_path, "beauty_elec")
@@ -90,9 +90,9 @@ def damaged(abxi, tmp_path, change):
 
 def test_records_that_differ_are_an_error(abxi, tmp_path):
     def change(folder):
-        data = prepared.load(tmp_path, "beauty_elec")
+        data = store.load(tmp_path, "beauty_elec")
         names = ["someone else", *data.raw_users[1:]]
-        prepared.write_columns(folder, data.log, data.role, names)
+        store.write_columns(folder, data.log, data.role, names)
 
     assert lines_of(damaged(abxi, tmp_path, change), check.ERROR) == [
         "records: record 0 is not user 0 of log.npz"
@@ -101,7 +101,7 @@ def test_records_that_differ_are_an_error(abxi, tmp_path):
 
 def test_an_item_table_that_differs_is_an_error(abxi, tmp_path):
     def change(folder):
-        prepared.write_items(folder, list(prepared.iter_items(folder))[:-1])
+        store.write_items(folder, list(store.iter_items(folder))[:-1])
 
     (line,) = lines_of(damaged(abxi, tmp_path, change), check.ERROR)
     assert line.startswith("items: digest ") and "31 items: expected 32" in line
@@ -115,7 +115,7 @@ def rows_of(data):
 
 
 def test_figures_against_plain_python(abxi):
-    data = prepared.load(abxi, "beauty_elec")
+    data = store.load(abxi, "beauty_elec")
     log, rows = data.log, rows_of(data)
     users = [list(range(*log.offsets[u : u + 2])) for u in range(log.n_users)]
     assert rows["items"] == ["16", "16", "32"] and rows["interactions"] == ["360", "360", "720"]
@@ -131,7 +131,7 @@ def test_figures_against_plain_python(abxi):
 
 
 def test_users_with_one_domain_alone(amid):
-    data = prepared.load(amid, "elec_phone_amid")
+    data = store.load(amid, "elec_phone_amid")
     domains = [set() for _ in range(data.log.n_users)]
     for user, domain in zip(data.log.user, data.log.domain, strict=True):
         domains[user].add(int(domain))
@@ -143,7 +143,7 @@ def test_users_with_one_domain_alone(amid):
 
 
 def test_cold_targets_and_repeats(amid):
-    data = prepared.load(amid, "elec_phone_amid")
+    data = store.load(amid, "elec_phone_amid")
     trained = set(data.log.item[data.role == TRAINING].tolist())
     cold = [r for r in np.flatnonzero(data.role == TEST) if data.log.item[r] not in trained]
     np.testing.assert_array_equal(np.flatnonzero(describe.cold_targets(data, TEST)), cold)
@@ -154,7 +154,7 @@ def test_cold_targets_and_repeats(amid):
 @pytest.mark.parametrize("above", [False, True])
 def test_popularity_against_many_draws(amid, above):
     """The expectation over negatives, by drawing them; 20 of the 60 rivals."""
-    data = prepared.load(amid, "elec_phone_amid")
+    data = store.load(amid, "elec_phone_amid")
     log, rng = data.log, np.random.default_rng(0)
     count = np.bincount(log.item[data.role == TRAINING], minlength=sum(log.n_items) + 1)
     pool = np.arange(log.n_items[0] + 1, sum(log.n_items) + 1)
@@ -177,7 +177,7 @@ def test_popularity_against_many_draws(amid, above):
 def test_the_plot_is_a_picture(abxi, tmp_path):
     from matplotlib import image
 
-    describe.plot(prepared.load(abxi, "beauty_elec"), tmp_path / "p.png")
+    describe.plot(store.load(abxi, "beauty_elec"), tmp_path / "p.png")
     pixels = image.imread(tmp_path / "p.png")
     assert pixels.shape[0] > 300 and pixels.shape[1] > 900
     # Both lines of both panels, in their colours: matplotlib's C0 and C1.

@@ -1,48 +1,23 @@
 """`python -m oa_jax data` as people call it."""
 
-import dataclasses
-import json
 import pathlib
 import subprocess
 import sys
 
 import pytest
+import served
+
+from oa_jax.data import store
 
 TESTS = pathlib.Path(__file__).resolve().parents[1]
 
 
-@dataclasses.dataclass(frozen=True)
-class Result:
-    returncode: int
-    stdout: str
-    stderr: str
-
-
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    """Function (*argv, OA_DATA_DIR) -> Result, as of `python -m oa_jax data *argv`."""
-    files = [str(tmp_path_factory.mktemp("streams") / name) for name in ("out", "err")]
-    argv = [sys.executable, str(TESTS / "commands" / "_server.py")]
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
-    server = subprocess.Popen(argv, text=True, **pipes)
-
-    def one(*argv, **environment):
-        for path in files:
-            pathlib.Path(path).write_text("")
-        request = {"module": "oa_jax.data", "argv": list(map(str, argv)), "cwd": str(TESTS.parent)}
-        request |= {
-            "env": {"OA_DATA_DIR": ""} | environment,
-            "stdout": files[0],
-            "stderr": files[1],
-        }
-        server.stdin.write(json.dumps(request) + "\n")
-        server.stdin.flush()
-        status = int(server.stdout.readline())
-        return Result(status, *(pathlib.Path(path).read_text() for path in files))
-
-    with server:
-        yield one
-        server.stdin.close()
+    """Function (*argv, OA_DATA_DIR) -> Result, as of `python -m oa_jax.data *argv`."""
+    preloaded = ("tensorflow_datasets", "matplotlib.figure")
+    with served.commands("oa_jax.data", tmp_path_factory.mktemp("streams"), *preloaded) as run:
+        yield run
 
 
 def error(result):
@@ -71,6 +46,9 @@ def test_from_files_to_figures(run, small_pair, raw_files, tmp_path):
     assert "A Beauty, B Electronics; split: leave_one_out" in described.stdout
     assert (tmp_path / "oa_pairs" / "beauty_elec" / "beauty_elec.png").stat().st_size > 10_000
 
+    line = error(run("describe", "beauty_elec", where[0], f"--png={tmp_path / 'x.foo'}"))
+    assert "x.foo: expected a name that ends in one of .avif, " in line or ".pdf, " in line
+
     checked = run("check", "beauty_elec", where[0])
     assert checked.returncode == 0 and "ok: records: all 30 equal" in checked.stdout
     assert "finding: files: ratings_Beauty.csv.gz: 1 malformed, line 361" in checked.stdout
@@ -85,14 +63,24 @@ def test_list_says_what_is_there_and_what_is_missing(run, small_pair, tmp_path):
     assert "cseweb.ucsd.edu/~jmcauley/datasets/amazon_v2/" in words
 
 
+def test_a_damaged_set_is_one_line_and_the_others_are_listed(run, small_pair, tmp_path):
+    folder = store.folder(tmp_path, "food_kitchen")
+    folder.mkdir(parents=True)
+    for content, expected in (("{}", "no field 'name'"), ("[", "not valid JSON")):
+        (folder / store.METADATA).write_text(content)
+        for argv in (("list",), ("check", "food_kitchen"), ("describe", "food_kitchen")):
+            result = run(*argv, f"--data_dir={tmp_path}", f"--raw_dir={small_pair}")
+            assert f"metadata.json: {expected}" in error(result)
+            assert ("files found: ratings of 2014" in result.stdout) is (argv == ("list",))
+
+
 def test_a_set_with_errors_has_status_1(run, small_pair, tmp_path):
-    from oa_jax.data import prepared
     from oa_jax.data.prepare import prepare
-    from oa_jax.data.raw import Reading
+    from oa_jax.data.texts import Reading
 
     prepare("beauty_elec", small_pair, tmp_path, Reading(), print)
-    folder = prepared.folder(tmp_path, "beauty_elec")
-    prepared.write_items(folder, [])
+    folder = store.folder(tmp_path, "beauty_elec")
+    store.write_items(folder, [])
     checked = run("check", "beauty_elec", f"--data_dir={tmp_path}")
     assert checked.returncode == 1 and "error: items: digest" in checked.stdout
 
@@ -123,12 +111,12 @@ def test_missing_files_are_named_at_once(run, tmp_path):
     )
 
 
-def test_a_missing_extra_is_named(tmp_path):
+def test_a_missing_extra_is_named(small_pair, tmp_path):
     code = (
         "import runpy, sys; sys.modules['polars'] = None;"
-        "sys.argv = ['data', 'prepare', 'movie_book', f'--data_dir={sys.argv[1]}'];"
+        "sys.argv = ['data', 'prepare', 'beauty_elec', *sys.argv[1:]];"
         "runpy.run_module('oa_jax.data', run_name='__main__', alter_sys=True)"
     )
-    argv = [sys.executable, "-c", code, str(tmp_path)]
+    argv = [sys.executable, "-c", code, f"--data_dir={tmp_path}", f"--raw_dir={small_pair}"]
     process = subprocess.run(argv, cwd=TESTS.parent, capture_output=True, text=True)
     assert "polars is not installed: expected the extra `data`" in error(process)

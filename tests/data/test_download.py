@@ -7,9 +7,9 @@ import time
 
 import pytest
 
-from oa_jax.data import download
+from oa_jax.data import catalogue
 from oa_jax.data.catalogue import DataSet, File, Source
-from oa_jax.data.raw import Reading
+from oa_jax.data.texts import Reading
 from oa_jax.errors import UserError
 
 CONTENT = b"u,i,5.0,1\n" * 1000
@@ -49,12 +49,12 @@ def data_set(server, *names, sha256=None):
 def test_files_come_once_and_whole(server, tmp_path):
     toy = data_set(server, "one", "two", sha256=hashlib.sha256(CONTENT).hexdigest())
     seen = []
-    download.complete(toy, tmp_path, Reading(lambda path, n: seen.append(n)))
+    catalogue.complete(toy, tmp_path, Reading(lambda path, n: seen.append(n)))
     assert (tmp_path / "toy" / "one.csv").read_bytes() == CONTENT and seen[-1] == len(CONTENT)
-    download.complete(toy, tmp_path, Reading())
+    catalogue.complete(toy, tmp_path, Reading())
     assert server.asked == ["/one", "/two"]
     (tmp_path / "toy" / "one.csv").unlink()
-    download.complete(toy, tmp_path, Reading())
+    catalogue.complete(toy, tmp_path, Reading())
     assert server.asked == ["/one", "/two", "/one"]
 
 
@@ -68,7 +68,7 @@ def test_files_come_once_and_whole(server, tmp_path):
 )
 def test_what_does_not_come_leaves_nothing(server, tmp_path, name, sha256, expected):
     with pytest.raises(UserError, match=expected):
-        download.complete(data_set(server, name, sha256=sha256), tmp_path, Reading())
+        catalogue.complete(data_set(server, name, sha256=sha256), tmp_path, Reading())
     assert server.asked == [f"/{name}"]  # no second attempt
     assert not list((tmp_path / "toy").iterdir())
 
@@ -79,8 +79,8 @@ def test_offline_is_an_answer_at_once(server, tmp_path):
     server.server_close()
     start = time.monotonic()
     with pytest.raises(UserError, match="one.csv: cannot download .*refused; see https://page"):
-        download.complete(toy, tmp_path, Reading())
-    assert time.monotonic() - start < download.TIMEOUT_S
+        catalogue.complete(toy, tmp_path, Reading())
+    assert time.monotonic() - start < catalogue.TIMEOUT_S
 
 
 def test_files_without_a_url_are_named_by_their_page(tmp_path):
@@ -88,4 +88,4 @@ def test_files_without_a_url_are_named_by_their_page(tmp_path):
     with pytest.raises(
         UserError, match="toy: not every file has a URL of its own: see https://page"
     ):
-        download.complete(toy, tmp_path, Reading())
+        catalogue.complete(toy, tmp_path, Reading())

@@ -1,4 +1,4 @@
-"""Filters against the specs in plain Python, and ABXI's published text from a raw file."""
+"""Filters against plain Python, and ABXI's published text from a raw file."""
 
 import collections
 
@@ -7,7 +7,8 @@ import polars as pl
 import pytest
 
 from oa_jax.data import filters, published, sources
-from oa_jax.data.filters import hash_rank, joined
+from oa_jax.data.filters import joined
+from oa_jax.data.roles import hash_rank
 from oa_jax.events.log import make_log
 
 
@@ -30,7 +31,7 @@ def frame(rows):
 
 
 def slow_abxi(rows, item_least, length, user_least):
-    """Spec abxi §1, step by step."""
+    """The six steps, one by one."""
     of = [{r[1] for r in rows if r[3] == d} for d in (0, 1)]
     rows = [r for r in rows if r[1] not in of[0] & of[1]]
     users = [{r[0] for r in rows if r[3] == d} for d in (0, 1)]
@@ -59,7 +60,7 @@ def test_abxi(seed, least):
 
 
 def slow_core(rows, user_core, item_core, strict):
-    """Spec llm4cdsr §1.1, step 3: the stop test is not strict, a pass of the official code is."""
+    """The stop test is not strict, a pass of the official code is."""
     while True:
         users = collections.Counter(r[0] for r in rows)
         items = collections.Counter(r[1] for r in rows)
@@ -142,6 +143,15 @@ def test_a_share_of_single_domain_users():
     assert {f"both{u}" for u in range(7)} <= kept[0.25]
     backwards = filters.keep_single(frame(rows[::-1]), 0.25)
     assert set(backwards["user"]) == kept[0.25]  # no order of the files in it
+
+
+def test_copies_are_equal_in_all_columns():
+    rows = [("u", "a", 1, 0), ("u", "b", 1, 0), ("u", "a", 1, 0), ("u", "a", 2, 0)]
+    rows += [("u", "a", 1, 1), ("v", "a", 1, 0)]
+    kept = {k: filters.without_copies(frame(rows), k).rows() for k in ("keep", "first", "last")}
+    assert kept["keep"] == rows
+    assert kept["first"] == rows[:2] + rows[3:]
+    assert kept["last"] == rows[1:]
 
 
 def test_hash_rank_is_a_permutation_of_its_own():

@@ -12,9 +12,9 @@ import sys
 import numpy as np
 import pytest
 
-from oa_jax.data import prepared, sources
+from oa_jax.data import sources, store
 from oa_jax.data.prepare import prepare
-from oa_jax.data.raw import Reading
+from oa_jax.data.texts import Reading
 from oa_jax.errors import UserError
 from oa_jax.events.split import make_split
 
@@ -42,7 +42,7 @@ def listing(folder):
 
 def test_columns_items_and_metadata_come_back(done, built_from, small_pair):
     built, _ = built_from(NAME, small_pair)
-    data = prepared.load(done, NAME)
+    data = store.load(done, NAME)
     for column in ("user", "item", "time"):
         np.testing.assert_array_equal(getattr(data.log, column), getattr(built, column))
     np.testing.assert_array_equal(data.role, built.role)
@@ -54,15 +54,15 @@ def test_columns_items_and_metadata_come_back(done, built_from, small_pair):
     assert facts["events_by_role"] == {"context": 0, "training": 660, "validation": 30, "test": 30}
     assert facts["source"] == "ratings of 2014" and facts["times"] == "unix seconds"
     assert [f["published"] for f in facts["files"]] == [None, None] and not facts["malformed"]
-    assert prepared.items_digest(data.directory) == facts["items_digest"]
-    assert prepared.names(done) == [NAME]
+    assert store.items_digest(data.directory) == facts["items_digest"]
+    assert store.names(done) == [NAME]
 
 
 def test_record_k_is_user_k(done):
     import tensorflow_datasets as tfds
 
     assert "tensorflow" not in sys.modules
-    data = prepared.load(done, NAME)
+    data = store.load(done, NAME)
     records = tfds.builder_from_directory(data.directory).as_data_source("train")
     assert len(records) == 30
     for user in (0, 7, 29):
@@ -79,14 +79,14 @@ def test_record_k_is_user_k(done):
 def test_the_builder_alone(small_pair, tmp_path, done):
     import tensorflow_datasets as tfds
 
-    from oa_jax.data.builder import OaPairs
+    from oa_jax.data.prepare import OaPairs
 
     builder = OaPairs(config=NAME, data_dir=str(tmp_path))
     manual = tfds.download.DownloadConfig(manual_dir=str(small_pair))
     builder.download_and_prepare(download_config=manual)
     records, theirs = (
         tfds.builder_from_directory(folder).as_data_source("train")
-        for folder in (builder.data_dir, prepared.folder(done, NAME))
+        for folder in (builder.data_dir, store.folder(done, NAME))
     )
     assert all(np.array_equal(a["item"], b["item"]) for a, b in zip(records, theirs, strict=True))
 
@@ -100,14 +100,14 @@ def test_again_changes_nothing(done, small_pair):
 
 def test_the_same_files_give_the_same_bytes(done, small_pair, tmp_path):
     make(NAME, small_pair, tmp_path)
-    same = prepared.folder(done, NAME), prepared.folder(tmp_path, NAME)
-    for name in (prepared.ITEMS, prepared.METADATA):
+    same = store.folder(done, NAME), store.folder(tmp_path, NAME)
+    for name in (store.ITEMS, store.METADATA):
         assert (same[0] / name).read_bytes() == (same[1] / name).read_bytes()
 
 
 def test_text_and_raw_files_give_one_fingerprint(raw_files, done, tmp_path):
     """ABXI's text of the small pair, written from its raw form."""
-    data = prepared.load(done, NAME)
+    data = store.load(done, NAME)
     users = np.split(np.stack([data.log.item, data.log.time], 1), data.log.offsets[1:-1])
     lines = [" ".join([str(u), *(f"{i}|{t}" for i, t in own)]) for u, own in enumerate(users)]
     raw_files.write(tmp_path / "abe" / "abe_50_preprocessed.txt.gz", lines)
@@ -117,7 +117,7 @@ def test_text_and_raw_files_give_one_fingerprint(raw_files, done, tmp_path):
     raw_files.write(tmp_path / "abe" / "map_user_50.txt", [json.dumps(names)])
     before = sources.load(NAME, tmp_path)
     assert make(NAME, tmp_path, tmp_path)
-    text = prepared.load(tmp_path, NAME)
+    text = store.load(tmp_path, NAME)
     assert (
         text.metadata["source"] == "ABXI's text" and text.metadata["files"][0]["published"] is False
     )
@@ -129,20 +129,20 @@ def test_text_and_raw_files_give_one_fingerprint(raw_files, done, tmp_path):
 
 CHILD = """
 import os, signal, sys
-from oa_jax.data import builder, prepare, prepared
-from oa_jax.data.raw import Reading
+from oa_jax.data import prepare, store
+from oa_jax.data.texts import Reading
 name, raw, data, where = sys.argv[1:]
 def die(*args, **options):
     os.kill(os.getpid(), signal.SIGKILL)
-def half(self, built, generate=builder.OaPairs._generate_examples):
+def half(self, built, generate=prepare.OaPairs._generate_examples):
     for user, example in generate(self, built):
         if user == 15:
             die()
         yield user, example
 if where == "among the records":
-    builder.OaPairs._generate_examples = half
+    prepare.OaPairs._generate_examples = half
 if where == "at the items":
-    prepared.write_items = die
+    store.write_items = die
 if where == "before the rename":
     prepare.os.replace = die
 if where == "after the rename":
@@ -167,14 +167,14 @@ def test_killed_at_any_moment(small_pair, done, tmp_path):
         assert process.wait() == -signal.SIGKILL, where
         root = tmp_path / where / "oa_pairs"
         whole = where == "after the rename"
-        assert prepared.is_prepared(tmp_path / where, NAME) is whole
-        assert (root / NAME / prepared.VERSION).exists() is whole
+        assert store.is_prepared(tmp_path / where, NAME) is whole
+        assert (root / NAME / store.VERSION).exists() is whole
         assert len(list(root.glob(".*.tmp-*"))) == 1
         said = []
         assert make(NAME, small_pair, tmp_path / where, said) is not whole
         assert said == [f"{NAME}: removed what an interrupted run had left"]
         assert not list(root.glob(".*.tmp-*"))
-        again, first = prepared.load(tmp_path / where, NAME), prepared.load(done, NAME)
+        again, first = store.load(tmp_path / where, NAME), store.load(done, NAME)
         assert again.log.fingerprint() == first.log.fingerprint() and again.items == first.items
 
 
@@ -187,10 +187,10 @@ def test_two_at_once(small_pair, tmp_path):
         both = [child(NAME, small_pair, tmp_path, "nowhere") for _ in range(2)]
         waiting = f"{NAME}: another process is preparing it: waiting"
         assert [process.stdout.readline().strip() for process in both] == [waiting] * 2
-        assert not prepared.is_prepared(tmp_path, NAME)
+        assert not store.is_prepared(tmp_path, NAME)
     outs = [process.communicate()[0].strip() for process in both]
     assert sorted(outs) == ["made", "there"] and [p.returncode for p in both] == [0, 0]
-    assert len(prepared.load(tmp_path, NAME).log.user) == 720
+    assert len(store.load(tmp_path, NAME).log.user) == 720
 
 
 def test_a_failed_one_leaves_nothing(raw_files, tmp_path):
@@ -204,7 +204,7 @@ def test_a_failed_one_leaves_nothing(raw_files, tmp_path):
 
 
 def test_something_else_in_its_place_is_left_alone(small_pair, tmp_path):
-    place = prepared.folder(tmp_path, NAME)
+    place = store.folder(tmp_path, NAME)
     place.mkdir(parents=True)
     (place / "thesis.tex").write_text("mine")
     with pytest.raises(UserError, match="1.0.0: holds something else"):
@@ -221,7 +221,7 @@ def test_an_unknown_name(tmp_path):
 
 
 def damage(folder, kind):
-    log, facts = folder / prepared.LOG, folder / prepared.METADATA
+    log, facts = folder / store.LOG, folder / store.METADATA
     if kind == "log changed":
         columns = dict(np.load(log))
         columns["item"][3] += 1
@@ -234,6 +234,11 @@ def damage(folder, kind):
         facts.write_text(facts.read_text()[:50])
     elif kind == "metadata empty":
         facts.write_text("{}")
+    elif kind == "metadata a list":
+        facts.write_text("[]")
+    elif kind.startswith("field "):
+        field, value = WRONG_FIELDS[kind]
+        facts.write_text(json.dumps(json.loads(facts.read_text()) | {field: value}))
 
 
 DAMAGES = {
@@ -241,35 +246,44 @@ DAMAGES = {
     "log cut": "log.npz: ",
     "log missing": "log.npz: ",
     "metadata cut": "metadata.json: ",
-    "metadata empty": "metadata.json: no field 'n_items'",
+    "metadata empty": "metadata.json: no field 'name'",
+    "metadata a list": "metadata.json: holds a list",
+    "field as text": "metadata.json: n_items is 'many': expected one such as",
+    "field short": r"metadata.json: n_items is \[3\]: expected one such as",
+    "field true": "metadata.json: n_users is True: expected one such as",
+}
+WRONG_FIELDS = {
+    "field as text": ("n_items", "many"),
+    "field short": ("n_items", [3]),
+    "field true": ("n_users", True),
 }
 
 
 @pytest.mark.parametrize("kind", DAMAGES)
 def test_damaged_sets_are_one_line(done, tmp_path, kind):
-    folder = prepared.folder(tmp_path, NAME)
+    folder = store.folder(tmp_path, NAME)
     folder.mkdir(parents=True)
-    for path in prepared.folder(done, NAME).iterdir():
+    for path in store.folder(done, NAME).iterdir():
         (folder / path.name).write_bytes(path.read_bytes())
-    prepared.load(tmp_path, NAME)
+    store.load(tmp_path, NAME)
     damage(folder, kind)
     with pytest.raises(UserError, match=DAMAGES[kind]) as caught:
-        prepared.load(tmp_path, NAME)
+        store.load(tmp_path, NAME)
     assert "\n" not in str(caught.value)
 
 
 def test_a_damaged_item_table(done, tmp_path):
-    text = gzip.decompress((prepared.folder(done, NAME) / prepared.ITEMS).read_bytes())
+    text = gzip.decompress((store.folder(done, NAME) / store.ITEMS).read_bytes())
     lines = text.split(b"\n")
     lines[4] = b"{"
-    (tmp_path / prepared.ITEMS).write_bytes(gzip.compress(b"\n".join(lines)))
+    (tmp_path / store.ITEMS).write_bytes(gzip.compress(b"\n".join(lines)))
     with pytest.raises(UserError, match="items.jsonl.gz: line 5: "):
-        list(prepared.iter_items(tmp_path))
+        list(store.iter_items(tmp_path))
 
 
 def test_training_takes_prepared_names(done, raw_files, tmp_path, monkeypatch):
     monkeypatch.delenv(sources.DIRECTORY_VARIABLE, raising=False)
-    assert sources.load(NAME, done).fingerprint() == prepared.load(done, NAME).log.fingerprint()
+    assert sources.load(NAME, done).fingerprint() == store.load(done, NAME).log.fingerprint()
     name = "llmcdsr_food_kitchen"
     with pytest.raises(UserError, match=f"{name}: no directory was given: give the directory with"):
         sources.load(name)

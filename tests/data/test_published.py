@@ -6,7 +6,7 @@ import types
 import numpy as np
 import pytest
 
-from oa_jax.data import published, sources
+from oa_jax.data import published, sources, texts
 from oa_jax.errors import UserError
 
 MAP = {"a1": [1, 0], "a2": [2, 0], "b1": [3, 1], "b2": [4, 1], "b3": [5, 1]}
@@ -14,13 +14,13 @@ LINES = ["0 1|10 3|10 2|11", "1 5|7", "2 4|1 4|2 1|3 2|3"]
 SEQUENCES, ITEMS = "toy_50_preprocessed.txt", "map_item_50.txt"
 
 
-def write(directory, lines=LINES, mapping=MAP, end="\n", gz=False):
+def write(directory, lines=LINES, mapping=MAP, end="\n", gz=False, mark=b""):
     """Files of a toy source; `lines` and `mapping` may also be bytes, written as they are."""
     text = lines if isinstance(lines, bytes) else (end.join(lines) + end).encode()
     names = mapping if isinstance(mapping, bytes) else json.dumps(mapping).encode()
     for name, data in ((SEQUENCES, text), (ITEMS, names)):
         path = directory / (f"{name}.gz" if gz else name)
-        path.write_bytes(gzip.compress(data) if gz else data)
+        path.write_bytes(gzip.compress(mark + data) if gz else mark + data)
     return directory
 
 
@@ -51,6 +51,7 @@ def test_reads_the_columns(tmp_path):
         {"gz": True},
         {"end": "\r\n"},
         {"end": " \n"},
+        {"mark": b"\xef\xbb\xbf"},
         {"mapping": dict(reversed(MAP.items()))},
     ],
     ids=str,
@@ -75,29 +76,38 @@ def edited(line, text):
 
 
 BAD_LINES = {
-    "line without items": (edited(2, "1"), "line 2, items"),
-    "blank line": (edited(2, ""), "line 2: found ''"),
+    "line without items": (
+        edited(2, "1"),
+        "line 2: found '1', expected a user and item|",
+    ),
+    "blank line": (edited(2, ""), "line 2, user: found ''"),
     "user not a number": (edited(2, "one 5|7"), "line 2, user: found 'one'"),
     "user negative": (edited(2, "-1 5|7"), "line 2, user: found '-1'"),
     "user a fraction": (edited(2, "1.0 5|7"), "line 2, user: found '1.0'"),
-    "byte order mark": (edited(1, "\ufeff0 1|10"), "line 1, user: found '\\ufeff0'"),
+    "a mark within": (edited(2, "\ufeff1 5|7"), "line 2, user: found '\\ufeff1'"),
     "user twice": (edited(3, "1 4|1"), "line 3, user: found 1, expected a user of its own"),
-    "user missing": (edited(2, "7 5|7"), "line 2, user: found 7, expected ids 0..2"),
-    "item not a number": (edited(2, "1 5|7 x|8"), "line 2, token 2, item: found 'x'"),
-    "item missing": (edited(2, "1 |7"), "line 2, token 1, item: found ''"),
-    "item negative": (edited(2, "1 -5|7"), "line 2, token 1, item: found '-5'"),
-    "item 0": (edited(3, "2 4|1 0|2"), "line 3, token 2, item: found 0, expected an id in 1..5"),
-    "item above the map": (edited(3, "2 4|1 6|2"), "line 3, token 2, item: found 6"),
-    "item of 30 digits": (edited(2, f"1 {'9' * 30}|7"), "line 2, token 1, item"),
-    "item in other digits": (edited(2, "1 \u0665|7"), "line 2, token 1, item: found '\u0665'"),
-    "time not a number": (edited(2, "1 5|now"), "line 2, token 1, time: found 'now'"),
-    "time a fraction": (edited(2, "1 5|7.5"), "line 2, token 1, time: found '7.5'"),
-    "time negative": (edited(2, "1 5|-7"), "line 2, token 1, time: found '-7'"),
-    "time missing": (edited(2, "1 5|"), "line 2, token 1, time: found ''"),
-    "time backwards": (edited(1, "0 1|10 3|9"), "line 1, token 2, time: found 9, expected a time"),
+    "user missing": (edited(2, "7 5|7"), "users: found 7, expected ids 0..2"),
+    "item not a number": (edited(2, "1 5|7 x|8"), "line 2, token 2: found 'x|8'"),
+    "item missing": (edited(2, "1 |7"), "line 2, token 1: found '|7'"),
+    "item negative": (edited(2, "1 -5|7"), "line 2, token 1: found '-5|7'"),
+    "item 0": (edited(3, "2 4|1 0|2"), "line 3, item: found 0, expected an id in 1..5"),
+    "item above the map": (edited(3, "2 4|1 6|2"), "line 3, item: found 6"),
+    "item of 30 digits": (edited(2, f"1 {'9' * 30}|7"), "line 2, token 1: found '999"),
+    "item in other digits": (edited(2, "1 \u0665|7"), "line 2, token 1: found '\u0665|7'"),
+    "time not a number": (edited(2, "1 5|now"), "line 2, token 1: found '5|now'"),
+    "time a fraction": (edited(2, "1 5|7.5"), "line 2, token 1: found '5|7.5'"),
+    "time negative": (edited(2, "1 5|-7"), "line 2, token 1: found '5|-7'"),
+    "time missing": (edited(2, "1 5|"), "line 2, token 1: found '5|'"),
+    "time backwards": (
+        edited(1, "0 1|10 3|9"),
+        "line 1, time: found 9, expected a time",
+    ),
     "token without bar": (edited(2, "1 5|7 5"), "line 2, token 2: found '5', expected item|time"),
     "token with two bars": (edited(2, "1 5|7|9"), "line 2, token 1: found '5|7|9'"),
-    "other blank": (edited(2, "1\u00a05|7"), "line 2: found '1\\xa05|7', expected fields parted"),
+    "other blank": (
+        edited(2, "1\u00a05|7"),
+        "line 2: found '1\\xa05|7', expected",
+    ),
     "empty file": (b"", "line 1: expected text, found an empty file"),
     "only line ends": (b"\n\n\n", "line 1: expected text, found an empty file"),
     "not UTF-8": (b"0 1|10\n1 5|\xff7\n", "line 2: expected UTF-8 text, found byte 0xff"),
@@ -118,8 +128,8 @@ def mapped(**entries):
 BAD_MAPS = {
     "broken JSON": (b'{"a1": [1, 0],\n "a2": 2x}', "line 2, column 9: expected JSON"),
     "not JSON at all": (b"a1,1,0\n", "line 1, column 1: expected JSON"),
-    "a list": ([[1, 0]], "line 1: found 'list [[1, 0]]', expected an object"),
-    "no entries": ({}, "line 1: found 'dict {}'"),
+    "a list": ([[1, 0]], "line 1: found [[1, 0]], expected an object"),
+    "no entries": ({}, "line 1: found {}"),
     "empty file": (b"", "line 1: expected text, found an empty file"),
     "entry a number": (mapped(b1=3), "item 'b1': found 3, expected [id, domain]"),
     "entry too long": (mapped(b1=[3, 1, 1]), "item 'b1': found [3, 1, 1]"),
@@ -127,12 +137,21 @@ BAD_MAPS = {
     "id as text": (mapped(b1=["3", 1]), "item 'b1'"),
     "id a fraction": (mapped(b1=[3.0, 1]), "item 'b1'"),
     "id true": (mapped(a1=[True, 0]), "item 'a1'"),
-    "domain 2": (mapped(b1=[3, 2]), "item 'b1', domain: found 2, expected 0 or 1"),
-    "id 0": (mapped(a1=[0, 0]), "item 'a1', id: found 0, expected an id in 1..5"),
-    "id above": (mapped(b3=[6, 1]), "item 'b3', id: found 6, expected an id in 1..5"),
-    "id twice": (mapped(b2=[3, 1]), "item 'b2', id: found 3, expected an id of its own"),
-    "name twice": (b'{"a1": [1, 0], "a1": [2, 1]}', "item 'a1': found 'the name twice'"),
-    "B before A": (mapped(a2=[3, 0], b1=[2, 1]), "item 'b1', id: found 2, expected above 2"),
+    "domain 2": (mapped(b1=[3, 2]), "item 'b1': found [3, 2], expected domain 0 or 1"),
+    "id 0": (
+        mapped(a1=[0, 0]),
+        "item 'a1': found [0, 0], expected domain 0",
+    ),
+    "id above": (mapped(b3=[6, 1]), "item 'b3': found [6, 1]"),
+    "id twice": (
+        mapped(b2=[3, 1]),
+        "item 'b2': found [3, 1], expected ",
+    ),
+    "name twice": (b'{"a1": [1, 0], "a1": [2, 1]}', "item 'a1': the name twice"),
+    "B before A": (
+        mapped(a2=[3, 0], b1=[2, 1]),
+        "domains: found '2 items",
+    ),
     "no B": ({"a1": [1, 0]}, "domains: found '1 items of A, 0 of B'"),
     "no A": ({"b1": [1, 1]}, "domains: found '0 items of A, 1 of B'"),
     "number of 5000 digits": (b'{"a1": [' + b"1" * 5000 + b", 0]}", "expected JSON"),
@@ -174,7 +193,9 @@ def test_damaged_gzip_is_refused(tmp_path, name, damage):
 def test_folder_in_place_of_a_file(tmp_path):
     (write(tmp_path) / SEQUENCES).unlink()
     (tmp_path / SEQUENCES).mkdir()
-    assert f"{SEQUENCES}: expected a readable file, found: " in error_of(tmp_path)
+    assert f"expected file {SEQUENCES} or {SEQUENCES}.gz, found neither" in error_of(tmp_path)
+    with pytest.raises(UserError, match=f"{SEQUENCES}: expected a readable file, found: Is a dir"):
+        texts.text(tmp_path / SEQUENCES)
 
 
 @pytest.mark.parametrize("below", ["abxi/abe", "abe", "."])
@@ -192,7 +213,7 @@ def test_load_looks_in_three_places(tmp_path, monkeypatch, below, by_variable):
 
 def test_load_says_what_is_missing_and_how_to_give_it(tmp_path, monkeypatch):
     monkeypatch.delenv(sources.DIRECTORY_VARIABLE, raising=False)
-    for directory, looked in ((tmp_path, str(tmp_path / "abxi" / "afk")), (None, "no directory")):
+    for directory, looked in ((tmp_path, str(tmp_path)), (None, "no directory was given")):
         with pytest.raises(UserError) as caught:
             sources.load("food_kitchen", directory)
         message = str(caught.value)

@@ -1,18 +1,33 @@
-"""Rows that a feed gives make the batches that all rows make."""
+"""Rows that a feed gives make the batches that all rows make, for every backbone's task."""
+
+import functools
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from oa_jax.backbones.abxi.task import Task
+from oa_jax.backbones.cdsrnp.task import CDSRNPTask
+from oa_jax.backbones.llm4cdsr.task import LLM4CDSRTask
 from oa_jax.engine.feed import Feed, places
 from oa_jax.errors import UserError
 from oa_jax.events import split as splits
-from oa_jax.nn import draws
 
+pytestmark = pytest.mark.usefixtures("quick_compile")
 SEEDS = (0, 7)
-CAPACITY = (128, 128)
+CORRECTED = (False,) * 5
+# Batches that end in the middle of the rows, and one that is larger than all of them. global_time
+# leaves users without a training row: rows are not users then.
+TASKS = {
+    "abxi": (Task, "leave_one_out", (12, 8, 4)),
+    "abxi corrected": (Task, "global_time", (12, 40, 4, "per_sequence", False)),
+    "llm4cdsr": (LLM4CDSRTask, "global_time", (12, 8)),
+    "llm4cdsr corrected": (LLM4CDSRTask, "global_time", (12, 40, *CORRECTED)),
+    "cdsrnp": (CDSRNPTask, "leave_one_out", (6, 12, 8, "each_domain", 12)),
+    "cdsrnp every": (CDSRNPTask, "global_time", (6, 12, 200, "every", 12, False)),
+    "cdsrnp alone": (CDSRNPTask, "leave_one_out", (6, 12, 8, "last", 0)),
+}
+each_task = pytest.mark.parametrize("name", TASKS)
 
 
 class InMemory(list):
@@ -24,83 +39,100 @@ class InMemory(list):
 
 @pytest.fixture(scope="module")
 def make_feed(random_log):
-    """Function (chunk_steps, task fields) -> a feed out of records in memory."""
+    """Function (name in TASKS, chunk_steps) -> a feed out of records in memory."""
     log = random_log(2, n_users=29, n_items=(80, 90), longest=30)
 
-    def make(chunk_steps=2, batch_size=8, split="leave_one_out", **fields):
-        task = Task(log, splits.make_split(log, split), 12, batch_size, 4, **fields)
+    @functools.cache
+    def make(name, chunk_steps=2):
+        kind, split, sizes = TASKS[name]
+        task = kind(log, splits.make_split(log, split), *sizes)
         return Feed(task, InMemory(np.split(log.item, log.offsets[1:-1])), chunk_steps)
 
     return make
 
 
 def orders(task, epoch=0):
-    """(S, N, B): rows of an epoch for all seeds."""
-    rows = [draws.epoch_rows(s, epoch, task.n_users, task.batch_size) for s in SEEDS]
-    return np.asarray(jnp.stack(rows))
+    """(S, T, N): rows of an epoch's batches for all seeds."""
+    return np.stack([jax.jit(task.epoch_rows)(seed, epoch) for seed in SEEDS])
 
 
-@pytest.mark.parametrize("split", ["leave_one_out", "global_time"])
-@pytest.mark.parametrize("q1", [True, False])
-def test_arrays_of_some_users_are_rows_of_all(make_feed, split, q1):
-    feed = make_feed(split=split, pool_b_from_last_a=q1)
-    whole = feed.task.train_arrays()
-    for rows in (np.array([[5, 0], [28, 5]]), np.array([3]), np.arange(29)):
-        taken = feed.take(rows)
-        assert taken.keys() == whole.keys()
-        for name, array in whole.items():
-            np.testing.assert_array_equal(taken[name], array[rows], err_msg=name)
-            assert taken[name].dtype == array.dtype
+def lists_of(arrays, name, rows):
+    """The entries of each row of a list."""
+    bounds = zip(arrays[f"first_{name}"][rows], arrays[f"n_{name}"][rows], strict=True)
+    return [arrays[name][first : first + n].tolist() for first, n in bounds]
 
 
-def test_chunks_hold_all_steps_in_order(make_feed):
-    feed = make_feed(chunk_steps=3)
-    rows, whole = orders(feed.task), feed.task.train_arrays()
+def is_column(task, name):
+    """Whether an array has a value for each row, whatever the other rows are."""
+    return not any(name in (one, f"first_{one}") for one in task.list_sizes)
+
+
+@each_task
+def test_arrays_of_some_rows_are_rows_of_all(make_feed, name):
+    task = make_feed(name).task
+    whole, last = task.train_arrays(), task.n_users - 1
+    for rows in (np.array([5, 0, last, 5]), np.array([3]), np.arange(task.batch_size) % last):
+        for taken in (make_feed(name).take(rows), task.arrays_of_rows(rows)):
+            assert taken.keys() == whole.keys()
+            for key, array in whole.items():
+                assert taken[key].dtype == array.dtype
+                if is_column(task, key):
+                    np.testing.assert_array_equal(taken[key], array[rows], err_msg=key)
+            for one, sizes in task.list_sizes.items():
+                of_rows = lists_of(taken, one, np.arange(len(rows)))
+                assert of_rows == lists_of(whole, one, rows)
+                assert [len(entries) for entries in of_rows] == sizes[rows].tolist()
+
+
+@each_task
+def test_chunks_have_the_shapes_foretold_and_room(make_feed, name):
+    feed = make_feed(name, 3)
+    task, rows = feed.task, orders(feed.task)
     chunks = list(feed.chunks(rows))
-    assert [chunk["gt"].shape[1] for chunk in chunks] == [3, 1]  # 29 users in batches of 8
-    fed = {k: np.concatenate([chunk[k] for chunk in chunks], 1) for k in whole}
-    real = rows < feed.task.n_users
-    for name, array in whole.items():
-        np.testing.assert_array_equal(fed[name][real], array[rows[real]], err_msg=name)
+    assert len(chunks) == -(-task.n_steps // 3)
+    numbers, shapes = feed.shapes(len(SEEDS))
+    first = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), chunks[0])
+    assert numbers.shape == rows[:, :3].shape and shapes == first
+    for one in task.list_sizes:
+        most = max(int(chunk[f"n_{one}"].sum(-1).max()) for chunk in chunks)
+        assert 0 < most <= task.list_room(one) == chunks[0][one].shape[-1]
 
 
-# Batches that end in the middle of the users, and one that is larger than all of them.
-@pytest.mark.parametrize(("batch_size", "negatives"), [(8, "per_position"), (40, "per_sequence")])
-def test_fed_batches_are_the_resident_ones(make_feed, negatives, batch_size):
+@each_task
+def test_fed_batches_are_the_resident_ones(make_feed, name):
     """Same rows, same negatives, for every seed and step; the last batch is partial."""
-    feed = make_feed(batch_size=batch_size, negatives=negatives)
+    feed = make_feed(name)
     task, rows = feed.task, orders(feed.task, epoch=3)
     arrays = task.train_arrays()
-    batch = jax.jit(lambda arrays, rows, seed, step: task.batch(arrays, rows, seed, step, CAPACITY))
+    capacity = tuple(int(n) for n in np.minimum(task.slot_counts.sum(1) + 1, 512))
+    batch = jax.jit(lambda arrays, rows, seed, step: task.batch(arrays, rows, seed, step, capacity))
     step, seen = 0, []
     for chunk in feed.chunks(rows):
-        for k in range(chunk["gt"].shape[1]):
+        for k in range(chunk[f"n_{next(iter(task.list_sizes))}"].shape[1]):
             for s, seed in enumerate(SEEDS):
                 resident = batch(arrays, rows[s, step], seed, step)
-                fed = {name: values[s, k] for name, values in chunk.items()}
+                fed = {key: values[s, k] for key, values in chunk.items()}
                 at = places(rows[s, step], task.n_users)
                 streamed = batch(fed, at, seed, step)
                 assert resident.keys() == streamed.keys()
-                for name, value in resident.items():
-                    np.testing.assert_array_equal(streamed[name], value, err_msg=name)
-                seen.append(np.asarray(resident["gt"]).tobytes())
-                # Twins: another step draws other negatives; a user's number is not its place.
-                drawn = [name for name in resident if "negatives" in name]
+                for key, value in resident.items():
+                    np.testing.assert_array_equal(streamed[key], value, err_msg=key)
+                drawn = [key for key in resident if "neg" in key]
+                seen.append(b"".join(np.asarray(resident[key]).tobytes() for key in drawn))
+                # Twins: another step draws other negatives; a row's number is not its place.
                 other = batch(fed, at, seed, step + 1)
-                assert not any(np.array_equal(other[n], streamed[n]) for n in drawn)
-                if batch_size < task.n_users:
+                assert drawn and not any(np.array_equal(other[n], streamed[n]) for n in drawn)
+                if task.batch_size < task.n_users:
                     wrong = batch(fed, rows[s, step], seed, step)
-                    assert not np.array_equal(wrong["gt"], resident["gt"])
+                    assert not np.array_equal(wrong[drawn[0]], resident[drawn[0]])
             step += 1
     assert step == task.n_steps and len(set(seen)) == len(seen)
 
 
 def test_records_that_do_not_fit_the_log_are_one_line(make_feed):
-    feed = make_feed()
+    feed = make_feed("abxi")
     with pytest.raises(UserError, match="28 records: expected 29"):
         Feed(feed.task, InMemory(list(feed.records)[:-1]), 2)
-    with pytest.raises(UserError, match="object needs all its rows .* expected resident=True"):
-        Feed(object(), feed.records, 2)
     records = list(feed.records)
     records[11] = records[11][:-1]
     broken = Feed(feed.task, InMemory(records), 2)

@@ -53,7 +53,9 @@ def test_seeds_by_map_are_separate_runs_of_the_real_backbone(bitwise):
     """The same with ABXI and GCA in it, over create, capacity, epoch and final ranks."""
     experiment = toy.abxi_experiment("pair=synthetic,gca=early", seed_axis="map")
     engine, arrays = experiment.engine, experiment.train_arrays()
-    rows = jax.tree.map(jnp.asarray, experiment.padded(experiment.eval_rows["test"]))
+    rows = jax.tree.map(
+        jnp.asarray, experiment.evaluation.padded(experiment.evaluation.rows["test"])
+    )
 
     def run(seeds):
         hparams = {name: v[: len(seeds)] for name, v in experiment.hparams().items()}
@@ -156,7 +158,7 @@ def test_abstract_is_the_shape_of_create(by_axis):
 
 def test_capacity_holds_every_seed(by_axis):
     engine, task = by_axis["vmap"].engine, by_axis["vmap"].task
-    counts = jnp.asarray(task.target_counts)
+    counts = jnp.asarray(task.slot_counts)
     needed = np.array([task.slots_needed(counts, seed, 2) for seed in range(3)])
     assert engine.capacity((0, 1, 2), 2) == task.capacity(needed.max(0))
 

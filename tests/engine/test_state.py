@@ -11,6 +11,7 @@ import pytest
 
 from oa_jax.engine import state as state_lib
 from oa_jax.engine.state import Schedule
+from oa_jax.engine.step import mrr_sum
 
 RATE = 0.5
 
@@ -158,3 +159,27 @@ def test_divergence_ends_a_run():
     state = fresh().replace(epoch=jnp.int32(1))
     assert not schedule.after_validation(state, 0.5).done
     assert schedule.after_validation(state.replace(diverged_step=jnp.int32(8)), 0.5).done
+
+
+@pytest.mark.parametrize("strict", [True, False])
+def test_one_comparison_decides_all_counters_where_scores_tie(quick_compile, strict):
+    """With quick_compile XLA computes a score anew for each counter, an ulp off: without care every
+    seventh of these seeds never stops, or counts bad epochs although each became the best."""
+    n_seeds, n_users, n_epochs = 200, 128, 8
+    schedule = Schedule(n_epochs, 0, 50, stop_patience=2, strict=strict)
+    rng = np.random.default_rng(0)
+    rank_SxU = jnp.asarray(rng.integers(1, 101, (n_seeds, n_users)))
+    domain_U, real_U = jnp.asarray(rng.integers(0, 2, n_users)), jnp.ones(n_users, bool)
+
+    def epoch(state, rank_U):
+        score = mrr_sum(rank_U, real_U, domain_U)
+        after = schedule.after_validation(state.replace(epoch=state.epoch + 1), score)
+        return jax.tree.map(lambda old, new: jnp.where(state.done, old, new), state, after)
+
+    states = jax.vmap(lambda _: fresh())(jnp.arange(n_seeds))
+    program = jax.jit(jax.vmap(epoch))
+    for _ in range(n_epochs):
+        states = program(states, rank_SxU)
+    expected = (4, 1, 3) if strict else (8, 8, 0)
+    found = np.stack([states.epoch, states.best_epoch, states.bad_epochs], 1)
+    np.testing.assert_array_equal(found, np.broadcast_to(expected, found.shape))

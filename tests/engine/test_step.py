@@ -40,14 +40,14 @@ def one_step(experiment, arrays):
 
 
 def batches(experiment, seed=0, epoch=0):
-    task = experiment.task
+    task = experiment.data.task
     return epoch_rows(seed, epoch, task.n_users, task.batch_size)
 
 
 def loss_of(experiment, arrays, params, hparams, rows, index, seed=0):
-    batch = experiment.task.batch(arrays["train"], rows, seed, index, (128, 128))
+    batch = experiment.data.task.batch(arrays["train"], rows, seed, index, (128, 128))
     key = key_of(seed, Purpose.DROPOUT, index)
-    return experiment.backbone.loss(params, batch, key, hparams)
+    return experiment.engine.settings.backbone.loss(params, batch, key, hparams)
 
 
 def adamw_steps(experiment, gradient, state, count, **options):
@@ -87,7 +87,7 @@ def test_the_epoch_loss_is_the_mean_over_users(experiment, arrays, start):
     states, report = experiment.engine.epoch(frozen, arrays, (128, 128))
     one = take_seeds(start, 0)
     rows = batches(experiment)
-    sizes = np.asarray((rows < experiment.task.n_users).sum(1))
+    sizes = np.asarray((rows < experiment.data.task.n_users).sum(1))
     assert sizes.tolist() == [16, 16, 16, 12]
     loss = jax.jit(lambda r, i: loss_of(experiment, arrays, one.params, one.hparams, r, i))
     losses = [loss(r, i) for i, r in enumerate(rows)]
@@ -200,17 +200,19 @@ def test_selection_score_by_hand(experiment):
 def test_the_loss_does_not_depend_on_the_capacity(quick_compile):
     """Capacities follow from all seeds of a program, so they must not change what a seed draws."""
     experiment = toy.abxi_experiment()
-    task, arrays = experiment.task, experiment.task.train_arrays()
+    task, arrays = experiment.data.task, experiment.data.task.train_arrays()
     arrays = jax.tree.map(jnp.asarray, arrays)
     hparams = {name: v[0] for name, v in experiment.hparams().items()}
-    params = experiment.backbone.init(jax.random.key(0))
+    params = experiment.engine.settings.backbone.init(jax.random.key(0))
     params = jax.tree.map(lambda p: 5 * p, params)  # far enough from log(candidates)
 
     @functools.partial(jax.jit, static_argnums=0)
     def loss(capacity, dropout, index=0):
         batch = task.batch(arrays, jnp.arange(16), 0, 0, capacity)
         key = key_of(0, Purpose.DROPOUT, index)
-        return experiment.backbone.loss(params, batch, key, hparams | {"dropout": dropout})[0]
+        return experiment.engine.settings.backbone.loss(
+            params, batch, key, hparams | {"dropout": dropout}
+        )[0]
 
     for dropout in (0.0, 0.5):
         expected = pytest.approx(float(loss((128, 128), dropout)), rel=1e-5)

@@ -1,5 +1,6 @@
 """Training from files is training on the device: states, ranks, metrics.jsonl."""
 
+import dataclasses
 import json
 import shutil
 
@@ -9,9 +10,9 @@ import pytest
 import tensorflow_datasets as tfds
 import toy
 
-from oa_jax.data import prepared
-from oa_jax.data.builder import OaPairs
-from oa_jax.data.built import Built
+from oa_jax.data import store
+from oa_jax.data.prepare import OaPairs
+from oa_jax.data.store import Built
 from oa_jax.engine import program as engine_lib
 from oa_jax.engine import streaming
 from oa_jax.engine.feed import Feed, open_records
@@ -32,14 +33,13 @@ class InMemory(list):
 
 def streamed(experiment, chunk_steps):
     """The same experiment with its rows from a feed."""
-    config = experiment.config | {"data": experiment.config["data"] | {"resident": False}}
-    twin = experiment.__class__(config, experiment.log)
-    twin.__dict__["backbone"] = experiment.backbone
-    records = InMemory(np.split(twin.log.item, twin.log.offsets[1:-1]))
-    feed = Feed(twin.task, records, chunk_steps)
+    config = experiment.config.replace(data={"resident": False})
+    log = experiment.data.log
+    records = InMemory(np.split(log.item, log.offsets[1:-1]))
+    feed = Feed(experiment.data.task, records, chunk_steps)
     settings = experiment.engine.settings
-    twin.__dict__["engine"] = streaming.StreamingEngine(settings, experiment.engine.axis, feed)
-    return twin
+    engine = streaming.StreamingEngine(settings, experiment.engine.axis, feed)
+    return dataclasses.replace(experiment, config=config, engine=engine)
 
 
 def train(experiment, epochs=2):
@@ -77,21 +77,45 @@ def test_an_epoch_by_chunks_is_an_epoch_bitwise(resident, twin, bitwise):
     assert not np.array_equal(*(r["train"]["loss"] for r in reports))
     # The shapes of a chunk are known without running it: nothing is compiled anew.
     engine, before = twin.engine, len(twin.engine._programs)
-    engine.compile_epoch(jax.eval_shape(lambda: found), None, CAPACITY)
+    engine.compile_epoch(jax.eval_shape(lambda: found), {}, CAPACITY)
     assert len(engine._programs) == before
-    one, other = engine.on_device(None, 3)
-    assert one == other and one[1]["gt"].shape == (3, 3, 16, 12)
+    (one, other), tables = engine.on_device({}, 3)
+    assert one == other and one[1]["gt"].shape == (3, 3, 16, 12) and tables is None
 
 
 def test_slices_of_users_are_ranked_as_all_at_once(resident, twin, bitwise, monkeypatch):
     monkeypatch.setattr(streaming, "EVALUATION_BLOCKS", 1)
     experiment, states, _ = resident
     protocols = ("candidates", "full")
-    rows = experiment.padded(experiment.eval_rows["test"])
-    assert len(rows["real"]) > experiment.config["evaluate"]["block_users"]
+    rows = experiment.evaluation.padded(experiment.evaluation.rows["test"])
+    assert len(rows["real"]) > experiment.config.evaluate.block_users
     pairs = [e.engine.final(states.params, rows, protocols)[0] for e in (experiment, twin)]
     assert bitwise(*pairs)
     assert bitwise(*(e.engine.assess(states, e.train_arrays()) for e in (experiment, twin)))
+
+
+@pytest.mark.parametrize(
+    ("backbone", "fields"),
+    [("llm4cdsr", {}), ("cdsrnp", {"train__batch_size": 24})],
+    ids=["llm4cdsr", "cdsrnp"],
+)
+def test_the_other_backbones_train_from_files_too(backbone, fields, bitwise):
+    """With frozen tables, with a support set drawn beside each batch: states, reports, ranks."""
+    argument = f"pair=synthetic,gca={'none' if backbone == 'llm4cdsr' else 'early'}"
+    experiment = toy.small_experiment(backbone, argument, seed_axis="map", **fields)
+    twin, found = streamed(experiment, 3), []
+    rows = experiment.padded(experiment.eval_rows["test"])
+    for one in (experiment, twin):
+        states = one.engine.create(one.seeds, one.hparams())
+        arrays = one.engine.keep(one.train_arrays(), len(one.seeds))
+        capacity = one.engine.capacity(one.seeds, 0)
+        states, report = one.engine.epoch(states, arrays, capacity)
+        ranks = one.engine.final(states.params, rows, ("candidates",), one.tables)
+        found.append(jax.device_get((states, report, ranks)))
+    assert bitwise(*found)
+    assert ("train" in experiment.train_arrays()) and ("train" not in arrays)
+    task = experiment.task
+    assert task.n_steps > 3 and (task.n_support > 0) == (backbone == "cdsrnp")
 
 
 @pytest.fixture(scope="module")
@@ -103,10 +127,11 @@ def on_disk(tmp_path_factory):
     built = Built(log.user, log.item, log.time, role, log.n_items, raw_users, [], "order")
     tfds.disable_progress_bar()
     OaPairs(built=built, config=name, data_dir=str(data_dir)).download_and_prepare()
-    folder = prepared.folder(data_dir, name)
-    prepared.write_columns(folder, log, role, raw_users)
+    folder = store.folder(data_dir, name)
+    store.write_columns(folder, log, role, raw_users)
     facts = {"name": name, "n_items": log.n_items, "fingerprint": log.fingerprint()}
-    (folder / prepared.METADATA).write_text(json.dumps(facts))
+    facts = store.FIELDS | facts
+    (folder / store.METADATA).write_text(json.dumps(facts))
     return log, data_dir, name
 
 
@@ -145,7 +170,7 @@ def test_a_set_that_is_not_there_or_another_is_one_line(on_disk, random_log, mon
 def test_damaged_files_are_one_line(on_disk, tmp_path):
     log, data_dir, name = on_disk
     shutil.copytree(data_dir, tmp_path, dirs_exist_ok=True)
-    folder = prepared.folder(tmp_path, name)
+    folder = store.folder(tmp_path, name)
     records = next(folder.glob("*.array_record*"))
     whole = records.read_bytes()
     middle = len(whole) // 2  # behind the file's head, which is read on opening

@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from oa_jax.data.built import from_end, leave_one_out_roles, user_disjoint_roles
 from oa_jax.data.check import split_leaks
+from oa_jax.data.roles import from_end, leave_one_out_roles, user_disjoint_roles
 from oa_jax.errors import UserError
 from oa_jax.events.log import TRAINING, make_log
 from oa_jax.events.split import (

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 
 from oa_jax.nn.angles import flatten, null_abs_cos, statistics, sums
-from oa_jax.nn.gca import Probe
+from oa_jax.nn.fusion import Probe
 
 N, D = 60, 12
 VECTORS = ("x", "update", "y_pooled", "y_aligned")
 # The gate acts on coordinates, so what it lets through has no meaning that survives a rotation.
-NOT_ROTATION_INVARIANT = {"norm_gated"}
+NOT_ROTATION_INVARIANT = {"norm_gated", "gated_cos", "gated_abs_cos"}
 
 
 def make_probe(seed=0, n=N):
@@ -33,7 +33,7 @@ def of(probe):
 
 
 def naive(probe):
-    """Every statistic, token by token in float64 (specs gca §5)."""
+    """Every statistic, token by token in float64."""
     p = {name: np.asarray(value, np.float64) for name, value in vars(probe).items()}
     tokens = np.flatnonzero(p["has_key_P"])
     both = [t for t in tokens if p["has_aligned_P"][t]]
@@ -43,6 +43,9 @@ def naive(probe):
         return np.array([x @ y / np.sqrt(x @ x * (y @ y)) for x, y in pairs])
 
     out = {"cos2": np.mean(cos("update", tokens) ** 2), "tokens": len(tokens)}
+    p["gated"] = p["gate"] * p["update"]
+    values = cos("gated", tokens)
+    out |= {"gated_cos": values.mean(), "gated_abs_cos": np.abs(values).mean()}
     pairs = (
         ("", "update", tokens),
         ("xy_", "y_pooled", tokens),

@@ -29,21 +29,21 @@ def sets_p_value(draws_NxS, admitted, size):
 
 @pytest.mark.parametrize(("n", "size"), [(1, 1), (7, 7), (50, 49), (1000, 64)])
 def test_distinct_numbers_in_range(n, size):
-    draws = np.asarray(jax.vmap(lambda key: draws.distinct(key, n, size))(keys(200)))
-    assert draws.min() >= 0 and draws.max() < n
-    assert all(len(set(row)) == size for row in draws.tolist())
+    drawn = np.asarray(jax.vmap(lambda key: draws.distinct(key, n, size))(keys(200)))
+    assert drawn.min() >= 0 and drawn.max() < n
+    assert all(len(set(row)) == size for row in drawn.tolist())
 
 
 @pytest.mark.parametrize(("n", "size"), [(6, 1), (6, 3), (6, 5), (6, 6)])
 def test_every_set_is_equally_likely(n, size):
-    draws = jax.vmap(lambda key: draws.distinct(key, n, size))(keys(8000, seed=size))
-    assert sets_p_value(draws, range(n), size) > 1e-3
+    drawn = jax.vmap(lambda key: draws.distinct(key, n, size))(keys(8000, seed=size))
+    assert sets_p_value(drawn, range(n), size) > 1e-3
 
 
 def test_the_chi_square_notices_a_biased_set():
     """Twin: Floyd's sample is uniform as a set only; its last entries alone lean to large ones."""
-    draws = jax.vmap(lambda key: draws.distinct(key, 6, 4)[1:])(keys(8000))
-    assert sets_p_value(draws, range(6), 3) < 1e-6
+    drawn = jax.vmap(lambda key: draws.distinct(key, 6, 4)[1:])(keys(8000))
+    assert sets_p_value(drawn, range(6), 3) < 1e-6
 
 
 def test_a_traced_n_draws_what_a_static_one_draws():
@@ -73,18 +73,18 @@ def test_outside_is_uniform_over_the_admitted(name):
     def draw(key):
         return draws.distinct_outside(key, n, padded, len(excluded), 3)
 
-    draws = jax.vmap(draw)(keys(6000, seed=n))
+    drawn = jax.vmap(draw)(keys(6000, seed=n))
     admitted = [i for i in range(n) if i not in excluded]
-    assert set(np.asarray(draws).ravel().tolist()) == set(admitted)
-    assert sets_p_value(draws, admitted, 3) > 1e-3
+    assert set(np.asarray(drawn).ravel().tolist()) == set(admitted)
+    assert sets_p_value(drawn, admitted, 3) > 1e-3
 
 
 def test_the_check_notices_an_exclusion_list_out_of_order():
     """Twin: the shift needs ascending numbers; otherwise excluded ones are drawn."""
     wrong = jnp.asarray([6, 0, 3], jnp.int32)
-    draws = jax.vmap(lambda key: draws.distinct_outside(key, 8, wrong, 3, 3))(keys(2000))
+    drawn = jax.vmap(lambda key: draws.distinct_outside(key, 8, wrong, 3, 3))(keys(2000))
     admitted = [1, 2, 4, 5, 7]
-    assert set(np.asarray(draws).ravel().tolist()) != set(admitted)
+    assert set(np.asarray(drawn).ravel().tolist()) != set(admitted)
 
 
 def test_outside_with_a_different_list_in_every_row():

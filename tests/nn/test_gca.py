@@ -5,8 +5,17 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from oa_jax.nn.gca import GatedCrossAttention, GCAConfig, parallel_part
+from oa_jax.nn import angles
+from oa_jax.nn.gca import (
+    GATE_ACTIVATIONS,
+    INNER_ACTIVATIONS,
+    PARTS,
+    GatedCrossAttention,
+    parallel_part,
+)
+from oa_jax.nn.known import CHOICES
 from oa_jax.nn.layers import Packing, Stream
+from oa_jax.nn.losses import mean_cos2
 
 B, T, S, D, HEADS = 3, 5, 6, 8, 2
 RNG = np.random.default_rng(0)
@@ -32,8 +41,7 @@ def streams(seed=0, garbage=0.0):
 
 
 def module_and_params(**fields):
-    heads = fields.pop("heads", HEADS)
-    module = GatedCrossAttention(GCAConfig(**fields), heads)
+    module = GatedCrossAttention(**{"heads": HEADS} | fields)
     shapes = jax.eval_shape(module.init, jax.random.key(0), *streams(), Q_TIME, S_TIME)["params"]
     rng = np.random.default_rng(3)
     draw = lambda leaf: jnp.asarray(rng.normal(0, 0.4, leaf.shape), leaf.dtype)  # noqa: E731
@@ -78,7 +86,7 @@ INNER = {
 
 
 def naive_module(params, config):
-    """(X'', X', α) of every real slot, by the formulas of specs gca §1."""
+    """(X'', X', α) of every real slot, by the formulas of the paper."""
     params = jax.tree.map(lambda p: np.asarray(p, np.float64), params)
     query, source = (np.asarray(s.h_PxD, np.float64) for s in streams())
     for slot in np.flatnonzero(QUERY_REAL):
@@ -114,7 +122,7 @@ VARIANTS = (
 def test_against_loops(fields):
     module, params = module_and_params(**fields)
     out, probe = run(module, params)
-    for slot, expected, update, gate in naive_module(params, module.config):
+    for slot, expected, update, gate in naive_module(params, module):
         np.testing.assert_allclose(out.h_PxD[slot], expected, atol=1e-5)
         np.testing.assert_allclose(probe.update[slot], update, atol=1e-5)
         np.testing.assert_allclose(probe.gate[slot], gate, atol=1e-5)
@@ -123,10 +131,8 @@ def test_against_loops(fields):
 @pytest.mark.parametrize("fields", VARIANTS[1:], ids=str)
 def test_every_variant_is_another_function(fields):
     module, params = module_and_params(**fields)
-    config = GCAConfig(**fields | {"gate_hidden": 4})
-    assert config != GCAConfig() or "gate_hidden" in fields
     changed = {name for name in ("causal", "key_mask") if name in fields}
-    wrong = GCAConfig(
+    wrong = GatedCrossAttention(
         gate_act="sigmoid" if fields.get("gate_act") else "tanh",
         gate_input=fields.get("gate_input", "update"),
         gate_inner=fields.get("gate_inner", "relu"),
@@ -157,9 +163,10 @@ def test_no_allowed_key_gives_exactly_0():
     assert np.abs(probe.update[none & np.asarray(QUERY_REAL)]).max(-1).min() > 0.01
 
 
-@pytest.mark.parametrize("update", ["full", "parallel", "orthogonal"])
-def test_no_nan_without_any_key_or_query(update):
-    module, params = module_and_params(update=update)
+@pytest.mark.parametrize("part_of", CHOICES["part_of"])
+@pytest.mark.parametrize("part", CHOICES["part"])
+def test_no_nan_without_any_key_or_query(part, part_of):
+    module, params = module_and_params(part=part, part_of=part_of)
     query, source = streams()
     no_source = source.replace(h_PxD=source.h_PxD * 0, real_P=source.real_P & False)
     no_query = query.replace(h_PxD=query.h_PxD * 0, real_P=query.real_P & False)
@@ -201,10 +208,15 @@ def opened(params):
     return params | {"gate_out": {"kernel": out["kernel"] * 0, "bias": out["bias"] * 0 + 1e4}}
 
 
+def test_the_words_of_a_configuration_are_those_of_the_module():
+    tables = {"gate_act": GATE_ACTIVATIONS, "gate_inner": INNER_ACTIVATIONS, "part": PARTS}
+    assert {field: CHOICES[field] for field in tables} == {k: tuple(v) for k, v in tables.items()}
+
+
 def test_parallel_and_orthogonal_updates():
     results = {}
     for update in ("full", "parallel", "orthogonal"):
-        module, params = module_and_params(update=update, layer_norm=False)
+        module, params = module_and_params(part=update, layer_norm=False)
         out, probe = run(module, opened(params))
         results[update] = np.asarray(out.h_PxD - probe.x, np.float64)
         # The probe shows X' before the projection.
@@ -221,6 +233,72 @@ def test_parallel_and_orthogonal_updates():
     assert 0.01 < np.abs(cos(results["full"])).max() < 0.99  # neither one nor the other
     both = results["parallel"] + results["orthogonal"]
     np.testing.assert_allclose(both, results["full"], atol=1e-5)
+
+
+def test_a_part_of_the_gated_update():
+    """The gate sees the whole X'; what is added lies across X, which it does not without."""
+    some, x = ~without_key(), np.asarray(streams()[0].h_PxD, np.float64)
+    added = {}
+    for part_of in CHOICES["part_of"]:
+        module, params = module_and_params(part="orthogonal", part_of=part_of, layer_norm=False)
+        out, probe = run(module, params)
+        added[part_of] = (np.asarray(out.h_PxD) - x)[some]
+        whole = run(module_and_params(layer_norm=False)[0], params)[1].gate
+        assert (np.abs(probe.gate - whole).max() < 1e-6) == (part_of == "gated")
+    dot = {name: np.abs((value * x[some]).sum(-1)).max() for name, value in added.items()}
+    assert dot["gated"] < 1e-4 < 0.05 < dot["update"]
+
+
+def test_a_function_may_stand_for_the_part():
+    """What interventions hand in: of X', which the gate then sees too, or of α ⊙ X'."""
+    seen = {}
+
+    def twice(value, query, name):
+        seen[name] = value
+        return 2 * value
+
+    plain, params = module_and_params(layer_norm=False)
+    h, probe = run(plain, params)
+    for part_of in CHOICES["part_of"]:
+        out, _ = run(plain.clone(part=twice, part_of=part_of, name=part_of), params)
+        expected = probe.update if part_of == "update" else probe.gate * probe.update
+        np.testing.assert_array_equal(seen[part_of], expected)
+        doubled = probe.x + 2 * (h.h_PxD - probe.x)
+        assert (np.abs(out.h_PxD - doubled).max() < 1e-5) == (part_of == "gated")
+
+
+def flipped(params, k):
+    """Unit k of X' and of the gate with the other sign: the same function under tanh."""
+    out, first, last = params["attention"]["out"], params["gate_in"], params["gate_out"]
+    out = {name: leaf.at[..., k].multiply(-1) for name, leaf in out.items()}
+    last = {name: leaf.at[..., k].multiply(-1) for name, leaf in last.items()}
+    first = first | {"kernel": first["kernel"].at[D + k].multiply(-1)}
+    attention = params["attention"] | {"out": out}
+    return params | {"attention": attention, "gate_in": first, "gate_out": last}
+
+
+@pytest.mark.parametrize("gate_act", ["tanh", "sigmoid"])
+def test_signs_of_a_tanh_gated_update_are_arbitrary(gate_act):
+    """Only the angle of X and α ⊙ X' says something of the function."""
+    module, params = module_and_params(gate_act=gate_act)
+    (out, probe), other = run(module, params), params
+    for k in np.flatnonzero(np.random.default_rng(8).random(D) < 0.5):
+        other = flipped(other, k)
+    again, turned = run(module, other)
+    if gate_act == "sigmoid":
+        assert np.abs(out.h_PxD - again.h_PxD).max() > 0.1
+        return
+    np.testing.assert_allclose(out.h_PxD, again.h_PxD, atol=1e-5)
+    before, after = (angles.statistics(angles.sums(one)) for one in (probe, turned))
+    for name in ("gated_cos", "gated_abs_cos", "norm_gated", "norm_update"):
+        assert before[name] == pytest.approx(after[name], abs=1e-6)
+    assert abs(before["abs_cos"] - after["abs_cos"]) > 0.02
+    of_gated, of_update = (
+        [float(mean_cos2({"0/A": one}, of)) for one in (probe, turned)]
+        for of in ("gated", "update")
+    )
+    assert of_gated[0] == pytest.approx(of_gated[1], rel=1e-5)
+    assert abs(of_update[0] - of_update[1]) > 0.005
 
 
 def test_parallel_part_is_a_projection():

@@ -153,7 +153,7 @@ def test_attention_against_loops(heads):
     np.testing.assert_array_equal(got[0, 2], 0)  # no allowed key: exactly 0, not the bias
 
 
-# Geometry (specs gca §6): LN(x + ηu) - LN(x) = η √d/‖x̃‖ ũ_⊥ + O(η²).
+# Geometry: LN(x + ηu) - LN(x) = η √d/‖x̃‖ ũ_⊥ + O(η²).
 RNG = np.random.default_rng(5)
 X, U = RNG.normal(size=(2, 6, 16)) * [[[3.0]], [[1.0]]]
 ETAS = (0.4, 0.2, 0.1)

@@ -5,11 +5,9 @@ import numpy as np
 import pytest
 
 from oa_jax.nn import losses
-from oa_jax.nn.gca import Probe
+from oa_jax.nn.fusion import Probe
 from oa_jax.nn.layers import Packing
 from oa_jax.nn.losses import (
-    all_items,
-    batch_negatives,
     mean_cos2,
     position_negatives,
     shared_negatives,
@@ -117,60 +115,7 @@ def test_shared_negatives():
     assert abs(by_row(TABLE, H, SHARED[::-1])[0] - total) > 1e-3
 
 
-OF_BATCH = SHARED[0]
-
-
-def of_batch(table, h):
-    return batch_negatives(table, h, WEIGHT, TARGET, OF_BATCH)
-
-
-def among_all(table, h, block=3, target=TARGET):
-    return all_items(table, h, WEIGHT, target, block)
-
-
-def naive_among_all(table, h, target=TARGET):
-    chosen = jax.nn.one_hot(target - 1, ITEMS - 1)
-    return -WEIGHT * jnp.sum(chosen * jax.nn.log_softmax(h @ table[1:].T), -1)
-
-
-def naive_of_batch(table, h):
-    return naive_terms(table, h, negatives_PxK=jnp.tile(OF_BATCH, (P, 1)))
-
-
-REAL_TARGET = jnp.maximum(TARGET, 1)  # of unused slots too: theirs weigh nothing
-
-
-@pytest.mark.parametrize(
-    ("form", "naive"),
-    [(of_batch, naive_of_batch)]
-    + [
-        (lambda t, h, b=b: among_all(t, h, b, REAL_TARGET),
-         lambda t, h: naive_among_all(t, h, REAL_TARGET))
-        for b in (1, 2, 4, 9, 64)  # dividing 9 items or not, and larger
-    ],
-)  # fmt: skip
-def test_negatives_of_the_batch_and_all_items(form, naive):
-    terms = naive(TABLE, H)
-    total, terms_P = form(TABLE, H)
-    np.testing.assert_allclose(total, terms.sum(), rtol=1e-5)
-    np.testing.assert_allclose(terms_P, terms, atol=1e-6)
-    expected = jax.grad(lambda t, h: 3 * naive(t, h).sum(), (0, 1))(TABLE, H)
-    got = jax.grad(lambda t, h: 3 * form(t, h)[0], (0, 1))(TABLE, H)
-    for one, other in zip(got, expected, strict=True):
-        np.testing.assert_allclose(one, other, atol=1e-5)
-        assert np.abs(other).max() > 0.1
-
-
-def test_the_exact_softmax_notices_a_lost_item_and_knows_no_padding():
-    total = among_all(TABLE, H)[0]
-    assert abs(all_items(TABLE[:-1], H, WEIGHT, TARGET % 9, 3)[0] - total) > 1e-2
-    np.testing.assert_allclose(
-        among_all(TABLE.at[0].set(9.0), H)[1][:-2], among_all(TABLE, H)[1][:-2]
-    )
-    assert abs(among_all(TABLE.at[3].set(9.0), H)[0] - total) > 1e-2
-
-
-FORMS = (by_row, of_batch, among_all, lambda t, h: by_position(t, h, 4))
+FORMS = (by_row, lambda t, h: by_position(t, h, 4))
 
 
 @pytest.mark.parametrize("form", [lambda h, form=form: form(TABLE, h) for form in FORMS])

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import toy
 
-from oa_jax import config as config_lib
+from oa_jax.backbones import known
 from oa_jax.commands import report
 from oa_jax.errors import UserError
 
@@ -66,21 +66,22 @@ def test_selection_is_the_sum_of_both_domains(experiment, whole):
 
 
 def test_support_of_evaluation_is_of_training_rows_and_follows_from_the_data(experiment):
-    task, support = experiment.task, experiment.frozen
-    again = build(first_seed=9, model__d_embed=4).frozen
+    task, support = experiment.data.task, experiment.data.tables
+    seq = task.train_arrays()["seq"]
+    again = build(first_seed=9, model__d_embed=4).data.tables
     jax.tree.map(np.testing.assert_array_equal, support.rows, again.rows)
     assert support.metadata == again.metadata
     assert len(support.rows["target"]) == 20 < len(task.pool)
-    known = {tuple(row) for row in task._rows["seq"][task.pool].tolist()}
+    known = {tuple(row) for row in seq[task.pool].tolist()}
     assert {tuple(row) for row in support.rows["seq"].tolist()} <= known
-    assert len(build(model__eval_support=0).frozen.rows["target"]) == len(task.pool)
-    log, users = experiment.log, {}
+    assert len(build(model__eval_support=0).data.tables.rows["target"]) == len(task.pool)
+    log, users = experiment.data.log, {}
     for r in task.pool:
-        users.setdefault(str(task._rows["seq"][r].tolist()), task.rows.user[r])
-    for seq, negative, target in zip(
+        users.setdefault(str(seq[r].tolist()), task.rows.user[r])
+    for sequence, negative, target in zip(
         *(support.rows[k] for k in ("seq", "negative", "target")), strict=True
     ):
-        user = users[str(seq.tolist())]
+        user = users[str(sequence.tolist())]
         own = log.item[log.offsets[user] : log.offsets[user] + task.split.n_train[user]]
         assert negative not in own and target in own
         assert (negative > log.n_items[0]) == (target > log.n_items[0])
@@ -147,7 +148,7 @@ MISTAKES = {
 def test_mistakes_are_one_line(field):
     value, words = MISTAKES[field]
     with pytest.raises(UserError) as caught:
-        build(**{field: value}).eval_rows  # noqa: B018 (made when first asked for)
+        build(**{field: value})
     assert words in str(caught.value) and "\n" not in str(caught.value)
 
 
@@ -156,9 +157,9 @@ def test_mistakes_are_one_line(field):
 )
 @pytest.mark.parametrize("more", ["", "size=small", "runlocal", "gca=stack", "np=false"])
 def test_configurations_resolve(pair, more):
-    resolved = config_lib.resolve(toy.config_file("cdsrnp", f"pair={pair},{more}"), (0, 1, 2))
-    assert resolved["evaluate"]["test_items"] == pair.endswith("_amid")
-    assert (resolved["model"]["targets"] == "last") == pair.endswith("_amid")
+    resolved = known.resolve(toy.config_file("cdsrnp", f"pair={pair},{more}"))
+    assert resolved.evaluate.test_items == pair.endswith("_amid")
+    assert (resolved.model.targets == "last") == pair.endswith("_amid")
 
 
 def test_defaults_are_those_of_the_specs():
@@ -176,6 +177,4 @@ def test_the_report_tells_the_models_apart(whole):
     path, _ = whole
     summary = report.read(str(path))[0]
     assert summary["label"] == "cdsrnp + GCA[0]"
-    from oa_jax.runs.summary import label
-
-    assert label(build("pair=synthetic,np=false").config) == "cdsrnp without NP"
+    assert build("pair=synthetic,np=false").label == "cdsrnp without NP"

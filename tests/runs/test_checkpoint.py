@@ -1,15 +1,160 @@
-"""What of the storage library's complaints about a damaged checkpoint is left unsaid."""
+"""Checkpoints: checksums, failed saves, and what of the storage library's complaints is left
+unsaid, for as long as a read takes."""
 
 import asyncio
+import contextlib
+import errno
 import gc
 import logging
+import os
+import pathlib
+import shutil
+import subprocess
 import sys
 import types
 import warnings
 
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
 import pytest
 
+from oa_jax.engine import state
+from oa_jax.errors import UserError
 from oa_jax.runs import checkpoint
+from oa_jax.runs.checkpoint import SUMS, Checkpoints
+
+
+def some_states(n_seeds=2):
+    def one(seed):
+        params = {"w": jnp.arange(64.0) + seed}
+        return state.create(seed, {}, lambda _: params, optax.scale_by_adam())
+
+    return jax.vmap(one)(jnp.arange(n_seeds))
+
+
+ABSTRACT = jax.tree.map(
+    lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=a.sharding), some_states()
+)
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """A folder with the steps 1 and 2."""
+    folder = tmp_path_factory.mktemp("made") / "checkpoints"
+    with Checkpoints(folder) as checkpoints:
+        for epoch in (1, 2):
+            checkpoints.save(epoch, some_states(), {"train": float(epoch)})
+    return folder
+
+
+@pytest.fixture
+def folder(made, tmp_path):
+    return shutil.copytree(made, tmp_path / "checkpoints")
+
+
+def newest(folder):
+    """(epoch, what was said)."""
+    said = []
+    with Checkpoints(folder, say=said.append) as checkpoints:
+        epoch, states, seconds = checkpoints.restore_newest(ABSTRACT)
+    assert seconds == {"train": float(epoch)}
+    np.testing.assert_array_equal(states.params["w"], some_states().params["w"])
+    return epoch, said
+
+
+def read(folder, epoch=2):
+    return checkpoint.read(folder, epoch, ABSTRACT.params, best=False)[0]
+
+
+def flip(path):
+    """Two bytes in the middle of a file."""
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 0xFF
+    content[len(content) // 2 + 1] ^= 0xFF
+    path.write_bytes(content)
+
+
+def largest(step):
+    return max(step.glob("state/**/d/*"), key=lambda path: path.stat().st_size)
+
+
+def test_the_newest_step_comes_back_with_its_sums(made):
+    assert newest(made) == (2, [])
+    for step in ("1", "2"):
+        check = ["sha256sum", "--check", "--strict", SUMS]
+        result = subprocess.run(check, cwd=made / step, capture_output=True, text=True)
+        assert result.returncode == 0 and "state/" in result.stdout, result
+
+
+def test_a_step_of_a_version_without_sums_is_read(folder):
+    (folder / "2" / SUMS).unlink()
+    assert newest(folder) == (2, [])
+    np.testing.assert_array_equal(read(folder)["w"], some_states().params["w"])
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [(flip, "is not as it was saved"), (pathlib.Path.unlink, "is missing")],
+    ids=["flipped bytes", "a missing file"],
+)
+def test_of_a_damaged_step_the_one_before_is_taken_and_said(folder, damage, words):
+    damage(largest(folder / "2"))
+    with pytest.raises(ValueError, match=words):
+        read(folder)
+    epoch, (said,) = newest(folder)
+    assert epoch == 1 and said.startswith("checkpoint 2 cannot be read (state/") and words in said
+    assert (folder / "2.unreadable").is_dir() and not (folder / "2").exists()
+    flip(largest(folder / "1"))
+    with pytest.raises(UserError, match="can be read .*not as it was"):
+        newest(folder)
+
+
+def test_a_failed_save_is_one_line_and_what_was_saved_stays(folder, monkeypatch):
+    def full(path, content):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+
+    monkeypatch.setattr(checkpoint.files, "write", full)
+    with pytest.raises(UserError) as error, Checkpoints(folder) as checkpoints:
+        checkpoints.save(3, some_states(), {"train": 3.0})  # in the background
+    assert str(error.value) == (
+        f"{folder}: the checkpoint of epoch 3 cannot be saved: No space left on device: "
+        "what was saved before stays"
+    )
+    monkeypatch.undo()
+    assert sorted(path.name for path in folder.iterdir()) == ["1", "2"]
+    assert newest(folder) == (2, [])
+
+
+def test_a_file_in_the_place_of_the_folder_is_one_line(tmp_path):
+    (tmp_path / "checkpoints").write_text("")
+    with pytest.raises(UserError, match="checkpoints: a file: expected the folder"):
+        Checkpoints(tmp_path / "checkpoints")
+
+
+def halve(path):
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+@pytest.mark.parametrize("kind", ["whole", "halved", "halved without sums"])
+def test_a_read_leaves_the_process_as_it_was(folder, kind, capfd):
+    """Twin of the silence: whoever comes later hears of everything again."""
+    if kind != "whole":
+        for path in folder.glob("*/*/d/*"):
+            halve(path)
+    if kind == "halved without sums":
+        for path in folder.glob("*/" + SUMS):
+            path.unlink()
+    logger = logging.getLogger("asyncio")
+    before = sys.unraisablehook, list(logger.filters), list(warnings.filters)
+    with contextlib.suppress(ValueError):
+        read(folder)
+    with contextlib.suppress(UserError):
+        newest(folder)
+    gc.collect()
+    assert (sys.unraisablehook, logger.filters, warnings.filters) == before
+    assert capfd.readouterr() == ("", "")
 
 
 async def fail():
@@ -45,19 +190,19 @@ def abandon_reads():
 
 @pytest.fixture
 def told(caplog, monkeypatch):
-    """Function (prepare) -> what Python logs, warns of and hooks when reads were abandoned after
-    prepare(), and something else went wrong."""
+    """Function (prepare) -> what Python logs, warns of and hooks when prepare() was called, reads
+    were abandoned, and something else went wrong."""
 
-    def tell(prepare):
+    def tell(prepare, abandon=True):
         caplog.clear()
         hooked = []
         logger = logging.getLogger("asyncio")
-        monkeypatch.setattr(logger, "filters", [])  # an earlier test may have read a checkpoint
         monkeypatch.setattr(sys, "unraisablehook", lambda u: hooked.append(str(u.exc_value)))
         with warnings.catch_warnings(record=True) as warned:
             warnings.simplefilter("always")
             prepare()
-            abandon_reads()
+            if abandon:
+                abandon_reads()
             logger.error("something else")
             logger.error("")
             warnings.warn("something else", RuntimeWarning, stacklevel=1)
@@ -76,11 +221,9 @@ def test_errors_of_abandoned_reads_are_not_told_and_others_are(told):
         other | {"coroutine 'fail' was never awaited"},
         other | {"coroutine ignored GeneratorExit", "Event loop is closed"},
     )
-    assert told(checkpoint._quieten_abandoned_reads.__wrapped__) == (other | {""}, other, other)
 
+    def quietly():
+        with checkpoint._quiet():
+            abandon_reads()
 
-def test_a_second_read_adds_no_second_hook():
-    checkpoint._quieten_abandoned_reads()
-    hook = sys.unraisablehook
-    checkpoint._quieten_abandoned_reads()
-    assert sys.unraisablehook is hook
+    assert told(quietly, abandon=False) == (other | {""}, other, other)

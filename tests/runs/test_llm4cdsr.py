@@ -8,10 +8,9 @@ import orbax.checkpoint as ocp
 import pytest
 import toy
 
-from oa_jax import config as config_lib
+from oa_jax.backbones import known
 from oa_jax.commands import report
 from oa_jax.errors import UserError
-from oa_jax.runs import summary
 
 
 def get_config(argument="pair=synthetic,gca=early"):
@@ -44,7 +43,7 @@ def test_an_interrupted_run_goes_on_bit_for_bit(experiment, whole, bitwise, tmp_
 
 def test_frozen_tables_stay_out_of_state_and_checkpoint(experiment, whole):
     path, states = whole
-    tables = experiment.backbone.tables
+    tables = experiment.engine.settings.backbone.tables
     shapes = {a.shape for a in jax.tree.leaves(tables)}
     seeded = {a.shape[1:] for a in jax.tree.leaves(states)}
     assert not shapes & seeded
@@ -82,8 +81,8 @@ def test_every_ranking_is_in_the_summary(whole):
         assert counts[0] + counts[1] == counts[2] == 60
     weighted = sum(mean[f"test/{d}/users"] * mean[f"test/{d}/mrr/full"] for d in "AB") / 60
     assert mean["test/all/mrr/full"] == pytest.approx(weighted)
-    header, rows = report.tables([summary], "test")[0]
-    assert [row[3] for row in rows] == ["A"] * 3 + ["B"] * 3 + ["all"] * 3
+    (sheet, *_) = report.sheets([summary], "test")
+    assert [row[6] for row in sheet.rows] == ["A"] * 3 + ["B"] * 3 + ["all"] * 3
 
 
 def test_selection_is_overall_ndcg_and_strict(experiment, whole):
@@ -101,14 +100,14 @@ def test_selection_is_overall_ndcg_and_strict(experiment, whole):
 def test_a_validation_as_good_as_the_best_is_no_improvement(experiment, whole):
     _, states = whole
     one = jax.tree.map(lambda a: a[0], states)
-    after = experiment.schedule.after_validation(one, one.best_score)
+    after = experiment.engine.settings.schedule.after_validation(one, one.best_score)
     assert int(after.bad_epochs) == int(one.bad_epochs) + 1
-    better = experiment.schedule.after_validation(one, one.best_score + 0.1)
+    better = experiment.engine.settings.schedule.after_validation(one, one.best_score + 0.1)
     assert int(better.bad_epochs) == 0 and int(better.best_epoch) == int(one.epoch)
 
 
 def test_candidates_of_the_two_protocols(experiment):
-    rows, (n_a, n_b) = experiment.eval_rows["test"], experiment.log.n_items
+    rows, (n_a, n_b) = experiment.evaluation.rows["test"], experiment.data.log.n_items
     uniform, pairs = rows["candidates"], rows["official"]
     assert uniform.shape == (60, 11) and pairs.shape == (60, 2, 11)
     for ids in (uniform, pairs[:, 0], pairs[:, 1]):
@@ -155,16 +154,15 @@ MISTAKES = {
 def test_mistakes_are_one_line(field):
     value, words = MISTAKES[field]
     with pytest.raises(UserError) as caught:
-        experiment = build(**{field.replace("__", "."): value})
-        experiment.backbone, experiment.eval_rows  # noqa: B018 (made when first asked for)
+        build(**{field.replace("__", "."): value})
     assert words in str(caught.value) and "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("pair", ["cloth_sport", "elec_phone", "llmcdsr_food_kitchen", "synthetic"])
 @pytest.mark.parametrize("more", ["", "size=small", "runlocal", "gca=stack"])
 def test_configurations_resolve(pair, more):
-    resolved = config_lib.resolve(get_config(f"pair={pair},{more}"), (0, 1, 2))
-    assert resolved["quirks"]["q2_score_two_items_as_one"] and resolved["train"]["strict"]
+    resolved = known.resolve(get_config(f"pair={pair},{more}"))
+    assert resolved.quirks.q2_score_two_items_as_one and resolved.train.strict
 
 
 def test_diverged_scores_have_no_rank(experiment, whole):
@@ -174,4 +172,4 @@ def test_diverged_scores_have_no_rank(experiment, whole):
     broken = ranks["test/official10/finite"].copy()
     broken[1, 7] = False
     with pytest.raises(UserError, match=r"seed 1: non-finite score for user 7"):
-        summary.metrics_of(experiment, ranks | {"test/official10/finite": broken}, 1, "test")
+        experiment.evaluation.of_seed(ranks | {"test/official10/finite": broken}, 1)

@@ -1,5 +1,6 @@
 """The host loop: compaction, rows, going on, broken checkpoints."""
 
+import dataclasses
 import functools
 import json
 import shutil
@@ -13,7 +14,7 @@ import toy
 from oa_jax.engine import state
 from oa_jax.engine.program import take_seeds
 from oa_jax.runs import loop
-from oa_jax.runs.checkpoint import Checkpoints
+from oa_jax.runs.checkpoint import SUMS, Checkpoints
 from oa_jax.runs.loop import Groups
 from oa_jax.runs.metrics_file import Rows
 from oa_jax.runs.workdir import Workdir
@@ -88,8 +89,7 @@ def experiment_of(**overrides):
     """The toy; its compiled programs are shared by all that differ on the host only."""
     experiment = toy.toy_experiment(**overrides)
     compiled = {k: v for k, v in overrides.items() if k not in HOST_ONLY}
-    experiment.__dict__["engine"] = engine(*compiled.items())
-    return experiment
+    return dataclasses.replace(experiment, engine=engine(*compiled.items()))
 
 
 def train(path, say=lambda line: None, **overrides):
@@ -115,7 +115,7 @@ def unstopped(uneven):
     _, experiment, _ = uneven
     engine, arrays = experiment.engine, experiment.train_arrays()
     states, after = engine.create(experiment.seeds, experiment.hparams()), []
-    for epoch in range(experiment.config["train"]["max_epochs"]):
+    for epoch in range(experiment.config.train.max_epochs):
         going_on = states.replace(done=jnp.zeros(4, bool))
         states, _ = engine.epoch(going_on, arrays, engine.capacity(experiment.seeds, epoch))
         after.append(jax.device_get(states))
@@ -233,11 +233,13 @@ def test_a_half_deleted_newest_checkpoint_is_walked_back_from(
     shutil.copytree(at_three, path)
     names = sorted(p.name for p in (path / "checkpoints").iterdir() if p.name.isdecimal())
     assert names == ["2", "3"]
+    (path / "checkpoints" / "3" / SUMS).unlink()  # which would tell before anything is read
     BREAKS[kind](path / "checkpoints" / "3")
     said = []
     _, found = train(path, said.append, **UNEVEN)
     # Some files are dispensable; then step 3 is read after all, and must be whole.
-    assert said[0] in ("going on after epoch 2", "going on after epoch 3")
+    *aside, going_on = said[: 1 + said[0].startswith("checkpoint 3 cannot be read")]
+    assert going_on == f"going on after epoch {2 if aside else 3}"
     assert bitwise(found, states)
     assert (path / "metrics.jsonl").read_bytes() == (whole / "metrics.jsonl").read_bytes()
 

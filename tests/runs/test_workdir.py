@@ -1,5 +1,6 @@
 """Files of a run: claimed folders, whole files, rows, JSON."""
 
+import errno
 import json
 import os
 
@@ -25,16 +26,34 @@ def names(workdir):
     return sorted(p.name for p in workdir.path.iterdir())
 
 
+def save(workdir):
+    """What a first checkpoint leaves."""
+    (workdir.checkpoints / "5").mkdir(parents=True)
+
+
 def test_an_empty_folder_is_claimed_and_claimed_again(workdir):
     workdir.claim(CONFIG)
+    save(workdir)
     before = (workdir.path / "config.json").stat().st_mtime_ns
     workdir.claim(CONFIG)
     assert workdir.read_json("config.json") == CONFIG
     assert (workdir.path / "config.json").stat().st_mtime_ns == before
 
 
+def test_a_claim_without_a_checkpoint_is_replaced(workdir):
+    workdir.claim(CONFIG)
+    (workdir.checkpoints / "1.orbax-checkpoint-tmp").mkdir(parents=True)
+    other = CONFIG | {"seeds": 4}
+    workdir.check(other)
+    assert workdir.read_json("config.json") == CONFIG  # a check changes nothing
+    workdir.claim(other)
+    assert workdir.read_json("config.json") == other and not workdir.is_begun()
+
+
 def test_another_configuration_is_refused(workdir):
     workdir.claim(CONFIG)
+    save(workdir)
+    assert workdir.is_begun()
     other = CONFIG | {"train": {"learning_rate": 0.2}}
     with pytest.raises(UserError, match="train.learning_rate: there 0.1, asked for 0.2"):
         workdir.claim(other)
@@ -76,10 +95,10 @@ def test_a_failed_write_leaves_the_old_file_whole(workdir, monkeypatch):
         raise OSError("no space left")
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(OSError):
+    with pytest.raises(UserError, match="summary.json: cannot write: no space left"):
         workdir.write_json("summary.json", {"a": 2})
     assert workdir.read_json("summary.json") == {"a": 1}
-    with pytest.raises(OSError):
+    with pytest.raises(UserError, match="ranks.npz: cannot write: no space left"):
         workdir.write_npz("ranks.npz", {"rank": np.arange(3)})
     assert not (workdir.path / "ranks.npz").exists()
     monkeypatch.undo()
@@ -111,7 +130,7 @@ def test_what_is_not_finite_becomes_null(workdir):
 
 
 def test_unreadable_json_names_its_file(workdir):
-    with pytest.raises(UserError, match="config.json: no such file"):
+    with pytest.raises(UserError, match="config.json: No such file"):
         workdir.read_json("config.json")
     (workdir.path / "config.json").write_text('{"a": ')
     with pytest.raises(UserError, match="config.json: not valid JSON"):
@@ -142,6 +161,54 @@ def test_a_line_cut_off_is_dropped(workdir, cut):
     assert path.read_text() == (text if cut == 1 else "".join(text.splitlines(True)[:2]))
 
 
+@pytest.mark.parametrize("line", [b"7", b"{}", b'{"epoch": "one"}', b"\xff\xfe", b'{"epoch"'])
+def test_a_line_that_is_no_row_is_named(workdir, line):
+    path, good = workdir.path / "metrics.jsonl", b'{"epoch": 0}\n'
+    path.write_bytes(good + line + b"\n" + good)
+    with pytest.raises(UserError, match="metrics.jsonl: line 2: found .*: expected a row with its"):
+        workdir.keep_rows(5)
+    path.write_bytes(good + line)  # the last line: cut off by a kill
+    workdir.keep_rows(5)
+    assert path.read_bytes() == good
+
+
+def test_a_full_disk_names_the_file(workdir):
+    (workdir.path / "metrics.jsonl").symlink_to("/dev/full")
+    with pytest.raises(UserError, match="metrics.jsonl: cannot write: No space left on device"):
+        workdir.append_rows([{"epoch": 0}])
+
+
+@pytest.mark.parametrize("path", ["gs://bucket/run", "s3:/bucket/run", "hdfs://host/run"])
+def test_a_url_is_no_folder(path, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=f"--workdir={path}: a URL: expected a path in a file"):
+        Workdir(path)
+    assert not any(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("number", [errno.ENOSYS, errno.ENOLCK])
+def test_a_file_system_without_locks_is_named_and_used_on_request(tmp_path, monkeypatch, number):
+    def flock(*_):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr("fcntl.flock", flock)
+    words = f"this file system has no locks .{os.strerror(number)}.: expected .* OA_NO_LOCK=1"
+    with pytest.raises(UserError, match=words), Workdir(tmp_path):
+        pass
+    monkeypatch.setenv("OA_NO_LOCK", "1")
+    with Workdir(tmp_path) as workdir:
+        workdir.claim(CONFIG)
+
+
+def test_a_home_that_nobody_has_is_one_line(monkeypatch):
+    def home():
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr("pathlib.Path.expanduser", lambda _: home())
+    with pytest.raises(UserError, match="--workdir=~/run: Could not determine home directory"):
+        Workdir("~/run")
+
+
 def test_keep_rows_makes_the_file(workdir):
     workdir.keep_rows(-1)
     assert (workdir.path / "metrics.jsonl").read_bytes() == b""
@@ -160,6 +227,7 @@ def test_a_run_of_a_version_with_fewer_fields_goes_on(tmp_path):
     del older["mesh"], older["train"]["compute_dtype"], older["evaluate"]["users_per_kind"]
     (tmp_path / "config.json").write_text(json.dumps(older))
     with Workdir(tmp_path) as workdir:
+        save(workdir)
         workdir.check(resolved)
         other = json.loads(json.dumps(resolved))
         other["evaluate"]["users_per_kind"] = 5

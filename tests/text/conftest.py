@@ -5,9 +5,9 @@ import json
 import numpy as np
 import pytest
 
-from oa_jax.data import prepared as prepared_lib
-from oa_jax.data.prepared import Prepared
-from oa_jax.events.log import CONTEXT, TEST, TRAINING, VALIDATION
+from oa_jax.data import store
+from oa_jax.data.store import Prepared
+from oa_jax.events.log import CONTEXT, TEST, TRAINING, VALIDATION, make_log
 
 WORDS = ("red", "blue", "small", "large", "steel", "paper", "light", "heavy", "soft", "round")
 
@@ -40,7 +40,7 @@ def tiny_prepared(tmp_path_factory):
         role[: user.count(0)] = [VALIDATION] + [CONTEXT] * (user.count(0) - 2) + [TEST]
         roles = role if with_roles else None
         time = np.arange(len(user))
-        log = prepared_lib.make_log(np.array(user), np.array(item), time, n_items, "tiny", roles)
+        log = make_log(np.array(user), np.array(item), time, n_items, "tiny", roles)
         domains = ["Clothing_Shoes_and_Jewelry", "Tools"]
         metadata = {"name": "tiny", "n_items": n_items, "fingerprint": log.fingerprint()}
         folder = tmp_path_factory.mktemp("prepared")
@@ -56,9 +56,9 @@ def tiny_prepared(tmp_path_factory):
 def stored(tiny_prepared, tmp_path_factory):
     """(data directory, name) of the tiny set with its files on disk."""
     prepared, data_dir = tiny_prepared(), tmp_path_factory.mktemp("data")
-    folder = prepared_lib.folder(data_dir, "tiny")
+    folder = store.folder(data_dir, "tiny")
     folder.mkdir(parents=True)
-    prepared_lib.write_columns(folder, prepared.log, prepared.role, prepared.raw_users)
-    prepared_lib.write_items(folder, prepared.items)
-    (folder / prepared_lib.METADATA).write_text(json.dumps(prepared.metadata))
+    store.write_columns(folder, prepared.log, prepared.role, prepared.raw_users)
+    store.write_items(folder, prepared.items)
+    (folder / store.METADATA).write_text(json.dumps(store.FIELDS | prepared.metadata))
     return data_dir, "tiny"

@@ -2,15 +2,13 @@
 
 import dataclasses
 import json
-import os
 import pathlib
 import pickle
 import signal
-import subprocess
-import sys
 
 import numpy as np
 import pytest
+import served
 
 from oa_jax.errors import UserError
 from oa_jax.events import split as splits
@@ -18,7 +16,6 @@ from oa_jax.text import build
 from oa_jax.text.tables import METADATA, load_tables
 
 HERE = pathlib.Path(__file__).parent
-ROOT = HERE.parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -142,20 +139,21 @@ def test_official_tables_are_taken_as_they_are(prepared, options, official, tmp_
     assert "0 files *_A_pca128.pkl" in refusal(prepared, by_official, tmp_path / "third")
 
 
-def run_command(*argv, **variables):
-    environment = os.environ | {"OA_DATA_DIR": ""} | {k: str(v) for k, v in variables.items()}
-    command = [sys.executable, "-m", "oa_jax.data.text", *map(str, argv)]
-    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+@pytest.fixture(scope="module")
+def run_command(tmp_path_factory):
+    """Function (*argv, **environment) -> Result, as of `python -m oa_jax.data.text *argv`."""
+    with served.commands("oa_jax.data.text", tmp_path_factory.mktemp("streams"), path=HERE) as run:
+        yield run
 
 
-def test_a_killed_command_goes_on_with_the_chunks_that_it_stored(stored, tmp_path, monkeypatch):
+def test_a_killed_command_goes_on_with_the_chunks_that_it_stored(run_command, stored, tmp_path):
     """kill -9 within the third chunk of 16 texts; the first two are not encoded again."""
     data_dir, name = stored
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "seed").write_text("1")
     argv = [f"--data_dir={data_dir}", f"--name={name}", f"--encoder={tmp_path / 'model'}"]
     argv += [f"--cache_dir={tmp_path / 'cache'}", "--local_width=4", "--chunk=16"]
-    variables = {"PYTHONPATH": HERE, "ENCODED": tmp_path / "encoded"}
+    variables = {"ENCODED": tmp_path / "encoded"}
     killed = run_command(*argv, f"--out={tmp_path / 'out'}", **variables, DIE_AFTER=40)
     assert killed.returncode == -signal.SIGKILL
     assert (tmp_path / "encoded").read_text().split() == ["16", "16"]
@@ -169,7 +167,7 @@ def test_a_killed_command_goes_on_with_the_chunks_that_it_stored(stored, tmp_pat
     assert metadata["encoder"]["kind"] == "sentence-transformers"
 
 
-def test_a_mistake_of_the_command_is_one_line(tmp_path):
+def test_a_mistake_of_the_command_is_one_line(run_command, tmp_path):
     flags = ("--name=x", "--encoder=hashing", f"--out={tmp_path / 'out'}")
     for argv, expected in (
         (flags[1:], "--name: missing"),

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from oa_jax.errors import UserError
-from oa_jax.text import cache, files
+from oa_jax.text import encoders, files
 from oa_jax.text.encoders import Files, Hashing, Sentences, open_encoder
 
 HERE = pathlib.Path(__file__).parent
@@ -86,8 +86,25 @@ def test_a_damaged_chunk_is_encoded_again(model, tmp_path):
 @pytest.mark.parametrize("rows", [np.ones((3, 2)), np.ones(2), np.full((2, 2), np.nan)])
 def test_a_model_that_answers_wrongly_is_refused(tmp_path, rows):
     run = (lambda _: rows, ["a", "b"], {"name": "m"}, tmp_path, 2, silent)
-    assert "encoder m: " in refusal(cache.encode_in_chunks, *run)
+    assert "encoder m: " in refusal(encoders.encode_in_chunks, *run)
     assert not list(tmp_path.glob("*/*"))
+
+
+def test_without_a_home_nothing_is_stored_and_a_line_says_so(model, tmp_path, monkeypatch):
+    """A user without HOME and without an entry in the list of users, as containers have."""
+
+    def nowhere():
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr(pathlib.Path, "home", nowhere)
+    assert encoders.default_directory() is None
+    said = []
+    vectors = Sentences(str(model), chunk=2).vectors(TEXTS, None, said.append)
+    assert vectors[0].any() and encoded(model) == 6 and not list(tmp_path.glob("**/*.npy"))
+    assert said == ["no home folder: encoded texts are not stored: --cache_dir=DIR stores them"]
+    monkeypatch.setattr(pathlib.Path, "expanduser", lambda path: nowhere())
+    assert "~/x.npy: there is no home folder" in refusal(files.read_rows, "~/x.npy", 3)
 
 
 def test_no_text_at_all_is_refused(model, tmp_path):

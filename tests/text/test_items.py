@@ -44,6 +44,11 @@ def test_an_empty_list_has_no_sentence():
 def test_an_item_of_which_nothing_is_known_has_no_text():
     assert items.item_text("sports", {"title": "", "brand": None, "category": []}) is None
     assert items.item_text("sports", {"brand": "Acme"}) is not None
+    odd = {"title": float("nan"), "brand": 12, "price": " ", "category": [None, ""], "date": None}
+    assert items.item_text("sports", odd) is None
+    assert items.item_text("sports", odd | {"title": "a"}) == items.item_text(
+        "sports", {"title": "a"}
+    )
 
 
 def test_kinds_of_the_official_domains_and_of_others():

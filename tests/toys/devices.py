@@ -88,7 +88,10 @@ def table_experiment(backbone, mesh, **changes):
 
 def test_ranks(experiment, params):
     """{ranking: (S, R)} of the test users."""
-    rows, kinds = experiment.padded(experiment.eval_rows["test"]), tuple(experiment.protocol_names)
+    rows, kinds = (
+        experiment.evaluation.padded(experiment.evaluation.rows["test"]),
+        tuple(experiment.evaluation.rankings),
+    )
     found, _ = experiment.engine.final(params, rows, kinds, experiment.tables)
     return {kind: np.asarray(of.rank).tolist() for kind, of in found.items()}
 
@@ -112,7 +115,7 @@ def rows(folder):
             experiment = toy.toy_experiment(seeds=2, seed_axis="vmap", mesh=mesh)
             with Workdir(path) as workdir:
                 ended = train(experiment, workdir, last)
-        initial = jax.vmap(experiment.backbone.init)
+        initial = jax.vmap(experiment.engine.settings.backbone.init)
         shapes = jax.eval_shape(initial, jax.random.split(jax.random.key(0)))
         read, _ = checkpoint.read(path / "checkpoints", 3, shapes, best=False)
         abstract = experiment.engine.abstract(experiment.seeds, experiment.hparams())

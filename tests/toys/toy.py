@@ -4,21 +4,19 @@
 """
 
 import dataclasses
-import importlib.util
-import pathlib
 
 import jax
 import jax.numpy as jnp
 import pytest
 
-from oa_jax import config as config_lib
 from oa_jax import experiment as experiment_lib
+from oa_jax import presets
+from oa_jax.backbones import known
 from oa_jax.nn.layers import Packing
 from oa_jax.runs import loop
 from oa_jax.runs.run import conclude
 from oa_jax.runs.workdir import Workdir
 
-ROOT = pathlib.Path(__file__).resolve().parents[2]
 SMALL = {
     "seeds": 3,
     "model.d_embed": 8,
@@ -68,12 +66,7 @@ OWN = {
 
 def config_file(backbone, argument):
     """configs/BACKBONE.py:argument."""
-    spec = importlib.util.spec_from_file_location(
-        f"{backbone}_config", ROOT / "configs" / f"{backbone}.py"
-    )
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.get_config(argument)
+    return presets.load(f"configs/{backbone}.py:{argument}")
 
 
 def small_config(backbone, argument, **overrides):
@@ -85,8 +78,7 @@ def small_config(backbone, argument, **overrides):
 
 
 def small_experiment(backbone, argument, **overrides):
-    resolved = config_lib.resolve(small_config(backbone, argument, **overrides), (0, 1, 2))
-    return experiment_lib.build(resolved)
+    return experiment_lib.build(known.resolve(small_config(backbone, argument, **overrides)))
 
 
 def train_whole(experiment, path):
@@ -123,9 +115,16 @@ def abxi_experiment(argument="pair=synthetic,gca=none", **overrides):
 
 def toy_experiment(**overrides):
     """The same experiment with the toy in the backbone's place."""
-    experiment = abxi_experiment(**overrides)
-    experiment.__dict__["backbone"] = Toy(sum(experiment.log.n_items))
-    return experiment
+    return with_toy(known.resolve(abxi_config(**overrides)))
+
+
+def with_toy(config, log=None):
+    """As `experiment.build`, with the toy in the backbone's place."""
+    data = experiment_lib.load(config, log)
+    evaluation = experiment_lib.evaluate(config, data)
+    toy = Toy(sum(data.log.n_items))
+    engine = experiment_lib.engine(config, data, evaluation, toy)
+    return experiment_lib.Experiment(config, data, evaluation, engine)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -11,10 +11,12 @@ from __future__ import annotations
 import dataclasses
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 
 from oa_jax.nn import losses, shards
-from oa_jax.nn.gca import GatedCrossAttention, GCAConfig
+from oa_jax.nn.fusion import DOMAINS, Probe, fuse
+from oa_jax.nn.known import GCAConfig
 from oa_jax.nn.layers import (
     TABLE_INIT,
     Dropout,
@@ -24,10 +26,13 @@ from oa_jax.nn.layers import (
     Packing,
     Stream,
     SwiGLU,
+    allowed_keys,
 )
 
-PLACES = (0, 1, 2)  # after embedding, after attention, after FFN + domain LoRA
-DOMAINS = ("A", "B")
+# Where a fusion may stand: after embedding, after attention, after FFN + domain LoRA. The official
+# model is one block, so there are no more.
+PLACES = (0, 1, 2)
+Batch = dict[str, jax.Array]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,7 +65,9 @@ class ABXI(nn.Module):
     quirks: ABXIQuirks
 
     @nn.compact
-    def __call__(self, batch, rate=None, last_only=False):
+    def __call__(
+        self, batch: Batch, rate: float | jax.Array | None = None, last_only: bool = False
+    ) -> tuple[dict[str, jax.Array], dict[str, Probe]]:
         """-> ({"A": h, "B": h}, probes {"place/domain": Probe}).
 
         Training batches (with `at_A`, `at_B`) give h at those slots. Evaluation batches give h at
@@ -69,15 +76,14 @@ class ABXI(nn.Module):
         """
         streams, times = self._embed(batch, rate)
         probes = {}
-        streams = self._cross(0, streams, times, probes)
-        streams = self._attend(streams, rate)
-        streams = self._cross(1, streams, times, probes)
-        if last_only and 2 not in self.gca.positions:  # all that follows is pointwise
-            streams = {name: stream.last() for name, stream in streams.items()}
-        streams = self._feed_forward(streams, rate)
-        streams = self._cross(2, streams, times, probes)
-        if last_only:
-            streams = {name: stream.last() for name, stream in streams.items()}
+        for place, layer in enumerate((None, self._attend, self._feed_forward)):
+            if layer:
+                streams = layer(streams, rate)
+            streams, seen = fuse(self.gca, place, streams, times, self.config.heads)
+            probes |= seen
+            # What follows the attention is pointwise, unless a fusion stands at the last place.
+            if last_only and (place == 2 or (place == 1 and 2 not in self.gca.positions)):
+                streams = {name: stream.last() for name, stream in streams.items()}
         return self._project(streams, "at_A" in batch, rate), probes
 
     def _embed(self, batch, rate):
@@ -99,32 +105,13 @@ class ABXI(nn.Module):
             streams[name] = Stream(Dropout()(h_PxD, rate, packing.parts), ids_P != 0, packing)
         return streams, times
 
-    def _cross(self, place, streams, times, probes):
-        """GCA[place]: the domain streams look at the merged (or each other's) stream."""
-        if place not in self.gca.positions:
-            return streams
-        out = dict(streams)
-        for domain, other in zip(DOMAINS, reversed(DOMAINS), strict=True):
-            source = "x" if self.gca.kv == "merged" else other
-            module = GatedCrossAttention(
-                self.gca, self.gca.heads or self.config.heads, name=f"gca_{place}_{domain}"
-            )
-            out[domain], probes[f"{place}/{domain}"] = module(
-                streams[domain], streams[source], times[domain], times[source]
-            )
-        return out
-
     def _attend(self, streams, rate):
         attention = MultiHeadAttention(self.config.heads, name="attention")
         norm = LayerNorm(name="norm_attention")
 
         def block(stream):
-            length = stream.packing.shape[1]
-            allowed = jnp.tril(jnp.ones((length, length), bool))[None]
-            if not self.quirks.q3_attend_to_padding:
-                allowed = allowed & stream.packing.unpack(stream.real_P)[:, None, :]
-            allowed = jnp.broadcast_to(allowed, (stream.packing.shape[0], length, length))
-            update = attention(stream, stream, allowed)
+            key_mask = not self.quirks.q3_attend_to_padding
+            update = attention(stream, stream, allowed_keys(stream, True, key_mask))
             update = Dropout()(update, rate, stream.packing.parts)
             return stream.map(lambda h: norm(h + update))
 
@@ -188,39 +175,49 @@ class Backbone:
     block: int = 256  # positions per block of the sampled softmax
 
     @property
+    def places(self) -> tuple[int, ...]:
+        """Where a fusion may stand."""
+        return PLACES
+
+    @property
     def net(self) -> ABXI:
         return ABXI(self.config, self.gca, self.quirks)
 
-    def init(self, key):
+    def init(self, key: jax.Array) -> dict:
         """Parameters, a tree of float32 arrays."""
         ids = jnp.ones((1, self.config.length), jnp.int32)
         batch = {"seq_x": ids, "seq_a": ids, "seq_b": ids, "until_a": ids, "until_b": ids}
         return self.net.init(key, batch)["params"]
 
-    def loss(self, params, batch, key, hparams):
+    def loss(
+        self, params: dict, batch: Batch, key: jax.Array | None, hparams: dict[str, jax.Array]
+    ) -> tuple[jax.Array, dict[str, jax.Array]]:
         """Training loss of one batch -> (scalar, aux of scalars).
 
         batch: seq_x, seq_a, seq_b, gt (B, L); at_A, at_B (P_A,), (P_B,) flat positions of the
         targets of each domain; `negatives` (P_A + P_B, K), a position's own, or
         `shared_negatives` (B, K), the sequence's; `n_users` ().
-        hparams: temperature, dropout, ortho_weight. Specs §5, and λ · mean cos²(X, X').
+        hparams: temperature, dropout, ortho_weight. The official loss, and λ · mean cos²(X, X').
         """
         rate = hparams["dropout"] if key is not None else None
         rngs = {"dropout": key} if key is not None else None
         hidden, probes = self.net.apply({"params": params}, batch, rate, rngs=rngs)
         h_PxD = jnp.concatenate([hidden[d] for d in DOMAINS]) / hparams["temperature"]
         weight_P = jnp.concatenate([self._weights(batch, d) for d in DOMAINS])
-        total, terms_P = self._sampled_softmax(params["items"], h_PxD, weight_P, batch)
+        packing = Packing(jnp.concatenate([batch["at_A"], batch["at_B"]]), batch["gt"].shape)
+        of_target = (params["items"], h_PxD, weight_P, packing.pack(batch["gt"]))
+        if "shared_negatives" in batch:
+            softmax = losses.shared_negatives(*of_target, packing, batch["shared_negatives"])
+        else:
+            softmax = losses.position_negatives(*of_target, batch["negatives"], self.block)
+        total, terms_P = softmax
         split = len(batch["at_A"])
         loss_a, loss_b = jnp.sum(terms_P[:split]), jnp.sum(terms_P[split:])
         aux = {"loss_a": loss_a, "loss_b": loss_b}
-        if probes:
-            aux["cos2"] = losses.mean_cos2(probes)
-            total += hparams["ortho_weight"] * aux["cos2"]
-        return total, aux
+        return losses.penalised(total, aux, probes, hparams["ortho_weight"], self.gca.part_of)
 
     def _weights(self, batch, domain):
-        """Weight of each position: mean over a user's targets, then over users (specs §5)."""
+        """Weight of each position: mean over a user's targets, then over users (Q19)."""
         at_P = batch[f"at_{domain}"]
         rows, length = batch["gt"].shape
         counts_B = jnp.zeros(rows).at[at_P // length].add(1.0, mode="drop")
@@ -230,28 +227,16 @@ class Backbone:
         per_user = 1.0 / jnp.maximum(counts_B, 1.0)
         return per_user.at[at_P // length].get(mode="fill", fill_value=0) / n_users
 
-    def _sampled_softmax(self, table, h_PxD, weight_P, batch):
-        at_P = jnp.concatenate([batch["at_A"], batch["at_B"]])
-        packing = Packing(at_P, batch["gt"].shape)
-        target_P = packing.pack(batch["gt"])
-        if "shared_negatives" in batch:
-            negatives_BxK = batch["shared_negatives"]
-            return losses.shared_negatives(table, h_PxD, weight_P, target_P, packing, negatives_BxK)
-        negatives_PxK = batch["negatives"]
-        return losses.position_negatives(
-            table, h_PxD, weight_P, target_P, negatives_PxK, self.block
-        )
-
-    def index(self, params):
+    def index(self, params: dict) -> dict:
         """What `score` needs to know of the items, once for all rows: the parameters."""
         return params
 
-    def encode(self, params, batch):
-        """What scoring needs of evaluation rows: (B, D), by the target's domain (specs §4.5)."""
+    def encode(self, params: dict, batch: Batch) -> jax.Array:
+        """What scoring needs of evaluation rows: (B, D), by the target's domain."""
         hidden, _ = self.net.apply({"params": params}, batch, last_only=True)
         return jnp.where((batch["domain"] == 0)[:, None], hidden["A"], hidden["B"])
 
-    def score(self, params, encoded_BxD, candidates):
+    def score(self, params: dict, encoded_BxD: jax.Array, candidates: jax.Array) -> jax.Array:
         """Scores of candidates (B, K) of each row, or of a block of items (K,) for all rows
         (`shards.Blocks`) -> (B, K)."""
         table = params["items"]
@@ -259,6 +244,6 @@ class Backbone:
             return encoded_BxD @ shards.block_rows(table, candidates).T
         return shards.products(table, encoded_BxD, candidates)
 
-    def probe(self, params, batch):
+    def probe(self, params: dict, batch: Batch) -> dict[str, Probe]:
         """{"place/domain": Probe} over every token of an evaluation or training batch."""
         return self.net.apply({"params": params}, batch)[1]

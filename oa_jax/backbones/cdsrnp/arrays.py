@@ -1,8 +1,7 @@
-"""CDSRNP's model inputs on the host (specs cdsrnp §2, §5), cut from a log and a split.
+"""CDSRNP's model inputs on the host, cut from a log and a split.
 
 A row is a user with a target item of one domain and the history before it. Shapes: R rows, L
-length of a domain's stream, M length of the merged stream, O rows that the support set is drawn
-from, H most distinct items of one user in a domain.
+length of a domain's stream, M length of the merged stream, H the longest history of all rows.
 """
 
 from __future__ import annotations
@@ -11,8 +10,8 @@ import dataclasses
 
 import numpy as np
 
-from oa_jax.backbones.abxi.arrays import _position, _ragged, _rank, _scatter
-from oa_jax.events.log import DOMAINS, InteractionLog
+from oa_jax.events.log import DOMAINS, InteractionLog, first_events
+from oa_jax.events.rows import end_columns, evaluation_rows, padded, scatter
 from oa_jax.events.split import Split
 
 STREAMS = ("seq", *(f"{part}_{d}" for d in DOMAINS for part in ("seq", "time")))
@@ -29,7 +28,7 @@ class Rows:
     def __len__(self):
         return len(self.user)
 
-    def take(self, chosen) -> Rows:
+    def take(self, chosen: np.ndarray) -> Rows:
         return Rows(self.user[chosen], self.place[chosen])
 
 
@@ -40,8 +39,7 @@ def training_rows(log: InteractionLog, split: Split, targets: str) -> Rows:
     for sequences that are made for one target, as AMID's; "every", all that have a history: several
     times the rows, and the signal, of the other two.
     """
-    position = _position(log)
-    trained = position < split.n_train[log.user]
+    position, trained = log.position, split.in_training(log)
     if targets == "last":
         event = np.flatnonzero(position == split.n_train[log.user] - 1)
     elif targets == "every":
@@ -50,16 +48,7 @@ def training_rows(log: InteractionLog, split: Split, targets: str) -> Rows:
         lasts = [_last_of_each_user(log, trained & (log.domain == d)) for d in (0, 1)]
         event = np.sort(np.concatenate(lasts))
     rows = Rows(log.user[event], position[event])
-    return rows.take(history(log, rows, 1, 1)["seq"][:, -1] != 0)
-
-
-def evaluation_rows(split: Split, which: str) -> Rows:
-    """The targets of `which`, 'val' or 'test'."""
-    if which not in ("val", "test"):
-        raise ValueError(f"which: found {which!r}, expected 'val' or 'test'")
-    place = getattr(split, which)
-    user = np.flatnonzero(place >= 0).astype(np.int32)
-    return Rows(user, place[user])
+    return rows.take(history_counts(log, rows).any(0))
 
 
 def target_of(log: InteractionLog, rows: Rows) -> np.ndarray:
@@ -75,38 +64,51 @@ def history(log: InteractionLog, rows: Rows, length: int, merged_length: int) ->
     and for tokens older than `seq` shows.
     """
     row, event = _past(log, rows)
-    rank, count = _rank(row, len(rows))
-    column = merged_length - count[row] + rank
-    shape = (len(rows), merged_length)
-    arrays = {"seq": _scatter(shape, (row, column), log.item[event])}
+    column, shape = end_columns(row, len(rows), merged_length), (len(rows), length)
+    arrays = {"seq": scatter((len(rows), merged_length), (row, column), log.item[event])}
     for d, name in enumerate(DOMAINS):
         own = np.flatnonzero(log.domain[event] == d)
-        rank, count = _rank(row[own], len(rows))
-        place = (row[own], length - count[row[own]] + rank)
-        shape, time = (len(rows), length), np.maximum(column[own], -1)
-        arrays[f"seq_{name}"] = _scatter(shape, place, log.item[event[own]])
-        arrays[f"time_{name}"] = _scatter(shape, place, time, fill=-1)
+        place = (row[own], end_columns(row[own], *shape))
+        arrays[f"seq_{name}"] = scatter(shape, place, log.item[event[own]])
+        arrays[f"time_{name}"] = scatter(shape, place, np.maximum(column[own], -1), fill=-1)
     return arrays
 
 
-def evaluation_arrays(log, split, which: str, length: int, merged_length: int) -> dict:
-    """Streams, user, target and domain (R,) of the rows; seen (R, H): what full ranking skips;
-    n_history (R,): events before the target, copies of it left out."""
-    rows = evaluation_rows(split, which)
+def history_counts(log: InteractionLog, rows: Rows) -> np.ndarray:
+    """(2, R): items of A and of B that came before each target, copies of it left out."""
     row, event = _past(log, rows)
-    target = target_of(log, rows)
-    return history(log, rows, length, merged_length) | {
-        "user": rows.user,
-        "target": target,
-        "domain": (target > log.n_items[0]).astype(np.int8),
-        "seen": _ragged(len(rows), row, log.item[event], fill=0),
-        "n_history": np.bincount(row, minlength=len(rows)).astype(np.int32),
-    }
+    of_domain = [row[log.domain[event] == d] for d in (0, 1)]
+    return np.stack([np.bincount(own, minlength=len(rows)) for own in of_domain])
 
 
-def is_overlapped(arrays: dict) -> np.ndarray:
+def evaluation_arrays(
+    log: InteractionLog, split: Split, which: str, length: int, merged_length: int
+) -> dict[str, np.ndarray]:
+    """Rows of the users that have a target in `which`, 'val' or 'test'.
+
+    user, target, domain (R,), seen (R, H): see `events.rows.evaluation_rows`.  Streams: see
+    `history`.  n_history (R,): events before the target, copies of it left out.
+    """
+    arrays, place, _, _ = evaluation_rows(log, split, which)
+    rows = Rows(arrays["user"], place)
+    arrays["n_history"] = history_counts(log, rows).sum(0).astype(np.int32)
+    return history(log, rows, length, merged_length) | arrays
+
+
+def is_overlapped(arrays: dict[str, np.ndarray]) -> np.ndarray:
     """(R,) bool: rows whose history holds items of both domains."""
     return (arrays["seq_A"][:, -1] != 0) & (arrays["seq_B"][:, -1] != 0)
+
+
+def own_ids(arrays: dict[str, np.ndarray], n_a: int) -> np.ndarray:
+    """(R, H) joint ids of the own items of all rows, both domains in one, 0 where there is none."""
+    row, items = [], []
+    for d, name in enumerate(DOMAINS):
+        row.append(np.repeat(np.arange(len(arrays[f"n_own_{name}"])), arrays[f"n_own_{name}"]))
+        items.append(arrays[f"own_{name}"][:-1] + 1 + n_a * d)
+    row, items = np.concatenate(row), np.concatenate(items)
+    order = np.argsort(row, kind="stable")
+    return padded(row[order], items[order], len(arrays["n_own_A"]))
 
 
 def persons(log: InteractionLog, split: Split, rows: Rows) -> np.ndarray:
@@ -114,7 +116,7 @@ def persons(log: InteractionLog, split: Split, rows: Rows) -> np.ndarray:
 
     AMID gives an overlapped user two sequences, one for each domain of the target.
     """
-    trained = _position(log) < split.n_train[log.user]
+    trained = split.in_training(log)
     order = np.lexsort((log.item[trained], log.user[trained]))
     item, user = log.item[trained][order], log.user[trained][order]
     bounds = np.searchsorted(user, np.arange(log.n_users + 1))
@@ -128,9 +130,7 @@ def persons(log: InteractionLog, split: Split, rows: Rows) -> np.ndarray:
 
 def _past(log, rows):
     """(row, event) of every event before each row's target that is not of the target's item."""
-    row = np.repeat(np.arange(len(rows)), rows.place)
-    within = np.arange(len(row)) - np.repeat(np.cumsum(rows.place) - rows.place, rows.place)
-    event = log.offsets[rows.user][row] + within
+    row, event = first_events(log, rows.user, rows.place)
     kept = log.item[event] != target_of(log, rows)[row]
     return row[kept], event[kept]
 

@@ -1,4 +1,4 @@
-"""CDSRNP's head: a user's streams, z and candidates to logits (specs cdsrnp §9, §10)."""
+"""CDSRNP's head: a user's streams, z and candidates to logits."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Latent:
 
 
 class Decoder(nn.Module):
-    """Rows and candidates to logits: interest adaptive layer and modulated layers (§9, §10).
+    """Rows and candidates to logits: interest adaptive layer, then layers that r_C modulates.
 
     The first layer is linear in [h_δ ‖ h_{A+B} ‖ g_v ‖ e_v ‖ z_δ], of which g_v alone belongs to a
     row and a candidate, so each part is multiplied where it is small.
@@ -46,7 +46,7 @@ class Decoder(nn.Module):
     film_from_one: bool = True
 
     @nn.compact
-    def __call__(self, row: Encoded, latent: Latent | None, items):
+    def __call__(self, row: Encoded, latent: Latent | None, items: jax.Array) -> jax.Array:
         """-> (B, K). items: vectors (B, K, D), or (K, D) that all rows share."""
         width, first = row.own.shape[-1], self.widths[0]
         n_in = 4 * width + (0 if latent is None else latent.z.shape[-1])

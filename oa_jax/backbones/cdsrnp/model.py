@@ -3,7 +3,7 @@
 The authors' code and method section are not public. What is theirs: three streams, support sets of
 overlapped users, the prior of the support and the posterior of support and query users aligned by
 KL, an interest adaptive layer. Forms are those of related public work (C2DSR, AMID, TaNP,
-NF-NPCDR); what we chose is a field of `CDSRNPConfig`, with the default of the specs.
+NF-NPCDR); what we chose is a field of `CDSRNPConfig`.
 """
 
 from __future__ import annotations
@@ -19,11 +19,13 @@ import jax.numpy as jnp
 from oa_jax.backbones.cdsrnp import neural_process
 from oa_jax.backbones.cdsrnp.decoder import Decoder, Encoded, Latent
 from oa_jax.backbones.cdsrnp.neural_process import MLP, Gaussian, LatentHead
-from oa_jax.nn import losses, shards
-from oa_jax.nn.gca import GatedCrossAttention, GCAConfig
-from oa_jax.nn.layers import Dropout, LayerNorm, Packing, Stream
-from oa_jax.nn.streams import DOMAINS, EPSILON, INIT, PLACES, STREAMS, Block, cross, times_of
+from oa_jax.nn import losses, shards, streams
+from oa_jax.nn.fusion import DOMAINS, Probe
+from oa_jax.nn.known import GCAConfig
+from oa_jax.nn.layers import Stream
+from oa_jax.nn.streams import STREAMS, Rate, StreamNet
 
+Batch = dict[str, jax.Array]
 SUPPORT_BLOCK = 256  # rows of the evaluation support that are encoded together
 
 
@@ -42,6 +44,7 @@ class CDSRNPConfig:
     decoder_widths: of the modulated layers.  film_from_one: η = 1 + tanh, not tanh.
     kl_warmup: epochs over which the weight of the KL grows from 0.
     eval_latent: z at test, the prior's "mean" or a fixed "draw".
+    blocks: of each stream's encoder, at least 1.
     """
 
     n_items: tuple[int, int]
@@ -60,13 +63,14 @@ class CDSRNPConfig:
     film_from_one: bool = True
     kl_warmup: int = 10
     eval_latent: str = "mean"
+    blocks: int = 2
 
     @property
     def n_latent(self) -> int:
         return (self.d_latent or self.d_embed // 2) if self.neural_process else 0
 
 
-class CDSRNP(nn.Module):
+class CDSRNP(StreamNet):
     """The network: streams, pair representations, latents, logits."""
 
     config: CDSRNPConfig
@@ -83,49 +87,33 @@ class CDSRNP(nn.Module):
             s: self.param(f"positions_{s}", nn.initializers.normal(0.02), (n, cfg.d_embed))
             for s, n in lengths.items()
         }
-        self.block = {s: [Block(cfg.heads) for _ in PLACES[1:]] for s in STREAMS}
-        self.norm = {s: LayerNorm(EPSILON) for s in STREAMS}
-        self.dropout = {s: Dropout() for s in STREAMS}
-        for place in self.gca.positions:
-            for domain in DOMAINS:
-                module = GatedCrossAttention(self.gca, self.gca.heads or cfg.heads, INIT)
-                setattr(self, f"gca_{place}_{domain}", module)
+        self.add_layers()
         self.decoder = Decoder(cfg.decoder_widths, cfg.interest, cfg.film_from_one)
         if cfg.neural_process:
             self.pair_encoder = MLP((cfg.d_embed,) * 3)
             self.latent_head = LatentHead(cfg.n_latent)
 
-    def __call__(self, batch, rate=None):
+    @nn.compact
+    def __call__(
+        self, batch: Batch, rate: Rate = None
+    ) -> tuple[dict[str, Stream], dict[str, Probe]]:
         """-> ({stream: Stream}, probes {"place/domain": Probe}). rate: dropout, None without.
 
         Packed batches (with `at_x`, `at_A`, `at_B`) hold those tokens, others every position.
         """
-        streams, times, probes = self._embed(batch, rate), times_of(batch), {}
-        for place in PLACES:
-            if place:
-                streams = {
-                    name: self.block[name][place - 1](stream, _causal(stream), rate)
-                    for name, stream in streams.items()
-                }
-            if place in self.gca.positions:
-                modules = {d: getattr(self, f"gca_{place}_{d}") for d in DOMAINS}
-                streams, seen = cross(modules, self.gca.kv, streams, times)
-                probes |= {f"{place}/{domain}": probe for domain, probe in seen.items()}
-        return {name: stream.map(self.norm[name]) for name, stream in streams.items()}, probes
 
-    def _embed(self, batch, rate):
-        streams = {}
-        for name in STREAMS:
-            ids_BxL = batch["seq" if name == "x" else f"seq_{name}"]
-            packing = Packing(batch.get(f"at_{name}"), ids_BxL.shape)
-            columns_BxL = jnp.broadcast_to(jnp.arange(ids_BxL.shape[1]), ids_BxL.shape)
-            ids_P, column_P = packing.pack(ids_BxL), packing.pack(columns_BxL)
-            h_PxD = shards.rows(self.items, ids_P) * math.sqrt(self.config.d_embed)
-            h_PxD = self.dropout[name](h_PxD + self.positions[name][column_P], rate)
-            streams[name] = Stream(h_PxD, ids_P != 0, packing).map(lambda h: h)
-        return streams
+        def vectors(name, ids_P):
+            return shards.rows(self.items, ids_P) * math.sqrt(self.config.d_embed)
 
-    def represent(self, states, pair_NxKxD, domain_N):
+        def place(real_BxL):
+            return jnp.broadcast_to(jnp.arange(real_BxL.shape[1]), real_BxL.shape)
+
+        out, probes = self.run(batch, self.embed(batch, vectors, place, rate), rate)
+        return {name: stream.map(self.norm[name]) for name, stream in out.items()}, probes
+
+    def represent(
+        self, states: dict[str, jax.Array], pair_NxKxD: jax.Array, domain_N: jax.Array
+    ) -> jax.Array:
         """(N, P, D): r of each user with its target (y = 1) and, if asked, its negative (y = 0)."""
         user_NxE = jnp.concatenate(
             [*(states[s] for s in STREAMS), (domain_N == 1)[:, None].astype(jnp.float32)], -1
@@ -137,18 +125,13 @@ class CDSRNP(nn.Module):
             pairs.append(jnp.concatenate([user_NxE, pair_NxKxD[:, k], y_Nx1], -1))
         return self.pair_encoder(jnp.stack(pairs, 1))
 
-    def latent(self, r) -> Gaussian:
+    def latent(self, r: jax.Array) -> Gaussian:
+        """The latent's distribution given the mean representation of a set of users."""
         return self.latent_head(r)
 
-    def decode(self, row: Encoded, latent: Latent | None, items):
+    def decode(self, row: Encoded, latent: Latent | None, items: jax.Array) -> jax.Array:
+        """Logits of candidates, see `Decoder`."""
         return self.decoder(row, latent, items)
-
-
-def _causal(stream):
-    """(B, L, L): keys that are real and not later."""
-    rows, length = stream.packing.shape
-    real_BxL = stream.packing.unpack(stream.real_P)
-    return jnp.tril(jnp.ones((rows, length, length), bool)) & real_BxL[:, None, :]
 
 
 def _states(streams, kind):
@@ -173,7 +156,12 @@ class Backbone:
     tables: Any = None
     gca: GCAConfig = GCAConfig()
 
-    def on(self, tables) -> Backbone:
+    @property
+    def places(self) -> tuple[int, ...]:
+        """Where a fusion may stand."""
+        return streams.places(self.config.blocks)
+
+    def on(self, tables: Batch | None) -> Backbone:
         """The backbone with this support set at test."""
         return dataclasses.replace(self, tables=tables)
 
@@ -181,7 +169,7 @@ class Backbone:
     def net(self) -> CDSRNP:
         return CDSRNP(self.config, self.gca)
 
-    def init(self, key):
+    def init(self, key: jax.Array) -> dict:
         """Parameters: {"net": …}, a tree of float32 arrays."""
         cfg = self.config
         batch = {"seq": jnp.ones((1, cfg.merged_length), jnp.int32)}
@@ -222,8 +210,11 @@ class Backbone:
             domain_N.astype(jnp.int32),
         )
 
-    def loss(self, params, batch, key, hparams):
-        """Training loss of a batch -> (scalar, aux of scalars); specs §11, and λ mean cos²(X, X').
+    def loss(
+        self, params: dict, batch: Batch, key: jax.Array | None, hparams: dict[str, jax.Array]
+    ) -> tuple[jax.Array, dict[str, jax.Array]]:
+        """Training loss of a batch -> (scalar, aux of scalars): recommendation, the weighted
+        divergences of posterior and prior, and λ mean cos²(X, X').
 
         batch: of `task.py`. key: None for no dropout and z at the posterior's mean.
         hparams: dropout, kl_weight, ortho_weight.
@@ -246,10 +237,7 @@ class Backbone:
             if epochs:
                 weight *= jnp.minimum(batch["epoch"] / epochs, 1.0)
             total += weight * (aux["kl_A"] + aux["kl_B"])
-        if probes:
-            aux["cos2"] = losses.mean_cos2(probes)
-            total += hparams["ortho_weight"] * aux["cos2"]
-        return total, aux
+        return losses.penalised(total, aux, probes, hparams["ortho_weight"], self.gca.part_of)
 
     def _posterior(self, params, batch, streams, pair_NxKxD, key):
         """z of the posterior with r of the context, and the two divergences from the prior."""
@@ -273,11 +261,11 @@ class Backbone:
             chosen_2xN &= jnp.stack([domain_N == d for d in (0, 1)])
         return neural_process.sums(r_NxPxD, chosen_2xN)
 
-    def index(self, params):
+    def index(self, params: dict) -> tuple[dict, Latent | None]:
         """(parameters, Latent of the prior given the fixed support set, None without one)."""
         return params, self.prior(params) if self.config.neural_process else None
 
-    def prior(self, params) -> Latent:
+    def prior(self, params: dict) -> Latent:
         """The latent at test: of the support set `tables`, without a posterior."""
         size = min(SUPPORT_BLOCK, len(self.tables["real"]))
 
@@ -299,12 +287,14 @@ class Backbone:
             return Latent(gaussian.draw(jax.random.key(0)), context)
         return Latent(gaussian.mean, context)
 
-    def encode(self, params, batch) -> Encoded:
+    def encode(self, params: dict, batch: Batch) -> Encoded:
         """What scoring needs of evaluation rows."""
         streams, _ = self._apply(params, batch)
         return self._rows(streams, batch["domain"])
 
-    def score(self, index, encoded: Encoded, candidates):
+    def score(
+        self, index: tuple[dict, Latent | None], encoded: Encoded, candidates: jax.Array
+    ) -> jax.Array:
         """Logits of candidates (B, K) of each row, or of a block of items (K,) for all rows
         (`shards.Blocks`) -> (B, K)."""
         params, latent = index
@@ -312,6 +302,6 @@ class Backbone:
         items = rows(params["net"]["items"], candidates)
         return self._apply(params, encoded, latent, items, method="decode")
 
-    def probe(self, params, batch):
+    def probe(self, params: dict, batch: Batch) -> dict[str, Probe]:
         """{"place/domain": Probe} over every token of an evaluation or training batch."""
         return self._apply(params, batch)[1]

@@ -1,6 +1,6 @@
 """A neural process over sets of users: pair encoder, permutation-invariant mean, Gaussian, KL.
 
-Specs cdsrnp §6 to §8; forms of TaNP and NF-NPCDR (arXiv 2604.25732). The context (support) set
+Forms of TaNP and NF-NPCDR (arXiv 2604.25732). The context (support) set
 gives the prior, context and query together the posterior, by the same network.
 """
 
@@ -21,7 +21,7 @@ class Gaussian(NamedTuple):
     mean: jax.Array
     sd: jax.Array
 
-    def draw(self, key):
+    def draw(self, key: jax.Array) -> jax.Array:
         """One reparameterised draw."""
         return self.mean + self.sd * jax.random.normal(key, self.mean.shape)
 
@@ -32,7 +32,7 @@ class MLP(nn.Module):
     widths: tuple[int, ...]
 
     @nn.compact
-    def __call__(self, h):
+    def __call__(self, h: jax.Array) -> jax.Array:
         for i, width in enumerate(self.widths):
             h = linear(h.shape[-1], width, f"layer_{i}")(nn.relu(h) if i else h)
         return h
@@ -44,7 +44,7 @@ class LatentHead(nn.Module):
     width: int
 
     @nn.compact
-    def __call__(self, r) -> Gaussian:
+    def __call__(self, r: jax.Array) -> Gaussian:
         n_in = r.shape[-1]
         r = nn.relu(linear(n_in, n_in, "hidden")(r))
         spread = nn.sigmoid(linear(n_in, self.width, "sd")(r))
@@ -52,6 +52,7 @@ class LatentHead(nn.Module):
 
 
 def linear(n_in: int, n_out: int, name: str) -> nn.Dense:
+    """A linear layer, its weights Xavier-normal and its bias as PyTorch draws it."""
     return nn.Dense(n_out, kernel_init=XAVIER_NORMAL, bias_init=linear_bias(n_in), name=name)
 
 
@@ -62,18 +63,18 @@ class Sums(NamedTuple):
     count: jax.Array
 
     @property
-    def mean(self):
+    def mean(self) -> jax.Array:
         """(G, D); 0 for an empty set."""
         return self.total / jnp.maximum(self.count, 1.0)[:, None]
 
 
-def sums(r_NxPxD, chosen_GxN) -> Sums:
+def sums(r_NxPxD: jax.Array, chosen_GxN: jax.Array) -> Sums:
     """Each user is the mean of its P pairs; each set counts the users that `chosen` marks."""
     weight = chosen_GxN.astype(r_NxPxD.dtype)
     return Sums(weight @ r_NxPxD.mean(1), weight.sum(1))
 
 
-def kl_divergence(q: Gaussian, p: Gaussian):
+def kl_divergence(q: Gaussian, p: Gaussian) -> jax.Array:
     """KL(q ‖ p), summed over the last axis: (…,)."""
     ratio = (q.sd**2 + (q.mean - p.mean) ** 2) / (2 * p.sd**2)
     return jnp.sum(jnp.log(p.sd / q.sd) + ratio - 0.5, -1)

@@ -9,21 +9,20 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from oa_jax.backbones.abxi.arrays import NO_ITEM
 from oa_jax.backbones.cdsrnp import arrays as cdsrnp_arrays
-from oa_jax.backbones.cdsrnp.arrays import STREAMS
-from oa_jax.backbones.llm4cdsr.arrays import in_training, own_items
+from oa_jax.backbones.cdsrnp.arrays import STREAMS, Rows
 from oa_jax.errors import UserError
 from oa_jax.events.log import DOMAINS, InteractionLog
+from oa_jax.events.rows import own_items
 from oa_jax.events.split import Split
 from oa_jax.nn import draws
 from oa_jax.nn.draws import Purpose
-from oa_jax.nn.slots import Slots
+from oa_jax.nn.slots import Lists, Slots, packed_places, take
 
 
 @dataclasses.dataclass(frozen=True)
 class CDSRNPTask(Slots):
-    """Arrays and draws of one data set.
+    """Arrays and draws of one data set. A training row is a target of a user, who may have several.
 
     targets: see `cdsrnp_arrays.training_rows`.  support: rows of overlapped users drawn beside
     each batch.  exclude_query: no person of the batch is among them, so that a query's target is
@@ -40,15 +39,15 @@ class CDSRNPTask(Slots):
     exclude_query: bool = True
 
     def __post_init__(self):
-        domain = self._rows["domain"]
+        in_b = cdsrnp_arrays.target_of(self.log, self.rows) > self.log.n_items[0]
         for d, name in enumerate(DOMAINS):
-            if not (domain == d).any():
+            if not (in_b == d).any():
                 raise UserError(f"{self.log.name}: no training target in domain {name}")
-            most = int(self._own[f"n_own_{name}"].max())
-            if most >= self.log.n_items[d]:
+            most, n_items = self.most[f"own_{name}"], self.log.n_items[d]
+            if most >= n_items:
                 raise UserError(
-                    f"{self.log.name}: a user owns {most} of domain {name}'s "
-                    f"{self.log.n_items[d]} items: expected one that is left as a negative"
+                    f"{self.log.name}: a user owns {most} of domain {name}'s {n_items} items: "
+                    "expected one that is left as a negative"
                 )
         if self.support and not len(self.pool):
             raise UserError(
@@ -57,47 +56,37 @@ class CDSRNPTask(Slots):
             )
 
     @functools.cached_property
-    def rows(self) -> cdsrnp_arrays.Rows:
+    def rows(self) -> Rows:
         """The training rows."""
         return cdsrnp_arrays.training_rows(self.log, self.split, self.targets)
 
     @property
-    def n_users(self) -> int:
-        """Training rows, which are the users of a batch; a user has up to two."""
-        return len(self.rows)
+    def row_users(self) -> np.ndarray:
+        return self.rows.user
 
     @property
     def n_support(self) -> int:
         return min(self.support, len(self.pool))
 
     @functools.cached_property
-    def _rows(self):
-        target = cdsrnp_arrays.target_of(self.log, self.rows)
-        streams = cdsrnp_arrays.history(self.log, self.rows, self.length, self.merged_length)
-        domain = (target > self.log.n_items[0]).astype(np.int32)
-        return streams | {"target": target, "domain": domain}
+    def _history_counts(self):
+        return cdsrnp_arrays.history_counts(self.log, self.rows)
 
     @functools.cached_property
     def pool(self) -> np.ndarray:
-        """(O,) rows that the support set is drawn from: those of overlapped users."""
-        return np.flatnonzero(cdsrnp_arrays.is_overlapped(self._rows)).astype(np.int32)
+        """(O,) rows that the support set is drawn from: those with a history in both domains."""
+        return np.flatnonzero(self._history_counts.all(0)).astype(np.int32)
 
     @functools.cached_property
     def person(self) -> np.ndarray:
-        """(R,) the person behind each row."""
+        """(U,) the person behind each row."""
         return cdsrnp_arrays.persons(self.log, self.split, self.rows)
 
     @functools.cached_property
-    def _own(self):
-        """The distinct training items of each user that has a row, and its number for each row."""
-        users, own_row = np.unique(self.rows.user, return_inverse=True)
-        own = own_items(self.log, in_training(self.log, self.split), users, drop_last=False)
-        return own | {"own_row": own_row.astype(np.int32)}
-
-    @functools.cached_property
     def slot_counts(self) -> np.ndarray:
-        """(3, R): tokens of each row in the merged stream and in those of A and B."""
-        return np.stack([(self._rows[name] != 0).sum(1) for name in ("seq", "seq_A", "seq_B")])
+        """(3, U): tokens of each row in the merged stream and in those of A and B."""
+        merged = np.minimum(self._history_counts.sum(0), self.merged_length)
+        return np.stack([merged, *np.minimum(self._history_counts, self.length)])
 
     @functools.cached_property
     def usual_slots(self) -> np.ndarray:
@@ -110,27 +99,35 @@ class CDSRNPTask(Slots):
         most = np.sort(counts, 1)[:, -self.n_support :].sum(1)
         return usual + np.minimum(self.n_support * counts.mean(1) + spread, most)
 
-    def slots_needed(self, counts_NxU, seed, epoch):
-        """(N,): the most tokens of each list that any batch of this epoch holds."""
-        rows_TxB = draws.epoch_rows(seed, epoch, self.n_users, self.batch_size)
-
-        def one(step_and_rows):
-            rows = self.with_support(step_and_rows[1], seed, step_and_rows[0])
-            return counts_NxU.at[:, rows].get(mode="fill", fill_value=0).sum(-1)
-
-        steps_T = epoch * self.n_steps + jnp.arange(self.n_steps)
-        return jax.lax.map(one, (steps_T, rows_TxB)).max(0)
+    @functools.cached_property
+    def list_sizes(self) -> dict[str, np.ndarray]:
+        own = own_items(self.log, self.split.in_training(self.log))
+        return {f"own_{name}": own[f"n_own_{name}"][self.rows.user] for name in DOMAINS}
 
     def train_arrays(self) -> dict[str, np.ndarray]:
-        """Host arrays of training: streams, targets, own items."""
-        return self._rows | self._own
+        """Host arrays of all rows, see `arrays_of`; those of a user share its own items."""
+        return self._arrays(self.log, self.split, self.rows)
+
+    def arrays_of(self, log: InteractionLog, split: Split, rows: np.ndarray):
+        """STREAMS (U, L or M); target, domain (U,); lists own_A, own_B of the user's items."""
+        users = np.arange(len(rows), dtype=np.int32)
+        return self._arrays(log, split, Rows(users, self.rows.place[rows]))
+
+    def _arrays(self, log, split, rows):
+        target, own = cdsrnp_arrays.target_of(log, rows), own_items(log, split.in_training(log))
+        arrays = cdsrnp_arrays.history(log, rows, self.length, self.merged_length)
+        arrays |= {"target": target, "domain": (target > log.n_items[0]).astype(np.int32)}
+        for name in (f"own_{d}" for d in DOMAINS):
+            arrays[name] = own[name]
+            arrays |= {k: own[k][rows.user] for k in (f"first_{name}", f"n_{name}")}
+        return arrays
 
     def eval_arrays(self, split: str) -> dict[str, np.ndarray]:
         """Host arrays of "val" or "test": one row per user that has a target."""
         sizes = self.length, self.merged_length
         return cdsrnp_arrays.evaluation_arrays(self.log, self.split, split, *sizes)
 
-    def with_support(self, rows_B, seed, step):
+    def rows_of_batch(self, rows_B, seed, step):
         """(B + S,): the batch's rows, then a uniform draw without replacement of the pool's rows.
 
         Out-of-range numbers are empty rows: where the pool has fewer that are admitted.
@@ -148,27 +145,23 @@ class CDSRNPTask(Slots):
         value_S, place_S = jax.lax.top_k(order_O, self.n_support)
         return jnp.concatenate([rows_B, jnp.where(value_S >= 0, pool[place_S], self.n_users)])
 
-    def batch(self, arrays, rows_B, seed, step, capacity: tuple[int, int, int]):
+    def batch(
+        self, arrays, rows_N, seed, step, capacity: tuple[int, int, int]
+    ) -> dict[str, jax.Array]:
         """Training batch: N = B query rows (out of range: an empty row), then S of support.
 
         -> streams seq (N, M), seq_D, time_D (N, L); at_x, at_A, at_B flat places of the tokens, as
         many slots as `capacity`; target, negative (N,) joint ids; domain (N,); real, query (N,)
         bool; epoch () of training so far; n_users () real query rows.
         """
-        rows_N = self.with_support(rows_B, seed, step)
-
-        def take(name, fill=0, rows=rows_N):
-            return arrays[name].at[rows].get(mode="fill", fill_value=fill)
-
-        batch = {name: take(name, -1 if name[:4] == "time" else 0) for name in STREAMS}
-        for name, size in zip(("x", *DOMAINS), capacity, strict=True):
-            flat = batch["seq" if name == "x" else f"seq_{name}"].ravel()
-            batch[f"at_{name}"] = jnp.nonzero(flat, size=size, fill_value=flat.size)[0]
-        batch |= {"target": take("target"), "domain": take("domain")}
-        batch |= {"real": rows_N < self.n_users, "query": jnp.arange(len(rows_N)) < len(rows_B)}
-        owner_N = take("own_row")
-        own = {k: take(k, NO_ITEM, owner_N) for k in ("own_A", "own_B")}
-        own |= {k: take(k, 0, owner_N) for k in ("n_own_A", "n_own_B")}
+        names = (*STREAMS, "target", "domain")
+        batch = {name: take(arrays, name, rows_N, -1 * ("time" in name)) for name in names}
+        for stream, size in zip(("x", *DOMAINS), capacity, strict=True):
+            grid = batch["seq" if stream == "x" else f"seq_{stream}"]
+            batch[f"at_{stream}"] = packed_places(grid, size)
+        batch["real"] = rows_N < self.n_users
+        batch["query"] = jnp.arange(len(rows_N)) < len(rows_N) - self.n_support
+        own = [Lists.of(arrays, f"own_{d}", rows_N) for d in DOMAINS]
         key = draws.key_of(seed, Purpose.NEGATIVES, step)
         batch["negative"] = self._negatives(key, own, batch["domain"])
         batch["epoch"] = step / self.n_steps
@@ -177,14 +170,13 @@ class CDSRNPTask(Slots):
 
     def _negatives(self, key, own, domain_N):
         """(N,) an item of the target's domain that the row's user has not taken in training."""
+
+        def one(key, row, domain):
+            picks = [
+                own[d].draw_outside(key, row, self.log.n_items[d], 1, self.most[f"own_{name}"])[0]
+                for d, name in enumerate(DOMAINS)
+            ]
+            return 1 + jnp.where(domain == 0, picks[0], picks[1] + self.log.n_items[0])
+
         keys_N = jax.random.split(key, len(domain_N))
-        picks = []
-        for d, name in enumerate(DOMAINS):
-            n_items = self.log.n_items[d]
-
-            def one(key, taken, n_taken, n_items=n_items):
-                return draws.distinct_outside(key, n_items, taken, n_taken, 1)[0]
-
-            local_N = jax.vmap(one)(keys_N, own[f"own_{name}"], own[f"n_own_{name}"])
-            picks.append(local_N + 1 + d * self.log.n_items[0])
-        return jnp.where(domain_N == 0, *picks)
+        return jax.vmap(one)(keys_N, jnp.arange(len(domain_N)), domain_N)

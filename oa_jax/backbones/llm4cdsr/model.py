@@ -17,20 +17,13 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from oa_jax.nn import losses, shards
-from oa_jax.nn.gca import GatedCrossAttention, GCAConfig
-from oa_jax.nn.layers import XAVIER_NORMAL, Dropout, LayerNorm, Packing, Stream, linear_bias
-from oa_jax.nn.streams import (
-    DOMAINS,
-    EPSILON,
-    INIT,
-    N_BLOCKS,
-    PLACES,
-    STREAMS,
-    Block,
-    cross,
-    times_of,
-)
+from oa_jax.nn import losses, shards, streams
+from oa_jax.nn.fusion import DOMAINS, Probe
+from oa_jax.nn.known import GCAConfig
+from oa_jax.nn.layers import XAVIER_NORMAL, Packing, linear_bias
+from oa_jax.nn.streams import STREAMS, Rate, StreamNet
+
+Batch = dict[str, jax.Array]
 
 
 @flax.struct.dataclass
@@ -53,6 +46,7 @@ class LLM4CDSRConfig:
     freeze: without it the text tables are trained too (Q3); with it and without `global_llm` the
         random table stays as it was drawn.
     regularise, align_users: whether L_reg and L_user exist (official: alpha, beta not 0).
+    blocks: of each stream, at least 1 (the official code's trm_num).
     """
 
     n_items: tuple[int, int]
@@ -64,6 +58,7 @@ class LLM4CDSRConfig:
     freeze: bool = True
     regularise: bool = True
     align_users: bool = True
+    blocks: int = 2
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,7 +94,7 @@ class Adapter(nn.Module):
         return rows_PxE @ (w_in @ w_out) + (b_in @ w_out + b_out)
 
 
-class LLM4CDSR(nn.Module):
+class LLM4CDSR(StreamNet):
     """The network: a batch to the hidden states of its streams."""
 
     config: LLM4CDSRConfig
@@ -110,9 +105,7 @@ class LLM4CDSR(nn.Module):
         cfg, (n_a, n_b) = self.config, self.config.n_items
         shape = (cfg.length + 1, cfg.d_embed)
         self.positions = {s: self.param(f"positions_{s}", XAVIER_NORMAL, shape) for s in STREAMS}
-        self.block = {s: [Block(cfg.heads) for _ in range(N_BLOCKS)] for s in STREAMS}
-        self.norm = {s: LayerNorm(EPSILON) for s in STREAMS}
-        self.dropout = {s: Dropout() for s in STREAMS}
+        self.add_layers()
         if cfg.global_llm:
             self.adapter = Adapter(cfg.d_embed)
         else:
@@ -120,12 +113,8 @@ class LLM4CDSR(nn.Module):
             self.items = self.param("items", table_init, (n_a + n_b + 1, cfg.d_embed))
         if cfg.align_users:
             self.user_adapter = Adapter(cfg.d_embed)
-        for place in self.gca.positions:
-            for domain in DOMAINS:
-                module = GatedCrossAttention(self.gca, self.gca.heads or cfg.heads, INIT)
-                setattr(self, f"gca_{place}_{domain}", module)
 
-    def items_of(self, tables: Tables, ids=None):
+    def items_of(self, tables: Tables, ids: jax.Array | None = None) -> jax.Array:
         """Vectors of joint ids for stream x, (…, D), by default of all rows. The adapter gives
         padding its bias."""
         if self.config.global_llm:
@@ -135,61 +124,49 @@ class LLM4CDSR(nn.Module):
         vectors = table if ids is None else shards.rows(table, ids)
         return self.adapter(vectors) if self.config.global_llm else vectors
 
-    def users_of(self, tables: Tables, rows):
+    def users_of(self, tables: Tables, rows: jax.Array) -> jax.Array:
         """Vectors of user profiles, (…, D)."""
         return self.user_adapter(shards.rows(tables.users, rows))
 
-    def __call__(self, tables: Tables, batch, rate=None, last_only=False, names=STREAMS):
+    @nn.compact
+    def __call__(
+        self,
+        tables: Tables,
+        batch: Batch,
+        rate: Rate = None,
+        last_only: bool = False,
+        names: tuple[str, ...] = STREAMS,
+    ) -> tuple[dict[str, jax.Array], dict[str, Probe]]:
         """-> ({stream: h}, probes {"place/domain": Probe}).
 
         Packed batches (with `at_x`, `at_A`, `at_B`) give h at those slots, others at every
         position; `last_only` gives the last position of each row. names: the streams to run.
         rate: dropout rate, None without dropout.
         """
-        streams, times, probes = self._embed(tables, batch, rate, names), times_of(batch), {}
-        for place in PLACES:
-            if place:
-                shorten = last_only and place == N_BLOCKS and place not in self.gca.positions
-                streams = {
-                    name: self.block[name][place - 1](stream, self._allowed(stream), rate, shorten)
-                    for name, stream in streams.items()
-                }
-            if place in self.gca.positions and len(names) > 1:
-                modules = {d: getattr(self, f"gca_{place}_{d}") for d in DOMAINS}
-                streams, seen = cross(modules, self.gca.kv, streams, times)
-                probes |= {f"{place}/{domain}": probe for domain, probe in seen.items()}
-        if last_only:
-            streams = {name: stream.last() for name, stream in streams.items()}
+        cfg, quirks = self.config, self.quirks
+
+        def vectors(name, ids_P):
+            width = cfg.d_embed
+            if name != "x":
+                return shards.rows(getattr(tables, f"local_{name}"), ids_P) * math.sqrt(width)
+            if cfg.global_llm and quirks.q13_scale_by_table_width:
+                width = tables.items.shape[1]
+            return self.items_of(tables, ids_P) * math.sqrt(width)
+
+        def place(real_BxL):
+            """1, 2, … along a row's tokens; padding has position 0."""
+            return jnp.cumsum(real_BxL, axis=1) * real_BxL
+
+        out, probes = self.run(
+            batch,
+            self.embed(batch, vectors, place, rate, names),
+            rate,
+            causal=not quirks.q1_no_causal_mask,
+            key_mask=not quirks.q4_attend_to_padding,
+            last_only=last_only,
+        )
         # Not masked: an empty position has the norm's shift as its state (Q17).
-        return {name: self.norm[name](stream.h_PxD) for name, stream in streams.items()}, probes
-
-    def _embed(self, tables, batch, rate, names):
-        cfg, streams = self.config, {}
-        for name in names:
-            ids_BxL = batch["seq" if name == "x" else f"seq_{name}"]
-            packing = Packing(batch.get(f"at_{name}"), ids_BxL.shape)
-            real_BxL = ids_BxL != 0
-            place_BxL = jnp.cumsum(real_BxL, axis=1) * real_BxL
-            ids_P, place_P = packing.pack(ids_BxL), packing.pack(place_BxL)
-            if name == "x":
-                h_PxD, width = self.items_of(tables, ids_P), cfg.d_embed
-                if cfg.global_llm and self.quirks.q13_scale_by_table_width:
-                    width = tables.items.shape[1]
-            else:
-                h_PxD, width = shards.rows(getattr(tables, f"local_{name}"), ids_P), cfg.d_embed
-            h_PxD = h_PxD * math.sqrt(width) + self.positions[name][place_P]
-            stream = Stream(self.dropout[name](h_PxD, rate), ids_P != 0, packing)
-            streams[name] = stream.map(lambda h: h)
-        return streams
-
-    def _allowed(self, stream):
-        rows, length = stream.packing.shape
-        allowed = jnp.ones((rows, length, length), bool)
-        if not self.quirks.q1_no_causal_mask:
-            allowed = jnp.tril(allowed)
-        if not self.quirks.q4_attend_to_padding:
-            allowed &= stream.packing.unpack(stream.real_P)[:, None, :]
-        return allowed
+        return {name: self.norm[name](stream.h_PxD) for name, stream in out.items()}, probes
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -204,6 +181,11 @@ class Backbone:
     gca: GCAConfig = GCAConfig()
     quirks: LLM4CDSRQuirks = LLM4CDSRQuirks()
 
+    @property
+    def places(self) -> tuple[int, ...]:
+        """Where a fusion may stand."""
+        return streams.places(self.config.blocks)
+
     def on(self, tables: Tables) -> Backbone:
         """The backbone that reads these tables."""
         return dataclasses.replace(self, tables=tables)
@@ -212,7 +194,7 @@ class Backbone:
     def net(self) -> LLM4CDSR:
         return LLM4CDSR(self.config, self.gca, self.quirks)
 
-    def init(self, key):
+    def init(self, key: jax.Array) -> dict:
         """Parameters, a tree of float32 arrays: {"net": …} and the tables that are trained."""
         cfg, (net_key, *keys) = self.config, jax.random.split(key, 3)
         row = jnp.ones((1, cfg.length), jnp.int32)
@@ -244,8 +226,11 @@ class Backbone:
     def _apply(self, params, *args, **options):
         return self.net.apply({"params": params["net"]}, self._tables(params), *args, **options)
 
-    def loss(self, params, batch, key, hparams):
-        """Training loss of one batch -> (scalar, aux of scalars); specs §6, and λ mean cos²(X, X').
+    def loss(
+        self, params: dict, batch: Batch, key: jax.Array | None, hparams: dict[str, jax.Array]
+    ) -> tuple[jax.Array, dict[str, jax.Array]]:
+        """Training loss of one batch -> (scalar, aux of scalars): L_A + L_B + α L_reg + β L_user
+        of the official code, and λ mean cos²(X, X').
 
         batch: of `task.py`. key: None for no dropout.
         hparams: dropout, alpha, beta, tau, tau_reg, ortho_weight.
@@ -264,10 +249,7 @@ class Backbone:
         if self.config.align_users:
             aux["loss_user"] = self._user_loss(params, batch, hidden, key, hparams)
             total += hparams["beta"] * aux["loss_user"]
-        if probes:
-            aux["cos2"] = losses.mean_cos2(probes)
-            total += hparams["ortho_weight"] * aux["cos2"]
-        return total, aux
+        return losses.penalised(total, aux, probes, hparams["ortho_weight"], self.gca.part_of)
 
     def _pair_loss(self, params, batch, hidden, domain):
         """L_A or L_B: every token of the domain's stream together with its position in stream x."""
@@ -310,7 +292,7 @@ class Backbone:
         nan = self.quirks.q8_empty_mean_is_nan
         return losses.contrastive(profiles_BxD, last_BxD, hparams["tau"], chosen_B, nan)
 
-    def index(self, params):
+    def index(self, params: dict) -> jax.Array:
         """Vectors of all items by joint id, (nA+nB+1, 2D): adapted global and local side by side,
         so that one product of width 2D is the sum of both."""
         tables, (n_a, n_b) = self._tables(params), self.config.n_items
@@ -320,13 +302,15 @@ class Backbone:
         local = jnp.pad(local, [(0, len(of_x) - len(local)), (0, 0)])
         return jnp.concatenate([of_x, local], -1)
 
-    def encode(self, params, batch):
+    def encode(self, params: dict, batch: Batch) -> jax.Array:
         """What scoring needs of evaluation rows: (B, 2D), stream x and that of the target."""
         hidden, _ = self._apply(params, batch, last_only=True)
         own = jnp.where((batch["domain"] == 0)[:, None], hidden["A"], hidden["B"])
         return jnp.concatenate([hidden["x"], own], -1)
 
-    def score(self, index_IxE, encoded_BxE, candidates):
+    def score(
+        self, index_IxE: jax.Array, encoded_BxE: jax.Array, candidates: jax.Array
+    ) -> jax.Array:
         """Scores of candidates (B, K) of each row, or of a block of items (K,) for all rows
         (`shards.Blocks`) -> (B, K).
 
@@ -344,6 +328,6 @@ class Backbone:
             )
         return shards.products(index_IxE, encoded_BxE, candidates)
 
-    def probe(self, params, batch):
+    def probe(self, params: dict, batch: Batch) -> dict[str, Probe]:
         """{"place/domain": Probe} over every token of an evaluation or training batch."""
         return self._apply(params, batch)[1]

@@ -1,11 +1,18 @@
-"""Official LLM4CDSR weights (PyTorch state dict names) to and from our parameters and tables."""
+"""Official LLM4CDSR weights (PyTorch state dict names) to and from our parameters and tables.
+
+The number of blocks is read off the names, so weights of any depth are taken.
+"""
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 
-from oa_jax.backbones.llm4cdsr.model import N_BLOCKS, STREAMS, LLM4CDSRConfig, Tables
-from oa_jax.errors import UserError
+from oa_jax.backbones import official as common
+from oa_jax.backbones.llm4cdsr.model import LLM4CDSRConfig, Tables
+from oa_jax.backbones.official import Names, Weights
+from oa_jax.nn.streams import STREAMS
 
 # Official name -> field of Tables: frozen inputs, not parameters.
 TABLES = {
@@ -16,82 +23,56 @@ TABLES = {
 }
 
 
-def _table() -> dict[str, tuple[tuple[str, ...], int]]:
-    """Official name -> (our path, axes to transpose: 0 none, 2 linear, 3 width-1 convolution)."""
-    names = {}
-    for theirs, ours in (("adapter", "adapter"), ("user_adapter", "user_adapter")):
+def names_of(blocks: int) -> Names:
+    """Official names of the parameters of a model with so many blocks in each stream."""
+    names: Names = {}
+    for adapter in ("adapter", "user_adapter"):
         for i, step in enumerate(("in", "out")):
-            names[f"{theirs}.{i}.weight"] = ((ours, f"w_{step}"), 2)
-            names[f"{theirs}.{i}.bias"] = ((ours, f"b_{step}"), 0)
+            names[f"{adapter}.{i}.weight"] = ((adapter, f"w_{step}"), 2)
+            names[f"{adapter}.{i}.bias"] = ((adapter, f"b_{step}"), 0)
     for stream in STREAMS:
         suffix = "" if stream == "x" else stream
-        names[f"pos_emb{suffix}.weight"] = ((f"positions_{stream}",), 0)
         root = f"backbone{suffix}"
-        for i in range(N_BLOCKS):
-            names |= _block(root, i, f"block_{stream}_{i}")
-        for part, leaf in (("weight", "scale"), ("bias", "bias")):
-            names[f"{root}.last_layernorm.{part}"] = ((f"norm_{stream}", "norm", leaf), 0)
+        names[f"pos_emb{suffix}.weight"] = ((f"positions_{stream}",), 0)
+        for i in range(blocks):
+            ours = f"block_{stream}_{i}"
+            names |= common.attention(f"{root}.attention_layers.{i}", ours, "attention")
+            names |= common.both_parts(f"{root}.attention_layernorms.{i}", ours, "norm_attention")
+            names |= common.both_parts(f"{root}.forward_layernorms.{i}", ours, "norm_ffn")
+            for conv, name in (("conv1", "ffn_in"), ("conv2", "ffn_out")):
+                theirs = f"{root}.forward_layers.{i}.{conv}"
+                names[f"{theirs}.weight"] = ((ours, name, "kernel"), 3)
+                names[f"{theirs}.bias"] = ((ours, name, "bias"), 0)
+        names |= common.both_parts(f"{root}.last_layernorm", f"norm_{stream}")
     return names
 
 
-def _block(root, i, ours):
-    attention, forward = f"{root}.attention_layers.{i}", f"{root}.forward_layers.{i}"
-    names = {
-        f"{attention}.in_proj_weight": ((ours, "attention", "w_in"), 2),
-        f"{attention}.in_proj_bias": ((ours, "attention", "b_in"), 0),
-        f"{attention}.out_proj.weight": ((ours, "attention", "out", "kernel"), 2),
-        f"{attention}.out_proj.bias": ((ours, "attention", "out", "bias"), 0),
-    }
-    for norm, name in (
-        ("attention_layernorms", "norm_attention"),
-        ("forward_layernorms", "norm_ffn"),
-    ):
-        for part, leaf in (("weight", "scale"), ("bias", "bias")):
-            names[f"{root}.{norm}.{i}.{part}"] = ((ours, name, "norm", leaf), 0)
-    for conv, name in (("conv1", "ffn_in"), ("conv2", "ffn_out")):
-        names[f"{forward}.{conv}.weight"] = ((ours, name, "kernel"), 3)
-        names[f"{forward}.{conv}.bias"] = ((ours, name, "bias"), 0)
-    return names
+def blocks_of(weights: Weights) -> int:
+    """Blocks that the names speak of, at least 1."""
+    numbers = (re.match(r"backbone[AB]?\.\w+\.(\d+)\.", name) for name in weights)
+    # Their number, not the largest: a stray number is then an unknown name.
+    return max(len({match[1] for match in numbers if match}), 1)
 
 
-NAMES = _table()
-
-
-def from_official(weights: dict[str, np.ndarray], source: str = "weights") -> tuple[dict, Tables]:
+def from_official(weights: Weights, source: str = "weights") -> tuple[dict, Tables]:
     """Official state dict -> (our parameter tree, frozen tables), float32 numpy.
 
     Raises UserError naming a missing or unknown entry.
     """
-    expected = {*NAMES, *TABLES}
-    missing, unknown = sorted(expected - set(weights)), sorted(set(weights) - expected)
-    if missing or unknown:
-        what = f"missing {missing[0]}" if missing else f"unknown {unknown[0]}"
-        raise UserError(f"{source}: {what}: expected the {len(expected)} arrays of LLM4CDSR")
-    net: dict = {}
-    for name, (path, axes) in NAMES.items():
-        node = net
-        for part in path[:-1]:
-            node = node.setdefault(part, {})
-        value = np.asarray(weights[name], np.float32)
-        value = value[..., 0] if axes == 3 else value
-        node[path[-1]] = value.T if axes else value
+    names = names_of(blocks_of(weights))
+    common.check_names(weights, {*names, *TABLES}, "LLM4CDSR", source)
     tables = {ours: np.asarray(weights[theirs], np.float32) for theirs, ours in TABLES.items()}
-    return {"net": net}, Tables(**tables)
+    return {"net": common.to_tree(weights, names)}, Tables(**tables)
 
 
-def to_official(params: dict) -> dict[str, np.ndarray]:
+def to_official(params: dict) -> Weights:
     """Our parameter tree (or gradients of it) -> arrays under the official names and layout."""
-    weights = {}
-    for name, (path, axes) in NAMES.items():
-        value = params["net"]
-        for part in path:
-            value = value[part]
-        value = np.asarray(value).T if axes else np.asarray(value)
-        weights[name] = value[..., None] if axes == 3 else value
-    return weights
+    net = params["net"]
+    return common.from_tree(net, names_of(sum(name.startswith("block_x_") for name in net)))
 
 
-def sizes_of(weights: dict[str, np.ndarray], n_items: tuple[int, int], heads: int):
-    """Model sizes read off the arrays' shapes (heads and the domains' items cannot be)."""
+def sizes_of(weights: Weights, n_items: tuple[int, int], heads: int) -> LLM4CDSRConfig:
+    """Model sizes read off names and shapes (heads and the domains' items cannot be)."""
     rows, width = weights["pos_emb.weight"].shape
-    return LLM4CDSRConfig(tuple(n_items), d_embed=width, heads=heads, length=rows - 1)
+    sizes = {"d_embed": width, "heads": heads, "length": rows - 1}
+    return LLM4CDSRConfig(tuple(n_items), **sizes, blocks=blocks_of(weights))

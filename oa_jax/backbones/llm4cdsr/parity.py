@@ -1,4 +1,4 @@
-"""Verification of fixtures of the official LLM4CDSR code (specs llm4cdsr §10)."""
+"""Verification of fixtures of the official LLM4CDSR code."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from oa_jax.events.log import make_log
 from oa_jax.events.split import leave_one_out
 from oa_jax.ranking.ranks import among_candidates
 
+Arrays = dict[str, np.ndarray]
 IN_BIAS = "in_proj_bias"
 MARK = "item_num_A"  # the field of `meta` by which such a fixture is known
 WHOLE = ("num_heads", "item_num_A", "item_num_B")
@@ -28,7 +29,7 @@ TRAINING = (*STREAM_PARTS, "pos", "domain_mask")
 SPLITS = {"valid": "val", "test": "test"}
 
 
-def verify(path: str, fixture, meta) -> dict[str, tuple[int, float]]:
+def verify(path: str, fixture: Arrays, meta: dict) -> dict[str, tuple[int, float]]:
     """{quantity: (number of arrays, largest relative error)}; see `commands/verify.py`."""
     _check_meta(path, meta)
     prefix = "param/"
@@ -57,7 +58,7 @@ def _check_meta(path, meta):
             raise UserError(f"{path}: meta: {name} {value!r}: expected {kind}")
 
 
-def check_arrays(path: str, fixture, backbone) -> None:
+def check_arrays(path: str, fixture: Arrays, backbone: Backbone) -> None:
     """Raise UserError for an array that is missing, or has another shape or kind of values."""
     cfg, users = backbone.config, len(backbone.tables.users)
     shapes = jax.eval_shape(backbone.init, jax.random.key(0))
@@ -111,16 +112,16 @@ def _check_array(path, fixture, name, shape):
     if name not in fixture:
         raise UserError(f"{path}: no array {name!r}: expected it in a fixture")
     found = fixture[name]
-    same = len(found.shape) == len(shape)
-    same = same and all(s in (None, f) for s, f in zip(shape, found.shape, strict=True))
-    if not same:
+    if len(found.shape) != len(shape) or any(
+        size not in (None, there) for size, there in zip(shape, found.shape, strict=True)
+    ):
         wanted = tuple("any" if s is None else s for s in shape)
         raise UserError(f"{path}: {name}: found shape {found.shape}, expected {wanted}")
     if found.dtype.kind not in "iuf":
         raise UserError(f"{path}: {name}: found {found.dtype}, expected numbers")
 
 
-def training_batch(fixture, n_items) -> dict[str, jax.Array]:
+def training_batch(fixture: Arrays, n_items: tuple[int, int]) -> dict[str, jax.Array]:
     """The fixture's training batch in our packed form, every real position in it."""
     grid = {name: fixture[f"train/{name}"] for name in (*STREAM_PARTS, "neg", "negA", "negB")}
     rows, length = grid["seq"].shape

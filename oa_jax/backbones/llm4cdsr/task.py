@@ -9,23 +9,27 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from oa_jax.backbones.abxi.arrays import NO_ITEM
 from oa_jax.backbones.llm4cdsr import arrays as llm4cdsr_arrays
-from oa_jax.backbones.llm4cdsr.arrays import DOMAINS
 from oa_jax.errors import UserError
-from oa_jax.events.log import InteractionLog
+from oa_jax.events.log import DOMAINS, InteractionLog
+from oa_jax.events.rows import own_items
 from oa_jax.events.split import Split
 from oa_jax.nn import draws
 from oa_jax.nn.draws import Purpose
-from oa_jax.nn.slots import Slots
+from oa_jax.nn.slots import Lists, Slots, packed_places, take
 
-# What of the training rows goes to the device; the rest follows from it or serves the tests.
-ROWS = ("seq", *(f"{part}_{d}" for d in DOMAINS for part in ("seq", "pos", "time", "pair")))
+# What of the training rows goes to the device, each with the value of its padding; the rest
+# follows from it or serves the tests.
+STREAMS = {"seq": 0} | {
+    f"{part}_{d}": fill
+    for d in DOMAINS
+    for part, fill in (("seq", 0), ("pos", 0), ("time", -1), ("pair", -1))
+}
 
 
 @dataclasses.dataclass(frozen=True)
 class LLM4CDSRTask(Slots):
-    """Arrays and draws of one data set. Quirks as in specs llm4cdsr §9, True is official.
+    """Arrays and draws of one data set. True is what the official code does.
 
     q5: stream x's negative is of the input's domain, not the target's.  q6: it is another item
     than that of the domain's stream (without: one item, q5 has nothing to decide).  q7: the last
@@ -44,11 +48,10 @@ class LLM4CDSRTask(Slots):
     drop_last_of_other: bool = True
 
     def __post_init__(self):
-        rows = self._training_rows
         for d, name in enumerate(DOMAINS):
-            if not rows[f"seq_{name}"].any():
+            if not self.slot_counts[1 + d].any():
                 raise UserError(f"{self.log.name}: no training target in domain {name}")
-            most, n_items = int(self._own[f"n_own_{name}"].max()), self._pool_size(d)
+            most, n_items = self.most[f"own_{name}"], self._pool_size(d)
             if most >= n_items:
                 raise UserError(
                     f"{self.log.name}: a user owns {most} of domain {name}'s {n_items} items: "
@@ -59,43 +62,36 @@ class LLM4CDSRTask(Slots):
         return self.log.n_items[domain] - self.q7_last_item_never_drawn
 
     @functools.cached_property
-    def users(self) -> np.ndarray:
-        """(U,) user of each training row."""
+    def row_users(self) -> np.ndarray:
         return llm4cdsr_arrays.training_users(self.log, self.split)
-
-    @property
-    def n_users(self) -> int:
-        return len(self.users)
-
-    @functools.cached_property
-    def _training_rows(self):
-        return llm4cdsr_arrays.training_arrays(self.log, self.split, self.length)
-
-    @functools.cached_property
-    def _own(self):
-        """What negatives avoid: the whole training part, and its window."""
-        parts = {"": llm4cdsr_arrays.in_training(self.log, self.split)}
-        parts["window_"] = llm4cdsr_arrays.in_window(self.log, self.split, self.length)
-        return {
-            prefix + name: values
-            for prefix, chosen in parts.items()
-            for name, values in llm4cdsr_arrays.own_items(
-                self.log, chosen, self.users, self.q7_last_item_never_drawn
-            ).items()
-        }
 
     @functools.cached_property
     def slot_counts(self) -> np.ndarray:
-        """(3, U): tokens of each user in streams x, A and B."""
-        rows = self._training_rows
-        return np.stack([(rows[name] != 0).sum(1) for name in ("seq", "seq_A", "seq_B")])
+        """(3, U): tokens of each row in streams x, A and B."""
+        counts = llm4cdsr_arrays.token_counts(self.log, self.split, self.length)
+        return counts[:, self.row_users]
 
-    def train_arrays(self) -> dict[str, np.ndarray]:
-        """Host arrays of training: streams, own items, pools of L_reg, profile of each row."""
-        arrays = {name: self._training_rows[name] for name in ROWS} | self._own
-        arrays |= llm4cdsr_arrays.pair_pools(self.log, self.split, self.users)
-        row = np.arange(self.n_users, dtype=np.int32)
-        return arrays | {"profile": row if self.q10_profile_by_row else self.users}
+    @functools.cached_property
+    def list_sizes(self) -> dict[str, np.ndarray]:
+        lists = self._lists(self.log, self.split)
+        return {k[2:]: sizes[self.row_users] for k, sizes in lists.items() if k.startswith("n_")}
+
+    def _lists(self, log, split):
+        """What negatives avoid, the whole training part and its window; where L_reg draws."""
+        window = llm4cdsr_arrays.in_window(log, split, self.length)
+        drop_last = self.q7_last_item_never_drawn
+        return (
+            own_items(log, split.in_training(log), "own", drop_last)
+            | own_items(log, window, "window", drop_last)
+            | llm4cdsr_arrays.pair_pools(log, split)
+        )
+
+    def arrays_of(self, log: InteractionLog, split: Split, rows: np.ndarray):
+        """STREAMS (U, L); profile (U,); lists own_D and window_D, ids of D; pool_D, joint."""
+        built = llm4cdsr_arrays.training_arrays(log, split, self.length)
+        profile = rows if self.q10_profile_by_row else self.row_users[rows]
+        arrays = {name: built[name] for name in STREAMS} | self._lists(log, split)
+        return arrays | {"profile": profile.astype(np.int32)}
 
     def eval_arrays(self, split: str) -> dict[str, np.ndarray]:
         """Host arrays of "val" or "test": one row per user that has a target."""
@@ -103,7 +99,9 @@ class LLM4CDSRTask(Slots):
             self.log, self.split, split, self.length, self.drop_last_of_other
         )
 
-    def batch(self, arrays, rows_B, seed, step, capacity: tuple[int, int, int]):
+    def batch(
+        self, arrays, rows_B, seed, step, capacity: tuple[int, int, int]
+    ) -> dict[str, jax.Array]:
         """Training batch of rows `rows_B` (out of range: an empty row).
 
         -> seq, seq_D, pos_D, time_D, pair_D (B, L); at_x, at_A, at_B flat places of the tokens, as
@@ -111,66 +109,53 @@ class LLM4CDSRTask(Slots):
         negatives of the domain's stream and of stream x; reg_A, reg_B (B,) joint ids, 0 without
         both; profile (B,); real (B,); n_users ().
         """
-
-        def take(name, fill=0):
-            return arrays[name].at[rows_B].get(mode="fill", fill_value=fill)
-
-        batch = {name: take(name, -1 if name[:4] in ("time", "pair") else 0) for name in ROWS}
-        for name, size in zip(("x", *DOMAINS), capacity, strict=True):
-            flat = batch["seq" if name == "x" else f"seq_{name}"].ravel()
-            batch[f"at_{name}"] = jnp.nonzero(flat, size=size, fill_value=flat.size)[0]
-        batch |= {"profile": take("profile"), "real": rows_B < self.n_users}
+        batch = {name: take(arrays, name, rows_B, fill) for name, fill in STREAMS.items()}
+        for stream, size in zip(("x", *DOMAINS), capacity, strict=True):
+            grid = batch["seq" if stream == "x" else f"seq_{stream}"]
+            batch[f"at_{stream}"] = packed_places(grid, size)
+        batch |= {"profile": take(arrays, "profile", rows_B), "real": rows_B < self.n_users}
         batch["n_users"] = jnp.sum(batch["real"]).astype(jnp.float32)
-        own = {k: take(k, NO_ITEM if "own" in k and "n_own" not in k else 0) for k in self._own}
-        key = draws.key_of(seed, Purpose.NEGATIVES, step)
-        keys = jax.random.split(key, 3)
-        for domain, one in zip(DOMAINS, keys[:2], strict=True):
-            batch |= self._negatives(one, own, batch, domain)
-        return batch | self._pairs(keys[2], arrays, take)
+        lists = {name: Lists.of(arrays, name, rows_B) for name in self.list_sizes}
+        keys = jax.random.split(draws.key_of(seed, Purpose.NEGATIVES, step), 3)
+        for d in (0, 1):
+            batch |= self._negatives(keys[d], lists, batch, d)
+        return batch | self._pairs(keys[2], lists)
 
-    def _negatives(self, key, own, batch, domain):
+    def _negatives(self, key, lists, batch, domain):
         """neg_D, neg_x_D: the draw of a token depends on its place in the grid, not on its slot."""
-        shape, n_a = batch["seq"].shape, self.log.n_items[0]
-        offset, flat_seq = n_a * (domain == "B"), batch["seq"].ravel()
+        shape, n_a, flat_seq = batch["seq"].shape, self.log.n_items[0], batch["seq"].ravel()
 
-        def draw(key, row, which, prefix):
-            """One id from 1 of domain number `which`, which may be traced."""
-            picks = [
-                draws.distinct_outside(
-                    key, self._pool_size(d), own[f"{prefix}own_{name}"][row],
-                    own[f"{prefix}n_own_{name}"][row], 1,
-                )[0] + 1
-                for d, name in enumerate(DOMAINS)
-                if not isinstance(which, int) or which == d
-            ]  # fmt: skip
-            return picks[0] if len(picks) == 1 else jnp.where(which == 0, picks[0], picks[1] + n_a)
+        def draw(key, row, d, avoided):
+            """One joint id of domain d."""
+            name, size = f"{avoided}_{DOMAINS[d]}", self._pool_size(d)
+            return lists[name].draw_outside(key, row, size, 1, self.most[name])[0] + 1 + n_a * d
 
         def one(at, pair):
+            """Joint ids: of the domain's stream, and of stream x."""
             row = jnp.minimum(at // shape[1], shape[0] - 1)
-            local_key, joint_key = jax.random.split(jax.random.fold_in(key, at))
-            d = DOMAINS.index(domain)
+            own_key, joint_key = jax.random.split(jax.random.fold_in(key, at))
             if not self.q6_two_negatives:
-                local = draw(local_key, row, d, "")
-                return local, local + offset
-            local = draw(local_key, row, d, "window_")
+                both = draw(own_key, row, domain, "own")
+                return both, both
+            own = draw(own_key, row, domain, "window")
             if not self.q5_negative_of_input_domain:
-                return local, draw(joint_key, row, d, "") + offset
-            of_b = (flat_seq[row * shape[1] + pair] > n_a).astype(jnp.int32)
-            return local, draw(joint_key, row, of_b, "")
+                return own, draw(joint_key, row, domain, "own")
+            source = flat_seq[row * shape[1] + pair]
+            picks = [draw(joint_key, row, d, "own") for d in (0, 1)]
+            return own, jnp.where(source > n_a, picks[1], picks[0])
 
-        at_P = batch[f"at_{domain}"]
-        pair_P = batch[f"pair_{domain}"].ravel().at[at_P].get(mode="fill", fill_value=0)
-        local_P, joint_P = jax.vmap(one)(at_P, pair_P)
-        return {f"neg_{domain}": local_P, f"neg_x_{domain}": joint_P}
+        name = DOMAINS[domain]
+        at_P = batch[f"at_{name}"]
+        pair_P = batch[f"pair_{name}"].ravel().at[at_P].get(mode="fill", fill_value=0)
+        own_P, joint_P = jax.vmap(one)(at_P, pair_P)
+        return {f"neg_{name}": own_P - n_a * domain, f"neg_x_{name}": joint_P}
 
-    def _pairs(self, key, arrays, take):
+    def _pairs(self, key, lists):
         """reg_A, reg_B: an event of each domain, uniformly, for the users that have both."""
-        sizes = {d: take(f"n_pool_{d}") for d in DOMAINS}
-        both_B = (sizes["A"] > 0) & (sizes["B"] > 0)
-        out = {}
-        for one, d in zip(jax.random.split(key), DOMAINS, strict=True):
+        pools, out = {d: lists[f"pool_{d}"] for d in DOMAINS}, {}
+        both_B = (pools["A"].n > 0) & (pools["B"].n > 0)
+        for one, (d, pool) in zip(jax.random.split(key), pools.items(), strict=True):
             bits_B = jax.random.bits(one, both_B.shape)
-            place_B = (bits_B % jnp.maximum(sizes[d], 1).astype(jnp.uint32)).astype(jnp.int32)
-            item_B = arrays[f"pool_{d}"][take(f"first_{d}") + place_B]
-            out[f"reg_{d}"] = jnp.where(both_B, item_B, 0)
+            place_B = (bits_B % jnp.maximum(pool.n, 1).astype(jnp.uint32)).astype(jnp.int32)
+            out[f"reg_{d}"] = jnp.where(both_B, pool.values[pool.first + place_B], 0)
         return out

@@ -1,6 +1,6 @@
 """Tiny ABXI models, parameters and batches for the tests of this folder.
 
-Batches are built here word by word from the specs, independently of the tasks. Every item
+Batches are built here word by word, independently of the tasks. Every item
 occurs once in all histories, so a row of the item table stands for one input.
 """
 
@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from oa_jax.backbones.abxi.model import ABXIConfig, ABXIQuirks, Backbone
-from oa_jax.nn.gca import GCAConfig
+from oa_jax.nn.known import GCAConfig
 from oa_jax.nn.layers import Packing
 
 LENGTH = 8

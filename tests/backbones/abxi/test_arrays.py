@@ -3,10 +3,11 @@ import json
 import numpy as np
 import pytest
 
-from oa_jax.backbones.abxi.arrays import evaluation_arrays, training_arrays, user_history
+from oa_jax.backbones.abxi.arrays import evaluation_arrays, training_arrays
 from oa_jax.data.published import read_abxi
 from oa_jax.errors import UserError
 from oa_jax.events.log import make_log
+from oa_jax.events.rows import own_items
 from oa_jax.events.split import leave_one_out, make_split
 
 STREAMS = ("seq_x", "seq_a", "seq_b")
@@ -23,7 +24,7 @@ def pad(values, length, fill=0):
 
 
 def slow_training(log, split, length):
-    """Spec 2.1 word by word, in plain Python."""
+    """The rules of `training_arrays` word by word, in plain Python."""
     rows = {"seq_x": [], "seq_a": [], "seq_b": [], "gt": []}
     n_a = log.n_items[0]
     for user, items in enumerate(histories(log)):
@@ -41,7 +42,7 @@ def slow_training(log, split, length):
 
 
 def slow_evaluation(log, places, length):
-    """Spec 2.2 and the horizons, in plain Python."""
+    """Those of `evaluation_arrays` and the horizons, in plain Python."""
     names = ("user", "target", "domain", "seen", *STREAMS, "until_a", "until_b")
     rows = {name: [] for name in names}
     n_a = log.n_items[0]
@@ -124,8 +125,8 @@ def test_a_published_split_with_users_that_do_not_train(random_log, seed, length
     for which in ("val", "test"):
         found = evaluation_arrays(log, split, which, length)
         assert_equal(found, slow_evaluation(log, getattr(split, which), length))
-    history = user_history(log, split)
-    assert not history["n_a"][kind == 1].any() and not history["n_b"][kind == 2].any()
+    history = own_items(log, split.in_training(log))
+    assert not history["n_own_A"][kind == 1].any() and not history["n_own_B"][kind == 2].any()
 
 
 def test_alignment_by_hand():
@@ -164,8 +165,6 @@ def test_a_domain_without_targets_gives_zeros(item):
     assert not training_arrays(log, split, 5)[f"seq_{other}"].any()
     arrays = evaluation_arrays(log, split, "test", 5)
     assert not arrays[f"seq_{other}"].any() and (arrays[f"until_{other}"] == -1).all()
-    history = user_history(log, split)
-    assert history[f"n_{other}"].tolist() == [0] and history[other].shape == (1, 1)
 
 
 def test_a_repeated_target_is_not_among_the_seen():
@@ -240,7 +239,11 @@ def test_evaluation_inputs_know_nothing_from_the_target_on(random_log, kind, whi
 def test_training_arrays_know_nothing_beyond_the_training_part(random_log, kind):
     log = random_log(2)
     split = make_split(log, kind)
-    for build in (lambda each: training_arrays(each, split, 47), lambda x: user_history(x, split)):
+
+    def own(each):
+        return own_items(each, split.in_training(each))
+
+    for build in (lambda each: training_arrays(each, split, 47), own):
         assert_equal(build(swap_from(log, split.n_train)), build(log))
         with pytest.raises(AssertionError):
             assert_equal(build(swap_from(log, split.n_train - 1)), build(log))
@@ -258,30 +261,6 @@ def test_training_inputs_come_before_their_target(random_log):
         for name in STREAMS:
             np.testing.assert_array_equal(before[name][:, unchanged], after[name][:, unchanged])
         assert back == 0 or (before["seq_x"][:, -back:] != after["seq_x"][:, -back:]).any()
-
-
-def slow_history(log, split):
-    n_a = log.n_items[0]
-    sets = {"a": [], "b": []}
-    for user, items in enumerate(histories(log)):
-        part = set(items[: split.n_train[user]])
-        sets["a"].append(sorted(item - 1 for item in part if item <= n_a))
-        sets["b"].append(sorted(item - 1 - n_a for item in part if item > n_a))
-    return sets
-
-
-@pytest.mark.parametrize("kind", ["leave_one_out", "global_time"])
-def test_user_history(random_log, kind):
-    log = random_log(4)
-    split = make_split(log, kind)
-    found = user_history(log, split)
-    for letter, rows in slow_history(log, split).items():
-        assert found[f"n_{letter}"].tolist() == [len(row) for row in rows]
-        assert found[letter].shape == (log.n_users, max(map(len, rows)))
-        assert found[letter].dtype == found[f"n_{letter}"].dtype == np.int32
-        for row, expected in zip(found[letter], rows, strict=True):
-            assert row[: len(expected)].tolist() == expected
-            assert (row[len(expected) :] == np.iinfo(np.int32).max).all()
 
 
 def test_wrong_arguments_are_refused(random_log):
@@ -378,14 +357,12 @@ def array_counts(log):
     """Counts of the arrays under leave-one-out, under the names of the golden file."""
     split = leave_one_out(log)
     gt = training_arrays(log, split, 47)["gt"]
-    history = user_history(log, split)
-    n_a, no_item = log.n_items[0], np.iinfo(np.int32).max
+    history, n_a = own_items(log, split.in_training(log)), log.n_items[0]
     in_a, in_b = (gt > 0) & (gt <= n_a), gt > n_a
-    trained = [history["a"][history["a"] < no_item] + 1]
-    trained += [history["b"][history["b"] < no_item] + 1 + n_a]
+    trained = [history["own_A"][:-1] + 1, history["own_B"][:-1] + 1 + n_a]
     counts = {
-        "train_interactions_A": int(history["n_a"].sum()),
-        "train_interactions_B": int(history["n_b"].sum()),
+        "train_interactions_A": int(history["n_own_A"].sum()),
+        "train_interactions_B": int(history["n_own_B"].sum()),
         "train_targets_A": int(in_a.sum()),
         "train_targets_B": int(in_b.sum()),
         "min_train_targets_A_per_user": int(in_a.sum(1).min()),

@@ -1,4 +1,4 @@
-"""No look into the future (specs gca §3), and training and evaluation agree on the past.
+"""No look into the future, and training and evaluation agree on the past.
 
 Every row of the batch is looked at one step of its own and has items of its own, so one backward
 pass shows what all steps depend on.
@@ -147,7 +147,7 @@ def test_unmasked_padding_makes_them_differ():
 
 @pytest.mark.parametrize("positions", [(0,), (2,), (0, 1, 2)])
 def test_with_the_other_domain_as_keys_evaluation_sees_one_more_item(positions):
-    """Task-guided alignment (specs abxi §2.1) puts the other domain's newest item where that
+    """Task-guided alignment puts the other domain's newest item where that
     domain is next asked for, after the step in question: training does not see it, evaluation
     does. Hidden from evaluation, the two agree."""
     gca, rows = {"positions": positions, "kv": "other"}, cut_rows()

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from oa_jax.backbones.abxi.model import ABXIConfig, Backbone
-from oa_jax.nn.gca import GCAConfig
+from oa_jax.nn.known import GCAConfig
 from tests.backbones.abxi._batches import (
     CORRECTED,
     HISTORIES,
@@ -38,7 +38,7 @@ def size(n_items, d_embed, rank_domain, gca=None):
     return sum(leaf.size for leaf in jax.tree.leaves(jax.eval_shape(model.init, jax.random.key(0))))
 
 
-# Specs gca §2. A pair of modules at d = 256: 2 (4 (d² + d) + (2d 4d + 4d) + (4d d + d) + 2d).
+# A pair of modules at d = 256: 2 (4 (d² + d) + (2d 4d + 4d) + (4d d + d) + 2d).
 PAIR = 2_102_784
 
 
@@ -51,7 +51,7 @@ def test_size_with_gca(positions):
 def test_size_with_every_option():
     official = size(AFK, 256, 16, {"positions": (0, 1)})
     assert official == 9_651_200 + 2 * PAIR
-    free = {"kv": "other", "heads": 8, "gate_input": "source", "update": "parallel"}
+    free = {"kv": "other", "heads": 8, "gate_input": "source", "part": "parallel"}
     assert size(AFK, 256, 16, {"positions": (0, 1)} | free) == official
     # What must cost something: the norm's 2d and each multiple of the gate's hidden layer.
     without_norm = size(AFK, 256, 16, {"positions": (0, 1), "layer_norm": False})
@@ -236,8 +236,8 @@ CASES = (
     ALL,
     ALL
     | {"kv": "other", "gate_input": "source", "gate_act": "tanh", "gate_inner": "gelu"}
-    | {"update": "parallel"},
-    {"positions": (1,), "update": "orthogonal", "gate_inner": "linear", "layer_norm": False},
+    | {"part": "parallel"},
+    {"positions": (1,), "part": "orthogonal", "gate_inner": "linear", "layer_norm": False},
 )
 
 

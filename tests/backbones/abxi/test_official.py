@@ -1,4 +1,4 @@
-"""Parity with the official ABXI: every number of tests/golden/abxi_small.npz (specs abxi §10)."""
+"""Parity with the official ABXI: every number of tests/golden/abxi_small.npz."""
 
 import dataclasses
 import json

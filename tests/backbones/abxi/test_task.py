@@ -226,7 +226,7 @@ def brute_force_need(task, seed, epoch):
 def test_slots_needed_is_the_maximum_over_the_batches(make_task, seed):
     task = make_task(seed)
     for epoch in range(4):
-        found = task.slots_needed(jnp.asarray(task.target_counts), seed, epoch)
+        found = task.slots_needed(jnp.asarray(task.slot_counts), seed, epoch)
         np.testing.assert_array_equal(found, brute_force_need(task, seed, epoch))
 
 
@@ -244,7 +244,7 @@ def dropped(task, capacity, seed=0, epoch=0):
 def test_capacity_drops_no_position_and_one_multiple_less_does(make_task, monkeypatch):
     monkeypatch.setattr("oa_jax.nn.slots.SLOT_MULTIPLE", 4)
     task = make_task()
-    need = np.asarray(task.slots_needed(jnp.asarray(task.target_counts), 0, 0))
+    need = np.asarray(task.slots_needed(jnp.asarray(task.slot_counts), 0, 0))
     assert dropped(task, task.capacity(need)) == 0
     tight = tuple(-(-need // 4) * 4)
     assert dropped(task, tight) == 0
@@ -258,7 +258,7 @@ def test_capacity_is_the_usual_one_unless_an_epoch_needs_more(make_task, monkeyp
     usual = task.capacity((0, 0))
     assert all(c % 4 == 0 and 0 <= c - n < 4 for c, n in zip(usual, task.usual_slots, strict=True))
     # The seed and the epoch do not choose the program …
-    counts = jnp.asarray(task.target_counts)
+    counts = jnp.asarray(task.slot_counts)
     for seed in range(20):
         assert task.capacity(task.slots_needed(counts, seed, 0)) == usual
     # … and a batch that needs more gets it.
@@ -267,7 +267,7 @@ def test_capacity_is_the_usual_one_unless_an_epoch_needs_more(make_task, monkeyp
 
 def test_usual_slots_by_hand(make_task):
     task = make_task()
-    counts, users, size = task.target_counts, task.n_users, task.batch_size
+    counts, users, size = task.slot_counts, task.n_users, task.batch_size
     for d in (0, 1):
         variance = size * counts[d].var() * (users - size) / (users - 1)
         most = np.sort(counts[d])[-size:].sum()
@@ -278,8 +278,8 @@ def test_usual_slots_by_hand(make_task):
 def test_target_counts_and_steps(make_task):
     task = make_task()
     gt = task.train_arrays()["gt"]
-    np.testing.assert_array_equal(task.target_counts.sum(0), (gt > 0).sum(1))
-    np.testing.assert_array_equal(task.target_counts[1], (gt > N_ITEMS[0]).sum(1))
+    np.testing.assert_array_equal(task.slot_counts.sum(0), (gt > 0).sum(1))
+    np.testing.assert_array_equal(task.slot_counts[1], (gt > N_ITEMS[0]).sum(1))
     assert (task.n_users, task.n_steps) == (30, 4)
 
 

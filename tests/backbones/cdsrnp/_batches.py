@@ -7,7 +7,7 @@ import numpy as np
 from oa_jax.backbones.cdsrnp import arrays as cdsrnp_arrays
 from oa_jax.backbones.cdsrnp.arrays import STREAMS
 from oa_jax.backbones.cdsrnp.model import Backbone, CDSRNPConfig
-from oa_jax.nn.gca import GCAConfig
+from oa_jax.nn.known import GCAConfig
 from tests.backbones.llm4cdsr._batches import all_test, log_of
 
 LENGTH, MERGED, WIDTH = 6, 10, 8

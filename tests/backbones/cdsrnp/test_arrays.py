@@ -1,4 +1,4 @@
-"""CDSRNP's rows and streams against a plain reading of specs cdsrnp §2."""
+"""CDSRNP's rows and streams against a plain reading of their docstrings."""
 
 import numpy as np
 import pytest
@@ -6,7 +6,7 @@ import pytest
 from oa_jax.backbones.cdsrnp import arrays as cdsrnp_arrays
 from oa_jax.backbones.cdsrnp.arrays import Rows
 from oa_jax.events.log import make_log
-from oa_jax.events.split import leave_one_out
+from oa_jax.events.split import Split, leave_one_out
 
 LENGTH, MERGED = 5, 9
 
@@ -93,8 +93,6 @@ def test_two_sequences_of_one_person_have_one_number():
     user = np.repeat(np.arange(4), 4)
     log = make_log(user, np.concatenate(sequences), np.tile(np.arange(4), 4), (10, 10), "amid")
     none = np.full(4, -1, np.int32)
-    from oa_jax.events.split import Split
-
     split = Split(np.full(4, 4, np.int32), none, none)
     rows = cdsrnp_arrays.training_rows(log, split, "last")
     person = cdsrnp_arrays.persons(log, split, rows)

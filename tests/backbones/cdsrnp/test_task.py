@@ -11,7 +11,6 @@ from oa_jax.backbones.cdsrnp.task import CDSRNPTask
 from oa_jax.errors import UserError
 from oa_jax.events.log import make_log
 from oa_jax.events.split import leave_one_out
-from oa_jax.nn.draws import epoch_rows
 
 pytestmark = pytest.mark.usefixtures("quick_compile")
 BATCH, SUPPORT = 8, 12
@@ -24,13 +23,11 @@ def task(random_log):
 
 
 def batches(task, n_epochs=3):
-    """Batches of some epochs, stacked on the host."""
+    """Batches of some epochs, stacked on the host; the rows are those of queries and support."""
     arrays = jax.tree.map(jnp.asarray, task.train_arrays())
     slots = jnp.asarray(task.slot_counts)
     room = task.capacity(np.max([task.slots_needed(slots, 0, e) for e in range(n_epochs)], 0))
-    rows = jnp.concatenate(
-        [epoch_rows(0, e, task.n_users, task.batch_size) for e in range(n_epochs)]
-    )
+    rows = jnp.concatenate([jax.jit(task.epoch_rows)(0, e) for e in range(n_epochs)])
 
     def one(step):
         return task.batch(arrays, rows[step], 0, step, room)
@@ -39,51 +36,40 @@ def batches(task, n_epochs=3):
     return np.asarray(rows), jax.device_get(out), room
 
 
-def drawn_support(task, rows, batch):
-    """(step, row number) of every support slot; a row is known by its target and streams."""
-    number = {}
-    for r in range(task.n_users):
-        values = [task._rows[k][r].tolist() for k in ("seq", "target")]
-        number.setdefault(str(values), []).append(r)
-    for step in range(len(rows)):
-        for n in range(BATCH, BATCH + task.n_support):
-            if batch["real"][step, n]:
-                values = [batch[k][step, n].tolist() for k in ("seq", "target")]
-                yield step, number[str(values)]
-
-
-def shared_persons(task, rows, batch):
+def shared_persons(task, rows):
     """Support rows whose person is also asked for in the same batch."""
-    count = 0
-    for step, candidates in drawn_support(task, rows, batch):
-        asked = {int(task.person[r]) for r in rows[step] if r < task.n_users}
-        count += all(int(task.person[r]) in asked for r in candidates)
-    return count
+    nobody = np.append(task.person, -1)  # of rows out of range
+    asked, drawn = np.split(nobody[np.minimum(rows, task.n_users)], [BATCH], 1)
+    return sum(np.isin(d[d >= 0], a[a >= 0]).sum() for a, d in zip(asked, drawn, strict=True))
 
 
 def test_support_is_of_overlapped_users_that_are_not_asked_for(task):
     rows, batch, _ = batches(task)
-    overlapped, seen = set(task.pool.tolist()), set()
-    for step, candidates in drawn_support(task, rows, batch):
-        assert overlapped & set(candidates)
-        seen |= {(step, candidates[0])}
-    assert shared_persons(task, rows, batch) == 0
+    drawn = rows[:, BATCH:]
+    assert set(drawn.ravel().tolist()) <= set(task.pool.tolist())
+    assert shared_persons(task, rows) == 0
     # Without replacement, as many as asked for, another draw at every step.
-    per_step = [len({r for s, r in seen if s == step}) for step in range(len(rows))]
-    assert min(per_step) == SUPPORT
-    assert len({tuple(sorted(r for s, r in seen if s == step)) for step in range(len(rows))}) > 5
+    assert drawn.shape[1] == SUPPORT and all(len(set(row)) == SUPPORT for row in drawn.tolist())
+    assert len({tuple(sorted(row)) for row in drawn.tolist()}) > 5
+    # The batch holds the streams and targets of these rows.
+    whole = task.train_arrays()
+    for name in ("seq", "seq_A", "time_B", "target"):
+        found = batch[name][batch["real"]]
+        np.testing.assert_array_equal(found, whole[name][rows[rows < task.n_users]], name)
+    overlapped = (whole["seq_A"][:, -1] != 0) & (whole["seq_B"][:, -1] != 0)
+    assert np.flatnonzero(overlapped).tolist() == task.pool.tolist() != list(range(task.n_users))
 
 
 def test_the_twin_without_the_rule_draws_whom_it_asks_for(task):
-    rows, batch, _ = batches(dataclasses.replace(task, exclude_query=False))
-    assert shared_persons(task, rows, batch) > 0
+    other = dataclasses.replace(task, exclude_query=False)
+    assert shared_persons(task, np.asarray(jax.jit(other.epoch_rows)(0, 0))) > 0
 
 
 def test_a_pool_too_small_leaves_empty_rows(task):
     """Most of the pool is asked for: the places that are left stay empty."""
     wide = dataclasses.replace(task, batch_size=task.n_users - 3, support=SUPPORT)
     rows = jnp.arange(task.n_users - 3)
-    drawn = np.asarray(wide.with_support(rows, 0, 0))[len(rows) :]
+    drawn = np.asarray(wide.rows_of_batch(rows, 0, 0))[len(rows) :]
     real = drawn[drawn < task.n_users]
     assert len(real) < SUPPORT
     assert not set(task.person[real]) & set(task.person[np.asarray(rows)])
@@ -94,7 +80,7 @@ def test_negatives_are_new_items_of_the_target_domain(task):
     log, split, found = task.log, task.split, set()
     for step in range(len(rows)):
         for n, r in enumerate(rows[step]):
-            if r == task.n_users:
+            if r >= task.n_users:
                 continue
             user = task.rows.user[r]
             own = log.item[log.offsets[user] : log.offsets[user] + split.n_train[user]]

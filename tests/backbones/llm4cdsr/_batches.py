@@ -12,7 +12,7 @@ from oa_jax.backbones.llm4cdsr.model import Backbone, LLM4CDSRConfig, LLM4CDSRQu
 from oa_jax.backbones.llm4cdsr.task import LLM4CDSRTask
 from oa_jax.events.log import make_log
 from oa_jax.events.split import Split
-from oa_jax.nn.gca import GCAConfig
+from oa_jax.nn.known import GCAConfig
 
 LENGTH, WIDTH, N_USERS = 8, 8, 30
 PATTERNS = ("ABBAABABA", "BBABAB", "AABBA", "BAAB")

@@ -68,7 +68,7 @@ def test_evaluation_rows_are_the_official_ones(golden, which, theirs):
 
 
 def rows_by_hand(items, n_a, length):
-    """One training row, from the words of specs §3."""
+    """One training row, from the words of `training_arrays`."""
     window = items[-(length + 1) :]
     shift = length - (len(window) - 1)
     out = {"seq": list(window[:-1]), "pos": list(window[1:])}
@@ -129,22 +129,20 @@ def test_users_that_are_only_evaluated():
     assert rows["n_history"].tolist() == [2]
 
 
-def test_own_items_and_pools(random_log):
-    log = random_log(7)
-    split, length = leave_one_out(log), 10
-    users = arrays_lib.training_users(log, split)
-    whole = arrays_lib.own_items(log, arrays_lib.in_training(log, split), users, False)
-    window = arrays_lib.own_items(log, arrays_lib.in_window(log, split, length), users, True)
-    pools = arrays_lib.pair_pools(log, split, users)
+def test_pools_and_windows(random_log):
+    log, length = random_log(7), 10
+    split = leave_one_out(log)
+    pools, window = arrays_lib.pair_pools(log, split), arrays_lib.in_window(log, split, length)
+    counts = arrays_lib.token_counts(log, split, length)
+    built = arrays_lib.training_arrays(log, split, length)
+    for stream, count in zip(("seq", "seq_A", "seq_B"), counts, strict=True):
+        np.testing.assert_array_equal((built[stream] != 0).sum(1), count)
     for user in range(log.n_users):
-        begin = log.offsets[user]
-        items = log.item[begin : begin + split.n_train[user]]
+        begin, n_train = log.offsets[user], split.n_train[user]
+        places = np.flatnonzero(window[begin : log.offsets[user + 1]]).tolist()
+        assert places == list(range(max(0, n_train - length - 1), n_train))
+        early = log.item[begin : begin + n_train - 1]
         for d, name in enumerate(DOMAINS):
-            local = [set(x[(x > log.n_items[0]) == bool(d)] - d * log.n_items[0] - 1) for x in (items, items[-length - 1 :])]  # noqa: E501  # fmt: skip
-            local[1] -= {log.n_items[d] - 1}  # Q7: the last item is not in the pool
-            for found, expected in zip((whole, window), local, strict=True):
-                n = found[f"n_own_{name}"][user]
-                assert found[f"own_{name}"][user, :n].tolist() == sorted(expected)
-            early = items[:-1][(items[:-1] > log.n_items[0]) == bool(d)]
-            first, n = pools[f"first_{name}"][user], pools[f"n_pool_{name}"][user]
-            assert pools[f"pool_{name}"][first : first + n].tolist() == early.tolist()
+            first, n = pools[f"first_pool_{name}"][user], pools[f"n_pool_{name}"][user]
+            of_domain = early[(early > log.n_items[0]) == bool(d)]
+            assert pools[f"pool_{name}"][first : first + n].tolist() == of_domain.tolist()

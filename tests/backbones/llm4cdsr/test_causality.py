@@ -1,4 +1,4 @@
-"""No look into the future in `corrected` (specs gca §3); the official streams do look (Q1).
+"""No look into the future in `corrected`; the official streams do look (Q1).
 
 Every row of the batch is looked at one step of its own and has items of its own, so one backward
 pass shows what all steps depend on.

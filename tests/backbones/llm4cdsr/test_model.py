@@ -1,5 +1,5 @@
 """LLM4CDSR: sizes, invariants of scores, losses, switches. Parity with the official code's values
-is tests/interop/test_verify_llm4cdsr.py."""
+is test_parity.py."""
 
 import dataclasses
 
@@ -10,7 +10,7 @@ import pytest
 
 from oa_jax.backbones.llm4cdsr.model import Backbone, LLM4CDSRConfig, Tables
 from oa_jax.nn import losses
-from oa_jax.nn.gca import GCAConfig
+from oa_jax.nn.known import GCAConfig
 from oa_jax.ranking.metrics import rank_metrics
 from oa_jax.ranking.ranks import among_candidates
 from tests.backbones.llm4cdsr._batches import (
@@ -46,7 +46,7 @@ def test_official_sizes(user_width, expected):
 
     assert count(model) == expected
     stack = dataclasses.replace(model, gca=GCAConfig(positions=(0, 2)))
-    assert count(stack) == expected + 2 * 527_104  # specs gca §2 at d = 128
+    assert count(stack) == expected + 2 * 527_104  # a pair of modules at d = 128
 
 
 @pytest.fixture(scope="module")
@@ -244,6 +244,27 @@ def test_seeds_by_vmap_and_by_map():
     assert any(np.abs(one[0] - one[1]).max() > 1e-2 for one in mapped)
 
 
+@pytest.mark.parametrize("blocks", [1, 3])
+def test_depth(blocks):
+    """Places follow from the number of blocks, and scoring reads the last position of them all."""
+    model = backbone(N_ITEMS, {"positions": (0, blocks)}, blocks=blocks)
+    assert model.places == tuple(range(blocks + 1))
+    params = random_params(model)
+    assert {name for name in params["net"] if "_x_" in name} == {
+        f"block_x_{i}" for i in range(blocks)
+    }
+    for gca in (model.gca, GCAConfig()):  # with and without a fusion behind the last block
+        run = dataclasses.replace(model, gca=gca)
+        hidden = forward(run, params, ROWS)
+        last = {s: h.reshape(len(ITEMS), LENGTH, -1)[:, -1] for s, h in hidden.items()}
+        own = jnp.where((ROWS["domain"] == 0)[:, None], last["A"], last["B"])
+        found = run.encode(params, ROWS)
+        np.testing.assert_allclose(found, jnp.concatenate([last["x"], own], -1), atol=1e-5)
+    assert set(jax.eval_shape(model.probe, params, ROWS)) == {
+        f"{place}/{d}" for place in (0, blocks) for d in "AB"
+    }
+
+
 def shapes_of(**config):
     model = backbone(N_ITEMS, **config)
     return model, jax.eval_shape(model.init, jax.random.key(0))
@@ -299,7 +320,7 @@ def test_scores_of_candidates_of_items_and_of_pairs():
 
 
 def test_two_items_scored_as_one_rank_too_well():
-    """Q2 on the toy of specs §9: correlation 0.6, the target better by one deviation of the sum."""
+    """Q2 on a toy: correlation 0.6, the target better by one deviation of the sum."""
     rng, n_users, n_negatives = np.random.default_rng(0), 4000, 100
     n_items = 20_000
     common = rng.normal(size=n_items + 1)

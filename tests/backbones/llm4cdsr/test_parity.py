@@ -72,6 +72,35 @@ def test_disturbed_expectations_fail_where_they_belong(golden, save):
     assert {name for name, (_, error) in errors.items() if error > 1e-5} == set(belongs.values())
 
 
+def deepened(golden):
+    """The fixture with a third block in every stream that adds nothing: its attention and feed
+    forward end in 0, and a LayerNorm of a LayerNorm is that LayerNorm. So the official values of
+    two blocks are those of three, but for gradients of what is new."""
+    out = dict(golden)
+    for name, value in golden.items():
+        group, _, part = name.partition("/")
+        if group in ("param", "grad", "step1") and ".1." in part and part.startswith("backbone"):
+            is_norm, is_last = "layernorms" in part, "out_proj" in part or "conv2" in part
+            new = np.full_like(value, is_norm and part.endswith("weight"))
+            out[f"{group}/{part.replace('.1.', '.2.')}"] = new if is_norm or is_last else value
+    return out
+
+
+def test_a_fixture_of_three_blocks(golden, save):
+    changed = deepened(golden)
+    assert len(changed) == len(golden) + 3 * 36
+    errors = verify.verify(save(changed=changed))
+    assert errors["gradients"][0] == errors["parameters after a step"][0] == 89 + 36
+    of_new = {"gradients", "parameters after a step"}
+    assert max(error for name, (_, error) in errors.items() if name not in of_new) < 1e-5
+    # The twin: a block that does something.
+    some = "param/backboneA.forward_layers.2.conv2.weight"
+    other = verify.verify(save(changed=changed | {some: golden[some.replace(".2.", ".1.")]}))
+    assert other["features, training"][1] > 1e-3
+    with pytest.raises(UserError, match="missing backboneB.attention_layernorms.2.bias"):
+        verify.verify(save("param/backboneB.attention_layernorms.2.bias", changed))
+
+
 @pytest.fixture(scope="module")
 def official(golden):
     weights = {k[6:]: v for k, v in golden.items() if k.startswith("param/")}

@@ -1,9 +1,11 @@
 """What each source is made into: ids, order, roles, item texts."""
 
+import json
+
 import numpy as np
 import pytest
 
-from oa_jax.data.built import from_end, leave_one_out_roles, tenths, user_disjoint_roles
+from oa_jax.data.roles import from_end, leave_one_out_roles, tenths, user_disjoint_roles
 from oa_jax.errors import UserError
 from oa_jax.events.log import CONTEXT, TEST, TRAINING, VALIDATION
 
@@ -171,6 +173,19 @@ def test_llmcdsr(raw_files, built_from, tmp_path, pickled):
     }
 
 
+NOTHING = {"None": None, "NaN": float("nan"), "a number": 12, "blank": "  ", "a list": ["x"]}
+
+
+@pytest.mark.parametrize("case", NOTHING)
+def test_a_title_that_is_no_text_is_missing(raw_files, built_from, tmp_path, case):
+    parts = dict.fromkeys(("train_A", "train_B", "train_overlap", "valid", "test"), [[0, 1]])
+    raw_files.llmcdsr(tmp_path, (1, 1), **parts)
+    row = {"id": 0, "asin": "A0", "title": NOTHING[case]}
+    raw_files.write(tmp_path / "items_A.jsonl.gz", [json.dumps(row)])
+    built, _ = built_from("llmcdsr_food_kitchen", tmp_path)
+    assert built.items[0] == {"id": 1, "domain": "A", "raw": "A0"} and built.items[1]["title"]
+
+
 def test_cdsrnp(raw_files, built_from, tmp_path):
     """Ratings from 3 on, cores within the domains, users of the three parts disjoint."""
     rng = np.random.default_rng(0)
@@ -221,6 +236,64 @@ def test_a_mistake_in_a_published_file(raw_files, built_from, tmp_path, case):
     with pytest.raises(UserError, match=f"{file}: {expected}") as caught:
         built_from(name, tmp_path)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["beauty_elec", "elec_phone_cdsrnp25"])
+def test_swapped_columns_are_named(raw_files, built_from, tmp_path, name):
+    """The order of 2018; the cores of CDSRNP would make a set of it without a word."""
+    for letter, category in (
+        ("x", "Beauty"),
+        ("x", "Cell_Phones_and_Accessories"),
+        ("y", "Electronics"),
+    ):
+        rows = [(f"{letter}{i}", f"u{u:02d}", 5, u * i) for u in range(12) for i in range(12)]
+        raw_files.ratings_2014(tmp_path, category, rows)
+    expected = f"{name}: no user occurs in both files, but the id 'u00' of the second column does: "
+    with pytest.raises(
+        UserError, match=f"{expected}this looks like item,user,rating,time"
+    ) as caught:
+        built_from(name, tmp_path)
+    assert str(caught.value).endswith(
+        "the first users are 'x0' and 'y0': expected user,item,rating,time"
+    )
+
+
+def copied(raw_files, folder):
+    """Reviews of four users, the last of each in B there three times, and once more later."""
+    items = {"Electronics": "x", "Cell_Phones_and_Accessories": "y"}
+    for category, letter in items.items():
+        rows = [(f"u{u}", f"{letter}{i}", 5, 1_550_000_000 + i) for u in range(4) for i in range(3)]
+        if letter == "y":
+            rows += [(f"u{u}", "y2", 5, 1_550_000_002) for u in range(4) for _ in range(2)]
+        raw_files.reviews_2018(folder, category, rows)
+        raw_files.metadata_2018(folder, category, [{"asin": "x1"}])
+
+
+@pytest.mark.parametrize(("duplicates", "n_events"), [("keep", 32), ("first", 24), ("last", 24)])
+def test_exact_copies_stay_or_go(raw_files, tmp_path, duplicates, n_events):
+    from oa_jax.data import check, prepare, store
+    from oa_jax.data.texts import Reading
+
+    copied(raw_files, tmp_path)
+    target = (tmp_path, tmp_path / "data", Reading(), print)
+    assert prepare.prepare("elec_phone", *target, duplicates)
+    data = store.load(tmp_path / "data", "elec_phone")
+    assert len(data.log.user) == n_events and data.metadata["duplicates"] == duplicates
+    found = [line for _, line in check.check(tmp_path / "data", "elec_phone")]
+    line = "copies: 100.0% of 4 test targets are items of their own history (100.0% copies of the"
+    assert any(text.startswith(line) for text in found) is (duplicates == "keep")
+    other = "first" if duplicates == "last" else "last"
+    with pytest.raises(UserError, match=f"--duplicates={other}: .* has {duplicates}: expected the"):
+        prepare.prepare("elec_phone", *target, other)
+
+
+def test_files_that_are_filtered_already_keep_their_copies(raw_files, tmp_path):
+    from oa_jax.data import prepare
+    from oa_jax.data.texts import Reading
+
+    raw_files.amid(tmp_path, [(1, [1], [2], 0)], [(2, [1], [2], 0)])
+    with pytest.raises(UserError, match="--duplicates=first: AMID's csv is filtered already"):
+        prepare.build("elec_phone_amid", tmp_path, Reading(), "first")
 
 
 def test_filters_that_leave_nothing(raw_files, built_from, tmp_path):

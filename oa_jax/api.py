@@ -1,0 +1,191 @@
+"""What a notebook calls: train, look at the results, ask the trained model."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import json
+import os
+import pathlib
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from oa_jax import presets
+from oa_jax.backbones import known
+from oa_jax.config import Config, merged
+from oa_jax.data import sources
+from oa_jax.errors import UserError
+from oa_jax.events.log import InteractionLog
+from oa_jax.events.world import World
+from oa_jax.files import read_json, read_npz
+
+if TYPE_CHECKING:
+    from oa_jax.experiment import Experiment
+    from oa_jax.nn.fusion import Probe
+
+
+def config(backbone: str = "abxi", **changes: Any) -> Config:
+    """A checked configuration: configs/BACKBONE.py with some of its fields changed.
+
+    backbone: abxi, llm4cdsr or cdsrnp.
+    changes: arguments of the file (`pair="synthetic"`, `gca="early"`, `size="small"`,
+        `runlocal=True`), fields (`seeds=3`), fields of groups (`train={"max_epochs": 5}`), or
+        dotted names (`**{"train.max_epochs": 5}`). configs/FIELDS.md lists them all.
+
+    Raises UserError naming what is not a field, or has another value than expected.
+    """
+    known.fields(presets.choice("backbone", backbone, known.NAMES))
+    arguments = ("pair", "gca", "size", "runlocal", "np")
+    text, fields = [], {}
+    for name, value in changes.items():
+        if name in arguments and not isinstance(value, Mapping):
+            text.append(f"{name}={str(value).lower() if isinstance(value, bool) else value}")
+        else:
+            fields[name] = value
+    values = presets.load(f"configs/{backbone}.py:{','.join(text)}").to_dict()
+    return known.resolve(merged(values, fields))
+
+
+def load(name: str, directory: str | None = None) -> InteractionLog:
+    """The events of a data set by name, such as "beauty_elec" or "synthetic".
+
+    directory: where the data lie; by default the environment variable OA_DATA_DIR.
+    Raises UserError when it is not there; `python -m oa_jax data list` says what is.
+    """
+    return sources.load(name, directory)
+
+
+def train(
+    config: Config,
+    data: InteractionLog | World | None = None,
+    workdir: str | os.PathLike = "runs/run",
+    say: Callable[[str], None] = print,
+    extend: bool = False,
+) -> Run:
+    """Train all seeds of a configuration, as one compiled program, and return the run.
+
+    The workdir decides: an empty or new folder starts; a begun run goes on from its newest
+    checkpoint, bit for bit; a finished one is returned as it is.
+
+    data: events, or a synthetic world; by default what `config.data` names.
+    say: gets one line at a time. extend: a run may go on to more seeds or epochs.
+
+    Raises UserError for whatever does not fit: another configuration or other data in the
+    workdir, sizes that the data do not have.
+    """
+    from oa_jax.runs.run import run
+
+    log = data
+    if isinstance(data, World):
+        log, world = None, dataclasses.asdict(data)
+        config = config.replace(data={"name": sources.SYNTHETIC, "world": world})
+    elif data is not None:
+        config = config.replace(data={"name": data.name})
+    run(config, workdir, say, log, extend)
+    return Run(pathlib.Path(workdir), log)
+
+
+def open(workdir: str | os.PathLike, data: InteractionLog | None = None) -> Run:
+    """The run in a workdir, finished or not; nothing in it is changed.
+
+    data: its events, where they have no name of their own (needed for `probe` alone).
+    Raises UserError when there is no run.
+    """
+    path = pathlib.Path(workdir)
+    read_json(path / "config.json", "the workdir of a run")
+    return Run(path, data)
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """A run on disk. `summary` and `ranks` need a finished one."""
+
+    path: pathlib.Path
+    data: InteractionLog | None = None
+
+    @functools.cached_property
+    def config(self) -> Config:
+        from oa_jax.runs.run import checked_config
+
+        file = self.path / "config.json"
+        return checked_config(read_json(file, "the workdir of a run"), file)
+
+    @property
+    def is_finished(self) -> bool:
+        return (self.path / "summary.json").exists()
+
+    @property
+    def summary(self) -> dict:
+        """summary.json: `mean`, `sd` and `per_seed` of every metric, names such as
+        "test/A/ndcg@10/uni999" and "best/gca/0/A/abs_cos"."""
+        return read_json(self.path / "summary.json", "a finished run")
+
+    def history(self) -> list[dict]:
+        """metrics.jsonl: a row for each epoch and seed. A line cut off by a kill is left out."""
+        rows = []
+        for line in (self.path / "metrics.jsonl").read_text("utf-8", "replace").splitlines():
+            try:
+                rows.append(json.loads(line))
+            except ValueError:
+                continue
+        return rows
+
+    def ranks(self, split: str = "test", ranking: str = "full") -> dict[str, np.ndarray]:
+        """Ranks of a split's targets: `user`, `domain` (R,), 0 in A and 1 in B; `rank`, `ties`
+        (S, R), 1 is the best; `n_candidates` (R,).
+
+        ranking: "full", among all items of the domain, or the name of a sampled one ("uni999").
+        Raises UserError naming those that there are.
+        """
+        arrays, key = read_npz(self.path / "ranks.npz", "a finished run"), f"{split}/{ranking}"
+        if f"{key}/rank" not in arrays:
+            found = sorted(name[: -len("/rank")] for name in arrays if name.endswith("/rank"))
+            raise UserError(f"{key}: no such ranking: expected one of {', '.join(found)}")
+        out = {name: arrays[f"{split}/{name}"] for name in ("user", "domain")}
+        return out | {name: arrays[f"{key}/{name}"] for name in ("rank", "ties", "n_candidates")}
+
+    @functools.cached_property
+    def experiment(self) -> Experiment:
+        """Data, evaluation and programs of the run."""
+        from oa_jax.runs.stored import experiment_of
+
+        return experiment_of(self.path, self.data)
+
+    def params(self, which: str = "best", seed: int = 0) -> Any:
+        """Parameters of one seed, a tree of NumPy arrays, from the newest checkpoint.
+
+        which: "best" by validation, or "last". seed: its number, not its place.
+        Raises UserError when there is no checkpoint, or no such seed.
+        """
+        import jax
+
+        from oa_jax.runs.stored import newest_parameters
+
+        presets.choice("which", which, ("best", "last"))
+        seeds = self.experiment.seeds.tolist()
+        if seed not in seeds:
+            raise UserError(f"seed={seed}: expected one of {', '.join(map(str, seeds))}")
+        params, _ = newest_parameters(self.path, self.experiment, which == "best")
+        return jax.tree.map(lambda a: a[seeds.index(seed)], params)
+
+    def probe(
+        self, split: str = "test", place: int = 0, domain: str = "A", seed: int = 0, n_users=256
+    ) -> Probe:
+        """What the fusion of a domain at a place saw and did: X, X', Y, the gate, on the host.
+
+        Tokens of the first `n_users` users of a split, (P, D), of the best parameters; `real_P`
+        says which count. Raises UserError where there is no such fusion.
+        """
+        import jax
+
+        experiment = self.experiment
+        rows = {k: v[:n_users] for k, v in experiment.evaluation.rows[split].items()}
+        backbone = experiment.engine.settings.on(experiment.tables).backbone
+        probes = jax.jit(backbone.probe)(self.params("best", seed), rows)
+        name = f"{place}/{domain}"
+        if name not in probes:
+            found = ", ".join(probes) or "none: this is a baseline"
+            raise UserError(f"{name}: no such fusion: expected one of {found}")
+        return jax.device_get(probes[name])

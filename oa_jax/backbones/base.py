@@ -1,0 +1,158 @@
+"""The contract of a backbone: what the rest of the house asks of it, and nothing else.
+
+A backbone is a folder with `fields.py` (its configuration), `model.py` (a `Backbone`), `task.py`
+(a `Task`), `arrays.py` (host arrays) and `parts.py` (a subclass of `Parts`, which builds both from
+a configuration), and its name in `known.py`. tests/backbones/test_contract.py holds for all.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+
+from oa_jax.config import Config
+from oa_jax.ranking.candidates import draw_candidates
+
+if TYPE_CHECKING:
+    import jax
+
+    from oa_jax.events.log import InteractionLog
+    from oa_jax.events.split import Split
+
+Params = Any  # a tree of float32 arrays
+Rows = Mapping[str, np.ndarray]  # arrays whose first axis is that of the rows
+
+
+class Backbone(Protocol):
+    """A model as pure functions of one seed's parameters; shapes as in the README's legend.
+
+    One with frozen inputs that all seeds share also has them as `tables`, and `on(tables)`, which
+    returns the same backbone reading others, which may be traced.
+    """
+
+    def init(self, key: jax.Array) -> Params: ...
+
+    def loss(
+        self, params: Params, batch: Mapping, key: jax.Array | None, hparams: Mapping
+    ) -> tuple[jax.Array, dict]:
+        """Training loss of a batch of the task -> (scalar, aux of scalars). key None: no draws."""
+
+    def index(self, params: Params) -> Any:
+        """What scoring needs of the items, made once for many users."""
+
+    def encode(self, params: Params, rows: Mapping) -> Any:
+        """What scoring needs of the users of evaluation rows."""
+
+    def score(self, index: Any, encoded: Any, candidates: jax.Array) -> jax.Array:
+        """Scores (B, K) of candidates (B, K) of each row, or of a block of items (K,) for all."""
+
+    def probe(self, params: Params, rows: Mapping) -> dict:
+        """{"place/domain": Probe} of every fusion over all tokens of the rows; {} without one."""
+
+
+class Task(Protocol):
+    """Host arrays of a data set, and batches that are a pure function of (seed, step)."""
+
+    log: InteractionLog
+    split: Split
+    batch_size: int
+    n_users: int  # rows of training
+    n_steps: int  # batches of an epoch
+    slot_counts: np.ndarray  # (N, n_users) tokens of each row in each packed list
+
+    def train_arrays(self) -> Rows: ...
+
+    def eval_arrays(self, split: str) -> dict[str, np.ndarray]:
+        """Rows of "val" or "test": at least user, target, domain, seen, and what `encode` reads."""
+
+    def batch(self, arrays: Mapping, rows_B, seed, step, capacity: tuple[int, ...]) -> dict:
+        """The batch of training rows `rows_B` (out of range: an empty row), drawn on the device."""
+
+    def capacity(self, slots_needed) -> tuple[int, ...]: ...
+
+    def slots_needed(self, counts_NxU, seed, epoch): ...
+
+
+def members(protocol: type) -> list[str]:
+    """Names of the functions and attributes that a Protocol of this file asks for."""
+    functions = {name for name in vars(protocol) if not name.startswith("_")}
+    return sorted(functions | set(protocol.__annotations__))
+
+
+def picked(kind: type, group: Any) -> dict:
+    """The values of a group for those fields of the dataclass `kind` that it has."""
+    names = (one.name for one in dataclasses.fields(kind))
+    return {name: getattr(group, name) for name in names if hasattr(group, name)}
+
+
+class Parts:
+    """The parts of a backbone, made from a configuration. Subclasses answer what differs."""
+
+    # Values that need no recompilation, beside those of every backbone: {name: (group, field)}.
+    hparams: dict[str, tuple[str, str]] = {}
+    skip_short = False  # users with fewer than 3 events are left out, not an error
+    tie_weight = 0.5  # 0 puts the target first among equal scores, 0.5 in their middle, 1 last
+
+    def __init__(self, config: Config):
+        self.config = config
+
+    def tables(self, log: InteractionLog, split: Split) -> Any:
+        """Frozen inputs on the host, with `metadata`; None without any. split: the rule's."""
+        return None
+
+    def empty_tables(self, log: InteractionLog) -> Any:
+        """Tables of zeros of the right shapes, to compile without the data."""
+        return None
+
+    def task(self, log: InteractionLog, split: Split) -> Task:
+        raise NotImplementedError
+
+    def backbone(self, n_items: tuple[int, int], tables: Any) -> Backbone:
+        raise NotImplementedError
+
+    @property
+    def rankings(self) -> dict[str, str]:
+        """{ranking: its name in metrics and files}: the key of an evaluation row's candidates, or
+        "full" for all items."""
+        return {"candidates": f"uni{self.config.evaluate.n_negatives}", "full": "full"}
+
+    @property
+    def watched(self) -> str:
+        """The ranking of validation users that training selects by."""
+        return "candidates"
+
+    def candidates(self, log: InteractionLog, split: str, rows: Rows) -> dict[str, np.ndarray]:
+        """{ranking: candidates (R, K)} of evaluation rows, column 0 the target."""
+        return {"candidates": self.draw(log, split, rows, rows["seen"])}
+
+    def draw(
+        self, log: InteractionLog, name: str, rows: Rows, avoided_RxH, pool_b_from_last_a=False
+    ) -> np.ndarray:
+        """(R, 1 + evaluate.n_negatives): targets and items drawn by (data, name, user)."""
+        return draw_candidates(
+            log.fingerprint(),
+            name,
+            rows["user"],
+            rows["target"],
+            avoided_RxH,
+            log.n_items,
+            self.config.evaluate.n_negatives,
+            pool_b_from_last_a,
+        )
+
+    def groups(self, log: InteractionLog, split: Split, rows: Rows) -> dict[str, np.ndarray]:
+        """{name: mask (R,)}: sets of users reported beside the two domains."""
+        return {}
+
+    @property
+    def label(self) -> str:
+        """A short name of the model, with the places of its fusions."""
+        places = ",".join(map(str, self.config.gca.positions))
+        return f"{self.name} + GCA[{places}]" if places else self.name
+
+    @property
+    def name(self) -> str:
+        return self.config.backbone

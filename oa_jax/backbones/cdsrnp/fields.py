@@ -1,0 +1,78 @@
+"""CDSRNP's groups of the configuration. Its code is not public: what is open is a field."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from oa_jax import config
+from oa_jax.fields import field, flag, is_int, one_of, real, whole
+
+
+def _are_widths(value) -> bool:
+    return isinstance(value, tuple) and value != () and all(is_int(v) and v > 0 for v in value)
+
+
+@dataclasses.dataclass(frozen=True)
+class Model(config.Model):
+    d_embed: int = whole(128, "width D")
+    heads: int = whole(4, "attention heads, a divisor of d_embed")
+    length: int = whole(50, "events of a domain's stream, the last ones")
+    merged_length: int = whole(100, "events of the merged stream, the last ones")
+    dropout: float = real(0.2, "rate of dropout", 0, 0.999)
+    neural_process: bool = flag(True, "without it: no support set, no latent z")
+    d_latent: int = whole(0, "width of z; 0: half of d_embed", 0)
+    support: int = whole(128, "rows of overlapped users drawn beside each batch")
+    eval_support: int = whole(2048, "rows of the fixed support set at test; 0: all", 0)
+    exclude_query: bool = flag(True, "no person of the batch is in its support set")
+    targets: str = one_of("each_domain", "rows of training", "each_domain", "last", "every")
+    pair_negative: bool = flag(True, "the encoder sees each user with a negative too")
+    latents: str = one_of("per_direction", "z of each direction", "per_direction", "shared")
+    score_state: str = one_of("last", "state of a stream that scores", "last", "mean")
+    np_state: str = one_of("mean", "state of a stream for the encoder", "last", "mean")
+    interest: str = one_of("film", "interest of a candidate", "film", "attention", "none")
+    decoder_widths: tuple[int, ...] = field(
+        (128, 32), _are_widths, "a list of whole numbers of at least 1", "modulated layers"
+    )
+    film_from_one: bool = flag(True, "modulation by 1 + tanh, not tanh")
+    kl_weight: float = real(0.01, "weight of the KL divergence")
+    kl_warmup: int = whole(10, "epochs over which the weight grows from 0", 0)
+    eval_latent: str = one_of("mean", "z at test", "mean", "draw")
+    blocks: int = whole(2, "SASRec blocks of each stream")
+
+    @property
+    def places(self) -> tuple[int, ...]:
+        """After the embedding (0) and after each block."""
+        return tuple(range(self.blocks + 1))
+
+
+@dataclasses.dataclass(frozen=True)
+class Train(config.Train):
+    max_epochs: int = whole(50, "epochs at most; may grow with --extend")
+    learning_rate: float = real(5e-4, "of Adam, constant", above=True)
+    weight_decay: float = real(0.0, "decoupled, of every parameter")
+    warmup_epochs: int = whole(0, "epochs of a growing rate, without selection", 0)
+    plateau_factor: float = real(1.0, "the cut", 0, 1, above=True)
+    stop_patience: int = whole(4, "bad epochs in a row before the end", 0)
+    selection: str = one_of(
+        "ndcg@10_sum", "metric that selects", "mrr_sum", "ndcg@10", "ndcg@10_sum"
+    )
+    strict: bool = flag(True, "an equal score is no improvement")
+    n_negatives: int = one_of(1, "negatives of a row", 1)
+    negatives: str = one_of("per_position", "who shares negatives", "per_position")
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluate(config.Evaluate):
+    # Every candidate attends to the history: blocks of (users, items, steps).
+    block_users: int = whole(64, "users that are ranked together", free=True)
+    block_items: int = whole(1024, "items that are scored together", free=True)
+    test_items: bool = flag(False, "also candidates among the items of tested sequences")
+
+
+@dataclasses.dataclass(frozen=True)
+class Config(config.Config):
+    backbone: str = "cdsrnp"
+    protocol: str = one_of("corrected", "there is no official code", "corrected")
+    model: Model = dataclasses.field(default_factory=Model)
+    train: Train = dataclasses.field(default_factory=Train)
+    evaluate: Evaluate = dataclasses.field(default_factory=Evaluate)

@@ -1,0 +1,123 @@
+"""LLM4CDSR's task, tables and model from a configuration."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+
+import numpy as np
+
+from oa_jax.backbones import base
+from oa_jax.backbones.llm4cdsr import model
+from oa_jax.backbones.llm4cdsr.task import LLM4CDSRTask
+from oa_jax.data import sources
+from oa_jax.errors import UserError
+from oa_jax.events import world
+from oa_jax.text import profiles, reduction
+from oa_jax.text.tables import Tables, default_folder, history_of, load_tables
+
+LOCAL_TABLES = ("local_a", "local_b")
+PROFILE_WIDTH = 1536  # of a user's text embedding in the official code
+SHORT_HISTORY, TAIL_ITEM = 12, 13  # official ts_user, ts_item: below is short, tail
+
+
+class Parts(base.Parts):
+    hparams = {name: ("model", name) for name in ("alpha", "beta", "tau", "tau_reg")}
+    skip_short = True
+    # Q20: the official places among ties are arbitrary; here the target is in their middle.
+
+    def task(self, log, split) -> LLM4CDSRTask:
+        quirks = base.picked(LLM4CDSRTask, self.config.quirks)
+        length, batch_size = self.config.model.length, self.config.train.batch_size
+        return LLM4CDSRTask(log, split, length, batch_size, **quirks)
+
+    def backbone(self, n_items, tables) -> model.Backbone:
+        config, kind = self.config, model.LLM4CDSRConfig
+        terms = {"regularise": config.model.alpha > 0, "align_users": config.model.beta > 0}
+        return model.Backbone(
+            kind(n_items=n_items, **base.picked(kind, config.model), **terms),
+            padded(tables),
+            config.gca,
+            model.LLM4CDSRQuirks(**base.picked(model.LLM4CDSRQuirks, config.quirks)),
+        )
+
+    def tables(self, log, split) -> Tables:
+        """The frozen inputs of a data set, as wide as the model: the first principal components."""
+        data, q12 = self.config.data, self.config.quirks.q12_profile_sees_validation
+        if data.name == sources.SYNTHETIC:
+            found = synthetic_tables(data.world, log, split, q12)
+        else:
+            root = data.dir or os.environ.get(sources.DIRECTORY_VARIABLE)
+            found = load_tables(data.tables or default_folder(root, data.name), log, split, q12)
+        widths = {"global_table": ("data.global_width", data.global_width)}
+        d_embed = ("model.d_embed", self.config.model.d_embed)
+        widths |= dict.fromkeys(LOCAL_TABLES, d_embed)
+        cut = {}
+        for table, (field, width) in widths.items():
+            most = getattr(found, table).shape[1]
+            if width > most:
+                raise UserError(
+                    f"--config.{field}={width}: expected at most {most}, as wide as {table}"
+                )
+            cut[table] = getattr(found, table)[:, :width]
+        return dataclasses.replace(found, **cut)
+
+    def empty_tables(self, log) -> Tables:
+        (n_a, n_b), n_users = log.n_items, log.n_users
+        width = self.config.model.d_embed
+        shapes = {
+            "global_table": (n_a + n_b, self.config.data.global_width),
+            "local_a": (n_a, width),
+            "local_b": (n_b, width),
+            "users": (n_users, PROFILE_WIDTH),
+        }
+        zeros = {name: np.zeros(shape, np.float32) for name, shape in shapes.items()}
+        return Tables(**zeros, n_history=np.zeros(n_users, np.int32), metadata={})
+
+    @property
+    def rankings(self):
+        """Both protocols' candidates in every run, which shows what Q2 and Q7 are worth."""
+        return {"official": f"official{self.config.evaluate.n_negatives}"} | super().rankings
+
+    @property
+    def watched(self) -> str:
+        return "official" if self.config.quirks.q2_score_two_items_as_one else "candidates"
+
+    def candidates(self, log, split, rows):
+        """`candidates` (R, K), the same items for both streams; `official` (R, 2, K), drawn apart
+        for stream x and for the domain's stream (Q2), a domain's last item never among them (Q7).
+        """
+        last = np.array([log.n_items[0], sum(log.n_items)], np.int32)
+        avoided = np.concatenate([rows["seen"], np.tile(last, (len(rows["user"]), 1))], 1)
+        pair = [
+            self.draw(log, f"{split}/official/{of}", rows, avoided) for of in ("joint", "local")
+        ]
+        return super().candidates(log, split, rows) | {"official": np.stack(pair, 1)}
+
+    def groups(self, log, split, rows):
+        """All users; short and long histories; rare and popular targets, counted in training."""
+        place = np.arange(len(log.user)) - log.offsets[log.user]
+        trained = log.item[place < split.n_train[log.user]]
+        popularity = np.bincount(trained, minlength=sum(log.n_items) + 1)[rows["target"]]
+        short, tail = rows["n_history"] < SHORT_HISTORY, popularity < TAIL_ITEM
+        every = np.ones(len(short), bool)
+        return {"all": every, "short": short, "long": ~short, "tail": tail, "popular": ~tail}
+
+
+def synthetic_tables(knobs: world.World, log, split, sees_validation: bool) -> Tables:
+    """Tables of the synthetic world's own embeddings, with all principal components."""
+    vectors, n_a = world.embeddings(knobs), log.n_items[0]
+    parts = (vectors, vectors[:n_a], vectors[n_a:])
+    reduced = [reduction.pca(part, reduction.widest(part)).rows for part in parts]
+    n_history, has_text = history_of(split, sees_validation), np.ones(len(vectors), bool)
+    users = profiles.mean_profiles(log, n_history, vectors, has_text)
+    return Tables(*reduced, users, n_history, {"encoder": "synthetic", "log": log.fingerprint()})
+
+
+def padded(found: Tables) -> model.Tables:
+    """The tables with a row of zeros for padding before the items."""
+    items, local_a, local_b = (
+        np.pad(rows, [(1, 0), (0, 0)])
+        for rows in (found.global_table, found.local_a, found.local_b)
+    )
+    return model.Tables(items, local_a, local_b, found.users)

@@ -1,0 +1,195 @@
+"""Text files of the public data sets that are large, read block by block into frames of polars.
+
+Lines that hold something else are left out, counted and named in a `Reading`. The rules for JSON
+are those of `oa_jax.data.texts`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gzip
+import math
+import pathlib
+from collections.abc import Iterator
+
+import polars as pl
+
+from oa_jax.data.texts import REVIEW_FIELDS, Reading, errors, id_of, item_fields, json_object
+from oa_jax.errors import UserError
+
+BLOCK_BYTES = 1 << 25
+LONGEST_LINE = 1 << 28
+# Fields that a line of each Douban file has, and the places of user, item, time and label.
+DOUBAN_FIELDS = {"book": (7, 0, 1, 5, 3), "movie": (9, 0, 1, 4, 5), "music": (8, 0, 1, 6, 3)}
+# Where polars reads JSON in another way than `_object` does: ids that are no plain text, and keys
+# that may be written with escapes.
+DOUBTFUL = r'"(?:asin|reviewerID)"\s*:\s*(?:[^\s"]|"[^"\\]*\\)|\\u00[4-7]'
+
+
+def ratings(path: pathlib.Path, reading: Reading, least: float | None = None) -> pl.DataFrame:
+    """A "ratings only" file of 2014: user,item,rating,unix time, without header.
+
+    -> columns user, item (text), time (int64), in file order; with `least` only rows with a rating
+    of at least that. A line with another number of fields, an empty id, a rating or time that is
+    no number, or bytes that are no UTF-8 in an id is malformed.
+    """
+    parts = [_no_events()]
+    for number, block in _blocks(path, reading):
+        lines = _lines(block)
+        fields = lines.str.split_exact(",", 4).struct.unnest()
+        fields.columns = ["user", "item", "rating", "time", "more"]
+        table = fields.with_columns(
+            pl.col("rating").cast(pl.Float64, strict=False),
+            pl.col("time").cast(pl.Int64, strict=False),
+        )
+        good = (
+            pl.all_horizontal(_is_id("user"), _is_id("item"), pl.col("more").is_null())
+            & pl.col("rating").is_finite()
+            & pl.col("time").is_not_null()
+        ).fill_null(False)
+        reading.note(path, number, lines, table.select(good).to_series())
+        kept = good if least is None else good & (pl.col("rating") >= least)
+        parts.append(table.filter(kept).select("user", "item", "time"))
+    reading.check(path, "user,item,rating,time")
+    return pl.concat(parts)
+
+
+def reviews(path: pathlib.Path, reading: Reading, after: int, before: int) -> pl.DataFrame:
+    """A review file of 2018: a JSON object a line, with reviewerID, asin, overall, unixReviewTime.
+
+    -> columns user, item, time of the reviews with after < time < before and a rating above 0,
+    in file order. A line that is no object, or lacks one of the four fields, is malformed.
+    """
+    schema = dict(zip(REVIEW_FIELDS, (pl.String, pl.String, pl.Float64, pl.Int64), strict=True))
+    parts = [_no_events()]
+    for number, block in _blocks(path, reading):
+        table, time = _plain_reviews(block, schema), pl.col("unixReviewTime")
+        if table is None:
+            lines = _lines(block)
+            rows = [_review(json_object(line)) for line in lines]
+            good = pl.Series([row is not None for row in rows], dtype=pl.Boolean)
+            reading.note(path, number, lines, good)
+            table = pl.DataFrame([r for r in rows if r], schema=schema, orient="row")
+        else:
+            n_lines = block.count(b"\n") + (not block.endswith(b"\n"))
+            reading.lines[path.name] = reading.lines.get(path.name, 0) + n_lines
+        kept = table.filter((time > after) & (time < before) & (pl.col("overall") > 0))
+        parts.append(kept.select(user="reviewerID", item="asin", time="unixReviewTime"))
+    reading.check(path, f"a JSON object with {', '.join(REVIEW_FIELDS)}")
+    return pl.concat(parts)
+
+
+def _plain_reviews(block, schema):
+    """The reviews of a block as polars reads them, None where `_review` might find others."""
+    content = pl.Series([block.decode("utf-8", "replace")])
+    if content.str.contains(DOUBTFUL).item():
+        return None
+    try:
+        table = pl.read_ndjson(block, schema=schema, ignore_errors=True)
+    except pl.exceptions.ComputeError:  # a line of it is no JSON
+        return None
+    complete = pl.all_horizontal(pl.all().is_not_null(), _is_id("reviewerID"), _is_id("asin"))
+    once = (content.str.count_matches(f'"{name}"', literal=True).item() for name in schema)
+    whole = all(n == len(table) for n in once) and table.select(complete.all()).item()
+    return table if whole else None
+
+
+def _review(item):
+    """The four fields of a review, None if one is missing or of another type."""
+    user, asin, rating, time = ((item or {}).get(name) for name in REVIEW_FIELDS)
+    ids = id_of(user), id_of(asin)
+    numbers = type(rating) in (int, float) and type(time) is int
+    if None in ids or not numbers or not math.isfinite(rating) or not -(2**63) <= time < 2**63:
+        return None
+    return *ids, float(rating), time
+
+
+def metadata(path: pathlib.Path, reading: Reading, wanted: set[str]) -> dict[str, dict]:
+    """Item texts of a metadata file of 2018, a JSON object a line: asin -> fields that it has.
+
+    Only items in `wanted`; of an item that occurs twice the last line counts, as in the official
+    code. A line without an asin, or a wanted one that is no JSON, is malformed.
+    """
+    found, asins = {}, pl.Series(sorted(wanted), dtype=pl.String).implode()
+    for number, block in _blocks(path, reading):
+        lines = _lines(block)
+        # The object itself is only parsed where one of its fields may say that it is wanted.
+        hits = lines.str.extract_all(r'"asin"\s*:\s*"[^"]*"')
+        good = ((hits.list.len() > 0) | _blank(lines)).fill_null(False).to_list()
+        names = hits.list.eval(pl.element().str.extract(r'"([^"]*)"$'))
+        wanted_here = names.list.set_intersection(asins).list.len() > 0
+        for row in wanted_here.fill_null(False).arg_true():
+            item = json_object(lines[row])
+            asin = id_of((item or {}).get("asin"))
+            good[row] = asin is not None
+            if asin in wanted:
+                found[asin] = item_fields(item)
+        reading.note(path, number, lines, pl.Series(good, dtype=pl.Boolean))
+    reading.check(path, 'a JSON object with "asin"')
+    return found
+
+
+def douban(path: pathlib.Path, reading: Reading, kind: str) -> pl.DataFrame:
+    """A cleaned review file of Douban, tab-separated under a header: kind book, movie or music.
+
+    -> columns user, item (int64), time (int64, yyyymmdd, longer where the file has hours), label.
+    A line with another number of fields, or whose ids or date are no numbers, is malformed.
+    """
+    n_fields, *places = DOUBAN_FIELDS[kind]
+    schema = {"user": pl.Int64, "item": pl.Int64, "time": pl.Int64, "label": pl.String}
+    parts = [pl.DataFrame(schema=schema)]
+    for number, block in _blocks(path, reading):
+        lines = _lines(block)
+        fields = lines.str.strip_chars().str.split("\t")
+        texts = [fields.list.get(p, null_on_oob=True).str.replace_all('"', "") for p in places]
+        texts[2] = texts[2].str.replace_all("[-: ]", "")
+        table = pl.DataFrame(texts, schema=list(schema)).cast(schema, strict=False)
+        good = table.select(pl.all_horizontal(pl.all().is_not_null())).to_series()
+        good &= (fields.list.len() == n_fields).fill_null(False)
+        header = pl.int_range(len(lines), eager=True) + number == 1
+        reading.note(path, number, lines, good | header)
+        parts.append(table.filter(good & ~header))
+    reading.check(path, f"{n_fields} tab-separated fields")
+    return pl.concat(parts)
+
+
+def _no_events():
+    return pl.DataFrame(schema={"user": pl.String, "item": pl.String, "time": pl.Int64})
+
+
+def _blocks(path, reading) -> Iterator[tuple[int, bytes]]:
+    """(number of the first line, whole lines) of a file."""
+    number, rest, first = 1, b"", True
+    with errors(path), open(path, "rb") as raw, contextlib.ExitStack() as stack:
+        file = stack.enter_context(gzip.open(raw)) if path.suffix == ".gz" else raw
+        while block := file.read(BLOCK_BYTES):
+            reading.on_bytes(path, raw.tell())
+            if first and block.startswith((b"\xff\xfe", b"\xfe\xff")):
+                raise UserError(f"{path}: line 1: expected UTF-8 text, found UTF-16")
+            block, first = block.removeprefix(b"\xef\xbb\xbf") if first else block, False
+            end = block.rfind(b"\n") + 1
+            if end:
+                whole, rest = rest + block[:end], block[end:]
+                yield number, whole
+                number += whole.count(b"\n")
+            elif len(rest) > LONGEST_LINE:
+                raise UserError(f"{path}: line {number}: longer than {LONGEST_LINE} bytes")
+            else:
+                rest += block
+        if rest:
+            yield number, rest
+
+
+def _lines(block) -> pl.Series:
+    """Lines of a block, without their ends; bytes that are no UTF-8 become U+FFFD."""
+    content = block.decode("utf-8", "replace").removesuffix("\n")
+    return pl.Series([content]).str.split("\n").explode().str.strip_chars_end("\r")
+
+
+def _is_id(name):
+    """Not empty, and free of what stands for bytes that are no UTF-8."""
+    return (pl.col(name) != "") & ~pl.col(name).str.contains("\ufffd", literal=True)
+
+
+def _blank(lines):
+    return lines.str.strip_chars() == ""

@@ -1,0 +1,55 @@
+"""What each event of a sequence is for, by the split that its data set came with."""
+
+from __future__ import annotations
+
+import hashlib
+
+import numpy as np
+
+from oa_jax.events.log import CONTEXT, TEST, TRAINING, VALIDATION
+
+
+def from_end(user: np.ndarray) -> np.ndarray:
+    """(N,) how many events of the same user follow; `user` is ascending."""
+    return np.searchsorted(user, user, side="right") - np.arange(len(user)) - 1
+
+
+def leave_one_out_roles(user: np.ndarray) -> np.ndarray:
+    """(N,) int8: a user's last event is TEST, the one before VALIDATION, the others TRAINING.
+
+    All events of a user with fewer than 3 are CONTEXT.
+    """
+    left = from_end(user)
+    role = np.where(left == 0, TEST, np.where(left == 1, VALIDATION, TRAINING))
+    return np.where(np.bincount(user)[user] < 3, CONTEXT, role).astype(np.int8)
+
+
+def user_disjoint_roles(user: np.ndarray, part: np.ndarray) -> np.ndarray:
+    """(N,) int8: all events of a training user are TRAINING; of another the last is the target.
+
+    part: (U,) TRAINING, VALIDATION or TEST for every user. The other events are CONTEXT.
+    """
+    part = part[user]
+    target = np.where(from_end(user) == 0, part, CONTEXT)
+    return np.where(part == TRAINING, TRAINING, target).astype(np.int8)
+
+
+def tenths(raw_users: list[str], purpose: str, test: bool = True) -> np.ndarray:
+    """(U,) a part for each user: by its raw id a tenth VALIDATION, a tenth TEST (if `test`).
+
+    Sequences of one raw user stay together.
+    """
+    names = sorted(set(raw_users))
+    place = dict(zip(names, hash_rank(names, purpose), strict=True))
+    tenth = np.array([10 * place[name] // len(names) for name in raw_users])
+    part = np.where(tenth == 0, VALIDATION, TRAINING)
+    return np.where((tenth == 1) & test, TEST, part)
+
+
+def hash_rank(texts: list[str], purpose: str) -> np.ndarray:
+    """(n,) a random order of distinct texts that depends on them and the purpose alone."""
+    # A hash and no generator: the order of one text does not move when others come or go.
+    keys = [hashlib.sha256(f"{purpose}:{text}".encode()).digest() for text in texts]
+    rank = np.empty(len(texts), np.int64)
+    rank[sorted(range(len(texts)), key=keys.__getitem__)] = np.arange(len(texts))
+    return rank

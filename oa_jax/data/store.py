@@ -1,0 +1,235 @@
+"""Data sets: their columns in memory, their folder on disk, reading one back with numpy alone.
+
+    <data_dir>/oa_pairs/<name>/<version>/
+        oa_pairs-train.array_record-*   a record per user, in the order of user ids (TFDS)
+        dataset_info.json, features.json                                           (TFDS)
+        log.npz          the same events as columns, for resident training
+        items.jsonl.gz   a JSON object per item, ids 1, 2, ... in order
+        metadata.json    counts, sources, quirks, fingerprints
+
+An item has `id` (joint, from 1), `domain` ("A" or "B"), `raw` (id of the source) and, where the
+source says so, `title`, `brand`, `price`, `date` (text), `category`, `description` (lists of text).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import gzip
+import hashlib
+import json
+import os
+import pathlib
+import zlib
+from collections.abc import Iterable, Iterator
+
+import numpy as np
+
+from oa_jax import files
+from oa_jax.errors import UserError
+from oa_jax.events.log import DOMAINS, InteractionLog, make_log
+from oa_jax.events.split import leave_one_out, roles_of
+
+BUILDER, VERSION = "oa_pairs", "1.0.0"
+LOG, ITEMS, METADATA = "log.npz", "items.jsonl.gz", "metadata.json"
+COLUMNS = ("user", "item", "time", "role")
+LEAVE_ONE_OUT = "leave_one_out"
+SECONDS, ORDER, DATES = "unix seconds", "order", "yyyymmdd"
+# Fields of metadata.json that readers rely on, each with a value of its kind.
+FIELDS = {
+    **dict.fromkeys(("name", "protocol", "source", "split", "times"), "text"),
+    **dict.fromkeys(("fingerprint", "items_digest"), "text"),
+    **{"n_users": 1, "n_events": 1, "n_items": [1, 1], "domains": ["A", "B"], "quirks": {}},
+}
+Place = str | os.PathLike
+AGAIN = "remove the folder and prepare the set again"
+
+
+@dataclasses.dataclass(frozen=True)
+class Built:
+    """What a source gives: columns of an InteractionLog with roles, raw ids, and facts about them.
+
+    times: SECONDS, DATES, or ORDER where the source has none and `time` is the place in the
+    sequence. split: what the roles follow. notes: further metadata.
+    """
+
+    user: np.ndarray
+    item: np.ndarray
+    time: np.ndarray
+    role: np.ndarray
+    n_items: tuple[int, int]
+    raw_users: list[str]
+    items: list[dict]
+    times: str
+    split: str = LEAVE_ONE_OUT
+    notes: dict = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True)
+class Prepared:
+    """A data set read back.
+
+    log: its events; `log.role` is None where the roles are those of leave-one-out.
+    role: (N,) int8, CONTEXT, TRAINING, VALIDATION or TEST for every event.
+    raw_users: U texts, the user ids of the source.
+    metadata: what metadata.json holds: `FIELDS`, files, lines, malformed, notes, ...
+    directory: the folder of the version.
+    """
+
+    log: InteractionLog
+    role: np.ndarray
+    raw_users: list[str]
+    metadata: dict
+    directory: pathlib.Path
+
+    @functools.cached_property
+    def items(self) -> list[dict]:
+        """The item table: items[k] is item k+1. See the module for its fields."""
+        return list(iter_items(self.directory))
+
+
+def item_table(raw: tuple[list, list], texts: tuple[dict, dict] = ({}, {})) -> list[dict]:
+    """Items of A, then of B: joint id, domain, raw id and the fields that `texts` has for it."""
+    pairs = [
+        (domain, name, fields.get(name, {}))
+        for domain, names, fields in zip(DOMAINS, raw, texts, strict=True)
+        for name in names
+    ]
+    return [
+        {"id": number, "domain": domain, "raw": str(name)} | fields
+        for number, (domain, name, fields) in enumerate(pairs, 1)
+    ]
+
+
+def place(path: Place) -> pathlib.Path:
+    """A path that a user gave, `~` replaced. Raises UserError where there is no home folder."""
+    try:
+        return pathlib.Path(path).expanduser()
+    except RuntimeError:
+        raise UserError(f"{path}: there is no home folder: expected a path without ~") from None
+
+
+def folder(data_dir: Place, name: str) -> pathlib.Path:
+    """Where the prepared set `name` lies, or would lie, below a data directory."""
+    return place(data_dir) / BUILDER / name / VERSION
+
+
+def is_prepared(data_dir: Place, name: str) -> bool:
+    return (folder(data_dir, name) / METADATA).is_file()
+
+
+def names(data_dir: Place) -> list[str]:
+    """Names of all prepared sets below a data directory."""
+    root = place(data_dir) / BUILDER
+    found = root.iterdir() if root.is_dir() else ()
+    return sorted(p.name for p in found if is_prepared(data_dir, p.name))
+
+
+def load(data_dir: Place, name: str) -> Prepared:
+    """Read the prepared set `name` below a data directory and check its fingerprint.
+
+    Raises UserError if it is not there, damaged, or not what metadata.json says.
+    """
+    path = folder(data_dir, name)
+    if not is_prepared(data_dir, name):
+        have = ", ".join(names(data_dir)) or "nothing"
+        raise UserError(
+            f"{path}: not prepared: below {data_dir} is {have}; "
+            f"python -m oa_jax data prepare {name} --raw_dir=DIR --data_dir={data_dir}"
+        )
+    metadata = read_metadata(path)
+    columns = files.read_npz(path / LOG, f"the columns of a set: {AGAIN}")
+    try:
+        raw_users = json.loads(columns["raw_users"].tobytes())
+        columns = {name: columns[name] for name in COLUMNS}
+    except (KeyError, ValueError) as error:
+        raise UserError(f"{path / LOG}: {type(error).__name__}: {error}: {AGAIN}") from None
+    log, role = with_roles(columns, tuple(metadata["n_items"]), name)
+    found = log.fingerprint()
+    if found != metadata["fingerprint"]:
+        raise UserError(
+            f"{path / LOG}: fingerprint {found}, expected {metadata['fingerprint']} of {METADATA}: "
+            f"the files were changed; {AGAIN}"
+        )
+    return Prepared(log, role, raw_users, metadata, path)
+
+
+def with_roles(
+    columns: dict[str, np.ndarray], n_items: tuple[int, int], name: str
+) -> tuple[InteractionLog, np.ndarray]:
+    """A log, and its roles. The log carries them only where leave-one-out gives others.
+
+    So a set that is split by leave-one-out has the fingerprint of its events alone.
+    """
+    log = make_log(**columns, n_items=n_items, name=name)
+    role, bare = log.role, dataclasses.replace(log, role=None)
+    if (np.diff(log.offsets) >= 3).all() and (roles_of(bare, leave_one_out(bare)) == role).all():
+        log = bare
+    return log, role
+
+
+def write_columns(
+    path: pathlib.Path, log: InteractionLog, role: np.ndarray, raw_users: list[str]
+) -> None:
+    """Write log.npz into the folder `path`."""
+    # JSON: ids of a source may be of any length, which a numpy text array would pad to the longest.
+    text = np.frombuffer(json.dumps(raw_users).encode(), np.uint8)
+    columns = {"user": log.user, "item": log.item, "time": log.time, "role": role}
+    files.write_npz(path / LOG, columns | {"raw_users": text})
+
+
+def write_items(path: pathlib.Path, items: Iterable[dict]) -> str:
+    """Write items.jsonl.gz into the folder `path`; returns the digest of its text."""
+    text = "".join(json.dumps(item, ensure_ascii=False) + "\n" for item in items)
+    text = text.encode("utf-8", "replace")
+    # Without time and name in its head the file is a function of its content.
+    files.write(path / ITEMS, gzip.compress(text, 6, mtime=0))
+    return hashlib.sha256(text).hexdigest()[:16]
+
+
+def _item_lines(path: pathlib.Path) -> Iterator[tuple[int, bytes]]:
+    """(number, line) of the item table in folder `path`; a broken file is a UserError."""
+    number = 0
+    try:
+        with gzip.open(path / ITEMS) as lines:
+            for number, line in enumerate(lines, 1):
+                yield number, line
+    except (OSError, EOFError, zlib.error) as error:
+        raise UserError(f"{path / ITEMS}: line {number}: {error}: {AGAIN}") from None
+
+
+def iter_items(path: pathlib.Path) -> Iterator[dict]:
+    """Items of the folder of a prepared set, one by one. Raises UserError naming the line."""
+    for number, line in _item_lines(path):
+        try:
+            item = json.loads(line)
+        except ValueError as error:
+            raise UserError(f"{path / ITEMS}: line {number}: {error}: {AGAIN}") from None
+        if not isinstance(item, dict):
+            raise UserError(f"{path / ITEMS}: line {number}: expected an object: {AGAIN}")
+        yield item
+
+
+def items_digest(path: pathlib.Path) -> str:
+    """Digest of the item table's text, as `write_items` gave it."""
+    digest = hashlib.sha256()
+    for _, line in _item_lines(path):
+        digest.update(line)
+    return digest.hexdigest()[:16]
+
+
+def read_metadata(path: pathlib.Path) -> dict:
+    """metadata.json of the folder of a prepared set; UserError where a field of FIELDS is wrong."""
+    file = path / METADATA
+    metadata = files.read_json(file, f"the metadata of a set: {AGAIN}")
+    for field, example in FIELDS.items():
+        if field not in metadata:
+            raise UserError(f"{file}: no field {field!r}: {AGAIN}")
+        if _kind(metadata[field]) != _kind(example):
+            found = f"{field} is {metadata[field]!r:.60}"
+            raise UserError(f"{file}: {found}: expected one such as {example!r}: {AGAIN}")
+    return metadata
+
+
+def _kind(value):
+    return [type(v) for v in value] if isinstance(value, list) else type(value)

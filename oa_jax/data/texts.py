@@ -1,0 +1,164 @@
+"""Other people's text and JSON: what was met, whole small files, and what counts as a value.
+
+Any file may be gzipped, with `.gz` at the end of its name, and may begin with a byte order mark.
+
+One rule holds for all JSON: a key that is read stands once in its object, an id is a text or a
+whole number, a number is finite and no `true`, a text is no number and not blank.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import gzip
+import json
+import math
+import pathlib
+import zlib
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
+
+from oa_jax.errors import UserError
+
+if TYPE_CHECKING:  # training on published text does without
+    import polars as pl
+
+REVIEW_FIELDS = ("reviewerID", "asin", "overall", "unixReviewTime")
+TEXT_FIELDS = ("title", "brand", "price", "date")
+LIST_FIELDS = ("category", "description")
+KEYS = {*REVIEW_FIELDS, *TEXT_FIELDS, *LIST_FIELDS, "id"}
+
+
+@dataclasses.dataclass
+class Reading:
+    """What reading has met so far.
+
+    on_bytes: called with (path, bytes of the file read so far), for a progress bar.
+    lines: file name -> number of lines, blank ones included.
+    malformed: file name -> {"lines": how many, "first": "line 3: what it is"}.
+    """
+
+    on_bytes: Callable[[pathlib.Path, int], None] = lambda path, n: None
+    lines: dict[str, int] = dataclasses.field(default_factory=dict)
+    malformed: dict[str, dict] = dataclasses.field(default_factory=dict)
+
+    def note(self, path: pathlib.Path, number: int, lines: pl.Series, good: pl.Series) -> None:
+        """Count the lines of a block that are neither good nor blank; `number` is the first's."""
+        bad = (~(good | (lines.str.strip_chars() == ""))).fill_null(True)
+        self.lines[path.name] = self.lines.get(path.name, 0) + len(lines)
+        if bad.any():
+            first = bad.arg_max()
+            text = f"line {number + first}: {shown(lines[first])}"
+            entry = self.malformed.setdefault(path.name, {"lines": 0, "first": text})
+            entry["lines"] += int(bad.sum())
+
+    def check(self, path: pathlib.Path, expected: str) -> None:
+        """At a file's end: raise UserError if it is empty or has more bad lines than good."""
+        n_lines, bad = self.lines.get(path.name, 0), self.malformed.get(path.name)
+        if not n_lines:
+            raise UserError(f"{path}: line 1: expected {expected}, found an empty file")
+        if bad and 2 * bad["lines"] > n_lines:
+            raise UserError(
+                f"{path}: {bad['first']}: expected {expected}; "
+                f"{bad['lines']} of {n_lines} lines are not"
+            )
+
+
+def shown(value: Any) -> str:
+    """A short form of a value of a file, on one line."""
+    text = str(value) if isinstance(value, int) else repr(value)
+    return text if len(text) <= 60 else f"{text[:60]}…"
+
+
+def text(path: pathlib.Path) -> str:
+    """Text of a UTF-8 file, unpacked if its name ends in .gz, without its byte order mark.
+
+    Raises UserError for unreadable, damaged, empty or otherwise encoded files.
+    """
+    with errors(path):
+        data = path.read_bytes()
+        data = gzip.decompress(data) if path.suffix == ".gz" else data
+    if not data.strip():
+        raise UserError(f"{path}: line 1: expected text, found an empty file")
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        found = f"byte 0x{data[error.start]:02x}"
+        raise UserError(f"{path}: line {line}: expected UTF-8 text, found {found}") from None
+
+
+def json_value(path: pathlib.Path, unique: bool = False) -> Any:
+    """The value of a JSON file. unique: no key may stand twice in one object.
+
+    Raises UserError naming the place where it is no JSON.
+    """
+
+    def pairs_of(pairs):
+        keys = [key for key, _ in pairs]
+        if unique and len(set(keys)) < len(keys):
+            twice = next(key for k, key in enumerate(keys) if key in keys[:k])
+            raise UserError(f"{path}: item {shown(twice)}: the name twice: expected each name once")
+        return dict(pairs)
+
+    try:
+        return json.loads(text(path), object_pairs_hook=pairs_of)
+    except json.JSONDecodeError as error:
+        where = f"line {error.lineno}, column {error.colno}"
+        raise UserError(f"{path}: {where}: expected JSON, found: {error.msg}") from None
+    except (ValueError, RecursionError) as error:
+        # A number of thousands of digits, or brackets nested as deep.
+        raise UserError(f"{path}: expected JSON, found: {error}") from None
+
+
+def json_object(line: str) -> dict | None:
+    """A line's JSON object, None if it is none or has one of KEYS twice."""
+
+    def pairs_of(pairs):
+        keys = [key for key, _ in pairs if key in KEYS]
+        if len(set(keys)) < len(keys):
+            raise ValueError("a key twice")
+        return dict(pairs)
+
+    try:
+        value = json.loads(line, object_pairs_hook=pairs_of)
+    except (ValueError, RecursionError):
+        return None
+    return value if isinstance(value, dict) else None
+
+
+def id_of(value: Any) -> str | None:
+    """An id as text; None if it is neither a text nor a whole number, or not in Unicode."""
+    value = str(value) if type(value) is int else value
+    # Half of a surrogate pair stands for no character, U+FFFD for bytes that are no UTF-8.
+    broken = not isinstance(value, str) or any("\ud800" <= c <= "\udfff" for c in value)
+    return None if broken or not value or "\ufffd" in value else value
+
+
+def words_of(value: Any) -> str | None:
+    """A text, or a number as one (a book may be called 1984); None for what says nothing: null,
+    NaN, blanks, other kinds."""
+    if isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value):
+        return str(value)
+    return value if isinstance(value, str) and value.strip() else None
+
+
+def item_fields(item: dict) -> dict:
+    """The fields of a raw item that the item table keeps, as text and lists of text."""
+    fields = {name: words_of(item.get(name)) for name in TEXT_FIELDS}
+    for name in LIST_FIELDS:
+        value = item.get(name)
+        entries = map(words_of, value if isinstance(value, list) else [value])
+        fields[name] = [entry for entry in entries if entry]
+    return {name: value for name, value in fields.items() if value}
+
+
+@contextlib.contextmanager
+def errors(path: pathlib.Path) -> Iterator[None]:
+    """What goes wrong with a file as a UserError of one line."""
+    try:
+        yield
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise UserError(f"{path}: expected a whole gzip file, found: {error}") from None
+    except OSError as error:
+        raise UserError(f"{path}: expected a readable file, found: {error.strerror}") from None

@@ -1,0 +1,97 @@
+"""Rows of model inputs cut out of a log, with whole-log array operations.
+
+An event's row and column in an output are computed, then all values are scattered at once. Shapes:
+M entries, R rows; `row` (M,) ascends, so that the entries of a row stand together, in their order.
+
+What varies a lot from row to row, as the items that a user owns, is kept as *lists*: three arrays
+NAME (M,), the values of all rows one after the other, first_NAME (R,), where a row's begin, and
+n_NAME (R,), how many there are. One long history then costs its own length, not that of a table
+in which every row is as long.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from oa_jax.events.log import DOMAINS, InteractionLog, domain_of, first_events
+from oa_jax.events.split import Split
+
+
+def rank(row: np.ndarray, n_rows: int) -> tuple[np.ndarray, np.ndarray]:
+    """(M,) place of every entry among those of its row, from 0; and (n_rows,) entries of a row."""
+    count = np.bincount(row, minlength=n_rows)
+    return np.arange(len(row)) - (np.cumsum(count) - count)[row], count
+
+
+def end_columns(row: np.ndarray, n_rows: int, length: int) -> np.ndarray:
+    """(M,) columns that left-pad the rows: a row's last entry stands in column length - 1.
+
+    Entries that do not fit have columns below 0, where `scatter` trims them away.
+    """
+    place, count = rank(row, n_rows)
+    return length - count[row] + place
+
+
+def scatter(shape: tuple[int, int], place, values: np.ndarray, fill: int = 0) -> np.ndarray:
+    """int32 array of `shape` with values at place = (row, column), elsewhere `fill`.
+
+    Values whose column is below 0 or not below shape[1] are trimmed away.
+    """
+    array = np.full(shape, fill, np.int32)
+    row, column = place
+    kept = (column >= 0) & (column < shape[1])
+    array[row[kept], column[kept]] = values[kept]
+    return array
+
+
+def padded(row: np.ndarray, values: np.ndarray, n_rows: int) -> np.ndarray:
+    """(n_rows, W) int32: a row's values from the left, then 0. W: the most of a row, at least 1."""
+    place, count = rank(row, n_rows)
+    return scatter((n_rows, max(1, count.max(initial=0))), (row, place), values)
+
+
+def lists(name: str, row: np.ndarray, values: np.ndarray, n_rows: int) -> dict[str, np.ndarray]:
+    """Lists NAME (M + 1,), first_NAME and n_NAME (n_rows,) of all rows, int32."""
+    count = np.bincount(row, minlength=n_rows)
+    first = np.cumsum(count) - count
+    values = np.append(values, 0)  # never empty: compiled programs read it whether used or not
+    arrays = {name: values, f"first_{name}": first, f"n_{name}": count}
+    return {key: array.astype(np.int32) for key, array in arrays.items()}
+
+
+def own_items(
+    log: InteractionLog, chosen: np.ndarray, name: str = "own", drop_last: bool = False
+) -> dict[str, np.ndarray]:
+    """Lists NAME_A and NAME_B: the distinct items of each user's chosen events in a domain.
+
+    They are what negatives avoid: ids within the domain counted from 0, ascending.
+    chosen: (N,) bool.  drop_last: a domain's last item is left out, for pools without it.
+    """
+    arrays = {}
+    for d, domain in enumerate(DOMAINS):
+        n_items, event = log.n_items[d], np.flatnonzero(chosen & (log.domain == d))
+        pair = np.unique(log.user[event].astype(np.int64) * n_items + log.local[event] - 1)
+        user, item = np.divmod(pair, n_items)
+        kept = item < n_items - drop_last
+        arrays |= lists(f"{name}_{domain}", user[kept], item[kept], log.n_users)
+    return arrays
+
+
+def evaluation_rows(log: InteractionLog, split: Split, which: str):
+    """What the rows of "val" or "test" are for every backbone -> (arrays, place, row, event).
+
+    arrays: user (R,) int32, ascending, those with a target; target (R,) int32 item; domain (R,)
+        int8 of the target; seen (R, H) int32, the items of the history except the target itself,
+        oldest first, padded on the right with 0. No trimming shortens it: full ranking skips them.
+    place: (R,) int32, place of the target, which is the number of events in its history.
+    row, event: (M,) the histories, as of `first_events`.
+
+    Raises ValueError for another `which`.
+    """
+    user, place = split.targets(which)
+    row, event = first_events(log, user, place)
+    target = log.item[log.offsets[user] + place]
+    new = log.item[event] != target[row]
+    arrays = {"user": user, "target": target, "domain": domain_of(target, log.n_items)}
+    arrays["seen"] = padded(row[new], log.item[event[new]], len(user))
+    return arrays, place, row, event

@@ -1,0 +1,81 @@
+"""Kinds of fields of a configuration: a default with its check and its meaning, in one line.
+
+batch_size: int = whole(256, "users of a batch")
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable
+from typing import Any
+
+
+def field(default: Any, holds: Callable[[Any], bool], expected: str, meaning: str, free=False):
+    """A field of a group: `holds` says whether a value will do, `expected` the same in words.
+
+    free: the value changes no result beyond rounding, so a run may go on with another one.
+    """
+    metadata = {"holds": holds, "expected": expected, "meaning": meaning, "free": free}
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+def whole(default: int, meaning: str, least: int = 1, most: float = math.inf, free=False):
+    """A whole number from `least` to `most`."""
+    expected = f"a whole number of at least {least}"
+    if most < math.inf:
+        expected = f"a whole number from {least} to {most}"
+    return field(default, lambda v: is_int(v) and least <= v <= most, expected, meaning, free)
+
+
+def real(default: float, meaning: str, low: float = 0, high: float = math.inf, above=False):
+    """A number from `low` to `high`; above: `low` itself is none."""
+    expected = f"a number {'above' if above else 'from'} {low}"
+    expected += f" to {high}" if high < math.inf else ("" if above else " up")
+
+    def holds(value):
+        is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        return (
+            is_number
+            and math.isfinite(value)
+            and low <= value <= high
+            and (value != low or not above)
+        )
+
+    return field(default, holds, expected, meaning)
+
+
+def one_of(default: Any, meaning: str, *choices: Any, free=False):
+    """One of `choices`."""
+    expected = "one of " + ", ".join(map(str, choices))
+    return field(
+        default,
+        lambda v: any(v == c and type(v) is type(c) for c in choices),
+        expected,
+        meaning,
+        free,
+    )
+
+
+def flag(default: bool, meaning: str, free=False):
+    """True or False."""
+    return field(default, lambda v: isinstance(v, bool), "True or False", meaning, free)
+
+
+def text(default: str | None, meaning: str, free=False):
+    """Text; None too where that is the default."""
+    expected = "text" if default is not None else "text or None"
+    return field(
+        default, lambda v: isinstance(v, str) or (v is default is None), expected, meaning, free
+    )
+
+
+def quirk(meaning: str, corrected: bool = False):
+    """A quirk of an official code that changes numbers: on under `protocol=official`."""
+    made = field(None, lambda v: v is None or isinstance(v, bool), "True, False or None", meaning)
+    made.metadata = made.metadata | {"presets": (True, corrected)}
+    return made
+
+
+def is_int(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)

@@ -1,0 +1,126 @@
+"""What the files in configs/ are written with, and how they are found and read.
+
+A file has `get_config(argument)` and returns a `ml_collections.ConfigDict`, so that
+`--config=FILE:argument --config.train.batch_size=64` can change any field.
+"""
+
+from __future__ import annotations
+
+import importlib.machinery
+import importlib.util
+import pathlib
+import traceback
+from collections.abc import Mapping
+from typing import Any
+
+from ml_collections import ConfigDict, config_dict
+
+import oa_jax
+from oa_jax.backbones import known
+from oa_jax.config import choice, fields_of, unknown_field
+from oa_jax.errors import UserError
+
+EXPECTED = "a file such as configs/abxi.py:gca=early"
+
+
+def base(backbone: str) -> ConfigDict:
+    """Every field of a backbone with its default, to change and to return from `get_config`."""
+    out = ConfigDict()
+    for name, one in fields_of(known.fields(choice("backbone", backbone, known.NAMES))):
+        *groups, last = name.split(".")
+        node = out
+        for group in groups:
+            if group not in node:
+                node[group] = ConfigDict()
+            node = node[group]
+        if one.default is None:  # a placeholder, so that the command line knows its type
+            node[last] = config_dict.placeholder(bool if groups == ["quirks"] else str)
+        else:
+            node[last] = one.default
+    if "quirks" not in out:
+        out.quirks = ConfigDict()
+    return out
+
+
+def configure(backbone: str, *layers: Mapping[str, Any] | None | bool) -> ConfigDict:
+    """`base(backbone)` with the values of each layer, {dotted name: value}, later ones over
+    earlier ones. A layer that is None or False is left out."""
+    config = base(backbone)
+    for layer in filter(None, layers):
+        for name, value in layer.items():
+            *groups, last = name.split(".")
+            node = config
+            for group in groups:
+                node = node.get(group, {})
+            if last not in node:
+                above = ".".join(["--config", *groups])
+                raise UserError(unknown_field(name, last, above, list(node)))
+            node[last] = value
+    return config
+
+
+def arguments(text: str | None, defaults: Mapping[str, str]) -> dict[str, str]:
+    """`a=x,b=y,flag` of `--config=file.py:…` over `defaults`; a bare word is a flag, "true"."""
+    out = dict(defaults)
+    for part in filter(None, (text or "").split(",")):
+        name, _, value = part.partition("=")
+        if name not in defaults:
+            raise UserError(f"--config: argument {name!r}: expected one of {', '.join(defaults)}")
+        out[name] = value or "true"
+    return out
+
+
+def is_true(name: str, value: str) -> bool:
+    """Whether a flag among the arguments is set."""
+    return choice(name, value, ("true", "false")) == "true"
+
+
+def places(text: str) -> tuple[int, ...]:
+    """Places of GCA from `none`, `early`, `stack` or numbers such as `0-1`."""
+    named = {"none": (), "early": (0,), "stack": (0, 1)}
+    if text in named:
+        return named[text]
+    parts = text.split("-")
+    if not all(part.isdecimal() for part in parts):
+        raise UserError(f"gca={text}: expected none, early, stack or places such as 0-1")
+    return tuple(int(part) for part in parts)
+
+
+def folder() -> pathlib.Path:
+    """Where the files of configs/ lie: in the checkout, or inside an installed package."""
+    package = pathlib.Path(oa_jax.__file__).parent
+    inside = package / "configs"
+    return inside if inside.is_dir() else package.parent / "configs"
+
+
+def load(reference: str) -> ConfigDict:
+    """What `get_config(ARGUMENTS)` of FILE.py returns, for `FILE.py:ARGUMENTS`.
+
+    A path that begins with `configs/` and is not in the current folder is looked for beside the
+    package. Raises UserError naming file and line of whatever goes wrong in it.
+    """
+    path, *argument = reference.split(":", 1)
+    file = pathlib.Path(path)
+    if not file.is_file() and file.parts[:1] == ("configs",):
+        file = folder().joinpath(*file.parts[1:])
+    if not file.is_file():
+        raise UserError(f"--config={path}: no such file: expected {EXPECTED}")
+    loader = importlib.machinery.SourceFileLoader("experiment_file", str(file))
+    module = importlib.util.module_from_spec(importlib.util.spec_from_loader(loader.name, loader))
+    try:
+        loader.exec_module(module)
+        config = module.get_config(*argument)
+    except UserError:
+        raise
+    except SyntaxError as error:
+        line = error.lineno if error.filename == str(file) else None
+        raise UserError(f"{path}: line {line}: not Python: {error.msg}") from None
+    except (Exception, SystemExit, KeyboardInterrupt) as error:
+        trace = traceback.extract_tb(error.__traceback__)
+        lines = [frame.lineno for frame in trace if frame.filename == str(file)]
+        where = f"line {lines[-1]}: " if lines else ""
+        raise UserError(f"{path}: {where}{type(error).__name__}: {error}") from None
+    if not isinstance(config, ConfigDict):
+        found = type(config).__name__
+        raise UserError(f"{path}: get_config returned {found}: expected a ConfigDict")
+    return config

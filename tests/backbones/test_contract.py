@@ -1,0 +1,93 @@
+"""Every known backbone keeps the contract, and one that breaks a rule of it is found out.
+
+Elsewhere, for all backbones: resuming (tests/runs), divided tables (tests/engine/test_tables.py),
+rows from files (tests/engine/test_streaming.py).
+"""
+
+import dataclasses
+import functools
+
+import contract
+import jax.numpy as jnp
+import pytest
+import toy
+
+from oa_jax.backbones import known
+
+
+@functools.cache
+def case(backbone):
+    """The smallest model with a fusion at every place, quirks that break the rules off."""
+    places = "-".join(map(str, known.fields(backbone)().model.places))
+    argument = f"pair=synthetic,gca={places}"
+    changes = {"protocol": "corrected", "seeds": 2, "model.dropout": 0.0}
+    return contract.Case(toy.small_experiment(backbone, argument, **changes))
+
+
+@pytest.mark.parametrize("check", contract.CHECKS, ids=lambda check: check.__name__)
+@pytest.mark.parametrize("backbone", known.NAMES)
+def test_the_contract(backbone, check):
+    check(case(backbone))
+
+
+class Broken:
+    """A backbone with one function in another form."""
+
+    def __init__(self, backbone, **functions):
+        self.backbone, self.functions = backbone, functions
+
+    def __getattr__(self, name):
+        if name in self.functions:
+            return functools.partial(self.functions[name], self.backbone)
+        return getattr(self.backbone, name)
+
+
+def mixes_rows(backbone, params, rows):
+    return backbone.encode(params, {k: jnp.roll(v, 1, 0) for k, v in rows.items()})
+
+
+def shifts_blocks(backbone, index, encoded, candidates):
+    scores = backbone.score(index, encoded, candidates)
+    return scores + jnp.arange(scores.shape[1]) if candidates.ndim == 1 else scores
+
+
+def counts_slots(backbone, params, batch, key, hparams):
+    loss, aux = backbone.loss(params, batch, key, hparams)
+    return loss * len(batch["at_A"]), aux
+
+
+def loses_empty_rows(backbone, params, batch, key, hparams):
+    loss, aux = backbone.loss(params, batch, key, hparams)
+    return loss / (batch["n_users"] == len(batch["gt"])), aux
+
+
+BROKEN = {
+    "rows_do_not_know_each_other": {"encode": mixes_rows},
+    "candidates_are_scored_as_in_full_ranking": {"score": shifts_blocks},
+    "room_for_tokens_changes_no_loss": {"loss": counts_slots},
+    "an_epochs_last_batch_may_have_empty_rows": {"loss": loses_empty_rows},
+}
+
+
+@pytest.mark.parametrize("rule", BROKEN)
+def test_a_broken_backbone_is_found_out(rule):
+    whole = case("abxi")
+    broken = contract.Case(whole.experiment, Broken(whole.backbone, **BROKEN[rule]))
+    with pytest.raises(AssertionError):
+        getattr(contract, rule)(broken)
+
+
+def test_a_fusion_that_looks_ahead_is_found_out():
+    whole = case("abxi")
+    gca = dataclasses.replace(whole.backbone.gca, causal=False)
+    broken = contract.Case(whole.experiment, dataclasses.replace(whole.backbone, gca=gca))
+    with pytest.raises(AssertionError, match="update"):
+        contract.no_token_sees_a_later_event(broken)
+
+
+def test_a_missing_function_is_named():
+    whole = case("abxi")
+    broken = contract.Case(whole.experiment, whole.backbone)
+    broken.backbone = object()
+    with pytest.raises(AssertionError, match="object has no .*'encode'"):
+        contract.has_the_functions_of_the_contract(broken)

@@ -1,0 +1,135 @@
+"""What the commands share: errors of one line, any sign on any output, JAX's own switches."""
+
+import io
+import os
+import pathlib
+import sys
+
+import jax
+import pytest
+
+from oa_jax.commands import cli
+from oa_jax.engine import compilation
+from oa_jax.errors import Interrupted, UserError
+from oa_jax.nn.draws import Purpose, key_of
+
+OUTSIDE = {
+    UserError("a: b"): (2, "error: a: b"),
+    OSError(28, "No space left on device", "x.json"): (2, "error: x.json: No space left on device"),
+    MemoryError("Unable to allocate 7 TiB"): (2, "error: out of memory: Unable to allocate 7 TiB"),
+    jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: 9\nGiB"): (
+        2,
+        "error: out of memory: RESOURCE_EXHAUSTED: 9; GiB",
+    ),
+    Interrupted("w is saved"): (75, "interrupted: w is saved: the same command goes on there"),
+    Interrupted("w", by_key=True): (130, "interrupted: w: the same command goes on there"),
+    KeyboardInterrupt(): (
+        130,
+        "interrupted: the same command goes on after the last epoch that was saved",
+    ),
+}
+
+
+@pytest.mark.parametrize("error", OUTSIDE, ids=lambda error: type(error).__name__)
+def test_what_goes_wrong_outside_is_a_line_and_a_status(capsys, error):
+    status, line = OUTSIDE[error]
+    with pytest.raises(SystemExit) as left, cli.one_line_errors(resumes=True):
+        raise error
+    assert (left.value.code, capsys.readouterr().err) == (status, line + "\n")
+
+
+@pytest.mark.parametrize("error", [RuntimeError("ours"), AssertionError(), ValueError("ours")])
+def test_what_goes_wrong_inside_keeps_its_traceback(error):
+    with pytest.raises(type(error)), cli.one_line_errors(resumes=True):
+        raise error
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
+def test_signs_that_the_output_has_not_are_replaced(monkeypatch, encoding):
+    streams = [io.TextIOWrapper(io.BytesIO(), encoding) for _ in range(2)]
+    for name, stream in zip(("stdout", "stderr"), streams, strict=True):
+        monkeypatch.setattr(sys, name, stream)
+    with pytest.raises(UnicodeEncodeError):
+        sys.stdout.write("−")
+    cli.write_any_sign()
+    cli.say("0.25 ± 0.01 − …ü☃")
+    print("a – b", file=sys.stderr)
+    sys.stderr.flush()
+    plain, none = ("+/-", "??") if encoding == "ascii" else ("±", "ü?")
+    assert streams[0].buffer.getvalue().decode(encoding) == f"0.25 {plain} 0.01 - ...{none}\n"
+    assert streams[1].buffer.getvalue() == b"a - b\n"
+
+
+@pytest.mark.parametrize("leaves", ["sys.exit()", "raise SystemExit(0)", "raise ValueError(3)"])
+def test_a_configuration_file_that_leaves_is_one_line(tmp_path, leaves):
+    path = tmp_path / "mine.py"
+    path.write_text(f"import sys\ndef get_config(arg=None):\n    {leaves}\n")
+    with pytest.raises(UserError, match=f"{path}: line 3: (SystemExit|ValueError)"):
+        cli.load_config(str(path))
+
+
+@pytest.fixture
+def switches():
+    """JAX's configuration is put back after the test."""
+    names = [*compilation.SWITCHES, "jax_compilation_cache_dir", "jax_default_prng_impl"]
+    names.append("jax_persistent_cache_min_compile_time_secs")
+    before = {name: getattr(jax.config, name) for name in names}
+    yield
+    for name, value in before.items():
+        jax.config.update(name, value)
+
+
+def test_switches_of_jax_are_put_to_ours_and_said(switches):
+    said = []
+    compilation.set_switches(said.append)
+    assert said == []
+    jax.config.update("jax_enable_x64", True)
+    jax.config.update("jax_disable_jit", True)
+    compilation.set_switches(said.append)
+    assert [line.split("=")[0] for line in said] == ["JAX_ENABLE_X64", "JAX_DISABLE_JIT"]
+    assert not jax.config.jax_enable_x64 and not jax.config.jax_disable_jit
+
+
+def test_the_generator_is_the_programs_own(switches):
+    """JAX_DEFAULT_PRNG_IMPL chooses another for the process."""
+    ours = jax.random.key_data(key_of(3, Purpose.INIT, 0)).tolist()
+    jax.config.update("jax_default_prng_impl", "unsafe_rbg")
+    assert jax.random.key_data(key_of(3, Purpose.INIT, 0)).tolist() == ours
+    assert jax.random.key_data(jax.random.key(3)).shape == (4,)  # twin: the switch is on
+
+
+def no_home():
+    raise RuntimeError("Could not determine home directory.")
+
+
+@pytest.mark.parametrize(
+    ("variables", "words"),
+    [
+        ({}, "Could not determine home directory."),
+        ({"XDG_CACHE_HOME": "/proc/none"}, "No such file or directory"),
+        ({"JAX_COMPILATION_CACHE_DIR": "/dev/null/cache"}, "Not a directory"),
+    ],
+)
+def test_without_a_place_for_it_there_is_no_cache_and_a_line(
+    switches, monkeypatch, variables, words
+):
+    monkeypatch.setattr(pathlib.Path, "home", no_home)
+    for name in ("JAX_COMPILATION_CACHE_DIR", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    said = []
+    compilation.use_compilation_cache(said.append)
+    assert len(said) == 1 and f"are not kept: {words}" in said[0]
+    assert jax.config.jax_compilation_cache_dir is None
+
+
+def test_a_cache_is_made_where_it_can_be(switches, monkeypatch, tmp_path):
+    monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR", raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    said = []
+    compilation.use_compilation_cache(said.append)
+    assert said == [] and os.listdir(tmp_path / "oa-jax") == ["xla"]
+    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", "gs://bucket/xla")
+    compilation.use_compilation_cache(said.append)
+    assert said == [] and jax.config.jax_compilation_cache_dir == "gs://bucket/xla"

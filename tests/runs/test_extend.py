@@ -1,0 +1,80 @@
+"""A run goes on to more seeds or epochs, and is what it would have been from the start."""
+
+import json
+
+import numpy as np
+import pytest
+import toy
+
+from oa_jax import experiment as experiment_lib
+from oa_jax.errors import UserError
+from oa_jax.runs import run as run_lib
+
+# By `map` seeds are bit for bit alone, whatever stands beside them in the program.
+BASE = {"seed_axis": "map", "train__compaction": False, "seeds": 2, "train__max_epochs": 2}
+
+
+@pytest.fixture(autouse=True)
+def with_toy(monkeypatch):
+    monkeypatch.setattr(experiment_lib, "build", toy.with_toy)
+
+
+def go(path, extend=False, **changes):
+    said = []
+    config = toy.abxi_config(**BASE | changes)
+    return run_lib.run(config, path, said.append, extend=extend), said
+
+
+def rows(path):
+    found = [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
+    return sorted(found, key=lambda row: (row["seed"], row["epoch"]))
+
+
+def is_as_from_the_start(path, other):
+    assert rows(path) == rows(other)
+    found, expected = (dict(np.load(p / "ranks.npz")) for p in (path, other))
+    assert found.keys() == expected.keys()
+    for name in found:
+        np.testing.assert_array_equal(found[name], expected[name])
+
+
+@pytest.mark.parametrize(
+    "more", [{"seeds": 3}, {"train__max_epochs": 4}, {"seeds": 3, "train__max_epochs": 4}], ids=str
+)
+def test_more(tmp_path, more):
+    go(tmp_path / "grown")
+    with pytest.raises(UserError, match="another configuration: .*--extend goes on"):
+        go(tmp_path / "grown", **more)
+    summary, said = go(tmp_path / "grown", extend=True, **more)
+    assert any(line.startswith("extended: ") for line in said)
+    whole, _ = go(tmp_path / "whole", **more)
+    is_as_from_the_start(tmp_path / "grown", tmp_path / "whole")
+    assert summary["mean"] == whole["mean"] and summary["n_seeds"] == whole["n_seeds"]
+    stored = json.loads((tmp_path / "grown" / "config.json").read_text())
+    assert stored["seeds"] == more.get("seeds", 2)
+
+
+def test_an_extension_that_was_stopped_goes_on(tmp_path):
+    go(tmp_path / "grown")
+
+    def stop(line):
+        if line.startswith("epoch   1"):
+            raise KeyboardInterrupt
+
+    config = toy.abxi_config(**BASE | {"seeds": 4})
+    with pytest.raises(KeyboardInterrupt):
+        run_lib.run(config, tmp_path / "grown", stop, extend=True)
+    go(tmp_path / "grown", seeds=4)  # without --extend: config.json has it
+    go(tmp_path / "whole", seeds=4)
+    is_as_from_the_start(tmp_path / "grown", tmp_path / "whole")
+
+
+def test_less_is_refused_and_what_changes_no_result_is_not(tmp_path):
+    go(tmp_path)
+    for fewer in ({"seeds": 1}, {"train__max_epochs": 1}):
+        with pytest.raises(UserError, match="another configuration"):
+            go(tmp_path, extend=True, **fewer)
+    before = (tmp_path / "summary.json").read_text()
+    _, said = go(tmp_path, evaluate__block_items=7, train__keep_checkpoints=1, seed_axis="vmap")
+    assert said == [f"{tmp_path} is finished: nothing to do"]
+    assert (tmp_path / "summary.json").read_text() == before

@@ -1,0 +1,126 @@
+"""What a notebook calls: lazy, documented, and equal to what the commands do."""
+
+import inspect
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import toy
+
+import oa_jax as oa
+
+WORLD = {k.split(".")[-1]: v for k, v in toy.SMALL.items() if k.startswith("data.world.")}
+
+
+def small(**changes):
+    fields = {k: v for k, v in toy.SMALL.items() if not k.startswith("data.world.")}
+    return oa.config("abxi", gca="early", **fields | toy.OWN["abxi"] | {"seeds": 2} | changes)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    said = []
+    path = tmp_path_factory.mktemp("runs") / "early"
+    out = oa.train(small(), oa.World(**WORLD), path, said.append)
+    assert any(line.startswith("epoch   3") for line in said)
+    return out
+
+
+def test_importing_it_costs_no_jax():
+    program = (
+        "import sys, oa_jax as oa; oa.config('abxi', gca='early'); sys.exit('jax' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", program]).returncode == 0
+
+
+def test_every_public_name_is_there_and_documented():
+    assert len(oa.__all__) <= 25
+    for name in oa.__all__:
+        found = getattr(oa, name)
+        assert inspect.getdoc(found), name
+        if inspect.isfunction(found):
+            hints = inspect.signature(found).parameters.values()
+            assert all(p.annotation is not inspect.Parameter.empty for p in hints), name
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        oa.nothing  # noqa: B018
+    assert set(oa.__all__) <= set(dir(oa))
+
+
+def test_a_configuration_takes_arguments_fields_and_groups():
+    config = oa.config("llm4cdsr", gca="stack", runlocal=True, train={"max_epochs": 9}, seeds=3)
+    assert config.gca.positions == (0, 1) and config.model.d_embed == 8
+    assert (config.train.max_epochs, config.seeds) == (9, 3)
+    assert oa.config("abxi", **{"train.max_epochs": 30}).train.max_epochs == 30
+    with pytest.raises(oa.UserError, match="did you mean learning_rate"):
+        oa.config("abxi", train={"lerning_rate": 1})
+    with pytest.raises(oa.UserError, match="backbone=bert: expected one of abxi"):
+        oa.config("bert")
+
+
+def test_a_run_is_read_back(run):
+    again = oa.open(run.path)
+    assert again.is_finished and again.summary == run.summary
+    assert again.config.data.world == oa.World(**WORLD)
+    rows = again.history()
+    assert {row["epoch"] for row in rows} == {0, 1, 2, 3} and {row["seed"] for row in rows} == {
+        0,
+        1,
+    }
+    ranks = again.ranks("test", "full")
+    assert ranks["rank"].shape == (2, len(ranks["user"]))
+    found = [
+        oa.rank_metrics(ranks["rank"][0][of], ranks["ties"][0][of], ranks["n_candidates"][of], 0.0)
+        for of in (ranks["domain"] == 0, ranks["domain"] == 1)
+    ]
+    seed = run.summary["per_seed"][0]
+    assert [f["ndcg@10"] for f in found] == [seed[f"test/{d}/ndcg@10/full"] for d in "AB"]
+
+
+def test_a_finished_run_is_not_trained_again(run):
+    said = []
+    again = oa.train(small(), oa.World(**WORLD), run.path, said.append)
+    assert said == [f"{run.path} is finished: nothing to do"]
+    assert again.summary == run.summary
+
+
+def test_parameters_and_what_the_fusion_saw(run):
+    params, last = run.params("best", seed=1), run.params("last", seed=1)
+    assert params["items"].shape == last["items"].shape and isinstance(params["items"], np.ndarray)
+    assert not np.array_equal(run.params("best", seed=0)["items"], params["items"])
+    probe = run.probe("test", place=0, domain="B", seed=1)
+    x, update = (np.asarray(a)[probe.has_key_P] for a in (probe.x, probe.update))
+    cos = (x * update).sum(1) / np.linalg.norm(x, axis=1) / np.linalg.norm(update, axis=1)
+    expected = run.summary["per_seed"][1]["best/gca/0/B/abs_cos"]
+    np.testing.assert_allclose(np.abs(cos).mean(), expected, rtol=1e-4)
+
+
+def test_one_s_own_events(tmp_path):
+    log = oa.World(**WORLD).log()
+    own = oa.make_log(log.user, log.item, log.time, log.n_items, "my shop")
+    config = small(**{"train.max_epochs": 1})
+    run = oa.train(config, own, tmp_path / "own", lambda line: None)
+    assert run.config.data.name == "my shop"
+    assert oa.open(run.path, own).probe().x.ndim == 2
+    with pytest.raises(oa.UserError, match="my shop"):
+        oa.open(run.path).probe()
+    other = oa.World(**WORLD | {"seed": 1}).log()
+    with pytest.raises(oa.UserError, match="fingerprint"):
+        oa.open(run.path, other).probe()
+
+
+MISTAKES = {
+    "no run": (lambda run: oa.open(run.path / "nothing"), "config.json: No such file"),
+    "no ranking": (lambda run: run.ranks("test", "uni5"), "test/uni5: no such ranking: expected"),
+    "no seed": (lambda run: run.params(seed=7), "seed=7: expected one of 0, 1"),
+    "no parameters": (lambda run: run.params("first"), "which=first: expected one of best, last"),
+    "no place": (lambda run: run.probe(place=2), "2/A: no such fusion: expected one of 0/A, 0/B"),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_mistake_is_one_line(run, mistake):
+    call, words = MISTAKES[mistake]
+    with pytest.raises(oa.UserError) as caught:
+        call(run)
+    assert words in str(caught.value) and "\n" not in str(caught.value)
