@@ -115,9 +115,9 @@ class Ranker:
         slots = np.flatnonzero(restored.good_S)
         if not len(slots):
             raise UserError(f"step {restored.checkpoint}: every seed is left out")
-        self.split, self.tie_weight = split, experiment.tie_weight
+        self.split, self.tie_weight = split, experiment.evaluation.tie_weight
         self.seeds, self.epochs = experiment.seeds[slots], restored.epoch_S[slots]
-        self.rows = experiment.eval_rows[split]
+        self.rows = experiment.evaluation.rows[split]
         self._program, self.modules = restore.ranking(experiment, restored, split, part_of)
 
     def ranks(self, intervention: Intervention) -> dict:

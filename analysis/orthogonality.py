@@ -75,11 +75,11 @@ def measure(
 
 
 def _measured(run, experiment, restored, slots_S, rows, split, say):
-    out, block_users = [], experiment.config["evaluate"]["block_users"]
+    out, block_users = [], experiment.evaluation.block_users
     for slot in np.flatnonzero(slots_S):
         begin, seed = time.perf_counter(), int(experiment.seeds[slot])
         params, tables = restored.of_seed(slot), experiment.tables
-        totals = stream(experiment.backbone, params, rows, block_users, tables)
+        totals = stream(restore.backbone_of(experiment), params, rows, block_users, tables)
         epoch = int(restored.epoch_S[slot])
         for module, total in totals.items():
             place, domain = module.split("/")
@@ -95,13 +95,15 @@ def parts_of_users(experiment: Experiment, split: str) -> dict[str, dict[str, np
 
     A user's part follows from its place among the users with a target, whatever the block size.
     """
-    rows = experiment.task.eval_arrays(split)
+    rows = experiment.data.task.eval_arrays(split)
     rows = {name: array for name, array in rows.items() if name != "seen"}
     part_R = np.arange(len(rows["user"])) % 4
     if len(part_R) < 4:
         raise UserError(f"--split={split}: {len(part_R)} users have a target: expected at least 4")
     return {
-        name: experiment.padded({k: v[np.isin(part_R, numbers)] for k, v in rows.items()})
+        name: experiment.evaluation.padded(
+            {k: v[np.isin(part_R, numbers)] for k, v in rows.items()}
+        )
         for name, numbers in PARTS.items()
     }
 

@@ -22,20 +22,22 @@ import numpy as np
 import polars as pl
 from absl import flags
 
-from oa_jax import config as config_lib
-from oa_jax import experiment as experiment_lib
+from oa_jax.backbones import known
+from oa_jax.config import defaults_taken
 from oa_jax.engine.compilation import use_compilation_cache
 from oa_jax.engine.program import Engine
 from oa_jax.errors import UserError
 from oa_jax.experiment import Experiment
 from oa_jax.runs import checkpoint
-from oa_jax.runs.run import check_same_data, checked_config
+from oa_jax.runs.run import check_same_data
+from oa_jax.runs.stored import experiment_of as read_experiment
 from oa_jax.runs.workdir import Workdir
 
 from . import output
 from .interventions import Intervened, modules_of
 from .runs import Run
 
+SPLITS = ("val", "test")
 WHICH = ("best", "last", "all")
 ATTEMPTS = 3  # a run under way deletes old steps while one looks
 
@@ -45,7 +47,7 @@ def define_flags() -> None:
     if "which" in flags.FLAGS:
         return
     flags.DEFINE_enum("which", "best", WHICH, "Parameters: each seed's best, its last, every step.")
-    flags.DEFINE_enum("split", "test", experiment_lib.SPLITS, "Users whose tokens and ranks count.")
+    flags.DEFINE_enum("split", "test", SPLITS, "Users whose tokens and ranks count.")
     flags.DEFINE_string("data_dir", None, "Where the data lie now, if not where config.json says.")
 
 
@@ -101,24 +103,17 @@ def experiment_of(run: Run, say, data_dir: str | None = None) -> Experiment:
     `say` is told of fields that this version has and the run's did not. Raises UserError when the
     configuration or the data do not fit.
     """
-    added = config_lib.completed(run.config)[1]
-    if added:
-        say(f"{run.name}: of another version: {', '.join(added)} taken from the defaults")
-    config = checked_config(run.config, run.path / "config.json")
-    if data_dir:
-        config["data"]["dir"] = data_dir
-    experiment = _build(json.dumps(config, sort_keys=True))
-    experiment_lib.set_compilation(config)  # another run may have asked for another
-    if run.env["fingerprints"]:
-        fingerprints = {"data": experiment.log.fingerprint()}
-        check_same_data(Workdir(run.path), {"fingerprints": fingerprints})
-    return experiment
+    if run.config["backbone"] in known.NAMES:
+        added = defaults_taken(known.fields(run.config["backbone"]), run.config)
+        if added:
+            say(f"{run.name}: of another version: {', '.join(added)} taken from the defaults")
+    return _build(run.path, json.dumps([run.config, run.env], sort_keys=True), data_dir)
 
 
 @functools.lru_cache(maxsize=4)
-def _build(config: str) -> Experiment:
+def _build(path: pathlib.Path, stored: str, data_dir: str | None) -> Experiment:
     """Kept, as several commands look at the same runs: data and compiled programs are reused."""
-    return experiment_lib.build(json.loads(config))
+    return read_experiment(path, data_dir=data_dir)
 
 
 def parameters(run: Run, experiment: Experiment, which: str, say) -> Iterator[Restored]:
@@ -132,7 +127,7 @@ def parameters(run: Run, experiment: Experiment, which: str, say) -> Iterator[Re
     if not directory.is_dir():
         raise UserError(f"{directory}: no checkpoint: expected a run past its first save")
     keys = jax.vmap(jax.random.key)(experiment.seeds)
-    abstract = jax.eval_shape(jax.vmap(experiment.backbone.init), keys)
+    abstract = jax.eval_shape(jax.vmap(backbone_of(experiment).init), keys)
     unreadable: dict[int, str] = {}
 
     def read(epoch):
@@ -193,14 +188,17 @@ def ranking(experiment: Experiment, restored: Restored, split: str, part_of: str
 
     One compiled program for all interventions of the seeds that are good.
     """
-    slots = np.flatnonzero(restored.good_S)
-    n_rows = len(experiment.eval_rows[split]["target"])
-    padded = experiment.padded(experiment.eval_rows[split])
-    block = {k: v[: experiment.config["evaluate"]["block_users"]] for k, v in padded.items()}
-    modules = modules_of(experiment.backbone, restored.of_seed(int(slots[0])), block)
-    changed = Intervened(experiment.backbone, part_of)
+    slots, evaluation = np.flatnonzero(restored.good_S), experiment.evaluation
+    n_rows, padded = (
+        len(evaluation.rows[split]["target"]),
+        evaluation.padded(evaluation.rows[split]),
+    )
+    block = {name: values[: evaluation.block_users] for name, values in padded.items()}
+    backbone, names = backbone_of(experiment), evaluation.rankings
+    modules = modules_of(backbone, restored.of_seed(int(slots[0])), block)
+    changed = Intervened(backbone, part_of)
     settings = dataclasses.replace(experiment.engine.settings, backbone=changed)
-    engine, names = Engine(settings, experiment.engine.axis), experiment.protocol_names
+    engine = Engine(settings, experiment.engine.axis)
     params = jax.device_put(jax.tree.map(lambda a: a[slots], restored.params))
     rows = jax.device_put(padded)
 
@@ -210,6 +208,11 @@ def ranking(experiment: Experiment, restored: Restored, split: str, part_of: str
         return {names[k]: jax.tree.map(lambda a: a[:, :n_rows], v) for k, v in found.items()}
 
     return rank, modules
+
+
+def backbone_of(experiment: Experiment) -> Any:
+    """The backbone that the experiment's programs are made of."""
+    return experiment.engine.settings.backbone
 
 
 def initial(experiment: Experiment) -> Restored:

@@ -134,10 +134,9 @@ class Run:
     @property
     def tie_weight(self) -> float:
         """0: a target comes first among equal scores (official ABXI); 0.5: in their middle."""
-        from oa_jax.backbones.known import BACKBONES  # imports JAX
+        from oa_jax.backbones import known  # imports JAX
 
-        bundle = BACKBONES.get(self.config["backbone"])
-        return bundle.tie_weight(self.config) if bundle else 0.5
+        return known.parts(known.resolve(self.config)).tie_weight
 
     @property
     def has_gated(self) -> bool:

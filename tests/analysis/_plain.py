@@ -5,7 +5,7 @@ import pathlib
 
 import numpy as np
 
-from oa_jax import config as config_lib
+from oa_jax.backbones import known
 from oa_jax.ranking.metrics import metrics_by_domain
 from oa_jax.runs.workdir import Workdir
 
@@ -26,7 +26,7 @@ def config_of(gca="none", **overrides):
     config = config_file().get_config(f"pair=synthetic,gca={gca}")
     changes = {name.replace("__", "."): value for name, value in overrides.items()}
     config.update_from_flattened_dict({"seeds": 3} | changes)
-    return config_lib.resolve(config, (0, 1, 2))
+    return known.resolve(config).to_dict()
 
 
 def ranks_of(seeds, n_users=40, better=0.0, seed=0):

@@ -197,14 +197,14 @@ def test_one_place_leaves_the_others_as_they_are():
 def encoders(stack):
     """Function (what the run was trained with, intervention) -> hidden states of 16 users."""
     params = jax.tree.map(lambda a: a[0], made.drawn(stack, 6).best_params)
-    rows = {k: v[:16] for k, v in stack.task.eval_arrays("test").items()}
-    modules = lib.modules_of(stack.backbone, params, rows)
+    rows = {k: v[:16] for k, v in stack.data.task.eval_arrays("test").items()}
+    modules = lib.modules_of(stack.engine.settings.backbone, params, rows)
     assert modules == ["gca_0_A", "gca_0_B", "gca_1_A", "gca_1_B"]
     programs = {}
 
     def trained_with(update):
-        gca = dataclasses.replace(stack.backbone.gca, part=update)
-        return dataclasses.replace(stack.backbone, gca=gca)
+        gca = dataclasses.replace(stack.engine.settings.backbone.gca, part=update)
+        return dataclasses.replace(stack.engine.settings.backbone, gca=gca)
 
     def encode(update, intervention, part_of="update"):
         changed = lib.Intervened(trained_with(update), part_of)
@@ -274,9 +274,10 @@ def turned(params, backbone, units):
 def test_parts_of_the_gated_update_do_not_depend_on_arbitrary_signs(stack):
     """tanh gates: flipped signs change no output; nor an intervention on α ⊙ X', but one on X'."""
     backbone = dataclasses.replace(
-        stack.backbone, gca=dataclasses.replace(stack.backbone.gca, gate_act="tanh")
+        stack.engine.settings.backbone,
+        gca=dataclasses.replace(stack.engine.settings.backbone.gca, gate_act="tanh"),
     )
-    rows = {k: v[:16] for k, v in stack.task.eval_arrays("test").items()}
+    rows = {k: v[:16] for k, v in stack.data.task.eval_arrays("test").items()}
     plain = jax.tree.map(lambda a: jnp.asarray(a[0]), made.drawn(stack, 6).best_params)
     other = turned(plain, backbone, [0, 3, 5, 6])
     modules = lib.modules_of(backbone, plain, rows)

@@ -74,7 +74,7 @@ def test_null_controls_stand_in_the_table(frame):
 
 def totals(experiment, params, block_users):
     parts = orthogonality.parts_of_users(experiment, "test")
-    found = orthogonality.stream(experiment.backbone, params, parts, block_users)
+    found = orthogonality.stream(experiment.engine.settings.backbone, params, parts, block_users)
     return {module: orthogonality.statistics(total) for module, total in found.items()}
 
 
@@ -92,7 +92,7 @@ def test_streaming_equals_one_shot(stack):
 
 
 def test_every_user_once_and_padding_not_at_all(stack):
-    rows, parts = stack.task.eval_arrays("test"), orthogonality.parts_of_users(stack, "test")
+    rows, parts = stack.data.task.eval_arrays("test"), orthogonality.parts_of_users(stack, "test")
     users = [part["user"][part["real"]] for part in parts.values()]
     np.testing.assert_array_equal(np.sort(np.concatenate(users)), rows["user"])
     assert any(not part["real"].all() for part in parts.values())
@@ -100,13 +100,13 @@ def test_every_user_once_and_padding_not_at_all(stack):
     sizes = [len(u) for u in users]
     assert sizes[0] - sizes[1] in (0, 1) and abs(sizes[2] - sizes[0] - sizes[1]) <= 2
     params = jax.tree.map(lambda a: a[0], made.drawn(stack, NEW).best_params)
-    probe = stack.backbone.probe(params, rows)["0/A"]
+    probe = stack.engine.settings.backbone.probe(params, rows)["0/A"]
     assert totals(stack, params, 16)["0/A"]["tokens"] == probe.has_key_P.sum()
 
 
 def test_distribution_against_all_the_cosines(stack):
     params = jax.tree.map(lambda a: a[0], made.drawn(stack, NEW).best_params)
-    probe = stack.backbone.probe(params, stack.task.eval_arrays("test"))["1/B"]
+    probe = stack.engine.settings.backbone.probe(params, stack.data.task.eval_arrays("test"))["1/B"]
     x, update = (
         np.asarray(a, np.float64)[np.asarray(probe.has_key_P)] for a in (probe.x, probe.update)
     )
