@@ -1,7 +1,8 @@
 """`python -m analysis COMMAND --runs=DIR[,DIR…]|GLOB --out=DIR`.
 
 Each command is the module of that name: functions that return frames, `define_flags()` for its
-own flags and `command(runs, out, say)`, which writes into `out` and returns an exit status.
+own flags if any, `command(runs, out, say)`, which writes into `out` and returns an exit status, and
+`section(runs, out, options)`, its part of the page. Installed, the package is `oa_jax_analysis`.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ def load(name: str):
             f"{missing[0]}: not installed: expected the extra `analysis` "
             "(pip install 'oa-jax[analysis]')"
         )
-    return importlib.import_module(f"analysis.{name}")
+    return importlib.import_module(f".{name}", __package__)
 
 
 def main(arguments) -> int:
@@ -52,24 +53,20 @@ def main(arguments) -> int:
     if name not in COMMANDS or len(arguments) > 1:
         found = f"{arguments[-1]!r}" if arguments else "none"
         raise UserError(f"COMMAND: found {found}: expected one of {', '.join(COMMANDS)}")
-    from analysis.runs import find_runs, notes
+    module = load(name)  # polars too is of the extra
+    from .runs import find_runs, notes
 
     for flag in ("runs", "out"):
         if not flags.FLAGS[flag].value:
             raise UserError(f"--{flag}: missing: expected a folder")
     runs, left_out = find_runs(flags.FLAGS.runs)
     out = pathlib.Path(flags.FLAGS.out).expanduser()
-    check_outside(out, runs)
-    for line in left_out + notes(runs):
-        cli.say(f"note: {line}")
-    return load(name).command(runs, out, cli.say)
-
-
-def check_outside(out: pathlib.Path, runs) -> None:
-    """Raise UserError when results would land in a workdir."""
     for run in runs:
         if out.resolve().is_relative_to(run.path.resolve()):
             raise UserError(f"--out={out}: lies in the workdir {run.path}: expected another folder")
+    for line in left_out + notes(runs):
+        cli.say(f"note: {line}")
+    return module.command(runs, out, cli.say)
 
 
 def start(argv: list[str]) -> None:
@@ -77,29 +74,19 @@ def start(argv: list[str]) -> None:
     define_flags()
     flags.FLAGS.set_gnu_getopt(True)  # flags may stand on both sides of COMMAND
     name = next((word for word in argv if word in COMMANDS), None)
-    sys.modules["__main__"].__doc__ = usage(name)
+    lines = [f"  {command:14} {what}" for command, what in COMMANDS.items()]
+    head = f"python -m {__package__} {name or 'COMMAND'} --runs=DIR[,DIR…]|GLOB --out=DIR [--flags]"
+    sys.modules["__main__"].__doc__ = "\n".join([head, "", *([] if name else lines)])
     try:
         if name:
-            load(name).define_flags()
-            show_in_help()
+            getattr(load(name), "define_flags", lambda: None)()
+            # Let --help show the flags of the analysis' modules, not of this one alone.
+            for module, found in flags.FLAGS.flags_by_module_dict().items():
+                for flag in found if module.startswith(f"{__package__}.") else ():
+                    flags.declare_key_flag(flag.name)
     except UserError as error:
         cli.fail(error)
     cli.run(main, positional="COMMAND")
-
-
-def show_in_help() -> None:
-    """Let --help show the flags of the analysis' modules, not of this one alone."""
-    for module, found in flags.FLAGS.flags_by_module_dict().items():
-        if module.startswith("analysis."):
-            for flag in found:
-                flags.declare_key_flag(flag.name)
-
-
-def usage(name: str | None) -> str:
-    """What --help says above the flags."""
-    lines = [f"  {command:14} {what}" for command, what in COMMANDS.items()]
-    head = f"python -m analysis {name or 'COMMAND'} --runs=DIR[,DIR…]|GLOB --out=DIR [--flags]"
-    return "\n".join([head, "", *([] if name else lines)])
 
 
 if __name__ == "__main__":

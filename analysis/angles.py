@@ -1,104 +1,154 @@
-"""Angles between X and X' of finished runs, from summary.json alone: trained, untrained, null."""
+"""Angles between X and its update: from summary.json alone, and what `orthogonality` adds to it.
+
+Two statistics, which are not the same: the mean over tokens of |cos| (`abs_cos`), whose null is
+that of independent random directions, and |mean cos| (`cos_abs`), whose null is the untrained
+model. The paper's |cos| is the second.
+"""
 
 from __future__ import annotations
 
+import itertools
 import math
 
+import numpy as np
 import polars as pl
 
-from analysis import figures, published
-from analysis.output import number
-from analysis.runs import Run, finished
 from oa_jax.nn.angles import null_abs_cos
 from oa_jax.sheets import Sheet
 
-SHOWN = ("abs_cos", "cos", "parallel_share", "xy_abs_cos", "gate_mean")
+from . import figures, orthogonality, published
+from .output import mean_sd, number, read_frame
+from .page import Section
+from .runs import Run, finished
+
+KINDS = {"abs_cos": "mean |cos|", "cos_abs": "|mean cos|"}
+UPDATES = {"": "X′", "gated_": "α ⊙ X′"}
+OTHERS = ("parallel_share", "xy_abs_cos", "xy_cos_abs", "gate_mean")
+SHOWN = (*(f"{form}{name}" for form in UPDATES for name in (*KINDS, "cos")), *OTHERS)
+# Columns of the tables of what `orthogonality` measures -> statistic.
+NULLS = {
+    "mean |cos|": "abs_cos",
+    "with another user's": "shuffled_abs_cos",
+    "centred": "centred_abs_cos",
+    "random": "abs_cos_null",
+    "|mean cos|": "cos_abs",
+    "other's |mean|": "shuffled_cos_abs",
+    "cos of the means": "mean_cos",
+    "share of X's mean": "mean_share_x",
+    "share of its mean": "mean_share",
+}
+SUBSPACES = {
+    "R² by X": "r2_x",
+    "R² by Y": "r2_y",
+    "R² by X and Y": "r2_xy",
+    "CKA(X, X′)": "cka_x_update",
+    "CKA(X′, Y)": "cka_update_y",
+    "CKA(X, Y)": "cka_x_y",
+    "directions of X": "participation_x",
+    "directions of X′": "participation_update",
+    "cos² of the subspaces": "subspace_cos2",
+    "its null": "subspace_cos2_null",
+}
 
 
 def angles(runs: list[Run]) -> pl.DataFrame:
     """Tidy: setting, run, place, domain, statistic, when (init or best), mean, sd, seeds, null.
 
-    Over the test users, by seed, of the best and of the untrained parameters.
+    Over the test users, by seed, of the best and of the untrained parameters. null: of the mean
+    |cos| of independent random directions; that of |mean cos| is the row with `when` = init.
     """
     rows = []
     for run in finished(runs):
-        seeds, width = run.seeds(), run.config["model"]["d_embed"]
-        for place in map(str, run.places):
-            for domain in "AB":
-                for statistic in SHOWN:
-                    for when in ("init", "best"):
-                        column = f"{when}/gca/{place}/{domain}/{statistic}"
-                        if column not in seeds.columns:
-                            continue
-                        values = seeds[column].drop_nulls()
-                        rows.append(
-                            {
-                                **{"setting": run.setting, "run": run.name, "place": place},
-                                **{"domain": domain, "statistic": statistic, "when": when},
-                                **{"mean": values.mean(), "sd": values.std()},
-                                **{"seeds": len(values), "null": null_abs_cos(width)},
-                            }
-                        )
-    return pl.DataFrame(rows).drop_nulls("mean") if rows else pl.DataFrame()
+        seeds, null = run.seeds(), null_abs_cos(run.width)
+        of_run = map(str, run.places), "AB", SHOWN, ("init", "best")
+        for place, domain, statistic, when in itertools.product(*of_run):
+            column = f"{when}/gca/{place}/{domain}/{statistic}"
+            values = seeds[column].drop_nulls() if column in seeds.columns else ()
+            if len(values):
+                lead = {"setting": run.setting, "run": run.name, "place": place, "domain": domain}
+                lead |= {"statistic": statistic, "when": when, "mean": values.mean()}
+                rows.append(lead | {"sd": values.std(), "seeds": len(values), "null": null})
+    return pl.DataFrame(rows, schema_overrides={"sd": pl.Float64}) if rows else pl.DataFrame()
+
+
+def headline(run: Run) -> str:
+    """Begin of the statistic's name to read first: of α ⊙ X', of X' where the run lacks that."""
+    return "gated_" if run.has_gated else ""
+
+
+def warnings(runs: list[Run]) -> list[str]:
+    """Sentences on runs whose angles have to be read with care."""
+    out = []
+    for run in finished(runs):
+        if run.places and not run.has_gated:
+            known = "α ⊙ X′ was not recorded by the version that trained it: angles of the raw X′"
+            out.append(f"{run.name}: {known}")
+        if run.places and run.gate == "tanh":
+            out.append(
+                f"{run.name}: tanh gate: the angle of the raw X′ is arbitrary, as turning the sign "
+                "of a unit and of its gate changes no output"
+            )
+    return out
 
 
 def sheet(frame: pl.DataFrame) -> Sheet:
-    """One row for each run, place and domain."""
-    header = ["run", "place", "domain", "|cos(X, X′)| untrained", "trained", "null"]
-    header += ["times null", "cos(X, X′)", "share of X′ along X", "|cos(X, Y)|", "gate"]
+    """A row for each run, place, domain and update."""
+    header = ["run", "place", "domain", "of X and", "mean |cos|: untrained", "trained", "random"]
+    header += ["times", "|mean cos|: untrained", "trained", "mean cos"]
+    header += ["share along X", "X, Y: mean |cos|", "|mean cos|", "gate"]
     rows = []
-    for (run, place, domain), part in frame.group_by("run", "place", "domain", maintain_order=True):
+    keys = ("run", "place", "domain", "null")
+    for (*lead, null), part in frame.group_by(keys, maintain_order=True):
         cells = {(r["statistic"], r["when"]): r for r in part.iter_rows(named=True)}
-        trained, null = cells.get(("abs_cos", "best")), part["null"][0]
-        times = number(trained["mean"] / null, 1) if trained else "–"
-        row = [run, place, domain, _cell(cells, "abs_cos", "init"), _cell(cells, "abs_cos")]
-        row += [number(null, 3), times]
-        rows.append(row + [_cell(cells, name) for name in SHOWN[1:]])
-    title = "Angles of the raw update X′, test users, mean ± sd over seeds"
-    return Sheet(title, header, rows, words=3)
 
+        def cell(statistic, when="best", cells=cells):
+            found = cells.get((statistic, when))
+            return mean_sd(found["mean"], found["sd"], 3) if found else "–"
 
-def _cell(cells, statistic, when="best"):
-    found = cells.get((statistic, when))
-    if found is None:
-        return "–"
-    return number(found["mean"]) + ("" if found["sd"] is None else f" ± {number(found['sd'])}")
+        for form, name in UPDATES.items():
+            trained = cells.get((f"{form}abs_cos", "best"))
+            if trained is None:
+                continue
+            row = [*lead, name, cell(f"{form}abs_cos", "init"), cell(f"{form}abs_cos")]
+            row += [number(null, 3), number(trained["mean"] / null, 1)]
+            row += [cell(f"{form}cos_abs", "init"), cell(f"{form}cos_abs"), cell(f"{form}cos")]
+            rows.append(row + [cell(name) if not form else "" for name in OTHERS])
+    title = "Angles of X with the update, test users, mean ± sd over seeds"
+    return Sheet(title, header, rows, words=4)
 
 
 def draw(frame: pl.DataFrame, runs: list[Run]) -> dict:
-    """{name: figure}: per setting |cos(X, X')| of every place, trained and untrained, with null."""
+    """{name: figure}: mean |cos| over |mean cos| of every place, trained and untrained."""
     out = {}
-    frame = frame.filter(statistic="abs_cos")
-    for (setting,), part in frame.group_by("setting", maintain_order=True):
-        names = part["run"].unique(maintain_order=True).to_list()
-        mine = {run.name: run for run in runs if run.name in names}
-        labels = figures.labels(list(mine.values()))
-        keys = part.select("run", "place").unique(maintain_order=True).rows()
-        figure, axes = figures.new_figure(1, 2, 1.5 + 0.3 * len(keys), sharey=True, sharex=True)
-        looks = figures.marks([labels[name] for name in names])
-        paper = published.paper()["boxplot_mean"]["values"]
-        paper = paper.get(mine[names[0]].config["backbone"].upper(), {}).get("abs_cos")
-        for axis, domain in zip(axes[0], "AB", strict=True):
-            for y, (run, place) in enumerate(keys):
-                here = part.filter(run=run, place=place, domain=domain)
-                _row(axis, here, y, looks[labels[run]])
-            for null in part["null"].unique().sort():
-                text = f"null: independent directions ({null:.3f})"
-                figures.draw_null(axis, null, text, vertical=True)
-            if paper:
-                axis.axvline(paper, color="#999999", lw=0.8, label=f"paper's mean ({paper})")
-            axis.set_xlabel("mean |cos(X, X′)| of a token")
-            axis.set_yticks(range(len(keys)), [f"{labels[r]}, place {p}" for r, p in keys])
-            figures.title(axis, f"Domain {domain}")
-        axes[0, 0].set_ylim(len(keys) - 0.5, -0.5)
-        axes[0, 0].set_xlim(left=0)
-        figures.heading(figure, f"{setting}: filled trained, hollow untrained; ± sd over seeds")
-        figures.legend_below(figure, axes, 3)
-        figure.set_label(
-            f"Mean |cos(X, X′)| of every place, {setting}: trained, untrained, and the null"
-        )
-        out[figures.file_name("angles", setting)] = figure
+    for setting, mine in figures.by_setting(runs, frame):
+        out |= _drawn(frame.filter(setting=setting), setting, mine)
     return out
+
+
+def _drawn(frame, setting, runs):
+    names, forms = figures.labels(runs), {run.name: headline(run) for run in runs}
+    keys = frame.select("run", "place").unique(maintain_order=True).rows()
+    looks = figures.marks([names[run.name] for run in runs])
+
+    def panel(axes, domain):
+        for axis, (kind, text) in zip(axes, KINDS.items(), strict=True):
+            for y, (run, place) in enumerate(keys):
+                here = frame.filter(run=run, place=place, domain=domain)
+                here = here.filter(statistic=forms[run] + kind)
+                _row(axis, here, y, looks[names[run]])
+            _references(axis, kind, frame, runs)
+            shown = sorted({UPDATES[form] for form in forms.values()})
+            axis.set_xlabel(f"{text} of X and {' or '.join(shown)}")
+            axis.set_yticks(range(len(keys)), [f"{names[r]}, place {p}" for r, p in keys])
+            axis.update_datalim([(0, 0)])  # an angle is to be seen from 0
+            axis.autoscale_view()
+            axis.set_ylim(len(keys) - 0.5, -0.5)
+
+    heading = f"{setting}: filled trained, hollow untrained; ± sd over seeds"
+    label = f"Angles of X with its update at every place, {setting}: trained and untrained"
+    more = {"rows": 2, "sharey": True, "sharex": "row"}
+    height = 0.9 + 0.3 * len(keys)
+    return figures.by_domain("angles", setting, panel, heading, label, height, **more)
 
 
 def _row(axis, part, y, look):
@@ -107,3 +157,109 @@ def _row(axis, part, y, look):
             sd = row["sd"] if row["sd"] is not None and math.isfinite(row["sd"]) else 0
             style = figures.place_style(look, place) | {"elinewidth": 0.9, "capsize": 2}
             axis.errorbar(row["mean"], y, xerr=sd, **style)
+
+
+def _references(axis, kind, part, runs):
+    """The null of the mean |cos|; the paper's number on the axis of its own statistic alone."""
+    if kind == "abs_cos":
+        for null in part["null"].unique().sort():
+            text = f"null: independent directions ({null:.3f})"
+            figures.draw_null(axis, null, text, vertical=True)
+    paper = {published.mean_angle(run, kind) for run in runs} - {None}
+    for value in paper:
+        axis.axvline(value, color="#999999", lw=0.8, label=f"paper's mean ({value})")
+
+
+def measured_sheet(frame: pl.DataFrame, title: str, names: dict, forms=("",)) -> Sheet:
+    """Means over seeds of the trained models, a row for each run, place, domain and update."""
+    trained = frame.filter(parameters="best").drop_nans("value")
+    means = trained.group_by("run", "place", "domain", "statistic").agg(pl.col("value").mean())
+    found = {tuple(row[:4]): row[4] for row in means.iter_rows()}
+    rows = []
+    for key in trained.select("run", "place", "domain").unique(maintain_order=True).rows():
+        for form in forms:
+            # What the update has no part in has no form.
+            values = [found.get((*key, form + n), found.get((*key, n))) for n in names.values()]
+            digits = [1 if "participation" in name else 3 for name in names.values()]
+            cells = [number(v, d) for v, d in zip(values, digits, strict=True)]
+            form_name = [orthogonality.FORMS[form]] if len(forms) > 1 else []
+            rows.append([*map(str, key), *form_name, *cells])
+    header = ["run", "place", "domain", *["of X and"] * (len(forms) > 1), *names]
+    return Sheet(title, header, rows, words=len(header) - len(names))
+
+
+def draw_cosines(frame: pl.DataFrame, runs: list[Run]) -> dict:
+    """{name: figure}: distribution of cos(X, X') over tokens, with that of random directions."""
+    out = {}
+    bins = frame.filter(pl.col("statistic").str.starts_with("cos_hist/"), parameters="best")
+    bins = bins.with_columns(at=pl.col("statistic").str.slice(9).cast(pl.Float64))
+    mean = bins.group_by("run", "place", "domain", "at").agg(pl.col("value").mean()).sort("at")
+    for setting, mine in figures.by_setting(runs, mean):
+        out |= _drawn_cosines(mean, setting, mine)
+    return out
+
+
+def _drawn_cosines(mean, setting, runs):
+    labels = figures.labels(runs)
+    looks = figures.marks(labels.values())
+
+    def panel(axis, domain):
+        for run, place in ((r, place) for r in runs for place in r.places):
+            part = mean.filter(run=run.name, place=place, domain=domain).drop_nans()
+            look = looks[labels[run.name]]
+            style = {"color": look["color"], "marker": look["marker"], "markevery": 5, "ms": 4}
+            style["linestyle"] = figures.PLACE_LINES.get(str(place), "-.")
+            style["label"] = f"{labels[run.name]}, place {place}"
+            axis.plot(part["at"], part["value"], **style)
+        middles = mean["at"].unique().sort().to_numpy()
+        half = (middles[1] - middles[0]) / 2
+        for width in sorted({run.width for run in runs}):
+            null = orthogonality.null_cos(width)
+            shares = null.cdf(middles + half) - null.cdf(middles - half)
+            label = f"null: independent directions, d = {width}"
+            axis.plot(middles, shares, label=label, **figures.NULL)
+        axis.set(xlabel="cos(X, X′) of a token", ylabel="share of tokens per 0.05")
+        axis.set_xticks(np.linspace(-1, 1, 5))
+
+    heading = f"{setting}: trained models, mean over seeds"
+    label = f"Distribution over test tokens of cos(X, X′), {setting}, and of random directions"
+    return figures.by_domain("cosines", setting, panel, heading, label, 2.7, sharey=True)
+
+
+def section(runs: list[Run], out, options) -> Section:
+    """Angles of the summaries, and what `orthogonality` has left in `out`."""
+    how = (
+        "X is the stream that asks, X′ the update of the cross-attention, α ⊙ X′ what its gate "
+        "lets through: that is read first, as with a tanh gate the signs of X′ are arbitrary. The "
+        "mean over tokens of |cos| and |mean cos| are different statistics with different nulls: "
+        "independent random directions for the first, untrained models for the second; the paper's "
+        "number is of the second. Neither null knows that X and its update share a mean direction "
+        "and few others: another user's update does, and vectors about their means do "
+        "(`orthogonality`)."
+    )
+    frame = angles(runs)
+    if frame.is_empty():
+        return Section("Angles", how, missing=["no finished run with GCA: no angles"])
+    measured, missing = read_frame(out, "orthogonality"), []
+    if measured is not None:
+        measured = measured.filter(pl.col("run").is_in([run.name for run in runs]))
+    sheets, drawn = [sheet(frame)], draw(frame, runs)
+    if measured is None or measured.is_empty():
+        missing.append("distributions and subspaces: `orthogonality` has not been run (--fast?)")
+    else:
+        title = "Angles beside the nulls that matter: another user's update, and centred vectors"
+        sheets.append(measured_sheet(measured, title, NULLS, orthogonality.FORMS))
+        title = "Is X′ new, or a rotation of what is there? Trained models, means over seeds"
+        sheets.append(measured_sheet(measured, title, SUBSPACES))
+        drawn |= draw_cosines(measured, runs)
+    first = {run.name: f"{headline(run)}abs_cos" for run in runs}
+    rows = [r for r in frame.filter(when="best").to_dicts() if r["statistic"] == first[r["run"]]]
+    values, times = [r["mean"] for r in rows], [r["mean"] / r["null"] for r in rows]
+    short = ""
+    if rows:
+        short = (
+            f"Is the update orthogonal to X? Over {len(rows)} places and domains the trained mean "
+            f"|cos| is {number(min(values))} to {number(max(values))}, {number(min(times), 1)} to "
+            f"{number(max(times), 1)} times that of random directions."
+        )
+    return Section("Angles", how, short, warnings(runs), missing, sheets, drawn)

@@ -9,7 +9,7 @@ import pathlib
 import matplotlib
 from matplotlib.figure import Figure
 
-from analysis.output import write
+from oa_jax import files
 
 STYLE = {
     "font.size": 9.0,
@@ -85,20 +85,15 @@ def labels(runs) -> dict[str, str]:
     }
 
 
-def point_style(mark: dict) -> dict:
-    """The mark for points without a line."""
-    return {"color": mark["color"], "marker": mark["marker"], "linestyle": "none"}
-
-
-def line_style(mark: dict) -> dict:
-    """The mark for lines without points."""
-    return {"color": mark["color"], "linestyle": mark["linestyle"]}
-
-
 def place_style(mark: dict, place: str) -> dict:
     """The mark for the points of one place of GCA: filled at 0, hollow at 1, half filled at 2."""
     filling = {"1": "none", "2": "bottom"}.get(place, "full")
     return point_style(mark) | {"fillstyle": filling}
+
+
+def point_style(mark: dict) -> dict:
+    """The mark for points without a line."""
+    return mark | {"linestyle": "none"}
 
 
 def title(axis, text: str) -> None:
@@ -106,9 +101,23 @@ def title(axis, text: str) -> None:
     axis.set_title(text, loc="left", fontsize=STYLE["axes.titlesize"])
 
 
-def heading(figure, text: str) -> None:
-    """A line over the whole figure, at its left end."""
-    figure.suptitle(text, fontsize=8.5, x=0.01, ha="left", color="#444444")
+def by_domain(
+    name, setting, panel, heading, label, height=3.0, rows=1, **more
+) -> dict[str, Figure]:
+    """{file's name: figure} with a column of panels for each domain, a heading and one legend.
+
+    panel: function (column of axes, domain) that draws; a single axis where there is one row.
+    label: what the figure shows, for those who cannot see it; the panels' titles are added.
+    """
+    figure, axes = new_figure(rows, 2, height, **more)
+    for column, domain in zip(axes.T, "AB", strict=True):
+        title(column[0], f"Domain {domain}")
+        panel(column if rows > 1 else column[0], domain)
+    figure.suptitle(heading, fontsize=8.5, x=0.01, ha="left", color="#444444")
+    legend_below(figure, axes)
+    titles = "; ".join(axis.get_title("left") for axis in axes[0])
+    figure.set_label(f"{label}. {titles}")
+    return {file_name(name, setting): figure}
 
 
 def draw_null(axis, value: float, label: str, vertical: bool = False) -> None:
@@ -142,7 +151,7 @@ def save(out: pathlib.Path, figures: dict[str, Figure]) -> None:
     """`figures/NAME.png` and `.pdf` in `out`."""
     for name, figure in figures.items():
         for kind in ("png", "pdf"):
-            write(pathlib.Path(out) / "figures" / f"{name}.{kind}", render(figure, kind))
+            files.write(pathlib.Path(out) / "figures" / f"{name}.{kind}", render(figure, kind))
 
 
 def file_name(*parts: str) -> str:
@@ -150,3 +159,13 @@ def file_name(*parts: str) -> str:
     text = "_".join(parts).lower()
     kept = "".join(c if c.isalnum() and c.isascii() else "_" for c in text)
     return "_".join(filter(None, kept.split("_")))
+
+
+def by_setting(runs, frame) -> list[tuple[str, list]]:
+    """[(setting, runs)] of the runs that the frame knows."""
+    known = set(frame["run"].to_list())
+    out: dict[str, list] = {}
+    for run in runs:
+        if run.name in known:
+            out.setdefault(run.setting, []).append(run)
+    return list(out.items())

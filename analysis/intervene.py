@@ -1,4 +1,4 @@
-"""`intervene`: what happens to ranking quality when X' is replaced in a trained model.
+"""`intervene`: what happens to ranking quality when the update is replaced in a trained model.
 
 Nothing is trained again: the parameters are a checkpoint's, the users and candidates those of the
 run. Every change is a difference of the same seed and the same user.
@@ -6,94 +6,60 @@ run. Every change is a difference of the same seed and the same user.
 
 from __future__ import annotations
 
-import dataclasses
-
-import jax
 import numpy as np
 import polars as pl
 from absl import flags
-from rich.table import Table
 
-from analysis import ablation, restore
-from analysis.interventions import (
-    PARTS,
-    UNCHANGED,
-    Intervened,
-    Intervention,
-    interventions,
-    modules_of,
-    variables,
-)
-from analysis.output import write_frame
-from analysis.resampling import DRAWS, compare
-from analysis.runs import Run
-from oa_jax.commands import cli
-from oa_jax.engine.compilation import use_compilation_cache
-from oa_jax.engine.program import Engine
 from oa_jax.errors import UserError
 from oa_jax.ranking.metrics import user_metrics
-from oa_jax.runs.run import check_same_data
-from oa_jax.runs.workdir import Workdir
+from oa_jax.sheets import Sheet
+
+from . import ablation, figures, restore
+from .interventions import PART_OF, PARTS, UNCHANGED, Intervention, interventions, variables
+from .output import columns, interval, number, read_frame
+from .page import Section
+from .resampling import DRAWS, compare
+from .runs import Run
 
 SCALES = (0.5, 1.0, 2.0)
 HELD = 20_000_000  # differences (metrics × seeds × users) held at once
-SCHEMA = {
-    "run": pl.String,
-    "seed": pl.Int64,  # null: over all seeds
-    "parameters": pl.String,
-    "split": pl.String,
-    "step": pl.Int64,
-    "places": pl.String,
-    "intervention": pl.String,
-    "scale": pl.Float64,
-    "domain": pl.String,
-    "metric": pl.String,
-    "base": pl.Float64,
-    "value": pl.Float64,
-    "change": pl.Float64,
-    "low": pl.Float64,
-    "high": pl.Float64,
-    "users": pl.Int64,
+# seed: null over all seeds. part_of: what is replaced, U = α ⊙ X' (gated) or X' (update).
+SCHEMA = columns("run", "seed") | columns("parameters split", "step")
+SCHEMA |= columns("part_of places intervention", "", "scale") | columns("domain metric")
+SCHEMA |= columns("", "", "base value change low high") | columns("", "users")
+TOLD = {
+    "orthogonal": "with U⊥ alone by",
+    "parallel": "with U∥ alone by",
+    "zero": "without U by",
 }
 
 
 def define_flags() -> None:
     restore.define_flags()
-    flags.DEFINE_list("interventions", list(PARTS), "What X' is replaced by.")
-    flags.DEFINE_list("scales", [f"{s:g}" for s in SCALES], "Factors on what replaces X'.")
+    flags.DEFINE_list("interventions", list(PARTS), "What the update is replaced by.")
+    flags.DEFINE_list("scales", [f"{s:g}" for s in SCALES], "Factors on what replaces it.")
     flags.DEFINE_bool("each_place", False, "Also at one place of GCA at a time.")
+    meaning = "What is replaced: gated, α ⊙ X'; update, X' before its gate."
+    flags.DEFINE_enum("part_of", "gated", PART_OF, meaning)
 
 
 def command(runs: list[Run], out, say) -> int:
     """Intervene on every run with GCA; write intervene.* and the projection ablation."""
-    use_compilation_cache()
-    asked = {
-        "parts": flags.FLAGS.interventions,
-        "scales": [_number(text) for text in flags.FLAGS.scales],
-        "each_place": flags.FLAGS.each_place,
-        "draws": flags.FLAGS.draws,
-        "data_dir": flags.FLAGS.data_dir,
-    }
+    values = flags.FLAGS
+    asked = {"scales": [_number(text) for text in values.scales], "parts": values.interventions}
+    asked |= {name: values[name].value for name in ("each_place", "draws", "data_dir", "part_of")}
     interventions(asked["parts"], asked["scales"])  # what is wrong is said before the work
-    frames, missing = [], []
-    for run in runs:
-        if not run.places:
-            say(f"{run.name}: no GCA: nothing to intervene on")
-            continue
-        try:
-            frames.append(intervene(run, flags.FLAGS.which, flags.FLAGS.split, say, **asked))
-        except UserError as error:
-            missing.append(str(error))
-            say(f"{run.name}: left out: {error}")
-    if missing and not frames:
-        raise UserError(missing[0])
-    frame = pl.concat(frames) if frames else pl.DataFrame(schema=SCHEMA)
-    write_frame(out, "intervene", frame)
-    for run in runs:
-        show(frame.filter(pl.col("run") == run.name), flags.FLAGS.metric, cli.console)
+
+    def of_run(run):
+        return intervene(run, values.which, values.split, say, **asked)
+
+    frame, status = restore.of_every_run(runs, "intervene", SCHEMA, out, say, of_run)
+    for name in names_of(frame, values.metric):
+        found = sheet(frame, runs, name, values.which, values.split)
+        if found.rows:
+            say("\n" + found.markdown())
     ablation.write(runs, frame, out, say)
-    say(f"{len(frame)} changes in {out / 'intervene.parquet'} and .csv")
-    return 1 if missing else 0
+    return status
 
 
 def _number(text: str) -> float:
@@ -114,27 +80,30 @@ def intervene(
     each_place: bool = False,
     draws: int = DRAWS,
     data_dir: str | None = None,
+    part_of: str = "gated",
 ) -> pl.DataFrame:
     """Changes of every metric under every intervention: columns `SCHEMA`, one run.
 
+    part_of: "gated" or "update"; a run that was trained with a part is changed where it had it.
     Rows with a seed: that seed's change, interval over users. Rows without: the mean over seeds,
-    interval over seeds and users (analysis.resampling.compare on the paired differences), 95 %
-    each, not corrected for their number. nan where an intervention gave a score that is not finite.
+    interval over seeds and users (resampling.compare on the paired differences), 95 % each, not
+    corrected for their number. nan where an intervention gave a score that is not finite.
     Raises UserError when nothing can be restored or the candidates are not those of the run.
     """
     if not run.places:
         return pl.DataFrame(schema=SCHEMA)
+    if run.part != "full":  # a part of the one has no counterpart in the other
+        part_of = run.config["gca"].get("part_of", "update")
     experiment = restore.experiment_of(run, say, data_dir)
-    if run.env:
-        check_same_data(Workdir(run.path), {"fingerprints": experiment.identity()})
+    restore.check_candidates(run, experiment)
     asked = interventions(parts, scales, run.places if each_place else ())
     records = []
     for restored in restore.parameters(run, experiment, which, say):
-        ranker = Ranker(experiment, restored, split)
+        ranker = Ranker(experiment, restored, split, part_of)
         base = ranker.ranks(UNCHANGED)
         if which == "best" and run.is_finished:
             say(f"{run.name}: {agreement(base, run.ranks(), ranker)}")
-        lead = {"run": run.name, "parameters": restored.kind, "split": split}
+        lead = {"run": run.name, "parameters": restored.kind, "split": split, "part_of": part_of}
         records += _changes(ranker, base, asked, lead, draws, say)
     return pl.DataFrame(records, schema=SCHEMA)
 
@@ -142,32 +111,20 @@ def intervene(
 class Ranker:
     """Ranks of one run's users under any intervention, by one compiled program."""
 
-    def __init__(self, experiment, restored, split):
-        self.experiment, self.split = experiment, split
-        self.slots = np.flatnonzero(restored.good_S)
-        if not len(self.slots):
+    def __init__(self, experiment, restored, split, part_of="gated"):
+        slots = np.flatnonzero(restored.good_S)
+        if not len(slots):
             raise UserError(f"step {restored.checkpoint}: every seed is left out")
-        self.seeds = experiment.seeds[self.slots]
-        self.epochs = restored.epoch_S[self.slots]
-        self.rows = experiment.eval_rows[split]
-        padded = experiment.padded(self.rows)
-        block = {k: v[: experiment.config["evaluate"]["block_users"]] for k, v in padded.items()}
-        one = restored.of_seed(int(self.slots[0]))
-        self.modules = modules_of(experiment.backbone, one, block)
-        settings = experiment.engine.settings
-        settings = dataclasses.replace(settings, backbone=Intervened(experiment.backbone))
-        self._engine = Engine(settings, experiment.engine.axis)
-        self._params = jax.device_put(jax.tree.map(lambda a: a[self.slots], restored.params))
-        self._rows = jax.device_put(padded)
+        self.split, self.tie_weight = split, experiment.evaluation.tie_weight
+        self.seeds, self.epochs = experiment.seeds[slots], restored.epoch_S[slots]
+        self.rows = experiment.evaluation.rows[split]
+        self._program, self.modules = restore.ranking(experiment, restored, split, part_of)
 
     def ranks(self, intervention: Intervention) -> dict:
         """{ranking's name: Ranks of numpy arrays, (S, R)}."""
-        args = variables(self._params, self.seeds, self.modules, intervention)
-        n_rows, names = len(self.rows["target"]), self.experiment.protocol_names
-        tables = self.experiment.tables
-        found, _ = self._engine.final(args, self._rows, tuple(names), tables)
-        found = jax.device_get(found)
-        return {names[k]: jax.tree.map(lambda a: a[:, :n_rows], v) for k, v in found.items()}
+        return self._program(
+            lambda params: variables(params, self.seeds, self.modules, intervention)
+        )
 
     def metrics(self, ranks) -> tuple[list[str], np.ndarray]:
         """(names such as ndcg@10/full, values of every seed and user (M, S, R)).
@@ -177,7 +134,7 @@ class Ranker:
         names, values = [], []
         for name, found in ranks.items():
             counts = (found.rank, found.ties, found.n_candidates)
-            metrics = user_metrics(*counts, self.experiment.tie_weight)
+            metrics = user_metrics(*counts, self.tie_weight)
             lost_Sx1 = ~found.finite.all(1)[:, None]
             names += [f"{metric}/{name}" for metric in metrics]
             values += [np.where(lost_Sx1, np.nan, value) for value in metrics.values()]
@@ -247,34 +204,122 @@ def _records(ranker, names, base, group, values, draws):
 def paired(difference_MxSxR, draws: int):
     """Mean changes and intervals from differences of the same seed and user.
 
-    Seeds and users are drawn, both paired: the two-way model of `compare`, whose other side is 0.
+    Seeds and users are drawn, both paired.
     """
-    nothing = np.zeros((len(difference_MxSxR), 1, difference_MxSxR.shape[2]))
-    return compare(difference_MxSxR, nothing, np.random.default_rng(0), draws)
+    return compare(difference_MxSxR, None, np.random.default_rng(0), draws)
 
 
-def show(frame: pl.DataFrame, metric: str, console) -> None:
-    """A table of one run: change of `metric` over all seeds, at all places at once."""
-    frame = frame.filter(pl.col("seed").is_null())
+def names_of(frame: pl.DataFrame, metric: str) -> list[str]:
+    """Names in the frame of a metric, which may lack its ranking."""
     names = frame["metric"].unique(maintain_order=True)
-    names = [name for name in names if metric in (name, name.split("/")[0])]
-    if frame.is_empty() or not names:
-        return
-    columns = [(domain, name) for name in names for domain in ("A", "B")]
-    heads = [f"{name} {domain}" for domain, name in columns]
-    table = Table("replaced by", "scale", "places", *heads, box=None, pad_edge=False)
-    keys = ("parameters", "places", "intervention", "scale")
-    for (_, places, part, scale), rows in frame.group_by(keys, maintain_order=True):
-        cells = []
-        for domain, name in columns:
-            row = rows.filter((pl.col("domain") == domain) & (pl.col("metric") == name))
-            cells.append(_cell(row.row(0, named=True)) if len(row) else "–")
-        table.add_row(PARTS[part], f"{scale:g}", places, *cells)
-    console.print(f"\n{frame['run'][0]}: change, 95 % interval over seeds and users", markup=False)
-    console.print(table)
+    return [name for name in names if metric in (name, name.split("/")[0])]
 
 
-def _cell(row) -> str:
-    if row["intervention"] == "full" and row["scale"] == 1:
-        return f"{row['value']:.4f}"
-    return f"{row['change']:+.4f} [{row['low']:+.4f}, {row['high']:+.4f}]"
+def changes(
+    frame: pl.DataFrame, metric: str, run: Run, which: str = "best", split: str = "test"
+) -> pl.DataFrame:
+    """Changes of one metric (with its ranking) of a run, over all seeds."""
+    where = {"run": run.name, "metric": metric, "parameters": which, "split": split}
+    return frame.filter(**where).filter(pl.col("seed").is_null())
+
+
+def at_once(frame: pl.DataFrame, metric: str, run: Run) -> pl.DataFrame:
+    """The same, at all places at once and at scale 1. metric: by default of the sampled ranking."""
+    name = metric if "/" in metric else f"{metric}/{run.candidates}"
+    return changes(frame, name, run).filter(places="all", scale=1.0)
+
+
+def sheet(frame: pl.DataFrame, runs: list[Run], metric: str, which="best", split="test") -> Sheet:
+    """A row for each run, replacement, scale and places, the change in either domain."""
+    rows, keys = [], ("part_of", "intervention", "scale", "places")
+    which = "kept" if which == "all" else which
+    for run in runs:
+        found = changes(frame, metric, run, which, split)
+        for (part_of, part, scale, places), here in found.group_by(keys, maintain_order=True):
+            row = [run.name, _named(part, part_of), f"{scale:g}", places]
+            for domain in "AB":
+                of = here.filter(domain=domain).to_dicts()
+                change = number(of[0]["change"], 4, sign=True) if of else "–"
+                row += [number(of[0]["value"], 4) if of else "–", change]
+                row.append(interval(of[0]["low"], of[0]["high"], 4, True) if of else "–")
+            rows.append(row)
+    header = ["run", "U replaced by", "scale", "places"]
+    header += [f"{d}: {what}" for d in "AB" for what in ("value", "change", "95 % interval")]
+    title = f"{split.capitalize()} {metric} with the update U replaced in the trained models, "
+    return Sheet(title + "paired by user and seed", header, rows, words=4)
+
+
+def _named(part, part_of):
+    return PARTS[part].replace("U", "α ⊙ X′" if part_of == "gated" else "X′")
+
+
+def draw(frame: pl.DataFrame, runs: list[Run], metric: str) -> dict:
+    """{name: figure}: change of the metric by each replacement, a marker for each run."""
+    out = {}
+    for setting, mine in figures.by_setting(runs, frame):
+        tables = {run.name: at_once(frame, metric, run) for run in mine}
+        found = {part for table in tables.values() for part in table["intervention"]}
+        parts = [part for part in PARTS if part in found and part != "full"]
+        if parts:
+            out |= _drawn(tables, parts, setting, mine, metric)
+    return out
+
+
+def _drawn(tables, parts, setting, runs, metric):
+    labels = figures.labels(runs)
+    looks = figures.marks(labels.values())
+    part_of = next(table["part_of"][0] for table in tables.values() if len(table))
+
+    def panel(axis, domain):
+        for i, run in enumerate(runs):
+            shift = (i - (len(runs) - 1) / 2) * 0.6 / len(runs)
+            rows = tables[run.name].filter(pl.col("intervention").is_in(parts), domain=domain)
+            x, low, high = (rows[name].to_numpy() for name in ("change", "low", "high"))
+            y = [parts.index(part) + shift for part in rows["intervention"]]
+            widths = np.nan_to_num(np.maximum(np.array([x - low, high - x]), 0))
+            style = figures.point_style(looks[labels[run.name]])
+            style |= {"elinewidth": 0.9, "markersize": 4, "label": labels[run.name]}
+            axis.errorbar(x, y, xerr=widths, **style)
+        figures.draw_null(axis, 0, "no change", vertical=True)
+        axis.set_yticks(range(len(parts)), [_named(part, part_of) for part in parts])
+        axis.set_ylim(len(parts) - 0.5, -0.5)
+        axis.set_xlabel(f"change of test {metric}")
+        axis.locator_params("x", nbins=5)
+
+    heading = f"{setting}: the update replaced in trained models, 95 % intervals"
+    label = f"Change of test {metric} when the update is replaced at all places, {setting}"
+    height = 1.5 + 0.26 * len(parts)
+    return figures.by_domain("interventions", setting, panel, heading, label, height, sharey=True)
+
+
+def section(runs: list[Run], out, options) -> Section:
+    """What `intervene` has left in `out` of these runs."""
+    how = (
+        "In trained models the update U, α ⊙ X′ or X′, is replaced at every place of GCA, nothing "
+        "is trained again, and the same users are ranked again. 'At the norm of U' tells direction "
+        "from size. After residual and norm an update along X vanishes, exactly so for U = α ⊙ X′: "
+        "a gate that differs from unit to unit turns an X′ along X into one that is not. What a "
+        "model loses this way is what it has come to rely on, not what it could learn without."
+    )
+    frame = read_frame(out, "intervene")
+    mine = [run for run in runs if frame is not None and run.name in set(frame["run"])]
+    if not mine:
+        why = "no trained model was intervened on (--fast, or no run with GCA and checkpoints)"
+        return Section("Interventions", how, missing=[why])
+    tables = {run.name: at_once(frame, options.metric, run) for run in mine}
+    whole = pl.concat(tables.values())
+    sheets = [sheet(whole, mine, name) for name in names_of(whole, options.metric)]
+    ablated = read_frame(out, "ablation")
+    sheets += [] if ablated is None else ablation.sheets(ablated)
+    parts = []
+    for part, text in TOLD.items():
+        change = whole.filter(intervention=part)["change"].drop_nulls()
+        if len(change):
+            ends = [number(value, 4, sign=True) for value in (change.min(), change.max())]
+            parts.append(f"{text} {' to '.join(dict.fromkeys(ends))}")
+    short = (
+        "Does the orthogonal part carry it? In trained models "
+        f"{options.metric} changes, over runs and domains, {', '.join(parts)}."
+    )
+    drawn = draw(frame, mine, options.metric)
+    return Section("Interventions", how, short if parts else "", [], [], sheets, drawn)

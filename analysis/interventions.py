@@ -1,9 +1,14 @@
-"""The same trained backbone with another X': which replacements there are, and how they are made.
+"""The same trained backbone with another update: which replacements there are, how they are made.
 
 What is replaced, and by what, is an argument of the program: all interventions of a run share one
 compilation, and the unchanged model goes through the same operations as the changed ones. Its
 hidden states are those of the run's own program up to the last digit, as XLA fuses the two
 differently; its ranks are the same.
+
+By default the gated update is replaced, α ⊙ X', which is what is added to X; X' and the gate stay
+as they were (`part_of` = "gated"). With a tanh gate the parts of the raw X' say nothing: flipping
+the sign of a unit of X' and of its gate leaves the model as it is, and moves both parts. With
+`part_of` = "update" X' is replaced before the gate, which sees the replacement.
 """
 
 from __future__ import annotations
@@ -11,6 +16,7 @@ from __future__ import annotations
 import dataclasses
 import re
 import zlib
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -22,23 +28,24 @@ from oa_jax.nn.gca import PARTS as TRAINED
 from oa_jax.nn.gca import parallel_part
 
 RANDOM = 0x0A17  # folded into a seed's key: apart from the purposes of training
-# Replacement -> what stands in place of X', as the table says it.
+PART_OF = ("gated", "update")
+# Replacement -> what stands in place of the update U, which is α ⊙ X' or X'.
 PARTS = {
-    "full": "X' as it is",
-    "parallel": "X'∥, along X",
-    "orthogonal": "X'⊥, the rest",
-    "parallel_at_norm": "X'∥, norm of X'",
-    "orthogonal_at_norm": "X'⊥, norm of X'",
-    "random": "random, norm of X'",
-    "other_user": "another user's X'",
-    "mean": "the mean X'",
+    "full": "U as it is",
+    "parallel": "U∥, along X",
+    "orthogonal": "U⊥, the rest",
+    "parallel_at_norm": "U∥ at the norm of U",
+    "orthogonal_at_norm": "U⊥ at the norm of U",
+    "random": "random at the norm of U",
+    "other_user": "another user's U",
+    "mean": "the mean U",
     "zero": "nothing",
 }
 
 
 @dataclasses.dataclass(frozen=True)
 class Intervention:
-    """X' replaced by `scale` times a part; at one place of GCA, or at all of them (None)."""
+    """The update replaced by `scale` times a part; at one place of GCA, or at all (None)."""
 
     part: str = "full"
     scale: float = 1.0
@@ -77,15 +84,28 @@ class Intervened:
     """A backbone whose parameters are {"params", "seed", "part", "scale"}: see `variables`."""
 
     backbone: Any
+    part_of: str = "gated"
 
     def on(self, tables):
-        return Intervened(self.backbone.on(tables))
+        return Intervened(self.backbone.on(tables), self.part_of)
 
     def index(self, variables):
         return self.backbone.index(variables["params"])
 
     def encode(self, variables, batch):
-        return self.changed(variables, batch).encode(variables["params"], batch)
+        """`batch` has `user`, the ids. Where the run was trained with a part only, that part is
+        what is replaced: `full` is always the model as it was trained."""
+        trained = TRAINED[self.backbone.gca.part]
+
+        def replace(update, query, name):
+            used = trained(update, query.h_PxD)
+            key = jax.random.fold_in(jax.random.key(variables["seed"]), RANDOM)
+            key = jax.random.fold_in(key, np.uint32(zlib.crc32(name.encode())))
+            part = variables["part"][name]
+            return variables["scale"][name] * replaced(part, used, query, key, batch["user"])
+
+        changed = replacing(self.backbone, replace, self.part_of)
+        return changed.encode(variables["params"], batch)
 
     def score(self, index, encoded_BxD, candidates):
         return self.backbone.score(index, encoded_BxD, candidates)
@@ -93,30 +113,21 @@ class Intervened:
     def probe(self, variables, batch):
         return {}  # ranks are all that is asked of it
 
-    def changed(self, variables, batch):
-        """The backbone that acts on `batch` under the intervention in `variables`.
 
-        `batch` has `user`, the ids. Where the run was trained with a part of X' only, that part is
-        what is replaced: `full` is always the model as it was trained.
-        """
-        trained = TRAINED[self.backbone.gca.part]
-
-        def change(raw, query, name):
-            used = trained(raw, query.h_PxD)
-            key = jax.random.fold_in(jax.random.key(variables["seed"]), RANDOM)
-            key = jax.random.fold_in(key, np.uint32(zlib.crc32(name.encode())))
-            part = variables["part"][name]
-            return variables["scale"][name] * replaced(part, used, query, key, batch["user"])
-
-        gca = dataclasses.replace(self.backbone.gca, part=change)
-        return dataclasses.replace(self.backbone, gca=gca)
+def replacing(backbone, replace: Callable, part_of: str = "gated"):
+    """The backbone whose GCA modules use `replace(U, query stream, its name)` in place of U."""
+    gca = dataclasses.replace(backbone.gca, part=replace, part_of=part_of)
+    return dataclasses.replace(backbone, gca=gca)
 
 
 def variables(params, seeds, modules, intervention: Intervention) -> dict:
     """Arguments of `Intervened` with a leading S: parameters, seeds, and what each module uses."""
     n_seeds = len(seeds)
+    # The number in a module's name is its place: gca_0_A.
     chosen = {
-        name: intervention if intervention.place in (None, place_of(name)) else UNCHANGED
+        name: intervention
+        if intervention.place in (None, int(re.search(r"\d+", name)[0]))
+        else UNCHANGED
         for name in modules
     }
     order = list(PARTS)
@@ -132,29 +143,22 @@ def modules_of(backbone, params, batch) -> list[str]:
     """Names of the GCA modules, such as gca_0_A. params: one seed's."""
     names = []
 
-    def part(raw, query, name):
+    def replace(used, query, name):
         names.append(name)
-        return raw
+        return used
 
-    gca = dataclasses.replace(backbone.gca, part=part)
-    jax.eval_shape(dataclasses.replace(backbone, gca=gca).probe, params, batch)
+    jax.eval_shape(replacing(backbone, replace).probe, params, batch)
     return sorted(set(names))
 
 
-def place_of(name: str) -> int:
-    """The place in a module's name: gca_0_A -> 0."""
-    return int(re.search(r"\d+", name)[0])
-
-
 def replaced(part, used, query, key, users_B):
-    """What stands in place of X': (P, D). `part` indexes `PARTS`, and may be traced.
+    """What stands in place of U: (P, D). `part` indexes `PARTS`, and may be traced.
 
-    used: (P, D), what the module adds, before its gate. query: its stream, X.
+    used: (P, D), the update. query: the module's stream, X.
     """
-    x = query.h_PxD
 
     def along():
-        return parallel_part(used, x)
+        return parallel_part(used, query.h_PxD)
 
     branches = {
         "full": lambda: used,
@@ -186,14 +190,14 @@ def random_directions(query, key, users_B):
 
 
 def mean_of_tokens(used, query):
-    """(P, D): every token gets the mean X' of the tokens of its block of users."""
+    """(P, D): every token gets the mean U of the tokens of its block of users."""
     real_Px1 = query.real_P[:, None]
     mean_D = jnp.sum(used * real_Px1, 0) / jnp.maximum(jnp.sum(real_Px1), 1)
     return mean_D * real_Px1
 
 
 def of_other_users(used, query):
-    """(P, D): every token gets the X' of the next user of the block that has any token.
+    """(P, D): every token gets the U of the next user of the block that has any token.
 
     Tokens are counted from the end, so that the latest gets the latest, wherever padding stands; a
     user with fewer tokens lends its oldest one to what lies before. Alone in its block, a user

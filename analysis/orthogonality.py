@@ -1,8 +1,8 @@
-"""`orthogonality`: statistics of X, X' and Y of trained models, with two null controls.
+"""`orthogonality`: statistics of X, X' and Y of trained models, with null controls.
 
-Statistics of specs gca §5, the distribution of cos(X, X') over tokens, and what second moments tell
-(analysis/subspaces.py). One seed and one block of users are on the device at a time; sums are added
-up in float64 on the host, so memory grows with neither.
+Angles of X with three forms of the update (`FORMS`), the distribution of cos(X, X') over tokens,
+and what second moments tell (subspaces.py). One seed and one block of users are on the device at a
+time; sums are added up in float64 on the host, so memory grows with neither.
 """
 
 from __future__ import annotations
@@ -17,30 +17,25 @@ import polars as pl
 import scipy.stats
 from absl import flags
 
-from analysis import restore, subspaces
-from analysis.output import write_frame
-from analysis.runs import Run
-from oa_jax.engine.compilation import use_compilation_cache
 from oa_jax.errors import UserError
 from oa_jax.experiment import Experiment
 from oa_jax.nn import angles as sums_lib
+
+from . import restore, subspaces
+from .output import columns
+from .runs import Run
 
 N_FINE, N_BINS = 2000, 40  # bins of the streamed histogram, and of the one in the table
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 # Every fourth user fits the regressions, every fourth chooses their ridge, the others test them.
 PARTS = {"fit": (0,), "choose": (1,), "test": (2, 3)}
 VIEWS = {"pooled": "", "aligned": "_aligned"}  # of Y -> end of the statistic's name
-SCHEMA = {
-    "run": pl.String,
-    "seed": pl.Int64,
-    "parameters": pl.String,
-    "split": pl.String,
-    "step": pl.Int64,
-    "place": pl.Int64,
-    "domain": pl.String,
-    "statistic": pl.String,
-    "value": pl.Float64,
-}
+# Begin of a statistic's name -> which update: X' as it is; α ⊙ X', which is what is added to X; X'
+# with each unit's sign turned so that its mean gate is positive. Under a tanh gate the signs of the
+# first are arbitrary: turning a unit of X' and of its gate changes no output.
+FORMS = {"": "X′", "gated_": "α ⊙ X′", "fixed_": "X′, signs by the gate"}
+SCHEMA = columns("run", "seed") | columns("parameters split", "step place")
+SCHEMA |= columns("domain statistic", real="value")
 
 
 def define_flags() -> None:
@@ -49,24 +44,12 @@ def define_flags() -> None:
 
 def command(runs: list[Run], out, say) -> int:
     """Measure every run with GCA and write orthogonality.parquet and .csv."""
-    use_compilation_cache()
-    which, split = flags.FLAGS.which, flags.FLAGS.split
-    frames, missing = [], []
-    for run in runs:
-        if not run.places:
-            say(f"{run.name}: no GCA: nothing to measure")
-            continue
-        try:
-            frames.append(measure(run, which, split, say, flags.FLAGS.data_dir))
-        except UserError as error:
-            missing.append(str(error))
-            say(f"{run.name}: left out: {error}")
-    if missing and not frames:
-        raise UserError(missing[0])
-    frame = pl.concat(frames) if frames else pl.DataFrame(schema=SCHEMA)
-    write_frame(out, "orthogonality", frame)
-    say(f"{len(frame)} values in {out / 'orthogonality.parquet'} and .csv")
-    return 1 if missing else 0
+    which, split, data_dir = flags.FLAGS.which, flags.FLAGS.split, flags.FLAGS.data_dir
+
+    def of_run(run):
+        return measure(run, which, split, say, data_dir)
+
+    return restore.of_every_run(runs, "orthogonality", SCHEMA, out, say, of_run)[1]
 
 
 def measure(
@@ -74,11 +57,8 @@ def measure(
 ) -> pl.DataFrame:
     """A tidy table of the statistics of one run: columns `SCHEMA`.
 
-    which: "best", "last" or "all" (see restore.parameters). `parameters` is best, last, kept or
-    init, the untrained parameters of the same seeds at step 0; `step` is the epoch after which the
-    seed had these parameters. `abs_cos_null` is the expectation for independent random directions.
-    Statistics that are undefined, such as the spectrum of X' = 0, are nan. Empty without GCA.
-    Raises UserError when nothing can be restored.
+    Of the parameters that `which` names (see restore.parameters), and of the untrained ones of the
+    same seeds, a null control. Raises UserError when nothing can be restored.
     """
     if not run.places:
         return pl.DataFrame(schema=SCHEMA)
@@ -88,18 +68,18 @@ def measure(
     for restored in restore.parameters(run, experiment, which, say):
         chosen |= set(np.flatnonzero(restored.good_S).tolist())
         records += _measured(run, experiment, restored, restored.good_S, rows, split, say)
-    start = restore.initial(experiment)
     start_S = np.isin(np.arange(len(experiment.seeds)), list(chosen))
+    start = restore.initial(experiment)
     records += _measured(run, experiment, start, start_S, rows, split, say)
     return pl.DataFrame(records, schema=SCHEMA, orient="row")
 
 
 def _measured(run, experiment, restored, slots_S, rows, split, say):
-    out, block_users = [], experiment.config["evaluate"]["block_users"]
+    out, block_users = [], experiment.evaluation.block_users
     for slot in np.flatnonzero(slots_S):
         begin, seed = time.perf_counter(), int(experiment.seeds[slot])
         params, tables = restored.of_seed(slot), experiment.tables
-        totals = stream(experiment.backbone, params, rows, block_users, tables)
+        totals = stream(restore.backbone_of(experiment), params, rows, block_users, tables)
         epoch = int(restored.epoch_S[slot])
         for module, total in totals.items():
             place, domain = module.split("/")
@@ -115,13 +95,15 @@ def parts_of_users(experiment: Experiment, split: str) -> dict[str, dict[str, np
 
     A user's part follows from its place among the users with a target, whatever the block size.
     """
-    rows = experiment.task.eval_arrays(split)
+    rows = experiment.data.task.eval_arrays(split)
     rows = {name: array for name, array in rows.items() if name != "seen"}
     part_R = np.arange(len(rows["user"])) % 4
     if len(part_R) < 4:
         raise UserError(f"--split={split}: {len(part_R)} users have a target: expected at least 4")
     return {
-        name: experiment.padded({k: v[np.isin(part_R, numbers)] for k, v in rows.items()})
+        name: experiment.evaluation.padded(
+            {k: v[np.isin(part_R, numbers)] for k, v in rows.items()}
+        )
         for name, numbers in PARTS.items()
     }
 
@@ -129,60 +111,111 @@ def parts_of_users(experiment: Experiment, split: str) -> dict[str, dict[str, np
 def stream(backbone, params, parts, block_users: int | None = None, tables=None) -> dict:
     """Totals of one seed over blocks of users: {"place/domain": see `statistics`}.
 
-    params: one seed's. parts: {part: rows in whole blocks}. Vectors are shifted by their means over
-    the first block before second moments are taken. tables: the backbone's, if it has any.
+    params: one seed's. parts: {part: rows in whole blocks}. Two passes: the first finds the means,
+    by which the second shifts vectors before it takes second moments and centred cosines. tables:
+    the backbone's, if it has any.
     """
     blocks = [(name, block) for name, rows in parts.items() for block in _blocks(rows, block_users)]
     params = jax.device_put(params)
-    shift = _means(backbone, params, blocks[0][1], tables)
-    totals: dict = {}
-    for part, block in blocks:
-        sums = block_sums(backbone, params, block, shift, tables)
-        for module, found in jax.device_get(sums).items():
-            total = totals.setdefault(module, {"shift": jax.device_get(shift[module])})
-            for name, value in _keyed(part, found).items():
-                total[name] = total.get(name, 0) + np.asarray(value, np.float64)
-    return totals
+
+    def added(program, *more):
+        totals: dict = {}
+        for part, block in blocks:
+            for module, found in jax.device_get(program(backbone, params, block, *more)).items():
+                total = totals.setdefault(module, {})
+                for name, value in found.items():
+                    name = f"{name}/{part}" if name in VIEWS else name
+                    total[name] = total.get(name, 0) + np.asarray(value, np.float64)
+        return totals
+
+    means = {module: _means(found) for module, found in added(first_sums, tables).items()}
+    totals = added(block_sums, jax.tree.map(np.float32, means), tables)
+    return {module: total | {"means": means[module]} for module, total in totals.items()}
+
+
+def _probes(backbone, params, rows, tables):
+    return (backbone if tables is None else backbone.on(tables)).probe(params, rows)
 
 
 @functools.partial(jax.jit, static_argnames="backbone")
-def block_sums(backbone, params, rows, shift, tables=None):
-    """Sums over the tokens of a block of users, for every GCA module.
-
-    -> {"place/domain": {"sums": of evaluate.orthogonality, "cos": counts of cos(X, X'),
-    "pooled", "aligned": Gram matrices (see subspaces.gram) with that Y}}.
-    """
+def first_sums(backbone, params, rows, tables=None):
+    """{"place/domain": sums over the tokens of a block of users of what `_means` divides}."""
     out = {}
-    if tables is not None:
-        backbone = backbone.on(tables)
-    for module, probe in backbone.probe(params, rows).items():
-        cos_P = sums_lib.cosine(probe.x, probe.update)
-        bin_P = jnp.clip(((cos_P + 1) * (N_FINE / 2)).astype(int), 0, N_FINE - 1)
-        counts = jnp.zeros(N_FINE, jnp.int32).at[bin_P].add(probe.has_key_P.astype(jnp.int32))
-        has_y = {"pooled": probe.has_key_P, "aligned": probe.has_key_P & probe.has_aligned_P}
-        out[module] = {"sums": sums_lib.sums(probe), "cos": counts}
-        for view, token_P in has_y.items():
-            vectors = (probe.x, probe.update, getattr(probe, f"y_{view}"))
-            out[module][view] = subspaces.gram(vectors, token_P, shift[module][view])
+    for module, probe in _probes(backbone, params, rows, tables).items():
+        used_P = probe.has_key_P.astype(jnp.float32)
+        aligned_P = used_P * probe.has_aligned_P
+        of_module = {
+            "x": used_P @ probe.x,
+            "update": used_P @ probe.update,
+            "gated": used_P @ (probe.gate * probe.update),
+            "gate": used_P @ probe.gate,
+            "y": used_P @ probe.y_pooled,
+            "x_aligned": aligned_P @ probe.x,
+            "update_aligned": aligned_P @ probe.update,
+            "y_aligned": aligned_P @ probe.y_aligned,
+        }
+        out[module] = of_module | {"n": used_P.sum(), "n_aligned": aligned_P.sum()}
     return out
 
 
+def _means(total):
+    """{view: (3, D) means of X, X', Y}, the mean of each form, the sign of each unit's gate."""
+    n, n_aligned = max(total["n"], 1), max(total["n_aligned"], 1)
+    sign_D = np.where(total["gate"] < 0, -1.0, 1.0)
+    return {
+        "pooled": np.stack([total[name] for name in subspaces.ROLES]) / n,
+        "aligned": np.stack([total[f"{name}_aligned"] for name in subspaces.ROLES]) / n_aligned,
+        "forms": np.stack([total["update"], total["gated"], sign_D * total["update"]]) / n,
+        "sign": sign_D,
+    }
+
+
 @functools.partial(jax.jit, static_argnames="backbone")
-def _probe(backbone, params, rows):
-    return backbone.probe(params, rows)
+def block_sums(backbone, params, rows, means, tables=None):
+    """Sums over the tokens of a block of users, for every GCA module.
+
+    -> {"place/domain": {"sums/…": of oa_jax.nn.angles; "cos": counts of cos(X, X');
+    "form:FORM/…": of `_of_form`; "pooled", "aligned": Gram matrices (see subspaces.gram) with that
+    Y}}.
+    """
+    out = {}
+    for module, probe in _probes(backbone, params, rows, tables).items():
+        mean, used_P = means[module], probe.has_key_P
+        cos_P = sums_lib.cosine(probe.x, probe.update)
+        bin_P = jnp.clip(((cos_P + 1) * (N_FINE / 2)).astype(int), 0, N_FINE - 1)
+        found = {"cos": jnp.zeros(N_FINE, jnp.int32).at[bin_P].add(used_P.astype(jnp.int32))}
+        found |= {f"sums/{name}": value for name, value in sums_lib.sums(probe).items()}
+        forms = (probe.update, probe.gate * probe.update, probe.update * mean["sign"])
+        for form, update, centre in zip(FORMS, forms, mean["forms"], strict=True):
+            of_form = _of_form(probe.x, update, mean["pooled"][0], centre, used_P)
+            found |= {f"form:{form}/{name}": value for name, value in of_form.items()}
+        has_y = {"pooled": used_P, "aligned": used_P & probe.has_aligned_P}
+        for view, token_P in has_y.items():
+            vectors = (probe.x, probe.update, getattr(probe, f"y_{view}"))
+            found[view] = subspaces.gram(vectors, token_P, mean[view])
+        out[module] = found
+    return out
 
 
-def _means(backbone, params, block, tables):
-    """{module: {view: (3, D) means of X, X', Y}} over one block, from its sums about 0."""
-    probes = _probe.eval_shape(backbone, params, block)
-    widths = {module: probe.x.shape[-1] for module, probe in probes.items()}
-    zero = {m: {v: np.zeros((3, w), np.float32) for v in VIEWS} for m, w in widths.items()}
-    found = jax.device_get(block_sums(backbone, params, block, zero, tables))
+def _of_form(x, update, mean_x, mean_update, used_P):
+    """Sums of cosines of X with an update, with that of another user, and about their means.
 
-    def mean(gram, width):
-        return (gram[0, 1 : 1 + 3 * width] / max(gram[0, 0], 1)).reshape(3, width)
-
-    return {m: {v: mean(found[m][v], w) for v in VIEWS} for m, w in widths.items()}
+    The other's token is the one half of the block's tokens further on: of another user, as tokens
+    lie user by user, unless one user has more than half of them.
+    """
+    order_P = jnp.argsort(~used_P, stable=True)  # tokens that count first
+    n = jnp.maximum(used_P.sum(), 1)
+    place_P = jnp.cumsum(used_P) - 1
+    other = update[order_P[(place_P + n // 2) % n]]
+    cosines = {
+        "": sums_lib.cosine(x, update),
+        "shuffled_": sums_lib.cosine(x, other),
+        "centred_": sums_lib.cosine(x - mean_x, update - mean_update),
+    }
+    values = {f"{name}cos": cos_P for name, cos_P in cosines.items()}
+    values |= {f"{name}abs_cos": jnp.abs(cos_P) for name, cos_P in cosines.items()}
+    values["energy"] = jnp.sum(update * update, -1)
+    return {name: used_P.astype(jnp.float32) @ value for name, value in values.items()}
 
 
 def _blocks(rows, size):
@@ -191,34 +224,48 @@ def _blocks(rows, size):
         yield {name: array[start : start + size] for name, array in rows.items()}
 
 
-def _keyed(part, found):
-    """Names of the totals: sums and counts of all users, Gram matrices of each part."""
-    out = {f"sums/{name}": value for name, value in found["sums"].items()}
-    return out | {"cos": found["cos"]} | {f"{view}/{part}": found[view] for view in VIEWS}
-
-
 def statistics(total: dict) -> dict[str, float]:
     """{statistic: value} of one module from its totals over all users.
 
     Those of oa_jax.nn.angles, `abs_cos_null`, and:
     cos_q05 … cos_q95: quantiles of cos(X, X') over tokens, to 0.001; cos_q*_null: of random
     directions.  cos_hist/-0.975 …: share of the tokens in each of 40 bins, named by its middle.
-    The others: analysis/subspaces.py.
+    FORM`cos`, `abs_cos`, `cos_abs`: mean cos, mean |cos| and |mean cos| of X with each of `FORMS`;
+    FORM`shuffled_…`: with another user's; FORM`centred_…`: after both means are removed;
+    FORM`mean_cos`: cosine of the two means; FORM`mean_share`: ‖mean‖² / mean ‖·‖² of the update.
+    The others: subspaces.py.
     """
     sums = {k.removeprefix("sums/"): v for k, v in total.items() if k.startswith("sums/")}
+    means = total["means"]
     moments = {
-        view: {
-            part: subspaces.Moments(total[f"{view}/{part}"], np.float64(total["shift"][view]))
-            for part in PARTS
-        }
+        view: {part: subspaces.Moments(total[f"{view}/{part}"], means[view]) for part in PARTS}
         for view in VIEWS
     }
     width = moments["pooled"]["fit"].width
     out = sums_lib.statistics(sums) | {"abs_cos_null": sums_lib.null_abs_cos(width)}
+    for form, mean in zip(FORMS, means["forms"], strict=True):
+        out |= _form_statistics(total, form, means["pooled"][0], mean, float(sums["tokens"]))
     out |= distribution(total["cos"], width) | subspaces.own_statistics(moments["pooled"])
     for view, suffix in VIEWS.items():
         out |= subspaces.statistics(moments[view], suffix)
     return out
+
+
+def _form_statistics(total, form, mean_x, mean, n):
+    start = f"form:{form}/"
+    of_form = {
+        name.removeprefix(start): float(value) / n if n else float("nan")
+        for name, value in total.items()
+        if name.startswith(start)
+    }
+    energy = of_form.pop("energy")
+    for name in [name for name in of_form if name.endswith("abs_cos")]:
+        signed = name.replace("abs_cos", "cos")
+        of_form[f"{signed}_abs"] = abs(of_form[signed])
+    norms = np.linalg.norm(mean_x) * np.linalg.norm(mean)
+    of_form["mean_cos"] = float(mean_x @ mean / norms) if norms else float("nan")
+    of_form["mean_share"] = float(mean @ mean / energy) if energy else float("nan")
+    return {f"{form}{name}": value for name, value in of_form.items()}
 
 
 def distribution(counts: np.ndarray, width: int) -> dict[str, float]:

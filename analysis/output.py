@@ -1,40 +1,29 @@
-"""Writing results: every file under a temporary name first, then renamed."""
+"""What the results share: frames as files, and numbers as people read them."""
 
 from __future__ import annotations
 
 import io
 import math
-import os
 import pathlib
 
 import polars as pl
 
+from oa_jax import files
 from oa_jax.errors import UserError
 
 
-def write(path: pathlib.Path, content: bytes | str) -> pathlib.Path:
-    """Replace `path` by `content` at once; a kill leaves the old file or the new one."""
-    path = pathlib.Path(path)
-    content = content.encode() if isinstance(content, str) else content
-    temporary = path.with_name(path.name + ".tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with open(temporary, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except OSError as error:
-        raise UserError(f"{path}: cannot write: {error.strerror}") from None
-    return path
+def columns(words: str = "", whole: str = "", real: str = "") -> dict[str, pl.DataType]:
+    """A frame's schema from the names of its columns of text, of integers and of numbers."""
+    kinds = ((words, pl.String), (whole, pl.Int64), (real, pl.Float64))
+    return {name: kind for names, kind in kinds for name in names.split()}
 
 
 def write_frame(out: pathlib.Path, name: str, frame: pl.DataFrame) -> None:
     """`NAME.parquet` and `NAME.csv` in `out`."""
     buffer = io.BytesIO()
     frame.write_parquet(buffer)
-    write(pathlib.Path(out) / f"{name}.parquet", buffer.getvalue())
-    write(pathlib.Path(out) / f"{name}.csv", frame.write_csv())
+    files.write(pathlib.Path(out) / f"{name}.parquet", buffer.getvalue())
+    files.write(pathlib.Path(out) / f"{name}.csv", frame.write_csv())
 
 
 def read_frame(out: pathlib.Path, name: str) -> pl.DataFrame | None:
@@ -48,7 +37,7 @@ def read_frame(out: pathlib.Path, name: str) -> pl.DataFrame | None:
         raise UserError(f"{path}: not a parquet file: remove it and run `{name}` again") from None
 
 
-def number(value, digits: int = 3, sign: bool = False) -> str:
+def number(value: float | None, digits: int = 3, sign: bool = False) -> str:
     """A number for people, with a true minus; a dash for None and what is no number."""
     if value is None or not math.isfinite(value):
         return "–"
@@ -56,8 +45,18 @@ def number(value, digits: int = 3, sign: bool = False) -> str:
     return f"{value:{'+' if sign else ''}.{digits}f}".replace("-", "−")
 
 
-def interval(low, high, digits: int = 3, sign: bool = False) -> str:
+def interval(low: float | None, high: float | None, digits: int = 3, sign: bool = False) -> str:
     """`[low, high]`, empty when either is missing."""
     if low is None or high is None or math.isnan(low) or math.isnan(high):
         return ""
     return f"[{number(low, digits, sign)}, {number(high, digits, sign)}]"
+
+
+def mean_sd(mean: float | None, sd: float | None, digits: int = 4) -> str:
+    """`mean ± sd`, the mean alone where there is no sd."""
+    known = sd is not None and math.isfinite(sd) and mean is not None
+    return number(mean, digits) + (f" ± {number(sd, digits)}" if known else "")
+
+
+def plural(count: int, noun: str) -> str:
+    return f"{count} {noun}" + ("" if count == 1 else "s")

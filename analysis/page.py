@@ -5,17 +5,19 @@ from __future__ import annotations
 import base64
 import dataclasses
 import html
+import pathlib
 
 from matplotlib.figure import Figure
 
-from analysis.figures import render
 from oa_jax.sheets import Sheet
+
+from . import figures
 
 CSS = """
 :root { color-scheme: light; }
 * { box-sizing: border-box; }
 body { font: 16px/1.5 system-ui, sans-serif; color: #1a1a1a; background: #fff;
-  max-width: 62rem; margin: 0 auto; padding: 1rem; overflow-wrap: break-word; }
+  max-width: 88rem; margin: 0 auto; padding: 1rem; overflow-wrap: break-word; }
 h1 { font-size: 1.6rem; line-height: 1.2; margin: .5rem 0; }
 h2 { font-size: 1.25rem; margin: 2.2rem 0 .4rem; border-top: 1px solid #ccc; padding-top: 1rem; }
 p, ul { margin: .5rem 0; } li { margin: .2rem 0; }
@@ -27,8 +29,10 @@ figure { margin: 1rem 0; } img { max-width: 100%; height: auto; display: block; 
 figcaption { color: #444; font-size: .88rem; }
 .sheet, .drawing { overflow-x: auto; }
 .caption { font-weight: 600; margin: 1.2rem 0 .3rem; font-size: .9rem; }
-table { border-collapse: collapse; font-size: .84rem; white-space: nowrap; }
-th, td { text-align: left; padding: .2rem .6rem; border-bottom: 1px solid #e4e4e4; }
+table { border-collapse: collapse; font-size: .8rem; line-height: 1.3; }
+th, td { text-align: left; padding: .2rem .25rem; border-bottom: 1px solid #e4e4e4; }
+td { overflow-wrap: normal; } th { overflow-wrap: anywhere; hyphens: auto; min-width: 2.4rem; }
+.how, li, .missing, figcaption { max-width: 62rem; }
 th { border-bottom: 2px solid #999; vertical-align: bottom; }
 .n { text-align: right; font-variant-numeric: tabular-nums; }
 summary { cursor: pointer; color: #00508c; margin: .5rem 0; }
@@ -36,7 +40,7 @@ summary { cursor: pointer; color: #00508c; margin: .5rem 0; }
 @media print {
   body { max-width: none; font-size: 10pt; padding: 0; }
   nav { display: none; } h2 { break-after: avoid; } figure, tr { break-inside: avoid; }
-  .sheet { overflow: visible; } table { font-size: 7pt; white-space: normal; }
+  .sheet { overflow: visible; } table { font-size: 7pt; }
   img { max-width: 100%; width: auto; }
 }
 """
@@ -58,6 +62,16 @@ class Section:
     @property
     def anchor(self) -> str:
         return "".join(c if c.isalnum() else "-" for c in self.title.lower())
+
+
+def tell(section: Section, out: pathlib.Path, say) -> int:
+    """What a command leaves of its section: the figures as files, the rest in words. -> 0."""
+    figures.save(out, section.figures)
+    for line in [*section.missing, *section.lines]:
+        say(line)
+    for sheet in section.sheets:
+        say("\n" + sheet.markdown())
+    return 0
 
 
 LONG, MANY = 14, 8  # tables with more rows and lists with more lines are folded
@@ -108,7 +122,7 @@ def _sheet(sheet):
 
 
 def _figure(name, figure):
-    image = base64.b64encode(render(figure, "png")).decode()
+    image = base64.b64encode(figures.render(figure, "png")).decode()
     alt = html.escape(str(figure.get_label() or name), quote=True)
     width, height = (int(160 * inches) for inches in figure.get_size_inches())
     return (

@@ -4,7 +4,8 @@
     for restored in parameters(run, experiment, "best", say):
         restored.of_seed(0)
 
-Nothing here writes into a workdir or takes its lock: a run under way can be looked at.
+Nothing here writes into a workdir or takes its lock: a run under way can be looked at. This is the
+only file of the analysis that builds experiments and reads checkpoints.
 """
 
 from __future__ import annotations
@@ -12,22 +13,31 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
-from collections.abc import Iterator
+import pathlib
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
 import numpy as np
+import polars as pl
 from absl import flags
 
-from analysis.runs import Run
-from oa_jax import configuration as config_lib
-from oa_jax import experiment as experiment_lib
+from oa_jax.backbones import known
+from oa_jax.configuration import defaults_taken
+from oa_jax.engine.compilation import use_compilation_cache
+from oa_jax.engine.program import Engine
 from oa_jax.errors import UserError
 from oa_jax.experiment import Experiment
 from oa_jax.runs import checkpoint
-from oa_jax.runs.run import check_same_data, checked_config
+from oa_jax.runs.run import check_same_data
+from oa_jax.runs.stored import experiment_of as read_experiment
 from oa_jax.runs.workdir import Workdir
 
+from . import output
+from .interventions import Intervened, modules_of
+from .runs import Run
+
+SPLITS = ("val", "test")
 WHICH = ("best", "last", "all")
 ATTEMPTS = 3  # a run under way deletes old steps while one looks
 
@@ -37,8 +47,35 @@ def define_flags() -> None:
     if "which" in flags.FLAGS:
         return
     flags.DEFINE_enum("which", "best", WHICH, "Parameters: each seed's best, its last, every step.")
-    flags.DEFINE_enum("split", "test", experiment_lib.SPLITS, "Users whose tokens and ranks count.")
+    flags.DEFINE_enum("split", "test", SPLITS, "Users whose tokens and ranks count.")
     flags.DEFINE_string("data_dir", None, "Where the data lie now, if not where config.json says.")
+
+
+def of_every_run(
+    runs: list[Run], name: str, schema: dict, out: pathlib.Path, say, measure: Callable
+) -> tuple[pl.DataFrame, int]:
+    """Frame of `measure(run)` over the runs with GCA, written to `out` as `name`.
+
+    A run that cannot be measured is said and left out. -> frame, exit status: 1 when some are.
+    Raises UserError when none could be.
+    """
+    use_compilation_cache()
+    frames, missing = [pl.DataFrame(schema=schema)], []
+    for run in runs:
+        if not run.places:
+            say(f"{run.name}: no GCA: nothing to measure")
+            continue
+        try:
+            frames.append(measure(run))
+        except UserError as error:
+            missing.append(str(error))
+            say(f"{run.name}: left out: {error}")
+    if missing and len(frames) == 1:
+        raise UserError(missing[0])
+    frame = pl.concat(frames)
+    output.write_frame(out, name, frame)
+    say(f"{len(frame)} values in {out / name}.parquet and .csv")
+    return frame, 1 if missing else 0
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -66,24 +103,17 @@ def experiment_of(run: Run, say, data_dir: str | None = None) -> Experiment:
     `say` is told of fields that this version has and the run's did not. Raises UserError when the
     configuration or the data do not fit.
     """
-    added = config_lib.completed(run.config)[1]
-    if added:
-        say(f"{run.name}: of another version: {', '.join(added)} taken from the defaults")
-    config = checked_config(run.config, run.path / "config.json")
-    if data_dir:
-        config["data"]["dir"] = data_dir
-    experiment = _build(json.dumps(config, sort_keys=True))
-    experiment_lib.set_compilation(config)  # another run may have asked for another
-    if run.env:
-        fingerprints = {"data": experiment.log.fingerprint()}
-        check_same_data(Workdir(run.path), {"fingerprints": fingerprints})
-    return experiment
+    if run.config["backbone"] in known.NAMES:
+        added = defaults_taken(known.fields(run.config["backbone"]), run.config)
+        if added:
+            say(f"{run.name}: of another version: {', '.join(added)} taken from the defaults")
+    return _build(run.path, json.dumps([run.config, run.env], sort_keys=True), data_dir)
 
 
 @functools.lru_cache(maxsize=4)
-def _build(config: str) -> Experiment:
+def _build(path: pathlib.Path, stored: str, data_dir: str | None) -> Experiment:
     """Kept, as several commands look at the same runs: data and compiled programs are reused."""
-    return experiment_lib.build(json.loads(config))
+    return read_experiment(path, data_dir=data_dir)
 
 
 def parameters(run: Run, experiment: Experiment, which: str, say) -> Iterator[Restored]:
@@ -97,7 +127,7 @@ def parameters(run: Run, experiment: Experiment, which: str, say) -> Iterator[Re
     if not directory.is_dir():
         raise UserError(f"{directory}: no checkpoint: expected a run past its first save")
     keys = jax.vmap(jax.random.key)(experiment.seeds)
-    abstract = jax.eval_shape(jax.vmap(experiment.backbone.init), keys)
+    abstract = jax.eval_shape(jax.vmap(backbone_of(experiment).init), keys)
     unreadable: dict[int, str] = {}
 
     def read(epoch):
@@ -145,6 +175,44 @@ def _checked(run, experiment, which, epoch, params, counters, say) -> Restored:
     of_seed = counters["best_epoch" if which == "best" else "epoch"]
     kind = "kept" if which == "all" else which
     return Restored(kind, epoch, params, of_seed, finite_S & ~diverged_S)
+
+
+def check_candidates(run: Run, experiment: Experiment) -> None:
+    """Raise UserError when the candidates are not those that the run was ranked against."""
+    if run.env["fingerprints"]:
+        check_same_data(Workdir(run.path), {"fingerprints": experiment.identity()})
+
+
+def ranking(experiment: Experiment, restored: Restored, split: str, part_of: str):
+    """-> (function of interventions.variables -> {ranking's name: Ranks (S, R)}, GCA modules).
+
+    One compiled program for all interventions of the seeds that are good.
+    """
+    slots, evaluation = np.flatnonzero(restored.good_S), experiment.evaluation
+    n_rows, padded = (
+        len(evaluation.rows[split]["target"]),
+        evaluation.padded(evaluation.rows[split]),
+    )
+    block = {name: values[: evaluation.block_users] for name, values in padded.items()}
+    backbone, names = backbone_of(experiment), evaluation.rankings
+    modules = modules_of(backbone, restored.of_seed(int(slots[0])), block)
+    changed = Intervened(backbone, part_of)
+    settings = dataclasses.replace(experiment.engine.settings, backbone=changed)
+    engine = Engine(settings, experiment.engine.axis)
+    params = jax.device_put(jax.tree.map(lambda a: a[slots], restored.params))
+    rows = jax.device_put(padded)
+
+    def rank(arguments_of):
+        found, _ = engine.final(arguments_of(params), rows, tuple(names), experiment.tables)
+        found = jax.device_get(found)
+        return {names[k]: jax.tree.map(lambda a: a[:, :n_rows], v) for k, v in found.items()}
+
+    return rank, modules
+
+
+def backbone_of(experiment: Experiment) -> Any:
+    """The backbone that the experiment's programs are made of."""
+    return experiment.engine.settings.backbone
 
 
 def initial(experiment: Experiment) -> Restored:

@@ -4,7 +4,7 @@
     runs[0].config["gca"]["positions"], runs[0].epochs(), runs[0].ranks()
 
 Nothing here takes the workdir's lock or writes into it, so a run that is still training can be
-looked at.
+looked at. Nothing here imports JAX, so that tables of summaries are there at once.
 """
 
 from __future__ import annotations
@@ -15,29 +15,31 @@ import glob
 import json
 import math
 import pathlib
-import zipfile
+from typing import Any
 
 import numpy as np
 import polars as pl
 
-from oa_jax.backbones.known import BACKBONES
+from oa_jax import files
 from oa_jax.errors import UserError
 
 # Fields of a configuration that change neither what is learnt nor what is measured.
 NOT_OF_THE_MODEL = {
-    "": ("seeds", "first_seed", "seed_axis", "mesh"),
-    "data": ("dir",),
-    "train": (
-        *("block_positions", "checkpoint_every", "keep_checkpoints", "compaction"),
-        *("tensorboard", "probe_users"),
-    ),
-    "evaluate": ("block_users", "block_items"),
+    "": "seeds first_seed seed_axis mesh",
+    "data": "dir",
+    "train": "block_positions checkpoint_every keep_checkpoints compaction tensorboard probe_users",
+    "evaluate": "block_users block_items",
+}
+NEEDED = {
+    **{"backbone": str, "seeds": int, "gca.positions": list, "model.d_embed": int, "train": dict},
+    **{"data.name": str, "data.split": str, "evaluate.n_negatives": int},
 }
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Run:
-    """A workdir. `summary` is None until the run has finished; `problems` say what is amiss."""
+    """A workdir. `config`: config.json as it stands. `summary` is None until the run has finished;
+    `problems` say what is amiss."""
 
     path: pathlib.Path
     name: str
@@ -51,46 +53,71 @@ class Run:
         return self.summary is not None
 
     @property
-    def state(self) -> str:
-        return "finished" if self.is_finished else "unfinished"
-
-    @property
     def places(self) -> tuple[int, ...]:
         """Where GCA stands; () is the baseline."""
         return tuple(self.config["gca"]["positions"])
 
     @property
-    def variant(self) -> str:
-        """`baseline`, `early`, `stack` or `GCA[1]`, and what is unusual about its update."""
+    def part(self) -> str:
+        """What training used of X': full | parallel | orthogonal. Older runs call it `update`."""
         gca = self.config["gca"]
+        return gca.get("part", gca.get("update", "full"))
+
+    @property
+    def gate(self) -> str:
+        """Activation of GCA's gate; runs of different ones are never pooled where X' counts."""
+        return self.config["gca"].get("gate_act", "sigmoid")
+
+    @property
+    def width(self) -> int:
+        return self.config["model"]["d_embed"]
+
+    @property
+    def data(self) -> str:
+        """Name of the data, and the first digits of their fingerprint."""
+        return f"{self.config['data']['name']} {self.fingerprint[:8]}"
+
+    @property
+    def fingerprint(self) -> str:
+        return str(self.env["fingerprints"].get("data", "?"))
+
+    @property
+    def placement(self) -> str:
+        """`baseline`, `early`, `stack` or `GCA[1]`."""
         name = {(): "baseline", (0,): "early"}.get(self.places)
-        name = name or ("stack" if len(self.places) > 1 else f"GCA[{self.places[0]}]")
-        part = gca.get("part", gca.get("update", "full"))  # its older name
-        if self.places and part != "full":
-            name += f", {part} part"
-        if self.places and gca.get("ortho_weight"):
-            name += f", λ={gca['ortho_weight']:g}"
-        return name
+        return name or ("stack" if len(self.places) > 1 else f"GCA[{self.places[0]}]")
+
+    @property
+    def variant(self) -> str:
+        """The placement, and what is unusual about the update: `early, parallel part, λ=0.1`."""
+        weight = self.config["gca"].get("ortho_weight")
+        more = [f"{self.part} part"] * (self.part != "full") + [f"λ={weight:g}"] * bool(weight)
+        return ", ".join([self.placement, *(more if self.places else [])])
 
     @property
     def configuration(self) -> str:
         """Equal for runs that differ in nothing but seeds, folders and block sizes."""
-        return _canonical(self.config)
+        plain = copy.deepcopy(self.config)
+        for group, fields in NOT_OF_THE_MODEL.items():
+            node = plain.get(group, {}) if group else plain
+            for field in fields.split():
+                node.pop(field, None)
+        plain["gca"] |= {"part": self.part, "update": None}  # one field, two names
+        return json.dumps(plain, sort_keys=True)
 
     @property
     def backbone_configuration(self) -> str:
         """The same without the group `gca`: equal for a baseline and its GCA variants."""
-        return _canonical({k: v for k, v in self.config.items() if k != "gca"})
+        return json.dumps(json.loads(self.configuration) | {"gca": None}, sort_keys=True)
 
     @property
     def setting(self) -> str:
         """Backbone, data and protocol: what runs must share for their numbers to be compared."""
-        data, protocol = self.config["data"], self.config.get("protocol", "?")
-        fingerprint = self.env.get("fingerprints", {}).get("data", "?")
-        text = f"{self.config['backbone']} · {data['name']} · {protocol}"
+        data = self.config["data"]
+        text = f"{self.config['backbone']} · {data['name']} · {self.config.get('protocol', '?')}"
         split = {"leave_one_out": "", "global_time": " · by time"}.get(data["split"])
         text += f" · {self.candidates}" + (f" · {data['split']}" if split is None else split)
-        return f"{text} · data {fingerprint[:8]}"
+        return f"{text} · data {self.fingerprint[:8]}"
 
     @property
     def candidates(self) -> str:
@@ -107,57 +134,42 @@ class Run:
     @property
     def tie_weight(self) -> float:
         """0: a target comes first among equal scores (official ABXI); 0.5: in their middle."""
-        bundle = BACKBONES.get(self.config["backbone"])
-        return bundle.tie_weight(self.config) if bundle else 0.5
+        from oa_jax.backbones import known  # imports JAX
+
+        return known.parts(known.resolve(self.config)).tie_weight
+
+    @property
+    def has_gated(self) -> bool:
+        """Whether the summary has angles of the gated update; older runs have those of X' alone."""
+        return any(name.endswith("/gated_abs_cos") for name in self.seeds().columns)
 
     def seeds(self) -> pl.DataFrame:
         """A row per seed that ended well: run, seed, epochs, best_epoch, every metric.
 
-        null and what is no number become null. Empty for an unfinished run.
+        What is no number becomes null. |mean cos|, `cos_abs`, is filled in from `cos` where it
+        lacks. Empty for an unfinished run.
         """
         rows = [e for e in (self.summary or {}).get("per_seed", ()) if not e.get("diverged_step")]
-        names = list(dict.fromkeys(name for row in rows for name in row))
-        columns = {name: [_number(row.get(name)) for row in rows] for name in names}
-        frame = pl.DataFrame({k: pl.Series(k, v, pl.Float64) for k, v in columns.items()})
-        frame = frame.with_columns(pl.lit(self.name).alias("run"))
-        whole = [c for c in ("seed", "epochs", "best_epoch") if c in frame.columns]
-        return frame.with_columns(pl.col(whole).cast(pl.Int64)).select(
-            "run", pl.all().exclude("run")
-        )
+        frame = _frame(rows, ("seed", "epochs", "best_epoch"))
+        signed = [n for n in frame.columns if n.endswith(("/cos", "/gated_cos", "/xy_cos"))]
+        missing = {f"{n}_abs": pl.col(n).abs() for n in signed if f"{n}_abs" not in frame.columns}
+        return frame.with_columns(run=pl.lit(self.name), **missing).select("run", pl.exclude("run"))
 
     def epochs(self) -> pl.DataFrame:
-        """metrics.jsonl: a row per (epoch, seed), sorted; a line cut off by a kill is left out.
+        """metrics.jsonl: a row per (epoch, seed), sorted; what is no such row is left out.
 
         Empty without the file.
         """
-        rows = {}
-        for line in _lines(self.path / "metrics.jsonl"):
-            try:
-                row = json.loads(line)
-                rows[row["epoch"], row["seed"]] = row
-            except (ValueError, TypeError, KeyError):
-                continue
-        names = list(dict.fromkeys(name for row in rows.values() for name in row))
-        columns = {n: [_number(row.get(n)) for row in rows.values()] for n in names}
-        frame = pl.DataFrame({k: pl.Series(k, v, pl.Float64) for k, v in columns.items()})
-        if frame.is_empty():
-            return frame
-        whole = [c for c in ("epoch", "seed", "best_epoch", "diverged_step") if c in names]
-        return frame.with_columns(pl.col(whole).cast(pl.Int64)).sort("epoch", "seed")
+        rows = {(row["epoch"], row["seed"]): row for row in _rows(self.path)[0]}
+        frame = _frame(rows.values(), ("epoch", "seed", "best_epoch", "diverged_step"))
+        return frame if frame.is_empty() else frame.sort("epoch", "seed")
 
     def ranks(self) -> dict[str, np.ndarray]:
         """Arrays of ranks.npz (see oa_jax.runs.summary.rank_all).
 
         Raises UserError when the file is missing or damaged.
         """
-        path = self.path / "ranks.npz"
-        try:
-            with np.load(path, allow_pickle=False) as file:
-                return {name: file[name] for name in file.files}
-        except FileNotFoundError:
-            raise UserError(f"{path}: no such file: expected the ranks of a finished run") from None
-        except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-            raise UserError(f"{path}: damaged: {error}") from None
+        return files.read_npz(self.path / "ranks.npz", "the ranks of a finished run")
 
 
 def find_runs(spec: str) -> tuple[list[Run], list[str]]:
@@ -168,8 +180,15 @@ def find_runs(spec: str) -> tuple[list[Run], list[str]]:
     """
     folders: dict[pathlib.Path, None] = {}
     for part in filter(None, (p.strip() for p in (spec or "").split(","))):
-        for path in _matches(part):
-            folders |= dict.fromkeys(_workdirs(path))
+        path = pathlib.Path(part).expanduser()
+        paths = [path] if path.is_dir() else map(pathlib.Path, sorted(glob.glob(str(path))))
+        found = [path for path in paths if path.is_dir()]
+        if not found:
+            expected = "expected a workdir or a folder of them"
+            raise UserError(f"--runs: {part}: no such folder: {expected}")
+        for path in found:
+            inside = [path] if _is_workdir(path) else filter(_is_workdir, sorted(path.iterdir()))
+            folders |= dict.fromkeys(inside)
     if not folders:
         expected = "expected a workdir of oa_jax.train, or a folder of workdirs"
         raise UserError(f"--runs={spec or ''}: no run found: {expected}")
@@ -178,37 +197,33 @@ def find_runs(spec: str) -> tuple[list[Run], list[str]]:
         try:
             runs.append(read_run(path, name))
         except UserError as error:
-            left_out.append(str(error))
+            left_out.append(f"{error}: the run is left out")
     if not runs:
         raise UserError(f"--runs={spec}: no readable run: {left_out[0]}")
     return runs, left_out
 
 
-def read_run(path, name: str | None = None) -> Run:
+def read_run(path: pathlib.Path, name: str | None = None) -> Run:
     """The run in a workdir. Raises UserError when its configuration cannot be read."""
     path = pathlib.Path(path)
-    config = _read_object(path / "config.json")
-    for group, fields in _NEEDED.items():
-        node = config.get(group) if group else config
-        missing = [f for f in fields if not isinstance(node, dict) or f not in node]
-        if missing:
-            field = f"{group}.{missing[0]}" if group else missing[0]
-            raise UserError(f"{path / 'config.json'}: no field {field!r}: expected one")
+    config = files.read_json(path / "config.json", "the workdir of a run")
+    for field, kind in NEEDED.items():
+        node: Any = config
+        for part in field.split("."):
+            node = node.get(part) if isinstance(node, dict) else None
+        if not isinstance(node, kind):
+            where = f"{path / 'config.json'}: no field {field!r}"
+            raise UserError(f"{where} of a run: found {node!r}, expected {kind.__name__}")
     problems, name = [], name or path.name
     env = _optional(path / "env.json", problems)
-    if not isinstance(env.get("fingerprints", {}), dict):
-        env = env | {"fingerprints": {}}
+    for group in ("fingerprints", "packages"):
+        env[group] = env[group] if isinstance(env.get(group), dict) else {}
     summary = _summary(path, name, config, problems)
+    n_bad = _rows(path)[1]
+    if n_bad:
+        expected = "expected JSON objects with epoch and seed"
+        problems.append(f"{path / 'metrics.jsonl'}: {n_bad} unreadable, left out: {expected}")
     return Run(path, name, config, env, summary, tuple(problems))
-
-
-_NEEDED = {
-    "": ("backbone", "gca", "model", "data", "train", "evaluate", "seeds"),
-    "gca": ("positions",),
-    "data": ("name", "split"),
-    "evaluate": ("n_negatives",),
-    "model": ("d_embed",),
-}
 
 
 def finished(runs: list[Run]) -> list[Run]:
@@ -220,7 +235,7 @@ def notes(runs: list[Run]) -> list[str]:
     out = [problem for run in runs for problem in run.problems]
     for what, of_run in (
         ("code versions", lambda run: run.env.get("commit") or "unknown"),
-        ("jax versions", lambda run: (run.env.get("packages") or {}).get("jax", "unknown")),
+        ("jax versions", lambda run: run.env["packages"].get("jax", "unknown")),
     ):
         by_value: dict[str, list[str]] = {}
         for run in runs:
@@ -231,57 +246,76 @@ def notes(runs: list[Run]) -> list[str]:
     return out
 
 
+def check_metric(metric: str, runs: list[Run]) -> None:
+    """Raise UserError for a --metric that no finished run has, naming those that there are."""
+    found = [name.split("/") for run in finished(runs) for name in run.seeds().columns]
+    found = [parts[2:] for parts in found if len(parts) == 4 and parts[:2] == ["test", "A"]]
+    names = list(dict.fromkeys(name for name, _ in found))
+    if found and metric not in {*names, *map("/".join, found)}:
+        known = ", ".join(names)
+        example = f"one of them with its ranking, such as {'/'.join(found[-1])}"
+        raise UserError(f"--metric={metric}: no such metric: expected {known}, or {example}")
+
+
 def _summary(path, name, config, problems):
     """The summary if it is whole; what is missing goes to `problems`."""
     if not (path / "summary.json").exists():
-        last = max((_epoch(line) for line in _lines(path / "metrics.jsonl")), default=-1)
+        last = max((row["epoch"] for row in _rows(path)[0]), default=-1)
         seen = f"{last} epochs so far" if last >= 0 else "no epoch yet"
         problems.append(f"{name}: unfinished (no summary.json, {seen}): left out of final metrics")
         return None
+    count = len(problems)
     summary = _optional(path / "summary.json", problems)
     entries = summary.get("per_seed")
-    whole = isinstance(entries, list) and all(_is_entry(entry) for entry in entries)
+    whole = isinstance(entries, list) and all(
+        isinstance(entry, dict)
+        and all(_number(entry.get(f)) is not None for f in ("seed", "epochs", "best_epoch"))
+        for entry in entries
+    )
     if not whole or _number(summary.get("n_parameters")) is None:
-        if summary:
+        if len(problems) == count:
             problems.append(f"{path / 'summary.json'}: no usable `per_seed` and `n_parameters`")
         return None
     bad = [str(e["seed"]) for e in entries if e.get("diverged_step")]
     if bad:
         problems.append(f"{name}: seed {', '.join(bad)} diverged: left out")
-    missing = config["seeds"] - len(entries)
-    if missing > 0:
+    if config["seeds"] > len(entries):
         problems.append(f"{name}: {len(entries)} of {config['seeds']} seeds in summary.json")
     return summary
 
 
-def _is_entry(entry):
-    fields = ("seed", "epochs", "best_epoch")
-    return isinstance(entry, dict) and all(_number(entry.get(f)) is not None for f in fields)
+def _optional(path, problems):
+    try:
+        return files.read_json(path, "one of a run")
+    except UserError as error:
+        problems.append(str(error))
+        return {}
 
 
-def _canonical(config):
-    plain = copy.deepcopy(config)
-    for group, fields in NOT_OF_THE_MODEL.items():
-        node = plain.get(group, {}) if group else plain
-        for field in fields:
-            node.pop(field, None)
-    return json.dumps(plain, sort_keys=True)
+def _rows(path):
+    """Rows of metrics.jsonl, and how many lines are none. A last one cut by a kill is no fault."""
+    try:
+        text = (path / "metrics.jsonl").read_text("utf-8", errors="replace")
+    except OSError:
+        return [], 0
+    good, lines = [], text.split("\n")
+    for line in lines[:-1]:  # a whole line ends with a newline
+        try:
+            row = json.loads(line)
+            if {type(row[key]) for key in ("epoch", "seed")} == {int}:
+                good.append(row)
+        except (ValueError, TypeError, KeyError, RecursionError):
+            continue
+    return good, sum(1 for line in lines[:-1] if line.strip()) - len(good)
 
 
-def _matches(part):
-    path = pathlib.Path(part).expanduser()
-    if path.is_dir():
-        return [path]
-    found = [pathlib.Path(p) for p in sorted(glob.glob(str(path))) if pathlib.Path(p).is_dir()]
-    if not found:
-        raise UserError(f"--runs: {part}: no such folder: expected a workdir or a folder of them")
-    return found
-
-
-def _workdirs(path):
-    if _is_workdir(path):
-        return [path]
-    return [child for child in sorted(path.iterdir()) if child.is_dir() and _is_workdir(child)]
+def _frame(rows, whole):
+    """Columns of numbers, null where there is none; those named `whole` are integers."""
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    values = {n: pl.Series(n, [_number(row.get(n)) for row in rows], pl.Float64) for n in names}
+    return pl.DataFrame(values).with_columns(
+        pl.col([name for name in whole if name in names]).cast(pl.Int64)
+    )
 
 
 def _is_workdir(path):
@@ -300,40 +334,6 @@ def _names(paths):
                 out.setdefault(path, name)
         depth += 1
     return {path: out[path] for path in paths if path in out}
-
-
-def _read_object(path):
-    try:
-        value = json.loads(path.read_text())
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file: expected the workdir of a run") from None
-    except (ValueError, OSError) as error:
-        raise UserError(f"{path}: not valid JSON: {error}: the run is left out") from None
-    if not isinstance(value, dict):
-        raise UserError(f"{path}: holds no object: expected a JSON object: the run is left out")
-    return value
-
-
-def _optional(path, problems):
-    try:
-        return _read_object(path)
-    except UserError as error:
-        problems.append(str(error).removesuffix(": the run is left out"))
-        return {}
-
-
-def _lines(path):
-    try:
-        return path.read_text(errors="replace").splitlines()
-    except OSError:
-        return []
-
-
-def _epoch(line):
-    try:
-        return int(json.loads(line)["epoch"])
-    except (ValueError, TypeError, KeyError):
-        return -1
 
 
 def _number(value):

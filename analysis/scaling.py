@@ -16,25 +16,16 @@ import polars as pl
 from absl import flags
 from scipy import interpolate, optimize
 
-from analysis import figures, published
-from analysis.output import interval, number, write_frame
-from analysis.resampling import DRAWS, LEVEL
-from analysis.runs import Run, finished
 from oa_jax.sheets import Sheet
 
-SCHEMA = {
-    "setting": pl.String,
-    "domain": pl.String,
-    "variant": pl.String,
-    "parameters": pl.Int64,
-    "quality": pl.Float64,
-    "ratio": pl.Float64,
-    "more_than": pl.Float64,
-    "less_than": pl.Float64,
-    "low": pl.Float64,
-    "high": pl.Float64,
-    "note": pl.String,
-}
+from . import figures, published
+from .output import columns, interval, number, plural, write_frame
+from .page import Section, tell
+from .resampling import DRAWS, TAIL, t_over_normal
+from .runs import Run, check_metric, finished
+
+SCHEMA = columns("setting domain variant", "parameters")
+SCHEMA |= columns("", "", "quality ratio more_than less_than low high") | columns("note")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,12 +45,17 @@ class Point:
     def drawn(self, rng, draws: int):
         """(draws,) means of resampled seeds; of a normal, where only mean and sd are known.
 
-        The seeds' deviations are widened by √(S/(S-1)), as resampled ones vary too little by that.
+        The seeds' deviations are widened by √(S/(S-1)), as resampled ones vary too little by that,
+        and by what Student's t is wider than a normal.
         """
+        # A ratio rests on the seeds of the variant and, halved, of its two neighbours on the curve:
+        # by Satterthwaite's formula that is 2 (S - 1) degrees of freedom.
+        wider = t_over_normal(2 * (self.n_seeds - 1))
         if not self.values:
-            return rng.normal(self.quality, self.sd / math.sqrt(self.n_seeds), draws)
+            return rng.normal(self.quality, wider * self.sd / math.sqrt(self.n_seeds), draws)
         means = rng.choice(self.values, (draws, len(self.values))).mean(1)
-        return self.quality + math.sqrt(self.n_seeds / (self.n_seeds - 1)) * (means - self.quality)
+        wider *= math.sqrt(self.n_seeds / (self.n_seeds - 1))
+        return self.quality + wider * (means - self.quality)
 
 
 class Curve:
@@ -112,24 +108,20 @@ def points_of(runs: list[Run], metric: str = "ndcg@10") -> list[Point]:
     """A point for each configuration and domain: seeds of equal configurations are put together."""
     pooled: dict[tuple, list] = {}
     for run in finished(runs):
-        name = metric if "/" in metric else f"{metric}/{run.candidates}"
-        seeds = run.seeds()
         for domain in "AB":
-            column = f"test/{domain}/{name}"
-            values = seeds[column].drop_nulls().to_list() if column in seeds.columns else []
+            name = metric if "/" in metric else f"{metric}/{run.candidates}"
+            values = run.seeds().to_dict(as_series=False).get(f"test/{domain}/{name}", [])
+            values = [value for value in values if value is not None]
             if values:
-                pooled.setdefault((run.setting, run.configuration, domain), []).append(
-                    (run, values)
-                )
+                key = (run.setting, domain, run.configuration)
+                pooled.setdefault(key, []).append((run, values))
     points = []
-    for (setting, _, domain), found in pooled.items():
-        values = tuple(v for _, of_run in found for v in of_run)
+    for (setting, domain, _), found in pooled.items():
+        run, values = found[0][0], tuple(value for _, of_run in found for value in of_run)
         sd = float(np.std(values, ddof=1)) if len(values) > 1 else math.nan
-        run = found[0][0]
-        size, mean = int(run.summary["n_parameters"]), float(np.mean(values))
+        of_size = run.variant, int(run.summary["n_parameters"]), float(np.mean(values)), sd
         names = ", ".join(run.name for run, _ in found)
-        point = Point(setting, domain, run.variant, size, mean, sd, len(values), values, names)
-        points.append(point)
+        points.append(Point(setting, domain, *of_size, len(values), values, names))
     return sorted(points, key=lambda p: (p.setting, p.domain, p.parameters))
 
 
@@ -137,28 +129,24 @@ def published_points() -> list[Point]:
     """The paper's figures of quality against parameters, to go through the same code.
 
     They have no seeds: every point takes the sd that Table 1 states for its variant over 5 seeds.
-    Where a figure draws a point against Table 1, the series comes a second time with Table 1's
-    value.
+    Where a figure draws a point against Table 1, the series of its data come a second time, with
+    Table 1's values.
     """
-    points, drawn_wrong = [], set()
+    points, contradicted = {"as drawn": [], "as in Table 1": []}, set()
     for series in published.paper()["model_comparison"]["series"]:
-        setting, domain = f"{series['model']} · {series['dataset']}", series["domain"]
+        setting = f"{series['model']} · {series['dataset']}"
+        domain, variant = series["domain"], series["variant"]
         plain = series["dataset"].split(" (")[0].lower().replace("-", "_")
-        mean, sd = published.table1(series["model"], plain)[series["variant"]][f"{domain}/ndcg@10"]
-        first = series["points"][0][1]
-        if abs(mean - first) > 0.001:
-            drawn_wrong.add((setting, domain))
+        mean, sd = published.table1(series["model"], plain)[variant][f"{domain}/ndcg@10"]
+        wrong = abs(mean - series["points"][0][1]) > 0.001
+        contradicted |= {setting} if wrong else set()
         for i, (size, quality) in enumerate(series["points"]):
-            right = mean if i == 0 and abs(mean - first) > 0.001 else quality
-            for text, value in (("as drawn", quality), ("as in Table 1", right)):
-                name = f"{setting} · {text}"
-                points.append(Point(name, domain, series["variant"], size, value, sd, 5))
-    wrong = {setting for setting, _ in drawn_wrong}
-    return [
-        p
-        for p in points
-        if p.setting.endswith("as drawn") or p.setting.removesuffix(" · as in Table 1") in wrong
-    ]
+            right = mean if wrong and i == 0 else quality
+            for text, value in zip(points, (quality, right), strict=True):
+                point = Point(f"{setting} · {text}", domain, variant, size, value, sd, 5)
+                points[text].append(point)
+    again = tuple(f"{setting} · " for setting in contradicted)
+    return points["as drawn"] + [p for p in points["as in Table 1"] if p.setting.startswith(again)]
 
 
 def ratios(points: list[Point], draws: int = DRAWS, seed: int = 0) -> pl.DataFrame:
@@ -181,50 +169,33 @@ def ratios(points: list[Point], draws: int = DRAWS, seed: int = 0) -> pl.DataFra
 
 
 def _ratio(point, baselines, draws, rng):
-    sizes = [p.parameters for p in baselines]
+    sizes, weights = [p.parameters for p in baselines], [p.n_seeds for p in baselines]
     if len(set(sizes)) < 2:
-        found = f"{len(set(sizes))} baseline size" + ("s" if len(set(sizes)) != 1 else "")
+        found = plural(len(set(sizes)), "baseline size")
         return {"note": f"no curve: {found}, expected at least 2 different ones"}
-    weights = [p.n_seeds for p in baselines]
     curve = Curve(sizes, [p.quality for p in baselines], weights)
     size = float(curve.size_for(point.quality)[0])
-    out = _outside(point, curve, size) or {"ratio": size / point.parameters, "note": ""}
+    out, notes = {"ratio": size / point.parameters}, []
+    if not 0 < size < math.inf:  # off the curve there is a bound
+        end, side, bound = (-1, "above", "more_than") if size else (0, "below", "less_than")
+        out = {bound: float(curve.sizes[end] / point.parameters)}
+        notes.append(
+            f"{point.quality:.4f} is {side} the baseline's curve (which ends with "
+            f"{curve.quality_DxU[0, end]:.4f} at {curve.sizes[end]:,.0f}): the ratio is "
+            f"{bound.replace('_', ' ')} {out[bound]:.2f}, not extrapolated"
+        )
     if any(math.isnan(p.sd) for p in [point, *baselines]):
-        return out | {"note": _join(out["note"], "no interval: a size with a single seed")}
+        return out | {"note": "; ".join([*notes, "no interval: a size with a single seed"])}
     drawn_DxP = np.column_stack([p.drawn(rng, draws) for p in baselines])
     drawn = Curve(sizes, drawn_DxP, weights).size_for(point.drawn(rng, draws))
-    tail = (1 - LEVEL) / 2
     # A method that takes one of the draws: between a number and infinity there is no middle.
-    low, high = np.quantile(drawn / point.parameters, [tail, 1 - tail], method="inverted_cdf")
+    ends = np.quantile(drawn / point.parameters, [TAIL, 1 - TAIL], method="inverted_cdf")
     shares = {"above": np.isinf(drawn).mean(), "below": (drawn == 0).mean()}
-    parts = [f"{_percent(share)} {side}" for side, share in shares.items() if share]
+    parts = [f"{s:.0%} {side}" if s >= 0.01 else f"<1% {side}" for side, s in shares.items() if s]
     if parts:
-        text = f"of the draws, {' and '.join(parts)} the baseline's range"
-        out["note"] = _join(out["note"], text)
-    inside = {k: float(v) for k, v in (("low", low), ("high", high)) if 0 < v < math.inf}
-    return out | inside
-
-
-def _percent(share):
-    return "<1%" if share < 0.01 else f"{share:.0%}"
-
-
-def _outside(point, curve, size):
-    """The bound of the ratio, with a sentence, where the quality lies off the curve."""
-    if 0 < size < math.inf:
-        return None
-    end, side, bound = (-1, "above", "more_than") if size else (0, "below", "less_than")
-    value = float(curve.sizes[end] / point.parameters)
-    text = (
-        f"{point.quality:.4f} is {side} the baseline's curve (which ends with "
-        f"{curve.quality_DxU[0, end]:.4f} at {curve.sizes[end]:,.0f}): the ratio is "
-        f"{bound.replace('_', ' ')} {value:.2f}, not extrapolated"
-    )
-    return {bound: value, "note": text}
-
-
-def _join(*notes):
-    return "; ".join(filter(None, notes))
+        notes.append(f"of the draws, {' and '.join(parts)} the baseline's range")
+    inside = {k: float(v) for k, v in zip(("low", "high"), ends, strict=True) if 0 < v < math.inf}
+    return out | inside | {"note": "; ".join(notes)}
 
 
 def draw(points: list[Point], metric: str, table: pl.DataFrame) -> dict:
@@ -232,25 +203,30 @@ def draw(points: list[Point], metric: str, table: pl.DataFrame) -> dict:
     out = {}
     for setting in dict.fromkeys(p.setting for p in points):
         here = [p for p in points if p.setting == setting]
-        if len({p.parameters for p in here}) < 2:
-            continue  # nothing to compare
-        unit = (1e6, "millions") if max(p.parameters for p in here) >= 1e6 else (1e3, "thousands")
-        figure, axes = figures.new_figure(1, 2, 3.1)
-        looks = figures.marks([p.variant for p in here])
-        for axis, domain in zip(axes[0], "AB", strict=True):
-            _panel(axis, [p for p in here if p.domain == domain], looks, unit[0])
-            rows = table.filter((pl.col("setting") == setting) & (pl.col("domain") == domain))
-            for row in rows.drop_nulls("ratio").iter_rows(named=True):
-                _arrow(axis, row, unit[0])
-            axis.locator_params("x", nbins=6)
-            axis.set(xlabel=f"parameters ({unit[1]})", ylabel=f"test {metric}, domain {domain}")
-            figures.title(axis, f"{domain}: " + _ratio_title(rows))
-        figures.heading(figure, setting)
-        figures.legend_below(figure, axes, 4)
-        titles = "; ".join(axis.get_title("left") for axis in axes.flat)
-        figure.set_label(f"Test {metric} against parameters, {setting}. {titles}")
-        out[figures.file_name("scaling", setting)] = figure
+        if len({p.parameters for p in here}) > 1:  # else nothing to compare
+            out |= _drawn(here, table.filter(setting=setting), setting, metric)
     return out
+
+
+def _drawn(points, table, setting, metric):
+    large = max(p.parameters for p in points) >= 1e6
+    unit, name = (1e6, "millions") if large else (1e3, "thousands")
+    looks = figures.marks([p.variant for p in points])
+
+    def panel(axis, domain):
+        _panel(axis, [p for p in points if p.domain == domain], looks, unit)
+        rows = table.filter(domain=domain).drop_nulls("ratio")
+        for row in rows.iter_rows(named=True):
+            _arrow(axis, row, unit)
+        axis.locator_params("x", nbins=6)
+        axis.set(xlabel=f"parameters ({name})", ylabel=f"test {metric}, domain {domain}")
+        first = rows.group_by("variant", maintain_order=True).first().iter_rows(named=True)
+        known = ", ".join(f"{row['variant']} {number(row['ratio'], 2)}" for row in first)
+        text = f"parameter ratio {known}" if known else "no ratio within the baseline's range"
+        figures.title(axis, f"{domain}: {text}")
+
+    label = f"Test {metric} against parameters, {setting}"
+    return figures.by_domain("scaling", setting, panel, setting, label, 3.1)
 
 
 def _panel(axis, points, looks, unit):
@@ -263,10 +239,8 @@ def _panel(axis, points, looks, unit):
     baselines = [p for p in points if p.variant == "baseline"]
     if len({p.parameters for p in baselines}) < 2:
         return
-    curve = Curve(
-        *zip(*[(p.parameters, p.quality) for p in baselines], strict=True),
-        [p.n_seeds for p in baselines],
-    )
+    fields = ("parameters", "quality", "n_seeds")
+    curve = Curve(*([getattr(p, name) for p in baselines] for name in fields))
     sizes = np.geomspace(curve.sizes[0], curve.sizes[-1], 200)
     axis.plot(sizes / unit, curve(sizes)[0], color="#555555", lw=1, label="baseline, monotone")
 
@@ -279,51 +253,11 @@ def _arrow(axis, row, unit):
     axis.annotate("", xy=ends[0], xytext=ends[1], arrowprops=style)
 
 
-def _ratio_title(rows):
-    known = [
-        f"{row['variant']} {number(row['ratio'], 2)}"
-        for row in rows.drop_nulls("ratio")
-        .group_by("variant", maintain_order=True)
-        .first()
-        .to_dicts()
-    ]
-    return (
-        "parameter ratio " + ", ".join(known) if known else "no ratio within the baseline's range"
-    )
-
-
-def missing(points: list[Point]) -> str | None:
-    """A sentence when there is nothing to compare."""
-    return None if points else "no finished run with this metric: nothing to scale"
-
-
-def define_flags() -> None:
-    """None of its own."""
-
-
-def command(runs: list[Run], out, say) -> int:
-    """Write scaling_points, scaling (parquet, CSV) and the figures, the paper's points too."""
-    metric, draws = flags.FLAGS.metric, flags.FLAGS.draws
-    points = points_of(runs, metric)
-    lack = missing(points)
-    if lack:
-        say(lack)
-    table = ratios(points, draws)
-    paper = published_points()
-    paper_table = ratios(paper, draws)
-    write_frame(out, "scaling_points", frame(points + paper))
-    write_frame(out, "scaling", pl.concat([table, paper_table]))
-    figures.save(out, draw(points, metric, table) | draw(paper, "NDCG@10", paper_table))
-    for line in sentences(table):
-        say(line)
-    return 0
-
-
 def frame(points: list[Point]) -> pl.DataFrame:
     """The points as a table."""
-    kept = ("setting", "domain", "variant", "parameters", "quality", "sd", "n_seeds", "source")
-    rows = [{name: getattr(point, name) for name in kept} for point in points]
-    return pl.DataFrame(rows, schema_overrides={"sd": pl.Float64}).fill_nan(None)
+    rows = [dataclasses.asdict(point) | {"values": None} for point in points]
+    whole = pl.DataFrame(rows, schema_overrides={"sd": pl.Float64})
+    return whole.drop("values", strict=False).fill_nan(None)
 
 
 def value(row: dict) -> str:
@@ -344,17 +278,6 @@ def bounds(row: dict) -> str:
     return f"[below the range, {number(high, 2)}]" if high is not None else ""
 
 
-def sentences(table: pl.DataFrame) -> list[str]:
-    """A plain line for each ratio."""
-    lines = []
-    for row in table.iter_rows(named=True):
-        text = f"{row['setting']}, {row['domain']}: {row['variant']} ({row['parameters']:,})"
-        if value(row) != "–":
-            text += f": ratio {value(row)} {bounds(row)}"
-        lines.append(text.rstrip() + (f": {row['note']}" if row["note"] else ""))
-    return lines
-
-
 def sheet(table: pl.DataFrame, title: str) -> Sheet:
     """The ratios as a table for people."""
     header = ["setting", "domain", "variant", "parameters", "quality", "ratio", "95 % interval"]
@@ -366,3 +289,38 @@ def sheet(table: pl.DataFrame, title: str) -> Sheet:
         for row in table.iter_rows(named=True)
     ]
     return Sheet(title, [*header, "note"], rows, words=3)
+
+
+def command(runs: list[Run], out, say) -> int:
+    """Write scaling_points, scaling (parquet, CSV) and the figures, the paper's points too."""
+    return tell(section(runs, out, flags.FLAGS), out, say)
+
+
+def section(runs: list[Run], out, options) -> Section:
+    """Ratios of these runs, and of the paper's points for their backbones."""
+    how = (
+        "N*/N: how many times the parameters of a GCA variant a baseline needs to rank as well. "
+        "The baseline's curve is made monotone and joined over log parameters; nothing is said "
+        "beyond its ends but a bound. Intervals resample the seeds of every size."
+    )
+    check_metric(options.metric, runs)
+    points, paper = points_of(runs, options.metric), published_points()
+    lack = [] if points else ["no finished run with this metric: nothing to scale"]
+    found, of_paper = ratios(points, options.draws), ratios(paper, options.draws)
+    write_frame(out, "scaling_points", frame(points + paper))
+    write_frame(out, "scaling", pl.concat([found, of_paper]))
+    backbones = tuple(f"{run.config['backbone'].upper()} " for run in runs)
+    shown = [point for point in paper if point.setting.startswith(backbones)]
+    of_paper = of_paper.filter(pl.col("setting").is_in([p.setting for p in shown]))
+    drawn = draw(points, options.metric, found) | draw(shown, "NDCG@10", of_paper)
+    titles = ("Parameter ratio at equal quality", "The same for the points of the paper's figures")
+    sheets = [sheet(t, title) for t, title in zip((found, of_paper), titles, strict=True) if len(t)]
+    known = [
+        f"{r['variant']} {r['domain']} {number(r['ratio'], 2)} {bounds(r)}".strip()
+        for r in found.drop_nulls("ratio").iter_rows(named=True)
+    ]
+    short = "How many more parameters does a baseline need? "
+    short += f"Ratios at equal quality: {', '.join(known)}." if known else "Not known: "
+    short += "" if known or found.is_empty() else f"{found['note'][0]}."
+    short = short if len(found) else ""
+    return Section("Quality and parameters", how, short, [], lack, sheets, drawn)

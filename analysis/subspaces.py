@@ -103,12 +103,9 @@ def statistics(parts: dict[str, Moments], suffix: str = "") -> dict[str, float]:
     cka_update_y, cka_x_y: see `cka`. r2_y, r2_xy: see `explained`. suffix: which Y this is.
     """
     whole = sum_of(parts)
-    return {
-        f"cka_update_y{suffix}": cka(whole, "update", "y"),
-        f"cka_x_y{suffix}": cka(whole, "x", "y"),
-        f"r2_y{suffix}": explained(parts, ("y",)),
-        f"r2_xy{suffix}": explained(parts, ("x", "y")),
-    }
+    found = {"cka_update_y": cka(whole, "update", "y"), "cka_x_y": cka(whole, "x", "y")}
+    found |= {"r2_y": explained(parts, ("y",)), "r2_xy": explained(parts, ("x", "y"))}
+    return {f"{name}{suffix}": value for name, value in found.items()}
 
 
 def own_statistics(parts: dict[str, Moments]) -> dict[str, float]:
@@ -116,9 +113,8 @@ def own_statistics(parts: dict[str, Moments]) -> dict[str, float]:
     whole = sum_of(parts)
     out = {"cka_x_update": cka(whole, "x", "update"), "r2_x": explained(parts, ("x",))}
     out["width"] = whole.width
-    spectra = {}
-    for role in ("x", "update"):
-        spectra[role] = shares, _ = spectrum(whole, role)
+    spectra = {role: spectrum(whole, role) for role in ("x", "update")}
+    for role, (shares, _) in spectra.items():
         out[f"participation_{role}"] = participation(shares)
         out[f"rank90_{role}"] = leading(shares)
         out[f"mean_share_{role}"] = mean_share(whole, role)
@@ -127,8 +123,7 @@ def own_statistics(parts: dict[str, Moments]) -> dict[str, float]:
 
 
 def sum_of(parts: dict[str, Moments]) -> Moments:
-    first, *others = parts.values()
-    return functools.reduce(Moments.__add__, others, first)
+    return functools.reduce(Moments.__add__, parts.values())
 
 
 def cka(moments: Moments, role: str, other: str) -> float:

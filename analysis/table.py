@@ -10,89 +10,56 @@ as after a short training, wider where not, as fewer degrees of freedom are left
 
 from __future__ import annotations
 
-import dataclasses
-
 import numpy as np
 import polars as pl
 from absl import flags
 from statsmodels.stats.multitest import multipletests
 
-from analysis import figures, published
-from analysis.output import interval, number, write, write_frame
-from analysis.resampling import DRAWS, compare, probability_of_improvement
-from analysis.runs import Run, finished
+from oa_jax import files
 from oa_jax.errors import UserError
 from oa_jax.events.log import DOMAINS
 from oa_jax.ranking.metrics import HR_CUTOFFS, NDCG_CUTOFFS, user_metrics
 from oa_jax.sheets import Sheet
+
+from . import figures, published
+from .output import columns, interval, mean_sd, number, write_frame
+from .page import Section, tell
+from .resampling import DRAWS, compare, probability_of_improvement
+from .runs import Run, finished
 
 METRICS = (
     *(f"ndcg@{k}" for k in NDCG_CUTOFFS),
     *(f"hr@{k}" for k in HR_CUTOFFS),
     *("mrr", "auc"),
 )
-FIELDS = ("rank", "ties", "n_candidates")  # of each ranking
 RANKED = {"full": "ranked among all items"}
-SCHEMA = {
-    "setting": pl.String,
-    "run": pl.String,
-    "variant": pl.String,
-    "parameters": pl.Int64,
-    "seeds": pl.Int64,
-    "domain": pl.String,
-    "ranking": pl.String,
-    "metric": pl.String,
-    "mean": pl.Float64,
-    "sd": pl.Float64,
-    "published_mean": pl.Float64,
-    "published_sd": pl.Float64,
-    "baseline": pl.String,
-    "gain": pl.Float64,
-    "low": pl.Float64,
-    "high": pl.Float64,
-    "relative_gain": pl.Float64,
-    "p": pl.Float64,
-    "p_holm": pl.Float64,
-    "improvement": pl.Float64,
-    "mde": pl.Float64,
-    "users": pl.Int64,
-}
+LEAD = ("run", "variant", "data", "protocol", "width", "domain")  # what every row of a page says
+SCHEMA = columns("setting run variant data protocol", "width parameters seeds")
+SCHEMA |= columns("domain ranking metric", "", "mean sd published_mean published_sd")
+SCHEMA |= columns("baseline", "", "gain low high relative_gain p p_holm improvement mde")
+SCHEMA |= columns("", "users least_seeds")
 
 
-@dataclasses.dataclass(frozen=True)
-class Measured:
-    """Every metric of every seed and test user of a run under one ranking, one domain."""
+def measured(run: Run, ranks: dict, domain: str, ranking: str):
+    """(seeds (S,), test users (R,), every metric of them (M, S, R)) from the arrays of ranks.npz.
 
-    seed_S: np.ndarray
-    users_R: np.ndarray
-    values_MxSxR: np.ndarray
-
-
-def measured(run: Run, ranks: dict, domain: str, ranking: str) -> Measured:
-    """From the arrays of ranks.npz; diverged seeds are left out. domain: or a set of users.
-
-    Raises UserError when arrays are missing or do not fit together.
+    Diverged seeds are left out. domain: or a set of users. Raises UserError when arrays are missing
+    or do not fit together.
     """
     key, path = f"test/{ranking}", run.path / "ranks.npz"
     members = "test/domain" if domain in DOMAINS else f"test/in/{domain}"
-    names = ("seed", "test/user", members, *(f"{key}/{n}" for n in FIELDS))
-    for name in names:
-        if name not in ranks:
-            raise UserError(f"{path}: no array {name!r}: expected one")
-    good = run.seeds()["seed"].to_list() if "seed" in run.seeds().columns else []
-    slots = np.isin(ranks["seed"], good)
-    rows = ranks[members] == (DOMAINS.index(domain) if domain in DOMAINS else True)
     try:
-        values = user_metrics(
-            ranks[f"{key}/rank"][slots][:, rows],
-            ranks[f"{key}/ties"][slots][:, rows],
-            ranks[f"{key}/n_candidates"][rows],
-            run.tie_weight,
-        )
+        slots = np.isin(ranks["seed"], run.seeds()["seed"])
+        rows = ranks[members] == (DOMAINS.index(domain) if domain in DOMAINS else True)
+        counts = [ranks[f"{key}/{name}"] for name in ("rank", "ties", "n_candidates")]
+        counts = [c[slots][:, rows] if c.ndim == 2 else c[rows] for c in counts]
+        values = user_metrics(*counts, run.tie_weight)
+        values_MxSxR = np.stack([values[metric] for metric in METRICS])
+        return ranks["seed"][slots], ranks["test/user"][rows], values_MxSxR
+    except KeyError as error:
+        raise UserError(f"{path}: no array {error}: expected one") from None
     except (ValueError, IndexError) as error:
         raise UserError(f"{path}: {key}: {error}") from None
-    values_MxSxR = np.stack([values[metric] for metric in METRICS])
-    return Measured(ranks["seed"][slots], ranks["test/user"][rows], values_MxSxR)
 
 
 def baseline_of(run: Run, runs: list[Run], name: str | None = None) -> Run | None:
@@ -100,16 +67,15 @@ def baseline_of(run: Run, runs: list[Run], name: str | None = None) -> Run | Non
 
     name: compare with the run of this name instead, where it shares the setting.
     """
-    own = run.backbone_configuration
-    for other in finished(runs):
-        if other is run or other.setting != run.setting:
-            continue
+
+    def fits(other):
         if name:
-            if other.name == name:
-                return other
-        elif run.places and not other.places and other.backbone_configuration == own:
-            return other
-    return None
+            return other.name == name
+        same = other.backbone_configuration == run.backbone_configuration
+        return run.places and not other.places and same
+
+    others = (r for r in finished(runs) if r is not run and r.setting == run.setting)
+    return next(filter(fits, others), None)
 
 
 def gains(
@@ -155,16 +121,18 @@ def _user_sets(run, groups):
 
 
 def _means(run, domain, ranking, metrics):
-    seeds = run.seeds()
-    paper = published.table1(run.config["backbone"], run.config["data"]["name"])
-    paper = paper.get(run.variant, {}) if ranking == run.candidates else {}
+    seeds, paper = run.seeds(), {}
+    if ranking == run.candidates and published.beside(run):
+        paper = published.table1(run.config["backbone"], run.config["data"]["name"])
+        paper = paper.get(run.variant, {})
     rows = []
     for metric in metrics:
         column = f"test/{domain}/{metric}/{ranking}"
         known = column in seeds.columns
         values = seeds[column].drop_nulls().to_numpy() if known else np.empty(0)
         mean, sd = paper.get(f"{domain}/{metric}", (None, None))
-        row = {"setting": run.setting, "run": run.name, "variant": run.variant}
+        row = {"setting": run.setting, "run": run.name, "variant": run.variant, "data": run.data}
+        row |= {"protocol": str(run.config.get("protocol", "?")), "width": run.width}
         row |= {"parameters": int(run.summary["n_parameters"]), "seeds": len(values)}
         row |= {"domain": domain, "ranking": ranking, "metric": metric}
         row["mean"] = float(values.mean()) if len(values) else None
@@ -177,55 +145,54 @@ def _add_gains(rows, run, other, cache, notes, draws, pair_seeds):
     """Fill the gains of these rows, which share run, domain and ranking."""
     domain, ranking = rows[0]["domain"], rows[0]["ranking"]
     try:
-        a, b = (_cached(cache, r, domain, ranking) for r in (run, other))
+        found = []
+        for side in (run, other):
+            if side.name not in cache:
+                cache[side.name] = side.ranks()
+            found.append(measured(side, cache[side.name], domain, ranking))
+            notes += _check(found[-1][2], side, domain, ranking)
     except UserError as error:
         notes.append(f"{error}: no gain of {run.name}")
         return
-    notes += [text for side, of in ((a, run), (b, other)) for text in _check(side, of, rows)]
-    common, at_a, at_b = np.intersect1d(a.users_R, b.users_R, return_indices=True)
-    if len(common) < max(len(a.users_R), len(b.users_R)):
+    (seeds_a, users_a, a_MxSxR), (seeds_b, users_b, b_MxTxR) = found
+    common, at_a, at_b = np.intersect1d(users_a, users_b, return_indices=True)
+    if len(common) < max(len(users_a), len(users_b)):
         text = f"{len(common)} test users of {domain} in common: only these are compared"
         notes.append(f"{run.name} and {other.name}: {text}")
     chosen = [METRICS.index(row["metric"]) for row in rows]
-    sides = [a.values_MxSxR[chosen][:, :, at_a], b.values_MxSxR[chosen][:, :, at_b]]
+    sides = [a_MxSxR[chosen][:, :, at_a], b_MxTxR[chosen][:, :, at_b]]
     if pair_seeds:
-        _, *slots = np.intersect1d(a.seed_S, b.seed_S, return_indices=True)
+        _, *slots = np.intersect1d(seeds_a, seeds_b, return_indices=True)
         sides = [side[:, slot] for side, slot in zip(sides, slots, strict=True)]
     counts = [side.shape[1] for side in sides]
     if len(common) < 2 or not min(counts):
         notes.append(f"{run.name} against {other.name}: nothing in common: no gain in {domain}")
         return
     if min(counts) == 1:
-        text = "a single seed on a side: the interval covers users only, not seeds"
-        notes.append(f"{run.name} against {other.name}: {text}")
-    # A paired difference is compared with a side that is zero and has no seeds to vary.
-    compared = (sides[0] - sides[1], np.zeros_like(sides[1][:, :1])) if pair_seeds else sides
+        text = "the interval covers users only, not seeds, so there is no p and no detectable gain"
+        if max(counts) > 1:
+            text = "the variance of the other side's seeds stands for its own"
+        notes.append(f"{run.name} against {other.name}: a single seed on a side: {text}")
+    # Differences of paired seeds are compared with 0.
+    compared = (sides[0] - sides[1], None) if pair_seeds else sides
     for i, found in enumerate(compare(*compared, np.random.default_rng(0), draws)):
         means = [side[i].mean(1) for side in sides]
         row = {"baseline": other.name, "users": len(common), "gain": found.estimate}
         row |= {k: getattr(found, k) for k in ("low", "high", "p", "mde")}
-        row["improvement"] = probability_of_improvement(*means)
+        row |= {"least_seeds": min(counts), "improvement": probability_of_improvement(*means)}
         if means[1].mean():
             row["relative_gain"] = found.estimate / float(means[1].mean())
         rows[i].update({k: v for k, v in row.items() if v == v})  # nan is unlike itself
 
 
-def _cached(cache, run, domain, ranking):
-    if run.name not in cache:
-        cache[run.name] = run.ranks()
-    return measured(run, cache[run.name], domain, ranking)
-
-
-def _check(side, run, rows):
+def _check(values_MxSxR, run, domain, ranking):
     """A sentence when ranks.npz does not give the means of summary.json."""
     seeds = run.seeds()
-    for metric, values_SxR in zip(METRICS, side.values_MxSxR, strict=True):
-        column = f"test/{rows[0]['domain']}/{metric}/{rows[0]['ranking']}"
-        if column not in seeds.columns or not values_SxR.size:
-            continue
-        stated, found = seeds[column].mean(), float(values_SxR.mean())
-        if stated is not None and abs(stated - found) > 1e-6:
-            text = f"summary.json says {stated:.6f}, ranks.npz gives {found:.6f}"
+    for metric, values_SxR in zip(METRICS, values_MxSxR, strict=True):
+        column = f"test/{domain}/{metric}/{ranking}"
+        stated = seeds[column].mean() if column in seeds.columns and values_SxR.size else None
+        if stated is not None and abs(stated - values_SxR.mean()) > 1e-6:
+            text = f"summary.json says {stated:.6f}, ranks.npz gives {values_SxR.mean():.6f}"
             return [f"{run.name}: {column}: {text}: the two are not of one run"]
     return []
 
@@ -233,8 +200,7 @@ def _check(side, run, rows):
 def _with_holm(frame):
     """p_holm over all p of the frame."""
     p = frame["p"].to_numpy()
-    adjusted = np.full(len(p), np.nan)
-    known = np.isfinite(p)
+    adjusted, known = np.full(len(p), np.nan), np.isfinite(p)
     if known.any():
         adjusted[known] = multipletests(p[known], method="holm")[1]
     return frame.with_columns(pl.Series("p_holm", adjusted).fill_nan(None))
@@ -253,37 +219,40 @@ def sheets(frame: pl.DataFrame) -> list[Sheet]:
 
 def _mean_sheet(part, title):
     metrics = part["metric"].unique(maintain_order=True).to_list()
-    header = ["run", "variant", "domain", "parameters", "seeds", *map(str.upper, metrics)]
+    header = [*LEAD, "parameters", "seeds", *map(str.upper, metrics)]
     rows = []
-    for (run, domain), cells in part.group_by("run", "domain", maintain_order=True):
+    for _, cells in part.group_by("run", "domain", maintain_order=True):
         first = cells.row(0, named=True)
-        lead = [run, first["variant"], domain, f"{first['parameters']:,}", str(first["seeds"])]
-        rows.append(lead + [mean_sd(r["mean"], r["sd"]) for r in cells.iter_rows(named=True)])
+        lead = [str(first[name]) for name in LEAD] + [f"{first['parameters']:,}"]
+        values = [mean_sd(r["mean"], r["sd"]) for r in cells.iter_rows(named=True)]
+        rows.append([*lead, str(first["seeds"]), *values])
         if cells["published_mean"].is_not_null().any():
-            lead = ["paper", first["variant"], domain, "", "5"]
+            lead = ["paper", first["variant"], first["data"], "", "", first["domain"], "", "5"]
             values = [(r["published_mean"], r["published_sd"]) for r in cells.iter_rows(named=True)]
             rows.append(lead + [mean_sd(*value) if value[0] else "" for value in values])
-    return Sheet(title, header, rows, words=3)
+    return Sheet(title, header, rows, words=4)
 
 
 def _gain_sheet(part, title):
-    header = ["run", "against", "domain", "metric", "gain", "95 % interval", "relative"]
+    header = [*LEAD, "against", "metric", "gain", "95 % interval", "relative"]
     header += ["P(better seed)", "p", "p (Holm)", "detectable gain", "paper's gain"]
     paper = _published_gains(part)
     rows = []
     for row in part.drop_nulls("gain").iter_rows(named=True):
         relative = row["relative_gain"]
+        # An estimate of two seeds has so little freedom that its power is a guess.
+        rough = "≈ " if row["least_seeds"] == 2 and row["mde"] is not None else ""
         rows.append(
             [
-                *(row["run"], row["baseline"], row["domain"], row["metric"].upper()),
+                *(*(str(row[name]) for name in LEAD), row["baseline"], row["metric"].upper()),
                 *(number(row["gain"], 4, sign=True), interval(row["low"], row["high"], 4, True)),
                 "–" if relative is None else number(100 * relative, 1, sign=True) + " %",
                 *(number(row["improvement"], 2), small(row["p"]), small(row["p_holm"])),
-                number(row["mde"], 4),
+                rough + number(row["mde"], 4),
                 paper.get((row["variant"], row["domain"], row["metric"]), ""),
             ]
         )
-    return Sheet(title, header, rows, words=4)
+    return Sheet(title, header, rows, words=8)
 
 
 def _published_gains(part):
@@ -299,10 +268,6 @@ def _published_gains(part):
     return out
 
 
-def mean_sd(mean, sd) -> str:
-    return number(mean, 4) + ("" if sd is None else f" ± {number(sd, 4)}")
-
-
 def small(p) -> str:
     """A p-value."""
     return "<0.001" if p is not None and p < 0.001 else number(p, 3)
@@ -312,43 +277,53 @@ def draw(frame: pl.DataFrame) -> dict:
     """{name: figure}: the gains of each setting with their intervals, a panel per domain."""
     out = {}
     for (setting,), part in frame.drop_nulls("gain").group_by("setting", maintain_order=True):
-        metrics = part["metric"].unique(maintain_order=True).to_list()
-        series = part.select("run", "ranking").unique(maintain_order=True).rows()
-        height = 1.3 + 0.15 * len(metrics) * max(len(series), 2)
-        figure, axes = figures.new_figure(1, 2, min(height, 9), sharey=True)
-        variants = dict(part.select("run", "variant").iter_rows())
-        looks = figures.marks(variants.values())
-        for axis, domain in zip(axes[0], "AB", strict=True):
-            for at, (run, ranking) in enumerate(series):
-                here = part.filter(run=run, ranking=ranking, domain=domain)
-                shift = (at - (len(series) - 1) / 2) * 0.8 / len(series)
-                _intervals(axis, here, metrics, shift, looks[variants[run]], f"{run}, {ranking}")
-            figures.draw_null(axis, 0, "no gain", vertical=True)
-            axis.set_xlabel("gain in percent of the baseline")
-            axis.set_yticks(range(len(metrics)), [m.upper() for m in metrics])
-            figures.title(axis, f"Domain {domain}")
-        axes[0, 0].set_ylim(len(metrics) - 0.4, -0.6)  # the first on top
-        figures.heading(figure, f"{setting}: gain with 95 % interval")
-        figures.legend_below(figure, axes, 3)
-        figure.set_label(f"Relative gain over the baseline by metric and ranking, {setting}")
-        out[figures.file_name("gains", setting)] = figure
+        out |= _drawn(part, setting)
     return out
 
 
+def _drawn(part, setting):
+    metrics = part["metric"].unique(maintain_order=True).to_list()
+    series = part.select("run", "ranking", "variant").unique(maintain_order=True).rows()
+    looks = figures.marks([variant for *_, variant in series])
+
+    def panel(axis, domain):
+        limits = [0.0]
+        for at, (run, ranking, variant) in enumerate(series):
+            here = part.filter(run=run, ranking=ranking, domain=domain)
+            shift = (at - (len(series) - 1) / 2) * 0.8 / len(series)
+            look = figures.place_style(looks[variant], "1" if ranking == "full" else "0")
+            limits += _intervals(axis, here, metrics, shift, look, f"{run}, {ranking}")
+        figures.draw_null(axis, 0, "no gain", vertical=True)
+        room = 0.05 * (max(limits) - min(limits)) or 1
+        axis.set_xlim(min(limits) - room, max(limits) + room)
+        axis.set_xlabel("gain in percent of the baseline")
+        axis.set_yticks(range(len(metrics)), [m.upper() for m in metrics])
+        axis.set_ylim(len(metrics) - 0.5, -0.5)
+
+    height = min(1.3 + 0.15 * len(metrics) * max(len(series), 2), 9)
+    heading = f"{setting}: gain over the baseline, 95 % intervals"
+    label = f"Gain over the baseline by metric, {setting}; intervals that leave the axis are cut"
+    return figures.by_domain("gains", setting, panel, heading, label, height, sharey=True)
+
+
 def _intervals(axis, part, metrics, shift, look, label):
-    """Relative gains of a run under one ranking; hollow for the ranking among all items."""
-    x, y, ends = [], [], []
+    """Draw the relative gains; -> the ends that the axis should hold.
+
+    Those of the first rank alone (NDCG@1) are many times wider than all others and do not count.
+    """
+    x, y, ends, limits = [], [], [], []
     for row in part.drop_nulls("relative_gain").iter_rows(named=True):
-        scale = 100 / (row["mean"] - row["gain"])
+        scale = 100 * row["relative_gain"] / row["gain"] if row["gain"] else 0.0
         low, high = (row["gain"] if row[k] is None else row[k] for k in ("low", "high"))
         x.append(scale * row["gain"])
         ends.append((x[-1] - scale * low, scale * high - x[-1]))
         y.append(metrics.index(row["metric"]) + shift)
-    style = figures.place_style(look, "1" if label.endswith("full") else "0")
-    style |= {"elinewidth": 0.9, "markersize": 4}
+        if not row["metric"].endswith("@1") or len(metrics) == 1:
+            limits += [scale * low, scale * high]
     if x:
-        widths = np.maximum(np.array(ends).T, 0)
-        axis.errorbar(x, y, xerr=widths, label=label, **style)
+        style = look | {"elinewidth": 0.9, "markersize": 4}
+        axis.errorbar(x, y, xerr=np.maximum(np.array(ends).T, 0), label=label, **style)
+    return limits
 
 
 def define_flags() -> None:
@@ -358,42 +333,52 @@ def define_flags() -> None:
     flags.DEFINE_list("metrics", list(METRICS), "Which metrics; Holm runs over these.")
 
 
-def chosen_metrics() -> tuple[str, ...]:
-    """--metrics. Raises UserError for one that is not measured."""
-    for name in flags.FLAGS.metrics:
-        if name not in METRICS:
-            raise UserError(f"--metrics={name}: expected some of {', '.join(METRICS)}")
-    return tuple(flags.FLAGS.metrics)
-
-
-def missing(runs: list[Run]) -> str | None:
-    """A sentence when there is nothing to tabulate."""
-    return None if finished(runs) else "no finished run: no table"
-
-
-def write_table(out, frame: pl.DataFrame) -> list[Sheet]:
-    """table.parquet, .csv, .md and .tex in `out`."""
-    pages = sheets(frame)
-    write_frame(out, "table", frame)
-    write(out / "table.md", "\n".join(page.markdown() for page in pages))
-    write(out / "table.tex", "\n".join(page.latex() for page in pages))
-    return pages
-
-
 def command(runs: list[Run], out, say) -> int:
     """Write the table (parquet, CSV, Markdown, LaTeX) and the figure of gains."""
-    metrics = chosen_metrics()
-    lack = missing(runs)
-    if lack:
-        say(lack)
-        return 0
-    values = flags.FLAGS
-    options = values.baseline, metrics, values.draws, values.pair_seeds, values.groups
-    frame, notes = gains(runs, *options)
-    for note in notes:
-        say(f"note: {note}")
-    pages = write_table(out, frame)
-    figures.save(out, draw(frame))
-    for page in pages:
-        say("\n" + page.markdown())
-    return 0
+    return tell(section(runs, out, flags.FLAGS), out, say)
+
+
+def section(runs: list[Run], out, options) -> Section:
+    """The table of options.metrics, written to `out`, and its gains in words.
+
+    Raises UserError for a metric that is not measured.
+    """
+    how = (
+        "Means and standard deviations over seeds; the published values beside runs on the paper's "
+        "data at about its width. A gain is a variant minus the baseline of the same "
+        "configuration; its interval is a bootstrap over seeds and users, users paired. 'P(better "
+        "seed)' is the share of pairs of seeds in which the variant is better, 'detectable gain' "
+        "the true gain that this comparison would find with power 0.8 (≈: from two seeds, a rough "
+        "guess). Holm's correction runs over all gains of the table."
+    )
+    for name in options.metrics or [""]:
+        if name not in METRICS:
+            expected = f"expected some of {', '.join(METRICS)}"
+            raise UserError(f"--metrics={name}: {'' if name else 'empty: '}{expected}")
+    if not finished(runs):
+        return Section("Ranking quality", how, missing=["no finished run: no table"])
+    asked = (options.baseline, tuple(options.metrics), options.draws)
+    frame, notes = gains(runs, *asked, options.pair_seeds, options.groups)
+    pages = sheets(frame)
+    write_frame(out, "table", frame)
+    files.write(out / "table.md", "\n".join(page.markdown() for page in pages))
+    files.write(out / "table.tex", "\n".join(page.latex() for page in pages))
+    first = options.metric.split("/")[0]
+    rows = frame.filter(metric=first).drop_nulls("gain").to_dicts()
+    return Section("Ranking quality", how, _in_short(rows), notes, [], pages, draw(frame))
+
+
+def _in_short(rows):
+    """How many gains there are, and how many of them chance does not explain."""
+    if not rows:
+        return "Does GCA rank better? No gain can be computed from these runs."
+    known = [row for row in rows if row["p_holm"] is not None]
+    better = sum(row["p_holm"] < 0.05 and row["gain"] > 0 for row in known)
+    worse = sum(row["p_holm"] < 0.05 and row["gain"] < 0 for row in known)
+    relative = [100 * row["relative_gain"] for row in rows if row["relative_gain"] is not None]
+    spread = f", from {number(min(relative), 1, True)} % to {number(max(relative), 1, True)} %"
+    return (
+        f"Does GCA rank better? Of {len(rows)} gains in {rows[0]['metric'].upper()} (runs, domains "
+        f"and rankings){spread if relative else ''}, {better} are positive and {worse} negative "
+        "beyond chance (Holm over all metrics, 5 %)."
+    )

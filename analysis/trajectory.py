@@ -9,25 +9,19 @@ from __future__ import annotations
 import polars as pl
 from absl import flags
 
-from analysis import figures
-from analysis.output import read_frame, write_frame
-from analysis.runs import Run
 from oa_jax.nn.angles import null_abs_cos
+from oa_jax.sheets import Sheet
 
-STATISTICS = ("cos", "abs_cos", "parallel_share", "xy_abs_cos", "gate_mean")
-SCHEMA = {
-    "setting": pl.String,
-    "run": pl.String,
-    "variant": pl.String,
-    "seed": pl.Int64,
-    "epoch": pl.Int64,
-    "place": pl.String,
-    "domain": pl.String,
-    "quantity": pl.String,
-    "value": pl.Float64,
-    "best_epoch": pl.Int64,
-    "source": pl.String,
-}
+from . import figures
+from .output import columns, number, read_frame, write_frame
+from .page import Section, tell
+from .runs import Run
+
+FORMS = ("gated_", "")  # of the update: the first that all runs of a setting have is drawn
+STATISTICS = (*(f"{form}{name}" for form in FORMS for name in ("cos", "abs_cos", "cos_abs")),)
+STATISTICS += ("parallel_share", "xy_abs_cos", "xy_cos_abs", "gate_mean")
+SCHEMA = columns("setting run variant", "seed epoch") | columns("place domain quantity")
+SCHEMA |= columns("", "", "value") | columns("", "best_epoch") | columns("source")
 
 
 def trajectories(runs: list[Run], measured: pl.DataFrame | None = None) -> pl.DataFrame:
@@ -41,6 +35,8 @@ def trajectories(runs: list[Run], measured: pl.DataFrame | None = None) -> pl.Da
         epochs = run.epochs()
         if epochs.is_empty():
             continue
+        if "best_epoch" not in epochs.columns:
+            epochs = epochs.with_columns(best_epoch=pl.lit(None, pl.Int64))
         last = epochs.group_by("seed").agg(pl.col("best_epoch").last())
         names = [n for n in epochs.columns if _parse(n)]
         tidy = epochs.unpivot(names, index=["epoch", "seed"], variable_name="name").drop_nulls()
@@ -84,56 +80,62 @@ def _of_checkpoints(run, measured, last):
     return _named(found.join(last, on="seed"), run)
 
 
-def missing(frame: pl.DataFrame) -> str | None:
-    """A sentence when there is nothing to draw."""
-    return "no run with rows in metrics.jsonl: no trajectory" if frame.is_empty() else None
+def form_of(frame: pl.DataFrame) -> str:
+    """Which update's angles to show of a setting: a member of `FORMS`."""
+    with_raw, with_gated = (
+        set(frame.filter(quantity=f"{form}abs_cos")["run"]) for form in ("", "gated_")
+    )
+    return "gated_" if with_gated and with_raw <= with_gated else ""
 
 
 def draw(frame: pl.DataFrame, runs: list[Run], metric: str = "ndcg@10") -> dict:
-    """{name: figure}: per setting the validation metric over it |cos(X, X')|, a column a domain."""
+    """{name: figure}: per setting the validation metric over the angle, a column a domain."""
     out = {}
     frame = frame.filter(source="metrics.jsonl")
-    for (setting,), part in frame.group_by("setting", maintain_order=True):
-        mine = [run for run in runs if run.setting == setting]
-        labels = figures.labels(mine)
-        looks = figures.marks([labels[run.name] for run in mine])
-        angles = part.filter(quantity="abs_cos")
-        with_gca = not angles.is_empty()
-        figure, axes = figures.new_figure(1 + with_gca, 2, 2.5, sharex=True)
-        sampled = metric if "/" in metric else f"{metric}/{mine[0].candidates}"
-        for column, domain in enumerate("AB"):
-            for run in mine:
-                here = part.filter(run=run.name, domain=domain)
-                values = here.filter(quantity=f"val/{sampled}")
-                label, look = labels[run.name], looks[labels[run.name]]
-                _lines(axes[0, column], values, look, label, "-")
-                for place in map(str, run.places):
-                    at = here.filter(quantity="abs_cos", place=place)
-                    text = f"{label}, place {place}"
-                    _lines(axes[-1, column], at, look, text, figures.PLACE_LINES.get(place, "-."))
-            axes[0, column].set_ylabel(f"validation {sampled}")
-            figures.title(axes[0, column], f"Domain {domain}")
-            if with_gca:
-                for width in sorted({r.config["model"]["d_embed"] for r in mine if r.places}):
-                    figures.draw_null(
-                        axes[1, column],
-                        null_abs_cos(width),
-                        f"null: independent directions, d = {width}",
-                    )
-                axes[1, column].set_ylabel("mean |cos(X, X′)|")
-                axes[1, column].set_ylim(bottom=0)
-            axes[-1, column].set_xlabel("epoch")
-        figures.heading(figure, f"{setting}: thin a seed, thick the mean of all while all train")
-        figures.legend_below(figure, axes, 3)
-        figure.set_label(
-            f"Validation {sampled}{' and mean |cos(X, X′)|' if with_gca else ''} over epochs, "
-            f"{setting}; rings are each seed's best epoch"
-        )
-        out[figures.file_name("trajectory", setting)] = figure
+    for setting, mine in figures.by_setting(runs, frame):
+        out |= _drawn(frame.filter(setting=setting), setting, mine, metric)
     return out
 
 
-def _lines(axis, part, look, label, line):
+def _drawn(frame, setting, runs, metric):
+    labels = figures.labels(runs)
+    looks = figures.marks([labels[run.name] for run in runs])
+    form = form_of(frame)
+    with_gca = not frame.filter(quantity=f"{form}abs_cos").is_empty()
+    sampled = metric if "/" in metric else f"{metric}/{runs[0].candidates}"
+    angle = "mean |cos(X, α ⊙ X′)|" if form else "mean |cos(X, X′)|"
+
+    def panel(axes, domain):
+        axes = axes if with_gca else [axes]
+        for run in runs:
+            here = frame.filter(run=run.name, domain=domain)
+            label, look = labels[run.name], looks[labels[run.name]]
+            # Named once: those with GCA by the lines of their places, of the same look.
+            named = None if with_gca and run.places else label
+            _lines(axes[0], here.filter(quantity=f"val/{sampled}"), look, named)
+            for place in map(str, run.places):
+                at = here.filter(quantity=f"{form}abs_cos", place=place)
+                line = figures.PLACE_LINES.get(place, "-.")
+                _lines(axes[-1], at, look, f"{label}, place {place}", line)
+        axes[0].set_ylabel(f"validation {sampled}")
+        if with_gca:
+            for width in sorted({r.width for r in runs if r.places}):
+                text = f"null: independent directions, d = {width}"
+                figures.draw_null(axes[1], null_abs_cos(width), text)
+            axes[1].set_ylabel(angle)
+            axes[1].set_ylim(0, 1.05 * axes[1].dataLim.y1)  # room for the highest ring
+        axes[-1].set_xlabel("epoch")
+
+    heading = f"{setting}: thin a seed, thick the mean of all while all train"
+    label = (
+        f"Validation {sampled}{f' and {angle}' if with_gca else ''} over epochs, {setting}; "
+        "rings are each seed's best epoch"
+    )
+    more = {"rows": 1 + with_gca, "sharex": True}
+    return figures.by_domain("trajectory", setting, panel, heading, label, 2.5, **more)
+
+
+def _lines(axis, part, look, label, line="-"):
     """A thin line for each seed, with a ring at its best epoch, and the mean of all."""
     if part.is_empty():
         return
@@ -153,12 +155,13 @@ def _lines(axis, part, look, label, line):
 
 
 def summary(frame: pl.DataFrame) -> pl.DataFrame:
-    """|cos(X, X')| of each run, place and domain: before training, at its highest, at the end.
+    """Mean |cos| of each run, place, domain and update: untrained, at its highest, at the end.
 
     Means over seeds of each seed's first, greatest and last value, and the epoch of the greatest.
     """
-    angles = frame.filter(quantity="abs_cos", source="metrics.jsonl").sort("epoch")
-    keys = ["setting", "run", "place", "domain"]
+    angles = frame.filter(pl.col("quantity").is_in([f"{form}abs_cos" for form in FORMS]))
+    angles = angles.filter(source="metrics.jsonl").sort("epoch")
+    keys = ["setting", "run", "place", "domain", "quantity"]
     per_seed = angles.group_by([*keys, "seed"], maintain_order=True).agg(
         first=pl.col("value").first(),
         highest=pl.col("value").max(),
@@ -169,19 +172,31 @@ def summary(frame: pl.DataFrame) -> pl.DataFrame:
     return per_seed.group_by(keys, maintain_order=True).agg(pl.exclude("seed").mean())
 
 
-def define_flags() -> None:
-    """None of its own."""
-
-
 def command(runs: list[Run], out, say) -> int:
     """Write trajectory, trajectory_summary (parquet, CSV) and the figures."""
+    return tell(section(runs, out, flags.FLAGS), out, say)
+
+
+def section(runs: list[Run], out, options) -> Section:
+    """Curves over training of options.metric and of the angles."""
+    how = (
+        "Validation metric and angle after every epoch; epoch 0 is the untrained model. Angles "
+        "are those of the users that the training probes, not of all. Unfinished runs are shown."
+    )
     frame = trajectories(runs, read_frame(out, "orthogonality"))
-    lack = missing(frame)
-    if lack:
-        say(lack)
-        return 0
+    if frame.is_empty():
+        lack = "no run with rows in metrics.jsonl: no trajectory"
+        return Section("Over training", how, missing=[lack])
+    found = summary(frame)
     write_frame(out, "trajectory", frame)
-    write_frame(out, "trajectory_summary", summary(frame))
-    figures.save(out, draw(frame, runs, flags.FLAGS.metric))
-    say(f"trajectories of {frame['run'].n_unique()} runs in {out}")
-    return 0
+    write_frame(out, "trajectory_summary", found)
+    header = ["run", "place", "domain", "statistic", "untrained", "highest", "at epoch", "last"]
+    rows = [
+        [r[name] for name in ("run", "place", "domain", "quantity")]
+        + [number(r["first"]), number(r["highest"])]
+        + [number(r["epoch_of_highest"], 0), number(r["last"])]
+        for r in found.iter_rows(named=True)
+    ]
+    sheets = [Sheet("Mean |cos| over training, means over seeds", header, rows, words=4)]
+    drawn = draw(frame, runs, options.metric)
+    return Section("Over training", how, "", [], [], sheets if rows else [], drawn)

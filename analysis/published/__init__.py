@@ -7,20 +7,35 @@ import json
 import pathlib
 import re
 
+from ..runs import Run
+
 # Names of metrics in the tables of the paper -> ours, without the domain.
 METRICS = {"ndcg1": "ndcg@1", "ndcg10": "ndcg@10", "auc": "auc"}
+WIDER = 1.5  # widths that differ by less than this factor are comparable
 
 
 @functools.cache
 def paper() -> dict:
     """Everything of published/paper.json, each part with its `source`."""
-    return json.loads((pathlib.Path(__file__).parent / "paper.json").read_text())
+    return json.loads((pathlib.Path(__file__).parent / "paper.json").read_text("utf-8"))
 
 
 def same_data(dataset: str, name: str) -> bool:
     """Whether a data set of the paper, such as "Food-Kitch", is the pair `food_kitchen`."""
     plain = re.sub(r"\(.*\)", "", dataset).strip().lower().replace("-", "_")
     return name.startswith(plain)
+
+
+def beside(run: Run) -> bool:
+    """Whether the paper's values may stand beside those of a run.
+
+    Its data must have the published fingerprint (a name proves nothing), its width must be near
+    the published one.
+    """
+    setup = paper()["data"]["models"].get(run.config["backbone"].upper())
+    if setup is None or run.fingerprint not in setup["fingerprints"].values():
+        return False
+    return 1 / WIDER < run.width / setup["width"] < WIDER
 
 
 def table1(backbone: str, name: str) -> dict[str, dict[str, tuple[float, float]]]:
@@ -40,3 +55,9 @@ def correlation(backbone: str, domain: str) -> dict | None:
     """The printed r of a backbone and domain, and how many points its figure shows."""
     values = paper()["correlation"]["values"].get(backbone.upper())
     return values[domain] if values else None
+
+
+def mean_angle(run: Run, statistic: str = "cos_abs") -> float | None:
+    """The mean over the paper's models of a statistic, where it may stand beside the run."""
+    values = paper()["boxplot_mean"]["values"].get(run.config["backbone"].upper(), {})
+    return values.get(statistic) if beside(run) else None

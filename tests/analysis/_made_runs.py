@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from oa_jax import configuration as config_lib
 from oa_jax import experiment as experiment_lib
+from oa_jax.backbones import known
 from oa_jax.runs import run as run_lib
 from oa_jax.runs.checkpoint import Checkpoints
 from oa_jax.runs.environment import environment
@@ -28,6 +28,7 @@ SIZES = {
     "train.batch_size": 16,
     "train.n_negatives": 4,
     "train.probe_users": 16,
+    "train.quick_compile": True,
     "evaluate.n_negatives": 10,
     "evaluate.block_users": 16,
     "evaluate.block_items": 32,
@@ -47,7 +48,7 @@ def make_experiment(gca="stack", **overrides):
     config = module.get_config(f"pair=synthetic,gca={gca}")
     changes = {name.replace("__", "."): value for name, value in overrides.items()}
     config.update_from_flattened_dict(SIZES | changes)
-    return experiment_lib.build(config_lib.resolve(config, (0, 1, 2)))
+    return experiment_lib.build(known.resolve(config))
 
 
 def drawn(experiment, step):
@@ -75,7 +76,7 @@ def drawn(experiment, step):
 def make_workdir(path, experiment, change=lambda states: states, finished=True):
     """A workdir with a checkpoint of each of `STEPS`, the last one passed through `change`."""
     with Workdir(path) as workdir:
-        workdir.claim(experiment.config)
+        workdir.claim(experiment.config.to_dict())
         workdir.write_json("env.json", environment(experiment))
         states = {step: drawn(experiment, step) for step in STEPS}
         states[STEPS[-1]] = change(states[STEPS[-1]])

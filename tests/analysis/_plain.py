@@ -5,7 +5,7 @@ import pathlib
 
 import numpy as np
 
-from oa_jax import configuration as config_lib
+from oa_jax.backbones import known
 from oa_jax.ranking.metrics import metrics_by_domain
 from oa_jax.runs.workdir import Workdir
 
@@ -26,7 +26,7 @@ def config_of(gca="none", **overrides):
     config = config_file().get_config(f"pair=synthetic,gca={gca}")
     changes = {name.replace("__", "."): value for name, value in overrides.items()}
     config.update_from_flattened_dict({"seeds": 3} | changes)
-    return config_lib.resolve(config, (0, 1, 2))
+    return known.resolve(config).to_dict()
 
 
 def ranks_of(seeds, n_users=40, better=0.0, seed=0):
@@ -47,8 +47,9 @@ def ranks_of(seeds, n_users=40, better=0.0, seed=0):
     return out
 
 
-def entry_of(ranks, slot, positions, cosines):
-    """What summary.json says of a seed with these ranks; cosines: (place, domain) -> |cos|."""
+def entry_of(ranks, slot, positions, cosines, gated=None):
+    """What summary.json says of a seed with these ranks; cosines: (place, domain) -> |cos|; gated:
+    the same of the gated update, if it is recorded."""
     entry = {"seed": int(ranks["seed"][slot]), "epochs": 4, "best_epoch": 3, "diverged_step": 0}
     for split in ("val", "test"):
         for name in CANDIDATES:
@@ -67,6 +68,8 @@ def entry_of(ranks, slot, positions, cosines):
             for when, value in (("init", 0.14), ("best", cosines[place, domain])):
                 key = f"{when}/gca/{place}/{domain}"
                 entry |= {f"{key}/abs_cos": value, f"{key}/cos": value, f"{key}/gate_mean": 0.5}
+                if gated is not None:
+                    entry |= {f"{key}/gated_abs_cos": gated, f"{key}/gated_cos": -gated}
                 entry |= {f"{key}/parallel_share": value, f"{key}/xy_abs_cos": 0.3}
     return entry
 
@@ -81,6 +84,8 @@ def plain_run(
     finished=True,
     commit="c0ffee",
     ranks=None,
+    fingerprint="abcdef12",
+    gated=None,
     **overrides,
 ):
     """A workdir at `path`, and its path back."""
@@ -91,12 +96,12 @@ def plain_run(
     path = pathlib.Path(path)
     with Workdir(path) as workdir:
         workdir.claim(config)
-        env = {"commit": commit, "packages": {"jax": "0.10"}, "fingerprints": {"data": "abcdef12"}}
+        env = {"commit": commit, "packages": {"jax": "0.10"}, "fingerprints": {"data": fingerprint}}
         workdir.write_json("env.json", env)
         entries = []
         for slot in range(len(seeds)):
             cosines = {(p, d): cosine(slot, p, d) for p in positions for d in "AB"}
-            entries.append(entry_of(ranks, slot, positions, cosines))
+            entries.append(entry_of(ranks, slot, positions, cosines, gated))
         for epoch in range(5):
             workdir.append_rows([_row(e, epoch, positions) for e in entries])
         if finished:

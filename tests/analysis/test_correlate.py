@@ -5,7 +5,7 @@ import polars as pl
 import pytest
 import scipy.stats
 
-from analysis import correlate
+from analysis import angles, correlate, statistics
 from analysis.resampling import cluster_interval
 from analysis.runs import find_runs, read_run
 from tests.analysis._plain import plain_run
@@ -15,38 +15,38 @@ RNG = np.random.default_rng
 
 def test_pearson_of_known_points():
     # Deviations (-1, 0, 1) and (-2, 1, 1): 3 / √(2 · 6).
-    assert correlate.pearson([1, 2, 3], [0, 3, 3]) == pytest.approx(3 / np.sqrt(12))
-    assert correlate.pearson([1, 2, 3], [5, 3, 1]) == pytest.approx(-1)
+    assert statistics.pearson([1, 2, 3], [0, 3, 3]) == pytest.approx(3 / np.sqrt(12))
+    assert statistics.pearson([1, 2, 3], [5, 3, 1]) == pytest.approx(-1)
 
 
 def test_spearman_is_that_of_scipy_with_ties():
     x, y = RNG(0).integers(0, 5, 40), RNG(1).integers(0, 5, 40)
-    assert correlate.spearman(x, y) == pytest.approx(scipy.stats.spearmanr(x, y).statistic)
+    assert statistics.spearman(x, y) == pytest.approx(scipy.stats.spearmanr(x, y).statistic)
 
 
 def test_partial_of_one_covariate_is_the_closed_form():
     x, y, z = RNG(0).normal(0, 1, (3, 50)) + RNG(1).normal(0, 1, 50)
     r = np.corrcoef([x, y, z])
     expected = (r[0, 1] - r[0, 2] * r[1, 2]) / np.sqrt((1 - r[0, 2] ** 2) * (1 - r[1, 2] ** 2))
-    assert correlate.partial(x, y, z[:, None]) == pytest.approx(expected)
+    assert statistics.partial(x, y, z[:, None]) == pytest.approx(expected)
 
 
 def test_partial_of_many_is_that_of_the_inverse_covariance():
     data = RNG(2).normal(0, 1, (60, 5)) @ RNG(3).normal(0, 1, (5, 5))
     p = np.linalg.inv(np.cov(data.T))
     expected = -p[0, 1] / np.sqrt(p[0, 0] * p[1, 1])
-    found = correlate.partial(data[:, 0], data[:, 1], data[:, 2:])
+    found = statistics.partial(data[:, 0], data[:, 1], data[:, 2:])
     assert found == pytest.approx(expected)
     # Constant and doubled covariates change nothing.
     more = np.column_stack([data[:, 2:], np.full(60, 1e6), 2 * data[:, 2] + 1])
-    assert correlate.partial(data[:, 0], data[:, 1], more) == pytest.approx(expected)
+    assert statistics.partial(data[:, 0], data[:, 1], more) == pytest.approx(expected)
 
 
 def test_partial_removes_what_only_the_covariate_explains():
     size = np.repeat([1.0, 2, 3, 4], 10)
     x, y = size + RNG(0).normal(0, 0.1, 40), size + RNG(1).normal(0, 0.1, 40)
-    assert correlate.pearson(x, y) > 0.95
-    assert abs(correlate.partial(x, y, size[:, None])) < 0.4
+    assert statistics.pearson(x, y) > 0.95
+    assert abs(statistics.partial(x, y, size[:, None])) < 0.4
 
 
 def test_within_takes_the_means_of_the_groups_away():
@@ -55,29 +55,29 @@ def test_within_takes_the_means_of_the_groups_away():
     rest = RNG(0).normal(0, 1, 15)
     x = np.array([means[g][0] for g in groups]) + rest
     y = np.array([means[g][1] for g in groups]) - rest
-    assert correlate.pearson(x, y) > 0.8
-    assert correlate.within(x, y, groups) == pytest.approx(-1)
+    assert statistics.pearson(x, y) > 0.8
+    assert statistics.within(x, y, groups) == pytest.approx(-1)
     by_hand = [v - v.reshape(3, 5).mean(1).repeat(5) for v in (x, y)]
-    assert correlate.within(x, y, groups) == pytest.approx(np.corrcoef(*by_hand)[0, 1])
+    assert statistics.within(x, y, groups) == pytest.approx(np.corrcoef(*by_hand)[0, 1])
 
 
 def test_leave_one_out_is_the_range_of_all():
     x, y, c = RNG(0).normal(0, 1, 12), RNG(1).normal(0, 1, 12), np.repeat(np.arange(4), 3)
-    values = [correlate.pearson(x[c != k], y[c != k]) for k in range(4)]
-    assert correlate.leave_one_out(x, y, c) == (min(values), max(values))
+    values = [statistics.pearson(x[c != k], y[c != k]) for k in range(4)]
+    assert statistics.leave_one_out(x, y, c) == (min(values), max(values))
 
 
 @pytest.mark.parametrize(
     "value",
     [
-        correlate.pearson([1, 2], [3, 4]),
-        correlate.pearson([1, 1, 1], [1, 2, 3]),
-        correlate.pearson([0.3, 0.3, 0.1 + 0.2], [1, 2, 3]),
-        correlate.spearman([1, 2, 3], [4, 4, 4]),
-        correlate.partial([1.0, 2, 3, 4], [4.0, 1, 3, 2], np.array([[1.0], [2], [3], [4]])),
-        correlate.partial([1.0, 2, 3], [4.0, 1, 3], np.array([[1.0], [2], [4]])),
-        correlate.within([1, 2, 3], [1, 2, 3], ["a", "b", "c"]),
-        correlate.within([1, 1, 2, 2], [1, 2, 3, 4], ["a", "a", "b", "b"]),
+        statistics.pearson([1, 2], [3, 4]),
+        statistics.pearson([1, 1, 1], [1, 2, 3]),
+        statistics.pearson([0.3, 0.3, 0.1 + 0.2], [1, 2, 3]),
+        statistics.spearman([1, 2, 3], [4, 4, 4]),
+        statistics.partial([1.0, 2, 3, 4], [4.0, 1, 3, 2], np.array([[1.0], [2], [3], [4]])),
+        statistics.partial([1.0, 2, 3], [4.0, 1, 3], np.array([[1.0], [2], [4]])),
+        statistics.within([1, 2, 3], [1, 2, 3], ["a", "b", "c"]),
+        statistics.within([1, 1, 2, 2], [1, 2, 3, 4], ["a", "a", "b", "b"]),
     ],
 )
 def test_undefined_is_nan(value):
@@ -94,9 +94,15 @@ def made_points(n_configurations, n_seeds, seed=0, slope=1.0, constant=False):
             y = slope * centre + level + rng.normal(0, 0.3)
             rows.append(
                 {
-                    **{"run": f"r{c}", "variant": "early", "setting": "s", "backbone": "abxi"},
+                    **{"run": f"r{c}", "variant": "early", "setting": "s", "statistic": "cos_abs"},
                     **{"configuration": f"c{c}", "seed": s, "place": "0", "domain": "A"},
-                    **{"x": x, "y": y, "null": 0.1, "log_parameters": float(c % 3)},
+                    **{
+                        "x": x,
+                        "y": y,
+                        "null": 0.1,
+                        "published": -0.328,
+                        "log_parameters": float(c % 3),
+                    },
                     **{"hidden_size": 32.0, "progress": rng.uniform(0.5, 1)},
                 }
             )
@@ -131,15 +137,15 @@ def test_a_constant_statistic_is_said_and_is_no_number():
     assert table["value"].null_count() == len(table) == 5
     notes = table["note"].to_list()
     assert all("undefined: the statistic is constant" in note for note in notes[:4])
-    assert not any("nan" in line.lower() for line in correlate.sentences(table))
+    rows = correlate.sheet(table).rows
+    assert not any("nan" in cell.lower().replace("undefined", "") for row in rows for cell in row)
 
 
 def test_few_configurations_have_no_interval_and_it_is_said():
     table = correlate.correlations(made_points(2, 4), 100)
     row = table.filter(coefficient="Pearson r").to_dicts()[0]
-    assert (
-        row["low"] is None and row["note"] == "no interval: 2 configurations, expected at least 3"
-    )
+    note = "no interval: 2 configurations, expected at least 3"
+    assert row["low"] is None and row["note"] == note
     one = correlate.correlations(made_points(1, 1), 100)
     assert one["value"].null_count() == len(one)
     assert "1 point, expected at least 3" in one["note"][0]
@@ -194,7 +200,7 @@ def test_nothing_to_correlate_is_said(runs, tmp_path):
 def test_figures_name_what_they_show(runs):
     points = correlate.points_of(runs)
     table = correlate.correlations(points, 100)
-    (figure,) = correlate.draw(points, table, "abs_cos", "ndcg@10").values()
+    (figure,) = correlate.draw(points, table, "ndcg@10").values()
     left, right = figure.axes
     assert "|cos(X, X′)|" in left.get_xlabel() and "domain B" in right.get_ylabel()
     labels = left.get_legend_handles_labels()[1]
@@ -202,8 +208,86 @@ def test_figures_name_what_they_show(runs):
         labels
     )
     far = points.with_columns(pl.col("x") + 5)
-    (other,) = correlate.draw(far, correlate.correlations(far, 100), "abs_cos", "mrr").values()
+    (other,) = correlate.draw(far, correlate.correlations(far, 100), "mrr").values()
     labels = other.axes[0].get_legend_handles_labels()[1]
     assert "null: independent directions (0.142, left of the axis)" in labels
     assert other.axes[0].get_xlim()[0] > 4
-    assert "paper −0.328" in left.get_title("left") and "paper" in figure.get_label()
+    assert "paper" not in figure.get_label()  # the synthetic pair is not the paper's
+    beside = points.with_columns(published=pl.lit(-0.328))
+    (figure,) = correlate.draw(beside, correlate.correlations(beside, 100), "ndcg@10").values()
+    assert "paper −0.328" in figure.axes[0].get_title("left") and "paper" in figure.get_label()
+
+
+def test_partial_r_needs_three_more_configurations_than_covariates():
+    """Two covariates are constant in a configuration: three of them covered 0.80 of the time."""
+    few = correlate.correlations(made_points(3, 5), 100).filter(coefficient="partial r")
+    assert few["value"][0] is None and few["low"][0] is None
+    assert few["note"][0] == (
+        "not computed: 3 configurations, expected at least 5, 3 more than covariates"
+    )
+    enough = correlate.correlations(made_points(6, 5), 100).filter(coefficient="partial r")
+    assert enough["value"][0] is not None and enough["low"][0] is not None
+
+
+@pytest.mark.slow
+def test_the_interval_of_partial_r_covers_from_there_on():
+    """Independent x and y in six configurations: the true partial r is 0."""
+    hits, repeats = 0, 100
+    for seed in range(repeats):
+        part = made_points(6, 4, seed, slope=0.0)
+        x, y, c = (part.select(names).to_numpy() for names in ("x", "y", correlate.COVARIATES))
+
+        def measure(i, x=x[:, 0], y=y[:, 0], c=c):
+            return statistics.partial(x[i], y[i], c[i])
+
+        low, high, _ = cluster_interval(part["configuration"], measure, RNG(seed), 100, True)
+        hits += low <= 0 <= high
+    assert hits >= 0.93 * repeats
+
+
+def test_gates_of_different_activation_are_never_pooled(tmp_path):
+    plain_run(tmp_path / "a", "early", gated=0.6)
+    plain_run(tmp_path / "b", "early", gated=0.6, gca__gate_act="tanh")
+    runs = find_runs(str(tmp_path))[0]
+    assert runs[0].setting == runs[1].setting
+    table = correlate.correlations(correlate.points_of(runs, "gated_abs_cos"), 100)
+    assert table["points"].unique().to_list() == [3]
+    settings = table["setting"].unique().sort().to_list()
+    assert [s.split(" · ")[-1] for s in settings] == ["sigmoid gate", "tanh gate"]
+    assert any(
+        "tanh gate: the angle of the raw X′ is arbitrary" in w for w in angles.warnings(runs)
+    )
+
+
+def test_the_gated_angle_is_first_and_older_runs_fall_back_to_the_raw_one(tmp_path):
+    new, old = plain_run(tmp_path / "new", "early", gated=0.6), plain_run(tmp_path / "old", "early")
+    both = find_runs(str(tmp_path))[0]
+    alone = correlate.points_of([read_run(new)], "gated_abs_cos")
+    assert set(alone["statistic"]) == {"gated_abs_cos"} and set(alone["x"]) == {0.6}
+    mixed = correlate.points_of(both, "gated_abs_cos")
+    assert set(mixed["statistic"]) == {"abs_cos"}
+    signed = correlate.points_of([read_run(new)], "gated_cos_abs")
+    assert set(signed["x"]) == {0.6} and signed["null"].null_count() == 0  # of mean cos −0.6
+    said = angles.warnings(both)
+    assert len(said) == 1 and said[0].startswith("old: α ⊙ X′ was not recorded")
+    assert [angles.headline(read_run(path)) for path in (new, old)] == ["gated_", ""]
+
+
+def test_both_statistics_stand_beside_their_own_null(tmp_path):
+    runs = [read_run(plain_run(tmp_path / "new", "early", gated=0.6))]
+    frame = angles.angles(runs)
+    sheet = angles.sheet(frame)
+    assert [row[3] for row in sheet.rows] == ["X′", "α ⊙ X′"] * 2
+    row = dict(
+        zip(
+            sheet.header[:4] + sheet.header[8:11],
+            sheet.rows[0][:4] + sheet.rows[0][8:11],
+            strict=True,
+        )
+    )
+    assert row["|mean cos|: untrained"] == "0.140 ± 0.000"  # its null is the untrained model
+    (figure,) = angles.draw(frame, runs).values()
+    labels = [axis.get_xlabel() for axis in figure.axes]
+    assert labels == [
+        f"{kind} of X and α ⊙ X′" for kind in ("mean |cos|",) * 2 + ("|mean cos|",) * 2
+    ]

@@ -67,14 +67,6 @@ def test_an_interval_needs_both_ends():
     assert output.interval(None, 1) == output.interval(0.0, float("nan")) == ""
 
 
-def test_a_file_is_replaced_at_once_or_not_at_all(tmp_path, monkeypatch):
-    path = output.write(tmp_path / "a" / "x.txt", "old")
-    monkeypatch.setattr("os.replace", lambda *_: (_ for _ in ()).throw(OSError(28, "full")))
-    with pytest.raises(UserError, match="x.txt: cannot write: full"):
-        output.write(path, "new")
-    assert path.read_text() == "old"
-
-
 def test_frames_are_read_back(tmp_path):
     frame = pl.DataFrame({"a": [1, None], "b": ["x", "y"]})
     output.write_frame(tmp_path, "t", frame)

@@ -6,16 +6,17 @@ import json
 import numpy as np
 import polars as pl
 import pytest
-from rich.console import Console
 from scipy import stats
 
 from analysis import ablation, intervene
 from analysis.interventions import UNCHANGED, Intervention
+from analysis.output import interval, number
 from analysis.runs import read_run
 from oa_jax.errors import UserError
 from tests.analysis import _made_runs as made
 
 PARTS = ("full", "orthogonal", "random", "zero")
+WHERE = {"domain": "A", "metric": "ndcg@10/full"}
 
 
 @pytest.fixture(scope="module")
@@ -160,8 +161,7 @@ class Fixed:
     split = "test"
     rows = {"domain": np.array([0, 1, 0, 1]), "target": np.arange(4)}
 
-    def __init__(self):
-        self.experiment = type("Experiment", (), {"tie_weight": 0.0})
+    tie_weight = 0.0
 
     def ranks(self, intervention):
         rank = np.array([[1, 2, 3, 4]] * 2)
@@ -199,38 +199,41 @@ def test_a_score_that_is_not_finite_is_nan_for_its_seed_and_the_mean():
 # ---- tables
 
 
-def test_table_for_people(measured):
-    console = Console(width=160, record=True, quiet=True)
-    with console.capture():
-        intervene.show(measured[0], "ndcg@10", console)
-    console.quiet = False
-    with console.capture() as captured:
-        intervene.show(measured[0], "ndcg@10", console)
-    text = captured.get()
-    assert "ndcg@10/uni10 A" in text and "ndcg@10/full B" in text and "nothing" in text
-    row = one(
-        measured[0], seed=None, places="all", intervention="zero", domain="A", metric="ndcg@10/full"
-    )
-    assert f"{row['change']:+.4f} [{row['low']:+.4f}, {row['high']:+.4f}]" in text
-    with console.capture() as captured:
-        intervene.show(measured[0], "ndcg@7", console)
-    assert captured.get() == ""
+def test_table_for_people(measured, finished):
+    run = read_run(finished)
+    assert intervene.names_of(measured[0], "ndcg@10") == ["ndcg@10/uni10", "ndcg@10/full"]
+    assert intervene.names_of(measured[0], "ndcg@7") == []
+    sheet = intervene.sheet(measured[0], [run], "ndcg@10/full")
+    row = one(measured[0], seed=None, places="all", intervention="zero", **WHERE)
+    (cells,) = (r for r in sheet.rows if r[1:4] == ["nothing", "1", "all"])
+    change = number(row["change"], 4, sign=True)
+    assert cells[5:7] == [change, interval(row["low"], row["high"], 4, True)]
+    assert {r[1] for r in sheet.rows} == {"α ⊙ X′ as it is", "α ⊙ X′⊥, the rest", "nothing"} | {
+        "random at the norm of α ⊙ X′"
+    }
 
 
 def trained_with(run, name, **gca):
     return dataclasses.replace(run, name=name, config=run.config | {"gca": run.config["gca"] | gca})
 
 
-def test_ablation_puts_retrained_replaced_and_published_side_by_side(measured, finished, tmp_path):
+def test_ablation_puts_retrained_replaced_and_published_side_by_side(
+    measured, finished, tmp_path, monkeypatch
+):
     run = read_run(finished)
     real = dataclasses.replace(
-        run, config=run.config | {"data": run.config["data"] | {"name": "beauty_elec"}}
+        run,
+        config=run.config | {"data": run.config["data"] | {"name": "beauty_elec"}},
+        env=run.env | {"fingerprints": {"data": "bf5d306965536625"}},
     )
     runs = [
         real,
         trained_with(real, "par", part="parallel"),
         trained_with(real, "reg", ortho_weight=0.1),
     ]
+    # Eight units are no width to hold against 256.
+    assert "published" not in ablation.collect(runs, measured[0])["source"]
+    monkeypatch.setattr(ablation.published, "WIDER", 100)
     said = made.Said()
     ablation.write(runs, measured[0], tmp_path, said)
     frame = pl.read_parquet(tmp_path / "ablation.parquet")
@@ -265,4 +268,4 @@ def test_ablation_puts_retrained_replaced_and_published_side_by_side(measured, f
 def test_ablation_of_a_pair_that_nobody_published(measured, finished):
     frame = ablation.collect([read_run(finished)], measured[0])
     assert set(frame["source"]) == {"trained so", "replaced in the trained model"}
-    assert ablation.markdown(frame.clear()) == "No run with GCA.\n"
+    assert ablation.sheets(frame.clear()) == []

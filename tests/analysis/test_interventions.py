@@ -197,18 +197,18 @@ def test_one_place_leaves_the_others_as_they_are():
 def encoders(stack):
     """Function (what the run was trained with, intervention) -> hidden states of 16 users."""
     params = jax.tree.map(lambda a: a[0], made.drawn(stack, 6).best_params)
-    rows = {k: v[:16] for k, v in stack.task.eval_arrays("test").items()}
-    modules = lib.modules_of(stack.backbone, params, rows)
+    rows = {k: v[:16] for k, v in stack.data.task.eval_arrays("test").items()}
+    modules = lib.modules_of(stack.engine.settings.backbone, params, rows)
     assert modules == ["gca_0_A", "gca_0_B", "gca_1_A", "gca_1_B"]
     programs = {}
 
     def trained_with(update):
-        gca = dataclasses.replace(stack.backbone.gca, part=update)
-        return dataclasses.replace(stack.backbone, gca=gca)
+        gca = dataclasses.replace(stack.engine.settings.backbone.gca, part=update)
+        return dataclasses.replace(stack.engine.settings.backbone, gca=gca)
 
-    def encode(update, intervention):
-        changed = lib.Intervened(trained_with(update))
-        program = programs.setdefault(update, jax.jit(changed.encode))
+    def encode(update, intervention, part_of="update"):
+        changed = lib.Intervened(trained_with(update), part_of)
+        program = programs.setdefault((update, part_of), jax.jit(changed.encode))
         seeded = lib.variables(params, [7], modules, intervention)
         of_seed = jax.tree.map(lambda a: a[0], seeded | {"params": None}) | {"params": params}
         return np.asarray(program(of_seed, rows))
@@ -253,6 +253,52 @@ def test_interventions_on_a_model_trained_with_all_of_it(encoders):
     assert min(np.abs(first - second).max(), np.abs(first - seen["zero"]).max()) > 1e-3
     tiny = encode("full", Intervention("full", 1e-6))
     np.testing.assert_allclose(tiny, seen["zero"], atol=1e-3)
+
+
+def turned(params, backbone, units):
+    """The same function with some units of X' and of their gates of the other sign (tanh)."""
+    out = jax.tree.map(lambda a: a, params)
+    width = backbone.config.d_embed
+    sign = np.where(np.isin(np.arange(width), units), -1.0, 1.0).astype(np.float32)
+    for name in [name for name in out if name.startswith("gca_")]:
+        module = dict(out[name])
+        attention, last = dict(module["attention"]), dict(module["gate_out"])
+        attention["out"] = {k: v * sign for k, v in attention["out"].items()}
+        first = dict(module["gate_in"])
+        first["kernel"] = first["kernel"].at[width:].multiply(sign[:, None])
+        last = {k: v * sign for k, v in last.items()}
+        out[name] = module | {"attention": attention, "gate_in": first, "gate_out": last}
+    return out
+
+
+def test_parts_of_the_gated_update_do_not_depend_on_arbitrary_signs(stack):
+    """tanh gates: flipped signs change no output; nor an intervention on α ⊙ X', but one on X'."""
+    backbone = dataclasses.replace(
+        stack.engine.settings.backbone,
+        gca=dataclasses.replace(stack.engine.settings.backbone.gca, gate_act="tanh"),
+    )
+    rows = {k: v[:16] for k, v in stack.data.task.eval_arrays("test").items()}
+    plain = jax.tree.map(lambda a: jnp.asarray(a[0]), made.drawn(stack, 6).best_params)
+    other = turned(plain, backbone, [0, 3, 5, 6])
+    modules = lib.modules_of(backbone, plain, rows)
+    states = {}
+    for part_of in lib.PART_OF:
+        program = jax.jit(lib.Intervened(backbone, part_of).encode)
+        for part in ("full", "orthogonal", "parallel"):
+            for name, params in (("plain", plain), ("other", other)):
+                seeded = lib.variables({}, [7], modules, Intervention(part))
+                seeded = jax.tree.map(lambda a: a[0], seeded) | {"params": params}
+                states[part_of, part, name] = np.asarray(program(seeded, rows))
+    trained = np.asarray(jax.jit(backbone.encode)(plain, rows))
+    for part_of in lib.PART_OF:
+        np.testing.assert_allclose(states[part_of, "full", "plain"], trained, atol=1e-5)
+    for part in ("full", "orthogonal", "parallel"):
+        moved = {
+            k: np.abs(states[k, part, "plain"] - states[k, part, "other"]).max()
+            for k in lib.PART_OF
+        }
+        assert moved["gated"] < 1e-4
+        assert (moved["update"] > 1e-2) == (part != "full")
 
 
 # ---- geometry of residual and norm (specs gca §6)

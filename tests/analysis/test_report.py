@@ -9,7 +9,6 @@ import shutil
 import subprocess
 import sys
 
-import jax
 import numpy as np
 import pytest
 
@@ -23,7 +22,7 @@ from tests.analysis._made_runs import SIZES, contents
 from tests.analysis._plain import config_file, plain_run
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
-SERVER = ROOT / "tests" / "_command_server.py"
+SERVER = ROOT / "tests" / "commands" / "_server.py"
 PRELOADED = ("scipy.stats", "statsmodels.stats.multitest", "matplotlib.figure")
 
 
@@ -95,11 +94,7 @@ def trained(tmp_path_factory):
     config = config_file().get_config("pair=synthetic,gca=early")
     small = {"seeds": 2, "train.max_epochs": 2, "train.warmup_epochs": 0}
     config.update_from_flattened_dict(SIZES | small)
-    jax.config.update("jax_disable_most_optimizations", True)  # half of the time to compile
-    try:
-        train(config, folder / "early", lambda line: None)
-    finally:
-        jax.config.update("jax_disable_most_optimizations", False)
+    train(config, folder / "early", lambda line: None)
     baseline_beside(folder / "early", folder / "none")
     return folder
 
@@ -173,7 +168,7 @@ def test_the_pages_numbers_are_those_of_the_runs(reported, trained):
     assert f"{summary['mean']['best/gca/0/B/abs_cos']:.3f}" in words
     assert "2 runs, 2 finished" in words and "undefined: 2 points, expected at least 3" in words
     assert "no curve: 1 baseline size" in words
-    assert "X′∥, along X" in words and "Projection ablation" in words
+    assert "α ⊙ X′∥, along X" in words and "Projection ablation" in words
 
 
 def test_all_frames_are_left_beside_the_page(reported):
@@ -273,10 +268,19 @@ def test_only_unfinished_runs_still_make_a_page(command, tmp_path):
         (("correlate", "--runs={run}", "--out={out}", "--points=all"), "--points"),
         (("scaling", "--runs={run}", "--out={out}", "--draws=5"), "draws"),
         (("correlate", "--metrics=auc"), "no such flag"),
+        *(
+            (
+                (name, "--runs={run}", "--out={out}", "--metric=foo"),
+                "--metric=foo: no such metric: ",
+            )
+            for name in ("correlate", "scaling", "report")
+        ),
+        (("correlate", "--runs={run}", "--out={out}", "--statistic=foo"), "--statistic=foo: no"),
+        (("table", "--runs={run}", "--out={out}", "--metrics="), "--metrics=: empty: expected"),
     ],
 )
 def test_a_mistake_is_one_line_and_status_2(command, tmp_path, argv, words):
-    run = plain_run(tmp_path / "run")
+    run = plain_run(tmp_path / "run", "early")
     before = contents(run)
     argv = [word.format(run=run, out=tmp_path / "out") for word in argv]
     status, _, errors = command(*argv)

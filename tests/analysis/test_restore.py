@@ -152,7 +152,7 @@ def test_fields_of_later_versions_are_filled_in_and_said(copied, stack):
     assert experiment.config == stack.config
     assert "gca.gate_inner, train.tensorboard taken from the defaults" in said
     said = made.Said()
-    restore.experiment_of(edited(copied, lambda c: c.update(stack.config)), said)
+    restore.experiment_of(edited(copied, lambda c: c.update(stack.config.to_dict())), said)
     assert said.lines == []
 
 

@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 
+from analysis import trajectory
 from analysis.runs import find_runs, finished, notes, read_run
 from oa_jax.errors import UserError
 from tests.analysis._made_runs import contents
@@ -95,12 +96,18 @@ CUT = lambda content: content[: len(content) // 2]  # noqa: E731
 @pytest.mark.parametrize(
     ("name", "change", "words"),
     [
-        ("env.json", None, "env.json: no such file"),
+        ("env.json", None, "env.json: No such file"),
         ("env.json", CUT, "env.json: not valid JSON"),
         ("summary.json", CUT, "summary.json: not valid JSON"),
         ("summary.json", lambda _: b'{"per_seed": 3, "n_parameters": 1}', "no usable `per_seed`"),
         ("summary.json", lambda c: c.replace(b"best_epoch", b"best"), "no usable `per_seed`"),
-        ("summary.json", lambda _: b"[1]", "summary.json: holds no object"),
+        ("summary.json", lambda _: b"[]", "summary.json: holds a list"),
+        ("summary.json", lambda _: b'"words"', "summary.json: holds a str"),
+        ("summary.json", lambda _: b'{"per_seed": []}', "no usable `per_seed` and `n_parameters`"),
+        ("metrics.jsonl", lambda c: b"7\n" + c, "metrics.jsonl: 1 unreadable, left out"),
+        ("metrics.jsonl", lambda c: c + b'{"seed": 1}\n', "metrics.jsonl: 1 unreadable"),
+        ("metrics.jsonl", lambda c: c.replace(b'"epoch": 4', b'"epoch": "4"'), "3 unreadable"),
+        ("metrics.jsonl", lambda c: b"\xff\xfe\n" + c, "metrics.jsonl: 1 unreadable"),
     ],
 )
 def test_a_damaged_file_is_a_sentence(tmp_path, name, change, words):
@@ -108,12 +115,22 @@ def test_a_damaged_file_is_a_sentence(tmp_path, name, change, words):
     run = read_run(tmp_path / "run")
     assert len(run.problems) == 1 and words in run.problems[0]
     assert "\n" not in run.problems[0]
-    assert run.is_finished == (name == "env.json")
+    assert run.is_finished == (name != "summary.json")
+    assert run.epochs()["epoch"].max() == (3 if "3 unreadable" in words else 4)
+    trajectory.trajectories([run])
 
 
 @pytest.mark.parametrize(
     ("change", "words"),
-    [(None, "no such file"), (CUT, "not valid JSON"), (lambda _: b"{}", "no field 'backbone'")],
+    [
+        (
+            lambda c: c.replace(b'"positions": [', b'"positions": 3, "x": ['),
+            "found 3, expected list",
+        ),
+        (None, "No such file"),
+        (CUT, "not valid JSON"),
+        (lambda _: b"{}", "no field 'backbone'"),
+    ],
 )
 def test_a_run_without_configuration_is_left_out_and_the_others_stay(tmp_path, change, words):
     plain_run(tmp_path / "good")

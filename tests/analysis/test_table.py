@@ -1,12 +1,14 @@
 """Table 1: means, gains and their tests against the summaries and by hand, and its three forms."""
 
 import json
+import shutil
+import types
 
 import numpy as np
 import polars as pl
 import pytest
 
-from analysis import table
+from analysis import correlate, published, table
 from analysis.runs import find_runs, read_run
 from oa_jax.errors import UserError
 from oa_jax.ranking.metrics import metrics_by_group
@@ -22,6 +24,9 @@ def runs(tmp_path_factory):
     plain_run(path / "stack", "stack", better=0.2, seed=2, n_parameters=3000)
     plain_run(path / "wide", better=0.05, seed=3, model__d_embed=64, n_parameters=9000)
     return find_runs(str(path))[0]
+
+
+NO_FLAGS = {"baseline": None, "pair_seeds": False, "groups": False}
 
 
 @pytest.fixture(scope="module")
@@ -177,7 +182,7 @@ def test_ranks_of_another_run_are_noticed(tmp_path):
     [
         (lambda path: path.unlink(), "no such file"),
         (lambda path: path.write_bytes(b"PK broken"), "damaged"),
-        (lambda path: np.savez(path, seed=np.arange(3)), "no array 'test/user'"),
+        (lambda path: np.savez(path, seed=np.arange(3)), "no array 'test/domain'"),
         (lambda path: _cut_an_array(path), "ranks.npz"),
     ],
 )
@@ -205,7 +210,23 @@ def test_a_variant_without_baseline_and_a_single_seed_are_said(tmp_path):
     plain_run(tmp_path / "none", seeds=1)
     found, notes = table.gains(find_runs(str(tmp_path))[0], draws=100, metrics=("auc",))
     assert any("a single seed on a side: the interval covers users only" in n for n in notes)
-    assert found.filter(run="early")["low"].null_count() == 0
+    early = found.filter(run="early")
+    assert early["low"].null_count() == 0
+    for name in ("p", "p_holm", "mde"):  # as if seeds did not vary
+        assert early[name].null_count() == len(early)
+    shutil.rmtree(tmp_path / "none")
+    plain_run(tmp_path / "none", seeds=2)
+    found, notes = table.gains(find_runs(str(tmp_path))[0], draws=100, metrics=("auc",))
+    assert any("the variance of the other side's seeds stands for its own" in n for n in notes)
+    assert found.filter(run="early")["p"].null_count() == 0
+
+
+def test_a_detectable_gain_of_two_seeds_is_marked_as_rough(tmp_path):
+    for name in ("none", "early"):
+        plain_run(tmp_path / name, name, seeds=2, seed=len(name))
+    found, _ = table.gains(find_runs(str(tmp_path))[0], draws=100, metrics=("auc",))
+    gains = table.sheets(found)[1]
+    assert all(row[gains.header.index("detectable gain")].startswith("≈ ") for row in gains.rows)
 
 
 def test_diverged_seeds_and_null_metrics_are_left_out(tmp_path):
@@ -224,24 +245,47 @@ def test_diverged_seeds_and_null_metrics_are_left_out(tmp_path):
 
 
 def test_pages_hold_ours_and_the_papers_values(tmp_path):
-    plain_run(tmp_path / "none", data__name="beauty_elec")
-    plain_run(tmp_path / "early", "early", data__name="beauty_elec", n_parameters=2000)
+    real = {"data__name": "beauty_elec", "fingerprint": "bf5d306965536625"}
+    plain_run(tmp_path / "none", model__d_embed=256, **real)
+    plain_run(tmp_path / "early", "early", model__d_embed=256, n_parameters=2000, **real)
     found, _ = table.gains(find_runs(str(tmp_path))[0], draws=100)
     means, gains = table.sheets(found)[:2]
     paper = [row for row in means.rows if row[0] == "paper"]
-    assert [row[1:3] for row in paper] == [["baseline", "A"], ["baseline", "B"]] + [
-        ["early", "A"],
-        ["early", "B"],
+    assert [(row[1], row[5]) for row in paper] == [
+        *(("baseline", "A"), ("baseline", "B"), ("early", "A"), ("early", "B"))
     ]
     assert "0.1724 ± 0.0071" in paper[0] and "0.1244 ± 0.0025" in paper[3]
-    by_metric = {(row[2], row[3]): row for row in gains.rows}
+    by_metric = {(row[5], row[7]): row for row in gains.rows}
     assert by_metric["A", "NDCG@10"][-1] == "+4.0 %" and by_metric["A", "HR@10"][-1] == ""
     full = table.sheets(found)[2]
     assert "among all items" in full.title and not any(r[0] == "paper" for r in full.rows)
+    for row in means.rows + gains.rows:  # whose numbers they are, in every row
+        assert row[2] == "beauty_elec bf5d3069" and (row[0] == "paper" or row[3] == "official")
+        assert row[0] == "paper" or row[4] == "256"
 
 
-def test_files_are_written_whole_in_every_form(frame, tmp_path):
-    table.write_table(tmp_path, frame)
+@pytest.mark.parametrize(
+    "other", [{"fingerprint": "abcdef12"}, {"model__d_embed": 64}, {"data__name": "synthetic"}]
+)
+def test_the_papers_values_never_stand_beside_strangers(tmp_path, other):
+    """Data under a known name, another width: in the table, in r and beside the angle."""
+    real = {"data__name": "beauty_elec", "fingerprint": "bf5d306965536625", "model__d_embed": 256}
+    for name, changes in (("papers", real), ("strange", real | other)):
+        run = read_run(plain_run(tmp_path / name, "early", **changes))
+        found, _ = table.gains([run], draws=100)
+        points = correlate.points_of([run], "cos_abs")
+        shown = (
+            found["published_mean"].is_not_null().any(),
+            points["published"].is_not_null().any(),
+            published.mean_angle(run) is not None,
+        )
+        assert shown == ((name == "papers"),) * 3 or "data__name" in other and not shown[0]
+
+
+def test_files_are_written_whole_in_every_form(runs, frame, tmp_path):
+    options = types.SimpleNamespace(metrics=table.METRICS, metric="ndcg@10", draws=300, **NO_FLAGS)
+    section = table.section(runs, tmp_path, options)
+    assert len(section.sheets) == 4 and "of 8 gains" in section.short.lower()
     names = {path.name for path in tmp_path.iterdir()}
     assert names == {"table.parquet", "table.csv", "table.md", "table.tex"}
     assert pl.read_parquet(tmp_path / "table.parquet").equals(frame)

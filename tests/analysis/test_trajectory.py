@@ -60,9 +60,9 @@ def test_nothing_to_draw_is_said(tmp_path, runs):
     path = plain_run(tmp_path / "empty")
     (path / "metrics.jsonl").unlink()
     frame = trajectory.trajectories(find_runs(str(path))[0])
-    assert frame.is_empty() and "no trajectory" in trajectory.missing(frame)
-    assert trajectory.draw(frame, runs) == {}
-    assert trajectory.missing(trajectory.trajectories(runs)) is None
+    assert frame.is_empty() and trajectory.draw(frame, runs) == {}
+    section = trajectory.section(find_runs(str(path))[0], tmp_path, None)
+    assert "no trajectory" in section.missing[0]
 
 
 def test_the_figure_draws_metric_angle_and_null(runs):

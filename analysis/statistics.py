@@ -1,0 +1,71 @@
+"""Coefficients of correlation; what is undefined is nan, never a number."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from scipy import stats
+
+
+def pearson(x, y) -> float:
+    """Pearson's r; nan when it is undefined: under 3 points, or a constant."""
+    x, y = np.asarray(x, np.float64), np.asarray(y, np.float64)
+    if len(x) < 3 or is_constant(x) or is_constant(y):
+        return math.nan
+    return float(stats.pearsonr(x, y).statistic)
+
+
+def spearman(x, y) -> float:
+    """Spearman's ρ: Pearson's r of the ranks, ties at their mean rank."""
+    return pearson(stats.rankdata(x), stats.rankdata(y))
+
+
+def partial(x, y, covariates_NxC) -> float:
+    """Pearson's r of what is left of x and y after least squares on 1 and the covariates.
+
+    nan when fewer than 3 degrees of freedom are left, or nothing is left of x or y.
+    """
+    c = np.asarray(covariates_NxC, np.float64)
+    c = c[:, [not is_constant(column) for column in c.T]]
+    design = np.column_stack([np.ones(len(c)), (c - c.mean(0)) / c.std(0)])
+    if len(c) - np.linalg.matrix_rank(design) < 3:
+        return math.nan
+    left = []
+    for values in (np.asarray(x, np.float64), np.asarray(y, np.float64)):
+        rest = values - design @ np.linalg.lstsq(design, values, rcond=None)[0]
+        spread = np.linalg.norm(values - values.mean())
+        if np.linalg.norm(rest) <= 1e-9 * spread + 1e-12 * np.linalg.norm(values):
+            return math.nan
+        left.append(rest)
+    return pearson(*left)
+
+
+def within(x, y, groups) -> float:
+    """Pearson's r of the deviations from the means of each group; nan without two in a group."""
+    labels = np.unique(np.asarray(groups), return_inverse=True)[1]
+    counts = np.bincount(labels)
+    keep = counts[labels] > 1
+    if keep.sum() - len(set(labels[keep])) < 2:
+        return math.nan
+    deviations = []
+    for values in (np.asarray(x, np.float64), np.asarray(y, np.float64)):
+        rest = (values - (np.bincount(labels, values) / counts)[labels])[keep]
+        if np.abs(rest).max() <= 1e-12 * (np.abs(values).max() + 1e-300):
+            return math.nan
+        deviations.append(rest)
+    return pearson(*deviations)
+
+
+def leave_one_out(x, y, clusters) -> tuple[float, float]:
+    """Least and greatest r when each cluster is left out in turn; nan for fewer than 3."""
+    clusters = np.asarray(clusters)
+    names = np.unique(clusters)
+    values = [pearson(x[clusters != name], y[clusters != name]) for name in names]
+    defined = [v for v in values if math.isfinite(v)]
+    return (min(defined), max(defined)) if defined and len(names) > 2 else (math.nan, math.nan)
+
+
+def is_constant(values) -> bool:
+    """Whether the values differ by no more than rounding."""
+    return bool(np.ptp(values) <= 1e-12 * (np.abs(values).max() + 1e-300))
