@@ -23,7 +23,7 @@ import torch
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def main(code, checkout, path):
+def main(code: str, checkout: str, path: str) -> None:
     sys.path.insert(0, checkout)
     torch.manual_seed(0)
     with np.load(path) as file:

@@ -77,10 +77,9 @@ def gibi(size: float) -> str:
 
 def si(value: float, unit: str) -> str:
     """Three digits and a prefix: 0.0123 s is 12.3 ms."""
-    prefixes = ["n", "µ", "m", "", "k", "M", "G", "T", "P"]
     exponent = math.floor(math.log10(value) / 3) if value > 0 else 0
-    exponent = min(max(exponent, -3), len(prefixes) - 4)
-    return f"{value / 1000**exponent:.3g} {prefixes[exponent + 3]}{unit}"
+    exponent = min(max(exponent, -3), 5)
+    return f"{value / 1000**exponent:.3g} {('n', 'µ', 'm', '', *'kMGTP')[exponent + 3]}{unit}"
 
 
 def misfit(experiment: Experiment, found: Found, topology: Topology) -> str:

@@ -43,8 +43,11 @@ def main(_):
     if flags.FLAGS.memory:
         use_compilation_cache(cli.say)
         with cli.working("compiling an epoch, for the memory that it takes: up to minutes"):
-            parts = memory_parts(experiment)
-        show_memory(experiment, parts)
+            sheet = memory_sheet(experiment)
+        if sheet is None:
+            cli.say("this device's compiler does not say how much memory the program takes")
+        else:
+            sheet.show(cli.console)
 
 
 def fields_page() -> str:
@@ -97,38 +100,31 @@ def show_parameters(experiment: Experiment) -> None:
         cli.say(f"of these {base:,} without GCA and {each:,} for each of {len(places)} places")
 
 
-def memory_parts(experiment: Experiment) -> dict[str, float]:
-    """{part: bytes} of the compiled epoch over all seeds; {} where the compiler does not say."""
+def memory_sheet(experiment: Experiment) -> Sheet | None:
+    """Buffers of the compiled epoch over all seeds; None where the compiler does not say."""
     engine, seeds = experiment.engine, experiment.seeds
-    states = engine.abstract(seeds, experiment.hparams())
+    states, capacity = engine.abstract(seeds, experiment.hparams()), engine.capacity(seeds, 0)
     arrays = jax.eval_shape(lambda a: a, experiment.train_arrays())
-    memory = engine.compiled("epoch", states, arrays, engine.capacity(seeds, 0)).memory_analysis()
+    memory = engine.compiled("epoch", states, arrays, capacity).memory_analysis()
     if memory is None:
-        return {}
+        return None
 
     def size(tree):
         return sum(math.prod(a.shape) * a.dtype.itemsize for a in jax.tree.leaves(tree))
 
-    beside = memory.output_size_in_bytes - memory.alias_size_in_bytes
-    return {
+    parts = {
         "state (parameters, moments, best)": size(states),
         "data on the device": size(engine.on_device(arrays, len(seeds))),
-        "results not in place of arguments": beside,
+        "results not in place of arguments": memory.output_size_in_bytes
+        - memory.alias_size_in_bytes,
         "temporaries": memory.temp_size_in_bytes,
     }
-
-
-def show_memory(experiment: Experiment, parts: dict[str, float]) -> None:
-    if not parts:
-        cli.say("this device's compiler does not say how much memory the program takes")
-        return
-    engine, seeds = experiment.engine, experiment.seeds
-    title = f"predicted memory of an epoch, {len(seeds)} seeds by {engine.axis}, "
-    title += f"capacity {engine.capacity(seeds, 0)}"
-    rows = [
-        [k, f"{size / 2**20:.1f}"] for k, size in (parts | {"sum": sum(parts.values())}).items()
-    ]
-    Sheet(title, ["part", "MiB"], rows).show(cli.console)
+    parts["sum"] = sum(parts.values())
+    title = (
+        f"predicted memory of an epoch, {len(seeds)} seeds by {engine.axis}, capacity {capacity}"
+    )
+    rows = [[name, f"{value / 2**20:.1f}"] for name, value in parts.items()]
+    return Sheet(title, ["part", "MiB"], rows)
 
 
 def start() -> None:

@@ -59,17 +59,17 @@ class Rule:
         return scores if ids.ndim == 2 else scores.sum(1)
 
 
-def by_number(params, rows, ids):
+def by_number(params: jax.Array, rows: dict, ids: jax.Array) -> jax.Array:
     return params[ids]
 
 
-def by_chance(params, rows, ids):
+def by_chance(params: jax.Array, rows: dict, ids: jax.Array) -> jax.Array:
     """24 bits mixed from user and item."""
     bits = _mixed(_as_column(rows["user"], ids).astype(jnp.uint32)) + ids.astype(jnp.uint32)
     return (_mixed(bits) >> 8).astype(jnp.float32)
 
 
-def larger_ids_first(params, rows, ids):
+def larger_ids_first(params: jax.Array, rows: dict, ids: jax.Array) -> jax.Array:
     return params[ids] + (1 + params.max()) * (ids > _as_column(rows["largest"], ids))
 
 

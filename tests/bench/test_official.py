@@ -6,6 +6,7 @@ import pathlib
 import subprocess
 import sys
 import textwrap
+import types
 
 import numpy as np
 import pytest
@@ -20,6 +21,8 @@ from oa_jax.bench.official import WORKER, Official, inputs_of
 from oa_jax.errors import UserError
 from oa_jax.events.log import make_log
 from oa_jax.events.world import World, generate
+
+pytestmark = pytest.mark.usefixtures("quick_compile")
 
 # What the interpreter with PyTorch is asked to do, without it: argv is as the worker's.
 STAND_IN = """#!{python}
@@ -88,15 +91,14 @@ def test_batches_are_ours_position_by_position(cases):
         assert (negatives[gt == 0] == 1).all()
 
 
-@pytest.mark.parametrize("users", ["all", "overlap"])
-def test_rows_of_llm4cdsr_are_as_its_loss_pairs_them(users):
-    cases = cases_of("llm4cdsr", 4, data__users=users, data__world__single=(20, 20))
+def test_rows_of_llm4cdsr_are_as_its_loss_pairs_them():
+    cases = cases_of("llm4cdsr", 4)
     task, (n_a, n_b) = cases.task, cases.task.log.n_items
-    n_batches = -(-task.n_users // 16) if users == "overlap" else 4
+    assert 3 * 16 < task.n_users < 4 * 16  # the last batch is not full
     found = inputs_of(cases)
     sizes = json.loads(str(found["sizes"]))
     assert sizes["n_items"] == [n_a, n_b] and sizes["args"]["hidden_size"] == 8
-    assert sizes["args"]["trm_num"] == 2 and sizes["n_batches"] == n_batches
+    assert sizes["args"]["trm_num"] == 2 and sizes["n_batches"] == 4
     width = cases.experiment.tables.items.shape[1]
     assert found["table/items_all"].shape == (n_a + n_b, width)
     for d, n in (("A", n_a), ("B", n_b)):
@@ -117,11 +119,9 @@ def test_rows_of_llm4cdsr_are_as_its_loss_pairs_them(users):
         np.testing.assert_array_equal(found[f"positions/{i}"] > 0, seen)
         # With Q5 a negative is of its input's domain.
         assert ((one["neg"] > n_a) == (one["seq"] > n_a))[mask >= 0].all()
-    if users == "overlap":  # the last batch is not full
-        n_real = task.n_users - 3 * 16
-        assert 0 < n_real < 16
-        assert found["pos/3"][:n_real].any(1).all() and not found["pos/3"][n_real:].any()
-        assert (found["domain_mask/3"][n_real:] == -1).all()
+    n_real = task.n_users - 3 * 16
+    assert found["pos/3"][:n_real].any(1).all() and not found["pos/3"][n_real:].any()
+    assert (found["domain_mask/3"][n_real:] == -1).all()
 
 
 def test_rows_of_llm4cdsr_are_those_of_the_tasks_users():
@@ -178,11 +178,14 @@ def test_what_is_no_checkout_no_python_or_no_abxi(cases, checkout, tmp_path):
         Official(cases, str(tmp_path / "none"), sys.executable)
     with pytest.raises(UserError, match="^--official_python=/no/python: No such file"):
         Official(cases, str(checkout), "/no/python").__enter__()
-    shared = cases_of("abxi", train__negatives="per_sequence")
-    with pytest.raises(UserError, match="^--official: expected --config.train.negatives=per_pos"):
-        Official(shared, str(checkout), sys.executable)
-    with pytest.raises(UserError, match="^--official: cdsrnp has none: expected abxi or llm4cdsr"):
-        Official(cases_of("cdsrnp"), str(checkout), sys.executable)
+    for backbone, changes, expected in (
+        ("abxi", {"train__negatives": "per_sequence"}, "expected --config.train.negatives=per_pos"),
+        ("cdsrnp", {}, "cdsrnp has none: expected abxi or llm4cdsr"),
+    ):
+        config = known.resolve(toy.small_config(backbone, "pair=synthetic", **changes))
+        other = types.SimpleNamespace(experiment=types.SimpleNamespace(config=config))
+        with pytest.raises(UserError, match=f"^--official: {expected}"):
+            Official(other, str(checkout), sys.executable)
 
 
 # PyTorch and ABXI's code as far as the other process needs them.

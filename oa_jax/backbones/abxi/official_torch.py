@@ -6,7 +6,7 @@ from argparse import Namespace
 import torch
 
 
-def build(sizes, arrays, device):
+def build(sizes: dict, arrays: dict, device: torch.device):
     """(model, step(batch) -> loss), by the code's own `Trainer.train_batch`."""
     from models.ABXI import ABXI
     from trainer import Trainer

@@ -8,7 +8,7 @@ from argparse import Namespace
 import torch
 
 
-def build(sizes, arrays, device):
+def build(sizes: dict, arrays: dict, device: torch.device):
     """(model, step(batch) -> loss), without the anomaly detection that its main turns on."""
     from models.LLMCDSR import LLM4CDSR
 
