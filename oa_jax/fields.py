@@ -34,9 +34,9 @@ def real(default: float, meaning: str, low: float = 0, high: float = math.inf, a
     expected += f" to {high}" if high < math.inf else ("" if above else " up")
 
     def holds(value):
-        if not isinstance(value, (int, float)) or isinstance(value, bool) or math.isinf(value):
+        if not isinstance(value, (int, float)) or isinstance(value, bool):
             return False
-        return low <= value <= high and not (above and value == low)  # NaN is not
+        return low <= value <= high and abs(value) < math.inf and not (above and value == low)
 
     return field(default, holds, expected, meaning)
 
