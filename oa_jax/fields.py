@@ -41,6 +41,16 @@ def real(default: float, meaning: str, low: float = 0, high: float = math.inf, a
     return field(default, holds, expected, meaning)
 
 
+def two(first: dataclasses.Field, second: Any):
+    """Two values of the kind of a field, with its meaning: `two(whole(400, "…"), 500)`."""
+    of = first.metadata
+
+    def holds(value):
+        return isinstance(value, tuple) and len(value) == 2 and all(map(of["holds"], value))
+
+    return field((first.default, second), holds, f"two, each {of['expected']}", of["meaning"])
+
+
 def one_of(default: Any, meaning: str, *choices: Any, free=False):
     """One of `choices`."""
 

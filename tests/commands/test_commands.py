@@ -259,8 +259,8 @@ SAID = {
     "protocol": "--config.protocol=fair: expected one of official, corrected",
     "split": "--config.data.split=random: expected one of leave_one_out, global_time",
     "warm-up": "--config.train.warmup_epochs=24: expected less than max_epochs=24",
-    "redundancy": "redundancy 2.0: expected a number in 0..1",
-    "single": "synthetic: single of B -2: expected a whole number >= 0",
+    "redundancy": "--config.data.world.redundancy=2.0: expected a number from 0 to 1",
+    "single": "--config.data.world.single=[1, -2]: expected two, each a whole number of",
     "part": "--config.gca.part=sideways: expected one of full, parallel, orthogonal",
     "update": "--config.gca.update: no such field: --config.gca has causal, fusion, ",
     "fusion": "--config.gca.fusion=sum: expected one of gca",
@@ -283,7 +283,8 @@ def test_a_mistake_in_the_configuration(command, tmp_path, case):
 
 def test_the_quickstart_wants_a_folder(command):
     assert (
-        "--workdir: empty: expected a folder" in command("oa_jax.quickstart", "--workdir=").error()
+        "--workdir: missing: expected a folder for the two"
+        in command("oa_jax.quickstart", "--workdir=").error()
     )
 
 
