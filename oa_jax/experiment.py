@@ -15,7 +15,7 @@ import numpy as np
 import optax
 
 from oa_jax.backbones import known
-from oa_jax.backbones.base import Backbone, Task
+from oa_jax.backbones.base import Backbone, Task, picked
 from oa_jax.configuration import Config, value_of
 from oa_jax.data import sources
 from oa_jax.engine.feed import Feed, open_records
@@ -105,9 +105,7 @@ class Experiment:
 
 def build(config: Config, log: InteractionLog | None = None) -> Experiment:
     """The experiment of a configuration. log: events to use instead of `config.data`'s.
-
-    Raises UserError when the data are missing or do not fit the configuration.
-    """
+    Raises UserError when the data are missing or do not fit the configuration."""
     data = load(config, log)
     evaluation = evaluate(config, data)
     return Experiment(config, data, evaluation, engine(config, data, evaluation))
@@ -155,7 +153,7 @@ def engine(
     settings = Settings(
         backbone or known.parts(config).backbone(log.n_items, data.tables),
         data.task,
-        Schedule(**{f.name: getattr(train, f.name) for f in dataclasses.fields(Schedule)}),
+        Schedule(**picked(Schedule, train)),
         optax.scale_by_adam(),
         log.n_items,
         evaluation.tie_weight,

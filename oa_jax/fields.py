@@ -20,11 +20,6 @@ def field(default: Any, holds: Callable[[Any], bool], expected: str, meaning: st
     return dataclasses.field(default=default, metadata=metadata)
 
 
-def stated(default: Any, expected: str, meaning: str):
-    """A field whose value its class checks by itself."""
-    return field(default, lambda v: True, expected, meaning)
-
-
 def whole(default: int, meaning: str, least: int = 1, most: float = math.inf, free=False):
     """A whole number from `least` to `most`."""
     expected = f"a whole number of at least {least}"
@@ -39,11 +34,21 @@ def real(default: float, meaning: str, low: float = 0, high: float = math.inf, a
     expected += f" to {high}" if high < math.inf else ("" if above else " up")
 
     def holds(value):
-        if not isinstance(value, (int, float)) or isinstance(value, bool) or math.isinf(value):
+        if not isinstance(value, (int, float)) or isinstance(value, bool):
             return False
-        return low <= value <= high and not (above and value == low)  # NaN is not
+        return low <= value <= high and abs(value) < math.inf and not (above and value == low)
 
     return field(default, holds, expected, meaning)
+
+
+def two(first: dataclasses.Field, second: Any):
+    """Two values of the kind of a field, with its meaning: `two(whole(400, "…"), 500)`."""
+    of = first.metadata
+
+    def holds(value):
+        return isinstance(value, tuple) and len(value) == 2 and all(map(of["holds"], value))
+
+    return field((first.default, second), holds, f"two, each {of['expected']}", of["meaning"])
 
 
 def one_of(default: Any, meaning: str, *choices: Any, free=False):

@@ -76,13 +76,10 @@ def is_true(name: str, value: str) -> bool:
 
 def places(text: str) -> tuple[int, ...]:
     """Places of GCA from `none`, `early`, `stack` or numbers such as `0-1`."""
-    named = {"none": (), "early": (0,), "stack": (0, 1)}
-    if text in named:
-        return named[text]
-    parts = text.split("-")
+    parts = {"none": [], "early": ["0"], "stack": ["0", "1"]}.get(text, text.split("-"))
     if not all(part.isdecimal() for part in parts):
         raise UserError(f"gca={text}: expected none, early, stack or places such as 0-1")
-    return tuple(int(part) for part in parts)
+    return tuple(map(int, parts))
 
 
 def load(reference: str) -> ConfigDict:
@@ -94,7 +91,7 @@ def load(reference: str) -> ConfigDict:
     path, *argument = reference.split(":", 1)
     file = pathlib.Path(path)
     if not file.is_file() and file.parts[:1] == ("configs",):
-        package = pathlib.Path(oa_jax.__file__).parent  # configs/ lies inside or, in a checkout, at
+        package = pathlib.Path(oa_jax.__file__).parent  # in a checkout configs/ lies beside it
         file = next(filter(pathlib.Path.is_file, (package / file, package.parent / file)), file)
     if not file.is_file():
         raise UserError(f"--config={path}: no such file: expected {EXPECTED}")
@@ -114,6 +111,6 @@ def load(reference: str) -> ConfigDict:
         where = f"line {lines[-1]}: " if lines else ""
         raise UserError(f"{path}: {where}{type(error).__name__}: {error}") from None
     if not isinstance(config, ConfigDict):
-        found = type(config).__name__
-        raise UserError(f"{path}: get_config returned {found}: expected a ConfigDict")
+        kind = type(config).__name__
+        raise UserError(f"{path}: get_config returned {kind}: expected a ConfigDict")
     return config

@@ -39,23 +39,19 @@ def start(text: str) -> None:
     # JAX's own handler of SIGTERM loses one that comes before the first epoch of a run that goes
     # on (its processes agree to leave after epoch 1): `Notice` takes its place.
     jax.config.update("jax_enable_preemption_service", False)
-    wait = {"heartbeat_timeout_seconds": LOST_S, "shutdown_timeout_seconds": LOST_S}
+    options = {"heartbeat_timeout_seconds": LOST_S, "shutdown_timeout_seconds": LOST_S}
     match = re.fullmatch(r"([^,\s]+:\d+),([1-9]\d*),(\d+)", text)
+    given = (match[1], int(match[2]), int(match[3])) if match else ()
+    if text not in ("auto", "off") and not (match and given[2] < given[1]):
+        raise UserError(f"--distributed={text}: expected {EXPECTED}")
     try:
-        if match and int(match[3]) < int(match[2]):
-            where, number, which = match[1], int(match[2]), int(match[3])
-            jax.distributed.initialize(
-                where, number, which, cluster_detection_method="deactivate", **wait
-            )
+        if match:
+            jax.distributed.initialize(*given, cluster_detection_method="deactivate", **options)
         elif text == "auto" and _is_launched():
-            jax.distributed.initialize(**wait)
+            jax.distributed.initialize(**options)
         elif text == "auto" and importlib.util.find_spec("libtpu"):
             with contextlib.suppress(ValueError):  # no TPU: nobody says how many processes
-                jax.distributed.initialize(**wait)
-        elif text not in ("auto", "off"):
-            raise UserError(f"--distributed={text}: expected {EXPECTED}")
-    except UserError:
-        raise
+                jax.distributed.initialize(**options)
     except Exception as error:  # Kubernetes and TPUs are asked over HTTP: errors of any library
         raise UserError(f"--distributed={text}: the processes don't meet: {error}") from None
 
@@ -123,11 +119,11 @@ def check_equal(what: str, value) -> None:
 
 
 class Notice:
-    """Notice that this process shall leave: SIGTERM, as the machine is about to be taken away, or
-    Ctrl-C, to any of the processes.
+    """A context that takes the wish that this program shall leave: SIGTERM, as the machine is about
+    to be taken away, or Ctrl-C, to any of its processes.
 
-    Use as a context; outside of it both do what they ever did. More of SIGTERM changes nothing, as
-    `timeout` and Slurm send two; a second Ctrl-C does not wait: KeyboardInterrupt.
+    More of SIGTERM changes nothing, as `timeout` and Slurm send two; a second Ctrl-C does not wait:
+    KeyboardInterrupt.
     """
 
     def __init__(self):

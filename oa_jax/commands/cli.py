@@ -143,8 +143,9 @@ class ConfigFile(flags.ArgumentParser):
 
 def check_overrides(config: ConfigDict, argv: list[str]) -> None:
     """Raise UserError for a --config.a.b that is no field, or is a group of fields."""
-    for match in filter(None, (re.match(r"--?(?:no)?config\.([^=]*)", word) for word in argv)):
-        presets.check_field(config, match[1])
+    for word in argv:
+        if match := re.match(r"--?(?:no)?config\.([^=]*)", word):
+            presets.check_field(config, match[1])
 
 
 def run(main, positional: str | None = None, resumes: bool = False) -> None:
@@ -174,23 +175,24 @@ def run(main, positional: str | None = None, resumes: bool = False) -> None:
                 sys.stdout.flush()
         sys.exit(status or 0)
 
-    def parse(argv):
-        for module, found in flags.FLAGS.flags_by_module_dict().items():
-            for flag in found if module.startswith(("oa_jax.commands", "analysis")) else ():
-                flags.FLAGS.register_key_flag_for_module(argv[0], flag)  # what --help shows
-        argv = ["--help" if word == "-h" else word for word in argv]
-        try:
-            with one_line_errors(resumes=False):
-                return flags.FLAGS(argv, known_only=False)
-        except flags.Error as error:
-            message = str(error)
-            for found, said in FLAG_ERRORS.items():
-                message = re.sub(found, said, message)
-            fail(message)
-        except SystemExit as left:
-            sys.exit(left.code if left.code != 1 else 0)  # --help, which absl ends with status 1
+    app.run(guarded, flags_parser=_parse)
 
-    app.run(guarded, flags_parser=parse)
+
+def _parse(argv):
+    """What absl makes of the command line, with errors of one line."""
+    for module, found in flags.FLAGS.flags_by_module_dict().items():
+        for flag in found if module.startswith(("oa_jax.commands", "analysis")) else ():
+            flags.FLAGS.register_key_flag_for_module(argv[0], flag)  # what --help shows
+    try:
+        with one_line_errors(resumes=False):
+            return flags.FLAGS(["--help" if word == "-h" else word for word in argv])
+    except flags.Error as error:
+        message = str(error)
+        for found, said in FLAG_ERRORS.items():
+            message = re.sub(found, said, message)
+        fail(message)
+    except SystemExit as left:
+        sys.exit(left.code if left.code != 1 else 0)  # --help, which absl ends with status 1
 
 
 @contextlib.contextmanager

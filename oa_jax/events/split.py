@@ -107,8 +107,7 @@ def global_time(
     A user with fewer than 2 training events yields no training target.
 
     Leak rule: no training event of anybody lies at or after the first cut, and no input of a
-    target lies at or after the target's place in the user's sequence. Events of one user at the
-    same time keep the order of the source: an input may be as old as its target, never newer.
+    target after it: an input may be as old as its target, never newer.
 
     Raises UserError for bad fractions, and when no user has a training, validation or test target.
     """
@@ -151,7 +150,7 @@ def published(log: InteractionLog) -> Split:
 
 
 def roles_of(log: InteractionLog, split: Split) -> np.ndarray:
-    """(N,) int8: the role of every event under a split; `published` gives the split back."""
+    """(N,) int8: roles of a log of which `published` gives the split back."""
     role = np.where(split.in_training(log), TRAINING, CONTEXT).astype(np.int8)
     for kind, column in ((VALIDATION, split.val), (TEST, split.test)):
         role[log.position == column[log.user]] = kind

@@ -10,13 +10,12 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import numbers
 
 import numpy as np
 
 from oa_jax.errors import UserError
-from oa_jax.events.log import DOMAINS, InteractionLog, make_log
-from oa_jax.fields import stated
+from oa_jax.events.log import InteractionLog, make_log
+from oa_jax.fields import real, two, whole
 
 PER_DOMAIN = 3  # events that each domain has at least in the training part
 SINGLE_LEAST = 5  # events of a single-domain user
@@ -32,93 +31,47 @@ ALONE = 1.0, 0.0  # the chance that A leads, of the users of A only and of B onl
 
 @dataclasses.dataclass(frozen=True)
 class World:
-    """The parameters of a synthetic world; the log is a pure function of them.
+    """The parameters of a synthetic world, a group of the configuration.
 
-    Raises UserError naming the first field that is out of range.
+    Raises UserError naming the first that is out of range.
     """
 
-    n_users: int = stated(600, "a whole number of at least 1", "users of both domains")
-    n_items: tuple[int, int] = stated(
-        (400, 500), "each at least topics * max_length", "items of A and of B; no topic runs dry"
-    )
-    topics: int = stated(8, "a whole number of at least 2", "K, topics that both domains share")
-    redundancy: float = stated(
-        0.5,
-        "a number from 0 to 1",
-        "rho, the chance that A leads an event. 1: B adds nothing to what A's history says about "
-        "A's next topic; 0: all that A follows is B",
-    )
-    stay: float = stated(
-        0.8,
-        "a number from 0 to 1",
-        "chance that an event keeps its leader's topic; 1 / topics is pure noise",
-    )
-    latent_dim: int = stated(
-        8, "a whole number of at least 1", "D, width of the vectors that a domain has of its own"
-    )
-    taste: float = stated(
-        1.5,
-        "a number from 0 up",
-        "weight of a user's own interest on the log-odds of an item within its topic, their "
-        "standard deviation; 0 makes all users alike",
-    )
-    zipf: float = stated(
-        1.0, "a number from 0 up", "exponent of popularity within a topic; 0 is uniform"
-    )
-    share: tuple[float, float] = stated(
-        (0.3, 0.7),
-        "two numbers from 0 to 1, ascending",
-        "range of a user's chance that an event belongs to A, if it is not one of the six that "
-        "are given to both domains evenly",
-    )
-    min_length: int = stated(12, "a whole number of at least 8", "events of a user at least")
-    max_length: int = stated(40, "a whole number of at least min_length", "at most")
-    seed: int = stated(0, "a whole number of at least 0", "of all draws")
-    single: tuple[int, int] = stated(
-        (0, 0), "each at least 0", "further users with events of A only and of B only"
-    )
+    n_users: int = whole(600, "users of both domains")
+    n_items: tuple[int, int] = two(whole(400, "items of A and B, topics * max_length or more"), 500)
+    topics: int = whole(8, "topics that both domains share", 2)
+    redundancy: float = real(0.5, "ρ, the chance that A leads an event: at 1 B adds nothing", 0, 1)
+    stay: float = real(0.8, "chance that an event keeps its leader's topic", 0, 1)
+    latent_dim: int = whole(8, "width of the vectors that a domain has of its own")
+    taste: float = real(1.5, "weight of a user's interest, the sd of an item's log-odds")
+    zipf: float = real(1.0, "exponent of popularity within a topic; 0 is uniform")
+    share: tuple[float, float] = two(real(0.3, "range of a user's chance of A", 0, 1), 0.7)
+    min_length: int = whole(12, "events of a user at least", 2 * PER_DOMAIN + HELD_OUT)
+    max_length: int = whole(40, "events of a user at most")
+    seed: int = whole(0, "decides all draws", 0)
+    single: tuple[int, int] = two(whole(0, "further users of A only and of B only", 0), 0)
 
     def __post_init__(self):
-        for field in ("n_items", "share", "single"):
-            pair = getattr(self, field)
-            if not isinstance(pair, (tuple, list)) or len(pair) != 2:
-                raise UserError(f"synthetic: {field} {pair!r}: expected two numbers")
-            object.__setattr__(self, field, tuple(pair))  # a list from a config stays hashable
-        for field, least in (("n_users", 1), ("topics", 2), ("latent_dim", 1), ("seed", 0)):
-            _whole(field, getattr(self, field), least)
-        _whole("min_length", self.min_length, 2 * PER_DOMAIN + HELD_OUT)
-        _whole("max_length", self.max_length, self.min_length, "min_length")
+        for one in dataclasses.fields(self):
+            value = getattr(self, one.name)
+            value = value.item() if isinstance(value, np.generic) else value
+            value = tuple(value) if isinstance(value, list) else value  # a world stays hashable
+            object.__setattr__(self, one.name, value)
+            if not one.metadata["holds"](value):
+                self._refuse(one.name, one.metadata["expected"])
+        if self.max_length < self.min_length:
+            self._refuse("max_length", f"at least min_length = {self.min_length}")
         least = self.topics * self.max_length
-        for domain, items, single in zip(DOMAINS, self.n_items, self.single, strict=True):
-            _whole(f"n_items of {domain}", items, least, "topics * max_length")
-            _whole(f"single of {domain}", single, 0)
-        for field, high in (
-            ("redundancy", 1),
-            ("stay", 1),
-            ("taste", math.inf),
-            ("zipf", math.inf),
-        ):
-            _real(field, getattr(self, field), 0, high)
-        _real("share low", self.share[0], 0, 1)
-        _real("share high", self.share[1], self.share[0], 1)
+        if min(self.n_items) < least:  # a topic would run dry
+            self._refuse("n_items", f"at least topics * max_length = {least} of both domains")
+        if self.share[0] > self.share[1]:
+            self._refuse("share", "the lower one first")
 
     def log(self) -> InteractionLog:
         """The events of this world, see `generate`."""
         return generate(self)
 
-
-def _whole(field, found, least, why=""):
-    # bool is an int to Python, but True users are a mistake.
-    if isinstance(found, bool) or not isinstance(found, numbers.Integral) or found < least:
-        bound = f"{why} = {least}" if why else least
-        raise UserError(f"synthetic: {field} {found!r}: expected a whole number >= {bound}")
-
-
-def _real(field, found, low, high=math.inf):
-    is_real = isinstance(found, numbers.Real) and not isinstance(found, bool)
-    if not (is_real and math.isfinite(found) and low <= found <= high):
-        bound = f"in {low}..{high}" if high < math.inf else f">= {low}, finite"
-        raise UserError(f"synthetic: {field} {found!r}: expected a number {bound}")
+    def _refuse(self, name, expected):
+        raise UserError(f"synthetic: {name} {getattr(self, name)!r}: expected {expected}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -277,9 +230,8 @@ class TopicOracles:
         """Mean losses in nats and top-1 hit rates of the two oracles.
 
         Each is the expectation over the topics that an event could have had, which spares the
-        noise of the one it did have. `gain` = loss_own - loss_both is never negative; it
-        estimates I(next topic ; other domain's history | own history). Events of single-domain
-        users count like others, with gain 0.
+        noise of the one it did have. `gain` = loss_own - loss_both, never negative, estimates
+        I(next topic ; other domain's history | own history); single-domain users add 0 to it.
         """
         log_own, log_both = (np.log(np.where(self.both > 0, q, 1)) for q in (self.own, self.both))
         hit = np.take_along_axis(self.both, self.own.argmax(1)[:, None], axis=1)
@@ -295,11 +247,10 @@ class TopicOracles:
 def topic_oracles(world: World, log: InteractionLog, target: int = 0) -> TopicOracles:
     """Exact laws of the topics of domain `target` (0 is A), for every value of the knob.
 
-    Both oracles know which events are of A and which of B (the coins are independent of topics)
-    and all earlier topics of the target domain. `both` also sees the other domain's topics, so it
-    reads its law off the model; `own` keeps a belief over the other domain's latest topic, by a
-    forward filter over K + 1 states (the last is `silent`). Both know the kind of each user; of one
-    with events of a single domain they are the same law, S of the latest topic.
+    Both oracles know the kind of each user, which events are of A and which of B, and all earlier
+    topics of the target domain. `both` also sees the other domain's topics, so it reads its law off
+    the model; `own` keeps a belief over the other domain's latest topic, by a forward filter over
+    K + 1 states (the last is `silent`).
 
     log: a log of this world with whole histories, users may be left out.
     Raises UserError if log and world differ in their numbers of items.

@@ -54,17 +54,11 @@ def draw_candidates(
     out_RxK = np.empty((len(targets_R), 1 + n_negatives), np.int32)
     out_RxK[:, 0] = targets_R
     for row, (user, target) in enumerate(zip(users_R, targets_R, strict=True)):
-        in_b = int(target > n_items[0])
-        first, last = (n_items[0] + 1, sum(n_items)) if in_b else (1, n_items[0])
-        items = np.unique(np.append(seen_RxH[row], target))
-        excluded = items[(items >= first) & (items <= last)]
-        # Quirk Q1: the official pool begins one id early, its exclusion list does not.
-        begin = first - 1 if in_b and pool_b_from_last_a else first
-        n_eligible = last + 1 - begin - len(excluded)
+        begin, n_eligible, excluded = _pool(target, seen_RxH[row], n_items, pool_b_from_last_a)
         if n_eligible < n_negatives:
             raise UserError(
                 f"evaluate.n_negatives: user {user} has {n_eligible} eligible items in domain "
-                f"{'AB'[in_b]}, expected at least {n_negatives}"
+                f"{'AB'[int(target > n_items[0])]}, expected at least {n_negatives}"
             )
         bits = np.random.PCG64(np.random.SeedSequence([*words, int(user)]))
         draw = np.random.Generator(bits).choice(n_eligible, n_negatives, replace=False)
@@ -73,6 +67,17 @@ def draw_candidates(
         below = excluded - begin - np.arange(len(excluded))
         out_RxK[row, 1:] = begin + draw + np.searchsorted(below, draw, side="right")
     return out_RxK
+
+
+def _pool(target, seen_H, n_items, pool_b_from_last_a):
+    """First id of the pool, how many of its ids are eligible, and those that are not, ascending."""
+    in_b, (n_a, n_b) = target > n_items[0], n_items
+    first, last = (n_a + 1, n_a + n_b) if in_b else (1, n_a)
+    items = np.unique(np.append(seen_H, target))
+    excluded = items[(items >= first) & (items <= last)]
+    # Quirk Q1: the official pool begins one id early, its exclusion list does not.
+    begin = first - int(in_b and pool_b_from_last_a)
+    return begin, last + 1 - begin - len(excluded), excluded
 
 
 def candidates_digest(candidates_RxK: np.ndarray) -> str:

@@ -11,8 +11,8 @@ from oa_jax.nn.shards import Blocks
 
 
 class Ranks(NamedTuple):
-    """Of each row: 1 + candidates scored above the target, other candidates scored equal, number
-    of candidates (the target included), and whether all scores were finite."""
+    """Of each row (B,): 1 + candidates scored above the target, other candidates scored equal,
+    number of candidates (the target included), and whether all scores were finite."""
 
     rank: jax.Array
     ties: jax.Array

@@ -235,8 +235,8 @@ SAID = {
     "gca": "gca=garbage: expected none, early, stack or places such as 0-1",
     "size": "size=huge: expected one of official, small",
     "runlocal": "runlocal=maybe: expected one of true, false",
-    "field": "--config.model.width: no such field: --config.model has d_embed, d_ffn, ",
-    "group": "--config.model: a group: expected one of its fields d_embed, ",
+    "field": "--config.model.width: no such field: --config.model has blocks, d_embed, ",
+    "group": "--config.model: a group: expected one of its fields blocks, d_embed, ",
     "whole": "--config.model.d_embed=wide: expected a whole number",
     "real": "--config.model.dropout=much: expected a number",
     "flag": "--config.quirks.q3_attend_to_padding=maybe: expected true or false",
@@ -259,10 +259,10 @@ SAID = {
     "protocol": "--config.protocol=fair: expected one of official, corrected",
     "split": "--config.data.split=random: expected one of leave_one_out, global_time",
     "warm-up": "--config.train.warmup_epochs=24: expected less than max_epochs=24",
-    "redundancy": "redundancy 2.0: expected a number in 0..1",
-    "single": "synthetic: single of B -2: expected a whole number >= 0",
+    "redundancy": "--config.data.world.redundancy=2.0: expected a number from 0 to 1",
+    "single": "--config.data.world.single=[1, -2]: expected two, each a whole number of",
     "part": "--config.gca.part=sideways: expected one of full, parallel, orthogonal",
-    "update": "--config.gca.update: no such field: --config.gca has causal, fusion, ",
+    "update": "--config.gca.update: no such field: did you mean part? --config.gca has causal, ",
     "fusion": "--config.gca.fusion=sum: expected one of gca",
     "source": "data source: found 'books', expected one of beauty_elec, food_kitchen, movie_book, ",
     "negatives": "train.n_negatives: 400: expected at most ",
@@ -283,7 +283,8 @@ def test_a_mistake_in_the_configuration(command, tmp_path, case):
 
 def test_the_quickstart_wants_a_folder(command):
     assert (
-        "--workdir: empty: expected a folder" in command("oa_jax.quickstart", "--workdir=").error()
+        "--workdir: missing: expected a folder for the two"
+        in command("oa_jax.quickstart", "--workdir=").error()
     )
 
 

@@ -400,30 +400,30 @@ def test_oracles_agree_on_single_domain_users(target):
 @pytest.mark.parametrize(
     ("fields", "words"),
     [
-        ({"redundancy": 1.01}, "redundancy 1.01: expected a number in 0..1"),
-        ({"redundancy": -0.1}, "redundancy -0.1: expected a number in 0..1"),
+        ({"redundancy": 1.01}, "redundancy 1.01: expected a number from 0 to 1"),
+        ({"redundancy": -0.1}, "redundancy -0.1: expected a number from 0 to 1"),
         ({"redundancy": math.nan}, "redundancy nan"),
         ({"redundancy": "1"}, "redundancy '1'"),
-        ({"stay": 2}, "stay 2: expected a number in 0..1"),
-        ({"n_users": 0}, "n_users 0: expected a whole number >= 1"),
+        ({"stay": 2}, "stay 2: expected a number from 0 to 1"),
+        ({"n_users": 0}, "n_users 0: expected a whole number of at least 1"),
         ({"n_users": 2.5}, "n_users 2.5"),
         ({"n_users": True}, "n_users True"),
-        ({"topics": 1}, "topics 1: expected a whole number >= 2"),
-        ({"n_items": (400, 7)}, "n_items of B 7: expected a whole number >= topics * max_length"),
-        ({"n_items": (319, 400)}, "n_items of A 319: expected"),
-        ({"n_items": 400}, "n_items 400: expected two numbers"),
+        ({"topics": 1}, "topics 1: expected a whole number of at least 2"),
+        ({"n_items": (400, 7)}, "n_items (400, 7): expected at least topics * max_length = 320 of"),
+        ({"n_items": (319, 400)}, "n_items (319, 400): expected at least"),
+        ({"n_items": 400}, "n_items 400: expected two, each a whole number of at least 1"),
         ({"latent_dim": 0}, "latent_dim 0"),
-        ({"taste": -1}, "taste -1: expected a number >= 0"),
+        ({"taste": -1}, "taste -1: expected a number from 0 up"),
         ({"zipf": math.inf}, "zipf inf"),
-        ({"share": (0.7, 0.3)}, "share high 0.3: expected a number in 0.7..1"),
-        ({"share": (-0.1, 0.3)}, "share low -0.1"),
-        ({"min_length": 7}, "min_length 7: expected a whole number >= 8"),
-        ({"min_length": 41}, "max_length 40: expected a whole number >= min_length = 41"),
-        ({"seed": -1}, "seed -1: expected a whole number >= 0"),
-        ({"single": (3, -1)}, "single of B -1: expected a whole number >= 0"),
-        ({"single": (2.5, 0)}, "single of A 2.5: expected a whole number"),
-        ({"single": (1, 2, 3)}, "single (1, 2, 3): expected two numbers"),
-        ({"single": 5}, "single 5: expected two numbers"),
+        ({"share": (0.7, 0.3)}, "share (0.7, 0.3): expected the lower one first"),
+        ({"share": (-0.1, 0.3)}, "share (-0.1, 0.3): expected two, each a number from 0 to 1"),
+        ({"min_length": 7}, "min_length 7: expected a whole number of at least 8"),
+        ({"min_length": 41}, "max_length 40: expected at least min_length = 41"),
+        ({"seed": -1}, "seed -1: expected a whole number of at least 0"),
+        ({"single": (3, -1)}, "single (3, -1): expected two, each a whole number of at least 0"),
+        ({"single": (2.5, 0)}, "single (2.5, 0): expected two, each a whole number"),
+        ({"single": (1, 2, 3)}, "single (1, 2, 3): expected two"),
+        ({"single": 5}, "single 5: expected two"),
     ],
 )
 def test_a_bad_field_is_named_with_what_was_found_and_expected(fields, words):
@@ -437,6 +437,7 @@ def test_the_limits_themselves_are_legal():
     for fields in ({"redundancy": 0}, {"redundancy": 1}, {"n_items": (320, 320)}, {"stay": 1}):
         World(**fields)
     assert hash(World(n_items=[400, 500], single=[0, 0])) == hash(World())
+    assert World(seed=np.int64(3), stay=np.float32(0.5)) == World(seed=3, stay=0.5)
 
 
 def test_oracles_refuse_the_log_of_another_world():
