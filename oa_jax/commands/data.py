@@ -80,7 +80,7 @@ def show_list() -> None:
     for data_set in catalogue.SETS.values():
         if store.is_prepared(directory, data_set.name):
             try:
-                lines = [state(data_set.name)]
+                lines = [state(directory, data_set.name)]
             except UserError as error:
                 damaged = damaged or error
                 lines = ["damaged: see the error below"]
@@ -93,9 +93,9 @@ def show_list() -> None:
         raise damaged
 
 
-def state(name: str) -> str:
+def state(directory: str, name: str) -> str:
     """What is prepared, in a line."""
-    facts = store.read_metadata(store.folder(data_dir(), name))
+    facts = store.read_metadata(store.folder(directory, name))
     users, events, (n_a, n_b) = facts["n_users"], facts["n_events"], facts["n_items"]
     return (
         f"prepared: {users:,} sequences, {n_a:,} + {n_b:,} items, {events:,} events, "
@@ -105,9 +105,9 @@ def state(name: str) -> str:
 
 def _files(source, raw):
     """What a source needs: found, or each missing file with its size and page."""
-    if catalogue.find(source, raw):
-        return f"files found: {source.kind}"
     missing = catalogue.missing(source, raw)
+    if not missing:
+        return f"files found: {source.kind}"
     sizes = [f"{file.name} ({file.size or 'size not known'})" for file in missing]
     return f"missing for {source.kind}: {', '.join(sizes)}; see {missing[0].page}"
 
@@ -133,26 +133,25 @@ def prepare(name: str) -> None:
         if flags.FLAGS.download and not store.is_prepared(directory, name):
             catalogue.complete(catalogue.SETS[name], raw, reading)
         made = make(name, raw, directory, reading, cli.say, flags.FLAGS.duplicates)
-    cli.say(f"{name}: {state(name)}" if made else f"{name}: already {state(name)}")
+    cli.say(f"{name}: {'' if made else 'already '}{state(directory, name)}")
     for file, bad in reading.malformed.items():
         cli.say(f"{file}: left out {bad['lines']} malformed lines, the first is {bad['first']}")
 
 
 def describe(name: str) -> None:
     """Write the plot of a set and print its table."""
-    from oa_jax.data.describe import describe as figures
-    from oa_jax.data.describe import plot
+    from oa_jax.data import describe as figures
 
     data = store.load(data_dir(), name)
     path = pathlib.Path(flags.FLAGS.png or data.directory.parent / f"{name}.png")
-    plot(data, path)
+    figures.plot(data, path)
     facts = data.metadata
     a, b = facts["domains"]
     cli.say(f"{name}: {facts['protocol']} protocol, from {facts['source']}")
     cli.say(f"A {a}, B {b}; split: {facts['split']}; times: {facts['times']}")
     for quirk, on in facts["quirks"].items():
         cli.say(f"quirk {quirk}: {'yes' if on else 'no'}")
-    Sheet("", ["", "A", "B", "both"], figures(data)).show(cli.console)
+    Sheet("", ["", "A", "B", "both"], figures.describe(data)).show(cli.console)
     cli.say(f"plot: {path}")
 
 

@@ -15,14 +15,13 @@ from oa_jax.errors import UserError
 from oa_jax.text import build, encoders
 from oa_jax.text.tables import Tables, default_folder
 
+ENCODER = (
+    "hashing (no model); A.npy,B.npy or .pkl, vectors in the order of the items; a folder with the "
+    "official code's tables; or name or folder of a model of sentence-transformers."
+)
 flags.DEFINE_string("data_dir", None, f"Folder of the prepared sets; {DIRECTORY_VARIABLE} if none.")
 flags.DEFINE_string("name", None, "Prepared data set whose items are embedded.")
-flags.DEFINE_string(
-    "encoder",
-    None,
-    "hashing (no model); A.npy,B.npy or .pkl, vectors in the order of the items; a folder with the "
-    "official code's tables; or name or folder of a model of sentence-transformers.",
-)
+flags.DEFINE_string("encoder", None, ENCODER)
 flags.DEFINE_string("out", None, "Folder of the tables; where training looks if none.")
 flags.DEFINE_string("profiles", None, "File of user profiles to import, .npy or .pkl.")
 flags.DEFINE_integer("global_width", 1024, "Columns of the table of both domains.")
@@ -47,12 +46,11 @@ def main(_: list[str]) -> None:
         if not value:
             raise UserError(f"--{name}: missing: expected {expected}")
     own = ("profiles", "global_width", "local_width", "split", "sees_validation", "chunk")
+    bar = {"console": cli.console, "disable": not cli.console.is_terminal}
     options = build.Options(
         given.encoder,
         store.place(given.cache_dir) if given.cache_dir else encoders.default_directory(),
-        track=lambda chunks: track(
-            chunks, "encoding", console=cli.console, disable=not cli.console.is_terminal
-        ),
+        track=lambda chunks: track(chunks, "encoding", **bar),
         **{name: given[name].value for name in own},
     )
     out = given.out or default_folder(data_dir, given.name)
@@ -62,18 +60,16 @@ def main(_: list[str]) -> None:
 def describe(tables: Tables, out: str | pathlib.Path) -> str:
     """One line: what was embedded by what, and how much of it the tables keep."""
     of = tables.metadata
-    encoder = of["encoder"]
+    encoder, kept = of["encoder"], of["explained_variance"]
     name = encoder.get("note") or encoder.get("name") or encoder["kind"]
     name += f" {', '.join(encoder['files'])}" if "files" in encoder else ""
-    kept = of["explained_variance"]
     shares = " ".join(f"{k} {v:.3f}" for k, v in kept.items()) if kept else "not known"
-    fields = ("global_table", "local_a", "local_b", "users")
-    sizes = ["x".join(map(str, getattr(tables, field).shape)) for field in fields]
-    empty = int((~tables.users.any(1)).sum())
+    arrays = tables.global_table, tables.local_a, tables.local_b, tables.users
+    both, a, b, users = ("x".join(map(str, array.shape)) for array in arrays)
     return (
-        f"{of['name']} by {name}: global {sizes[0]}, A {sizes[1]}, B {sizes[2]}, users {sizes[3]} "
-        f"({empty} without history); variance kept: {shares}; {of['n_items_without_text']} items "
-        f"without text; in {out}"
+        f"{of['name']} by {name}: global {both}, A {a}, B {b}, users {users} "
+        f"({(~tables.users.any(1)).sum()} without history); variance kept: {shares}; "
+        f"{of['n_items_without_text']} items without text; in {out}"
     )
 
 

@@ -2,8 +2,7 @@
 
 `domain` is 0 for A and 1 for B. Rows come in the order of the files, all of A before all of B, and
 every filter keeps the order of what it keeps. Orders and strictness are those of the official
-codes that prepare the sets of ABXI, LLM4CDSR, AMID and CDSRNP; quirks are in
-`oa_jax/backbones/README.md`.
+codes of ABXI, LLM4CDSR, AMID and CDSRNP; quirks are in `oa_jax/backbones/README.md`.
 """
 
 from __future__ import annotations
@@ -27,10 +26,9 @@ def without_copies(events: pl.DataFrame, duplicates: str) -> pl.DataFrame:
     duplicates: "keep" (the official codes do), "first" or "last" in the order of the file, which
     decides where the event stands among others of the same time.
     """
-    if duplicates == "keep":
-        return events
     exact = ["user", "domain", "item", "time"]
-    return events.unique(exact, keep=duplicates, maintain_order=True)
+    keep = duplicates == "keep"
+    return events if keep else events.unique(exact, keep=duplicates, maintain_order=True)
 
 
 def abxi(
@@ -84,12 +82,10 @@ def douban(events: pl.DataFrame, user_over: int = 1, item_over: int = 2) -> pl.D
     kept are rows with more than `item_over` and `user_over` events and a date of 2016. Both
     comparisons of the date are strict: the first day of the year is out.
     """
-    first, last = DOUBAN_DATES
     return events.filter(
-        (pl.len().over("item") > item_over)
-        & (pl.len().over("user") > user_over)
-        & (pl.col("time") > first)
-        & (pl.col("time") < last)
+        pl.len().over("item") > item_over,
+        pl.len().over("user") > user_over,
+        pl.col("time").is_between(*DOUBAN_DATES, closed="none"),
     )
 
 
@@ -99,14 +95,11 @@ def domain_core(events: pl.DataFrame, user_least: int = 5, item_least: int = 10)
     Every user has at least `user_least` events in each domain that it has at all, every item at
     least `item_least` in its domain.
     """
-    while len(events):
-        enough = (pl.len().over("user", "domain") >= user_least) & (
-            pl.len().over("item", "domain") >= item_least
-        )
-        kept = events.filter(enough)
-        if len(kept) == len(events):
-            break
-        events = kept
+    users, items = pl.len().over("user", "domain"), pl.len().over("item", "domain")
+    n_before = -1
+    while len(events) != n_before:
+        n_before = len(events)
+        events = events.filter(users >= user_least, items >= item_least)
     return events
 
 

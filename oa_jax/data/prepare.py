@@ -12,7 +12,6 @@ for the first.
 from __future__ import annotations
 
 import contextlib
-import functools
 import gzip
 import hashlib
 import importlib
@@ -20,7 +19,7 @@ import io
 import os
 import pathlib
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import numpy as np
 import tensorflow_datasets as tfds
@@ -30,9 +29,9 @@ from oa_jax.data import catalogue, store
 from oa_jax.data.store import Built, Place
 from oa_jax.data.texts import Reading
 from oa_jax.errors import UserError
-from oa_jax.events.log import domain_of
+from oa_jax.events.log import CONTEXT, TEST, TRAINING, VALIDATION, domain_of
 
-DUPLICATES = ("keep", "first", "last")  # what becomes of exact copies of an event
+ROLES = {"context": CONTEXT, "training": TRAINING, "validation": VALIDATION, "test": TEST}
 
 
 def prepare(
@@ -45,8 +44,8 @@ def prepare(
 ) -> bool:
     """Prepare `name` below data_dir from the files below raw_dir. -> False if it was there already.
 
-    say: called with one line when there is something to wait for or to name. duplicates: one of
-    DUPLICATES; the official codes keep all copies.
+    say: called with one line when there is something to wait for or to name. duplicates: what
+    becomes of exact copies of an event, see `filters.without_copies`.
     Raises UserError for an unknown name, missing or broken files, and a place that is taken.
     """
     if name not in catalogue.SETS:
@@ -54,7 +53,11 @@ def prepare(
     target = store.folder(data_dir, name)
     root = target.parents[1]
     root.mkdir(parents=True, exist_ok=True)
-    with _lock(root / f".{name}.lock", name, say):
+    lock = files.lock(root / f".{name}.lock")
+    if lock is None:
+        say(f"{name}: another process is preparing it: waiting")
+        lock = files.lock(root / f".{name}.lock", wait=True)
+    with lock:
         for leftover in root.glob(f".{name}.tmp-*"):
             shutil.rmtree(leftover)
             say(f"{name}: removed what an interrupted run had left")
@@ -83,16 +86,6 @@ def _is_there(target, duplicates) -> bool:
     return True
 
 
-@contextlib.contextmanager
-def _lock(path, name, say) -> Iterator[None]:
-    file = files.lock(path)
-    if file is None:
-        say(f"{name}: another process is preparing it: waiting")
-        file = files.lock(path, wait=True)
-    with file:
-        yield
-
-
 def _write(name, raw_dir, staging, reading, duplicates) -> pathlib.Path:
     """All files of the set below `staging`; returns the folder of the version."""
     built, source, paths = build(name, raw_dir, reading, duplicates)
@@ -101,10 +94,8 @@ def _write(name, raw_dir, staging, reading, duplicates) -> pathlib.Path:
     with contextlib.redirect_stdout(io.StringIO()):  # its notes name the temporary folder
         tfds.disable_progress_bar()
         OaPairs(built=built, config=name, data_dir=str(staging)).download_and_prepare()
-    folder = store.folder(staging, name)
+    folder, data_set = store.folder(staging, name), catalogue.SETS[name]
     store.write_columns(folder, log, role, built.raw_users)
-    data_set = catalogue.SETS[name]
-    roles = {"context": -1, "training": 0, "validation": 1, "test": 2}
     metadata = {
         "name": name,
         "protocol": data_set.protocol,
@@ -114,7 +105,7 @@ def _write(name, raw_dir, staging, reading, duplicates) -> pathlib.Path:
         "n_users": log.n_users,
         "n_items": list(built.n_items),
         "n_events": len(log.user),
-        "events_by_role": {word: int(np.sum(role == value)) for word, value in roles.items()},
+        "events_by_role": {word: int(np.sum(role == value)) for word, value in ROLES.items()},
         "times": built.times,
         "split": built.split,
         "quirks": data_set.quirks,
@@ -131,14 +122,12 @@ def _write(name, raw_dir, staging, reading, duplicates) -> pathlib.Path:
     return folder
 
 
-def _file_facts(path, file: catalogue.File) -> dict:
+def _file_facts(path, file) -> dict:
     """Name, content hash, and whether that is the published one (None: not known)."""
-    digest = hashlib.sha256()
     with (gzip.open if path.suffix == ".gz" else open)(path, "rb") as content:
-        for block in iter(functools.partial(content.read, 1 << 22), b""):
-            digest.update(block)
-    same = None if file.sha256 is None else digest.hexdigest() == file.sha256
-    return {"name": path.name, "sha256": digest.hexdigest(), "published": same, "page": file.page}
+        sha256 = hashlib.file_digest(content, "sha256").hexdigest()
+    same = None if file.sha256 is None else sha256 == file.sha256
+    return {"name": path.name, "sha256": sha256, "published": same, "page": file.page}
 
 
 def _sync(path):
@@ -157,22 +146,20 @@ def build(
     -> what was built, its source and the paths of its files. Raises UserError naming the missing
     file and its page, and what is wrong in a file.
     """
-    for source in catalogue.SETS[name].sources:
-        paths = catalogue.find(source, raw_dir)
-        if paths:
-            options = dict(source.options)
-            module, function = source.build.split(".")
-            if module == "raw":
-                options["duplicates"] = duplicates
-            elif duplicates != "keep":
-                # Copies would have to go before the filters, which the authors have applied.
-                raise UserError(
-                    f"--duplicates={duplicates}: {source.kind} is filtered already: expected "
-                    "keep, or raw files alone"
-                )
-            module = importlib.import_module(f"oa_jax.data.{module}")
-            return getattr(module, function)(paths, reading, name, **options), source, paths
-    raise UserError(f"{name}: {catalogue.what_is_missing(catalogue.SETS[name], raw_dir)}")
+    found = ((s, catalogue.find(s, raw_dir)) for s in catalogue.SETS[name].sources)
+    source, paths = next((pair for pair in found if pair[1]), (None, None))
+    if source is None:
+        raise UserError(f"{name}: {catalogue.what_is_missing(catalogue.SETS[name], raw_dir)}")
+    module, function = source.build.split(".")
+    options = {"duplicates": duplicates} if module == "raw" else {}
+    if not options and duplicates != "keep":
+        # Copies would have to go before the filters, which the authors have applied.
+        raise UserError(
+            f"--duplicates={duplicates}: {source.kind} is filtered already: expected "
+            "keep, or raw files alone"
+        )
+    function = getattr(importlib.import_module(f"oa_jax.data.{module}"), function)
+    return function(paths, reading, name, **source.options, **options), source, paths
 
 
 class OaPairs(tfds.core.GeneratorBasedBuilder):
@@ -195,19 +182,19 @@ class OaPairs(tfds.core.GeneratorBasedBuilder):
         super().__init__(file_format="array_record", **options)
 
     def _info(self):
-        whole = {"user": np.int32, "raw_user": tfds.features.Text()}
         events = {"item": np.int32, "domain": np.int8, "time": np.int64, "role": np.int8}
         features = {k: tfds.features.Tensor(shape=(None,), dtype=v) for k, v in events.items()}
+        features |= {"user": np.int32, "raw_user": tfds.features.Text()}
         return tfds.core.DatasetInfo(
             builder=self,
             description="Sequences of users in two domains.",
-            features=tfds.features.FeaturesDict(whole | features),
+            features=tfds.features.FeaturesDict(features),
             disable_shuffling=True,  # record k is user k
         )
 
     def _split_generators(self, dl_manager):
         built = self._built
-        if built is None:
+        if built is None:  # the manager refuses to name a manual_dir that is empty
             built, _, _ = build(self.builder_config.name, dl_manager.manual_dir, Reading())
         return {"train": self._generate_examples(built)}
 

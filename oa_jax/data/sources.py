@@ -24,8 +24,7 @@ def load(name: str, directory: Place | None = None, world: World | None = None) 
     A set that `python -m oa_jax data prepare` made below the directory comes first; the sets of
     ABXI are else read from its text as published, in a folder up to three levels below.
 
-    directory: where the data lie; by default the environment variable OA_DATA_DIR. Not used by
-        'synthetic'.
+    directory: where the data lie; None: what the environment variable OA_DATA_DIR says.
     world: of the source 'synthetic', None for its default.
 
     Raises UserError for an unknown name, missing files, and whatever is wrong in a file.
@@ -43,18 +42,18 @@ def load(name: str, directory: Place | None = None, world: World | None = None) 
         there = f"; prepared below {directory}: {have}" if directory else ""
         choices = ", ".join([*catalogue.SETS, SYNTHETIC])
         raise UserError(f"data source: found {name!r}, expected one of {choices}{there}")
-    data_set = catalogue.SETS[name]
+    data_set, command = catalogue.SETS[name], f"python -m oa_jax data prepare {name}"
     if data_set.protocol == "ABXI":
         paths = catalogue.find(data_set.sources[0], directory) if directory else None
         if paths:
             return published.read_abxi(paths[0].parent, paths[0].name.split("_50_")[0])
+        missing = catalogue.what_is_missing(data_set, directory)
         raise UserError(
-            f"data source {name}: {catalogue.what_is_missing(data_set, directory)}; "
-            f"{GIVE_DIRECTORY}; or make it with python -m oa_jax data prepare {name}"
+            f"data source {name}: {missing}; {GIVE_DIRECTORY}; or make it with {command}"
         )
     if not directory:
         raise UserError(
-            f"data source {name}: no directory was given: {GIVE_DIRECTORY}, below which "
-            f"python -m oa_jax data prepare {name} has put it"
+            f"data source {name}: no directory was given: {GIVE_DIRECTORY}, below which {command} "
+            "has put it"
         )
     return store.load(directory, name).log  # not there: says what is

@@ -1,29 +1,75 @@
-"""Vectors that others computed: .npy, or pickles as LLM4CDSR's scripts write them."""
+"""Arrays that others computed: .npy, or pickles as LLM4CDSR's scripts write them."""
 
 from __future__ import annotations
 
 import hashlib
+import io
 import pathlib
 
 import numpy as np
 
+from oa_jax import files
 from oa_jax.data import pickles, store, texts
 from oa_jax.data.store import Place
 from oa_jax.errors import UserError
-from oa_jax.text.tables import check_finite, read_array
 
 # How the names of the official code's tables end: A, B and both together.
 OFFICIAL = ("_A_pca128.pkl", "_B_pca128.pkl", "_all.pkl")
 OFFICIAL_PROFILES, ID_MAP = "usr_profile_emb.pkl", "id_map.json"
 
 
-def read_rows(path: Place, n_rows: int | None) -> np.ndarray:
+def write_array(path: pathlib.Path, array: np.ndarray) -> None:
+    """Replace a .npy file by `array`."""
+    out = io.BytesIO()
+    np.save(out, array, allow_pickle=False)
+    files.write(path, out.getvalue())
+
+
+def read_array(path: pathlib.Path) -> np.ndarray:
+    """The array of a .npy file; UserError where there is none. No objects (pickles)."""
+    try:
+        return np.load(path, allow_pickle=False)
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file: expected an array, a row each") from None
+    except (ValueError, EOFError, OSError) as error:
+        raise UserError(f"{path}: not a NumPy array: {error}") from None
+
+
+def check_finite(path: pathlib.Path, rows: np.ndarray) -> np.ndarray:
+    """The rows; UserError naming the first with a number that is not finite."""
+    finite = np.isfinite(rows).reshape(len(rows), -1).all(1)
+    if not finite.all():
+        raise UserError(f"{path}: row {np.argmin(finite)}: not finite: expected finite numbers")
+    return rows
+
+
+def read_rows(path: Place, n_rows: int | None = None) -> np.ndarray:
     """(n_rows, W) float32 of a .npy or .pkl file; None takes any number of rows.
 
     Raises UserError where the file is none, holds another shape, or a number that is not finite.
     """
     path = store.place(path)
     return _as_rows(path, _read(path), n_rows)
+
+
+def _read(path):
+    return pickles.load(path) if path.suffix == ".pkl" else read_array(path)
+
+
+def _as_rows(path, value, n_rows=None):
+    if isinstance(value, dict):
+        # Q25: the official scripts leave their half-filled cache under the final name.
+        raise UserError(
+            f"{path}: a dict of {len(value)} entries: expected an array, a row each: "
+            "an interrupted run leaves such a file"
+        )
+    array = value if isinstance(value, np.ndarray) else None
+    if array is None or array.ndim != 2 or array.dtype.kind not in "fiu":
+        found = type(value).__name__ if array is None else f"{array.dtype} {array.shape}"
+        raise UserError(f"{path}: found {found}: expected an array of numbers, a row each")
+    if n_rows is not None and len(value) != n_rows:
+        raise UserError(f"{path}: {len(value)} rows: expected {n_rows}")
+    return check_finite(path, np.ascontiguousarray(value, np.float32))
 
 
 def read_profiles(path: Place, raw_users: list[str]) -> np.ndarray:
@@ -48,8 +94,8 @@ def read_profiles(path: Place, raw_users: list[str]) -> np.ndarray:
         widths = {len(row) for row in rows.values()}
         if len(widths) > 1:
             raise UserError(f"{path}: profiles of widths {sorted(widths)}: expected one width")
-        return _as_rows(path, np.stack([rows[user] for user in raw_users]), None)
-    rows = _as_rows(path, value, None)
+        return _as_rows(path, np.stack([rows[user] for user in raw_users]))
+    rows = _as_rows(path, value)
     if len(rows) == len(raw_users):
         return rows
     number = _numbers(path.with_name(ID_MAP))
@@ -60,6 +106,18 @@ def read_profiles(path: Place, raw_users: list[str]) -> np.ndarray:
             f"a row per user of the source, numbered from 1 by an {ID_MAP} beside it"
         )
     return rows[places]
+
+
+def _numbers(path) -> dict[str, int]:
+    """{user id of the source: its number} of an id map, {} without one."""
+    if not path.exists():
+        return {}
+    try:
+        names = texts.json_value(path)["user_dict"]["id2str"]
+        return {str(name): int(number) for number, name in names.items()}
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        reason = f"{type(error).__name__}: {error}"
+        raise UserError(f"{path}: {reason}: expected user_dict with id2str") from None
 
 
 def official_tables(folder: Place, n_items: tuple[int, int]) -> list[np.ndarray] | None:
@@ -81,35 +139,3 @@ def official_tables(folder: Place, n_items: tuple[int, int]) -> list[np.ndarray]
 def digest(*arrays: np.ndarray) -> str:
     """Hex digest of the content of arrays."""
     return hashlib.sha256(b"".join(array.tobytes() for array in arrays)).hexdigest()[:16]
-
-
-def _numbers(path) -> dict[str, int]:
-    """{user id of the source: its number} of an id map, {} without one."""
-    if not path.exists():
-        return {}
-    try:
-        names = texts.json_value(path)["user_dict"]["id2str"]
-        return {str(name): int(number) for number, name in names.items()}
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        reason = f"{type(error).__name__}: {error}"
-        raise UserError(f"{path}: {reason}: expected user_dict with id2str") from None
-
-
-def _read(path: pathlib.Path):
-    return pickles.load(path) if path.suffix == ".pkl" else read_array(path)
-
-
-def _as_rows(path, value, n_rows):
-    if isinstance(value, dict):
-        # Q25: the official scripts leave their half-filled cache under the final name.
-        raise UserError(
-            f"{path}: a dict of {len(value)} entries: expected an array, a row each: "
-            "an interrupted run leaves such a file"
-        )
-    if not isinstance(value, np.ndarray) or value.ndim != 2 or value.dtype.kind not in "fiu":
-        is_array = isinstance(value, np.ndarray)
-        found = f"{value.dtype} {value.shape}" if is_array else type(value).__name__
-        raise UserError(f"{path}: found {found}: expected an array of numbers, a row each")
-    if n_rows is not None and len(value) != n_rows:
-        raise UserError(f"{path}: {len(value)} rows: expected {n_rows}")
-    return check_finite(path, np.ascontiguousarray(value, np.float32))

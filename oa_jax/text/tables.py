@@ -12,7 +12,6 @@ No table holds a row for padding: the model adds it.
 from __future__ import annotations
 
 import dataclasses
-import io
 import pathlib
 
 import numpy as np
@@ -23,15 +22,13 @@ from oa_jax.data.store import Place
 from oa_jax.errors import UserError
 from oa_jax.events.log import InteractionLog
 from oa_jax.events.split import Split
+from oa_jax.text.files import check_finite, read_array, write_array
 
 METADATA = "metadata.json"
 # Field of Tables -> its file.
 FILES = {
     "global_table": "global.npy",
-    "local_a": "local_a.npy",
-    "local_b": "local_b.npy",
-    "users": "users.npy",
-    "n_history": "n_history.npy",
+    **{name: f"{name}.npy" for name in ("local_a", "local_b", "users", "n_history")},
 }
 
 
@@ -53,10 +50,7 @@ class Tables:
 
 
 def load_tables(
-    path: Place,
-    log: InteractionLog,
-    split: Split | None = None,
-    sees_validation: bool = False,
+    path: Place, log: InteractionLog, split: Split | None = None, sees_validation: bool = False
 ) -> Tables:
     """Read the tables in folder `path`, checked against the log that they must belong to.
 
@@ -117,31 +111,6 @@ def read_metadata(path: pathlib.Path) -> dict:
     if "log" not in metadata:
         raise UserError(f"{path / METADATA}: no field 'log': expected {expected}")
     return metadata
-
-
-def write_array(path: pathlib.Path, array: np.ndarray) -> None:
-    """Replace a .npy file by `array`."""
-    out = io.BytesIO()
-    np.save(out, array, allow_pickle=False)
-    files.write(path, out.getvalue())
-
-
-def read_array(path: pathlib.Path) -> np.ndarray:
-    """The array of a .npy file; UserError where there is none. No objects (pickles)."""
-    try:
-        return np.load(path, allow_pickle=False)
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file: expected an array, a row each") from None
-    except (ValueError, EOFError, OSError) as error:
-        raise UserError(f"{path}: not a NumPy array: {error}") from None
-
-
-def check_finite(path: pathlib.Path, rows: np.ndarray) -> np.ndarray:
-    """The rows; UserError naming the first with a number that is not finite."""
-    finite = np.isfinite(rows).reshape(len(rows), -1).all(1)
-    if not finite.all():
-        raise UserError(f"{path}: row {np.argmin(finite)}: not finite: expected finite numbers")
-    return rows
 
 
 def _read_table(path, n_rows):
