@@ -13,7 +13,6 @@ import http.client
 import os
 import pathlib
 import tomllib
-import urllib.error
 import urllib.request
 from collections.abc import Iterator
 
@@ -29,10 +28,7 @@ BLOCK_BYTES = 1 << 20
 
 @dataclasses.dataclass(frozen=True)
 class File:
-    """A file: its name without .gz, the page that links it, what is known of it.
-
-    size: in words. url: of the file itself. sha256: of the unpacked content. None: not known.
-    """
+    """name: without .gz. page: links it. url: of the file itself. None: not known."""
 
     name: str
     page: str
@@ -63,23 +59,21 @@ class DataSet:
     quirks: dict = dataclasses.field(default_factory=dict)
 
 
-def _file(places, text):
-    """The file that "place/name" stands for, optional with "?" at the end."""
-    place, name = text.removesuffix("?").split("/")
-    known = {"url": None, "files": {}} | places[place]
-    url = known["url"] and known["url"].format(name=name)
-    facts = known["files"].get(name, {})
-    return File(name, known["page"], url=url, optional=text.endswith("?"), **facts)
-
-
 def _sets():
     facts = tomllib.loads(pathlib.Path(__file__).with_name("sets.toml").read_text("utf-8"))
+
+    def file(text):  # "place/name", with "?" at its end where it is optional
+        place, name = text.removesuffix("?").split("/")
+        known = {"url": None, "files": {}} | facts["places"][place]
+        url = known["url"] and known["url"].format(name=name)
+        more = known["files"].get(name, {})
+        return File(name, known["page"], url=url, optional=text.endswith("?"), **more)
+
     for entry in facts["sets"]:
-        sources = tuple(
-            Source(**source | {"files": tuple(_file(facts["places"], f) for f in source["files"])})
-            for source in entry["sources"]
-        )
-        yield DataSet(**entry | {"domains": tuple(entry["domains"]), "sources": sources})
+        for source in entry["sources"]:
+            source["files"] = tuple(map(file, source["files"]))
+        entry["sources"] = tuple(Source(**source) for source in entry["sources"])
+        yield DataSet(**entry | {"domains": tuple(entry["domains"])})
 
 
 SETS = {data_set.name: data_set for data_set in _sets()}
@@ -160,27 +154,25 @@ def complete(data_set: DataSet, raw_dir: Place, reading: Reading) -> None:
 
 def _fetch(file, path, reading):
     """One file, under a temporary name until it is whole and has the known hash."""
-    part, digest, n_bytes = path.with_name(f".{path.name}.part"), hashlib.sha256(), 0
+    part, digest = path.with_name(f".{path.name}.part"), hashlib.sha256()
     try:
         with urllib.request.urlopen(file.url, timeout=TIMEOUT_S) as answer, open(part, "wb") as out:
             expected = answer.length
             while block := answer.read(BLOCK_BYTES):
                 digest.update(block)
                 out.write(block)
-                n_bytes += len(block)
-                reading.on_bytes(part, n_bytes)
-    except (urllib.error.URLError, http.client.HTTPException, TimeoutError, ConnectionError) as e:
+                reading.on_bytes(part, out.tell())
+            n_bytes, sha256, wrong = out.tell(), digest.hexdigest(), None
+        if expected not in (None, n_bytes):
+            wrong = f"{expected} bytes"
+        elif file.sha256 not in (None, sha256):
+            wrong = f"sha256 {file.sha256}"
+        if wrong:
+            found = f"{file.url} gave {n_bytes} bytes, sha256 {sha256}: expected {wrong}"
+            raise UserError(f"{file.name}: {found}; see {file.page}")
+        os.replace(part, path)
+    except (OSError, http.client.HTTPException) as error:
+        reason = f"cannot download {file.url}: {getattr(error, 'reason', None) or error}"
+        raise UserError(f"{file.name}: {reason}; see {file.page}") from None
+    finally:
         part.unlink(missing_ok=True)
-        reason = getattr(e, "reason", None) or e
-        raise UserError(
-            f"{file.name}: cannot download {file.url}: {reason}; see {file.page}"
-        ) from None
-    whole = expected is None or n_bytes == expected
-    if not whole or (file.sha256 and digest.hexdigest() != file.sha256):
-        part.unlink()
-        wanted = f"sha256 {file.sha256}" if whole else f"{expected} bytes"
-        raise UserError(
-            f"{file.name}: {file.url} gave {n_bytes} bytes, sha256 {digest.hexdigest()}: "
-            f"expected {wanted}; see {file.page}"
-        )
-    os.replace(part, path)

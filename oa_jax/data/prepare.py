@@ -31,6 +31,7 @@ from oa_jax.data.texts import Reading
 from oa_jax.errors import UserError
 from oa_jax.events.log import CONTEXT, TEST, TRAINING, VALIDATION, domain_of
 
+EVENTS = {"item": np.int32, "domain": np.int8, "time": np.int64, "role": np.int8}  # of a record
 ROLES = {"context": CONTEXT, "training": TRAINING, "validation": VALIDATION, "test": TEST}
 
 
@@ -75,10 +76,10 @@ def prepare(
 
 
 def _is_there(target, duplicates) -> bool:
-    if not (target / store.METADATA).is_file():
-        if target.exists():
-            raise UserError(f"{target}: holds something else: expected no such folder, or a set")
+    if not target.exists():
         return False
+    if not (target / store.METADATA).is_file():
+        raise UserError(f"{target}: holds something else: expected no such folder, or a set")
     there = store.read_metadata(target).get("duplicates", "keep")
     if there != duplicates:
         expected = "expected the same, or another --data_dir"
@@ -96,27 +97,21 @@ def _write(name, raw_dir, staging, reading, duplicates) -> pathlib.Path:
         OaPairs(built=built, config=name, data_dir=str(staging)).download_and_prepare()
     folder, data_set = store.folder(staging, name), catalogue.SETS[name]
     store.write_columns(folder, log, role, built.raw_users)
-    metadata = {
-        "name": name,
-        "protocol": data_set.protocol,
-        "domains": list(data_set.domains),
+    facts = {field: getattr(data_set, field) for field in ("name", "protocol", "domains", "quirks")}
+    facts |= {field: getattr(built, field) for field in ("n_items", "times", "split", "notes")}
+    facts |= {
         "source": source.kind,
         "files": [_file_facts(*pair) for pair in zip(paths, source.files, strict=True) if pair[0]],
         "n_users": log.n_users,
-        "n_items": list(built.n_items),
         "n_events": len(log.user),
-        "events_by_role": {word: int(np.sum(role == value)) for word, value in ROLES.items()},
-        "times": built.times,
-        "split": built.split,
-        "quirks": data_set.quirks,
+        "events_by_role": {word: np.sum(role == value) for word, value in ROLES.items()},
         "duplicates": duplicates,
-        "notes": built.notes,
         "lines": reading.lines,
         "malformed": reading.malformed,
         "fingerprint": log.fingerprint(),
         "items_digest": store.write_items(folder, built.items),
     }
-    files.write_json(folder / store.METADATA, metadata)
+    files.write_json(folder / store.METADATA, facts)
     for path in (*folder.iterdir(), folder):
         _sync(path)
     return folder
@@ -144,7 +139,7 @@ def build(
     """Events of a data set from the first of its sources whose files are below raw_dir.
 
     -> what was built, its source and the paths of its files. Raises UserError naming the missing
-    file and its page, and what is wrong in a file.
+    file and its page, or what is wrong in a file.
     """
     found = ((s, catalogue.find(s, raw_dir)) for s in catalogue.SETS[name].sources)
     source, paths = next((pair for pair in found if pair[1]), (None, None))
@@ -182,8 +177,7 @@ class OaPairs(tfds.core.GeneratorBasedBuilder):
         super().__init__(file_format="array_record", **options)
 
     def _info(self):
-        events = {"item": np.int32, "domain": np.int8, "time": np.int64, "role": np.int8}
-        features = {k: tfds.features.Tensor(shape=(None,), dtype=v) for k, v in events.items()}
+        features = {k: tfds.features.Tensor(shape=(None,), dtype=v) for k, v in EVENTS.items()}
         features |= {"user": np.int32, "raw_user": tfds.features.Text()}
         return tfds.core.DatasetInfo(
             builder=self,
@@ -200,12 +194,9 @@ class OaPairs(tfds.core.GeneratorBasedBuilder):
 
     def _generate_examples(self, built):
         ends = np.searchsorted(built.user, np.arange(len(built.raw_users) + 1))
-        columns = {
-            "item": built.item.astype(np.int32),
-            "domain": domain_of(built.item, built.n_items),
-            "time": built.time.astype(np.int64),
-            "role": built.role,
-        }
+        columns = {name: getattr(built, name) for name in ("item", "time", "role")}
+        columns["domain"] = domain_of(built.item, built.n_items)
+        columns = {name: column.astype(EVENTS[name]) for name, column in columns.items()}
         for user, raw_user in enumerate(built.raw_users):
             rows = slice(ends[user], ends[user + 1])
             example = {name: column[rows] for name, column in columns.items()}

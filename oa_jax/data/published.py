@@ -24,7 +24,6 @@ Paths = list[pathlib.Path | None]
 ABXI_KEPT_EVENTS = 50
 # 18 digits always fit into int64.
 NUMBER = "[0-9]{1,18}"
-ABXI_LINE = re.compile(rf"[ \t]*{NUMBER}(?:[ \t]+{NUMBER}\|{NUMBER})+[ \t\r]*")
 LIST = r"\[(?:[0-9]{1,9}(?:, ?[0-9]{1,9})*)?\]"
 AMID_LINE = re.compile(rf'({NUMBER}),"?({LIST})"?,"?({LIST})"?,([01])')
 AMID_HEADER = "user_id,seq_d1,seq_d2,domain_id"
@@ -36,11 +35,8 @@ def wrong(path: pathlib.Path, where: str, found: object, expected: str) -> UserE
 
 
 def _built(columns, raw_users, n_items, items, part=None, time=None, **rest) -> Built:
-    """Of sequences of items, one for each raw user.
-
-    part: (U,) a part for each user; None: leave-one-out. time: that of all events; None: their
-    places in the sequences.
-    """
+    """Of sequences of items, one for each raw user. part: (U,) that of each user, None:
+    leave-one-out. time: (N,) of the events, None: their places in the sequences."""
     lengths = np.array([len(c) for c in columns], np.int64)
     user = np.repeat(np.arange(len(columns)), lengths)
     if time is None:
@@ -91,17 +87,17 @@ def abxi(paths: Paths, reading: Reading, what: str) -> Built:
 
 def _sequence(path, number, line):
     """User, items and times of a line."""
-    if ABXI_LINE.fullmatch(line):
-        user, *pairs = map(int, line.replace("|", " ").split())
-        return user, *np.array(pairs).reshape(-1, 2).T
-    user, *tokens = line.split() or [""]
+    user, *tokens = re.split("[ \t]+", line.strip(" \t\r"))
     if not re.fullmatch(NUMBER, user):
         raise wrong(path, f"line {number}, user", user, "a whole number from 0 on")
+    if not tokens:
+        raise wrong(path, f"line {number}", line, "a user and item|time tokens, parted by blanks")
     for place, token in enumerate(tokens, 1):
         if not re.fullmatch(rf"{NUMBER}\|{NUMBER}", token):
             expected = "item|time, two whole numbers from 0 on"
             raise wrong(path, f"line {number}, token {place}", token, expected)
-    raise wrong(path, f"line {number}", line, "a user and item|time tokens, parted by blanks")
+    pairs = [int(word) for token in tokens for word in token.split("|")]
+    return int(user), *np.array(pairs).reshape(-1, 2).T
 
 
 def _count_up(ids, n):
@@ -250,17 +246,23 @@ def amid(paths: Paths, reading: Reading, what: str) -> Built:
 
 def _amid_rows(path, reading) -> Iterator[tuple[str, np.ndarray, np.ndarray, int]]:
     """(user, items 1, items 2, domain of the target) of every row."""
-    lines = texts.text(path).splitlines()
-    if lines[0].strip() != AMID_HEADER:
-        raise wrong(path, "line 1", lines[0], AMID_HEADER)
-    reading.lines[path.name] = len(lines)
-    for number, line in enumerate(lines[1:], 2):
-        match = AMID_LINE.fullmatch(line.strip())
+    lines = _lines(path, reading)
+    header = next(lines)[1]
+    if header != AMID_HEADER:
+        raise wrong(path, "line 1", header, AMID_HEADER)
+    for number, line in lines:
+        match = AMID_LINE.fullmatch(line)
         sequences = [_numbers(match[k][1:-1]) for k in (2, 3)] if match else []
         if not match or not len(sequences[int(match[4])]):
             expected = 'user,"[items]","[items]",domain with items of the target\'s domain'
             raise wrong(path, f"line {number}", line, expected)
         yield match[1], *sequences, int(match[4])
+
+
+def _lines(path, reading) -> Iterator[tuple[int, str]]:
+    lines = texts.text(path).splitlines()
+    reading.lines[path.name] = len(lines)
+    return enumerate(map(str.strip, lines), 1)
 
 
 def _numbers(text):
@@ -281,10 +283,8 @@ def llmcdsr(paths: Paths, reading: Reading, what: str) -> Built:
     columns, raw_users, part = [], [], []
     for path in paths[:5]:
         stem = path.name.split(".")[0]
-        lines = texts.text(path).splitlines()
-        reading.lines[path.name] = len(lines)
-        for number, line in enumerate(lines, 1):
-            match = LLMCDSR_LINE.fullmatch(line.strip())
+        for number, line in _lines(path, reading):
+            match = LLMCDSR_LINE.fullmatch(line)
             if not match:
                 expected = "user, a tabulator, item ids parted by commas"
                 raise wrong(path, f"line {number}", line, expected)

@@ -35,20 +35,18 @@ def ratings(path: pathlib.Path, reading: Reading, least: float | None = None) ->
     of at least that. A line with another number of fields, an empty id, a rating or time that is
     no number, or bytes that are no UTF-8 in an id is malformed.
     """
+    rating = pl.col("rating")
+    rules = (_is_id("user"), _is_id("item"), rating.is_finite(), pl.col("time").is_not_null())
+    good = pl.all_horizontal(*rules, pl.col("more").is_null()).fill_null(False)
     parts = [pl.DataFrame(schema=EVENTS)]
     for number, block in _blocks(path, reading):
         lines = _lines(block)
         fields = lines.str.split_exact(",", 4).struct.unnest()
         fields.columns = ["user", "item", "rating", "time", "more"]
         table = fields.cast({"rating": pl.Float64, "time": pl.Int64}, strict=False)
-        good = (
-            pl.all_horizontal(_is_id("user"), _is_id("item"), pl.col("more").is_null())
-            & pl.col("rating").is_finite()
-            & pl.col("time").is_not_null()
-        ).fill_null(False)
         reading.note(path, number, lines, table.select(good).to_series())
-        kept = good if least is None else good & (pl.col("rating") >= least)
-        parts.append(table.filter(kept).select("user", "item", "time"))
+        kept = table.filter(good if least is None else good & (rating >= least))
+        parts.append(kept.select("user", "item", "time"))
     reading.check(path, "user,item,rating,time")
     return pl.concat(parts)
 

@@ -15,7 +15,6 @@ if TYPE_CHECKING:
 
 DIRECTORY_VARIABLE = "OA_DATA_DIR"
 SYNTHETIC = "synthetic"
-GIVE_DIRECTORY = f"give the directory with --config.data.dir= or {DIRECTORY_VARIABLE}"
 
 
 def load(name: str, directory: Place | None = None, world: World | None = None) -> InteractionLog:
@@ -42,18 +41,15 @@ def load(name: str, directory: Place | None = None, world: World | None = None) 
         there = f"; prepared below {directory}: {have}" if directory else ""
         choices = ", ".join([*catalogue.SETS, SYNTHETIC])
         raise UserError(f"data source: found {name!r}, expected one of {choices}{there}")
-    data_set, command = catalogue.SETS[name], f"python -m oa_jax data prepare {name}"
-    if data_set.protocol == "ABXI":
-        paths = catalogue.find(data_set.sources[0], directory) if directory else None
+    data_set = catalogue.SETS[name]
+    if data_set.protocol == "ABXI" and directory:
+        paths = catalogue.find(data_set.sources[0], directory)
         if paths:
             return published.read_abxi(paths[0].parent, paths[0].name.split("_50_")[0])
-        missing = catalogue.what_is_missing(data_set, directory)
-        raise UserError(
-            f"data source {name}: {missing}; {GIVE_DIRECTORY}; or make it with {command}"
-        )
-    if not directory:
-        raise UserError(
-            f"data source {name}: no directory was given: {GIVE_DIRECTORY}, below which {command} "
-            "has put it"
-        )
-    return store.load(directory, name).log  # not there: says what is
+    elif directory:
+        return store.load(directory, name).log  # not there: says what is
+    raise UserError(
+        f"data source {name}: {catalogue.what_is_missing(data_set, directory)}; "
+        f"give the directory with --config.data.dir= or {DIRECTORY_VARIABLE}; or make it with "
+        f"python -m oa_jax data prepare {name}"
+    )

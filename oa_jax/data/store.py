@@ -49,8 +49,8 @@ AGAIN = "remove the folder and prepare the set again"
 class Built:
     """What a source gives: columns of an InteractionLog with roles, raw ids, and facts about them.
 
-    times: SECONDS, DATES, or ORDER where the source has none and `time` is the place in the
-    sequence. split: what the roles follow. notes: further metadata.
+    times: SECONDS, DATES, or ORDER where `time` is the place in the sequence, as the source has
+    none. split: what the roles follow. notes: further metadata.
     """
 
     user: np.ndarray
@@ -67,13 +67,12 @@ class Built:
 
 @dataclasses.dataclass(frozen=True)
 class Prepared:
-    """A data set read back.
+    """A data set read back, from the folder `directory` of its version.
 
     log: its events; `log.role` is None where the roles are those of leave-one-out.
     role: (N,) int8, CONTEXT, TRAINING, VALIDATION or TEST for every event.
     raw_users: U texts, the user ids of the source.
     metadata: what metadata.json holds: `FIELDS`, files, lines, malformed, notes, ...
-    directory: the folder of the version.
     """
 
     log: InteractionLog

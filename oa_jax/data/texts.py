@@ -92,13 +92,13 @@ def json_value(path: pathlib.Path, unique: bool = False) -> Any:
     Raises UserError naming the place where it is no JSON.
     """
 
-    def pairs_of(pairs):
-        if unique and (key := _twice(pairs)) is not None:
-            raise UserError(f"{path}: item {shown(key)}: the name twice: expected each name once")
-        return dict(pairs)
-
     try:
-        return json.loads(text(path), object_pairs_hook=pairs_of)
+        return json.loads(text(path), object_pairs_hook=_once if unique else None)
+    except KeyError as error:
+        (key,) = error.args
+        raise UserError(
+            f"{path}: item {shown(key)}: the name twice: expected each name once"
+        ) from None
     except json.JSONDecodeError as error:
         where = f"line {error.lineno}, column {error.colno}"
         raise UserError(f"{path}: {where}: expected JSON, found: {error.msg}") from None
@@ -109,23 +109,21 @@ def json_value(path: pathlib.Path, unique: bool = False) -> Any:
 
 def json_object(line: str) -> dict | None:
     """A line's JSON object, None if it is none or has one of KEYS twice."""
-
-    def pairs_of(pairs):
-        if _twice([pair for pair in pairs if pair[0] in KEYS]) is not None:
-            raise ValueError("a key twice")
-        return dict(pairs)
-
     try:
-        value = json.loads(line, object_pairs_hook=pairs_of)
-    except (ValueError, RecursionError):
+        value = json.loads(line, object_pairs_hook=lambda pairs: _once(pairs, KEYS))
+    except (ValueError, RecursionError, KeyError):
         return None
     return value if isinstance(value, dict) else None
 
 
-def _twice(pairs):
-    """The first key that stands twice among (key, value) pairs, None if there is none."""
-    seen = set()
-    return next((key for key, _ in pairs if key in seen or seen.add(key)), None)
+def _once(pairs, keys=None):
+    """An object of its (key, value) pairs. Raises KeyError if one (of `keys`) stands twice."""
+    out = {}
+    for key, value in pairs:
+        if key in out and (keys is None or key in keys):
+            raise KeyError(key)
+        out[key] = value
+    return out
 
 
 def id_of(value: Any) -> str | None:

@@ -12,18 +12,9 @@ from oa_jax.data import store
 from oa_jax.data.store import Place, Prepared
 from oa_jax.errors import UserError
 from oa_jax.events import split as splits
-from oa_jax.text import items, vectors
+from oa_jax.text import items, tables, vectors
 from oa_jax.text.encoders import Files, open_encoder
-from oa_jax.text.files import OFFICIAL_PROFILES, digest, official_tables, read_profiles
-from oa_jax.text.tables import (
-    FILES,
-    METADATA,
-    Tables,
-    history_of,
-    load_tables,
-    read_metadata,
-    save_tables,
-)
+from oa_jax.text.tables import METADATA, Tables, digest
 
 Say = Callable[[str], None]
 
@@ -57,7 +48,7 @@ def write(prepared: Prepared, options: Options, out: Place, say: Say) -> Tables:
     split_name = options.split or ("leave_one_out" if log.role is None else "published")
     split = splits.make_split(log, split_name)
     texts = items.texts_of(prepared)
-    official = official_tables(options.encoder, log.n_items)
+    official = tables.official_tables(options.encoder, log.n_items)
     if official:
         encoder = Files(official[2], {"kind": "official tables", "content": digest(*official)})
     else:
@@ -81,11 +72,11 @@ def write(prepared: Prepared, options: Options, out: Place, say: Say) -> Tables:
         known = rows.any(1) if isinstance(encoder, Files) else [text is not None for text in texts]
         n_history = np.full(log.n_users, -1, np.int32)  # of imported profiles nobody knows
         if users is None:
-            n_history = history_of(split, options.sees_validation)
+            n_history = tables.history_of(split, options.sees_validation)
             users = vectors.mean_profiles(log, n_history, rows, np.array(known))
         parts = (*official, None) if official else _reduce(rows, log.n_items[0], options, say)
         _save(out, log, inputs, texts, rows.shape[1], parts, users, n_history)
-    return load_tables(out, log, split, options.sees_validation)
+    return tables.load_tables(out, log, split, options.sees_validation)
 
 
 def _save(out, log, inputs, texts, encoder_width, parts, users, n_history) -> None:
@@ -101,13 +92,13 @@ def _save(out, log, inputs, texts, encoder_width, parts, users, n_history) -> No
         "user_width": users.shape[1],
         "explained_variance": explained,
     }
-    save_tables(out, Tables(both, local_a, local_b, users, n_history, facts))
+    tables.save_tables(out, Tables(both, local_a, local_b, users, n_history, facts))
 
 
 def _are_there(out, inputs) -> bool:
     """Whether `out` holds finished tables of these inputs; UserError where it holds others."""
     if (out / METADATA).exists():
-        old = read_metadata(out).get("inputs") or {}
+        old = tables.read_metadata(out).get("inputs") or {}
         for field in {**inputs, **old}:
             if old.get(field) != inputs.get(field):
                 found = f"{field}: there {old.get(field)}, asked for {inputs.get(field)}"
@@ -116,7 +107,7 @@ def _are_there(out, inputs) -> bool:
         return True
     # Tables cut off by a kill are made again.
     there = sorted(p.name for p in out.iterdir()) if out.is_dir() else []
-    strangers = [n for n in there if n not in FILES.values() and not n.endswith(".tmp")]
+    strangers = [n for n in there if n not in tables.FILES.values() and not n.endswith(".tmp")]
     if strangers or out.is_file():
         found = f"holds {strangers[0]}" if strangers else "a file"
         raise UserError(f"--out={out}: {found}: expected an empty folder")
@@ -127,9 +118,9 @@ def _imported(options, official, raw_users):
     """Profiles of a file, or of the folder of the official tables; None without either."""
     path = store.place(options.profiles) if options.profiles else None
     if path is None and official:
-        path = store.place(options.encoder) / OFFICIAL_PROFILES
+        path = store.place(options.encoder) / tables.OFFICIAL_PROFILES
         path = path if path.exists() else None
-    return None if path is None else read_profiles(path, raw_users)
+    return None if path is None else tables.read_profiles(path, raw_users)
 
 
 def _reduce(rows, n_a, options, say):

@@ -19,8 +19,8 @@ from collections.abc import Callable, Iterable
 import numpy as np
 
 from oa_jax.errors import UserError
-from oa_jax.text.files import digest, read_array, read_rows, write_array
 from oa_jax.text.items import fingerprint
+from oa_jax.text.tables import digest, read_array, read_rows, write_array
 
 HASHING = "hashing"
 HASHED = "hashed words + truncated SVD, no language model"
