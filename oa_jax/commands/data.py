@@ -40,9 +40,9 @@ def main(words: list[str]) -> int:
     """Run a command; its exit status."""
     command, *names = words or [""]
     choice("command", command, COMMANDS)
+    if command == "list" and names:
+        raise UserError(f"list: argument {names[0]!r}: expected none")
     if command == "list":
-        if names:
-            raise UserError(f"list: argument {names[0]!r}: expected none")
         return show_list()
     if not names:
         raise UserError(f"{command}: no name given: expected NAME of python -m oa_jax data list")
@@ -51,10 +51,8 @@ def main(words: list[str]) -> int:
     try:
         return max(COMMANDS[command](name) or 0 for name in names)
     except ModuleNotFoundError as error:
-        found = f"{error.name} is not installed"
-        raise UserError(
-            f"{command}: {found}: expected the extra `data`: pip install -e '.[data]'"
-        ) from None
+        expected = "expected the extra `data`: pip install -e '.[data]'"
+        raise UserError(f"{command}: {error.name} is not installed: {expected}") from None
 
 
 def data_dir() -> str:
@@ -78,14 +76,12 @@ def show_list() -> None:
     directory, raw = data_dir(), raw_dir()
     rows, damaged = [], None
     for data_set in catalogue.SETS.values():
-        if store.is_prepared(directory, data_set.name):
-            try:
+        lines = [_files(source, raw) for source in data_set.sources]
+        try:
+            if store.is_prepared(directory, data_set.name):
                 lines = [state(directory, data_set.name)]
-            except UserError as error:
-                damaged = damaged or error
-                lines = ["damaged: see the error below"]
-        else:
-            lines = [_files(source, raw) for source in data_set.sources]
+        except UserError as error:
+            damaged, lines = damaged or error, ["damaged: see the error below"]
         lead = [data_set.name, data_set.protocol, " + ".join(data_set.domains)]
         rows += [[*([""] * 3 if k else lead), line] for k, line in enumerate(lines)]
     Sheet("", ["name", "protocol", "A + B", "state"], rows, words=4).show(cli.console)
@@ -96,11 +92,10 @@ def show_list() -> None:
 def state(directory: str, name: str) -> str:
     """What is prepared, in a line."""
     facts = store.read_metadata(store.folder(directory, name))
-    users, events, (n_a, n_b) = facts["n_users"], facts["n_events"], facts["n_items"]
     return (
-        f"prepared: {users:,} sequences, {n_a:,} + {n_b:,} items, {events:,} events, "
-        f"fingerprint {facts['fingerprint']}"
-    )
+        "prepared: {n_users:,} sequences, {n_items[0]:,} + {n_items[1]:,} items, "
+        "{n_events:,} events, fingerprint {fingerprint}"
+    ).format(**facts)
 
 
 def _files(source, raw):

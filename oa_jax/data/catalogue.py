@@ -100,13 +100,12 @@ def missing(source: Source, raw_dir: Place | None) -> list[File]:
 def what_is_missing(data_set: DataSet, raw_dir: Place | None) -> str:
     """One line: the source nearest to complete, the file that it lacks, and where that is."""
     file, *more = min((missing(source, raw_dir) for source in data_set.sources), key=len)
-    size = f" ({file.size})" if file.size else ""
-    others = f" and {len(more)} more" if more else ""
-    where = f"in a folder below {raw_dir}, plain or .gz" if raw_dir else "as no directory was given"
-    return (
-        f"found no {file.name}{size}{others} {where}: "
-        f"expected the files of {' or '.join(s.kind for s in data_set.sources)}; see {file.page}"
-    )
+    found = f"found no {file.name}" + (f" ({file.size})" if file.size else "")
+    found += f" and {len(more)} more" if more else ""
+    where = f"{found} in a folder below {raw_dir}, plain or .gz"
+    where = where if raw_dir else f"no directory was given: {found}"
+    kinds = " or ".join(source.kind for source in data_set.sources)
+    return f"{where}: expected the files of {kinds}; see {file.page}"
 
 
 def _lacking(source, folder):
@@ -137,19 +136,19 @@ def complete(data_set: DataSet, raw_dir: Place, reading: Reading) -> None:
     Nothing is done if the files of a source are there. Files of an earlier attempt are kept.
     Raises UserError if no source has URLs for all of its files, or a download fails.
     """
-    if any(find(source, raw_dir) for source in data_set.sources):
+    name, sources = data_set.name, data_set.sources
+    if any(find(source, raw_dir) for source in sources):
         return
-    for source in data_set.sources:
-        if all(file.url for file in source.files):
-            folder = store.place(raw_dir) / data_set.name
-            folder.mkdir(parents=True, exist_ok=True)
-            for file in source.files:
-                name = file.name + (".gz" if file.url.endswith(".gz") else "")
-                if not (folder / name).exists():
-                    _fetch(file, folder / name, reading)
-            return
-    pages = sorted({file.page for source in data_set.sources for file in source.files})
-    raise UserError(f"{data_set.name}: not every file has a URL of its own: see {', '.join(pages)}")
+    whole = [source.files for source in sources if all(file.url for file in source.files)]
+    if not whole:
+        pages = ", ".join(sorted({file.page for source in sources for file in source.files}))
+        raise UserError(f"{name}: not every file has a URL of its own: see {pages}")
+    folder = store.place(raw_dir) / name
+    folder.mkdir(parents=True, exist_ok=True)
+    for file in whole[0]:
+        path = folder / (file.name + (".gz" if file.url.endswith(".gz") else ""))
+        if not path.exists():
+            _fetch(file, path, reading)
 
 
 def _fetch(file, path, reading):

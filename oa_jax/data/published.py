@@ -57,8 +57,7 @@ def abxi(paths: Paths, reading: Reading, what: str) -> Built:
     loader does; the others are checked all the same.
     """
     path, item_map, user_map = paths
-    n_items, names = read_item_map(item_map)
-    rows = {}
+    (n_items, names), rows = read_item_map(item_map), {}
     for number, line in enumerate(texts.text(path).rstrip("\n").split("\n"), 1):
         user, item, time = _sequence(path, number, line)
         if user in rows:
@@ -75,11 +74,10 @@ def abxi(paths: Paths, reading: Reading, what: str) -> Built:
         raise wrong(path, "users", max(rows), f"ids 0..{n - 1} for {n} lines")
     raw_users = list(map(str, range(n)))
     if user_map:
-        mapping = texts.json_value(user_map)
-        if not isinstance(mapping, dict) or not _count_up(mapping.values(), n):
-            expected = f"expected an object that maps a name to each id 0..{n - 1}"
-            raise UserError(f"{user_map}: {expected}")
-        raw_users = sorted(mapping, key=mapping.__getitem__)
+        ids = texts.json_value(user_map)
+        if not isinstance(ids, dict) or not _count_up(ids.values(), n):
+            raise UserError(f"{user_map}: expected an object: a name for each id 0..{n - 1}")
+        raw_users = sorted(ids, key=ids.__getitem__)
     item, time = zip(*(rows[k] for k in range(n)), strict=True)
     table = item_table((names[: n_items[0]], names[n_items[0] :]))
     return _built(item, raw_users, n_items, table, time=np.concatenate(time), times=SECONDS)
@@ -171,20 +169,18 @@ def llm4cdsr(paths: Paths, reading: Reading, what: str) -> Built:
 def _local_ids(path, number, value, n_items):
     """Local ids and domains of a user, checked."""
     try:
-        item, domain = (np.asarray(part[number]) for part in value)
-    except ValueError:  # lists in it, of different lengths
-        item = domain = np.ones(1)
-    if not item.size:
-        return np.empty((2, 0), np.int64)
-    good = item.ndim == 1 and item.shape == domain.shape
-    good = good and all(np.issubdtype(a.dtype, np.integer) for a in (item, domain))
-    good = good and np.isin(domain, (0, 1)).all() and item.min() >= 1
-    if not good or (item > np.asarray(n_items)[domain]).any():
-        raise UserError(
-            f"{path}: user {number}: expected equally many item ids 1..{n_items[0]} or "
-            f"1..{n_items[1]} and domains 0 or 1"
-        )
-    return item.astype(np.int64), domain.astype(np.int64)
+        item, domain = pair = np.array([part[number] for part in value])
+        if not item.size:
+            return pair.astype(np.int64)
+        good = pair.ndim == 2 and np.issubdtype(pair.dtype, np.integer) and item.min() >= 1
+        good = good and np.isin(domain, (0, 1)).all() and (item <= np.take(n_items, domain)).all()
+    except ValueError:  # of different lengths
+        good = False
+    if not good:
+        n_a, n_b = n_items
+        expected = f"expected equally many item ids 1..{n_a} or 1..{n_b} and domains 0 or 1"
+        raise UserError(f"{path}: user {number}: {expected}")
+    return pair.astype(np.int64)
 
 
 def _id_map(path):
@@ -221,30 +217,24 @@ def amid(paths: Paths, reading: Reading, what: str) -> Built:
     of the users validates, as no validation file is published. An id that occurs in both domains
     becomes an item of each.
     """
-    rows = [(path, *row) for path in paths for row in _amid_rows(path, reading)]
-    raw_users = [row[1] for row in rows]
-    in_test = np.array([row[0] == paths[1] for row in rows])
-    known = [np.unique(np.concatenate([row[2 + d] for row in rows])) for d in (0, 1)]
-    n_items = (len(known[0]), len(known[1]))
-    columns = []
-    for _, _, *sequences, target in rows:
-        first = [1, n_items[0] + 1]
-        own = [np.searchsorted(known[d], sequences[d]) + first[d] for d in (0, 1)]
+    parts = [list(_amid_rows(path, reading)) for path in paths]
+    rows = parts[0] + parts[1]
+    raw_users = [row[0] for row in rows]
+    known = [np.unique(np.concatenate([row[1 + d] for row in rows])) for d in (0, 1)]
+    n_items, columns = (len(known[0]), len(known[1])), []
+    for _, a, b, target in rows:
+        own = np.searchsorted(known[0], a) + 1, np.searchsorted(known[1], b) + n_items[0] + 1
         columns.append(np.concatenate([own[1 - target], own[target]]))
-    notes = {"shared_items": len(np.intersect1d(*known))}
-    notes["rows"] = {path.name: sum(row[0] == path for row in rows) for path in paths}
-    return _built(
-        columns,
-        raw_users,
-        n_items,
-        item_table((known[0].tolist(), known[1].tolist())),
-        part=np.where(in_test, TEST, tenths(raw_users, "validation", test=False)),
-        split="files; a tenth of the training users validates",
-        notes=notes,
-    )
+    part = tenths(raw_users, "validation", test=False)
+    part[len(parts[0]) :] = TEST
+    counts = {path.name: len(own) for path, own in zip(paths, parts, strict=True)}
+    notes = {"shared_items": len(np.intersect1d(*known)), "rows": counts}
+    split = "files; a tenth of the training users validates"
+    table = item_table((known[0].tolist(), known[1].tolist()))
+    return _built(columns, raw_users, n_items, table, part, split=split, notes=notes)
 
 
-def _amid_rows(path, reading) -> Iterator[tuple[str, np.ndarray, np.ndarray, int]]:
+def _amid_rows(path, reading) -> Iterator:
     """(user, items 1, items 2, domain of the target) of every row."""
     lines = _lines(path, reading)
     header = next(lines)[1]
@@ -252,11 +242,10 @@ def _amid_rows(path, reading) -> Iterator[tuple[str, np.ndarray, np.ndarray, int
         raise wrong(path, "line 1", header, AMID_HEADER)
     for number, line in lines:
         match = AMID_LINE.fullmatch(line)
-        sequences = [_numbers(match[k][1:-1]) for k in (2, 3)] if match else []
-        if not match or not len(sequences[int(match[4])]):
+        if not match or match[2 + int(match[4])] == "[]":
             expected = 'user,"[items]","[items]",domain with items of the target\'s domain'
             raise wrong(path, f"line {number}", line, expected)
-        yield match[1], *sequences, int(match[4])
+        yield match[1], _numbers(match[2][1:-1]), _numbers(match[3][1:-1]), int(match[4])
 
 
 def _lines(path, reading) -> Iterator[tuple[int, str]]:

@@ -49,11 +49,13 @@ def write(prepared: Prepared, options: Options, out: Place, say: Say) -> Tables:
     split = splits.make_split(log, split_name)
     texts = items.texts_of(prepared)
     official = tables.official_tables(options.encoder, log.n_items)
+    encoder = open_encoder(options.encoder, log.n_items, options.chunk, options.track)
     if official:
         encoder = Files(official[2], {"kind": "official tables", "content": digest(*official)})
-    else:
-        encoder = open_encoder(options.encoder, log.n_items, options.chunk, options.track)
-    users = _imported(options, official, prepared.raw_users)
+    users = None
+    theirs = store.place(options.encoder) / tables.OFFICIAL_PROFILES
+    if options.profiles or (official and theirs.exists()):
+        users = tables.read_profiles(options.profiles or theirs, prepared.raw_users)
     own = "mean of the history" + ", Q12" * options.sees_validation
     inputs = {
         "log": log.fingerprint(),
@@ -75,19 +77,16 @@ def write(prepared: Prepared, options: Options, out: Place, say: Say) -> Tables:
             n_history = tables.history_of(split, options.sees_validation)
             users = vectors.mean_profiles(log, n_history, rows, np.array(known))
         parts = (*official, None) if official else _reduce(rows, log.n_items[0], options, say)
-        _save(out, log, inputs, texts, rows.shape[1], parts, users, n_history)
+        facts = {"name": log.name, "log": inputs["log"], "inputs": inputs}
+        facts["n_items_without_text"] = texts.count(None)
+        _save(out, parts, users, n_history, facts | {"encoder_width": rows.shape[1]})
     return tables.load_tables(out, log, split, options.sees_validation)
 
 
-def _save(out, log, inputs, texts, encoder_width, parts, users, n_history) -> None:
+def _save(out, parts, users, n_history, facts) -> None:
     local_a, local_b, both, explained = parts
-    facts = {
-        "name": log.name,
-        "log": log.fingerprint(),
-        "inputs": inputs,
-        "n_items_without_text": texts.count(None),
-        "encoder": inputs["encoder"],
-        "encoder_width": encoder_width,
+    facts |= {
+        "encoder": facts["inputs"]["encoder"],
         "widths": {"global": both.shape[1], "local": local_a.shape[1]},
         "user_width": users.shape[1],
         "explained_variance": explained,
@@ -112,15 +111,6 @@ def _are_there(out, inputs) -> bool:
         found = f"holds {strangers[0]}" if strangers else "a file"
         raise UserError(f"--out={out}: {found}: expected an empty folder")
     return False
-
-
-def _imported(options, official, raw_users):
-    """Profiles of a file, or of the folder of the official tables; None without either."""
-    path = store.place(options.profiles) if options.profiles else None
-    if path is None and official:
-        path = store.place(options.encoder) / tables.OFFICIAL_PROFILES
-        path = path if path.exists() else None
-    return None if path is None else tables.read_profiles(path, raw_users)
 
 
 def _reduce(rows, n_a, options, say):

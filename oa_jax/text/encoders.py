@@ -7,6 +7,7 @@ without a text (None) has a zero row (official for every set but cloth_sport, wh
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import hashlib
@@ -78,8 +79,7 @@ class Hashing:
     @property
     def identity(self) -> dict:
         version = importlib.metadata.version("scikit-learn")
-        facts = {"kind": HASHING, "width": self.width, "n_features": self.n_features}
-        return facts | {"note": HASHED, "scikit-learn": version}
+        return {"kind": HASHING, "note": HASHED, "scikit-learn": version} | vars(self)
 
     def vectors(self, texts: Texts, cache: pathlib.Path | None, say: Say) -> np.ndarray:
         from sklearn.decomposition import TruncatedSVD
@@ -194,8 +194,6 @@ def encode_in_chunks(
 
 def _stored(file, n_rows):
     """A chunk's vectors, None where there are none, or none that can be read."""
-    try:
+    with contextlib.suppress(UserError):
         rows = read_array(file)
-    except UserError:
-        return None
-    return rows if rows.ndim == 2 and len(rows) == n_rows else None
+        return rows if rows.ndim == 2 and len(rows) == n_rows else None
