@@ -38,9 +38,9 @@ def main(words: list[str]) -> int:
     """Run a command; its exit status."""
     command, *names = words or [""]
     choice("command", command, COMMANDS)
+    if command == "list" and names:
+        raise UserError(f"list: argument {names[0]!r}: expected none")
     if command == "list":
-        if names:
-            raise UserError(f"list: argument {names[0]!r}: expected none")
         return show_list()
     if not names:
         raise UserError(f"{command}: no name given: expected NAME of python -m oa_jax data list")
@@ -49,10 +49,8 @@ def main(words: list[str]) -> int:
     try:
         return max(COMMANDS[command](name) or 0 for name in names)
     except ModuleNotFoundError as error:
-        raise UserError(
-            f"{command}: {error.name} is not installed: expected the extra `data`: "
-            "pip install -e '.[data]'"
-        ) from None
+        expected = "expected the extra `data`: pip install -e '.[data]'"
+        raise UserError(f"{command}: {error.name} is not installed: {expected}") from None
 
 
 def raw_dir() -> str:
@@ -67,9 +65,10 @@ def show_list() -> None:
     """Prepared sets with their sizes; for the others each source and the file that is missing."""
     directory, raw, rows, damaged = cli.data_dir(), raw_dir(), [], None
     for data_set in catalogue.SETS.values():
+        lines = [_files(source, raw) for source in data_set.sources]
         try:
-            prepared = store.is_prepared(directory, data_set.name) and [state(data_set.name)]
-            lines = prepared or [_files(source, raw) for source in data_set.sources]
+            if store.is_prepared(directory, data_set.name):
+                lines = [state(directory, data_set.name)]
         except UserError as error:
             damaged, lines = damaged or error, ["damaged: see the error below"]
         lead = [data_set.name, data_set.protocol, " + ".join(data_set.domains)]
@@ -79,21 +78,20 @@ def show_list() -> None:
         raise damaged
 
 
-def state(name: str) -> str:
+def state(directory: str, name: str) -> str:
     """What is prepared, in a line."""
-    facts = store.read_metadata(store.folder(cli.data_dir(), name))
-    a, b = facts["n_items"]
+    facts = store.read_metadata(store.folder(directory, name))
     return (
-        f"prepared: {facts['n_users']:,} sequences, {a:,} + {b:,} items, "
-        f"{facts['n_events']:,} events, fingerprint {facts['fingerprint']}"
-    )
+        "prepared: {n_users:,} sequences, {n_items[0]:,} + {n_items[1]:,} items, "
+        "{n_events:,} events, fingerprint {fingerprint}"
+    ).format(**facts)
 
 
 def _files(source, raw):
     """What a source needs: found, or each missing file with its size and page."""
-    if catalogue.find(source, raw):
-        return f"files found: {source.kind}"
     missing = catalogue.missing(source, raw)
+    if not missing:
+        return f"files found: {source.kind}"
     sizes = [f"{file.name} ({file.size or 'size not known'})" for file in missing]
     return f"missing for {source.kind}: {', '.join(sizes)}; see {missing[0].page}"
 
@@ -118,26 +116,25 @@ def prepare(name: str) -> None:
         if flags.FLAGS.download and not store.is_prepared(directory, name):
             catalogue.complete(catalogue.SETS[name], raw, reading)
         made = make(name, raw, directory, reading, cli.say, flags.FLAGS.duplicates)
-    cli.say(f"{name}: {state(name)}" if made else f"{name}: already {state(name)}")
+    cli.say(f"{name}: {'' if made else 'already '}{state(directory, name)}")
     for file, bad in reading.malformed.items():
         cli.say(f"{file}: left out {bad['lines']} malformed lines, the first is {bad['first']}")
 
 
 def describe(name: str) -> None:
     """Write the plot of a set and print its table."""
-    from oa_jax.data.describe import describe as figures
-    from oa_jax.data.describe import plot
+    from oa_jax.data import describe as figures
 
     data = store.load(cli.data_dir(), name)
     path = pathlib.Path(flags.FLAGS.png or data.directory.parent / f"{name}.png")
-    plot(data, path)
+    figures.plot(data, path)
     facts = data.metadata
     a, b = facts["domains"]
     cli.say(f"{name}: {facts['protocol']} protocol, from {facts['source']}")
     cli.say(f"A {a}, B {b}; split: {facts['split']}; times: {facts['times']}")
     for quirk, on in facts["quirks"].items():
         cli.say(f"quirk {quirk}: {'yes' if on else 'no'}")
-    Sheet("", ["", "A", "B", "both"], figures(data)).show(cli.console)
+    Sheet("", ["", "A", "B", "both"], figures.describe(data)).show(cli.console)
     cli.say(f"plot: {path}")
 
 

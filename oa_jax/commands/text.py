@@ -12,14 +12,13 @@ from oa_jax.data import store
 from oa_jax.text import build, encoders
 from oa_jax.text.tables import Tables, default_folder
 
+ENCODER = (
+    "hashing (no model); A.npy,B.npy or .pkl, vectors in the order of the items; a folder with the "
+    "official code's tables; or name or folder of a model of sentence-transformers."
+)
 cli.define_data_dir()
 flags.DEFINE_string("name", None, "Prepared data set whose items are embedded.")
-flags.DEFINE_string(
-    "encoder",
-    None,
-    "hashing (no model); A.npy,B.npy or .pkl, vectors in the order of the items; a folder with the "
-    "official code's tables; or name or folder of a model of sentence-transformers.",
-)
+flags.DEFINE_string("encoder", None, ENCODER)
 flags.DEFINE_string("out", None, "Folder of the tables; where training looks if none.")
 flags.DEFINE_string("profiles", None, "File of user profiles to import, .npy or .pkl.")
 flags.DEFINE_integer("global_width", 1024, "Columns of the table of both domains.")
@@ -38,12 +37,11 @@ def main(_: list[str]) -> None:
     encoder = cli.given("encoder", "an encoder, such as hashing")
     given, data_dir = flags.FLAGS, cli.data_dir()
     own = ("profiles", "global_width", "local_width", "split", "sees_validation", "chunk")
+    bar = {"console": cli.console, "disable": not cli.console.is_terminal}
     options = build.Options(
         encoder,
         store.place(given.cache_dir) if given.cache_dir else encoders.default_directory(),
-        track=lambda chunks: track(
-            chunks, "encoding", console=cli.console, disable=not cli.console.is_terminal
-        ),
+        track=lambda chunks: track(chunks, "encoding", **bar),
         **{name: given[name].value for name in own},
     )
     out = given.out or default_folder(data_dir, name)
@@ -57,11 +55,11 @@ def describe(tables: Tables, out: str | pathlib.Path) -> str:
     name = encoder.get("note") or encoder.get("name") or encoder["kind"]
     name += f" {', '.join(encoder['files'])}" if "files" in encoder else ""
     shares = " ".join(f"{k} {v:.3f}" for k, v in kept.items()) if kept else "not known"
-    parts = (tables.global_table, tables.local_a, tables.local_b, tables.users)
-    both, a, b, users = ("x".join(map(str, part.shape)) for part in parts)
+    arrays = tables.global_table, tables.local_a, tables.local_b, tables.users
+    both, a, b, users = ("x".join(map(str, array.shape)) for array in arrays)
     return (
         f"{of['name']} by {name}: global {both}, A {a}, B {b}, users {users} "
-        f"({int((~tables.users.any(1)).sum())} without history); variance kept: {shares}; "
+        f"({(~tables.users.any(1)).sum()} without history); variance kept: {shares}; "
         f"{of['n_items_without_text']} items without text; in {out}"
     )
 

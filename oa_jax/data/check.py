@@ -25,15 +25,17 @@ def check(data_dir: Place, name: str) -> list[tuple[str, str]]:
     Raises UserError if the set cannot be read or is not what its metadata say.
     """
     data = store.load(data_dir, name)
-    log = data.log
+    log, facts = data.log, data.metadata
     split = leave_one_out(log) if log.role is None else published(log)
     said = [(OK, f"log: fingerprint {log.fingerprint()} of {len(log.user):,} events")]
     said += [_items(data), _records(data)]
-    leaks = split_leaks(log, split, data.role)
-    said += [(ERROR, line) for line in leaks]
-    if not leaks:
-        said.append((OK, "split: no target or later event is an input or a training event"))
-    findings = (*files(data), *targets(data, split), *user_leak(data), *id_order(data))
+    leaks = [(ERROR, line) for line in split_leaks(log, split, data.role)]
+    said += leaks or [(OK, "split: no target or later event is an input or a training event")]
+    other = [f["name"] for f in facts.get("files", []) if f["published"] is False]
+    findings = [f"files: {name} is not the published one" for name in other]
+    for name, bad in facts.get("malformed", {}).items():
+        findings.append(f"files: {name}: {bad['lines']} malformed, {bad['first']}")
+    findings += [*targets(data, split), *user_leak(data), *id_order(data)]
     return said + [(FINDING, line) for line in findings]
 
 
@@ -51,14 +53,12 @@ def split_leaks(log: InteractionLog, split: Split, role: np.ndarray | None = Non
             lines.append(f"split: {int(bad.sum())} users, the first {int(np.argmax(bad))}: {what}")
 
     for kind, place in zip(KINDS.values(), (split.val, split.test), strict=True):
-        has = place >= 0
+        has, inside = place >= 0, (place >= 0) & (place < n_events)
         note(has & (place < np.maximum(split.n_train, 1)), f"{kind} target among its own inputs")
-        note(place >= n_events, f"{kind} target beyond the sequence")
-        inside = has & (place < n_events)
-        # Latest time of the events before each place, user by user.
-        target = np.where(inside, log.offsets[:-1] + place, log.offsets[:-1])
-        before = (np.arange(len(log.user)) < target[log.user]) & inside[log.user]
-        later = before & (log.time > log.time[target][log.user])
+        note(has & ~inside, f"{kind} target beyond the sequence")
+        place = np.where(inside, place, 0)  # before the first event there is nothing
+        before = log.position < place[log.user]
+        later = before & (log.time > log.time[log.offsets[:-1] + place][log.user])
         note(np.bincount(log.user[later], minlength=log.n_users) > 0, f"{kind} inputs are later")
     both = (split.val >= 0) & (split.test >= 0)
     note(both & (split.val >= split.test), "validation target not before the test target")
@@ -68,13 +68,12 @@ def split_leaks(log: InteractionLog, split: Split, role: np.ndarray | None = Non
 
 
 def _items(data):
-    digest, n_items = store.items_digest(data.directory), sum(data.log.n_items)
-    good = digest == data.metadata["items_digest"] and len(data.items) == n_items
-    if good and all(item.get("id") == k for k, item in enumerate(data.items, 1)):
+    items, digest = store.read_items(data.directory)
+    n_items, expected = sum(data.log.n_items), data.metadata["items_digest"]
+    if digest == expected and [item.get("id") for item in items] == [*range(1, n_items + 1)]:
         return OK, f"items: digest {digest} of {n_items:,} items"
-    return ERROR, f"items: digest {digest}, {len(data.items)} items: expected {n_items}, " + (
-        f"ids 1, 2, ... and digest {data.metadata['items_digest']}"
-    )
+    found = f"items: digest {digest}, {len(items)} items"
+    return ERROR, f"{found}: expected {n_items}, ids 1, 2, ... and digest {expected}"
 
 
 def _records(data):
@@ -99,16 +98,6 @@ def _records(data):
     return OK, f"records: all {log.n_users:,} equal to log.npz"
 
 
-def files(data: Prepared) -> list[str]:
-    """Sources that are not the published files, and their malformed lines."""
-    other = [f["name"] for f in data.metadata.get("files", []) if f["published"] is False]
-    bad = data.metadata.get("malformed", {})
-    lines = [f"files: {name} is not the published one" for name in other]
-    return lines + [
-        f"files: {name}: {b['lines']} malformed, {b['first']}" for name, b in bad.items()
-    ]
-
-
 def targets(data: Prepared, split: Split) -> list[str]:
     """Targets at the time of their last input, whose order the source decides, and those whose
     item is in their own history: copying it then counts as recommending."""
@@ -131,28 +120,22 @@ def targets(data: Prepared, split: Split) -> list[str]:
 
 def user_leak(data: Prepared) -> list[str]:
     """Raw users with targets of a kind in one sequence and other roles in another."""
-    _, person = np.unique(data.raw_users, return_inverse=True)
-    log, lines = data.log, []
-    kind_of = np.zeros(log.n_users, np.int8)
-    target_item = np.zeros(log.n_users, np.int64)
-    for kind in KINDS:
-        rows = data.role == kind
-        kind_of[log.user[rows]], target_item[log.user[rows]] = kind, log.item[rows]
-    width = sum(log.n_items) + 1
+    log, role, lines = data.log, data.role, []
+    person = np.unique(data.raw_users, return_inverse=True)[1][log.user]
+    pair = person * (sum(log.n_items) + 1) + log.item
+    latest = np.maximum.reduceat(role, log.offsets[:-1])[log.user]
+    trains = np.isin(log.user, log.user[role == TRAINING])
     for kind, name in KINDS.items():
+        target = np.flatnonzero((role == kind) & ~trains)
         # Sequences that a model may have trained on or been selected by before this target.
-        other = (kind_of < kind)[log.user]
-        earlier = other & (data.role != CONTEXT)
-        has = np.isin(np.arange(log.n_users), log.user[data.role == kind])
-        has &= np.bincount(log.user[data.role == TRAINING], minlength=log.n_users) == 0
-        known = has & np.isin(person, person[np.unique(log.user[earlier])])
-        pairs = person[log.user] * width + log.item
-        inside = known & np.isin(person * width + target_item, pairs[other])
-        if known.any():
-            share = f"{known.sum():,} of {has.sum():,} {name} sequences belong to a user with"
+        other = latest < kind
+        known = target[np.isin(person[target], person[other & (role != CONTEXT)])]
+        if len(known):
+            share = f"{len(known):,} of {len(target):,} {name} sequences belong to a user with"
+            inside = np.isin(pair[known], pair[other]).sum()
             lines += [
                 f"users: {share} another sequence in training or an earlier part",
-                f"users: in {inside.sum():,} of these the target is an item of that sequence",
+                f"users: in {inside:,} of these the target is an item of that sequence",
             ]
     return lines
 

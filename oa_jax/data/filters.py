@@ -2,8 +2,7 @@
 
 `domain` is 0 for A and 1 for B. Rows come in the order of the files, all of A before all of B, and
 every filter keeps the order of what it keeps. Orders and strictness are those of the official
-codes that prepare the sets of ABXI, LLM4CDSR, AMID and CDSRNP; quirks are in
-`oa_jax/backbones/README.md`.
+codes of ABXI, LLM4CDSR, AMID and CDSRNP; quirks are in `oa_jax/backbones/README.md`.
 """
 
 from __future__ import annotations
@@ -27,21 +26,18 @@ def without_copies(events: pl.DataFrame, duplicates: str) -> pl.DataFrame:
     duplicates: "keep" (the official codes do), "first" or "last" in the order of the file, which
     decides where the event stands among others of the same time.
     """
-    if duplicates == "keep":
-        return events
     exact = ["user", "domain", "item", "time"]
-    return events.unique(exact, keep=duplicates, maintain_order=True)
+    keep = duplicates == "keep"
+    return events if keep else events.unique(exact, keep=duplicates, maintain_order=True)
 
 
 def abxi(
     events: pl.DataFrame, item_least: int = 10, length: int = 50, user_least: int = 5
 ) -> pl.DataFrame:
-    """ABXI's six steps, each once, in its order: the result is sorted by (user, time).
-
-    1. items of both domains leave both; 2. users with both domains stay; 3. sort, equal times
-    keep A before B; 4. items with at least `item_least` events; 5. the last `length` events of a
-    user; 6. users with `user_least` events in each domain among these.
-    """
+    """ABXI's six steps, each once: 1. items of both domains leave both; 2. users with both domains
+    stay; 3. sort by (user, time), equal times keep A before B; 4. items with at least `item_least`
+    events; 5. the last `length` events of a user; 6. users with `user_least` events in each domain
+    among these."""
     events = events.filter(~pl.col("item").is_in(in_both(events, "item").implode()))
     events = events.filter(pl.col("user").is_in(in_both(events, "user").implode()))
     events = events.sort("user", "time", maintain_order=True)
@@ -61,12 +57,10 @@ def in_both(events: pl.DataFrame, name: str) -> pl.Series:
 def core(
     events: pl.DataFrame, user_core: int = 5, item_core: int = 3, over_prune: bool = True
 ) -> pl.DataFrame:
-    """LLM4CDSR's core filter over both domains together, to its fixed point.
-
-    It stops when every user has at least `user_core` events and every item, whatever its domain,
-    at least `item_core`. A pass keeps the rows whose counts are at least that; with `over_prune`
-    strictly more (quirk Q18), so that the official result is smaller than the true core.
-    """
+    """LLM4CDSR's core over both domains together: every user has at least `user_core` events and
+    every item, whatever its domain, at least `item_core`. A pass keeps the rows whose counts are at
+    least that; with `over_prune` strictly more (quirk Q18), so that the official result is smaller
+    than the true core."""
     while len(events):
         users, items = pl.len().over("user"), pl.len().over("item")
         enough = (users >= user_core) & (items >= item_core)
@@ -81,32 +75,23 @@ def douban(events: pl.DataFrame, user_over: int = 1, item_over: int = 2) -> pl.D
     """Douban's single pass over book, movie and music rows (domains 0, 1, 2).
 
     Counts run over all dates and all three kinds, items by their raw number whatever the kind;
-    kept are rows with more than `item_over` and `user_over` events and a date of 2016. Both
-    comparisons of the date are strict: the first day of the year is out.
+    kept are rows with more than `item_over` and `user_over` events and a date of 2016.
     """
-    first, last = DOUBAN_DATES
     return events.filter(
-        (pl.len().over("item") > item_over)
-        & (pl.len().over("user") > user_over)
-        & (pl.col("time") > first)
-        & (pl.col("time") < last)
+        pl.len().over("item") > item_over,
+        pl.len().over("user") > user_over,
+        pl.col("time").is_between(*DOUBAN_DATES, closed="none"),
     )
 
 
 def domain_core(events: pl.DataFrame, user_least: int = 5, item_least: int = 10) -> pl.DataFrame:
-    """AMID's and CDSRNP's cores within each domain, to their fixed point.
-
-    Every user has at least `user_least` events in each domain that it has at all, every item at
-    least `item_least` in its domain.
-    """
-    while len(events):
-        enough = (pl.len().over("user", "domain") >= user_least) & (
-            pl.len().over("item", "domain") >= item_least
-        )
-        kept = events.filter(enough)
-        if len(kept) == len(events):
-            break
-        events = kept
+    """AMID's and CDSRNP's cores: every user has at least `user_least` events in each domain that it
+    has at all, every item at least `item_least` in its domain."""
+    users, items = pl.len().over("user", "domain"), pl.len().over("item", "domain")
+    n_before = -1
+    while len(events) != n_before:
+        n_before = len(events)
+        events = events.filter(users >= user_least, items >= item_least)
     return events
 
 

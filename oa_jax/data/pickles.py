@@ -62,11 +62,10 @@ def load(path: str | pathlib.Path) -> Any:
     try:
         with (gzip.open if path.suffix == ".gz" else open)(path, "rb") as file:
             return _Unpickler(file).load()
+    except FileNotFoundError:
+        reason = "no such file"
+    except pickle.UnpicklingError as error:
+        reason = f"refused: {' '.join(str(error).split())[:200]}"
     except Exception as error:  # a damaged pickle can raise anything
         reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
-        if isinstance(error, pickle.UnpicklingError):
-            reason = f"refused: {reason.split(': ', 1)[1]}"
-        if isinstance(error, FileNotFoundError):
-            reason = "no such file"
-        expected = "expected a pickle of numpy arrays and plain containers"
-        raise UserError(f"{path}: {reason}: {expected}") from None
+    raise UserError(f"{path}: {reason}: expected a pickle of numpy arrays and plain containers")

@@ -12,7 +12,6 @@ for the first.
 from __future__ import annotations
 
 import contextlib
-import functools
 import gzip
 import hashlib
 import importlib
@@ -20,7 +19,7 @@ import io
 import os
 import pathlib
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import numpy as np
 import tensorflow_datasets as tfds
@@ -30,9 +29,10 @@ from oa_jax.data import catalogue, store
 from oa_jax.data.store import Built, Place
 from oa_jax.data.texts import Reading
 from oa_jax.errors import UserError
-from oa_jax.events.log import domain_of
+from oa_jax.events.log import CONTEXT, TEST, TRAINING, VALIDATION, domain_of
 
-DUPLICATES = ("keep", "first", "last")  # what becomes of exact copies of an event
+EVENTS = {"item": np.int32, "domain": np.int8, "time": np.int64, "role": np.int8}  # of a record
+ROLES = {"context": CONTEXT, "training": TRAINING, "validation": VALIDATION, "test": TEST}
 
 
 def prepare(
@@ -45,8 +45,8 @@ def prepare(
 ) -> bool:
     """Prepare `name` below data_dir from the files below raw_dir. -> False if it was there already.
 
-    say: called with one line when there is something to wait for or to name. duplicates: one of
-    DUPLICATES; the official codes keep all copies.
+    say: called with one line when there is something to wait for or to name. duplicates: what
+    becomes of exact copies of an event, see `filters.without_copies`.
     Raises UserError for an unknown name, missing or broken files, and a place that is taken.
     """
     if name not in catalogue.SETS:
@@ -54,7 +54,11 @@ def prepare(
     target = store.folder(data_dir, name)
     root = target.parents[1]
     root.mkdir(parents=True, exist_ok=True)
-    with _lock(root / f".{name}.lock", name, say):
+    lock = files.lock(root / f".{name}.lock")
+    if lock is None:
+        say(f"{name}: another process is preparing it: waiting")
+        lock = files.lock(root / f".{name}.lock", wait=True)
+    with lock:
         for leftover in root.glob(f".{name}.tmp-*"):
             shutil.rmtree(leftover)
             say(f"{name}: removed what an interrupted run had left")
@@ -72,25 +76,15 @@ def prepare(
 
 
 def _is_there(target, duplicates) -> bool:
-    if not (target / store.METADATA).is_file():
-        if target.exists():
-            raise UserError(f"{target}: holds something else: expected no such folder, or a set")
+    if not target.exists():
         return False
+    if not (target / store.METADATA).is_file():
+        raise UserError(f"{target}: holds something else: expected no such folder, or a set")
     there = store.read_metadata(target).get("duplicates", "keep")
     if there != duplicates:
         expected = "expected the same, or another --data_dir"
         raise UserError(f"--duplicates={duplicates}: {target} has {there}: {expected}")
     return True
-
-
-@contextlib.contextmanager
-def _lock(path, name, say) -> Iterator[None]:
-    file = files.lock(path)
-    if file is None:
-        say(f"{name}: another process is preparing it: waiting")
-        file = files.lock(path, wait=True)
-    with file:
-        yield
 
 
 def _write(name, raw_dir, staging, reading, duplicates) -> pathlib.Path:
@@ -101,44 +95,34 @@ def _write(name, raw_dir, staging, reading, duplicates) -> pathlib.Path:
     with contextlib.redirect_stdout(io.StringIO()):  # its notes name the temporary folder
         tfds.disable_progress_bar()
         OaPairs(built=built, config=name, data_dir=str(staging)).download_and_prepare()
-    folder = store.folder(staging, name)
+    folder, data_set = store.folder(staging, name), catalogue.SETS[name]
     store.write_columns(folder, log, role, built.raw_users)
-    data_set = catalogue.SETS[name]
-    roles = {"context": -1, "training": 0, "validation": 1, "test": 2}
-    metadata = {
-        "name": name,
-        "protocol": data_set.protocol,
-        "domains": list(data_set.domains),
+    facts = {field: getattr(data_set, field) for field in ("name", "protocol", "domains", "quirks")}
+    facts |= {field: getattr(built, field) for field in ("n_items", "times", "split", "notes")}
+    facts |= {
         "source": source.kind,
         "files": [_file_facts(*pair) for pair in zip(paths, source.files, strict=True) if pair[0]],
         "n_users": log.n_users,
-        "n_items": list(built.n_items),
         "n_events": len(log.user),
-        "events_by_role": {word: int(np.sum(role == value)) for word, value in roles.items()},
-        "times": built.times,
-        "split": built.split,
-        "quirks": data_set.quirks,
+        "events_by_role": {word: np.sum(role == value) for word, value in ROLES.items()},
         "duplicates": duplicates,
-        "notes": built.notes,
         "lines": reading.lines,
         "malformed": reading.malformed,
         "fingerprint": log.fingerprint(),
         "items_digest": store.write_items(folder, built.items),
     }
-    files.write_json(folder / store.METADATA, metadata)
+    files.write_json(folder / store.METADATA, facts)
     for path in (*folder.iterdir(), folder):
         _sync(path)
     return folder
 
 
-def _file_facts(path, file: catalogue.File) -> dict:
+def _file_facts(path, file) -> dict:
     """Name, content hash, and whether that is the published one (None: not known)."""
-    digest = hashlib.sha256()
     with (gzip.open if path.suffix == ".gz" else open)(path, "rb") as content:
-        for block in iter(functools.partial(content.read, 1 << 22), b""):
-            digest.update(block)
-    same = None if file.sha256 is None else digest.hexdigest() == file.sha256
-    return {"name": path.name, "sha256": digest.hexdigest(), "published": same, "page": file.page}
+        sha256 = hashlib.file_digest(content, "sha256").hexdigest()
+    same = None if file.sha256 is None else sha256 == file.sha256
+    return {"name": path.name, "sha256": sha256, "published": same, "page": file.page}
 
 
 def _sync(path):
@@ -155,24 +139,22 @@ def build(
     """Events of a data set from the first of its sources whose files are below raw_dir.
 
     -> what was built, its source and the paths of its files. Raises UserError naming the missing
-    file and its page, and what is wrong in a file.
+    file and its page, or what is wrong in a file.
     """
-    for source in catalogue.SETS[name].sources:
-        paths = catalogue.find(source, raw_dir)
-        if paths:
-            options = dict(source.options)
-            module, function = source.build.split(".")
-            if module == "raw":
-                options["duplicates"] = duplicates
-            elif duplicates != "keep":
-                # Copies would have to go before the filters, which the authors have applied.
-                raise UserError(
-                    f"--duplicates={duplicates}: {source.kind} is filtered already: expected "
-                    "keep, or raw files alone"
-                )
-            module = importlib.import_module(f"oa_jax.data.{module}")
-            return getattr(module, function)(paths, reading, name, **options), source, paths
-    raise UserError(f"{name}: {catalogue.what_is_missing(catalogue.SETS[name], raw_dir)}")
+    found = ((s, catalogue.find(s, raw_dir)) for s in catalogue.SETS[name].sources)
+    source, paths = next((pair for pair in found if pair[1]), (None, None))
+    if source is None:
+        raise UserError(f"{name}: {catalogue.what_is_missing(catalogue.SETS[name], raw_dir)}")
+    module, function = source.build.split(".")
+    options = {"duplicates": duplicates} if module == "raw" else {}
+    if not options and duplicates != "keep":
+        # Copies would have to go before the filters, which the authors have applied.
+        raise UserError(
+            f"--duplicates={duplicates}: {source.kind} is filtered already: expected "
+            "keep, or raw files alone"
+        )
+    function = getattr(importlib.import_module(f"oa_jax.data.{module}"), function)
+    return function(paths, reading, name, **source.options, **options), source, paths
 
 
 class OaPairs(tfds.core.GeneratorBasedBuilder):
@@ -195,30 +177,26 @@ class OaPairs(tfds.core.GeneratorBasedBuilder):
         super().__init__(file_format="array_record", **options)
 
     def _info(self):
-        whole = {"user": np.int32, "raw_user": tfds.features.Text()}
-        events = {"item": np.int32, "domain": np.int8, "time": np.int64, "role": np.int8}
-        features = {k: tfds.features.Tensor(shape=(None,), dtype=v) for k, v in events.items()}
+        features = {k: tfds.features.Tensor(shape=(None,), dtype=v) for k, v in EVENTS.items()}
+        features |= {"user": np.int32, "raw_user": tfds.features.Text()}
         return tfds.core.DatasetInfo(
             builder=self,
             description="Sequences of users in two domains.",
-            features=tfds.features.FeaturesDict(whole | features),
+            features=tfds.features.FeaturesDict(features),
             disable_shuffling=True,  # record k is user k
         )
 
     def _split_generators(self, dl_manager):
         built = self._built
-        if built is None:
+        if built is None:  # the manager refuses to name a manual_dir that is empty
             built, _, _ = build(self.builder_config.name, dl_manager.manual_dir, Reading())
         return {"train": self._generate_examples(built)}
 
     def _generate_examples(self, built):
         ends = np.searchsorted(built.user, np.arange(len(built.raw_users) + 1))
-        columns = {
-            "item": built.item.astype(np.int32),
-            "domain": domain_of(built.item, built.n_items),
-            "time": built.time.astype(np.int64),
-            "role": built.role,
-        }
+        columns = {name: getattr(built, name) for name in ("item", "time", "role")}
+        columns["domain"] = domain_of(built.item, built.n_items)
+        columns = {name: column.astype(EVENTS[name]) for name, column in columns.items()}
         for user, raw_user in enumerate(built.raw_users):
             rows = slice(ends[user], ends[user + 1])
             example = {name: column[rows] for name, column in columns.items()}

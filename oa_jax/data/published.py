@@ -15,7 +15,7 @@ import numpy as np
 
 from oa_jax.data import catalogue, pickles, texts
 from oa_jax.data.roles import leave_one_out_roles, tenths, user_disjoint_roles
-from oa_jax.data.store import LEAVE_ONE_OUT, ORDER, SECONDS, Built, Place, item_table
+from oa_jax.data.store import ORDER, SECONDS, Built, Place, item_table
 from oa_jax.data.texts import Reading, id_of, shown, words_of
 from oa_jax.errors import UserError
 from oa_jax.events.log import TEST, TRAINING, VALIDATION, InteractionLog, make_log
@@ -24,7 +24,6 @@ Paths = list[pathlib.Path | None]
 ABXI_KEPT_EVENTS = 50
 # 18 digits always fit into int64.
 NUMBER = "[0-9]{1,18}"
-ABXI_LINE = re.compile(rf"[ \t]*{NUMBER}(?:[ \t]+{NUMBER}\|{NUMBER})+[ \t\r]*")
 LIST = r"\[(?:[0-9]{1,9}(?:, ?[0-9]{1,9})*)?\]"
 AMID_LINE = re.compile(rf'({NUMBER}),"?({LIST})"?,"?({LIST})"?,([01])')
 AMID_HEADER = "user_id,seq_d1,seq_d2,domain_id"
@@ -33,6 +32,18 @@ LLMCDSR_LINE = re.compile(rf"({NUMBER})\t([0-9]{{1,9}}(?:,[0-9]{{1,9}})*)")
 
 def wrong(path: pathlib.Path, where: str, found: object, expected: str) -> UserError:
     return UserError(f"{path}: {where}: found {shown(found)}, expected {expected}")
+
+
+def _built(columns, raw_users, n_items, items, part=None, time=None, **rest) -> Built:
+    """Of sequences of items, one for each raw user. part: (U,) that of each user, None:
+    leave-one-out. time: (N,) of the events, None: their places in the sequences."""
+    lengths = np.array([len(c) for c in columns], np.int64)
+    user = np.repeat(np.arange(len(columns)), lengths)
+    if time is None:
+        time = np.concatenate([np.arange(n) for n in lengths])
+    role = leave_one_out_roles(user) if part is None else user_disjoint_roles(user, part)
+    rest = {"times": ORDER} | rest
+    return Built(user, np.concatenate(columns), time, role, n_items, raw_users, items, **rest)
 
 
 # --- ABXI -----------------------------------------------------------------------------------------
@@ -46,8 +57,7 @@ def abxi(paths: Paths, reading: Reading, what: str) -> Built:
     loader does; the others are checked all the same.
     """
     path, item_map, user_map = paths
-    n_items, names = read_item_map(item_map)
-    rows = {}
+    (n_items, names), rows = read_item_map(item_map), {}
     for number, line in enumerate(texts.text(path).rstrip("\n").split("\n"), 1):
         user, item, time = _sequence(path, number, line)
         if user in rows:
@@ -62,33 +72,35 @@ def abxi(paths: Paths, reading: Reading, what: str) -> Built:
     n = len(rows)
     if max(rows) >= n:
         raise wrong(path, "users", max(rows), f"ids 0..{n - 1} for {n} lines")
-    raw_users = [str(number) for number in range(n)]
+    raw_users = list(map(str, range(n)))
     if user_map:
-        mapping = texts.json_value(user_map)
-        ids = mapping.values() if isinstance(mapping, dict) else ()
-        if sorted(map(repr, ids)) != sorted(map(repr, range(n))):
-            expected = f"expected an object that maps a name to each id 0..{n - 1}"
-            raise UserError(f"{user_map}: {expected}")
-        raw_users = sorted(mapping, key=mapping.__getitem__)
-    user, item, _ = _concatenated([rows[k][0] for k in range(n)])
-    time = np.concatenate([rows[k][1] for k in range(n)])
+        ids = texts.json_value(user_map)
+        if not isinstance(ids, dict) or not _count_up(ids.values(), n):
+            raise UserError(f"{user_map}: expected an object: a name for each id 0..{n - 1}")
+        raw_users = sorted(ids, key=ids.__getitem__)
+    item, time = zip(*(rows[k] for k in range(n)), strict=True)
     table = item_table((names[: n_items[0]], names[n_items[0] :]))
-    return Built(user, item, time, leave_one_out_roles(user), n_items, raw_users, table, SECONDS)
+    return _built(item, raw_users, n_items, table, time=np.concatenate(time), times=SECONDS)
 
 
 def _sequence(path, number, line):
     """User, items and times of a line."""
-    if ABXI_LINE.fullmatch(line):
-        user, *pairs = map(int, line.replace("|", " ").split())
-        return user, *np.array(pairs).reshape(-1, 2).T
-    user, *tokens = line.split() or [""]
+    user, *tokens = re.split("[ \t]+", line.strip(" \t\r"))
     if not re.fullmatch(NUMBER, user):
         raise wrong(path, f"line {number}, user", user, "a whole number from 0 on")
+    if not tokens:
+        raise wrong(path, f"line {number}", line, "a user and item|time tokens, parted by blanks")
     for place, token in enumerate(tokens, 1):
         if not re.fullmatch(rf"{NUMBER}\|{NUMBER}", token):
             expected = "item|time, two whole numbers from 0 on"
             raise wrong(path, f"line {number}, token {place}", token, expected)
-    raise wrong(path, f"line {number}", line, "a user and item|time tokens, parted by blanks")
+    pairs = [int(word) for token in tokens for word in token.split("|")]
+    return int(user), *np.array(pairs).reshape(-1, 2).T
+
+
+def _count_up(ids, n):
+    """Whether ids are 0, 1, ..., n-1 in any order; text, fractions and `true` are none."""
+    return sorted(map(repr, ids)) == sorted(map(repr, range(n)))
 
 
 def read_abxi(directory: Place, name: str) -> InteractionLog:
@@ -137,69 +149,61 @@ def read_item_map(path: pathlib.Path) -> tuple[tuple[int, int], list[str]]:
 
 def llm4cdsr(paths: Paths, reading: Reading, what: str) -> Built:
     """LLM4CDSR's pickle of (items, domains) by user, local ids in time order, and its id map."""
-    pickle_path, map_path = paths
-    value = pickles.load(pickle_path)
+    path, map_path = paths
+    value = pickles.load(path)
     two = isinstance(value, tuple) and len(value) == 2 and all(isinstance(v, dict) for v in value)
     if not two or not value[0] or any(set(v) != {*range(1, len(value[0]) + 1)} for v in value):
         expected = "expected a tuple of two dicts with the keys 1, 2, ..., one for each user"
-        raise UserError(f"{pickle_path}: {expected}")
-    n_items, names, tags, users = _id_map(map_path)
+        raise UserError(f"{path}: {expected}")
+    n_items, names, fields, users = _id_map(map_path)
     columns, raw_users = [], []
     for number in range(1, len(value[0]) + 1):
-        item, domain = _local_ids(pickle_path, number, value, n_items)
+        item, domain = _local_ids(path, number, value, n_items)
         if len(item):
             columns.append(item + n_items[0] * domain)
             raw_users.append(users.get(str(number), str(number)))
-    user, item, time = _concatenated(columns)
-    fields = tuple(
-        {name: {"category": tags[d][k]} for k, name in enumerate(names[d]) if k in tags[d]}
-        for d in (0, 1)
-    )
-    table, notes = item_table(names, fields), {"users_without_events": len(value[0]) - len(columns)}
-    role = leave_one_out_roles(user)
-    return Built(user, item, time, role, n_items, raw_users, table, ORDER, LEAVE_ONE_OUT, notes)
+    notes = {"users_without_events": len(value[0]) - len(columns)}
+    return _built(columns, raw_users, n_items, item_table(names, fields), notes=notes)
 
 
 def _local_ids(path, number, value, n_items):
     """Local ids and domains of a user, checked."""
     try:
-        item, domain = (np.asarray(part[number]) for part in value)
-    except ValueError:  # lists in it, of different lengths
-        item = domain = np.ones(1)
-    if not item.size:
-        return np.empty((2, 0), np.int64)
-    good = item.ndim == 1 and item.shape == domain.shape
-    good = good and all(np.issubdtype(a.dtype, np.integer) for a in (item, domain))
-    good = good and np.isin(domain, (0, 1)).all() and item.min() >= 1
-    if not good or (item > np.asarray(n_items)[domain]).any():
-        raise UserError(
-            f"{path}: user {number}: expected equally many item ids 1..{n_items[0]} or "
-            f"1..{n_items[1]} and domains 0 or 1"
-        )
-    return item.astype(np.int64), domain.astype(np.int64)
+        item, domain = pair = np.array([part[number] for part in value])
+        if not item.size:
+            return pair.astype(np.int64)
+        good = pair.ndim == 2 and np.issubdtype(pair.dtype, np.integer) and item.min() >= 1
+        good = good and np.isin(domain, (0, 1)).all() and (item <= np.take(n_items, domain)).all()
+    except ValueError:  # of different lengths
+        good = False
+    if not good:
+        n_a, n_b = n_items
+        expected = f"expected equally many item ids 1..{n_a} or 1..{n_b} and domains 0 or 1"
+        raise UserError(f"{path}: user {number}: {expected}")
+    return pair.astype(np.int64)
 
 
 def _id_map(path):
-    """n_items, raw names by local id, tags by place, raw users by number as text."""
+    """n_items, raw names by local id, fields of items by name, raw users by number as text."""
     value = texts.json_value(path)
+    names, fields = [], []
     try:
-        items = value["item_dict"]
-        n_items = tuple(int(items["item_count"][d]) for d in "01")
-        names = tuple(
-            [str(items[d]["id2str"][str(k)]) for k in range(1, n + 1)]
-            for d, n in zip("01", n_items, strict=True)
-        )
-        tags = tuple(
-            {int(k) - 1: [t for t in v if words_of(t)] for k, v in labels.items()}
-            for labels in (items[d].get("id2label", {}) for d in "01")
-        )
+        n_items = tuple(int(value["item_dict"]["item_count"][domain]) for domain in "01")
+        for domain, n in zip("01", n_items, strict=True):
+            items = value["item_dict"][domain]
+            names.append([str(items["id2str"][str(k)]) for k in range(1, n + 1)])
+            tags = {
+                int(k): [t for t in v if words_of(t)] for k, v in items.get("id2label", {}).items()
+            }
+            own = enumerate(names[-1], 1)
+            fields.append({name: {"category": tags[k]} for k, name in own if k in tags})
         users = {str(k): str(v) for k, v in value["user_dict"]["id2str"].items()}
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise UserError(
             f"{path}: {type(error).__name__}: {error}: expected item_dict with item_count and "
             "id2str of domains 0 and 1, and user_dict with id2str"
         ) from None
-    return n_items, names, tags, users
+    return n_items, tuple(names), tuple(fields), users
 
 
 # --- AMID -----------------------------------------------------------------------------------------
@@ -213,39 +217,45 @@ def amid(paths: Paths, reading: Reading, what: str) -> Built:
     of the users validates, as no validation file is published. An id that occurs in both domains
     becomes an item of each.
     """
-    rows = [(path, *row) for path in paths for row in _amid_rows(path, reading)]
-    raw_users = [row[1] for row in rows]
-    in_test = np.array([row[0] == paths[1] for row in rows])
-    part = np.where(in_test, TEST, tenths(raw_users, "validation", test=False))
-    known = [np.unique(np.concatenate([row[2 + d] for row in rows])) for d in (0, 1)]
-    n_items = (len(known[0]), len(known[1]))
-    columns = []
-    for _, _, *sequences, target in rows:
-        first = [1, n_items[0] + 1]
-        own = [np.searchsorted(known[d], sequences[d]) + first[d] for d in (0, 1)]
+    parts = [list(_amid_rows(path, reading)) for path in paths]
+    rows = parts[0] + parts[1]
+    raw_users = [row[0] for row in rows]
+    known = [np.unique(np.concatenate([row[1 + d] for row in rows])) for d in (0, 1)]
+    n_items, columns = (len(known[0]), len(known[1])), []
+    for _, a, b, target in rows:
+        own = np.searchsorted(known[0], a) + 1, np.searchsorted(known[1], b) + n_items[0] + 1
         columns.append(np.concatenate([own[1 - target], own[target]]))
-    user, item, time = _concatenated(columns)
-    notes = {"shared_items": len(np.intersect1d(*known))}
-    notes["rows"] = {path.name: sum(row[0] == path for row in rows) for path in paths}
+    part = tenths(raw_users, "validation", test=False)
+    part[len(parts[0]) :] = TEST
+    counts = {path.name: len(own) for path, own in zip(paths, parts, strict=True)}
+    notes = {"shared_items": len(np.intersect1d(*known)), "rows": counts}
     split = "files; a tenth of the training users validates"
-    role = user_disjoint_roles(user, part)
     table = item_table((known[0].tolist(), known[1].tolist()))
-    return Built(user, item, time, role, n_items, raw_users, table, ORDER, split, notes)
+    return _built(columns, raw_users, n_items, table, part, split=split, notes=notes)
 
 
-def _amid_rows(path, reading) -> Iterator[tuple[str, np.ndarray, np.ndarray, int]]:
+def _amid_rows(path, reading) -> Iterator:
     """(user, items 1, items 2, domain of the target) of every row."""
-    lines = texts.text(path).splitlines()
-    if lines[0].strip() != AMID_HEADER:
-        raise wrong(path, "line 1", lines[0], AMID_HEADER)
-    reading.lines[path.name] = len(lines)
-    for number, line in enumerate(lines[1:], 2):
-        match = AMID_LINE.fullmatch(line.strip())
-        sequences = [_numbers(match[k][1:-1]) for k in (2, 3)] if match else []
-        if not match or not len(sequences[int(match[4])]):
+    lines = _lines(path, reading)
+    header = next(lines)[1]
+    if header != AMID_HEADER:
+        raise wrong(path, "line 1", header, AMID_HEADER)
+    for number, line in lines:
+        match = AMID_LINE.fullmatch(line)
+        if not match or match[2 + int(match[4])] == "[]":
             expected = 'user,"[items]","[items]",domain with items of the target\'s domain'
             raise wrong(path, f"line {number}", line, expected)
-        yield match[1], *sequences, int(match[4])
+        yield match[1], _numbers(match[2][1:-1]), _numbers(match[3][1:-1]), int(match[4])
+
+
+def _lines(path, reading) -> Iterator[tuple[int, str]]:
+    lines = texts.text(path).splitlines()
+    reading.lines[path.name] = len(lines)
+    return enumerate(map(str.strip, lines), 1)
+
+
+def _numbers(text):
+    return np.array([int(word) for word in text.split(",")] if text else [], np.int64)
 
 
 # --- LLMCDSR --------------------------------------------------------------------------------------
@@ -262,10 +272,8 @@ def llmcdsr(paths: Paths, reading: Reading, what: str) -> Built:
     columns, raw_users, part = [], [], []
     for path in paths[:5]:
         stem = path.name.split(".")[0]
-        lines = texts.text(path).splitlines()
-        reading.lines[path.name] = len(lines)
-        for number, line in enumerate(lines, 1):
-            match = LLMCDSR_LINE.fullmatch(line.strip())
+        for number, line in _lines(path, reading):
+            match = LLMCDSR_LINE.fullmatch(line)
             if not match:
                 expected = "user, a tabulator, item ids parted by commas"
                 raise wrong(path, f"line {number}", line, expected)
@@ -276,11 +284,9 @@ def llmcdsr(paths: Paths, reading: Reading, what: str) -> Built:
             columns.append(items + 1)
             raw_users.append(f"{stem}:{number}")
             part.append({"valid": VALIDATION, "test": TEST}.get(stem, TRAINING))
-    user, item, time = _concatenated(columns)
-    names = tuple(list(table) for table in tables)
     fields = tuple({n: {"title": t} for n, t in table.items() if t} for table in tables)
-    role, table = user_disjoint_roles(user, np.array(part)), item_table(names, fields)
-    return Built(user, item, time, role, n_items, raw_users, table, ORDER, "files")
+    table = item_table(tuple(map(list, tables)), fields)
+    return _built(columns, raw_users, n_items, table, part=np.array(part), split="files")
 
 
 def _llmcdsr_items(path) -> dict[str, str | None]:
@@ -298,18 +304,6 @@ def _llmcdsr_items(path) -> dict[str, str | None]:
                 raise wrong(path, f"line {number}", line, expected)
             ids[asin], titles[asin] = row["id"], row.get("title")
     good = isinstance(ids, dict) and isinstance(titles, dict)
-    if not good or sorted(map(repr, ids.values())) != sorted(map(repr, range(len(ids)))):
+    if not good or not _count_up(ids.values(), len(ids)):
         raise UserError(f"{path}: expected local ids 0, 1, 2, ... once each")
     return {str(name): words_of(titles.get(name)) for name in sorted(ids, key=ids.__getitem__)}
-
-
-def _numbers(text):
-    return np.array([int(word) for word in text.split(",")] if text else [], np.int64)
-
-
-def _concatenated(columns):
-    """user, item and place in the sequence of sequences of items."""
-    lengths = np.array([len(c) for c in columns], np.int64)
-    user = np.repeat(np.arange(len(columns)), lengths)
-    first = np.repeat(np.cumsum(lengths) - lengths, lengths)
-    return user, np.concatenate(columns), np.arange(len(user)) - first

@@ -34,21 +34,17 @@ def abxi(paths: Paths, reading: Reading, what: str, duplicates: str) -> Built:
 
 
 def llm4cdsr(
-    paths: Paths,
-    reading: Reading,
-    what: str,
-    duplicates: str,
-    window: tuple[int, int],
-    over_prune: bool,
+    paths: Paths, reading: Reading, what: str, duplicates: str, window: list[int], over_prune: bool
 ) -> Built:
-    """Reviews A, reviews B, metadata A, metadata B of 2018, filtered as LLM4CDSR does."""
-    *review_paths, meta_a, meta_b = paths
-    events = filters.joined(*(readers.reviews(path, reading, *window) for path in review_paths))
-    events = filters.without_copies(events, duplicates)
-    events = filters.core(events, over_prune=over_prune)
+    """Reviews A, reviews B, metadata A, metadata B of 2018, filtered as LLM4CDSR does.
+
+    window: only reviews between these two times. over_prune: quirk Q18, see `filters.core`.
+    """
+    events = filters.joined(*(readers.reviews(path, reading, *window) for path in paths[:2]))
+    events = filters.core(filters.without_copies(events, duplicates), over_prune=over_prune)
 
     def texts(domain, names):
-        return readers.metadata((meta_a, meta_b)[domain], reading, set(names))
+        return readers.metadata(paths[2 + domain], reading, set(names))
 
     return numbered(events, what, by_name=False, texts=texts, times=SECONDS)
 
@@ -65,8 +61,8 @@ def douban(paths: Paths, reading: Reading, what: str, duplicates: str) -> Built:
     events = events.filter(pl.col("domain") < 2)
 
     def texts(domain, names):
-        rows = events.filter(pl.col("domain") == domain)
-        tags = rows.group_by("item").agg(pl.col("label").unique(maintain_order=True))
+        tags = events.filter(domain=domain).group_by("item")
+        tags = tags.agg(pl.col("label").unique(maintain_order=True))
         return {item: {"category": labels} for item, labels in tags.iter_rows()}
 
     notes = {"users_without_events": n_users - events["user"].n_unique()}
@@ -74,16 +70,11 @@ def douban(paths: Paths, reading: Reading, what: str, duplicates: str) -> Built:
 
 
 def cdsrnp(
-    paths: Paths,
-    reading: Reading,
-    what: str,
-    duplicates: str,
-    share: float,
-    least_rating: float = 3,
+    paths: Paths, reading: Reading, what: str, duplicates: str, share: float, least: float = 3
 ) -> Built:
-    """Two "ratings only" files of 2014: rating >= 3, cores within the domains, all overlapped users
-    and a share of the others, times kept, users of training, validation and test disjoint."""
-    events = filters.joined(*(readers.ratings(path, reading, least_rating) for path in paths))
+    """Two "ratings only" files of 2014: rating >= `least`, cores within the domains, all overlapped
+    users and a share of the others, times kept, users of training, validation and test disjoint."""
+    events = filters.joined(*(readers.ratings(path, reading, least) for path in paths))
     check_columns(events, what)  # cores of swapped columns are not empty: a wrong set in silence
     events = filters.domain_core(filters.without_copies(events, duplicates))
     events = filters.keep_single(events, share)
@@ -110,18 +101,15 @@ def numbered(
     events: pl.DataFrame,
     what: str,
     by_name: bool,
-    texts: Callable[[int, list], dict] | None = None,
+    texts: Callable[[int, list], dict] = lambda domain, names: {},
     **rest,
 ) -> Built:
     """Number users and items of filtered events and sort each user's events by time.
 
     by_name: ids in the order of the names (ABXI), otherwise by first appearance (LLM4CDSR).
     texts: function (domain, names) -> fields of the items. rest: further fields of `Built`; the
-    roles are those of leave-one-out.
-
-    Raises UserError if a domain has nothing left.
+    roles are those of leave-one-out. Raises UserError if a domain has nothing left.
     """
-
     columns = [events["user"], *(events.filter(domain=d)["item"] for d in (0, 1))]
     users, *raw = (names.unique(maintain_order=True) for names in columns)
     if by_name:
@@ -137,14 +125,7 @@ def numbered(
     )
     user, item = (events[name].to_numpy().astype(np.int64) for name in ("user_id", "item_id"))
     names = tuple(r.to_list() for r in raw)
-    fields = tuple(texts(d, names[d]) for d in (0, 1)) if texts else ({}, {})
-    return Built(
-        user,
-        item,
-        events["time"].to_numpy(),
-        leave_one_out_roles(user),
-        n_items=(len(raw[0]), len(raw[1])),
-        raw_users=[str(name) for name in users.to_list()],
-        items=item_table(names, fields),
-        **rest,
-    )
+    table = item_table(names, tuple(texts(d, names[d]) for d in (0, 1)))
+    time, role = events["time"].to_numpy(), leave_one_out_roles(user)
+    n_items, raw_users = (len(raw[0]), len(raw[1])), list(map(str, users.to_list()))
+    return Built(user, item, time, role, n_items, raw_users, table, **rest)

@@ -19,9 +19,11 @@ from oa_jax.errors import UserError
 
 BLOCK_BYTES = 1 << 25
 LONGEST_LINE = 1 << 28
+EVENTS = {"user": pl.String, "item": pl.String, "time": pl.Int64}
+REVIEWS = dict(zip(REVIEW_FIELDS, (pl.String, pl.String, pl.Float64, pl.Int64), strict=True))
 # Fields that a line of each Douban file has, and the places of user, item, time and label.
 DOUBAN_FIELDS = {"book": (7, 0, 1, 5, 3), "movie": (9, 0, 1, 4, 5), "music": (8, 0, 1, 6, 3)}
-# Where polars reads JSON in another way than `_object` does: ids that are no plain text, and keys
+# Where polars reads JSON in another way than `_review` does: ids that are no plain text, and keys
 # that may be written with escapes.
 DOUBTFUL = r'"(?:asin|reviewerID)"\s*:\s*(?:[^\s"]|"[^"\\]*\\)|\\u00[4-7]'
 
@@ -33,23 +35,18 @@ def ratings(path: pathlib.Path, reading: Reading, least: float | None = None) ->
     of at least that. A line with another number of fields, an empty id, a rating or time that is
     no number, or bytes that are no UTF-8 in an id is malformed.
     """
-    parts = [_no_events()]
+    rating = pl.col("rating")
+    rules = (_is_id("user"), _is_id("item"), rating.is_finite(), pl.col("time").is_not_null())
+    good = pl.all_horizontal(*rules, pl.col("more").is_null()).fill_null(False)
+    parts = [pl.DataFrame(schema=EVENTS)]
     for number, block in _blocks(path, reading):
         lines = _lines(block)
         fields = lines.str.split_exact(",", 4).struct.unnest()
         fields.columns = ["user", "item", "rating", "time", "more"]
-        table = fields.with_columns(
-            pl.col("rating").cast(pl.Float64, strict=False),
-            pl.col("time").cast(pl.Int64, strict=False),
-        )
-        good = (
-            pl.all_horizontal(_is_id("user"), _is_id("item"), pl.col("more").is_null())
-            & pl.col("rating").is_finite()
-            & pl.col("time").is_not_null()
-        ).fill_null(False)
+        table = fields.cast({"rating": pl.Float64, "time": pl.Int64}, strict=False)
         reading.note(path, number, lines, table.select(good).to_series())
-        kept = good if least is None else good & (pl.col("rating") >= least)
-        parts.append(table.filter(kept).select("user", "item", "time"))
+        kept = table.filter(good if least is None else good & (rating >= least))
+        parts.append(kept.select("user", "item", "time"))
     reading.check(path, "user,item,rating,time")
     return pl.concat(parts)
 
@@ -60,16 +57,15 @@ def reviews(path: pathlib.Path, reading: Reading, after: int, before: int) -> pl
     -> columns user, item, time of the reviews with after < time < before and a rating above 0,
     in file order. A line that is no object, or lacks one of the four fields, is malformed.
     """
-    schema = dict(zip(REVIEW_FIELDS, (pl.String, pl.String, pl.Float64, pl.Int64), strict=True))
-    parts = [_no_events()]
+    parts, time = [pl.DataFrame(schema=EVENTS)], pl.col("unixReviewTime")
     for number, block in _blocks(path, reading):
-        table, time = _plain_reviews(block, schema), pl.col("unixReviewTime")
+        table = _plain_reviews(block)
         if table is None:
             lines = _lines(block)
             rows = [_review(json_object(line)) for line in lines]
             good = pl.Series([row is not None for row in rows], dtype=pl.Boolean)
             reading.note(path, number, lines, good)
-            table = pl.DataFrame([r for r in rows if r], schema=schema, orient="row")
+            table = pl.DataFrame([r for r in rows if r], schema=REVIEWS, orient="row")
         else:
             n_lines = block.count(b"\n") + (not block.endswith(b"\n"))
             reading.lines[path.name] = reading.lines.get(path.name, 0) + n_lines
@@ -79,17 +75,17 @@ def reviews(path: pathlib.Path, reading: Reading, after: int, before: int) -> pl
     return pl.concat(parts)
 
 
-def _plain_reviews(block, schema):
+def _plain_reviews(block):
     """The reviews of a block as polars reads them, None where `_review` might find others."""
     content = pl.Series([block.decode("utf-8", "replace")])
     if content.str.contains(DOUBTFUL).item():
         return None
     try:
-        table = pl.read_ndjson(block, schema=schema, ignore_errors=True)
+        table = pl.read_ndjson(block, schema=REVIEWS, ignore_errors=True)
     except pl.exceptions.ComputeError:  # a line of it is no JSON
         return None
     complete = pl.all_horizontal(pl.all().is_not_null(), _is_id("reviewerID"), _is_id("asin"))
-    once = (content.str.count_matches(f'"{name}"', literal=True).item() for name in schema)
+    once = (content.str.count_matches(f'"{name}"', literal=True).item() for name in REVIEWS)
     whole = all(n == len(table) for n in once) and table.select(complete.all()).item()
     return table if whole else None
 
@@ -115,7 +111,7 @@ def metadata(path: pathlib.Path, reading: Reading, wanted: set[str]) -> dict[str
         lines = _lines(block)
         # The object itself is only parsed where one of its fields may say that it is wanted.
         hits = lines.str.extract_all(r'"asin"\s*:\s*"[^"]*"')
-        good = ((hits.list.len() > 0) | _blank(lines)).fill_null(False).to_list()
+        good = ((hits.list.len() > 0) | (lines.str.strip_chars() == "")).to_list()
         names = hits.list.eval(pl.element().str.extract(r'"([^"]*)"$'))
         wanted_here = names.list.set_intersection(asins).list.len() > 0
         for row in wanted_here.fill_null(False).arg_true():
@@ -153,10 +149,6 @@ def douban(path: pathlib.Path, reading: Reading, kind: str) -> pl.DataFrame:
     return pl.concat(parts)
 
 
-def _no_events():
-    return pl.DataFrame(schema={"user": pl.String, "item": pl.String, "time": pl.Int64})
-
-
 def _blocks(path, reading) -> Iterator[tuple[int, bytes]]:
     """(number of the first line, whole lines) of a file."""
     number, rest, first = 1, b"", True
@@ -189,7 +181,3 @@ def _lines(block) -> pl.Series:
 def _is_id(name):
     """Not empty, and free of what stands for bytes that are no UTF-8."""
     return (pl.col(name) != "") & ~pl.col(name).str.contains("\ufffd", literal=True)
-
-
-def _blank(lines):
-    return lines.str.strip_chars() == ""

@@ -19,8 +19,7 @@ def leave_one_out_roles(user: np.ndarray) -> np.ndarray:
 
     All events of a user with fewer than 3 are CONTEXT.
     """
-    left = from_end(user)
-    role = np.where(left == 0, TEST, np.where(left == 1, VALIDATION, TRAINING))
+    role = np.array([TEST, VALIDATION, TRAINING])[np.minimum(from_end(user), 2)]
     return np.where(np.bincount(user)[user] < 3, CONTEXT, role).astype(np.int8)
 
 
@@ -30,8 +29,7 @@ def user_disjoint_roles(user: np.ndarray, part: np.ndarray) -> np.ndarray:
     part: (U,) TRAINING, VALIDATION or TEST for every user. The other events are CONTEXT.
     """
     part = part[user]
-    target = np.where(from_end(user) == 0, part, CONTEXT)
-    return np.where(part == TRAINING, TRAINING, target).astype(np.int8)
+    return np.where((part == TRAINING) | (from_end(user) == 0), part, CONTEXT).astype(np.int8)
 
 
 def tenths(raw_users: list[str], purpose: str, test: bool = True) -> np.ndarray:
@@ -39,9 +37,8 @@ def tenths(raw_users: list[str], purpose: str, test: bool = True) -> np.ndarray:
 
     Sequences of one raw user stay together.
     """
-    names = sorted(set(raw_users))
-    place = dict(zip(names, hash_rank(names, purpose), strict=True))
-    tenth = np.array([10 * place[name] // len(names) for name in raw_users])
+    names, person = np.unique(np.array(raw_users, object), return_inverse=True)
+    tenth = (10 * hash_rank(names.tolist(), purpose) // len(names))[person]
     part = np.where(tenth == 0, VALIDATION, TRAINING)
     return np.where((tenth == 1) & test, TEST, part)
 

@@ -15,7 +15,6 @@ if TYPE_CHECKING:
 
 DIRECTORY_VARIABLE = "OA_DATA_DIR"
 SYNTHETIC = "synthetic"
-GIVE_DIRECTORY = f"give the directory with --config.data.dir= or {DIRECTORY_VARIABLE}"
 
 
 def load(name: str, directory: Place | None = None, world: World | None = None) -> InteractionLog:
@@ -24,8 +23,7 @@ def load(name: str, directory: Place | None = None, world: World | None = None) 
     A set that `python -m oa_jax data prepare` made below the directory comes first; the sets of
     ABXI are else read from its text as published, in a folder up to three levels below.
 
-    directory: where the data lie; by default the environment variable OA_DATA_DIR. Not used by
-        'synthetic'.
+    directory: where the data lie; None: what the environment variable OA_DATA_DIR says.
     world: of the source 'synthetic', None for its default.
 
     Raises UserError for an unknown name, missing files, and whatever is wrong in a file.
@@ -44,17 +42,14 @@ def load(name: str, directory: Place | None = None, world: World | None = None) 
         choices = ", ".join([*catalogue.SETS, SYNTHETIC])
         raise UserError(f"data source: found {name!r}, expected one of {choices}{there}")
     data_set = catalogue.SETS[name]
-    if data_set.protocol == "ABXI":
-        paths = catalogue.find(data_set.sources[0], directory) if directory else None
+    if data_set.protocol == "ABXI" and directory:
+        paths = catalogue.find(data_set.sources[0], directory)
         if paths:
             return published.read_abxi(paths[0].parent, paths[0].name.split("_50_")[0])
-        raise UserError(
-            f"data source {name}: {catalogue.what_is_missing(data_set, directory)}; "
-            f"{GIVE_DIRECTORY}; or make it with python -m oa_jax data prepare {name}"
-        )
-    if not directory:
-        raise UserError(
-            f"data source {name}: no directory was given: {GIVE_DIRECTORY}, below which "
-            f"python -m oa_jax data prepare {name} has put it"
-        )
-    return store.load(directory, name).log  # not there: says what is
+    elif directory:
+        return store.load(directory, name).log  # not there: says what is
+    raise UserError(
+        f"data source {name}: {catalogue.what_is_missing(data_set, directory)}; "
+        f"give the directory with --config.data.dir= or {DIRECTORY_VARIABLE}; or make it with "
+        f"python -m oa_jax data prepare {name}"
+    )

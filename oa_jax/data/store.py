@@ -20,12 +20,12 @@ import hashlib
 import json
 import os
 import pathlib
-import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 
 import numpy as np
 
 from oa_jax import files
+from oa_jax.data import texts
 from oa_jax.errors import UserError
 from oa_jax.events.log import DOMAINS, InteractionLog, make_log
 from oa_jax.events.split import leave_one_out, roles_of
@@ -50,8 +50,8 @@ AGAIN = "remove the folder and prepare the set again"
 class Built:
     """What a source gives: columns of an InteractionLog with roles, raw ids, and facts about them.
 
-    times: SECONDS, DATES, or ORDER where the source has none and `time` is the place in the
-    sequence. split: what the roles follow. notes: further metadata.
+    times: SECONDS, DATES, or ORDER where `time` is the place in the sequence, as the source has
+    none. split: what the roles follow. notes: further metadata.
     """
 
     user: np.ndarray
@@ -68,13 +68,12 @@ class Built:
 
 @dataclasses.dataclass(frozen=True)
 class Prepared:
-    """A data set read back.
+    """A data set read back, from the folder `directory` of its version.
 
     log: its events; `log.role` is None where the roles are those of leave-one-out.
     role: (N,) int8, CONTEXT, TRAINING, VALIDATION or TEST for every event.
     raw_users: U texts, the user ids of the source.
     metadata: what metadata.json holds: `FIELDS`, files, lines, malformed, notes, ...
-    directory: the folder of the version.
     """
 
     log: InteractionLog
@@ -86,20 +85,17 @@ class Prepared:
     @functools.cached_property
     def items(self) -> list[dict]:
         """The item table: items[k] is item k+1. See the module for its fields."""
-        return list(iter_items(self.directory))
+        return read_items(self.directory)[0]
 
 
-def item_table(raw: tuple[list, list], texts: tuple[dict, dict] = ({}, {})) -> list[dict]:
-    """Items of A, then of B: joint id, domain, raw id and the fields that `texts` has for it."""
-    pairs = [
-        (domain, name, fields.get(name, {}))
-        for domain, names, fields in zip(DOMAINS, raw, texts, strict=True)
+def item_table(raw: tuple[list, list], fields: tuple[dict, dict] = ({}, {})) -> list[dict]:
+    """Items of A, then of B: joint id, domain, raw id and the fields that `fields` has for it."""
+    rows = [
+        {"domain": domain, "raw": str(name)} | own.get(name, {})
+        for domain, names, own in zip(DOMAINS, raw, fields, strict=True)
         for name in names
     ]
-    return [
-        {"id": number, "domain": domain, "raw": str(name)} | fields
-        for number, (domain, name, fields) in enumerate(pairs, 1)
-    ]
+    return [{"id": number} | row for number, row in enumerate(rows, 1)]
 
 
 def folder(data_dir: Place, name: str) -> pathlib.Path:
@@ -113,9 +109,7 @@ def is_prepared(data_dir: Place, name: str) -> bool:
 
 def names(data_dir: Place) -> list[str]:
     """Names of all prepared sets below a data directory."""
-    root = place(data_dir) / BUILDER
-    found = root.iterdir() if root.is_dir() else ()
-    return sorted(p.name for p in found if is_prepared(data_dir, p.name))
+    return sorted(p.parts[-3] for p in place(data_dir).glob(f"{BUILDER}/*/{VERSION}/{METADATA}"))
 
 
 def load(data_dir: Place, name: str) -> Prepared:
@@ -180,49 +174,32 @@ def write_items(path: pathlib.Path, items: Iterable[dict]) -> str:
     return hashlib.sha256(text).hexdigest()[:16]
 
 
-def _item_lines(path: pathlib.Path) -> Iterator[tuple[int, bytes]]:
-    """(number, line) of the item table in folder `path`; a broken file is a UserError."""
-    number = 0
-    try:
-        with gzip.open(path / ITEMS) as lines:
-            for number, line in enumerate(lines, 1):
-                yield number, line
-    except (OSError, EOFError, zlib.error) as error:
-        raise UserError(f"{path / ITEMS}: line {number}: {error}: {AGAIN}") from None
-
-
-def iter_items(path: pathlib.Path) -> Iterator[dict]:
-    """Items of the folder of a prepared set, one by one. Raises UserError naming the line."""
-    for number, line in _item_lines(path):
+def read_items(path: pathlib.Path) -> tuple[list[dict], str]:
+    """Items of the folder of a prepared set, and the digest of their text as `write_items` gives
+    it. Raises UserError naming the line."""
+    items, path = [], path / ITEMS
+    with texts.errors(path):
+        content = gzip.decompress(path.read_bytes())
+    for number, line in enumerate(content.splitlines(), 1):
         try:
-            item = json.loads(line)
-        except ValueError as error:
-            raise UserError(f"{path / ITEMS}: line {number}: {error}: {AGAIN}") from None
-        if not isinstance(item, dict):
-            raise UserError(f"{path / ITEMS}: line {number}: expected an object: {AGAIN}")
-        yield item
-
-
-def items_digest(path: pathlib.Path) -> str:
-    """Digest of the item table's text, as `write_items` gave it."""
-    digest = hashlib.sha256()
-    for _, line in _item_lines(path):
-        digest.update(line)
-    return digest.hexdigest()[:16]
+            items.append({**json.loads(line)})
+        except (ValueError, TypeError) as error:
+            raise UserError(f"{path}: line {number}: {error}: {AGAIN}") from None
+    return items, hashlib.sha256(content).hexdigest()[:16]
 
 
 def read_metadata(path: pathlib.Path) -> dict:
     """metadata.json of the folder of a prepared set; UserError where a field of FIELDS is wrong."""
+
+    def kind(value):
+        return [type(v) for v in value] if isinstance(value, list) else type(value)
+
     file = path / METADATA
     metadata = files.read_json(file, f"the metadata of a set: {AGAIN}")
     for field, example in FIELDS.items():
         if field not in metadata:
             raise UserError(f"{file}: no field {field!r}: {AGAIN}")
-        if _kind(metadata[field]) != _kind(example):
+        if kind(metadata[field]) != kind(example):
             found = f"{field} is {metadata[field]!r:.60}"
             raise UserError(f"{file}: {found}: expected one such as {example!r}: {AGAIN}")
     return metadata
-
-
-def _kind(value):
-    return [type(v) for v in value] if isinstance(value, list) else type(value)

@@ -3,7 +3,7 @@
 Any file may be gzipped, with `.gz` at the end of its name, and may begin with a byte order mark.
 
 One rule holds for all JSON: a key that is read stands once in its object, an id is a text or a
-whole number, a number is finite and no `true`, a text is no number and not blank.
+whole number, a number is finite and no `true`, a text is not blank.
 """
 
 from __future__ import annotations
@@ -58,10 +58,8 @@ class Reading:
         if not n_lines:
             raise UserError(f"{path}: line 1: expected {expected}, found an empty file")
         if bad and 2 * bad["lines"] > n_lines:
-            raise UserError(
-                f"{path}: {bad['first']}: expected {expected}; "
-                f"{bad['lines']} of {n_lines} lines are not"
-            )
+            of = f"{bad['lines']} of {n_lines} lines are not"
+            raise UserError(f"{path}: {bad['first']}: expected {expected}; {of}")
 
 
 def shown(value: Any) -> str:
@@ -94,15 +92,13 @@ def json_value(path: pathlib.Path, unique: bool = False) -> Any:
     Raises UserError naming the place where it is no JSON.
     """
 
-    def pairs_of(pairs):
-        keys = [key for key, _ in pairs]
-        if unique and len(set(keys)) < len(keys):
-            twice = next(key for k, key in enumerate(keys) if key in keys[:k])
-            raise UserError(f"{path}: item {shown(twice)}: the name twice: expected each name once")
-        return dict(pairs)
-
     try:
-        return json.loads(text(path), object_pairs_hook=pairs_of)
+        return json.loads(text(path), object_pairs_hook=_once if unique else None)
+    except KeyError as error:
+        (key,) = error.args
+        raise UserError(
+            f"{path}: item {shown(key)}: the name twice: expected each name once"
+        ) from None
     except json.JSONDecodeError as error:
         where = f"line {error.lineno}, column {error.colno}"
         raise UserError(f"{path}: {where}: expected JSON, found: {error.msg}") from None
@@ -113,18 +109,21 @@ def json_value(path: pathlib.Path, unique: bool = False) -> Any:
 
 def json_object(line: str) -> dict | None:
     """A line's JSON object, None if it is none or has one of KEYS twice."""
-
-    def pairs_of(pairs):
-        keys = [key for key, _ in pairs if key in KEYS]
-        if len(set(keys)) < len(keys):
-            raise ValueError("a key twice")
-        return dict(pairs)
-
     try:
-        value = json.loads(line, object_pairs_hook=pairs_of)
-    except (ValueError, RecursionError):
+        value = json.loads(line, object_pairs_hook=lambda pairs: _once(pairs, KEYS))
+    except (ValueError, RecursionError, KeyError):
         return None
     return value if isinstance(value, dict) else None
+
+
+def _once(pairs, keys=None):
+    """An object of its (key, value) pairs. Raises KeyError if one (of `keys`) stands twice."""
+    out = {}
+    for key, value in pairs:
+        if key in out and (keys is None or key in keys):
+            raise KeyError(key)
+        out[key] = value
+    return out
 
 
 def id_of(value: Any) -> str | None:
@@ -136,9 +135,8 @@ def id_of(value: Any) -> str | None:
 
 
 def words_of(value: Any) -> str | None:
-    """A text, or a number as one (a book may be called 1984); None for what says nothing: null,
-    NaN, blanks, other kinds."""
-    if isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value):
+    """A text, or a finite number as one (a book may be called 1984); None for all else."""
+    if type(value) in (int, float) and math.isfinite(value):
         return str(value)
     return value if isinstance(value, str) and value.strip() else None
 

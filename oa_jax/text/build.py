@@ -12,18 +12,9 @@ from oa_jax.data import store
 from oa_jax.data.store import Place, Prepared
 from oa_jax.errors import UserError
 from oa_jax.events import split as splits
-from oa_jax.text import items, profiles, reduction
+from oa_jax.text import items, tables, vectors
 from oa_jax.text.encoders import Files, open_encoder
-from oa_jax.text.files import OFFICIAL_PROFILES, digest, official_tables, read_profiles
-from oa_jax.text.tables import (
-    FILES,
-    METADATA,
-    Tables,
-    history_of,
-    load_tables,
-    read_metadata,
-    save_tables,
-)
+from oa_jax.text.tables import METADATA, Tables, digest
 
 Say = Callable[[str], None]
 
@@ -56,10 +47,15 @@ def write(prepared: Prepared, options: Options, out: Place, say: Say) -> Tables:
     out, log = store.place(out), prepared.log
     split_name = options.split or ("leave_one_out" if log.role is None else "published")
     split = splits.make_split(log, split_name)
-    texts = texts_of(prepared)
-    official = official_tables(options.encoder, log.n_items)
-    encoder = _encoder(official, options, log)
-    users = _imported(options, official, prepared.raw_users)
+    texts = items.texts_of(prepared)
+    official = tables.official_tables(options.encoder, log.n_items)
+    encoder = open_encoder(options.encoder, log.n_items, options.chunk, options.track)
+    if official:
+        encoder = Files(official[2], {"kind": "official tables", "content": digest(*official)})
+    users = None
+    theirs = store.place(options.encoder) / tables.OFFICIAL_PROFILES
+    if options.profiles or (official and theirs.exists()):
+        users = tables.read_profiles(options.profiles or theirs, prepared.raw_users)
     own = "mean of the history" + ", Q12" * options.sees_validation
     inputs = {
         "log": log.fingerprint(),
@@ -73,43 +69,35 @@ def write(prepared: Prepared, options: Options, out: Place, say: Say) -> Tables:
     if _are_there(out, inputs):
         say(f"{out} holds these tables: nothing to do")
     else:
-        vectors = encoder.vectors(texts, options.cache, say)
-        has_text = np.array([text is not None for text in texts])
-        facts = {"name": log.name, "log": log.fingerprint(), "inputs": inputs}
-        facts["n_items_without_text"] = int(np.sum(~has_text))
+        rows = encoder.vectors(texts, options.cache, say)
+        # A zero row is how files say "no text".
+        known = rows.any(1) if isinstance(encoder, Files) else [text is not None for text in texts]
         n_history = np.full(log.n_users, -1, np.int32)  # of imported profiles nobody knows
         if users is None:
-            # A zero row is how files say "no text".
-            has_text = vectors.any(1) if isinstance(encoder, Files) else has_text
-            n_history = history_of(split, options.sees_validation)
-            users = profiles.mean_profiles(log, n_history, vectors, has_text)
-        reduced = (official, None) if official else _reduce(vectors, log.n_items[0], options, say)
-        _save(out, vectors, reduced, users, n_history, facts)
-    return load_tables(out, log, split, options.sees_validation)
+            n_history = tables.history_of(split, options.sees_validation)
+            users = vectors.mean_profiles(log, n_history, rows, np.array(known))
+        parts = (*official, None) if official else _reduce(rows, log.n_items[0], options, say)
+        facts = {"name": log.name, "log": inputs["log"], "inputs": inputs}
+        facts["n_items_without_text"] = texts.count(None)
+        _save(out, parts, users, n_history, facts | {"encoder_width": rows.shape[1]})
+    return tables.load_tables(out, log, split, options.sees_validation)
 
 
-def _encoder(official, options, log):
-    if official:
-        return Files(official[2], {"kind": "official tables", "content": digest(*official)})
-    return open_encoder(options.encoder, log.n_items, options.chunk, options.track)
-
-
-def _save(out, vectors, reduced, users, n_history, facts) -> None:
-    (local_a, local_b, both), explained = reduced
+def _save(out, parts, users, n_history, facts) -> None:
+    local_a, local_b, both, explained = parts
     facts |= {
         "encoder": facts["inputs"]["encoder"],
-        "encoder_width": vectors.shape[1],
         "widths": {"global": both.shape[1], "local": local_a.shape[1]},
         "user_width": users.shape[1],
         "explained_variance": explained,
     }
-    save_tables(out, Tables(both, local_a, local_b, users, n_history, facts))
+    tables.save_tables(out, Tables(both, local_a, local_b, users, n_history, facts))
 
 
 def _are_there(out, inputs) -> bool:
     """Whether `out` holds finished tables of these inputs; UserError where it holds others."""
     if (out / METADATA).exists():
-        old = read_metadata(out).get("inputs") or {}
+        old = tables.read_metadata(out).get("inputs") or {}
         for field in {**inputs, **old}:
             if old.get(field) != inputs.get(field):
                 found = f"{field}: there {old.get(field)}, asked for {inputs.get(field)}"
@@ -118,44 +106,22 @@ def _are_there(out, inputs) -> bool:
         return True
     # Tables cut off by a kill are made again.
     there = sorted(p.name for p in out.iterdir()) if out.is_dir() else []
-    strangers = [n for n in there if n not in FILES.values() and not n.endswith(".tmp")]
+    strangers = [n for n in there if n not in tables.FILES.values() and not n.endswith(".tmp")]
     if strangers or out.is_file():
         found = f"holds {strangers[0]}" if strangers else "a file"
         raise UserError(f"--out={out}: {found}: expected an empty folder")
     return False
 
 
-def _imported(options, official, raw_users):
-    """Profiles of a file, or of the folder of the official tables; None without either."""
-    path = store.place(options.profiles) if options.profiles else None
-    if path is None and official:
-        path = store.place(options.encoder) / OFFICIAL_PROFILES
-        path = path if path.exists() else None
-    return None if path is None else read_profiles(path, raw_users)
-
-
-def _reduce(vectors, n_a, options, say):
-    """PCA of A, of B and of both together -> (tables, explained shares of the variance)."""
-    parts = {"A": vectors[:n_a], "B": vectors[n_a:], "global": vectors}
-    shape = f"{n_a} and {len(vectors) - n_a} vectors of {vectors.shape[1]} columns"
-    most = {name: reduction.widest(rows) for name, rows in parts.items()}
-    most["local"] = min(most["A"], most["B"])
-    widths = {
-        name: reduction.capped(f"{name}_width", asked, most[name], shape, say)
-        for name, asked in (("local", options.local_width), ("global", options.global_width))
-    }
-    reduced = {
-        name: reduction.pca(rows, widths["global" if name == "global" else "local"])
-        for name, rows in parts.items()
-    }
-    explained = {name: round(reduced[name].explained, 6) for name in ("global", "A", "B")}
-    return [part.rows for part in reduced.values()], explained
-
-
-def texts_of(prepared: Prepared) -> list[str | None]:
-    """The text of every item, A before B; None where the source says nothing of an item."""
-    domains = prepared.metadata["domains"]
-    if tuple(domains) == items.DOUBAN:
-        return [items.tags_text(row) for row in prepared.items]
-    kinds = dict(zip("AB", map(items.kind_of, domains), strict=True))
-    return [items.item_text(kinds[row["domain"]], row) for row in prepared.items]
+def _reduce(rows, n_a, options, say):
+    """PCA of A, of B and of both together -> their tables, and the explained shares."""
+    parts = {"A": rows[:n_a], "B": rows[n_a:], "global": rows}
+    most = {name: vectors.widest(part) for name, part in parts.items()}
+    shape = f"{n_a} and {len(rows) - n_a} vectors of {rows.shape[1]} columns"
+    most_local = min(most["A"], most["B"])
+    local = vectors.capped("local_width", options.local_width, most_local, shape, say)
+    both = vectors.capped("global_width", options.global_width, most["global"], shape, say)
+    widths = {"A": local, "B": local, "global": both}
+    reduced = {name: vectors.pca(part, widths[name]) for name, part in parts.items()}
+    explained = {name: round(reduced[name][1], 6) for name in ("global", "A", "B")}
+    return *(table for table, _ in reduced.values()), explained

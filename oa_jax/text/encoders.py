@@ -7,6 +7,7 @@ without a text (None) has a zero row (official for every set but cloth_sport, wh
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import hashlib
@@ -19,12 +20,13 @@ from collections.abc import Callable, Iterable
 import numpy as np
 
 from oa_jax.errors import UserError
-from oa_jax.text.files import digest, read_rows
 from oa_jax.text.items import fingerprint
-from oa_jax.text.tables import read_array, write_array
+from oa_jax.text.tables import digest, read_array, read_rows, write_array
 
 HASHING = "hashing"
+HASHED = "hashed words + truncated SVD, no language model"
 Say = Callable[[str], None]
+Texts = list[str | None]
 
 
 def open_encoder(
@@ -40,30 +42,26 @@ def open_encoder(
     """
     if spec == HASHING:
         return Hashing()
-    if spec.endswith((".npy", ".pkl")):
-        return Files.read(spec.split(","), n_items)
-    return Sentences(spec, chunk, track)
+    if not spec.endswith((".npy", ".pkl")):
+        return Sentences(spec, chunk, track)
+    paths = spec.split(",")
+    if len(paths) != 2:
+        raise UserError(f"--encoder={spec}: expected two files, as in A.npy,B.npy")
+    a, b = (read_rows(path, n) for path, n in zip(paths, n_items, strict=True))
+    if a.shape[1] != b.shape[1]:
+        raise UserError(f"{paths[1]}: {b.shape[1]} columns: expected {a.shape[1]}, as in A's")
+    rows, names = np.concatenate([a, b]), [pathlib.Path(path).name for path in paths]
+    return Files(rows, {"kind": "files", "files": names, "content": digest(rows)})
 
 
 @dataclasses.dataclass(frozen=True)
 class Files:
-    """Vectors computed elsewhere, one file per domain."""
+    """Vectors computed elsewhere."""
 
     rows_NxW: np.ndarray
     identity: dict
 
-    @classmethod
-    def read(cls, paths: list[str], n_items: tuple[int, int]) -> Files:
-        if len(paths) != 2:
-            raise UserError(f"--encoder={','.join(paths)}: expected two files, as in A.npy,B.npy")
-        parts = [read_rows(path, n) for path, n in zip(paths, n_items, strict=True)]
-        widths = [part.shape[1] for part in parts]
-        if widths[0] != widths[1]:
-            raise UserError(f"{paths[1]}: {widths[1]} columns: expected {widths[0]}, as in A's")
-        rows, names = np.concatenate(parts), [pathlib.Path(path).name for path in paths]
-        return cls(rows, {"kind": "files", "files": names, "content": digest(rows)})
-
-    def vectors(self, texts: list[str | None], cache: pathlib.Path | None, say: Say) -> np.ndarray:
+    def vectors(self, texts: Texts, cache: pathlib.Path | None, say: Say) -> np.ndarray:
         return self.rows_NxW
 
 
@@ -80,15 +78,10 @@ class Hashing:
 
     @property
     def identity(self) -> dict:
-        return {
-            "kind": HASHING,
-            "width": self.width,
-            "n_features": self.n_features,
-            "note": "hashed words + truncated SVD, no language model",
-            "scikit-learn": importlib.metadata.version("scikit-learn"),
-        }
+        version = importlib.metadata.version("scikit-learn")
+        return {"kind": HASHING, "note": HASHED, "scikit-learn": version} | vars(self)
 
-    def vectors(self, texts: list[str | None], cache: pathlib.Path | None, say: Say) -> np.ndarray:
+    def vectors(self, texts: Texts, cache: pathlib.Path | None, say: Say) -> np.ndarray:
         from sklearn.decomposition import TruncatedSVD
         from sklearn.feature_extraction.text import HashingVectorizer, TfidfTransformer
 
@@ -132,20 +125,15 @@ class Sentences:
         weights = hashlib.sha256()
         for name, value in sorted(self._model.state_dict().items()):
             weights.update(name.encode() + np.ascontiguousarray(value.cpu().numpy()).tobytes())
-        return {
-            "kind": "sentence-transformers",
-            "name": pathlib.Path(self.name).name if pathlib.Path(self.name).is_dir() else self.name,
-            "weights": weights.hexdigest()[:16],
-        }
+        path = pathlib.Path(self.name)
+        name = path.name if path.is_dir() else self.name
+        digest = weights.hexdigest()[:16]
+        return {"kind": "sentence-transformers", "name": name, "weights": digest}
 
-    def vectors(self, texts: list[str | None], cache: pathlib.Path | None, say: Say) -> np.ndarray:
-        known = [i for i, text in enumerate(texts) if text is not None]
-
-        def encode(chunk):
-            # float32 on the host, whatever the model computes in.
-            return np.asarray(self._model.encode(chunk, show_progress_bar=False), np.float32)
-
-        some = [texts[i] for i in known]
+    def vectors(self, texts: Texts, cache: pathlib.Path | None, say: Say) -> np.ndarray:
+        encode = functools.partial(self._model.encode, show_progress_bar=False)
+        known = np.array([text is not None for text in texts])
+        some = [text for text in texts if text is not None]
         rows = encode_in_chunks(encode, some, self.identity, cache, self.chunk, say, self.track)
         out = np.zeros((len(texts), rows.shape[1]), np.float32)
         out[known] = rows
@@ -192,6 +180,7 @@ def encode_in_chunks(
     if len(missing) < len(chunks):
         say(f"{len(chunks) - len(missing)} of {len(chunks)} chunks of texts are encoded: {folder}")
     for i in track(missing):
+        # float32 on the host, whatever the model computes in.
         found = rows[i] = np.asarray(encode(chunks[i]), np.float32)
         if found.ndim != 2 or len(found) != len(chunks[i]) or not np.isfinite(found).all():
             raise UserError(
@@ -205,8 +194,6 @@ def encode_in_chunks(
 
 def _stored(file, n_rows):
     """A chunk's vectors, None where there are none, or none that can be read."""
-    try:
+    with contextlib.suppress(UserError):
         rows = read_array(file)
-    except UserError:
-        return None
-    return rows if rows.ndim == 2 and len(rows) == n_rows else None
+        return rows if rows.ndim == 2 and len(rows) == n_rows else None

@@ -8,7 +8,8 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 
-from oa_jax.data.texts import item_fields
+from oa_jax.data.store import Prepared
+from oa_jax.data.texts import TEXT_FIELDS, item_fields
 
 VALUE_LIMIT = 100  # a longer attribute is taken for broken and becomes "unknown"
 SENTENCE_LIMIT = 128
@@ -20,23 +21,31 @@ KINDS = {
     "Electronics": "electronic",
     "Cell_Phones_and_Accessories": "cell phone",
 }
-DOUBAN = ("book", "movie")  # domains whose items are known by their tags, in Chinese
+DOUBAN = ["book", "movie"]  # domains whose items are known by their tags, in Chinese
 TAGS_LIMIT = 100
+
+
+def texts_of(prepared: Prepared) -> list[str | None]:
+    """The text of every item, A before B; None where the source says nothing of an item."""
+    domains = list(prepared.metadata["domains"])
+    if domains == DOUBAN:
+        return [tags_text(row) for row in prepared.items]
+    kinds = dict(zip("AB", map(kind_of, domains), strict=True))
+    return [item_text(kinds[row["domain"]], row) for row in prepared.items]
 
 
 def item_text(kind: str, attributes: Mapping) -> str | None:
     """The text of an item of a kind such as "clothing"; None without any attribute.
 
     attributes: title, brand, price, date: texts; category, description: lists of texts or one;
-    any may be missing, and what is no text or blank is. The price stands twice and the date is
-    called a rating, as in the official text.
+    any may be missing, and what is no text, no number or blank is. The price stands twice and the
+    date is called a rating, as in the official text.
     """
     known = item_fields(attributes)
     if not known:
         return None
-    title, brand, price, date = (
-        _value(known.get(name, "")) for name in ("title", "brand", "price", "date")
-    )
+    values = (" ".join(known.get(name, "").split()) for name in TEXT_FIELDS)
+    title, brand, price, date = (v if 0 < len(v) <= VALUE_LIMIT else "unknown" for v in values)
     sentences = [
         f"A {kind} item named {title}, of brand {brand}, price {price}, rating {date}, "
         f"price {price}."
@@ -66,8 +75,3 @@ def fingerprint(texts: Sequence[str | None]) -> str:
         content = b"" if text is None else text.encode()
         digest.update(f"{-1 if text is None else len(content)}:".encode() + content)
     return digest.hexdigest()[:16]
-
-
-def _value(text):
-    text = " ".join(text.split())
-    return text if 0 < len(text) <= VALUE_LIMIT else "unknown"

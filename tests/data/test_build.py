@@ -173,7 +173,7 @@ def test_llmcdsr(raw_files, built_from, tmp_path, pickled):
     }
 
 
-NOTHING = {"None": None, "NaN": float("nan"), "a number": 12, "blank": "  ", "a list": ["x"]}
+NOTHING = {"None": None, "NaN": float("nan"), "true": True, "blank": "  ", "a list": ["x"]}
 
 
 @pytest.mark.parametrize("case", NOTHING)
@@ -182,8 +182,10 @@ def test_a_title_that_is_no_text_is_missing(raw_files, built_from, tmp_path, cas
     raw_files.llmcdsr(tmp_path, (1, 1), **parts)
     row = {"id": 0, "asin": "A0", "title": NOTHING[case]}
     raw_files.write(tmp_path / "items_A.jsonl.gz", [json.dumps(row)])
+    raw_files.write(tmp_path / "items_B.jsonl.gz", ['{"id": 0, "asin": "B0", "title": 12}'])
     built, _ = built_from("llmcdsr_food_kitchen", tmp_path)
-    assert built.items[0] == {"id": 1, "domain": "A", "raw": "A0"} and built.items[1]["title"]
+    assert built.items[0] == {"id": 1, "domain": "A", "raw": "A0"}
+    assert built.items[1]["title"] == "12"  # twin: a finite number is a title
 
 
 def test_cdsrnp(raw_files, built_from, tmp_path):

@@ -106,7 +106,7 @@ BAD_LINES = {
     "token with two bars": (edited(2, "1 5|7|9"), "line 2, token 1: found '5|7|9'"),
     "other blank": (
         edited(2, "1\u00a05|7"),
-        "line 2: found '1\\xa05|7', expected",
+        "line 2, user: found '1\\xa05|7', expected",
     ),
     "empty file": (b"", "line 1: expected text, found an empty file"),
     "only line ends": (b"\n\n\n", "line 1: expected text, found an empty file"),

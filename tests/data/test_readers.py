@@ -187,8 +187,8 @@ def test_metadata(raw_files, tmp_path):
     assert readers.metadata(path, reading, {"a", "b", "d", "e", "absent"}) == {
         "a": {"title": "the later one counts", "date": "May 2018"},
         "b": {"description": ["one"]},
-        "d": {},  # nothing that is a text
-        "e": {"description": ["what it is"]},
+        "d": {"price": "12"},  # nothing else that is a text
+        "e": {"description": ["what it is", "3"]},
     }
     # The broken line of an item that nobody wants is not looked into.
     assert reading.malformed[path.name]["lines"] == 5

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from oa_jax.errors import UserError
-from oa_jax.text import encoders, files
+from oa_jax.text import encoders
+from oa_jax.text import tables as files
 from oa_jax.text.encoders import Files, Hashing, Sentences, open_encoder
 
 HERE = pathlib.Path(__file__).parent

@@ -44,7 +44,8 @@ def test_an_empty_list_has_no_sentence():
 def test_an_item_of_which_nothing_is_known_has_no_text():
     assert items.item_text("sports", {"title": "", "brand": None, "category": []}) is None
     assert items.item_text("sports", {"brand": "Acme"}) is not None
-    odd = {"title": float("nan"), "brand": 12, "price": " ", "category": [None, ""], "date": None}
+    assert "named 1984," in items.item_text("sports", {"title": 1984})
+    odd = {"title": float("nan"), "brand": True, "price": " ", "category": [None, ""], "date": None}
     assert items.item_text("sports", odd) is None
     assert items.item_text("sports", odd | {"title": "a"}) == items.item_text(
         "sports", {"title": "a"}

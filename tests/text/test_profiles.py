@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from oa_jax.events import split as splits
-from oa_jax.text import profiles
+from oa_jax.text import vectors as profiles
 
 
 @pytest.fixture(scope="module")

@@ -13,8 +13,8 @@ from oa_jax.backbones.llm4cdsr.task import LLM4CDSRTask
 from oa_jax.data import sources
 from oa_jax.errors import UserError
 from oa_jax.events import world
-from oa_jax.text import profiles, reduction
 from oa_jax.text.tables import Tables, default_folder, history_of, load_tables
+from oa_jax.text.vectors import mean_profiles, pca, widest
 
 LOCAL_TABLES = ("local_a", "local_b")
 PROFILE_WIDTH = 1536  # of a user's text embedding in the official code
@@ -108,9 +108,9 @@ def synthetic_tables(knobs: world.World, log, split, sees_validation: bool) -> T
     """Tables of the synthetic world's own embeddings, with all principal components."""
     vectors, n_a = world.embeddings(knobs), log.n_items[0]
     parts = (vectors, vectors[:n_a], vectors[n_a:])
-    reduced = [reduction.pca(part, reduction.widest(part)).rows for part in parts]
+    reduced = [pca(part, widest(part))[0] for part in parts]
     n_history, has_text = history_of(split, sees_validation), np.ones(len(vectors), bool)
-    users = profiles.mean_profiles(log, n_history, vectors, has_text)
+    users = mean_profiles(log, n_history, vectors, has_text)
     return Tables(*reduced, users, n_history, {"encoder": "synthetic", "log": log.fingerprint()})
 
 
