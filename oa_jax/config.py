@@ -82,16 +82,23 @@ class Model:
     heads: int = whole(1, "attention heads, a divisor of d_embed")
     length: int = whole(50, "events of a stream, the last ones")
     dropout: float = real(0.5, "rate of dropout", 0, 0.999)
+    blocks: int = whole(2, "SASRec blocks of each stream")
 
     @property
     def places(self) -> tuple[int, ...]:
         """Where a fusion may stand: after the embedding (0) and after each block."""
-        raise NotImplementedError
+        return tuple(range(self.blocks + 1))
 
 
 @dataclasses.dataclass(frozen=True)
 class Quirks:
     """No quirks; a backbone's subclass has a field for each."""
+
+    @classmethod
+    def of(cls, protocol: str) -> Quirks:
+        """All switches as a protocol has them."""
+        column = PROTOCOLS.index(protocol)
+        return cls(**{one.name: one.metadata["presets"][column] for one in dataclasses.fields(cls)})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -222,13 +229,8 @@ def unknown_field(name: str, part: str, group: str, known: list[str]) -> str:
 
 def _decided(config: Config) -> Quirks:
     """Quirks with those that are None as the protocol has them."""
-    column = PROTOCOLS.index(config.protocol)
-    undecided = {
-        one.name: one.metadata["presets"][column]
-        for one in dataclasses.fields(config.quirks)
-        if getattr(config.quirks, one.name) is None
-    }
-    return dataclasses.replace(config.quirks, **undecided)
+    preset, given = vars(type(config.quirks).of(config.protocol)), vars(config.quirks)
+    return type(config.quirks)(**{k: preset[k] if v is None else v for k, v in given.items()})
 
 
 def _check_together(config: Config) -> None:

@@ -33,11 +33,6 @@ EPSILON = 1e-8
 Rate = float | jax.Array | None  # of dropout; None without
 
 
-def places(blocks: int) -> tuple[int, ...]:
-    """Where a fusion may stand: after the embedding (0), and after each block."""
-    return tuple(range(blocks + 1))
-
-
 class Block(nn.Module):
     """One SASRec block of LLM4CDSR's code: keys and values from X, residuals from LN(X)."""
 
@@ -70,7 +65,8 @@ class StreamNet(nn.Module):
     """A network of three streams. Its `setup` makes `positions`, {stream: table}, and the layers
     of `add_layers`; its `__call__` is compact, as fusions are made where they are used."""
 
-    config: Any  # d_embed, heads, blocks
+    n_items: tuple[int, int]
+    config: Any  # the group `model` of the backbone
     gca: GCAConfig
 
     def add_layers(self) -> None:
@@ -120,7 +116,7 @@ class StreamNet(nn.Module):
         axis = jnp.broadcast_to(jnp.arange(batch["seq"].shape[1]), batch["seq"].shape)
         # Columns of the merged sequence at which the tokens stand; -1 at a domain's padding.
         times = {s: axis if s == "x" else batch[f"time_{s}"] for s in streams}
-        for place in places(cfg.blocks):
+        for place in cfg.places:
             # What follows the last block is pointwise, unless a fusion stands there.
             shorten = last_only and place == cfg.blocks and place not in self.gca.positions
             if place:
