@@ -24,7 +24,7 @@ from oa_jax.nn import losses, shards
 from oa_jax.nn.fusion import DOMAINS, Probe
 from oa_jax.nn.known import GCAConfig
 from oa_jax.nn.layers import Stream
-from oa_jax.nn.streams import STREAMS, Rate, StreamNet
+from oa_jax.nn.streams import STREAMS, OnTables, Rate, StreamNet, dropout_of
 
 Batch = dict[str, jax.Array]
 SUPPORT_BLOCK = 256  # rows of the evaluation support that are encoded together
@@ -65,7 +65,7 @@ class CDSRNP(StreamNet):
         def place(real_BxL):
             return jnp.broadcast_to(jnp.arange(real_BxL.shape[1]), real_BxL.shape)
 
-        out, probes = self.run(batch, self.embed(batch, vectors, place, rate), rate)
+        out, probes = self.run(batch, vectors, place, rate)
         return {name: stream.map(self.norm[name]) for name, stream in out.items()}, probes
 
     def represent(
@@ -102,7 +102,7 @@ def _states(streams, kind):
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Backbone:
+class Backbone(OnTables):
     """CDSRNP to the rest of the house, see `base.Backbone`.
 
     tables: the fixed support set of evaluation, {name: (rows, …)}; None without the process.
@@ -112,9 +112,6 @@ class Backbone:
     config: Model
     tables: Any = None
     gca: GCAConfig = GCAConfig()
-
-    def on(self, tables: Batch | None) -> Backbone:
-        return dataclasses.replace(self, tables=tables)
 
     @property
     def net(self) -> CDSRNP:
@@ -137,7 +134,8 @@ class Backbone:
 
         return {"net": nn.init(touch, self.net)(key)["params"]}
 
-    def _apply(self, params, *args, **options):
+    def apply(self, params: dict, *args: Any, **options: Any) -> Any:
+        """The network, or its `method`."""
         return self.net.apply({"params": params["net"]}, *args, **options)
 
     def _rows(self, streams, domain_N) -> Encoded:
@@ -169,14 +167,12 @@ class Backbone:
         batch: of `task.py`. key: None for no dropout and z at the posterior's mean.
         hparams: dropout, kl_weight, ortho_weight.
         """
-        rate = hparams["dropout"] if key is not None else None
-        rngs = {"dropout": jax.random.fold_in(key, 0)} if key is not None else None
-        streams, probes = self._apply(params, batch, rate, rngs=rngs)
+        streams, probes = self.apply(params, batch, **dropout_of(key, hparams))
         ids_Nx2 = jnp.stack([batch["target"], batch["negative"]], 1)
         pair_NxKxD, latent, aux = shards.rows(params["net"]["items"], ids_Nx2), None, {}
         if self.config.neural_process:
             latent, aux = self._posterior(params, batch, streams, pair_NxKxD, key)
-        scores_NxK = self._apply(
+        scores_NxK = self.apply(
             params, self._rows(streams, batch["domain"]), latent, pair_NxKxD, method="decode"
         )
         asked_N = batch["real"] & batch["query"]
@@ -194,15 +190,15 @@ class Backbone:
         r = self._represent(params, batch, streams, pair_NxKxD)
         context = self._sums(r, batch["domain"], batch["real"] & ~batch["query"]).mean
         every = self._sums(r, batch["domain"], batch["real"]).mean
-        prior = self._apply(params, context, method="latent")
-        posterior = self._apply(params, every, method="latent")
+        prior = self.apply(params, context, method="latent")
+        posterior = self.apply(params, every, method="latent")
         kl_2 = neural_process.kl_divergence(posterior, prior)
         z = posterior.mean if key is None else posterior.draw(jax.random.fold_in(key, 1))
         return Latent(z, context), {"kl_A": kl_2[0], "kl_B": kl_2[1]}
 
     def _represent(self, params, batch, streams, pair_NxKxD):
         states = _states(streams, self.config.np_state)
-        return self._apply(params, states, pair_NxKxD, batch["domain"], method="represent")
+        return self.apply(params, states, pair_NxKxD, batch["domain"], method="represent")
 
     def _sums(self, r_NxPxD, domain_N, chosen_N):
         """Of the directions to A and to B: sums over the chosen rows."""
@@ -226,19 +222,19 @@ class Backbone:
         def one(batch):
             ids_Nx2 = jnp.stack([batch["target"], batch["negative"]], 1)
             pair = shards.rows(params["net"]["items"], ids_Nx2)
-            streams, _ = self._apply(params, batch)
+            streams, _ = self.apply(params, batch)
             r = self._represent(params, batch, streams, pair)
             return self._sums(r, batch["domain"], batch["real"])
 
         parts = jax.lax.map(one, jax.tree.map(blocks, dict(self.tables)))
         context = jax.tree.map(lambda a: a.sum(0), parts).mean
-        gaussian = self._apply(params, context, method="latent")
+        gaussian = self.apply(params, context, method="latent")
         if self.config.eval_latent == "draw":
             return Latent(gaussian.draw(jax.random.key(0)), context)
         return Latent(gaussian.mean, context)
 
     def encode(self, params: dict, batch: Batch) -> Encoded:
-        streams, _ = self._apply(params, batch)
+        streams, _ = self.apply(params, batch)
         return self._rows(streams, batch["domain"])
 
     def score(
@@ -247,7 +243,4 @@ class Backbone:
         params, latent = index
         rows = shards.block_rows if candidates.ndim == 1 else shards.rows
         items = rows(params["net"]["items"], candidates)
-        return self._apply(params, encoded, latent, items, method="decode")
-
-    def probe(self, params: dict, batch: Batch) -> dict[str, Probe]:
-        return self._apply(params, batch)[1]
+        return self.apply(params, encoded, latent, items, method="decode")

@@ -22,7 +22,7 @@ from oa_jax.nn import losses, shards
 from oa_jax.nn.fusion import DOMAINS, Probe
 from oa_jax.nn.known import GCAConfig
 from oa_jax.nn.layers import XAVIER_NORMAL, Packing, linear_bias
-from oa_jax.nn.streams import STREAMS, Rate, StreamNet
+from oa_jax.nn.streams import STREAMS, OnTables, Rate, StreamNet, dropout_of
 
 Batch = dict[str, jax.Array]
 
@@ -115,20 +115,14 @@ class LLM4CDSR(StreamNet):
             """1, 2, … along a row's tokens; padding has position 0."""
             return jnp.cumsum(real_BxL, axis=1) * real_BxL
 
-        out, probes = self.run(
-            batch,
-            self.embed(batch, vectors, place, rate, names),
-            rate,
-            causal=not quirks.q1_no_causal_mask,
-            key_mask=not quirks.q4_attend_to_padding,
-            last_only=last_only,
-        )
+        masks = not quirks.q1_no_causal_mask, not quirks.q4_attend_to_padding
+        out, probes = self.run(batch, vectors, place, rate, names, *masks, last_only)
         # Not masked: an empty position has the norm's shift as its state (Q17).
         return {name: self.norm[name](stream.h_PxD) for name, stream in out.items()}, probes
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Backbone:
+class Backbone(OnTables):
     """LLM4CDSR to the rest of the house, see `base.Backbone`. tables: the frozen inputs.
 
     The losses L_reg and L_user are there where `config` gives them a weight (alpha, beta).
@@ -139,9 +133,6 @@ class Backbone:
     tables: Tables
     gca: GCAConfig = GCAConfig()
     quirks: Quirks = Quirks.of("official")
-
-    def on(self, tables: Tables) -> Backbone:
-        return dataclasses.replace(self, tables=tables)
 
     @property
     def net(self) -> LLM4CDSR:
@@ -176,7 +167,8 @@ class Backbone:
             trained = {k: v.at[0].set(0.0) for k, v in trained.items()}
         return jax.tree.map(jnp.asarray, self.tables.replace(**trained))
 
-    def _apply(self, params, *args, **options):
+    def apply(self, params: dict, *args: Any, **options: Any) -> Any:
+        """The network with the tables as they are now."""
         return self.net.apply({"params": params["net"]}, self._tables(params), *args, **options)
 
     def loss(
@@ -188,14 +180,12 @@ class Backbone:
         batch: of `task.py`. key: None for no dropout.
         hparams: dropout, alpha, beta, tau, tau_reg, ortho_weight.
         """
-        rate = hparams["dropout"] if key is not None else None
-        rngs = {"dropout": jax.random.fold_in(key, 0)} if key is not None else None
-        hidden, probes = self._apply(params, batch, rate, rngs=rngs)
+        hidden, probes = self.apply(params, batch, **dropout_of(key, hparams))
         aux = {f"loss_{d}": self._pair_loss(params, batch, hidden, d) for d in DOMAINS}
         total = aux["loss_A"] + aux["loss_B"]
         nan = self.quirks.q8_empty_mean_is_nan
         if self.config.alpha > 0:
-            pair = [self._apply(params, batch[f"reg_{d}"], method="items_of") for d in DOMAINS]
+            pair = [self.apply(params, batch[f"reg_{d}"], method="items_of") for d in DOMAINS]
             both_B = (batch["reg_A"] != 0) & (batch["reg_B"] != 0)
             aux["loss_reg"] = losses.contrastive(*pair, hparams["tau_reg"], both_B, nan)
             total += hparams["alpha"] * aux["loss_reg"]
@@ -206,20 +196,19 @@ class Backbone:
 
     def _pair_loss(self, params, batch, hidden, domain):
         """L_A or L_B: every token of the domain's stream together with its position in stream x."""
-        shape, tables = batch["seq"].shape, self._tables(params)
+        shape, local = batch["seq"].shape, getattr(self._tables(params), f"local_{domain}")
         of_domain = Packing(batch[f"at_{domain}"], shape)
         x_BxLxD = Packing(batch["at_x"], shape).unpack(hidden["x"])
         row_P = batch[f"at_{domain}"] // shape[1]
         flat_P = row_P * shape[1] + of_domain.pack(batch[f"pair_{domain}"])
         x_PxD = x_BxLxD.reshape(-1, x_BxLxD.shape[-1]).at[flat_P].get(mode="fill", fill_value=0)
-        local = getattr(tables, f"local_{domain}")
         positive_P = of_domain.pack(batch[f"pos_{domain}"])
         offset = self.n_items[0] * (domain == "B")
 
         def score(local_P, joint_P):
-            items = self._apply(params, joint_P, method="items_of")
-            own = shards.rows(local, local_P)
-            return jnp.sum(hidden[domain] * own, -1) + jnp.sum(x_PxD * items, -1)
+            items = self.apply(params, joint_P, method="items_of")
+            own_P = jnp.sum(hidden[domain] * shards.rows(local, local_P), -1)
+            return own_P + jnp.sum(x_PxD * items, -1)
 
         return losses.pairwise(
             score(positive_P, positive_P + offset),
@@ -237,11 +226,11 @@ class Backbone:
         else:
             again = {"dropout": jax.random.fold_in(key, 1)}
             options = {"last_only": True, "names": ("x",), "rngs": again}
-            last_BxD = self._apply(params, batch, hparams["dropout"], **options)[0]["x"]
+            last_BxD = self.apply(params, batch, hparams["dropout"], **options)[0]["x"]
         chosen_B = batch["real"]
         if not self.quirks.q17_users_without_input:
             chosen_B &= batch["seq"][:, -1] != 0
-        profiles_BxD = self._apply(params, batch["profile"], method="users_of")
+        profiles_BxD = self.apply(params, batch["profile"], method="users_of")
         nan = self.quirks.q8_empty_mean_is_nan
         return losses.contrastive(profiles_BxD, last_BxD, hparams["tau"], chosen_B, nan)
 
@@ -249,7 +238,7 @@ class Backbone:
         """Vectors of all items by joint id, (nA+nB+1, 2D): adapted global and local side by side,
         so that one product of width 2D is the sum of both."""
         tables, (n_a, n_b) = self._tables(params), self.n_items
-        of_x = self._apply(params, method="items_of")
+        of_x = self.apply(params, method="items_of")
         local = jnp.concatenate([tables.local_A[: n_a + 1], tables.local_B[1 : n_b + 1]])
         # Tables that are divided among devices have more rows than items.
         local = jnp.pad(local, [(0, len(of_x) - len(local)), (0, 0)])
@@ -257,7 +246,7 @@ class Backbone:
 
     def encode(self, params: dict, batch: Batch) -> jax.Array:
         """-> (B, 2D), stream x and that of the target."""
-        hidden, _ = self._apply(params, batch, last_only=True)
+        hidden, _ = self.apply(params, batch, last_only=True)
         own = jnp.where((batch["domain"] == 0)[:, None], hidden["A"], hidden["B"])
         return jnp.concatenate([hidden["x"], own], -1)
 
@@ -272,6 +261,3 @@ class Backbone:
             return shards.products(index_IxE, encoded_BxE, candidates)
         halves = (jnp.split(array, 2, 1) for array in (index_IxE, encoded_BxE))
         return sum(map(shards.products, *halves, candidates.swapaxes(0, 1)))
-
-    def probe(self, params: dict, batch: Batch) -> dict[str, Probe]:
-        return self._apply(params, batch)[1]

@@ -27,17 +27,8 @@ class Parts(base.Parts):
     # Q20: the official places among ties are arbitrary; here the target is in their middle.
 
     def task(self, log, split) -> LLM4CDSRTask:
-        of, (length, size) = (
-            self.config.quirks,
-            (self.config.model.length, self.config.train.batch_size),
-        )
-        of_negatives = (
-            of.q5_negative_of_input_domain,
-            of.q6_two_negatives,
-            of.q7_last_item_never_drawn,
-        )
-        others = of.q10_profile_by_row, of.drop_last_of_other
-        return LLM4CDSRTask(log, split, length, size, *of_negatives, *others)
+        length, batch_size = self.config.model.length, self.config.train.batch_size
+        return LLM4CDSRTask(log, split, length, batch_size, self.config.quirks)
 
     def backbone(self, n_items, tables) -> model.Backbone:
         of = self.config

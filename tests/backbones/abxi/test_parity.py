@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 from absl import flags
 
+from oa_jax.backbones.abxi.parity import SHAPES
+from oa_jax.backbones.parity import relative
 from oa_jax.commands import verify
 from oa_jax.errors import UserError
 
@@ -80,10 +82,10 @@ def test_one_bad_quantity_of_many_fails(monkeypatch, capsys):
 
 
 def test_relative_errors():
-    assert verify.relative([1.0, -4.0], [1.0, -3.0]) == pytest.approx(1 / 3)
-    assert verify.relative([0.0], [0.0]) == 0
+    assert relative([1.0, -4.0], [1.0, -3.0]) == pytest.approx(1 / 3)
+    assert relative([0.0], [0.0]) == 0
     bad = ([np.nan], [1.0]), ([1.0], [np.nan]), ([np.inf], [np.inf]), ([1.0], [[1.0]])
-    assert [verify.relative(ours, expected) for ours, expected in bad] == [np.inf] * 4
+    assert [relative(ours, expected) for ours, expected in bad] == [np.inf] * 4
 
 
 def message(path):
@@ -96,7 +98,7 @@ def message(path):
 
 def of_each_kind(golden):
     """Names of all inputs and outputs, and of some weights, gradients and stepped weights."""
-    groups = tuple(f"{group}/" for group in verify.SHAPES)
+    groups = tuple(f"{group}/" for group in SHAPES)
     names = [k for k in golden if k.startswith(groups) and k.split("/")[1][:6] != "ranks_"]
     weights = ("ep.weight", "ei.weight", "proj_i.fc_1.weight", "norm_b2b.bias")
     return names + [f"{kind}/{name}" for kind in ("param", "grad", "step1") for name in weights]
@@ -142,7 +144,7 @@ VALUES = {
     "text": ("val/h", lambda a: a.astype(str), "found <U32, expected numbers"),
     "fractions": ("train/seq_x", lambda a: a + 0.5, "found float64, expected whole numbers"),
     "no item": ("val/gt_mtc", lambda a: a + 100, "expected an id in 0..100"),
-    "negative": ("train/gt", lambda a: a - 1, "found item -1, expected an id in 0..100"),
+    "negative": ("train/gt", lambda a: a - 1, "found -1, expected an id in 0..100"),
     "history": ("raw/flat", lambda a: a + 100, "expected an id in 0..100"),
     "offsets": ("raw/offsets", lambda a: a[::-1], "expected ascending whole numbers 0..68"),
     "item count": ("param/ei.weight", lambda a: a[1:], "found shape (100, 32), expected (101, 32)"),
@@ -179,14 +181,14 @@ def damaged(golden, kind, path):
 
 DAMAGES = {
     "missing": "no such file: expected a fixture",
-    "folder": "no such file: expected a fixture",
-    "text": "not a whole .npz file",
-    "empty": "not a whole .npz file",
-    "pickle": "not a whole .npz file",
-    "single": "not a whole .npz file",
-    "truncated": "not a whole .npz file",
-    "flipped": "not a readable .npz of plain arrays",
-    "objects": "not a readable .npz of plain arrays: Object arrays cannot be loaded",
+    "folder": "damaged: ",
+    "text": "damaged: ",
+    "empty": "damaged: ",
+    "pickle": "damaged: ",
+    "single": "damaged: a single array: expected a fixture",
+    "truncated": "damaged: ",
+    "flipped": "damaged: ",
+    "objects": "damaged: Object arrays cannot be loaded",
 }
 
 
