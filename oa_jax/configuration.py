@@ -83,16 +83,23 @@ class Model:
     heads: int = whole(1, "attention heads, a divisor of d_embed")
     length: int = whole(50, "events of a stream, the last ones")
     dropout: float = real(0.5, "rate of dropout", 0, 0.999)
+    blocks: int = whole(2, "SASRec blocks of each stream")
 
     @property
     def places(self) -> tuple[int, ...]:
         """Where a fusion may stand: after the embedding (0) and after each block."""
-        raise NotImplementedError
+        return tuple(range(self.blocks + 1))
 
 
 @dataclasses.dataclass(frozen=True)
 class Quirks:
     """No quirks; a backbone's subclass has a field for each."""
+
+    @classmethod
+    def of(cls, protocol: str) -> Quirks:
+        """All switches as a protocol has them."""
+        column = PROTOCOLS.index(protocol)
+        return cls(**{one.name: one.metadata["presets"][column] for one in dataclasses.fields(cls)})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -125,7 +132,7 @@ class Config:
         in a dictionary: `config.replace(**{"train.max_epochs": 3})`."""
         values = self.to_dict()
         if "protocol" in changes:  # which decides the quirks anew, but for those set by hand
-            for name, value in _presets(type(self.quirks), self.protocol).items():
+            for name, value in vars(type(self.quirks).of(self.protocol)).items():
                 if values["quirks"][name] == value:
                     values["quirks"][name] = None
         return build(type(self), merged(values, changes))
@@ -152,16 +159,11 @@ def build(kind: type[Config], values: Mapping) -> Config:
     Raises UserError naming the field, what was found and what was expected.
     """
     config = _build(kind, upgraded(values), "")
-    presets = _presets(type(config.quirks), config.protocol)
+    presets = vars(type(config.quirks).of(config.protocol))
     undecided = {name: v for name, v in presets.items() if getattr(config.quirks, name) is None}
     config = dataclasses.replace(config, quirks=dataclasses.replace(config.quirks, **undecided))
     _check_together(config)
     return config
-
-
-def _presets(quirks, protocol):
-    column = PROTOCOLS.index(protocol)
-    return {one.name: one.metadata["presets"][column] for one in dataclasses.fields(quirks)}
 
 
 def upgraded(values: Mapping) -> dict:

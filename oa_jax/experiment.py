@@ -15,7 +15,7 @@ import numpy as np
 import optax
 
 from oa_jax.backbones import known
-from oa_jax.backbones.base import Backbone, Task, picked
+from oa_jax.backbones.base import Backbone, Task
 from oa_jax.configuration import Config, value_of
 from oa_jax.data import sources
 from oa_jax.engine.feed import Feed, open_records
@@ -153,7 +153,7 @@ def engine(
     settings = Settings(
         backbone or known.parts(config).backbone(log.n_items, data.tables),
         data.task,
-        Schedule(**picked(Schedule, train)),
+        Schedule(**{f.name: getattr(train, f.name) for f in dataclasses.fields(Schedule)}),
         optax.scale_by_adam(),
         log.n_items,
         evaluation.tie_weight,

@@ -9,7 +9,6 @@ with an official code may have `parity.py` (`oa_jax verify`), `official_step.py`
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -82,12 +81,6 @@ def members(protocol: type) -> list[str]:
     """Names of the functions and attributes that a Protocol of this file asks for."""
     functions = {name for name in vars(protocol) if not name.startswith("_")}
     return sorted(functions | set(protocol.__annotations__))
-
-
-def picked(kind: type, group: Any) -> dict:
-    """The values of a group for those fields of the dataclass `kind` that it has."""
-    names = (one.name for one in dataclasses.fields(kind))
-    return {name: getattr(group, name) for name in names if hasattr(group, name)}
 
 
 class Parts:

@@ -25,18 +25,13 @@ def sums(probe: Probe) -> dict[str, jax.Array]:
     """Sums over the real tokens of one probe, float32 scalars; see `statistics` for the names."""
     token_P = probe.has_key_P.astype(jnp.float32)
     aligned_P = token_P * probe.has_aligned_P
-    cos_P, cos_pooled_P = cosine(probe.x, probe.update), cosine(probe.x, probe.y_pooled)
-    cos_aligned_P = cosine(probe.x, probe.y_aligned)
     gated, parallel = probe.gate * probe.update, parallel_part(probe.update, probe.x)
-    gated_cos_P = cosine(probe.x, gated)
-    of_tokens = {
-        "cos": cos_P,
-        "abs_cos": jnp.abs(cos_P),
-        "cos2": cos_P**2,
-        "gated_cos": gated_cos_P,
-        "gated_abs_cos": jnp.abs(gated_cos_P),
-        "xy_cos": cos_pooled_P,
-        "xy_abs_cos": jnp.abs(cos_pooled_P),
+    others = {"": probe.update, "gated_": gated, "xy_": probe.y_pooled}
+    cos = {name: cosine(probe.x, other) for name, other in others.items()}
+    of_tokens = {f"{name}cos": cos_P for name, cos_P in cos.items()}
+    of_tokens |= {f"{name}abs_cos": jnp.abs(cos_P) for name, cos_P in cos.items()}
+    of_tokens |= {
+        "cos2": cos[""] ** 2,
         "norm_x": _norm(probe.x),
         "norm_update": _norm(probe.update),
         "norm_gated": _norm(gated),
@@ -46,6 +41,7 @@ def sums(probe: Probe) -> dict[str, jax.Array]:
         "gate2": jnp.mean(probe.gate**2, -1),
     }
     total = {name: jnp.sum(value * token_P) for name, value in of_tokens.items()}
+    cos_aligned_P = cosine(probe.x, probe.y_aligned)
     total["xy_aligned_cos"] = jnp.sum(cos_aligned_P * aligned_P)
     total["xy_aligned_abs_cos"] = jnp.sum(jnp.abs(cos_aligned_P) * aligned_P)
     return total | {"tokens": jnp.sum(token_P), "aligned_tokens": jnp.sum(aligned_P)}
@@ -68,10 +64,8 @@ def statistics(total: dict[str, float]) -> dict[str, float]:
     }
     parallel, update = mean.pop("energy_parallel"), mean.pop("energy_update")
     gate, gate2 = mean.pop("gate"), mean.pop("gate2")
+    mean |= {f"{name}_abs": abs(mean[name]) for name in ("cos", "xy_cos", "xy_aligned_cos")}
     return mean | {
-        "cos_abs": abs(mean["cos"]),
-        "xy_cos_abs": abs(mean["xy_cos"]),
-        "xy_aligned_cos_abs": abs(mean["xy_aligned_cos"]),
         "parallel_share": math.sqrt(_ratio(parallel, update)),
         "gate_mean": gate,
         "gate_std": math.sqrt(max(gate2 - gate**2, 0.0)) if n else math.nan,

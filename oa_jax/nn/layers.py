@@ -129,15 +129,15 @@ class Dropout(nn.Module):
         key, width = self.make_rng("dropout"), h.shape[-1]
         sizes = parts or (h.size // width,)
         keys = jax.random.split(key, len(sizes))
-        bits = [_half_words(k, n * width) for k, n in zip(keys, sizes, strict=True)]
+
+        def half_words(key, size):
+            words = jax.random.bits(key, (-(-size // 2),), jnp.uint32)
+            return jax.lax.bitcast_convert_type(words, jnp.uint16).ravel()[:size]
+
+        bits = [half_words(k, n * width) for k, n in zip(keys, sizes, strict=True)]
         halves = jnp.concatenate(bits).reshape(h.shape)
         keep = halves >= jnp.round(rate * 65536).astype(jnp.uint32)
         return jnp.where(keep, h / (1.0 - rate), 0.0)
-
-
-def _half_words(key, size):
-    words = jax.random.bits(key, (-(-size // 2),), jnp.uint32)
-    return jax.lax.bitcast_convert_type(words, jnp.uint16).ravel()[:size]
 
 
 class LayerNorm(nn.Module):

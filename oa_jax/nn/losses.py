@@ -53,25 +53,23 @@ def position_negatives(
     nothing of size (P, K, D) outlives its block and nothing is gathered twice.
     Differentiable in `table` and `h_PxD`; `weight_P` is a constant.
     """
-    args = (table, h_PxD, weight_P, target_P, negatives_PxK)
-    return _forward(*args, block, with_gradient=False)[0]
+    return _forward(table, h_PxD, weight_P, target_P, negatives_PxK, block)[0]
 
 
-def _forward(table, h_PxD, weight_P, target_P, negatives_PxK, block, with_gradient=True):
+def _forward(table, h_PxD, weight_P, target_P, negatives_PxK, block):
     ids_Px1K = jnp.concatenate([target_P[:, None], negatives_PxK], 1)
-    part = functools.partial(_in_blocks, block=block, with_gradient=with_gradient)
+    part = functools.partial(_in_blocks, block=block)
     (total, d_table), (terms_P, d_h) = shards.over_batch(part, table, h_PxD, weight_P, ids_Px1K)
-    return (total, terms_P), (d_table, d_h) if with_gradient else None
+    return (total, terms_P), (d_table, d_h)
 
 
-def _in_blocks(held: shards.Rows, h_PxD, weight_P, ids_Px1K, *, block, with_gradient):
-    """((total, its gradient of the table), (terms_P, gradient of h)); () for no gradient."""
+def _in_blocks(held: shards.Rows, h_PxD, weight_P, ids_Px1K, *, block):
+    """((total, its gradient of the table), (terms_P, gradient of h))."""
     table = held.array
     a_position = ids_Px1K.shape[1] * table.shape[1] * table.dtype.itemsize
     of_cpu = min(block, max(CPU_BLOCK_BYTES // a_position, 1))
     cpu, default = (
-        functools.partial(_scan_blocks, held.divided, block=size, with_gradient=with_gradient)
-        for size in (of_cpu, block)
+        functools.partial(_scan_blocks, held.divided, block=size) for size in (of_cpu, block)
     )
     args = (table, h_PxD, weight_P, ids_Px1K)
     if of_cpu == block:
@@ -79,7 +77,7 @@ def _in_blocks(held: shards.Rows, h_PxD, weight_P, ids_Px1K, *, block, with_grad
     return jax.lax.platform_dependent(*args, cpu=cpu, default=default)
 
 
-def _scan_blocks(divided, table, h_PxD, weight_P, ids_Px1K, *, block, with_gradient):
+def _scan_blocks(divided, table, h_PxD, weight_P, ids_Px1K, *, block):
     held, (size, width) = shards.Rows(table, divided), h_PxD.shape
     n_blocks = -(-size // block)
 
@@ -92,28 +90,23 @@ def _scan_blocks(divided, table, h_PxD, weight_P, ids_Px1K, *, block, with_gradi
         items = held.get(ids)
         scores = held.sum(jnp.einsum("pd,pkd->pk", h, items))
         terms = weight * _nll(scores[:, 0], scores[:, 1:])
-        if not with_gradient:
-            return d_table, (terms, ())
         d_scores = weight[:, None] * jax.nn.softmax(scores, -1).at[:, 0].add(-1.0)
         d_h = jnp.einsum("pk,pkd->pd", d_scores, items)
         d_items = d_scores[:, :, None] * h[:, None, :]
         return held.add(d_table, ids, d_items), (terms, d_h)
 
-    start = jnp.zeros_like(table) if with_gradient else ()
     xs = (blocks(h_PxD), blocks(weight_P), blocks(ids_Px1K))
-    d_table, (terms, d_h) = jax.lax.scan(step, start, xs)
+    d_table, (terms, d_h) = jax.lax.scan(step, jnp.zeros_like(table), xs)
     terms_P = terms.ravel()[:size]
-    d_h_PxD = d_h.reshape(-1, width)[:size] if with_gradient else ()
-    return (jnp.sum(terms_P), d_table), (held.once(terms_P), d_h_PxD)
+    return (jnp.sum(terms_P), d_table), (held.once(terms_P), d_h.reshape(-1, width)[:size])
 
 
-def _backward_rule(block, gradient, cotangents):
-    d_table, d_h = gradient
+def _backward(block, gradient, cotangents):
     scale = cotangents[0]
-    return scale * d_table, scale * d_h, None, None, None  # nothing for weights and ids
+    return *(scale * d for d in gradient), None, None, None  # nothing for weights and ids
 
 
-position_negatives.defvjp(_forward, _backward_rule)
+position_negatives.defvjp(_forward, _backward)
 
 
 def _nll(positive_P, negative_PxK):

@@ -6,6 +6,7 @@ at which it stands.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -31,11 +32,6 @@ STREAMS = ("x", *DOMAINS)
 INIT = Init(XAVIER_NORMAL, XAVIER_NORMAL)
 EPSILON = 1e-8
 Rate = float | jax.Array | None  # of dropout; None without
-
-
-def places(blocks: int) -> tuple[int, ...]:
-    """Where a fusion may stand: after the embedding (0), and after each block."""
-    return tuple(range(blocks + 1))
 
 
 class Block(nn.Module):
@@ -70,7 +66,8 @@ class StreamNet(nn.Module):
     """A network of three streams. Its `setup` makes `positions`, {stream: table}, and the layers
     of `add_layers`; its `__call__` is compact, as fusions are made where they are used."""
 
-    config: Any  # d_embed, heads, blocks
+    n_items: tuple[int, int]
+    config: Any  # the group `model` of the backbone
     gca: GCAConfig
 
     def add_layers(self) -> None:
@@ -80,20 +77,24 @@ class StreamNet(nn.Module):
         self.norm = {s: LayerNorm(EPSILON) for s in STREAMS}
         self.dropout = {s: Dropout() for s in STREAMS}
 
-    def embed(
+    def run(
         self,
         batch: dict[str, jax.Array],
         vectors: Callable[[str, jax.Array], jax.Array],
         place: Callable[[jax.Array], jax.Array],
         rate: Rate,
         names: tuple[str, ...] = STREAMS,
-    ) -> dict[str, Stream]:
-        """The streams `names` before the first block; of all positions, or of those in `at_NAME`.
+        causal: bool = True,
+        key_mask: bool = True,
+        last_only: bool = False,
+    ) -> tuple[dict[str, Stream], dict[str, Probe]]:
+        """Embedding, blocks and fusions -> (streams before the last norm, {"place/domain": Probe}).
 
-        vectors: (stream, ids (P,)) -> scaled item vectors (P, D).
-        place: real tokens (B, L) -> each one's row in the table of positions.
+        vectors: (stream, ids (P,)) -> scaled item vectors (P, D).  place: real tokens (B, L) ->
+        each one's row in the table of positions.  names: the streams, of all positions, or of
+        those in `at_NAME`; x alone meets no fusion.  last_only: the last position of each row.
         """
-        streams = {}
+        cfg, streams, probes = self.config, {}, {}
         for name in names:
             ids_BxL = batch["seq" if name == "x" else f"seq_{name}"]
             packing = Packing(batch.get(f"at_{name}"), ids_BxL.shape)
@@ -101,38 +102,36 @@ class StreamNet(nn.Module):
             h_PxD = vectors(name, ids_P) + self.positions[name][place_P]
             stream = Stream(self.dropout[name](h_PxD, rate), ids_P != 0, packing)
             streams[name] = stream.map(lambda h: h)  # padding back to 0
-        return streams
-
-    def run(
-        self,
-        batch: dict[str, jax.Array],
-        streams: dict[str, Stream],
-        rate: Rate,
-        causal: bool = True,
-        key_mask: bool = True,
-        last_only: bool = False,
-    ) -> tuple[dict[str, Stream], dict[str, Probe]]:
-        """Blocks and fusions -> (streams before the last norm, {"place/domain": Probe}).
-
-        last_only: the last position of each row. Stream x alone meets no fusion.
-        """
-        cfg, probes = self.config, {}
         axis = jnp.broadcast_to(jnp.arange(batch["seq"].shape[1]), batch["seq"].shape)
         # Columns of the merged sequence at which the tokens stand; -1 at a domain's padding.
         times = {s: axis if s == "x" else batch[f"time_{s}"] for s in streams}
-        for place in places(cfg.blocks):
+        for at in cfg.places:
             # What follows the last block is pointwise, unless a fusion stands there.
-            shorten = last_only and place == cfg.blocks and place not in self.gca.positions
-            if place:
-                streams = {
-                    name: self.block[name][place - 1](
-                        stream, allowed_keys(stream, causal, key_mask), rate, shorten
-                    )
-                    for name, stream in streams.items()
-                }
+            shorten = last_only and at == cfg.blocks and at not in self.gca.positions
+            if at:
+                for name, stream in streams.items():
+                    allowed = allowed_keys(stream, causal, key_mask)
+                    streams[name] = self.block[name][at - 1](stream, allowed, rate, shorten)
             if len(streams) > 1:
-                streams, seen = fuse(self.gca, place, streams, times, cfg.heads, INIT)
+                streams, seen = fuse(self.gca, at, streams, times, cfg.heads, INIT)
                 probes |= seen
         if last_only:
             streams = {name: stream.last() for name, stream in streams.items()}
         return streams, probes
+
+
+class OnTables:
+    """What a `Backbone` with frozen `tables` beside its parameters has in common with others."""
+
+    def on(self, tables: Any) -> OnTables:
+        return dataclasses.replace(self, tables=tables)
+
+    def probe(self, params: dict, rows: dict) -> dict[str, Probe]:
+        return self.apply(params, rows)[1]
+
+
+def dropout_of(key: jax.Array | None, hparams: dict) -> dict:
+    """Options of `apply`: {} without a key."""
+    if key is None:
+        return {}
+    return {"rate": hparams["dropout"], "rngs": {"dropout": jax.random.fold_in(key, 0)}}

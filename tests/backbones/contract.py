@@ -3,8 +3,6 @@
 They know a backbone by its contract alone: parameters, evaluation rows, batches of its task.
 """
 
-import dataclasses
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,6 +10,7 @@ import numpy as np
 from oa_jax import experiment as experiment_lib
 from oa_jax.backbones import base
 from oa_jax.events.log import make_log
+from oa_jax.nn.draws import Purpose, key_of
 
 CLOSE = {"rtol": 2e-4, "atol": 2e-5}
 
@@ -19,30 +18,30 @@ CLOSE = {"rtol": 2e-4, "atol": 2e-5}
 class Case:
     """A backbone on the data of a small experiment, its functions compiled once."""
 
-    def __init__(self, experiment, backbone=None):
+    def __init__(self, experiment):
         self.experiment, self.task = experiment, experiment.data.task
-        self.backbone = backbone or experiment.engine.settings.on(experiment.tables).backbone
-        # Random parameters at the start are so small that a mistake could hide in rounding.
-        params = jax.jit(self.backbone.init)(jax.random.key(0))
-        self.params = jax.tree.map(lambda a: 3 * a, params)
         self.rows = experiment.evaluation.rows["test"]
-        self.encode, self.score = jax.jit(self.backbone.encode), jax.jit(self.backbone.score)
-        self.index, self.probe = jax.jit(self.backbone.index), jax.jit(self.backbone.probe)
-        self._loss = jax.jit(self.backbone.loss)
+        self.arrays = self.task.train_arrays()
+        self.capacity = experiment.engine.capacity(experiment.seeds, 0)
+        self.hparams = {name: values[0] for name, values in experiment.hparams().items()}
+        self.batch = jax.jit(self.task.batch, static_argnums=4)
+        self.replace_backbone(experiment.engine.settings.on(experiment.tables).backbone)
+        # Random parameters at the start are so small that a mistake could hide in rounding.
+        self.params = jax.tree.map(lambda a: 3 * a, jax.jit(self.backbone.init)(jax.random.key(0)))
 
-    def batch(self, capacity, rows=None):
-        arrays = self.task.train_arrays()
+    def replace_backbone(self, backbone):
+        self.backbone = backbone
+        self.encode, self.score = jax.jit(backbone.encode), jax.jit(backbone.score)
+        self.index, self.probe = jax.jit(backbone.index), jax.jit(backbone.probe)
+        self.run = jax.jit(self.step)
+
+    def step(self, params, batch, key=None):
+        return self.backbone.loss(params, batch, key, self.hparams)
+
+    def loss(self, capacity, rows=None):
+        """(loss, aux) of a batch without dropout."""
         rows = jnp.arange(self.task.batch_size) if rows is None else rows
-        return jax.jit(lambda a: self.task.batch(a, rows, 0, 0, capacity))(arrays)
-
-    def loss(self, batch, dropout=0.0, draw=0):
-        hparams = {name: values[0] for name, values in self.experiment.hparams().items()}
-        hparams |= {"dropout": jnp.float32(dropout)}
-        return self._loss(self.params, batch, jax.random.key(draw), hparams)
-
-    @property
-    def capacity(self):
-        return self.experiment.engine.capacity(self.experiment.seeds, 0)
+        return self.run(self.params, self.batch(self.arrays, rows, 0, 0, capacity))
 
 
 def has_the_functions_of_the_contract(case):
@@ -84,19 +83,15 @@ def no_token_sees_a_later_event(case):
 
 
 def room_for_tokens_changes_no_loss(case):
-    """Nor what is drawn: capacities follow from all seeds of a program."""
-    small, large = (case.batch(tuple(k * n for n in case.capacity)) for k in (1, 2))
-    for dropout in (0.0, 0.5):
-        found = [case.loss(batch, dropout) for batch in (small, large)]
-        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, **CLOSE), *found)
-    other, _ = case.loss(small, 0.5, draw=1)
-    assert abs(other / found[0][0] - 1) > 1e-3, "another draw is the same loss"
+    small, large = case.capacity, tuple(2 * n for n in case.capacity)
+    found = [case.loss(capacity) for capacity in (small, large)]
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, **CLOSE), *found)
 
 
 def an_epochs_last_batch_may_have_empty_rows(case):
     rows = jnp.arange(case.task.batch_size)
     half = jnp.where(rows < len(rows) // 2, rows, case.task.n_users)
-    loss, _ = case.loss(case.batch(case.capacity, half))
+    loss, _ = case.loss(case.capacity, half)
     assert np.isfinite(loss) and loss > 0
 
 
@@ -120,23 +115,25 @@ def candidates_are_scored_as_in_full_ranking(case):
 
 
 def seeds_are_alone(case):
-    """Two seeds in one program are what each is alone: by `map` bit for bit, by `vmap` closely."""
-    experiment = case.experiment
-    arrays = {k: v for k, v in experiment.train_arrays().items() if k in ("train", "tables")}
-    seeds, hparams = experiment.seeds[:2], jax.tree.map(lambda a: a[:2], experiment.hparams())
-    found = {}
-    for axis, groups in (("map", (slice(0, 2), slice(1, 2))), ("vmap", (slice(0, 2),))):
-        engine = type(experiment.engine)(
-            dataclasses.replace(experiment.engine.settings, quick_compile=True), axis
-        )
-        for group in groups:
-            of = jax.tree.map(lambda a, group=group: a[group], hparams)
-            states = engine.create(seeds[group], of)
-            states, losses = engine.steps(states, arrays, case.capacity, 2)
-            found[axis, group.start] = jax.device_get((states.params, losses))
-    both, alone, vmapped = found["map", 0], found["map", 1], found["vmap", 0]
-    jax.tree.map(lambda a, b: np.testing.assert_array_equal(a[1:], b), both, alone)
-    np.testing.assert_allclose(both[1], vmapped[1], rtol=1e-4)
+    """Seeds in one program do not know each other: in another order they are the same, by `map`
+    bit for bit; `vmap` is that up to rounding."""
+    rows = jnp.arange(case.task.batch_size)
+
+    def one(seed):
+        batch = case.task.batch(case.arrays, rows, seed, 0, case.capacity)
+        params = jax.tree.map(lambda leaf: leaf * (1 + seed / 8), case.params)
+        value_and_grad = jax.value_and_grad(case.step, has_aux=True)
+        return value_and_grad(params, batch, key_of(seed, Purpose.DROPOUT, 0))
+
+    mapped = jax.jit(lambda seeds: jax.lax.map(one, seeds))
+    seeds = jnp.arange(2)
+    (loss, _), grads = both = mapped(seeds)
+    jax.tree.map(lambda a, b: np.testing.assert_array_equal(a[::-1], b), both, mapped(seeds[::-1]))
+    (of_vmap, _), grads_of_vmap = jax.jit(jax.vmap(one))(seeds)
+    np.testing.assert_allclose(of_vmap, loss, rtol=1e-4)
+    for a, b in zip(*map(jax.tree.leaves, (grads_of_vmap, grads)), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-5 + 1e-3 * np.abs(b).max())
+    assert abs(loss[0] - loss[1]) > 1e-4, "two seeds have one loss"
 
 
 CHECKS = (

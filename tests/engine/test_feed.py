@@ -8,6 +8,7 @@ import pytest
 
 from oa_jax.backbones.abxi.task import Task
 from oa_jax.backbones.cdsrnp.task import CDSRNPTask
+from oa_jax.backbones.llm4cdsr.fields import Quirks
 from oa_jax.backbones.llm4cdsr.task import LLM4CDSRTask
 from oa_jax.engine.feed import Feed, places
 from oa_jax.errors import UserError
@@ -15,14 +16,14 @@ from oa_jax.events import split as splits
 
 pytestmark = pytest.mark.usefixtures("quick_compile")
 SEEDS = (0, 7)
-CORRECTED = (False,) * 5
+CORRECTED = Quirks.of("corrected")
 # Batches that end in the middle of the rows, and one that is larger than all of them. global_time
 # leaves users without a training row: rows are not users then.
 TASKS = {
     "abxi": (Task, "leave_one_out", (12, 8, 4)),
     "abxi corrected": (Task, "global_time", (12, 40, 4, "per_sequence", False)),
     "llm4cdsr": (LLM4CDSRTask, "global_time", (12, 8)),
-    "llm4cdsr corrected": (LLM4CDSRTask, "global_time", (12, 40, *CORRECTED)),
+    "llm4cdsr corrected": (LLM4CDSRTask, "global_time", (12, 40, CORRECTED)),
     "cdsrnp": (CDSRNPTask, "leave_one_out", (6, 12, 8, "each_domain", 12)),
     "cdsrnp every": (CDSRNPTask, "global_time", (6, 12, 200, "every", 12, False)),
     "cdsrnp alone": (CDSRNPTask, "leave_one_out", (6, 12, 8, "last", 0)),

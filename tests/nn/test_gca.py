@@ -1,5 +1,7 @@
 """One gated cross-attention module on its own: against loops, masks, variants, probe."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -13,11 +15,12 @@ from oa_jax.nn.gca import (
     GatedCrossAttention,
     parallel_part,
 )
-from oa_jax.nn.known import CHOICES
+from oa_jax.nn.known import GCAConfig
 from oa_jax.nn.layers import Packing, Stream
 from oa_jax.nn.losses import mean_cos2
 
 B, T, S, D, HEADS = 3, 5, 6, 8, 2
+PART_OF = ("update", "gated")
 RNG = np.random.default_rng(0)
 # Packed queries, as in training: two slots unused, one real place left out of the packing.
 AT = jnp.array([0, 1, 3, 4, 5, 7, 8, 11, 13, 14, B * T, B * T])
@@ -163,8 +166,8 @@ def test_no_allowed_key_gives_exactly_0():
     assert np.abs(probe.update[none & np.asarray(QUERY_REAL)]).max(-1).min() > 0.01
 
 
-@pytest.mark.parametrize("part_of", CHOICES["part_of"])
-@pytest.mark.parametrize("part", CHOICES["part"])
+@pytest.mark.parametrize("part_of", PART_OF)
+@pytest.mark.parametrize("part", PARTS)
 def test_no_nan_without_any_key_or_query(part, part_of):
     module, params = module_and_params(part=part, part_of=part_of)
     query, source = streams()
@@ -210,7 +213,9 @@ def opened(params):
 
 def test_the_words_of_a_configuration_are_those_of_the_module():
     tables = {"gate_act": GATE_ACTIVATIONS, "gate_inner": INNER_ACTIVATIONS, "part": PARTS}
-    assert {field: CHOICES[field] for field in tables} == {k: tuple(v) for k, v in tables.items()}
+    fields = {one.name: one.metadata["expected"] for one in dataclasses.fields(GCAConfig)}
+    for name, words in (tables | {"part_of": PART_OF}).items():
+        assert fields[name] == "one of " + ", ".join(words)
 
 
 def test_parallel_and_orthogonal_updates():
@@ -239,7 +244,7 @@ def test_a_part_of_the_gated_update():
     """The gate sees the whole X'; what is added lies across X, which it does not without."""
     some, x = ~without_key(), np.asarray(streams()[0].h_PxD, np.float64)
     added = {}
-    for part_of in CHOICES["part_of"]:
+    for part_of in PART_OF:
         module, params = module_and_params(part="orthogonal", part_of=part_of, layer_norm=False)
         out, probe = run(module, params)
         added[part_of] = (np.asarray(out.h_PxD) - x)[some]
@@ -259,7 +264,7 @@ def test_a_function_may_stand_for_the_part():
 
     plain, params = module_and_params(layer_norm=False)
     h, probe = run(plain, params)
-    for part_of in CHOICES["part_of"]:
+    for part_of in PART_OF:
         out, _ = run(plain.clone(part=twice, part_of=part_of, name=part_of), params)
         expected = probe.update if part_of == "update" else probe.gate * probe.update
         np.testing.assert_array_equal(seen[part_of], expected)

@@ -14,6 +14,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from oa_jax.backbones.abxi.fields import Model, Quirks
 from oa_jax.nn import losses, shards
 from oa_jax.nn.fusion import DOMAINS, Probe, fuse
 from oa_jax.nn.known import GCAConfig
@@ -29,40 +30,16 @@ from oa_jax.nn.layers import (
     allowed_keys,
 )
 
-# Where a fusion may stand: after embedding, after attention, after FFN + domain LoRA. The official
-# model is one block, so there are no more.
-PLACES = (0, 1, 2)
 Batch = dict[str, jax.Array]
-
-
-@dataclasses.dataclass(frozen=True)
-class ABXIConfig:
-    """Sizes. Defaults are the official ones."""
-
-    n_items: tuple[int, int]
-    d_embed: int = 256
-    heads: int = 2
-    d_ffn: int = 680
-    rank_domain: int = 64
-    rank_invariant: int = 64
-    length: int = 47
-
-
-@dataclasses.dataclass(frozen=True)
-class ABXIQuirks:
-    """The switches of `protocol` that act inside the model; True is the official code."""
-
-    q3_attend_to_padding: bool = True
-    q6_positions_from_end: bool = True
-    q19_mean_over_all_users: bool = True
 
 
 class ABXI(nn.Module):
     """The network: a batch to the two hidden states that score items, (·, D) each."""
 
-    config: ABXIConfig
+    n_items: tuple[int, int]
+    config: Model
     gca: GCAConfig
-    quirks: ABXIQuirks
+    quirks: Quirks
 
     @nn.compact
     def __call__(
@@ -88,7 +65,7 @@ class ABXI(nn.Module):
 
     def _embed(self, batch, rate):
         cfg = self.config
-        shape = (sum(cfg.n_items) + 1, cfg.d_embed)
+        shape = (sum(self.n_items) + 1, cfg.d_embed)
         items = self.param("items", shards.with_spare_rows(TABLE_INIT), shape)
         positions = self.param("positions", TABLE_INIT, (cfg.length + 1, cfg.d_embed))
         packings, times = _layout(batch)
@@ -167,24 +144,19 @@ def _layout(batch):
 
 @dataclasses.dataclass(frozen=True)
 class Backbone:
-    """ABXI to the rest of the house: init, loss, encode, score, probe. Pure, one seed."""
+    """ABXI to the rest of the house, see `base.Backbone`."""
 
-    config: ABXIConfig
+    n_items: tuple[int, int]
+    config: Model
     gca: GCAConfig = GCAConfig()
-    quirks: ABXIQuirks = ABXIQuirks()
+    quirks: Quirks = Quirks.of("official")
     block: int = 256  # positions per block of the sampled softmax
 
     @property
-    def places(self) -> tuple[int, ...]:
-        """Where a fusion may stand."""
-        return PLACES
-
-    @property
     def net(self) -> ABXI:
-        return ABXI(self.config, self.gca, self.quirks)
+        return ABXI(self.n_items, self.config, self.gca, self.quirks)
 
     def init(self, key: jax.Array) -> dict:
-        """Parameters, a tree of float32 arrays."""
         ids = jnp.ones((1, self.config.length), jnp.int32)
         batch = {"seq_x": ids, "seq_a": ids, "seq_b": ids, "until_a": ids, "until_b": ids}
         return self.net.init(key, batch)["params"]
@@ -212,8 +184,7 @@ class Backbone:
             softmax = losses.position_negatives(*of_target, batch["negatives"], self.block)
         total, terms_P = softmax
         split = len(batch["at_A"])
-        loss_a, loss_b = jnp.sum(terms_P[:split]), jnp.sum(terms_P[split:])
-        aux = {"loss_a": loss_a, "loss_b": loss_b}
+        aux = {"loss_a": jnp.sum(terms_P[:split]), "loss_b": jnp.sum(terms_P[split:])}
         return losses.penalised(total, aux, probes, hparams["ortho_weight"], self.gca.part_of)
 
     def _weights(self, batch, domain):
@@ -228,22 +199,18 @@ class Backbone:
         return per_user.at[at_P // length].get(mode="fill", fill_value=0) / n_users
 
     def index(self, params: dict) -> dict:
-        """What `score` needs to know of the items, once for all rows: the parameters."""
         return params
 
     def encode(self, params: dict, batch: Batch) -> jax.Array:
-        """What scoring needs of evaluation rows: (B, D), by the target's domain."""
+        """-> (B, D), by the target's domain."""
         hidden, _ = self.net.apply({"params": params}, batch, last_only=True)
         return jnp.where((batch["domain"] == 0)[:, None], hidden["A"], hidden["B"])
 
     def score(self, params: dict, encoded_BxD: jax.Array, candidates: jax.Array) -> jax.Array:
-        """Scores of candidates (B, K) of each row, or of a block of items (K,) for all rows
-        (`shards.Blocks`) -> (B, K)."""
         table = params["items"]
         if candidates.ndim == 1:
             return encoded_BxD @ shards.block_rows(table, candidates).T
         return shards.products(table, encoded_BxD, candidates)
 
     def probe(self, params: dict, batch: Batch) -> dict[str, Probe]:
-        """{"place/domain": Probe} over every token of an evaluation or training batch."""
         return self.net.apply({"params": params}, batch)[1]

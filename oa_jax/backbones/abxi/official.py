@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from oa_jax.backbones import official as common
-from oa_jax.backbones.abxi.model import ABXIConfig
+from oa_jax.backbones.abxi.fields import Model
 from oa_jax.backbones.official import Names, Weights
 
 
@@ -48,10 +48,9 @@ def to_official(params: dict) -> Weights:
     return common.from_tree(params, NAMES)
 
 
-def sizes_of(weights: Weights, n_items: tuple[int, int], heads: int) -> ABXIConfig:
-    """Model sizes read off the arrays' shapes (heads and the domains' items cannot be)."""
-    return ABXIConfig(
-        n_items=tuple(n_items),
+def sizes_of(weights: Weights, heads: int) -> Model:
+    """Model sizes read off the arrays' shapes (heads cannot be)."""
+    return Model(
         d_embed=weights["ei.weight"].shape[1],
         heads=heads,
         d_ffn=weights["ffn.fc_1.weight"].shape[0],

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from oa_jax.backbones import base
-from oa_jax.backbones.abxi.model import ABXIConfig, ABXIQuirks, Backbone
+from oa_jax.backbones.abxi.model import Backbone
 from oa_jax.backbones.abxi.task import Task
 
 
@@ -11,25 +11,13 @@ class Parts(base.Parts):
     hparams = {"temperature": ("model", "temperature")}
 
     def task(self, log, split) -> Task:
-        train = self.config.train
-        return Task(
-            log,
-            split,
-            self.config.model.length,
-            train.batch_size,
-            train.n_negatives,
-            train.negatives,
-            self.config.quirks.q1_pool_b_from_last_a,
-        )
+        of, q1 = self.config.train, self.config.quirks.q1_pool_b_from_last_a
+        length = self.config.model.length
+        return Task(log, split, length, of.batch_size, of.n_negatives, of.negatives, q1)
 
     def backbone(self, n_items, tables=None) -> Backbone:
-        config = self.config
-        return Backbone(
-            ABXIConfig(n_items=n_items, **base.picked(ABXIConfig, config.model)),
-            config.gca,
-            ABXIQuirks(**base.picked(ABXIQuirks, config.quirks)),
-            config.train.block_positions,
-        )
+        of, block = self.config, self.config.train.block_positions
+        return Backbone(n_items, of.model, of.gca, of.quirks, block)
 
     @property
     def tie_weight(self) -> float:

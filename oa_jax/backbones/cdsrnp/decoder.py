@@ -42,7 +42,7 @@ class Decoder(nn.Module):
     """
 
     widths: tuple[int, ...]  # of the modulated layers
-    interest: str = "film"  # film | attention | none, as of `CDSRNPConfig`
+    interest: str = "film"  # film | attention | none, as of `fields.Model`
     film_from_one: bool = True
 
     @nn.compact

@@ -37,12 +37,6 @@ class Model(configuration.Model):
     kl_weight: float = real(0.01, "weight of the KL divergence")
     kl_warmup: int = whole(10, "epochs over which the weight grows from 0", 0)
     eval_latent: str = one_of("mean", "z at test", "mean", "draw")
-    blocks: int = whole(2, "SASRec blocks of each stream")
-
-    @property
-    def places(self) -> tuple[int, ...]:
-        """After the embedding (0) and after each block."""
-        return tuple(range(self.blocks + 1))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -3,7 +3,7 @@
 The authors' code and method section are not public. What is theirs: three streams, support sets of
 overlapped users, the prior of the support and the posterior of support and query users aligned by
 KL, an interest adaptive layer. Forms are those of related public work (C2DSR, AMID, TaNP,
-NF-NPCDR); what we chose is a field of `CDSRNPConfig`.
+NF-NPCDR); what we chose is a field of `fields.Model`.
 """
 
 from __future__ import annotations
@@ -18,67 +18,24 @@ import jax.numpy as jnp
 
 from oa_jax.backbones.cdsrnp import neural_process
 from oa_jax.backbones.cdsrnp.decoder import Decoder, Encoded, Latent
+from oa_jax.backbones.cdsrnp.fields import Model
 from oa_jax.backbones.cdsrnp.neural_process import MLP, Gaussian, LatentHead
-from oa_jax.nn import losses, shards, streams
+from oa_jax.nn import losses, shards
 from oa_jax.nn.fusion import DOMAINS, Probe
 from oa_jax.nn.known import GCAConfig
 from oa_jax.nn.layers import Stream
-from oa_jax.nn.streams import STREAMS, Rate, StreamNet
+from oa_jax.nn.streams import STREAMS, OnTables, Rate, StreamNet, dropout_of
 
 Batch = dict[str, jax.Array]
 SUPPORT_BLOCK = 256  # rows of the evaluation support that are encoded together
 
 
-@dataclasses.dataclass(frozen=True)
-class CDSRNPConfig:
-    """Sizes and choices.
-
-    neural_process: without it there is no support set, no z and no modulation by either.
-    d_latent: width of z, 0 for half of d_embed.
-    pair_negative: the encoder also sees each user with an item it did not take, and y = 0.
-    latents: "per_direction", z_A and z_B from the users whose target is in A and in B; "shared",
-        both from all.
-    score_state, np_state: "last" step or "mean" of a stream, for scoring and for the encoder.
-    interest: "film", attention of the candidate over the target's stream, modulated by z;
-        "attention", without z; "none", the stream's state instead.
-    decoder_widths: of the modulated layers.  film_from_one: η = 1 + tanh, not tanh.
-    kl_warmup: epochs over which the weight of the KL grows from 0.
-    eval_latent: z at test, the prior's "mean" or a fixed "draw".
-    blocks: of each stream's encoder, at least 1.
-    """
-
-    n_items: tuple[int, int]
-    d_embed: int = 128
-    heads: int = 4
-    length: int = 50
-    merged_length: int = 100
-    neural_process: bool = True
-    d_latent: int = 0
-    pair_negative: bool = True
-    latents: str = "per_direction"
-    score_state: str = "last"
-    np_state: str = "mean"
-    interest: str = "film"
-    decoder_widths: tuple[int, ...] = (128, 32)
-    film_from_one: bool = True
-    kl_warmup: int = 10
-    eval_latent: str = "mean"
-    blocks: int = 2
-
-    @property
-    def n_latent(self) -> int:
-        return (self.d_latent or self.d_embed // 2) if self.neural_process else 0
-
-
 class CDSRNP(StreamNet):
     """The network: streams, pair representations, latents, logits."""
 
-    config: CDSRNPConfig
-    gca: GCAConfig
-
     def setup(self):
         cfg = self.config
-        shape = (sum(cfg.n_items) + 1, cfg.d_embed)
+        shape = (sum(self.n_items) + 1, cfg.d_embed)
         # √d times this, of unit variance, enters the streams.
         table_init = shards.with_spare_rows(nn.initializers.normal(cfg.d_embed**-0.5))
         self.items = self.param("items", table_init, shape)
@@ -91,7 +48,7 @@ class CDSRNP(StreamNet):
         self.decoder = Decoder(cfg.decoder_widths, cfg.interest, cfg.film_from_one)
         if cfg.neural_process:
             self.pair_encoder = MLP((cfg.d_embed,) * 3)
-            self.latent_head = LatentHead(cfg.n_latent)
+            self.latent_head = LatentHead(cfg.d_latent or cfg.d_embed // 2)
 
     @nn.compact
     def __call__(
@@ -108,7 +65,7 @@ class CDSRNP(StreamNet):
         def place(real_BxL):
             return jnp.broadcast_to(jnp.arange(real_BxL.shape[1]), real_BxL.shape)
 
-        out, probes = self.run(batch, self.embed(batch, vectors, place, rate), rate)
+        out, probes = self.run(batch, vectors, place, rate)
         return {name: stream.map(self.norm[name]) for name, stream in out.items()}, probes
 
     def represent(
@@ -145,32 +102,22 @@ def _states(streams, kind):
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Backbone:
-    """CDSRNP to the rest of the house: init, loss, index, encode, score, probe. Pure, one seed.
+class Backbone(OnTables):
+    """CDSRNP to the rest of the house, see `base.Backbone`.
 
-    tables: the fixed support set of evaluation, {name: (rows, …)} of `evaluation_support`, traced
-    inside a program (`on`); None without the neural process.
+    tables: the fixed support set of evaluation, {name: (rows, …)}; None without the process.
     """
 
-    config: CDSRNPConfig
+    n_items: tuple[int, int]
+    config: Model
     tables: Any = None
     gca: GCAConfig = GCAConfig()
 
     @property
-    def places(self) -> tuple[int, ...]:
-        """Where a fusion may stand."""
-        return streams.places(self.config.blocks)
-
-    def on(self, tables: Batch | None) -> Backbone:
-        """The backbone with this support set at test."""
-        return dataclasses.replace(self, tables=tables)
-
-    @property
     def net(self) -> CDSRNP:
-        return CDSRNP(self.config, self.gca)
+        return CDSRNP(self.n_items, self.config, self.gca)
 
     def init(self, key: jax.Array) -> dict:
-        """Parameters: {"net": …}, a tree of float32 arrays."""
         cfg = self.config
         batch = {"seq": jnp.ones((1, cfg.merged_length), jnp.int32)}
         row = jnp.ones((1, cfg.length), jnp.int32)
@@ -187,7 +134,8 @@ class Backbone:
 
         return {"net": nn.init(touch, self.net)(key)["params"]}
 
-    def _apply(self, params, *args, **options):
+    def apply(self, params: dict, *args: Any, **options: Any) -> Any:
+        """The network, or its `method`."""
         return self.net.apply({"params": params["net"]}, *args, **options)
 
     def _rows(self, streams, domain_N) -> Encoded:
@@ -219,14 +167,12 @@ class Backbone:
         batch: of `task.py`. key: None for no dropout and z at the posterior's mean.
         hparams: dropout, kl_weight, ortho_weight.
         """
-        rate = hparams["dropout"] if key is not None else None
-        rngs = {"dropout": jax.random.fold_in(key, 0)} if key is not None else None
-        streams, probes = self._apply(params, batch, rate, rngs=rngs)
+        streams, probes = self.apply(params, batch, **dropout_of(key, hparams))
         ids_Nx2 = jnp.stack([batch["target"], batch["negative"]], 1)
         pair_NxKxD, latent, aux = shards.rows(params["net"]["items"], ids_Nx2), None, {}
         if self.config.neural_process:
             latent, aux = self._posterior(params, batch, streams, pair_NxKxD, key)
-        scores_NxK = self._apply(
+        scores_NxK = self.apply(
             params, self._rows(streams, batch["domain"]), latent, pair_NxKxD, method="decode"
         )
         asked_N = batch["real"] & batch["query"]
@@ -244,15 +190,15 @@ class Backbone:
         r = self._represent(params, batch, streams, pair_NxKxD)
         context = self._sums(r, batch["domain"], batch["real"] & ~batch["query"]).mean
         every = self._sums(r, batch["domain"], batch["real"]).mean
-        prior = self._apply(params, context, method="latent")
-        posterior = self._apply(params, every, method="latent")
+        prior = self.apply(params, context, method="latent")
+        posterior = self.apply(params, every, method="latent")
         kl_2 = neural_process.kl_divergence(posterior, prior)
         z = posterior.mean if key is None else posterior.draw(jax.random.fold_in(key, 1))
         return Latent(z, context), {"kl_A": kl_2[0], "kl_B": kl_2[1]}
 
     def _represent(self, params, batch, streams, pair_NxKxD):
         states = _states(streams, self.config.np_state)
-        return self._apply(params, states, pair_NxKxD, batch["domain"], method="represent")
+        return self.apply(params, states, pair_NxKxD, batch["domain"], method="represent")
 
     def _sums(self, r_NxPxD, domain_N, chosen_N):
         """Of the directions to A and to B: sums over the chosen rows."""
@@ -276,32 +222,25 @@ class Backbone:
         def one(batch):
             ids_Nx2 = jnp.stack([batch["target"], batch["negative"]], 1)
             pair = shards.rows(params["net"]["items"], ids_Nx2)
-            streams, _ = self._apply(params, batch)
+            streams, _ = self.apply(params, batch)
             r = self._represent(params, batch, streams, pair)
             return self._sums(r, batch["domain"], batch["real"])
 
         parts = jax.lax.map(one, jax.tree.map(blocks, dict(self.tables)))
         context = jax.tree.map(lambda a: a.sum(0), parts).mean
-        gaussian = self._apply(params, context, method="latent")
+        gaussian = self.apply(params, context, method="latent")
         if self.config.eval_latent == "draw":
             return Latent(gaussian.draw(jax.random.key(0)), context)
         return Latent(gaussian.mean, context)
 
     def encode(self, params: dict, batch: Batch) -> Encoded:
-        """What scoring needs of evaluation rows."""
-        streams, _ = self._apply(params, batch)
+        streams, _ = self.apply(params, batch)
         return self._rows(streams, batch["domain"])
 
     def score(
         self, index: tuple[dict, Latent | None], encoded: Encoded, candidates: jax.Array
     ) -> jax.Array:
-        """Logits of candidates (B, K) of each row, or of a block of items (K,) for all rows
-        (`shards.Blocks`) -> (B, K)."""
         params, latent = index
         rows = shards.block_rows if candidates.ndim == 1 else shards.rows
         items = rows(params["net"]["items"], candidates)
-        return self._apply(params, encoded, latent, items, method="decode")
-
-    def probe(self, params: dict, batch: Batch) -> dict[str, Probe]:
-        """{"place/domain": Probe} over every token of an evaluation or training batch."""
-        return self._apply(params, batch)[1]
+        return self.apply(params, encoded, latent, items, method="decode")

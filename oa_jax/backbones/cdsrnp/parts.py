@@ -8,7 +8,7 @@ import numpy as np
 
 from oa_jax.backbones import base
 from oa_jax.backbones.cdsrnp import arrays as host
-from oa_jax.backbones.cdsrnp.model import Backbone, CDSRNPConfig
+from oa_jax.backbones.cdsrnp.model import Backbone
 from oa_jax.backbones.cdsrnp.task import CDSRNPTask
 from oa_jax.events.log import TEST, VALIDATION
 from oa_jax.ranking.candidates import candidates_digest, draw_candidates
@@ -28,18 +28,14 @@ class Parts(base.Parts):
     tie_weight = 1.0  # our choice: ties are counted against the target
 
     def task(self, log, split) -> CDSRNPTask:
-        sizes = base.picked(CDSRNPTask, self.config.model)
-        sizes |= {"batch_size": self.config.train.batch_size}
-        if not self.config.model.neural_process:
-            sizes["support"] = 0
-        return CDSRNPTask(log, split, **sizes)
+        of, batch_size = self.config.model, self.config.train.batch_size
+        support = of.support if of.neural_process else 0
+        sizes = of.length, of.merged_length, batch_size, of.targets, support, of.exclude_query
+        return CDSRNPTask(log, split, *sizes)
 
     def backbone(self, n_items, tables) -> Backbone:
-        return Backbone(
-            CDSRNPConfig(n_items=n_items, **base.picked(CDSRNPConfig, self.config.model)),
-            None if tables is None else tables.rows,
-            self.config.gca,
-        )
+        rows = None if tables is None else tables.rows
+        return Backbone(n_items, self.config.model, rows, self.config.gca)
 
     def tables(self, log, split) -> Support | None:
         """All training rows of overlapped users, or `eval_support` of them, drawn by the data."""

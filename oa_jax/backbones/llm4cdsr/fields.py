@@ -21,12 +21,6 @@ class Model(configuration.Model):
     global_llm: bool = flag(True, "stream x reads the text table of both domains")
     local_llm: bool = flag(True, "the domains' tables start from text")
     freeze: bool = flag(True, "text tables are not trained (Q3)")
-    blocks: int = whole(2, "SASRec blocks of each stream")
-
-    @property
-    def places(self) -> tuple[int, ...]:
-        """After the embedding (0) and after each block."""
-        return tuple(range(self.blocks + 1))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -17,11 +17,12 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from oa_jax.nn import losses, shards, streams
+from oa_jax.backbones.llm4cdsr.fields import Model, Quirks
+from oa_jax.nn import losses, shards
 from oa_jax.nn.fusion import DOMAINS, Probe
 from oa_jax.nn.known import GCAConfig
 from oa_jax.nn.layers import XAVIER_NORMAL, Packing, linear_bias
-from oa_jax.nn.streams import STREAMS, Rate, StreamNet
+from oa_jax.nn.streams import STREAMS, OnTables, Rate, StreamNet, dropout_of
 
 Batch = dict[str, jax.Array]
 
@@ -35,47 +36,6 @@ class Tables:
     local_A: Any
     local_B: Any
     users: Any
-
-
-@dataclasses.dataclass(frozen=True)
-class LLM4CDSRConfig:
-    """Sizes and the official ablation switches. Defaults are the official ones.
-
-    global_llm: without it stream x has a random table of width D and no adapter.
-    local_llm: without it the local tables are random and trained.
-    freeze: without it the text tables are trained too (Q3); with it and without `global_llm` the
-        random table stays as it was drawn.
-    regularise, align_users: whether L_reg and L_user exist (official: alpha, beta not 0).
-    blocks: of each stream, at least 1 (the official code's trm_num).
-    """
-
-    n_items: tuple[int, int]
-    d_embed: int = 128
-    heads: int = 1
-    length: int = 200
-    global_llm: bool = True
-    local_llm: bool = True
-    freeze: bool = True
-    regularise: bool = True
-    align_users: bool = True
-    blocks: int = 2
-
-
-@dataclasses.dataclass(frozen=True)
-class LLM4CDSRQuirks:
-    """The switches of `protocol` that act inside the model; True is the official code.
-
-    q1: no causal mask.  q4: padded positions are attended to.  q8: the mean of nothing is NaN.
-    q13: items of stream x are scaled by √E, not √D.  q16: L_user runs stream x again, with dropout
-    of its own.  q17: users without any input take part in L_user.
-    """
-
-    q1_no_causal_mask: bool = True
-    q4_attend_to_padding: bool = True
-    q8_empty_mean_is_nan: bool = True
-    q13_scale_by_table_width: bool = True
-    q16_second_pass: bool = True
-    q17_users_without_input: bool = True
 
 
 class Adapter(nn.Module):
@@ -97,12 +57,10 @@ class Adapter(nn.Module):
 class LLM4CDSR(StreamNet):
     """The network: a batch to the hidden states of its streams."""
 
-    config: LLM4CDSRConfig
-    gca: GCAConfig
-    quirks: LLM4CDSRQuirks
+    quirks: Quirks
 
     def setup(self):
-        cfg, (n_a, n_b) = self.config, self.config.n_items
+        cfg = self.config
         shape = (cfg.length + 1, cfg.d_embed)
         self.positions = {s: self.param(f"positions_{s}", XAVIER_NORMAL, shape) for s in STREAMS}
         self.add_layers()
@@ -110,8 +68,8 @@ class LLM4CDSR(StreamNet):
             self.adapter = Adapter(cfg.d_embed)
         else:
             table_init = shards.with_spare_rows(XAVIER_NORMAL)
-            self.items = self.param("items", table_init, (n_a + n_b + 1, cfg.d_embed))
-        if cfg.align_users:
+            self.items = self.param("items", table_init, (sum(self.n_items) + 1, cfg.d_embed))
+        if cfg.beta > 0:
             self.user_adapter = Adapter(cfg.d_embed)
 
     def items_of(self, tables: Tables, ids: jax.Array | None = None) -> jax.Array:
@@ -157,45 +115,31 @@ class LLM4CDSR(StreamNet):
             """1, 2, … along a row's tokens; padding has position 0."""
             return jnp.cumsum(real_BxL, axis=1) * real_BxL
 
-        out, probes = self.run(
-            batch,
-            self.embed(batch, vectors, place, rate, names),
-            rate,
-            causal=not quirks.q1_no_causal_mask,
-            key_mask=not quirks.q4_attend_to_padding,
-            last_only=last_only,
-        )
+        masks = not quirks.q1_no_causal_mask, not quirks.q4_attend_to_padding
+        out, probes = self.run(batch, vectors, place, rate, names, *masks, last_only)
         # Not masked: an empty position has the norm's shift as its state (Q17).
         return {name: self.norm[name](stream.h_PxD) for name, stream in out.items()}, probes
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Backbone:
-    """LLM4CDSR to the rest of the house: init, loss, index, encode, score, probe. Pure, one seed.
+class Backbone(OnTables):
+    """LLM4CDSR to the rest of the house, see `base.Backbone`. tables: the frozen inputs.
 
-    tables: the frozen inputs, traced ones inside a program (`on`).
+    The losses L_reg and L_user are there where `config` gives them a weight (alpha, beta).
     """
 
-    config: LLM4CDSRConfig
+    n_items: tuple[int, int]
+    config: Model
     tables: Tables
     gca: GCAConfig = GCAConfig()
-    quirks: LLM4CDSRQuirks = LLM4CDSRQuirks()
-
-    @property
-    def places(self) -> tuple[int, ...]:
-        """Where a fusion may stand."""
-        return streams.places(self.config.blocks)
-
-    def on(self, tables: Tables) -> Backbone:
-        """The backbone that reads these tables."""
-        return dataclasses.replace(self, tables=tables)
+    quirks: Quirks = Quirks.of("official")
 
     @property
     def net(self) -> LLM4CDSR:
-        return LLM4CDSR(self.config, self.gca, self.quirks)
+        return LLM4CDSR(self.n_items, self.config, self.gca, self.quirks)
 
     def init(self, key: jax.Array) -> dict:
-        """Parameters, a tree of float32 arrays: {"net": …} and the tables that are trained."""
+        """-> {"net": …} and the tables that are trained."""
         cfg, (net_key, *keys) = self.config, jax.random.split(key, 3)
         row = jnp.ones((1, cfg.length), jnp.int32)
         batch = {name: row for name in ("seq", "seq_A", "seq_B", "time_A", "time_B")}
@@ -203,11 +147,11 @@ class Backbone:
 
         def touch(net):
             net(empty, batch)
-            if cfg.align_users:
+            if cfg.beta > 0:
                 net.users_of(empty, row[0, :1])
 
         params = {"net": nn.init(touch, self.net)(net_key)["params"]}
-        for domain, n_items, one in zip(DOMAINS, cfg.n_items, keys, strict=True):
+        for domain, n_items, one in zip(DOMAINS, self.n_items, keys, strict=True):
             if not cfg.local_llm:
                 params[f"local_{domain}"] = XAVIER_NORMAL(one, (n_items + 1, cfg.d_embed))
             elif not cfg.freeze:
@@ -223,7 +167,8 @@ class Backbone:
             trained = {k: v.at[0].set(0.0) for k, v in trained.items()}
         return jax.tree.map(jnp.asarray, self.tables.replace(**trained))
 
-    def _apply(self, params, *args, **options):
+    def apply(self, params: dict, *args: Any, **options: Any) -> Any:
+        """The network with the tables as they are now."""
         return self.net.apply({"params": params["net"]}, self._tables(params), *args, **options)
 
     def loss(
@@ -235,38 +180,35 @@ class Backbone:
         batch: of `task.py`. key: None for no dropout.
         hparams: dropout, alpha, beta, tau, tau_reg, ortho_weight.
         """
-        rate = hparams["dropout"] if key is not None else None
-        rngs = {"dropout": jax.random.fold_in(key, 0)} if key is not None else None
-        hidden, probes = self._apply(params, batch, rate, rngs=rngs)
+        hidden, probes = self.apply(params, batch, **dropout_of(key, hparams))
         aux = {f"loss_{d}": self._pair_loss(params, batch, hidden, d) for d in DOMAINS}
         total = aux["loss_A"] + aux["loss_B"]
         nan = self.quirks.q8_empty_mean_is_nan
-        if self.config.regularise:
-            pair = [self._apply(params, batch[f"reg_{d}"], method="items_of") for d in DOMAINS]
+        if self.config.alpha > 0:
+            pair = [self.apply(params, batch[f"reg_{d}"], method="items_of") for d in DOMAINS]
             both_B = (batch["reg_A"] != 0) & (batch["reg_B"] != 0)
             aux["loss_reg"] = losses.contrastive(*pair, hparams["tau_reg"], both_B, nan)
             total += hparams["alpha"] * aux["loss_reg"]
-        if self.config.align_users:
+        if self.config.beta > 0:
             aux["loss_user"] = self._user_loss(params, batch, hidden, key, hparams)
             total += hparams["beta"] * aux["loss_user"]
         return losses.penalised(total, aux, probes, hparams["ortho_weight"], self.gca.part_of)
 
     def _pair_loss(self, params, batch, hidden, domain):
         """L_A or L_B: every token of the domain's stream together with its position in stream x."""
-        shape, tables = batch["seq"].shape, self._tables(params)
+        shape, local = batch["seq"].shape, getattr(self._tables(params), f"local_{domain}")
         of_domain = Packing(batch[f"at_{domain}"], shape)
         x_BxLxD = Packing(batch["at_x"], shape).unpack(hidden["x"])
         row_P = batch[f"at_{domain}"] // shape[1]
         flat_P = row_P * shape[1] + of_domain.pack(batch[f"pair_{domain}"])
         x_PxD = x_BxLxD.reshape(-1, x_BxLxD.shape[-1]).at[flat_P].get(mode="fill", fill_value=0)
-        local = getattr(tables, f"local_{domain}")
         positive_P = of_domain.pack(batch[f"pos_{domain}"])
-        offset = self.config.n_items[0] * (domain == "B")
+        offset = self.n_items[0] * (domain == "B")
 
         def score(local_P, joint_P):
-            items = self._apply(params, joint_P, method="items_of")
-            own = shards.rows(local, local_P)
-            return jnp.sum(hidden[domain] * own, -1) + jnp.sum(x_PxD * items, -1)
+            items = self.apply(params, joint_P, method="items_of")
+            own_P = jnp.sum(hidden[domain] * shards.rows(local, local_P), -1)
+            return own_P + jnp.sum(x_PxD * items, -1)
 
         return losses.pairwise(
             score(positive_P, positive_P + offset),
@@ -284,50 +226,38 @@ class Backbone:
         else:
             again = {"dropout": jax.random.fold_in(key, 1)}
             options = {"last_only": True, "names": ("x",), "rngs": again}
-            last_BxD = self._apply(params, batch, hparams["dropout"], **options)[0]["x"]
+            last_BxD = self.apply(params, batch, hparams["dropout"], **options)[0]["x"]
         chosen_B = batch["real"]
         if not self.quirks.q17_users_without_input:
             chosen_B &= batch["seq"][:, -1] != 0
-        profiles_BxD = self._apply(params, batch["profile"], method="users_of")
+        profiles_BxD = self.apply(params, batch["profile"], method="users_of")
         nan = self.quirks.q8_empty_mean_is_nan
         return losses.contrastive(profiles_BxD, last_BxD, hparams["tau"], chosen_B, nan)
 
     def index(self, params: dict) -> jax.Array:
         """Vectors of all items by joint id, (nA+nB+1, 2D): adapted global and local side by side,
         so that one product of width 2D is the sum of both."""
-        tables, (n_a, n_b) = self._tables(params), self.config.n_items
-        of_x = self._apply(params, method="items_of")
+        tables, (n_a, n_b) = self._tables(params), self.n_items
+        of_x = self.apply(params, method="items_of")
         local = jnp.concatenate([tables.local_A[: n_a + 1], tables.local_B[1 : n_b + 1]])
         # Tables that are divided among devices have more rows than items.
         local = jnp.pad(local, [(0, len(of_x) - len(local)), (0, 0)])
         return jnp.concatenate([of_x, local], -1)
 
     def encode(self, params: dict, batch: Batch) -> jax.Array:
-        """What scoring needs of evaluation rows: (B, 2D), stream x and that of the target."""
-        hidden, _ = self._apply(params, batch, last_only=True)
+        """-> (B, 2D), stream x and that of the target."""
+        hidden, _ = self.apply(params, batch, last_only=True)
         own = jnp.where((batch["domain"] == 0)[:, None], hidden["A"], hidden["B"])
         return jnp.concatenate([hidden["x"], own], -1)
 
     def score(
         self, index_IxE: jax.Array, encoded_BxE: jax.Array, candidates: jax.Array
     ) -> jax.Array:
-        """Scores of candidates (B, K) of each row, or of a block of items (K,) for all rows
-        (`shards.Blocks`) -> (B, K).
-
-        Candidates (B, 2, K) are the official ones (Q2): column j adds stream x's score of item
-        [0, j] to the domain stream's of item [1, j].
-        """
+        """Candidates (B, 2, K) are the official ones (Q2): column j adds stream x's score of item
+        [0, j] to the domain stream's of item [1, j]."""
         if candidates.ndim == 1:
             return encoded_BxE @ shards.block_rows(index_IxE, candidates).T
-        if candidates.ndim == 3:
-            width = self.config.d_embed
-            halves = (slice(0, width), slice(width, 2 * width))
-            return sum(
-                shards.products(index_IxE[:, half], encoded_BxE[:, half], candidates[:, i])
-                for i, half in enumerate(halves)
-            )
-        return shards.products(index_IxE, encoded_BxE, candidates)
-
-    def probe(self, params: dict, batch: Batch) -> dict[str, Probe]:
-        """{"place/domain": Probe} over every token of an evaluation or training batch."""
-        return self._apply(params, batch)[1]
+        if candidates.ndim == 2:
+            return shards.products(index_IxE, encoded_BxE, candidates)
+        halves = (jnp.split(array, 2, 1) for array in (index_IxE, encoded_BxE))
+        return sum(map(shards.products, *halves, candidates.swapaxes(0, 1)))

@@ -10,7 +10,8 @@ import re
 import numpy as np
 
 from oa_jax.backbones import official as common
-from oa_jax.backbones.llm4cdsr.model import LLM4CDSRConfig, Tables
+from oa_jax.backbones.llm4cdsr.fields import Model
+from oa_jax.backbones.llm4cdsr.model import Tables
 from oa_jax.backbones.official import Names, Weights
 from oa_jax.nn.streams import STREAMS
 
@@ -71,8 +72,7 @@ def to_official(params: dict) -> Weights:
     return common.from_tree(net, names_of(sum(name.startswith("block_x_") for name in net)))
 
 
-def sizes_of(weights: Weights, n_items: tuple[int, int], heads: int) -> LLM4CDSRConfig:
-    """Model sizes read off names and shapes (heads and the domains' items cannot be)."""
+def sizes_of(weights: Weights, heads: int) -> Model:
+    """Model sizes read off names and shapes (heads cannot be)."""
     rows, width = weights["pos_emb.weight"].shape
-    sizes = {"d_embed": width, "heads": heads, "length": rows - 1}
-    return LLM4CDSRConfig(tuple(n_items), **sizes, blocks=blocks_of(weights))
+    return Model(d_embed=width, heads=heads, length=rows - 1, blocks=blocks_of(weights))

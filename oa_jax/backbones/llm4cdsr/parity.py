@@ -1,176 +1,112 @@
-"""Verification of fixtures of the official LLM4CDSR code."""
+"""Fixtures of the official LLM4CDSR code."""
 
 from __future__ import annotations
 
-import jax
-import jax.numpy as jnp
 import numpy as np
-import optax
 
-from oa_jax.backbones.llm4cdsr import arrays as llm4cdsr_arrays
-from oa_jax.backbones.llm4cdsr import official as interop
+from oa_jax.backbones import parity
+from oa_jax.backbones.llm4cdsr import arrays, official
+from oa_jax.backbones.llm4cdsr.fields import Quirks
 from oa_jax.backbones.llm4cdsr.model import DOMAINS, Backbone
-from oa_jax.backbones.parity import (
-    Arrays,
-    Errors,
-    check_arrays,
-    check_ids,
-    check_meta,
-    check_offsets,
-    differing,
-    largest,
-    of_step,
-    relative,
-)
-from oa_jax.errors import UserError
-from oa_jax.events.log import make_log
+from oa_jax.backbones.parity import REAL, WHOLE
 from oa_jax.events.split import leave_one_out
-from oa_jax.ranking.ranks import among_candidates
 
-MARK = "item_num_A"  # the field of `meta` by which such a fixture is known
-WHOLE = ("num_heads", "item_num_A", "item_num_B")
-REAL = ("alpha", "beta", "tau", "tau_reg", "lr")
-STREAM_PARTS = ("seq", *(f"{part}{d}" for d in DOMAINS for part in ("seq", "pos")))
-STREAMS = ("seq", "seqA", "seqB")
-TRAINING = (*STREAM_PARTS, "pos", "domain_mask")
-SPLITS = {"valid": "val", "test": "test"}
+OF_ALL = ("", *DOMAINS)  # ends of the names of what belongs to stream x, to A and to B
+SEQUENCES = ("seq", "seqA", "seqB")
+TARGETS = ("posA", "posB")
+SPLITS = {"valid": "val", "test": "test"}  # theirs -> ours
 
 
-def verify(path: str, fixture: Arrays, meta: dict) -> Errors:
-    """{quantity: (number of arrays, largest relative error)}; see `commands/verify.py`."""
-    check_meta(path, meta, WHOLE, REAL)
-    prefix = "param/"
-    weights = {k[len(prefix) :]: v for k, v in fixture.items() if k.startswith(prefix)}
-    params, tables = interop.from_official(weights, path)
-    n_items = (meta["item_num_A"], meta["item_num_B"])
-    backbone = Backbone(interop.sizes_of(weights, n_items, meta["num_heads"]), tables)
-    if backbone.config.d_embed % meta["num_heads"]:
-        raise UserError(f"{path}: meta: num_heads: expected a divisor of the width")
-    _check_arrays(path, fixture, backbone)
-    errors = _preprocessing(fixture, backbone.config)
-    errors |= _training(fixture, meta, backbone, params)
-    for split in SPLITS:
-        errors |= _evaluation(fixture, split, backbone, params)
-    return errors
+class Fixture(parity.Fixture):
+    mark = "item_num_A"
+    fields = dict.fromkeys(("num_heads", "item_num_A", "item_num_B"), WHOLE)
+    fields |= dict.fromkeys(("alpha", "beta", "tau", "tau_reg", "lr"), REAL)
+    heads, items = "num_heads", ("item_num_A", "item_num_B")
+    sizing = {"pos_emb.weight": 2}
+    hparams = {name: name for name in ("alpha", "beta", "tau", "tau_reg")}
+    states, raw, splits = "features", ("raw/items", "ds_train/seq"), tuple(SPLITS)
 
+    def model(self, weights):
+        params, tables = official.from_official(weights, self.path)
+        self.check_sizing(weights)
+        sizes = official.sizes_of(weights, self.meta["num_heads"])
+        return Backbone(self.n_items, sizes, tables, quirks=Quirks.of("official")), params
 
-def _check_arrays(path, fixture, backbone):
-    cfg, users = backbone.config, len(backbone.tables.users)
-    shapes = jax.eval_shape(backbone.init, jax.random.key(0))
-    empty = interop.to_official(jax.tree.map(lambda a: np.empty(a.shape), shapes))
-    n_a, n_b = cfg.n_items
-    expected = {f"{kind}/{k}": v.shape for kind in ("param", "grad", "step1") for k, v in empty.items()}  # noqa: E501  # fmt: skip
-    expected["param/item_emb_llm.weight"] = (n_a + n_b + 1, None)
-    expected |= {f"param/item_emb{d}.weight": (n + 1, cfg.d_embed) for d, n in zip(DOMAINS, cfg.n_items, strict=True)}  # noqa: E501  # fmt: skip
-    grid = (None, cfg.length)
-    rows = dict.fromkeys((*STREAM_PARTS, "neg", "negA", "negB", "domain_mask"), grid)
-    rows |= {"user_id": (None,), "reg_A": (None, 1), "reg_B": (None, 1)}
-    rows |= {f"feats{s}": (*grid, cfg.d_embed) for s in ("", *DOMAINS)}
-    rows |= dict.fromkeys(("loss_A", "loss_B", "loss_reg", "loss_user"), ())
-    expected |= {f"train/{name}": shape for name, shape in rows.items()}
-    for split in SPLITS:
-        expected |= {f"{split}/seq{s}": grid for s in ("", *DOMAINS)}
-        expected |= {f"{split}/item_indices{s}": (None, None) for s in ("", *DOMAINS)}
-        expected |= {f"{split}/logits": (None, None), f"{split}/rank0": (None,)}
-        expected[f"{split}/target_domain"] = (None,)
-    check_arrays(path, fixture, expected)
-    check_ids(path, fixture, "train/user_id", users - 1)
-    for name in expected:
-        most = _largest_id(name, cfg.n_items)
-        if most is not None:
-            check_ids(path, fixture, name, most)
-    if "raw/items" in fixture:
-        check_offsets(path, fixture, fixture["raw/items"].size)
+    def to_official(self, params):
+        return official.to_official(params)
 
+    def shapes(self):
+        """Axes beside those of all: V values of a text embedding, U users."""
+        shapes = {"param/item_emb_llm.weight": (sum(self.n_items) + 1, "V")}
+        for d, n in zip(DOMAINS, self.n_items, strict=True):
+            shapes |= {f"param/item_emb{d}.weight": (n + 1, "D"), f"train/reg_{d}": ("R", 1)}
+        grid = (*SEQUENCES, *TARGETS, "neg", "negA", "negB", "domain_mask")
+        shapes |= {f"train/{name}": "RL" for name in grid} | {"train/user_id": "R"}
+        shapes |= {f"train/feats{s}": "RLD" for s in OF_ALL}
+        shapes |= {f"train/loss_{part}": "" for part in ("A", "B", "reg", "user")}
+        for split in SPLITS:
+            shapes |= {f"{split}/{name}": "RL" for name in SEQUENCES}
+            shapes |= {f"{split}/item_indices{s}": "RK" for s in OF_ALL}
+            shapes |= {f"{split}/logits": "RK", f"{split}/rank0": "R"}
+            shapes[f"{split}/target_domain"] = "R"
+        return shapes
 
-def _largest_id(name, n_items):
-    """The largest id that may stand in an array of items, None for other arrays."""
-    group, _, part = name.partition("/")
-    if group not in ("train", *SPLITS) or not part.startswith(
-        ("seq", "pos", "neg", "item_", "reg")
-    ):
-        return None
-    local = part[-1] in DOMAINS and not part.startswith("reg")
-    return n_items[DOMAINS.index(part[-1])] if local else sum(n_items)
+    def largest_id(self, name):
+        group, _, part = name.partition("/")
+        if part == "user_id":
+            return len(self.backbone.tables.users) - 1
+        is_ids = part.startswith(("seq", "pos", "neg", "item_", "reg"))
+        if group not in ("train", *SPLITS) or not is_ids:
+            return None
+        local = part[-1] in DOMAINS and not part.startswith("reg")
+        return self.n_items[DOMAINS.index(part[-1])] if local else sum(self.n_items)
 
+    def raw_items(self):
+        return self.arrays["raw/items"] + self.n_items[0] * (self.arrays["raw/domains"] == 1)
 
-def training_batch(fixture: Arrays, n_items: tuple[int, int]) -> dict[str, jax.Array]:
-    """The fixture's training batch in our packed form, every real position in it."""
-    grid = {name: fixture[f"train/{name}"] for name in (*STREAM_PARTS, "neg", "negA", "negB")}
-    rows, length = grid["seq"].shape
-    batch = {"seq": grid["seq"], "at_x": np.flatnonzero(grid["seq"])}
-    for d, name in enumerate(DOMAINS):
-        at = np.flatnonzero(grid[f"seq{name}"])
-        # The k-th token of the domain goes with the k-th position of its mask, row by row.
-        paired = np.flatnonzero(fixture["train/domain_mask"] == d)
-        pair, time = np.full(rows * length, -1), np.full(rows * length, -1)
-        pair[at] = paired % length
-        batch |= {f"seq_{name}": grid[f"seq{name}"], f"pos_{name}": grid[f"pos{name}"]}
-        batch |= {f"at_{name}": at, f"time_{name}": time.reshape(rows, length)}
-        batch[f"pair_{name}"] = pair.reshape(rows, length)
-        batch[f"neg_{name}"] = grid[f"neg{name}"].ravel()[at]
-        batch[f"neg_x_{name}"] = grid["neg"].ravel()[paired]
-        batch[f"reg_{name}"] = fixture[f"train/reg_{name}"][:, 0]
-    batch |= {"profile": fixture["train/user_id"], "real": np.ones(rows, bool)}
-    return jax.tree.map(jnp.asarray, batch | {"n_users": np.float32(rows)})
+    def built(self, log):
+        split, length = leave_one_out(log, skip_short=True), self.backbone.config.length
+        built = {"ds_train": arrays.training_arrays(log, split, length)}
+        for theirs, ours in SPLITS.items():
+            built[theirs] = arrays.evaluation_arrays(log, split, ours, length)
+        names = {"ds_train": (*SEQUENCES, *TARGETS, "pos", "domain_mask")}
+        return {
+            f"{which}/{name}": of[f"{name[:-1]}_{name[-1]}" if name[-1] in DOMAINS else name]
+            for which, of in built.items()
+            for name in names.get(which, SEQUENCES)
+        }
 
+    def batch(self):
+        of = {k.removeprefix("train/"): v for k, v in self.arrays.items() if k[:6] == "train/"}
+        rows, length = of["seq"].shape
+        batch = {"seq": of["seq"], "at_x": np.flatnonzero(of["seq"])}
+        for d, name in enumerate(DOMAINS):
+            at = np.flatnonzero(of[f"seq{name}"])
+            # The k-th token of the domain goes with the k-th position of its mask, row by row.
+            paired, pair = np.flatnonzero(of["domain_mask"] == d), np.full(rows * length, -1)
+            pair[at] = paired % length
+            batch |= {f"{part}_{name}": of[f"{part}{name}"] for part in ("seq", "pos")}
+            batch |= {f"at_{name}": at, f"pair_{name}": pair.reshape(rows, length)}
+            batch[f"time_{name}"] = np.full((rows, length), -1)  # for GCA, absent here
+            batch[f"neg_{name}"] = of[f"neg{name}"].ravel()[at]
+            batch[f"neg_x_{name}"] = of["neg"].ravel()[paired]
+            batch[f"reg_{name}"] = of[f"reg_{name}"][:, 0]
+        batch |= {"profile": of["user_id"], "real": np.ones(rows, bool)}
+        return batch | {"n_users": np.float32(rows)}
 
-def _preprocessing(fixture, config):
-    """Differing elements of the arrays that we build from the fixture's raw histories."""
-    if "raw/items" not in fixture or "ds_train/seq" not in fixture:
-        return {}
-    offsets = fixture["raw/offsets"]
-    user = np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))
-    items = fixture["raw/items"] + config.n_items[0] * (fixture["raw/domains"] == 1)
-    log = make_log(user, items, np.arange(len(items)), config.n_items, "raw")
-    split = leave_one_out(log, skip_short=True)
-    built = {"ds_train": llm4cdsr_arrays.training_arrays(log, split, config.length)}
-    for theirs, ours in SPLITS.items():
-        built[theirs] = llm4cdsr_arrays.evaluation_arrays(log, split, ours, config.length)
-    counts = []
-    for which, arrays in built.items():
-        for name in TRAINING if which == "ds_train" else STREAMS:
-            ours = arrays[name if name[-1] not in DOMAINS else f"{name[:-1]}_{name[-1]}"]
-            counts.append(differing(ours, fixture[f"{which}/{name}"]))
-    return {"sequences (differing elements)": (len(counts), max(counts))}
+    def hidden(self, batch):
+        grid = {k: v for k, v in batch.items() if not k.startswith("at_")}
+        variables = {"params": self.params["net"]}
+        ours, _ = self.backbone.net.apply(variables, self.backbone.tables, grid)
+        expected = {s or "x": self.arrays[f"train/feats{s}"] for s in OF_ALL}
+        return {s: (np.reshape(ours[s], v.shape), v) for s, v in expected.items()}
 
-
-def _training(fixture, meta, backbone, params):
-    batch = training_batch(fixture, backbone.config.n_items)
-    hparams = {name: meta[name] for name in ("alpha", "beta", "tau", "tau_reg")}
-    hparams |= {"dropout": 0.0, "ortho_weight": 0.0}
-    grid = {k: v for k, v in batch.items() if not k.startswith("at_")}
-    variables = {"params": params["net"]}
-    hidden, _ = backbone.net.apply(variables, backbone.tables, grid)
-    features = {
-        s: relative(np.reshape(hidden[s or "x"], fixture[f"train/feats{s}"].shape), fixture[f"train/feats{s}"])  # noqa: E501
-        for s in ("", *DOMAINS)
-    }  # fmt: skip
-    errors = {"features, training": largest(features)}
-    value_and_grad = jax.value_and_grad(backbone.loss, has_aux=True)
-    (total, aux), grads = jax.jit(value_and_grad)(params, batch, None, hparams)
-    losses = {name: relative(value, fixture[f"train/{name}"]) for name, value in aux.items()}
-    if "train/loss" in fixture:
-        losses["loss"] = relative(total, fixture["train/loss"])
-    errors["losses"] = largest(losses)
-    optimizer = optax.adam(meta["lr"])
-    return errors | of_step(fixture, params, grads, optimizer, interop.to_official)
-
-
-def _evaluation(fixture, split, backbone, params):
-    group = {name.split("/")[1]: v for name, v in fixture.items() if name.startswith(f"{split}/")}
-    none = np.zeros_like(group["seq"])
-    batch = {"seq": group["seq"], "domain": group["target_domain"], "time_A": none, "time_B": none}
-    batch |= {f"seq_{d}": group[f"seq{d}"] for d in DOMAINS}
-    encoded = backbone.encode(params, jax.tree.map(jnp.asarray, batch))
-    offset = backbone.config.n_items[0]
-    in_b = group["target_domain"][:, None] == 1
-    own = np.where(in_b, group["item_indicesB"] + offset, group["item_indicesA"])
-    candidates = jnp.asarray(np.stack([group["item_indices"], own], 1))
-    scores = backbone.score(backbone.index(params), encoded, candidates)
-    ranks = np.asarray(among_candidates(scores).rank) - 1
-    wrong = float(np.sum(ranks != group["rank0"]))
-    return {
-        f"scores, {split}": (1, relative(scores, group["logits"])),
-        f"ranks, {split} (differing)": (1, wrong),
-    }
+    def evaluation(self, split):
+        of = {k.split("/")[1]: v for k, v in self.arrays.items() if k.startswith(f"{split}/")}
+        rows = {"seq": of["seq"], "domain": of["target_domain"]}
+        for d in DOMAINS:
+            rows |= {f"seq_{d}": of[f"seq{d}"], f"time_{d}": np.zeros_like(of["seq"])}
+        in_b, local = of["target_domain"][:, None] == 1, of["item_indicesB"] + self.n_items[0]
+        own = np.where(in_b, local, of["item_indicesA"])
+        candidates = np.stack([of["item_indices"], own], 1)
+        return rows, candidates, {"scores": of["logits"], "ranks": of["rank0"] + 1}

@@ -27,19 +27,12 @@ class Parts(base.Parts):
     # Q20: the official places among ties are arbitrary; here the target is in their middle.
 
     def task(self, log, split) -> LLM4CDSRTask:
-        quirks = base.picked(LLM4CDSRTask, self.config.quirks)
         length, batch_size = self.config.model.length, self.config.train.batch_size
-        return LLM4CDSRTask(log, split, length, batch_size, **quirks)
+        return LLM4CDSRTask(log, split, length, batch_size, self.config.quirks)
 
     def backbone(self, n_items, tables) -> model.Backbone:
-        config, kind = self.config, model.LLM4CDSRConfig
-        terms = {"regularise": config.model.alpha > 0, "align_users": config.model.beta > 0}
-        return model.Backbone(
-            kind(n_items=n_items, **base.picked(kind, config.model), **terms),
-            padded(tables),
-            config.gca,
-            model.LLM4CDSRQuirks(**base.picked(model.LLM4CDSRQuirks, config.quirks)),
-        )
+        of = self.config
+        return model.Backbone(n_items, of.model, padded(tables), of.gca, of.quirks)
 
     def tables(self, log, split) -> Tables:
         """The frozen inputs of a data set, as wide as the model: the first principal components."""

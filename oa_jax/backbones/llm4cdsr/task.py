@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from oa_jax.backbones.llm4cdsr import arrays as llm4cdsr_arrays
+from oa_jax.backbones.llm4cdsr.fields import Quirks
 from oa_jax.errors import UserError
 from oa_jax.events.log import DOMAINS, InteractionLog
 from oa_jax.events.rows import own_items
@@ -29,23 +30,13 @@ STREAMS = {"seq": 0} | {
 
 @dataclasses.dataclass(frozen=True)
 class LLM4CDSRTask(Slots):
-    """Arrays and draws of one data set. True is what the official code does.
-
-    q5: stream x's negative is of the input's domain, not the target's.  q6: it is another item
-    than that of the domain's stream (without: one item, q5 has nothing to decide).  q7: the last
-    item of a domain is never drawn.  q10: profiles are looked up by training row, not by user.
-    drop_last_of_other: see `llm4cdsr_arrays.evaluation_arrays`.
-    """
+    """Arrays and draws of one data set."""
 
     log: InteractionLog
     split: Split
     length: int
     batch_size: int
-    q5_negative_of_input_domain: bool = True
-    q6_two_negatives: bool = True
-    q7_last_item_never_drawn: bool = True
-    q10_profile_by_row: bool = True
-    drop_last_of_other: bool = True
+    quirks: Quirks = Quirks.of("official")  # without Q6, Q5 has nothing to decide
 
     def __post_init__(self):
         for d, name in enumerate(DOMAINS):
@@ -59,7 +50,7 @@ class LLM4CDSRTask(Slots):
                 )
 
     def _pool_size(self, domain: int) -> int:
-        return self.log.n_items[domain] - self.q7_last_item_never_drawn
+        return self.log.n_items[domain] - self.quirks.q7_last_item_never_drawn
 
     @functools.cached_property
     def row_users(self) -> np.ndarray:
@@ -79,7 +70,7 @@ class LLM4CDSRTask(Slots):
     def _lists(self, log, split):
         """What negatives avoid, the whole training part and its window; where L_reg draws."""
         window = llm4cdsr_arrays.in_window(log, split, self.length)
-        drop_last = self.q7_last_item_never_drawn
+        drop_last = self.quirks.q7_last_item_never_drawn
         return (
             own_items(log, split.in_training(log), "own", drop_last)
             | own_items(log, window, "window", drop_last)
@@ -89,14 +80,14 @@ class LLM4CDSRTask(Slots):
     def arrays_of(self, log: InteractionLog, split: Split, rows: np.ndarray):
         """STREAMS (U, L); profile (U,); lists own_D and window_D, ids of D; pool_D, joint."""
         built = llm4cdsr_arrays.training_arrays(log, split, self.length)
-        profile = rows if self.q10_profile_by_row else self.row_users[rows]
+        profile = rows if self.quirks.q10_profile_by_row else self.row_users[rows]
         arrays = {name: built[name] for name in STREAMS} | self._lists(log, split)
         return arrays | {"profile": profile.astype(np.int32)}
 
     def eval_arrays(self, split: str) -> dict[str, np.ndarray]:
         """Host arrays of "val" or "test": one row per user that has a target."""
         return llm4cdsr_arrays.evaluation_arrays(
-            self.log, self.split, split, self.length, self.drop_last_of_other
+            self.log, self.split, split, self.length, self.quirks.drop_last_of_other
         )
 
     def batch(
@@ -134,11 +125,11 @@ class LLM4CDSRTask(Slots):
             """Joint ids: of the domain's stream, and of stream x."""
             row = jnp.minimum(at // shape[1], shape[0] - 1)
             own_key, joint_key = jax.random.split(jax.random.fold_in(key, at))
-            if not self.q6_two_negatives:
+            if not self.quirks.q6_two_negatives:
                 both = draw(own_key, row, domain, "own")
                 return both, both
             own = draw(own_key, row, domain, "window")
-            if not self.q5_negative_of_input_domain:
+            if not self.quirks.q5_negative_of_input_domain:
                 return own, draw(joint_key, row, domain, "own")
             source = flat_seq[row * shape[1] + pair]
             picks = [draw(joint_key, row, d, "own") for d in (0, 1)]

@@ -10,7 +10,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from oa_jax.backbones.abxi.model import ABXIConfig, ABXIQuirks, Backbone
+from oa_jax.backbones.abxi.fields import Model, Quirks
+from oa_jax.backbones.abxi.model import Backbone
 from oa_jax.nn.known import GCAConfig
 from oa_jax.nn.layers import Packing
 
@@ -33,20 +34,15 @@ def one_row_a_step():
 
 HISTORIES, STEP, N_ITEMS = one_row_a_step()
 SHORT = [items[:LENGTH] for items in HISTORIES]  # what fits into an evaluation row
-CORRECTED = ABXIQuirks(
-    q3_attend_to_padding=False, q6_positions_from_end=True, q19_mean_over_all_users=False
-)
-OFFICIAL = ABXIQuirks()
+CORRECTED, OFFICIAL = Quirks.of("corrected"), Quirks.of("official")
 SUBSETS = tuple(itertools.chain(*(itertools.combinations((0, 1, 2), n) for n in range(4))))
 HPARAMS = {"temperature": 0.75, "dropout": 0.0, "ortho_weight": 0.0}
 
 
 def backbone(gca=None, quirks=CORRECTED, length=LENGTH, n_items=N_ITEMS) -> Backbone:
     """d = 8, two heads; `gca`: fields of GCAConfig."""
-    config = ABXIConfig(
-        n_items, d_embed=8, heads=2, d_ffn=12, rank_domain=2, rank_invariant=3, length=length
-    )
-    return Backbone(config, GCAConfig(**gca or {}), quirks, block=5)
+    config = Model(d_embed=8, heads=2, d_ffn=12, rank_domain=2, rank_invariant=3, length=length)
+    return Backbone(n_items, config, GCAConfig(**gca or {}), quirks, block=5)
 
 
 def random_params(model: Backbone, seed=0, scale=0.4):

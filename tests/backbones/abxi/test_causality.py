@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 
 from oa_jax.backbones.abxi.arrays import evaluation_arrays
-from oa_jax.backbones.abxi.model import ABXIQuirks
 from oa_jax.events.log import make_log
 from oa_jax.events.split import Split
 from tests.backbones.abxi._batches import (
@@ -140,7 +139,7 @@ def test_positions_from_the_end_agree_at_the_last_step_only():
 
 
 def test_unmasked_padding_makes_them_differ():
-    quirks = ABXIQuirks(q3_attend_to_padding=True, q6_positions_from_end=False)
+    quirks = dataclasses.replace(FROM_START, q3_attend_to_padding=True)
     trained, evaluated = training_and_cut({"positions": (0,)}, quirks, cut_rows())
     assert np.abs(trained - evaluated).max() > 0.01
 

@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from oa_jax.backbones.abxi.model import ABXIConfig, Backbone
+from oa_jax.backbones.abxi.fields import Model
+from oa_jax.backbones.abxi.model import Backbone
 from oa_jax.nn.known import GCAConfig
 from tests.backbones.abxi._batches import (
     CORRECTED,
@@ -33,8 +34,8 @@ N_A, N_B = N_ITEMS
 
 
 def size(n_items, d_embed, rank_domain, gca=None):
-    config = ABXIConfig(n_items, d_embed, rank_domain=rank_domain, rank_invariant=64)
-    model = Backbone(config, GCAConfig(**gca or {}))
+    config = Model(d_embed=d_embed, rank_domain=rank_domain)
+    model = Backbone(n_items, config, GCAConfig(**gca or {}))
     return sum(leaf.size for leaf in jax.tree.leaves(jax.eval_shape(model.init, jax.random.key(0))))
 
 

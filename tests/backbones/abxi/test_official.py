@@ -11,13 +11,13 @@ import numpy as np
 import optax
 import pytest
 
-from oa_jax.backbones.abxi.model import ABXIQuirks, Backbone
+from oa_jax.backbones.abxi.model import Backbone
 from oa_jax.backbones.abxi.official import from_official, sizes_of, to_official
 from oa_jax.engine import state as state_module
 from oa_jax.engine.step import Settings, train_step
 from oa_jax.errors import UserError
 from oa_jax.ranking.ranks import among_candidates
-from tests.backbones.abxi._batches import forward, on_grid
+from tests.backbones.abxi._batches import OFFICIAL, forward, on_grid
 
 FILE = pathlib.Path(__file__).parents[2] / "golden" / "abxi_small.npz"
 HPARAMS = {"temperature": 0.75, "dropout": 0.0, "ortho_weight": 0.0}
@@ -46,8 +46,8 @@ def params(weights):
 
 @pytest.fixture(scope="module")
 def backbone(weights, meta):
-    sizes = sizes_of(weights, (meta["n_item_a"], meta["n_item_b"]), meta["n_head"])
-    return Backbone(sizes, block=16)
+    n_items = meta["n_item_a"], meta["n_item_b"]
+    return Backbone(n_items, sizes_of(weights, meta["n_head"]), block=16)
 
 
 @pytest.fixture(scope="module")
@@ -63,6 +63,10 @@ def batch(golden, meta):
     # Unused slots get the negatives of some position: they must not count.
     arrays["negatives"] = negatives[np.minimum(np.r_[at_a, at_b], gt.size - 1)]
     return jax.tree.map(jnp.asarray, arrays)
+
+
+def without(backbone, **quirks):
+    return dataclasses.replace(backbone, quirks=dataclasses.replace(OFFICIAL, **quirks))
 
 
 def part(arrays, prefix):
@@ -97,7 +101,7 @@ def test_training_hidden_states(backbone, params, batch, golden):
 
 @pytest.mark.parametrize("quirk", ["q3_attend_to_padding", "q6_positions_from_end"])
 def test_without_a_quirk_hidden_states_differ(backbone, params, batch, golden, quirk):
-    other = dataclasses.replace(backbone, quirks=ABXIQuirks(**{quirk: False}))
+    other = without(backbone, **{quirk: False})
     hidden, _ = forward(other, params, batch)
     real = (golden["train/gt"] > 0)[..., None]
     assert np.abs(on_grid(hidden, batch) - golden["train/h"] * real).max() > 0.1
@@ -114,7 +118,9 @@ def test_losses_and_every_gradient(backbone, params, batch, golden, block):
 
 
 def test_without_a_quirk_losses_and_gradients_differ(backbone, params, batch, golden):
-    other = dataclasses.replace(backbone, quirks=ABXIQuirks(q3_attend_to_padding=False))
+    other = dataclasses.replace(
+        backbone, quirks=dataclasses.replace(OFFICIAL, q3_attend_to_padding=False)
+    )
     _, aux, grads = loss_and_grads(other, params, batch)
     assert abs(aux["loss_a"] - golden["train/loss_a"]) > 1e-3
     assert furthest(grads, golden, "grad/") > 1e-2
@@ -136,7 +142,9 @@ def test_evaluation(backbone, params, meta, golden, split):
 
 
 def test_evaluation_with_masked_keys_differs(backbone, params, meta, golden):
-    other = dataclasses.replace(backbone, quirks=ABXIQuirks(q3_attend_to_padding=False))
+    other = dataclasses.replace(
+        backbone, quirks=dataclasses.replace(OFFICIAL, q3_attend_to_padding=False)
+    )
     encoded = other.encode(params, evaluation_rows(golden, "val", meta["n_item_a"]))
     assert np.abs(encoded - golden["val/h"]).max() > 0.1
 
@@ -150,7 +158,7 @@ def one_step(backbone, params, batch, meta, weight_decay):
     task = types.SimpleNamespace(batch=lambda *args: batch, n_users=meta["batch"])
     schedule = state_module.Schedule(max_epochs=1, warmup_epochs=0)
     still = types.SimpleNamespace(loss=loss)
-    adam, n_items = optax.scale_by_adam(), backbone.config.n_items
+    adam, n_items = optax.scale_by_adam(), backbone.n_items
     settings = Settings(still, task, schedule, adam, n_items, 0.0, 1, 1)
     rates = {"learning_rate": meta["lr"], "weight_decay": weight_decay}
     hparams = {k: jnp.float32(v) for k, v in (HPARAMS | rates).items()}

@@ -6,7 +6,8 @@ import numpy as np
 
 from oa_jax.backbones.cdsrnp import arrays as cdsrnp_arrays
 from oa_jax.backbones.cdsrnp.arrays import STREAMS
-from oa_jax.backbones.cdsrnp.model import Backbone, CDSRNPConfig
+from oa_jax.backbones.cdsrnp.fields import Model
+from oa_jax.backbones.cdsrnp.model import Backbone
 from oa_jax.nn.known import GCAConfig
 from tests.backbones.llm4cdsr._batches import all_test, log_of
 
@@ -17,7 +18,7 @@ HPARAMS = {"dropout": 0.0, "kl_weight": 0.5, "ortho_weight": 0.0}
 def backbone(n_items, gca=None, tables=None, **config):
     sizes = {"d_embed": WIDTH, "heads": 2, "length": LENGTH, "merged_length": MERGED}
     sizes |= {"decoder_widths": (8, 4)}
-    return Backbone(CDSRNPConfig(n_items, **sizes | config), tables, GCAConfig(**gca or {}))
+    return Backbone(n_items, Model(**sizes | config), tables, GCAConfig(**gca or {}))
 
 
 def random_params(model, seed=0, scale=0.4):

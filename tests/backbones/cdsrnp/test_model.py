@@ -201,7 +201,7 @@ def input_gradients(gca):
 
     def states(table):
         net = params["net"] | {"items": table}
-        streams, _ = model._apply({"net": net}, rows)
+        streams, _ = model.apply({"net": net}, rows)
         return {s: stream.h_PxD.reshape(len(ITEMS), -1, 8) for s, stream in streams.items()}
 
     out, back = jax.vjp(states, params["net"]["items"])
@@ -258,4 +258,3 @@ def test_number_of_parameters():
     assert count() == encoder + tables + plain + process
     one_block = 3 * (6 * (d * d + d) + 4 * d)
     assert count(blocks=3) - count() == count() - count(blocks=1) == one_block
-    assert backbone(N_ITEMS, blocks=3).places == (0, 1, 2, 3)

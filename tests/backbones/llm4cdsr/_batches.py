@@ -8,7 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from oa_jax.backbones.llm4cdsr.arrays import evaluation_arrays
-from oa_jax.backbones.llm4cdsr.model import Backbone, LLM4CDSRConfig, LLM4CDSRQuirks, Tables
+from oa_jax.backbones.llm4cdsr.fields import Model, Quirks
+from oa_jax.backbones.llm4cdsr.model import Backbone, Tables
 from oa_jax.backbones.llm4cdsr.task import LLM4CDSRTask
 from oa_jax.events.log import make_log
 from oa_jax.events.split import Split
@@ -16,13 +17,7 @@ from oa_jax.nn.known import GCAConfig
 
 LENGTH, WIDTH, N_USERS = 8, 8, 30
 PATTERNS = ("ABBAABABA", "BBABAB", "AABBA", "BAAB")
-OFFICIAL = LLM4CDSRQuirks()
-CORRECTED = LLM4CDSRQuirks(
-    q1_no_causal_mask=False,
-    q4_attend_to_padding=False,
-    q8_empty_mean_is_nan=False,
-    q17_users_without_input=False,
-)
+CORRECTED, OFFICIAL = Quirks.of("corrected"), Quirks.of("official")
 HPARAMS = {"alpha": 0.1, "beta": 0.2, "tau": 1.0, "tau_reg": 1.0}
 HPARAMS |= {"dropout": 0.0, "ortho_weight": 0.0}
 SUBSETS = tuple(itertools.chain(*(itertools.combinations((0, 1, 2), n) for n in range(4))))
@@ -84,8 +79,7 @@ def random_tables(n_items, seed=0, width=WIDTH):
 
 def backbone(n_items, gca=None, quirks=CORRECTED, length=LENGTH, **config):
     sizes = {"d_embed": WIDTH, "heads": 2, "length": length} | config
-    cfg = LLM4CDSRConfig(n_items, **sizes)
-    return Backbone(cfg, random_tables(n_items), GCAConfig(**gca or {}), quirks)
+    return Backbone(n_items, Model(**sizes), random_tables(n_items), GCAConfig(**gca or {}), quirks)
 
 
 def random_params(model, seed=0, scale=0.4):

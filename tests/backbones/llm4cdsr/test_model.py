@@ -8,7 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from oa_jax.backbones.llm4cdsr.model import Backbone, LLM4CDSRConfig, Tables
+from oa_jax.backbones.llm4cdsr.fields import Model
+from oa_jax.backbones.llm4cdsr.model import Backbone, Tables
 from oa_jax.nn import losses
 from oa_jax.nn.known import GCAConfig
 from oa_jax.ranking.metrics import rank_metrics
@@ -39,7 +40,7 @@ def test_official_sizes(user_width, expected):
     shapes = {"items": (11, 1024), "local_A": (5, 128), "local_B": (7, 128)}
     shapes["users"] = (3, user_width)
     tables = Tables(**{k: np.zeros(shape, np.float32) for k, shape in shapes.items()})
-    model = Backbone(LLM4CDSRConfig((4, 6)), tables)
+    model = Backbone((4, 6), Model(), tables)
 
     def count(model):
         return sum(a.size for a in jax.tree.leaves(jax.eval_shape(model.init, jax.random.key(0))))
@@ -248,7 +249,6 @@ def test_seeds_by_vmap_and_by_map():
 def test_depth(blocks):
     """Places follow from the number of blocks, and scoring reads the last position of them all."""
     model = backbone(N_ITEMS, {"positions": (0, blocks)}, blocks=blocks)
-    assert model.places == tuple(range(blocks + 1))
     params = random_params(model)
     assert {name for name in params["net"] if "_x_" in name} == {
         f"block_x_{i}" for i in range(blocks)
@@ -300,7 +300,7 @@ def test_ablation_switches():
         params = random_params(model)
         grads = jax.grad(lambda p, m=model: m.loss(p, BATCH, None, HPARAMS)[0])(params)
         assert (np.abs(grads["net"]["items"]).max() == 0) == freeze
-    _, shapes = shapes_of(align_users=False, regularise=False)
+    _, shapes = shapes_of(alpha=0.0, beta=0.0)
     assert "user_adapter" not in shapes["net"]
 
 

@@ -9,9 +9,8 @@ import numpy as np
 import pytest
 
 from oa_jax.backbones.llm4cdsr import official as interop
-from oa_jax.backbones.llm4cdsr import parity as verify_llm4cdsr
-from oa_jax.backbones.llm4cdsr.model import Backbone, LLM4CDSRQuirks
-from oa_jax.backbones.parity import relative
+from oa_jax.backbones.llm4cdsr.parity import Fixture
+from oa_jax.backbones.parity import read, relative
 from oa_jax.commands import verify
 from oa_jax.errors import UserError
 
@@ -102,13 +101,9 @@ def test_a_fixture_of_three_blocks(golden, save):
 
 
 @pytest.fixture(scope="module")
-def official(golden):
-    weights = {k[6:]: v for k, v in golden.items() if k.startswith("param/")}
-    params, tables = interop.from_official(weights)
-    meta = json.loads(str(golden["meta"]))
-    n_items = meta["item_num_A"], meta["item_num_B"]
-    config = interop.sizes_of(weights, n_items, meta["num_heads"])
-    return Backbone(config, tables), params, verify_llm4cdsr.training_batch(golden, n_items)
+def official():
+    fixture = Fixture(str(GOLDEN), *read(str(GOLDEN)))
+    return fixture.backbone, fixture.params, fixture.batch()
 
 
 def test_weights_go_there_and_back(golden, official):
@@ -124,7 +119,7 @@ def test_weights_go_there_and_back(golden, official):
 )
 def test_every_quirk_of_the_streams_is_needed(golden, official, quirk):
     model, params, batch = official
-    other = dataclasses.replace(model, quirks=LLM4CDSRQuirks(**{quirk: False}))
+    other = dataclasses.replace(model, quirks=dataclasses.replace(model.quirks, **{quirk: False}))
     hidden = {}
     grid = {k: v for k, v in batch.items() if not k.startswith("at_")}
     for name, one in (("with", model), ("without", other)):

@@ -1,10 +1,13 @@
 """Batches of LLM4CDSR: negatives outside the history, from the pools that the quirks say."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from oa_jax.backbones.llm4cdsr.fields import Quirks
 from oa_jax.backbones.llm4cdsr.task import LLM4CDSRTask
 from oa_jax.errors import UserError
 from oa_jax.events.log import make_log
@@ -12,13 +15,7 @@ from oa_jax.events.split import leave_one_out
 
 pytestmark = pytest.mark.usefixtures("quick_compile")
 DOMAINS = "AB"
-CORRECTED = {
-    "q5_negative_of_input_domain": False,
-    "q6_two_negatives": False,
-    "q7_last_item_never_drawn": False,
-    "q10_profile_by_row": False,
-    "drop_last_of_other": False,
-}
+CORRECTED, OFFICIAL = Quirks.of("corrected"), Quirks.of("official")
 
 
 @pytest.fixture(scope="module")
@@ -26,27 +23,26 @@ def log(random_log):
     return random_log(1, n_users=20, n_items=(12, 17), longest=12)
 
 
-def make(log, **quirks):
-    return LLM4CDSRTask(log, leave_one_out(log, skip_short=True), 8, 6, **quirks)
+def make(log, quirks=OFFICIAL):
+    return LLM4CDSRTask(log, leave_one_out(log, skip_short=True), 8, 6, quirks)
 
 
 @pytest.fixture(scope="module")
 def drawn(log):
-    """Function (**quirks) -> (task, batches of 40 steps stacked), one program each."""
+    """Function (quirks) -> (task, batches of 40 steps stacked), one program each."""
     memory = {}
 
-    def draw(**quirks):
-        key = tuple(sorted(quirks.items()))
-        if key not in memory:
-            task = make(log, **quirks)
+    def draw(quirks=OFFICIAL):
+        if quirks not in memory:
+            task = make(log, quirks)
             arrays = jax.tree.map(jnp.asarray, task.train_arrays())
             rows = jnp.arange(20).reshape(-1, 5)
 
             def one(step):
                 return task.batch(arrays, rows[step % 4], 0, step, (64, 64, 64))
 
-            memory[key] = task, jax.device_get(jax.jit(jax.vmap(one))(jnp.arange(40)))
-        return memory[key]
+            memory[quirks] = task, jax.device_get(jax.jit(jax.vmap(one))(jnp.arange(40)))
+        return memory[quirks]
 
     return draw
 
@@ -71,21 +67,21 @@ def all_draws(task, batch):
                 yield d, user, source, local, batch[f"neg_x_{d}"][step, slot]
 
 
-@pytest.mark.parametrize("quirks", [{}, CORRECTED], ids=["official", "corrected"])
+@pytest.mark.parametrize("quirks", [OFFICIAL, CORRECTED], ids=["official", "corrected"])
 def test_negatives_avoid_the_history(drawn, quirks):
-    task, batch = drawn(**quirks)
+    task, batch = drawn(quirks)
     log, n_a, n_all = task.log, task.log.n_items[0], sum(task.log.n_items)
     seen_last = set()
     for d, user, source, local, joint in all_draws(task, batch):
         own = log.item[log.offsets[user] : log.offsets[user] + task.split.n_train[user]]
         assert joint not in own and local not in own[-9:]
         assert (local > n_a) == (d == "B") and 1 <= joint <= n_all
-        if quirks:
+        if quirks == CORRECTED:
             assert local == joint  # Q6 corrected: one item for both streams
         else:
             assert (joint > n_a) == (source > n_a)  # Q5: of the input's domain
         seen_last |= {joint, local} & {n_a, n_all}
-    assert seen_last == (set() if not quirks else {n_a, n_all})  # Q7
+    assert seen_last == (set() if quirks == OFFICIAL else {n_a, n_all})  # Q7
 
 
 def test_two_negatives_differ_and_q5_crosses_domains(drawn):
@@ -95,13 +91,13 @@ def test_two_negatives_differ_and_q5_crosses_domains(drawn):
     n_a = task.log.n_items[0]
     crossed = [(joint > n_a) != (d == "B") for d, *_, joint in draws]
     assert 0.2 < np.mean(crossed) < 0.8
-    task, batch = drawn(q5_negative_of_input_domain=False)
+    task, batch = drawn(dataclasses.replace(OFFICIAL, q5_negative_of_input_domain=False))
     draws = all_draws(task, batch)
     assert not any((joint > n_a) != (d == "B") for d, *_, joint in draws)
 
 
 def test_every_free_item_is_drawn_about_as_often(drawn):
-    task, batch = drawn(**CORRECTED)
+    task, batch = drawn(CORRECTED)
     counts = {}
     for d, user, _, local, _ in all_draws(task, batch):
         if d == "A" and user == 3:
@@ -155,7 +151,7 @@ def test_profiles_by_row_and_by_user():
     item = np.tile([1, 9, 2, 10, 1, 9, 3, 4], 3)[:20]
     log = make_log(user, item, np.zeros(20, int), (8, 8), "q10")
     assert make(log).train_arrays()["profile"].tolist() == [0, 1, 2]
-    assert make(log, **CORRECTED).train_arrays()["profile"].tolist() == [0, 2, 3]
+    assert make(log, CORRECTED).train_arrays()["profile"].tolist() == [0, 2, 3]
 
 
 def test_no_target_in_a_domain():
