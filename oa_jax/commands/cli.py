@@ -17,7 +17,7 @@ from jax.errors import JaxRuntimeError
 from ml_collections import ConfigDict, config_flags
 from rich import console as rich_console
 
-from oa_jax import presets, processes
+from oa_jax import files, presets, processes
 from oa_jax.backbones import known
 from oa_jax.configuration import Config
 from oa_jax.data.sources import DIRECTORY_VARIABLE
@@ -124,7 +124,7 @@ def data_dir() -> str:
     directory = flags.FLAGS.data_dir or os.environ.get(DIRECTORY_VARIABLE)
     if not directory:
         raise UserError(f"--data_dir: missing: expected a folder, or {DIRECTORY_VARIABLE} set")
-    return directory
+    return str(files.local(directory, "--data_dir"))
 
 
 def config_value() -> Config:

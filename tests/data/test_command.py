@@ -90,6 +90,10 @@ MISTAKES = {
     "unknown command": (("make",), "command=make: expected one of list, prepare"),
     "no name": (("prepare",), "prepare: no name given: expected NAME of python -m oa_jax data"),
     "unknown name": (("check", "books"), "check NAME=books: expected one of beauty_elec, "),
+    "a URL": (
+        ("list", "--data_dir=gs://bucket/data"),
+        "--data_dir=gs://bucket/data: a URL: expected",
+    ),
     "no folder": (("list",), "--data_dir: missing: expected a folder, or OA_DATA_DIR set"),
 }
 
