@@ -98,8 +98,7 @@ def test_parameters_and_what_the_fusion_saw(run):
 def test_one_s_own_events(tmp_path):
     log = oa.World(**WORLD).log()
     own = oa.make_log(log.user, log.item, log.time, log.n_items, "my shop")
-    config = small(**{"train.max_epochs": 1})
-    run = oa.train(config, own, tmp_path / "own", lambda line: None)
+    run = oa.train(small(), own, tmp_path / "own", lambda line: None)  # the programs of `run`
     assert run.config.data.name == "my shop"
     assert oa.open(run.path, own).probe().x.ndim == 2
     with pytest.raises(oa.UserError, match="my shop"):

@@ -43,17 +43,13 @@ class Engine:
         """Fresh states of all seeds; `hparams` leaves are (S,)."""
 
         def one(seed, hparams, _):
-            return self.layout.with_rows(state_lib.create(seed, hparams, *self._init), axis=0)
+            return self.layout.with_rows(self._create(seed, hparams), axis=0)
 
         return self._over_seeds("create", one, (jnp.asarray(seeds, jnp.int32), hparams), ())
 
     def abstract(self, seeds, hparams) -> State:
         """Shapes and types of `create`, and where its arrays lie, without the arrays."""
-
-        def create(seeds, hparams):
-            return jax.vmap(lambda s, h: state_lib.create(s, h, *self._init))(seeds, hparams)
-
-        shapes = jax.eval_shape(create, jnp.asarray(seeds, jnp.int32), hparams)
+        shapes = jax.eval_shape(jax.vmap(self._create), jnp.asarray(seeds, jnp.int32), hparams)
         shapes = self.layout.with_rows(shapes, axis=1)
         return with_shardings(shapes, self.layout.by_seed(shapes, len(seeds)))
 
@@ -63,9 +59,8 @@ class Engine:
         shapes = jax.eval_shape(self.settings.backbone.init, jax.random.key(0))
         return sum(leaf.size for leaf in jax.tree.leaves(shapes))
 
-    @property
-    def _init(self):
-        return self.settings.backbone.init, self.settings.optimizer
+    def _create(self, seed, hparams):
+        return state_lib.create(seed, hparams, self.settings.backbone.init, self.settings.optimizer)
 
     def capacity(self, seeds, epoch: int) -> tuple[int, ...]:
         """Slots of each packed list that hold every batch of `epoch` for all seeds of the run."""
@@ -202,13 +197,9 @@ def pad_seeds(tree, n_slots: int):
     """Values, or their shapes, of seeds with copies of the first behind them."""
     slots = np.arange(n_slots)
     slots[_n_seeds(tree) :] = 0
-
-    def one(a):
-        if isinstance(a, jax.ShapeDtypeStruct):
-            return jax.ShapeDtypeStruct((n_slots, *a.shape[1:]), a.dtype)
-        return a[slots]
-
-    return jax.tree.map(one, tree)
+    if isinstance(jax.tree.leaves(tree)[0], jax.ShapeDtypeStruct):
+        return jax.eval_shape(lambda tree: take_seeds(tree, slots), tree)
+    return take_seeds(tree, slots)
 
 
 def take_seeds(tree, slots):

@@ -113,14 +113,14 @@ class Groups:
 
     def __init__(self, states: State, compaction: bool, multiple: int = 1):
         self.compaction, self.multiple = compaction, multiple
-        self._aside: list[tuple[np.ndarray, State]] = []
         done, epoch = processes.fetch((states.done, states.epoch))
+        waits = ~done & (epoch > epoch.min(initial=epoch.max(), where=~done))
+        groups = [~waits, *(waits & (epoch == e) for e in np.unique(epoch[waits]))]
         slots = np.arange(len(done))
-        of_running = np.unique(epoch[~done])
-        for later in of_running[1:]:
-            self._put_aside(slots, states, (epoch == later) & ~done)
-        kept = slots[np.isin(epoch, of_running[:1]) | done] if len(of_running) > 1 else slots
-        self._fill(kept, states if len(kept) == len(slots) else engine_lib.take_seeds(states, kept))
+        first, *self._aside = [
+            (slots[of], states if of.all() else engine_lib.take_seeds(states, of)) for of in groups
+        ]
+        self._fill(*first)
         self.update(self.states)
 
     @property

@@ -12,7 +12,7 @@ from oa_jax.backbones import known
 from oa_jax.configuration import Config, first_difference, value_of
 from oa_jax.engine.compilation import use_compilation_cache
 from oa_jax.engine.state import State
-from oa_jax.errors import Interrupted, UserError
+from oa_jax.errors import UserError
 from oa_jax.events.log import InteractionLog
 from oa_jax.experiment import Experiment
 from oa_jax.runs import loop
@@ -116,7 +116,7 @@ def conclude(
 
     def pause() -> None:
         if notice and notice.holds():
-            raise Interrupted(f"{workdir.path} is saved after its last epoch")
+            raise notice.error(f"{workdir.path} is saved after its last epoch")
 
     clock = loop.Clock(experiment.engine, dict(seconds))
     ranks, sums = clock.timed("evaluate", rank_all, experiment, states.best_params, pause)

@@ -11,7 +11,7 @@ import pytest
 
 from oa_jax.engine import state as state_lib
 from oa_jax.engine.state import Schedule
-from oa_jax.engine.step import mrr_sum
+from oa_jax.ranking.selection import mrr_sum
 
 RATE = 0.5
 

@@ -15,6 +15,8 @@ from oa_jax.nn.draws import Purpose, epoch_rows, key_of
 from oa_jax.ranking.ranks import Ranks
 from oa_jax.runs import metrics_file as rows_lib
 
+pytestmark = pytest.mark.usefixtures("quick_compile")
+
 
 @pytest.fixture(scope="module")
 def experiment():
@@ -43,7 +45,7 @@ def one_step(experiment, arrays):
 
 def batches(experiment, seed=0, epoch=0):
     task = experiment.data.task
-    return epoch_rows(seed, epoch, task.n_users, task.batch_size)
+    return jax.jit(epoch_rows, static_argnums=(2, 3))(seed, epoch, task.n_users, task.batch_size)
 
 
 def loss_of(experiment, arrays, params, hparams, rows, index, seed=0):

@@ -264,11 +264,33 @@ def test_without_any_readable_checkpoint_it_says_so(at_three, tmp_path):
         train(path, **UNEVEN)
 
 
-def test_lines_for_people(uneven, tmp_path):
+def test_lines_for_people(tmp_path):
     said = []
-    train(tmp_path, said.append, **UNEVEN | {"train__max_epochs": 1})
+
+    def stop(line):
+        said.append(line)
+        raise Interrupted
+
+    with pytest.raises(Interrupted):
+        train(tmp_path, stop, **UNEVEN)
     assert len(said) == 1 and said[0].startswith("epoch   1  val ndcg@10 A/B  0:0.")
     assert "steps/s" in said[0]
+
+
+def test_a_line_of_many_seeds_has_their_spread():
+    rows, name = Rows(toy.toy_experiment(), None), "ndcg@10/uni10"
+    rows._newest = [
+        {"seed": s, "diverged_step": 0, "best_epoch": int(s < 3)}
+        | {f"val/A/{name}": s / 100, f"val/B/{name}": 0.5}
+        for s in range(9)
+    ]
+    # Deviation of 0 … 8 with n - 1: √7.5.
+    expected = "A/B  A 0.0400 ± 0.0274 (0.0000 to 0.0800)  B 0.5000 ± 0.0000 (0.5000 to 0.5000)  "
+    assert expected + "9 seeds, 3 with a new best" in rows.line(1, 10.0)
+    rows._newest[8]["diverged_step"] = 7  # eight are left: each of them
+    line = rows.line(1, 10.0)
+    assert "0:0.0000/0.5000*" in line and "7:0.0700/0.5000 " in line
+    assert "seed 8 diverged at step 7" in line and "±" not in line
 
 
 def test_the_time_left_is_a_bound():
