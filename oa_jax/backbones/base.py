@@ -77,12 +77,6 @@ class Task(Protocol):
     def slots_needed(self, counts_NxU, seed, epoch): ...
 
 
-def members(protocol: type) -> list[str]:
-    """Names of the functions and attributes that a Protocol of this file asks for."""
-    functions = {name for name in vars(protocol) if not name.startswith("_")}
-    return sorted(functions | set(protocol.__annotations__))
-
-
 class Parts:
     """The parts of a backbone, made from a configuration. Subclasses answer what differs."""
 

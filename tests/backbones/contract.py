@@ -21,7 +21,7 @@ class Case:
     def __init__(self, experiment):
         self.experiment, self.task = experiment, experiment.data.task
         self.rows = experiment.evaluation.rows["test"]
-        self.arrays = self.task.train_arrays()
+        self.arrays = jax.tree.map(jnp.asarray, self.task.train_arrays())
         self.capacity = experiment.engine.capacity(experiment.seeds, 0)
         self.hparams = {name: values[0] for name, values in experiment.hparams().items()}
         self.batch = jax.jit(self.task.batch, static_argnums=4)
@@ -41,12 +41,19 @@ class Case:
     def loss(self, capacity, rows=None):
         """(loss, aux) of a batch without dropout."""
         rows = jnp.arange(self.task.batch_size) if rows is None else rows
+        rows = self.task.rows_of_batch(rows, 0, 0)
         return self.run(self.params, self.batch(self.arrays, rows, 0, 0, capacity))
+
+
+def members(protocol):
+    """Names of the functions and attributes that a Protocol asks for."""
+    functions = {name for name in vars(protocol) if not name.startswith("_")}
+    return sorted(functions | set(protocol.__annotations__))
 
 
 def has_the_functions_of_the_contract(case):
     for protocol, found in ((base.Backbone, case.backbone), (base.Task, case.task)):
-        missing = [name for name in base.members(protocol) if not hasattr(found, name)]
+        missing = [name for name in members(protocol) if not hasattr(found, name)]
         assert not missing, f"{type(found).__name__} has no {missing}"
 
 
@@ -120,7 +127,8 @@ def seeds_are_alone(case):
     rows = jnp.arange(case.task.batch_size)
 
     def one(seed):
-        batch = case.task.batch(case.arrays, rows, seed, 0, case.capacity)
+        chosen = case.task.rows_of_batch(rows, seed, 0)
+        batch = case.task.batch(case.arrays, chosen, seed, 0, case.capacity)
         params = jax.tree.map(lambda leaf: leaf * (1 + seed / 8), case.params)
         value_and_grad = jax.value_and_grad(case.step, has_aux=True)
         return value_and_grad(params, batch, key_of(seed, Purpose.DROPOUT, 0))

@@ -9,6 +9,7 @@ import dataclasses
 import functools
 
 import contract
+import jax
 import jax.numpy as jnp
 import pytest
 import toy
@@ -71,7 +72,24 @@ def loses_empty_rows(backbone, params, batch, key, hparams):
     return loss / (batch["n_users"] == len(batch["gt"])), aux
 
 
+@jax.custom_batching.custom_vmap
+def of_other_seed(loss):
+    return loss
+
+
+@of_other_seed.def_vmap
+def _(_size, _batched, loss):
+    return loss[::-1], True
+
+
+def mixes_seeds(backbone, params, batch, key, hparams):
+    loss, aux = backbone.loss(params, batch, key, hparams)
+    still = jax.lax.stop_gradient(loss)
+    return loss + of_other_seed(still) - still, aux
+
+
 BROKEN = {
+    "seeds_are_alone": {"loss": mixes_seeds},
     "rows_do_not_know_each_other": {"encode": mixes_rows},
     "candidates_are_scored_as_in_full_ranking": {"score": shifts_blocks},
     "room_for_tokens_changes_no_loss": {"loss": counts_slots},

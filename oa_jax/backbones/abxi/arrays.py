@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import numpy as np
 
-from oa_jax.errors import UserError
 from oa_jax.events.log import InteractionLog
 from oa_jax.events.rows import end_columns, evaluation_rows, scatter
 from oa_jax.events.split import Split
@@ -25,9 +24,8 @@ def training_arrays(log: InteractionLog, split: Split, length: int) -> dict[str,
         gives a row of zeros, where the official code fails (Q17).
 
     All int32, left-padded with 0, trimmed to the last L columns after the alignment, so an entry
-    may stem from an item that was itself trimmed away. Raises UserError for L below 1.
+    may stem from an item that was itself trimmed away.
     """
-    _check_length(length)
     column = length - (split.n_train - 1)[log.user] + log.position
     event = np.flatnonzero((column >= 0) & (column < length))
     place, shape = (log.user[event], column[event]), (log.n_users, length)
@@ -58,9 +56,8 @@ def evaluation_arrays(
         position p whose next item is in A and may look at x_1..x_p: this is the same horizon for
         the streams without gaps.
 
-    Raises ValueError for another `which`, UserError for L below 1.
+    Raises ValueError for another `which`.
     """
-    _check_length(length)
     arrays, place, row, event = evaluation_rows(log, split, which)
     shape, item = (len(place), length), log.item[event]
     column = end_columns(row, *shape)
@@ -81,11 +78,6 @@ def target_counts(log: InteractionLog, split: Split, length: int) -> np.ndarray:
     is_target = (position >= np.maximum(n_train - length, 1)) & (position < n_train)
     of_domain = [is_target & (log.domain == domain) for domain in (0, 1)]
     return np.stack([np.bincount(log.user[mask], minlength=log.n_users) for mask in of_domain])
-
-
-def _check_length(length):
-    if length < 1:
-        raise UserError(f"length: found {length}, expected at least 1")
 
 
 def _latest(log, domain):

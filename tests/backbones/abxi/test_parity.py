@@ -13,6 +13,7 @@ from oa_jax.backbones.parity import relative
 from oa_jax.commands import verify
 from oa_jax.errors import UserError
 
+pytestmark = pytest.mark.usefixtures("quick_compile")
 GOLDEN = pathlib.Path(__file__).resolve().parents[2] / "golden" / "abxi_small.npz"
 
 

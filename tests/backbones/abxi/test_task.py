@@ -20,6 +20,9 @@ PARTIAL = jnp.asarray([5, 9, 2, 30, 30, 30, 30, 30])  # 30 users: the rest is fi
 WIDE = (128, 128)
 
 
+pytestmark = pytest.mark.usefixtures("quick_compile")
+
+
 @pytest.fixture(scope="module")
 def make_task(random_log):
     """Function (log seed, **fields) -> a task over a random log of 30 users."""
