@@ -39,8 +39,8 @@ def mean_profiles(
 
 
 def pca(rows_NxW: np.ndarray, width: int) -> tuple[np.ndarray, float]:
-    """(N, width) float32: centred rows on their first `width` principal axes, without whitening; and
-    the share of the variance that they keep, 0 to 1. width: at most `widest(rows_NxW)`.
+    """(N, width) float32: centred rows on their first `width` principal axes, not whitened; and the
+    share of the variance that they keep, 0 to 1. width: at most `widest(rows_NxW)`.
 
     Deterministic, in float64: an exact solver (the official default may draw at random, unseeded),
     and the largest entry of every axis, by magnitude, is positive.
@@ -61,7 +61,7 @@ def widest(rows_NxW: np.ndarray) -> int:
 
 
 def capped(flag: str, width: int, most: int, why: str, say) -> int:
-    """`width`, or `most` with a line that says so; UserError below 1 and where the data allow none."""
+    """`width`, or `most` with a line that says so; UserError where either is below 1."""
     if width < 1:
         raise UserError(f"--{flag}={width}: expected a whole number of at least 1")
     if most < 1:
