@@ -45,8 +45,8 @@ def prepare(
 ) -> bool:
     """Prepare `name` below data_dir from the files below raw_dir. -> False if it was there already.
 
-    say: called with one line when there is something to wait for or to name. duplicates: what
-    becomes of exact copies of an event, see `filters.without_copies`.
+    say: called with one line when there is something to wait for or to name.
+    duplicates: of exact copies of an event, see `filters.without_copies`.
     Raises UserError for an unknown name, missing or broken files, and a place that is taken.
     """
     if name not in catalogue.SETS:
@@ -158,11 +158,8 @@ def build(
 
 
 class OaPairs(tfds.core.GeneratorBasedBuilder):
-    """Two-domain interaction sequences; every configuration has the same features.
-
-    manual_dir of the download configuration is the folder of raw files. `built` hands over events
-    that were built already.
-    """
+    """Two-domain interaction sequences; manual_dir of the download configuration is the folder of
+    raw files. `built` hands over events that were built already."""
 
     name = store.BUILDER
     VERSION = tfds.core.Version(store.VERSION)

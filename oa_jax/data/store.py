@@ -132,22 +132,18 @@ def load(data_dir: Place, name: str) -> Prepared:
     except (KeyError, ValueError) as error:
         raise UserError(f"{path / LOG}: {type(error).__name__}: {error}: {AGAIN}") from None
     log, role = with_roles(columns, tuple(metadata["n_items"]), name)
-    found = log.fingerprint()
-    if found != metadata["fingerprint"]:
-        raise UserError(
-            f"{path / LOG}: fingerprint {found}, expected {metadata['fingerprint']} of {METADATA}: "
-            f"the files were changed; {AGAIN}"
-        )
+    found, expected = log.fingerprint(), metadata["fingerprint"]
+    if found != expected:
+        what = f"fingerprint {found}, expected {expected} of {METADATA}: the files were changed"
+        raise UserError(f"{path / LOG}: {what}; {AGAIN}")
     return Prepared(log, role, raw_users, metadata, path)
 
 
 def with_roles(
     columns: dict[str, np.ndarray], n_items: tuple[int, int], name: str
 ) -> tuple[InteractionLog, np.ndarray]:
-    """A log, and its roles. The log carries them only where leave-one-out gives others.
-
-    So a set that is split by leave-one-out has the fingerprint of its events alone.
-    """
+    """A log, and its roles. The log carries them only where leave-one-out gives others: a set that
+    is split by leave-one-out has the fingerprint of its events alone."""
     log = make_log(**columns, n_items=n_items, name=name)
     role, bare = log.role, dataclasses.replace(log, role=None)
     if (np.diff(log.offsets) >= 3).all() and (roles_of(bare, leave_one_out(bare)) == role).all():

@@ -35,10 +35,8 @@ def open_encoder(
     """The encoder that --encoder=SPEC names; a model takes and stores `chunk` texts at a time.
 
     'hashing'; 'A.npy,B.npy' (or .pkl), a file per domain whose rows follow its items; anything
-    else is the name or the folder of a model of sentence-transformers.
-
-    Raises UserError for files that are missing or do not fit, and where the model's library is
-    not installed.
+    else is the name or the folder of a model of sentence-transformers. Raises UserError for files
+    that are missing or do not fit.
     """
     if spec == HASHING:
         return Hashing()
@@ -67,11 +65,9 @@ class Files:
 
 @dataclasses.dataclass(frozen=True)
 class Hashing:
-    """Words and pairs of words hashed into columns, then a truncated SVD. No language model.
-
-    It knows which words items share, not what they mean: a stand-in to run the pipeline with,
-    or a baseline, never the embeddings of the paper.
-    """
+    """Words and pairs of words hashed into columns, then a truncated SVD. No language model: it
+    knows which words items share, not what they mean. A stand-in to run the pipeline with, or a
+    baseline, never the embeddings of the paper."""
 
     width: int = 384
     n_features: int = 2**15

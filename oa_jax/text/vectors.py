@@ -39,13 +39,11 @@ def mean_profiles(
 
 
 def pca(rows_NxW: np.ndarray, width: int) -> tuple[np.ndarray, float]:
-    """Centred rows on their first `width` principal axes, without whitening, and the share of the
-    variance that they keep, 0 to 1. -> ((N, width) float32, share).
+    """(N, width) float32: centred rows on their first `width` principal axes, not whitened; and the
+    share of the variance that they keep, 0 to 1. width: at most `widest(rows_NxW)`.
 
     Deterministic, in float64: an exact solver (the official default may draw at random, unseeded),
     and the largest entry of every axis, by magnitude, is positive.
-
-    width: at most `widest(rows_NxW)`.
     """
     centred = np.asarray(rows_NxW, np.float64)
     centred = centred - centred.mean(0)
@@ -63,10 +61,7 @@ def widest(rows_NxW: np.ndarray) -> int:
 
 
 def capped(flag: str, width: int, most: int, why: str, say) -> int:
-    """`width`, or `most` with a line that says so.
-
-    Raises UserError for a width below 1, and when the data allow none.
-    """
+    """`width`, or `most` with a line that says so; UserError where either is below 1."""
     if width < 1:
         raise UserError(f"--{flag}={width}: expected a whole number of at least 1")
     if most < 1:

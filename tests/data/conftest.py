@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import pathlib
 import pickle
 import types
 
@@ -119,6 +120,18 @@ def small_pair(raw_files, tmp_path_factory):
         ]
         raw_files.ratings_2014(folder, category, rows)
     return folder
+
+
+@pytest.fixture(scope="session")
+def run(tmp_path_factory):
+    """Function (*argv, OA_DATA_DIR) -> Result, as of `python -m oa_jax.data *argv`; `module` names
+    another one, also of this folder."""
+    import served
+
+    here, streams = pathlib.Path(__file__).parent, tmp_path_factory.mktemp("streams")
+    preloaded = ("tensorflow_datasets", "matplotlib.figure")
+    with served.commands("oa_jax.data", streams, *preloaded, path=here) as run:
+        yield run
 
 
 @pytest.fixture(scope="session")

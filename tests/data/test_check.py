@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from oa_jax.data import check, describe, store
+from oa_jax.data import prepare as prepare_lib
 from oa_jax.data.prepare import prepare
 from oa_jax.data.texts import Reading
 from oa_jax.events.log import TEST, TRAINING
@@ -65,12 +66,15 @@ def test_the_defects_of_amid_are_found(amid):
 
 
 def test_published_defects_with_their_counts(shared_file, tmp_path):
-    """The counts that AMID's files are known for."""
+    """The counts that AMID's files are known for; no records are written for it."""
     folder = shared_file("data", "amid", "cloth_sport_test.csv.gz").parent
-    prepare("cloth_sport_amid", folder, tmp_path, Reading(), print)
-    data = store.load(tmp_path, "cloth_sport_amid")
-    assert all(f["published"] for f in data.metadata["files"])
-    assert data.metadata["notes"]["rows"]["cloth_sport_test.csv.gz"] == 4762
+    built, source, paths = prepare_lib.build("cloth_sport_amid", folder, Reading())
+    facts = [prepare_lib._file_facts(*pair) for pair in zip(paths, source.files, strict=True)]
+    assert all(file["published"] for file in facts)
+    assert built.notes["rows"]["cloth_sport_test.csv.gz"] == 4762
+    columns = {name: getattr(built, name) for name in store.COLUMNS}
+    log, role = store.with_roles(columns, built.n_items, "cloth_sport_amid")
+    data = store.Prepared(log, role, built.raw_users, {"times": built.times}, tmp_path)
     found = "\n".join(check.user_leak(data) + check.id_order(data))
     assert "users: 920 of 4,762 test sequences belong to a user with another" in found
     assert "users: in 920 of these the target is an item of that sequence" in found

@@ -1,23 +1,8 @@
 """`python -m oa_jax data` as people call it."""
 
-import pathlib
-import subprocess
-import sys
-
 import pytest
-import served
 
 from oa_jax.data import store
-
-TESTS = pathlib.Path(__file__).resolve().parents[1]
-
-
-@pytest.fixture(scope="module")
-def run(tmp_path_factory):
-    """Function (*argv, OA_DATA_DIR) -> Result, as of `python -m oa_jax.data *argv`."""
-    preloaded = ("tensorflow_datasets", "matplotlib.figure")
-    with served.commands("oa_jax.data", tmp_path_factory.mktemp("streams"), *preloaded) as run:
-        yield run
 
 
 def error(result):
@@ -115,12 +100,7 @@ def test_missing_files_are_named_at_once(run, tmp_path):
     )
 
 
-def test_a_missing_extra_is_named(small_pair, tmp_path):
-    code = (
-        "import runpy, sys; sys.modules['polars'] = None;"
-        "sys.argv = ['data', 'prepare', 'beauty_elec', *sys.argv[1:]];"
-        "runpy.run_module('oa_jax.data', run_name='__main__', alter_sys=True)"
-    )
-    argv = [sys.executable, "-c", code, f"--data_dir={tmp_path}", f"--raw_dir={small_pair}"]
-    process = subprocess.run(argv, cwd=TESTS.parent, capture_output=True, text=True)
-    assert "polars is not installed: expected the extra `data`" in error(process)
+def test_a_missing_extra_is_named(run, small_pair, tmp_path):
+    argv = ("prepare", "beauty_elec", f"--data_dir={tmp_path}", f"--raw_dir={small_pair}")
+    line = error(run(*argv, module="without_polars"))
+    assert "polars is not installed: expected the extra `data`" in line

@@ -1,10 +1,12 @@
 """Prepared sets: what is written and read back, kills, two at once, and training's way to them."""
 
+import concurrent.futures
 import fcntl
 import gzip
 import json
 import os
 import pathlib
+import queue
 import signal
 import subprocess
 import sys
@@ -127,44 +129,14 @@ def test_text_and_raw_files_give_one_fingerprint(raw_files, done, tmp_path):
 
 # --- kills and rivals ---------------------------------------------------------------------------
 
-CHILD = """
-import os, signal, sys
-from oa_jax.data import prepare, store
-from oa_jax.data.texts import Reading
-name, raw, data, where = sys.argv[1:]
-def die(*args, **options):
-    os.kill(os.getpid(), signal.SIGKILL)
-def half(self, built, generate=prepare.OaPairs._generate_examples):
-    for user, example in generate(self, built):
-        if user == 15:
-            die()
-        yield user, example
-if where == "among the records":
-    prepare.OaPairs._generate_examples = half
-if where == "at the items":
-    store.write_items = die
-if where == "before the rename":
-    prepare.os.replace = die
-if where == "after the rename":
-    sync = prepare._sync
-    prepare._sync = lambda path: die() if path.parent.name == "oa_pairs" else sync(path)
-print("made" if prepare.prepare(name, raw, data, Reading(), print) else "there", flush=True)
-"""
-
-
-def child(*argv):
-    argv = [sys.executable, "-c", CHILD, *map(str, argv)]
-    return subprocess.Popen(argv, cwd=ROOT, stdout=subprocess.PIPE, text=True)
-
-
 KILLS = ("among the records", "at the items", "before the rename", "after the rename")
 
 
-def test_killed_at_any_moment(small_pair, done, tmp_path):
+def test_killed_at_any_moment(run, small_pair, done, tmp_path):
     """What is left is nothing or the whole set; the next one cleans up and gives the same."""
-    children = {k: child(NAME, small_pair, tmp_path / k, k) for k in KILLS}
-    for where, process in children.items():
-        assert process.wait() == -signal.SIGKILL, where
+    for where in KILLS:
+        killed = run(NAME, small_pair, tmp_path / where, where, module="killed_prepare")
+        assert killed.returncode == -signal.SIGKILL, where
         root = tmp_path / where / "oa_pairs"
         whole = where == "after the rename"
         assert store.is_prepared(tmp_path / where, NAME) is whole
@@ -180,16 +152,17 @@ def test_killed_at_any_moment(small_pair, done, tmp_path):
 
 def test_two_at_once(small_pair, tmp_path):
     """Both find the lock taken and wait; then one makes the set, the other finds it."""
-    root = tmp_path / "oa_pairs"
+    root, said = tmp_path / "oa_pairs", queue.Queue()
     root.mkdir()
-    with open(root / f".{NAME}.lock", "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        both = [child(NAME, small_pair, tmp_path, "nowhere") for _ in range(2)]
-        waiting = f"{NAME}: another process is preparing it: waiting"
-        assert [process.stdout.readline().strip() for process in both] == [waiting] * 2
-        assert not store.is_prepared(tmp_path, NAME)
-    outs = [process.communicate()[0].strip() for process in both]
-    assert sorted(outs) == ["made", "there"] and [p.returncode for p in both] == [0, 0]
+    argv = (NAME, small_pair, tmp_path, Reading(), said.put)
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        with open(root / f".{NAME}.lock", "w") as lock:  # flock knows open files, not threads
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            both = [pool.submit(prepare, *argv) for _ in range(2)]
+            waiting = f"{NAME}: another process is preparing it: waiting"
+            assert [said.get(timeout=60) for _ in both] == [waiting] * 2
+            assert not store.is_prepared(tmp_path, NAME)
+        assert sorted(made.result() for made in both) == [False, True] and said.empty()
     assert len(store.load(tmp_path, NAME).log.user) == 720
 
 

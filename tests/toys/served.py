@@ -23,7 +23,7 @@ class Result:
 
 @contextlib.contextmanager
 def commands(module, folder, *preloaded, path=""):
-    """Function (*argv, **environment) -> Result, as of `python -m MODULE *argv`.
+    """Function (*argv, module, **environment) -> Result, as of `python -m MODULE *argv`.
 
     path: a folder from which modules are imported before all others.
     """
@@ -33,7 +33,7 @@ def commands(module, folder, *preloaded, path=""):
     options["env"] = os.environ | {"PYTHONPATH": f"{path}:{os.environ.get('PYTHONPATH', '')}"}
     with subprocess.Popen(argv, **options) as server:
 
-        def run(*argv, **environment):
+        def run(*argv, module=module, **environment):
             for path in files:
                 pathlib.Path(path).write_text("")
             request = {"module": module, "argv": list(map(str, argv)), "cwd": str(TESTS.parent)}
