@@ -99,8 +99,15 @@ def domain_of(item: np.ndarray, n_items: tuple[int, int]) -> np.ndarray:
     return (item > n_items[0]).astype(np.int8)
 
 
-def make_log(user, item, time, n_items: tuple[int, int], name: str, role=None) -> InteractionLog:
-    """Check columns and build a log.
+def make_log(
+    user: np.ndarray,
+    item: np.ndarray,
+    time: np.ndarray,
+    n_items: tuple[int, int],
+    name: str,
+    role: np.ndarray | None = None,
+) -> InteractionLog:
+    """Check columns (N,) and build a log: `InteractionLog` says what each of them holds.
 
     Raises UserError naming the first offending row when columns differ in length, are empty or
     not whole numbers, an item id is outside 1..sum(n_items), users are not 0..U-1 in ascending

@@ -12,7 +12,9 @@ HR_CUTOFFS = (5, 10, 20)
 NDCG_CUTOFFS = (1, 5, 10, 20)
 
 
-def rank_metrics(rank, ties, n_candidates, tie_weight: float) -> dict[str, float]:
+def rank_metrics(
+    rank: np.ndarray, ties: np.ndarray, n_candidates: np.ndarray | int, tie_weight: float
+) -> dict[str, float]:
     """Means over users of HR@{5,10,20}, NDCG@{1,5,10,20}, MRR and AUC: 'hr@5', 'ndcg@10', 'mrr',
     'auc', … All are nan when there are no users. Arguments and errors are those of `user_metrics`.
     """
@@ -21,7 +23,9 @@ def rank_metrics(rank, ties, n_candidates, tie_weight: float) -> dict[str, float
     return {name: float(v.mean()) if v.size else float("nan") for name, v in values.items()}
 
 
-def user_metrics(rank, ties, n_candidates, tie_weight: float) -> dict[str, np.ndarray]:
+def user_metrics(
+    rank: np.ndarray, ties: np.ndarray, n_candidates: np.ndarray | int, tie_weight: float
+) -> dict[str, np.ndarray]:
     """Every metric of every user, (R,) or (S, R) float64.
 
     rank: int, 1 + number of candidates that score strictly above the target.
