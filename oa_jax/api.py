@@ -80,9 +80,10 @@ def train(
     from oa_jax.runs.run import run
 
     log = data
-    if isinstance(data, World):
-        log, world = None, dataclasses.asdict(data)
-        config = config.replace(data={"name": sources.SYNTHETIC, "world": world})
+    world = data if isinstance(data, World) else getattr(data, "origin", None)
+    if world is not None:  # whose events any later reader can make again
+        log, knobs = None, dataclasses.asdict(world)
+        config = config.replace(data={"name": sources.SYNTHETIC, "world": knobs})
     elif data is not None:
         config = config.replace(data={"name": data.name})
     run(config, workdir, say, log, extend)

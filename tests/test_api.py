@@ -95,6 +95,13 @@ def test_parameters_and_what_the_fusion_saw(run):
     np.testing.assert_allclose(np.abs(cos).mean(), expected, rtol=1e-4)
 
 
+def test_the_events_of_a_world_are_known_by_their_world(run):
+    """As the front page trains: what the run stores is enough to read it back."""
+    said = []
+    again = oa.train(small(), oa.World(**WORLD).log(), run.path, said.append)
+    assert said == [f"{run.path} is finished: nothing to do"] and again.data is None
+
+
 def test_one_s_own_events(tmp_path):
     log = oa.World(**WORLD).log()
     own = oa.make_log(log.user, log.item, log.time, log.n_items, "my shop")

@@ -142,7 +142,8 @@ def generate(world: World) -> InteractionLog:
         user_UxL = np.broadcast_to(users.start + user_Ux1, item_UxL.shape)
         real_UxL = np.arange(world.max_length) < length_U[:, None]
         columns.append([column[real_UxL] for column in (user_UxL, item_UxL, time_UxL)])
-    return make_log(*map(np.concatenate, zip(*columns, strict=True)), world.n_items, "synthetic")
+    log = make_log(*map(np.concatenate, zip(*columns, strict=True)), world.n_items, "synthetic")
+    return dataclasses.replace(log, origin=world)
 
 
 def _users(world):
