@@ -72,7 +72,7 @@ def is_column(task, name):
 def test_arrays_of_some_rows_are_rows_of_all(make_feed, name):
     task = make_feed(name).task
     whole, last = task.train_arrays(), task.n_users - 1
-    for rows in (np.array([5, 0, last, 5]), np.array([3]), np.arange(task.batch_size) % last):
+    for rows in (np.array([5, 0, last, 5]), np.array([3]), np.arange(min(task.batch_size, last))):
         for taken in (make_feed(name).take(rows), task.arrays_of_rows(rows)):
             assert taken.keys() == whole.keys()
             for key, array in whole.items():

@@ -36,6 +36,11 @@ def batches(task, n_epochs=3):
     return np.asarray(rows), jax.device_get(out), room
 
 
+@pytest.fixture(scope="module")
+def drawn(task):
+    return batches(task)
+
+
 def shared_persons(task, rows):
     """Support rows whose person is also asked for in the same batch."""
     nobody = np.append(task.person, -1)  # of rows out of range
@@ -43,14 +48,14 @@ def shared_persons(task, rows):
     return sum(np.isin(d[d >= 0], a[a >= 0]).sum() for a, d in zip(asked, drawn, strict=True))
 
 
-def test_support_is_of_overlapped_users_that_are_not_asked_for(task):
-    rows, batch, _ = batches(task)
-    drawn = rows[:, BATCH:]
-    assert set(drawn.ravel().tolist()) <= set(task.pool.tolist())
+def test_support_is_of_overlapped_users_that_are_not_asked_for(task, drawn):
+    rows, batch, _ = drawn
+    support = rows[:, BATCH:]
+    assert set(support.ravel().tolist()) <= set(task.pool.tolist())
     assert shared_persons(task, rows) == 0
     # Without replacement, as many as asked for, another draw at every step.
-    assert drawn.shape[1] == SUPPORT and all(len(set(row)) == SUPPORT for row in drawn.tolist())
-    assert len({tuple(sorted(row)) for row in drawn.tolist()}) > 5
+    assert support.shape[1] == SUPPORT and all(len(set(row)) == SUPPORT for row in support.tolist())
+    assert len({tuple(sorted(row)) for row in support.tolist()}) > 5
     # The batch holds the streams and targets of these rows.
     whole = task.train_arrays()
     for name in ("seq", "seq_A", "time_B", "target"):
@@ -75,8 +80,8 @@ def test_a_pool_too_small_leaves_empty_rows(task):
     assert not set(task.person[real]) & set(task.person[np.asarray(rows)])
 
 
-def test_negatives_are_new_items_of_the_target_domain(task):
-    rows, batch, _ = batches(task)
+def test_negatives_are_new_items_of_the_target_domain(task, drawn):
+    rows, batch, _ = drawn
     log, split, found = task.log, task.split, set()
     for step in range(len(rows)):
         for n, r in enumerate(rows[step]):
@@ -91,8 +96,8 @@ def test_negatives_are_new_items_of_the_target_domain(task):
     assert len(found) == sum(log.n_items)  # every item can be one
 
 
-def test_all_tokens_have_room(task):
-    rows, batch, room = batches(task)
+def test_all_tokens_have_room(task, drawn):
+    _, batch, room = drawn
     for name, size in zip(("x", "A", "B"), room, strict=True):
         grid = batch["seq" if name == "x" else f"seq_{name}"]
         used = (batch[f"at_{name}"] < grid[0].size).sum(1)

@@ -1,6 +1,7 @@
 """Batches of LLM4CDSR: negatives outside the history, from the pools that the quirks say."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -127,7 +128,7 @@ def test_pairs_of_the_regulariser(drawn):
 def test_rows_out_of_range_are_empty(log):
     task = make(log)
     arrays = jax.tree.map(jnp.asarray, task.train_arrays())
-    batch = task.batch(arrays, jnp.array([3, 20]), 0, 0, (16, 16, 16))
+    batch = jax.jit(lambda rows: task.batch(arrays, rows, 0, 0, (16, 16, 16)))(jnp.array([3, 20]))
     assert batch["real"].tolist() == [True, False] and batch["n_users"] == 1
     assert batch["seq"][0].any() and not batch["seq"][1].any()
     assert batch["reg_A"][1] == batch["reg_B"][1] == 0
@@ -136,12 +137,17 @@ def test_rows_out_of_range_are_empty(log):
 def test_draws_do_not_depend_on_the_room_of_the_batch(log):
     task = make(log)
     arrays = jax.tree.map(jnp.asarray, task.train_arrays())
-    small, large = (task.batch(arrays, jnp.arange(4), 5, 9, (n, n, n)) for n in (40, 60))
+
+    @functools.partial(jax.jit, static_argnums=0)
+    def batch(room, step):
+        return task.batch(arrays, jnp.arange(4), 5, step, (room,) * 3)
+
+    small, large = batch(40, 9), batch(60, 9)
     for d in DOMAINS:
         n = int((np.asarray(small[f"at_{d}"]) < 32).sum())
         for name in (f"neg_{d}", f"neg_x_{d}"):
             np.testing.assert_array_equal(small[name][:n], large[name][:n])
-    other = task.batch(arrays, jnp.arange(4), 5, 10, (40, 40, 40))
+    other = batch(40, 10)
     assert (np.asarray(other["neg_A"]) != np.asarray(small["neg_A"])).any()
 
 
