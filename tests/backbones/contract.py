@@ -3,6 +3,8 @@
 They know a backbone by its contract alone: parameters, evaluation rows, batches of its task.
 """
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -25,18 +27,22 @@ class Case:
         self.capacity = experiment.engine.capacity(experiment.seeds, 0)
         self.hparams = {name: values[0] for name, values in experiment.hparams().items()}
         self.batch = jax.jit(self.task.batch, static_argnums=4)
-        self.replace_backbone(experiment.engine.settings.on(experiment.tables).backbone)
+        whole = experiment.engine.settings.on(experiment.tables).backbone
+        # With the parameters of the whole: a loss compiles faster with one fusion than with six.
+        gca = dataclasses.replace(whole.gca, positions=(0,))
+        self.replace_backbone(whole, dataclasses.replace(whole, gca=gca))
         # Random parameters at the start are so small that a mistake could hide in rounding.
         self.params = jax.tree.map(lambda a: 3 * a, jax.jit(self.backbone.init)(jax.random.key(0)))
 
-    def replace_backbone(self, backbone):
-        self.backbone = backbone
+    def replace_backbone(self, backbone, learner=None):
+        """learner: what makes losses; the backbone itself, if it is not given."""
+        self.backbone, self.learner = backbone, learner or backbone
         self.encode, self.score = jax.jit(backbone.encode), jax.jit(backbone.score)
         self.index, self.probe = jax.jit(backbone.index), jax.jit(backbone.probe)
         self.run = jax.jit(self.step)
 
     def step(self, params, batch, key=None):
-        return self.backbone.loss(params, batch, key, self.hparams)
+        return self.learner.loss(params, batch, key, self.hparams)
 
     def loss(self, capacity, rows=None):
         """(loss, aux) of a batch without dropout."""

@@ -100,7 +100,7 @@ BROKEN = {
 @pytest.mark.parametrize("rule", BROKEN)
 def test_a_broken_backbone_is_found_out(rule):
     with pytest.raises(AssertionError):
-        getattr(contract, rule)(broken(Broken(case("abxi").backbone, **BROKEN[rule])))
+        getattr(contract, rule)(broken(Broken(case("abxi").learner, **BROKEN[rule])))
 
 
 def test_a_fusion_that_looks_ahead_is_found_out():
