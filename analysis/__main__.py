@@ -1,8 +1,9 @@
 """`python -m analysis COMMAND --runs=DIR[,DIR…]|GLOB --out=DIR`.
 
 Each command is the module of that name: functions that return frames, `define_flags()` for its
-own flags if any, `command(runs, out, say)`, which writes into `out` and returns an exit status, and
-`section(runs, out, options)`, its part of the page. Installed, the package is `oa_jax_analysis`.
+own flags if any, and `section(runs, out, options)`, its part of the page, which writes its frames
+into `out`. One that does more has `command(runs, out, say)`, which returns an exit status.
+Installed, the package is `oa_jax_analysis`.
 """
 
 from __future__ import annotations
@@ -54,6 +55,7 @@ def main(arguments) -> int:
         found = f"{arguments[-1]!r}" if arguments else "none"
         raise UserError(f"COMMAND: found {found}: expected one of {', '.join(COMMANDS)}")
     module = load(name)  # polars too is of the extra
+    from .page import tell
     from .runs import find_runs, notes
 
     for flag in ("runs", "out"):
@@ -66,7 +68,9 @@ def main(arguments) -> int:
             raise UserError(f"--out={out}: lies in the workdir {run.path}: expected another folder")
     for line in left_out + notes(runs):
         cli.say(f"note: {line}")
-    return module.command(runs, out, cli.say)
+    if hasattr(module, "command"):
+        return module.command(runs, out, cli.say)
+    return tell(module.section(runs, out, flags.FLAGS), out, cli.say)
 
 
 def start(argv: list[str]) -> None:
