@@ -30,14 +30,6 @@ COMMANDS = {
 PACKAGES = ("numpy", "scipy", "statsmodels", "polars", "matplotlib")
 
 
-def define_flags() -> None:
-    flags.DEFINE_string("runs", None, "Workdirs, or a folder of workdirs: DIR[,DIR…] or a GLOB.")
-    flags.DEFINE_string("out", None, "Folder for the results; made when missing.")
-    meaning = "Test metric of correlate, scaling and report; ndcg@10/full: among all items."
-    flags.DEFINE_string("metric", "ndcg@10", meaning)
-    flags.DEFINE_integer("draws", 2000, "Bootstrap draws.", lower_bound=100)
-
-
 def load(name: str):
     """The module of a command. Raises UserError when a package of the extra is missing."""
     missing = [p for p in PACKAGES if importlib.util.find_spec(p) is None]
@@ -75,7 +67,11 @@ def main(arguments) -> int:
 
 def start(argv: list[str]) -> None:
     """Define the flags of the command in `argv` and run it."""
-    define_flags()
+    flags.DEFINE_string("runs", None, "Workdirs, or a folder of workdirs: DIR[,DIR…] or a GLOB.")
+    flags.DEFINE_string("out", None, "Folder for the results; made when missing.")
+    meaning = "Test metric of correlate, scaling and report; ndcg@10/full: among all items."
+    flags.DEFINE_string("metric", "ndcg@10", meaning)
+    flags.DEFINE_integer("draws", 2000, "Bootstrap draws.", lower_bound=100)
     flags.FLAGS.set_gnu_getopt(True)  # flags may stand on both sides of COMMAND
     name = next((word for word in argv if word in COMMANDS), None)
     lines = [f"  {command:14} {what}" for command, what in COMMANDS.items()]

@@ -231,26 +231,22 @@ def names_of(frame: pl.DataFrame, metric: str) -> list[str]:
     return [name for name in names if metric in (name, name.split("/")[0])]
 
 
-def changes(
-    frame: pl.DataFrame, metric: str, run: Run, which: str = "best", split: str = "test"
-) -> pl.DataFrame:
-    """Changes of one metric (with its ranking) of a run, over all seeds."""
-    where = {"run": run.name, "metric": metric, "parameters": which, "split": split}
-    return frame.filter(**where).filter(pl.col("seed").is_null())
-
-
 def at_once(frame: pl.DataFrame, metric: str, run: Run) -> pl.DataFrame:
-    """The same, at all places at once and at scale 1. metric: by default of the sampled ranking."""
+    """Changes of a run over all seeds, at all places at once and at scale 1.
+
+    metric: by default of the sampled ranking.
+    """
     name = metric if "/" in metric else f"{metric}/{run.candidates}"
-    return changes(frame, name, run).filter(places="all", scale=1.0)
+    where = {"run": run.name, "metric": name, "parameters": "best", "split": "test"}
+    return frame.filter(pl.col("seed").is_null(), places="all", scale=1.0, **where)
 
 
 def sheet(frame: pl.DataFrame, runs: list[Run], metric: str, which="best", split="test") -> Sheet:
     """A row for each run, replacement, scale and places, the change in either domain."""
     rows, keys = [], ("part_of", "intervention", "scale", "places")
-    which = "kept" if which == "all" else which
+    where = {"metric": metric, "parameters": "kept" if which == "all" else which, "split": split}
     for run in runs:
-        found = changes(frame, metric, run, which, split)
+        found = frame.filter(pl.col("seed").is_null(), run=run.name, **where)
         for (part_of, part, scale, places), here in found.group_by(keys, maintain_order=True):
             row = [run.name, _named(part, part_of), f"{scale:g}", places]
             for domain in "AB":
