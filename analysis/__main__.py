@@ -1,8 +1,9 @@
 """`python -m analysis COMMAND --runs=DIR[,DIR…]|GLOB --out=DIR`.
 
 Each command is the module of that name: functions that return frames, `define_flags()` for its
-own flags if any, `command(runs, out, say)`, which writes into `out` and returns an exit status, and
-`section(runs, out, options)`, its part of the page. Installed, the package is `oa_jax_analysis`.
+own flags if any, and `section(runs, out, options)`, its part of the page, which writes its frames
+into `out`. One that does more has `command(runs, out, say)`, which returns an exit status.
+Installed, the package is `oa_jax_analysis`.
 """
 
 from __future__ import annotations
@@ -29,14 +30,6 @@ COMMANDS = {
 PACKAGES = ("numpy", "scipy", "statsmodels", "polars", "matplotlib")
 
 
-def define_flags() -> None:
-    flags.DEFINE_string("runs", None, "Workdirs, or a folder of workdirs: DIR[,DIR…] or a GLOB.")
-    flags.DEFINE_string("out", None, "Folder for the results; made when missing.")
-    meaning = "Test metric of correlate, scaling and report; ndcg@10/full: among all items."
-    flags.DEFINE_string("metric", "ndcg@10", meaning)
-    flags.DEFINE_integer("draws", 2000, "Bootstrap draws.", lower_bound=100)
-
-
 def load(name: str):
     """The module of a command. Raises UserError when a package of the extra is missing."""
     missing = [p for p in PACKAGES if importlib.util.find_spec(p) is None]
@@ -54,6 +47,7 @@ def main(arguments) -> int:
         found = f"{arguments[-1]!r}" if arguments else "none"
         raise UserError(f"COMMAND: found {found}: expected one of {', '.join(COMMANDS)}")
     module = load(name)  # polars too is of the extra
+    from .page import tell
     from .runs import find_runs, notes
 
     for flag in ("runs", "out"):
@@ -66,12 +60,18 @@ def main(arguments) -> int:
             raise UserError(f"--out={out}: lies in the workdir {run.path}: expected another folder")
     for line in left_out + notes(runs):
         cli.say(f"note: {line}")
-    return module.command(runs, out, cli.say)
+    if hasattr(module, "command"):
+        return module.command(runs, out, cli.say)
+    return tell(module.section(runs, out, flags.FLAGS), out, cli.say)
 
 
 def start(argv: list[str]) -> None:
     """Define the flags of the command in `argv` and run it."""
-    define_flags()
+    flags.DEFINE_string("runs", None, "Workdirs, or a folder of workdirs: DIR[,DIR…] or a GLOB.")
+    flags.DEFINE_string("out", None, "Folder for the results; made when missing.")
+    meaning = "Test metric of correlate, scaling and report; ndcg@10/full: among all items."
+    flags.DEFINE_string("metric", "ndcg@10", meaning)
+    flags.DEFINE_integer("draws", 2000, "Bootstrap draws.", lower_bound=100)
     flags.FLAGS.set_gnu_getopt(True)  # flags may stand on both sides of COMMAND
     name = next((word for word in argv if word in COMMANDS), None)
     lines = [f"  {command:14} {what}" for command, what in COMMANDS.items()]

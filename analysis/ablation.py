@@ -85,17 +85,13 @@ def _replaced(run, frame):
     if used(run) != "full" or frame.is_empty():
         return []
     where = {"run": run.name, "parameters": "best", "split": "test", "places": "all", "scale": 1.0}
-    frame = frame.filter(**where).filter(
-        pl.col("seed").is_not_null()
-        & pl.col("intervention").is_in(["full", "parallel", "orthogonal"])
-        & pl.col("metric").str.split("/").list.first().is_in(METRICS)
-    )
+    parts = pl.col("intervention").is_in(["full", "parallel", "orthogonal"])
+    metrics = pl.col("metric").str.split("/").list.first().is_in(METRICS)
+    found = frame.filter(parts, metrics, pl.col("seed").is_not_null(), **where)
+    keys, lead = ("intervention", "domain", "metric"), {"source": SOURCES[1], "detail": run.name}
     return [
-        {"source": SOURCES[1], "used": part, "detail": run.name}
-        | _summary(f"{domain}/{metric}", rows["value"])
-        for (part, domain, metric), rows in frame.group_by(
-            "intervention", "domain", "metric", maintain_order=True
-        )
+        lead | {"used": part} | _summary(f"{domain}/{metric}", rows["value"])
+        for (part, domain, metric), rows in found.group_by(keys, maintain_order=True)
     ]
 
 
@@ -113,8 +109,7 @@ def _published(run):
 
 
 def _summary(metric, values):
-    sd = values.std() if len(values) > 1 else None
-    return {"metric": metric, "mean": values.mean(), "sd": sd, "seeds": len(values)}
+    return {"metric": metric, "mean": values.mean(), "sd": values.std(), "seeds": len(values)}
 
 
 def sheets(frame: pl.DataFrame) -> list[Sheet]:

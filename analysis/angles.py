@@ -119,10 +119,7 @@ def sheet(frame: pl.DataFrame) -> Sheet:
 
 def draw(frame: pl.DataFrame, runs: list[Run]) -> dict:
     """{name: figure}: mean |cos| over |mean cos| of every place, trained and untrained."""
-    out = {}
-    for setting, mine in figures.by_setting(runs, frame):
-        out |= _drawn(frame.filter(setting=setting), setting, mine)
-    return out
+    return figures.by_setting(_drawn, frame, runs)
 
 
 def _drawn(frame, setting, runs):
@@ -136,7 +133,13 @@ def _drawn(frame, setting, runs):
                 here = frame.filter(run=run, place=place, domain=domain)
                 here = here.filter(statistic=forms[run] + kind)
                 _row(axis, here, y, looks[names[run]])
-            _references(axis, kind, frame, runs)
+            for width in sorted({run.width for run in runs}) if kind == "abs_cos" else ():
+                null = null_abs_cos(width)
+                label = f"null: independent directions ({null:.3f})"
+                figures.draw_null(axis, null, label, vertical=True)
+            # The paper's number belongs on the axis of its own statistic alone.
+            for value in {published.mean_angle(run, kind) for run in runs} - {None}:
+                axis.axvline(value, color="#999999", lw=0.8, label=f"paper's mean ({value})")
             shown = sorted({UPDATES[form] for form in forms.values()})
             axis.set_xlabel(f"{text} of X and {' or '.join(shown)}")
             axis.set_yticks(range(len(keys)), [f"{names[r]}, place {p}" for r, p in keys])
@@ -155,48 +158,32 @@ def _row(axis, part, y, look):
     for when, place in (("init", "1"), ("best", "0")):  # hollow, filled
         for row in part.filter(when=when).iter_rows(named=True):
             sd = row["sd"] if row["sd"] is not None and math.isfinite(row["sd"]) else 0
-            style = figures.place_style(look, place) | {"elinewidth": 0.9, "capsize": 2}
+            style = figures.point_style(look, place) | {"elinewidth": 0.9, "capsize": 2}
             axis.errorbar(row["mean"], y, xerr=sd, **style)
-
-
-def _references(axis, kind, part, runs):
-    """The null of the mean |cos|; the paper's number on the axis of its own statistic alone."""
-    if kind == "abs_cos":
-        for null in part["null"].unique().sort():
-            text = f"null: independent directions ({null:.3f})"
-            figures.draw_null(axis, null, text, vertical=True)
-    paper = {published.mean_angle(run, kind) for run in runs} - {None}
-    for value in paper:
-        axis.axvline(value, color="#999999", lw=0.8, label=f"paper's mean ({value})")
 
 
 def measured_sheet(frame: pl.DataFrame, title: str, names: dict, forms=("",)) -> Sheet:
     """Means over seeds of the trained models, a row for each run, place, domain and update."""
-    trained = frame.filter(parameters="best").drop_nans("value")
-    means = trained.group_by("run", "place", "domain", "statistic").agg(pl.col("value").mean())
-    found = {tuple(row[:4]): row[4] for row in means.iter_rows()}
+    trained, keys = frame.filter(parameters="best").drop_nans("value"), ["run", "place", "domain"]
+    wide = trained.pivot("statistic", index=keys, values="value", aggregate_function="mean")
     rows = []
-    for key in trained.select("run", "place", "domain").unique(maintain_order=True).rows():
-        for form in forms:
+    for row, form in itertools.product(wide.iter_rows(named=True), forms):
+        cells = [str(row[key]) for key in keys] + [orthogonality.FORMS[form]] * (len(forms) > 1)
+        for name in names.values():
             # What the update has no part in has no form.
-            values = [found.get((*key, form + n), found.get((*key, n))) for n in names.values()]
-            digits = [1 if "participation" in name else 3 for name in names.values()]
-            cells = [number(v, d) for v, d in zip(values, digits, strict=True)]
-            form_name = [orthogonality.FORMS[form]] if len(forms) > 1 else []
-            rows.append([*map(str, key), *form_name, *cells])
-    header = ["run", "place", "domain", *["of X and"] * (len(forms) > 1), *names]
+            value = row.get(form + name, row.get(name))
+            cells.append(number(value, 1 if "participation" in name else 3))
+        rows.append(cells)
+    header = [*keys, *["of X and"] * (len(forms) > 1), *names]
     return Sheet(title, header, rows, words=len(header) - len(names))
 
 
 def draw_cosines(frame: pl.DataFrame, runs: list[Run]) -> dict:
     """{name: figure}: distribution of cos(X, X') over tokens, with that of random directions."""
-    out = {}
     bins = frame.filter(pl.col("statistic").str.starts_with("cos_hist/"), parameters="best")
     bins = bins.with_columns(at=pl.col("statistic").str.slice(9).cast(pl.Float64))
     mean = bins.group_by("run", "place", "domain", "at").agg(pl.col("value").mean()).sort("at")
-    for setting, mine in figures.by_setting(runs, mean):
-        out |= _drawn_cosines(mean, setting, mine)
-    return out
+    return figures.by_setting(_drawn_cosines, mean, runs)
 
 
 def _drawn_cosines(mean, setting, runs):

@@ -21,8 +21,8 @@ from oa_jax.nn.angles import null_abs_cos
 from oa_jax.sheets import Sheet
 
 from . import figures, published
-from .output import columns, interval, number, plural, read_frame, write_frame
-from .page import Section, tell
+from .output import columns, interval, number, plural, read_frame, sheet_of, write_frame
+from .page import Section
 from .resampling import DRAWS, cluster_interval
 from .runs import Run, check_metric, finished
 from .statistics import is_constant, leave_one_out, partial, pearson, spearman, within
@@ -64,22 +64,22 @@ def points_of(
         lead |= {"log_parameters": math.log(run.summary["n_parameters"])}
         lead |= {"hidden_size": float(run.width)}
         for entry, domain in itertools.product(seeds[run.name].iter_rows(named=True), "AB"):
-            ends = {str(place): f"gca/{place}/{domain}/{of_run}" for place in run.places}
-            values = {place: entry.get(f"best/{end}") for place, end in ends.items()}
-            starts = {place: entry.get(f"init/{end}") for place, end in ends.items()}
+            at = {
+                when: [entry.get(f"{when}/gca/{p}/{domain}/{of_run}") for p in run.places]
+                for when in ("best", "init")
+            }
+            places = map(str, run.places)
             if points == "mean":
-                values, starts = (
-                    {"mean": None if None in v.values() else float(np.mean(list(v.values())))}
-                    for v in (values, starts)
-                )
+                places = ["mean"]
+                at = {k: [None if None in v else float(np.mean(v))] for k, v in at.items()}
             found = published.correlation(run.config["backbone"], domain) or {}
             beside = of_run == PAPERS and published.beside(run)
             of_seed = {"seed": entry["seed"], "domain": domain}
             of_seed |= {"y": entry.get(f"test/{domain}/{name}")}
             of_seed |= {"progress": entry["best_epoch"] / max(entry["epochs"], 1)}
             of_seed |= {"published": found.get("r") if beside else None}
-            for place, x in values.items():
-                null = null_abs_cos(run.width) if of_run.endswith("abs_cos") else starts[place]
+            for place, x, start in zip(places, at["best"], at["init"], strict=True):
+                null = null_abs_cos(run.width) if of_run.endswith("abs_cos") else start
                 rows.append(lead | of_seed | {"place": place, "x": x, "null": null})
     numbers = dict.fromkeys(("x", "y", "null", "published"), pl.Float64)
     frame = pl.DataFrame(rows, schema_overrides=numbers)
@@ -122,7 +122,7 @@ def correlations(points: pl.DataFrame, draws: int = DRAWS, seed: int = 0) -> pl.
         for key, part in points.sort(keys, maintain_order=True).group_by(keys, maintain_order=True):
             lead = dict(zip(keys, key, strict=True))
             rows += [lead | row for row in _coefficients(part, draws, np.random.default_rng(seed))]
-    return pl.DataFrame(rows, schema=SCHEMA)
+    return pl.DataFrame(rows, schema=SCHEMA).fill_nan(None)
 
 
 def _coefficients(part, draws, rng):
@@ -134,36 +134,33 @@ def _coefficients(part, draws, rng):
     base = {"points": len(part), "configurations": count}
     # Two of the covariates are constant in a configuration: with few of them nothing is left.
     needed = 3 + sum(not is_constant(column) for column in covariates.T)
+    by_seed = part.select(pl.concat_str("configuration", pl.col("seed").cast(pl.String)))
+    whole, seeds = ("configuration", clusters), ("seed", by_seed.to_series().to_numpy())
     measures = {
-        "Pearson r": lambda i: pearson(x[i], y[i]),
-        "Spearman ρ": lambda i: spearman(x[i], y[i]),
-        "partial r": lambda i: partial(x[i], y[i], covariates[i]) if count >= needed else math.nan,
-        WITHIN: lambda i: within(x[i], y[i], groups[i]),
+        "Pearson r": (lambda i: pearson(x[i], y[i]), whole),
+        "Spearman ρ": (lambda i: spearman(x[i], y[i]), whole),
+        "partial r": (lambda i: partial(x[i], y[i], covariates[i]), whole),
+        # The configurations are held fixed there, so seeds are what varies.
+        WITHIN: (lambda i: within(x[i], y[i], groups[i]), seeds),
     }
-    seeds = part.select(pl.concat_str("configuration", pl.col("seed").cast(pl.String)))
     out = []
-    for name, measure in measures.items():
-        value = measure(np.arange(len(part)))
-        row = base | {"coefficient": name, "value": value if math.isfinite(value) else None}
-        row["note"] = "" if math.isfinite(value) else _why(name, x, y, count, needed)
-        if row["value"] is not None:
-            # The configurations are held fixed there, so seeds are what varies.
-            unit, drawn = ("configuration", clusters)
-            if name == WITHIN:
-                unit, drawn = ("seed", seeds.to_series().to_numpy())
+    for name, (measure, (unit, drawn)) in measures.items():
+        enough = name != "partial r" or count >= needed
+        row = {"coefficient": name, "value": measure(np.arange(len(x))) if enough else math.nan}
+        if math.isfinite(row["value"]):
             # A few configurations leave a partial r less freedom than their percentiles show.
             wider = name == "partial r"
             low, high, lost = cluster_interval(drawn, measure, rng, draws, wider)
             low, high = np.clip([low, high], -1, 1).tolist()
-            row |= {"low": _finite(low), "high": _finite(high)}
-            row["note"] = _warning(len(set(drawn)), low, lost, unit)
-        if name == "Pearson r":
-            row["published"] = part["published"][0]
-        out.append(row)
+            note = _warning(len(set(drawn)), low, lost, unit)
+            out.append(base | row | {"low": low, "high": high, "note": note})
+        else:
+            out.append(base | row | {"note": _why(name, x, y, count, needed)})
+    out[0]["published"] = part["published"][0]
     low, high = leave_one_out(x, y, clusters)
     note = "" if math.isfinite(low) else f"{plural(count, 'configuration')}: expected at least 3"
-    row = base | {"coefficient": "leave one configuration out", "value": None, "note": note}
-    return [*out, row | {"low": _finite(low), "high": _finite(high)}]
+    row = {"coefficient": "leave one configuration out", "note": note}
+    return [*out, base | row | {"low": low, "high": high}]
 
 
 def _why(name, x, y, count, needed):
@@ -193,10 +190,6 @@ def _warning(count, low, lost, unit):
     return "; ".join(notes)
 
 
-def _finite(value):
-    return value if math.isfinite(value) else None
-
-
 def missing(runs: list[Run], points: pl.DataFrame) -> str | None:
     """A sentence when there is nothing to correlate."""
     if not points.is_empty():
@@ -209,21 +202,24 @@ def missing(runs: list[Run], points: pl.DataFrame) -> str | None:
 
 def draw(points: pl.DataFrame, table: pl.DataFrame, metric: str) -> dict:
     """{name: figure}: per setting and statistic a panel for each domain."""
-    out = {}
-    for (setting, statistic), part in points.group_by("setting", "statistic", maintain_order=True):
-        rows = table.filter(setting=setting, statistic=statistic, coefficient="Pearson r")
-        out |= _drawn(part, rows, setting, statistic, metric)
-    return out
+    groups = points.group_by("setting", "statistic", maintain_order=True)
+    rows = table.filter(coefficient="Pearson r")
+    return dict(_drawn(part, rows, *key, metric) for key, part in groups)
 
 
 def _drawn(part, rows, setting, statistic, metric):
+    rows = rows.filter(setting=setting, statistic=statistic)
     looks = figures.marks(part["variant"].to_list())
 
     def panel(axis, domain):
         _panel(axis, part.filter(domain=domain), looks, statistic)
         axis.set_ylabel(f"test {metric}, domain {domain}")
         for row in rows.filter(domain=domain).iter_rows(named=True):
-            figures.title(axis, _title(row))
+            r = number(row["value"], 2, sign=True)
+            text = f"r = {r} {interval(row['low'], row['high'], 2, sign=True)}".strip()
+            text = "r undefined" if row["value"] is None else text
+            of_paper = f", paper {paper(row)}" if paper(row) else ""
+            figures.title(axis, f"{domain}: {text}{of_paper}")
 
     label = f"Test {metric} against {statistic} by seed, {setting}"
     name, heading = f"correlate_{statistic}", f"{setting}: {statistic}"
@@ -232,7 +228,7 @@ def _drawn(part, rows, setting, statistic, metric):
 
 def _panel(axis, part, looks, statistic):
     for (variant, place), points in part.group_by("variant", "place", maintain_order=True):
-        look = figures.place_style(looks[variant], place)
+        look = figures.point_style(looks[variant], place)
         label = f"{variant}, {'mean of places' if place == 'mean' else f'place {place}'}"
         axis.plot(points["x"], points["y"], label=label, alpha=0.85, **look)
     if statistic.endswith("cos_abs"):
@@ -266,23 +262,10 @@ def _draw_null(axis, part, what, nulls):
             axis.plot([], [], label=f"{text}, {side} of the axis)", **figures.NULL)
 
 
-def _title(row):
-    value, ends = row["value"], interval(row["low"], row["high"], 2, sign=True)
-    text = "r undefined" if value is None else f"r = {number(value, 2, sign=True)} {ends}".strip()
-    if row["published"] is not None:
-        text += f", paper {number(row['published'], 3, sign=True)}"
-    return f"{row['domain']}: {text}"
-
-
 def define_flags() -> None:
     meaning = "Statistics of X and its update, such as gated_abs_cos, or of `orthogonality`."
     flags.DEFINE_list("statistic", list(STATISTICS), meaning)
     flags.DEFINE_enum("points", "place", ["place", "mean"], "A point per place, or their mean.")
-
-
-def command(runs: list[Run], out, say) -> int:
-    """Write correlate_points, correlate (parquet, CSV) and the figures."""
-    return tell(section(runs, out, flags.FLAGS), out, say)
 
 
 def check_statistics(runs: list[Run], names, measured: pl.DataFrame | None) -> None:
@@ -331,27 +314,26 @@ def section(runs: list[Run], out, options) -> Section:
     return Section("Angle and quality", how, short + ".", lines, [], [sheet(frame)], drawn)
 
 
+def paper(row: dict) -> str:
+    """The paper's value, where it has one."""
+    return "" if row["published"] is None else number(row["published"], 3, sign=True)
+
+
 def in_words(row: dict) -> str:
     """Value, interval, the paper's value and the note of a row."""
     parts = [] if row["value"] is None else [number(row["value"], 3, sign=True)]
     parts.append(interval(row["low"], row["high"], 3, sign=True))
-    if row["published"] is not None:
-        parts.append(f"(paper {number(row['published'], 3, sign=True)})")
+    parts += [f"(paper {paper(row)})"] if paper(row) else []
     text = " ".join(filter(None, parts))
     return ", ".join(filter(None, [text, row["note"]]))
 
 
 def sheet(table: pl.DataFrame) -> Sheet:
     """The coefficients as a table for people."""
-    header = ["setting", "statistic", "domain", "coefficient", "value", "95 % interval", "paper"]
-    rows = [
-        [
-            *(row["setting"], row["statistic"], row["domain"], row["coefficient"]),
-            *(number(row["value"], 3, sign=True), interval(row["low"], row["high"], 3, True)),
-            "" if row["published"] is None else number(row["published"], 3, sign=True),
-            *(str(row["points"]), str(row["configurations"]), row["note"]),
-        ]
-        for row in table.iter_rows(named=True)
-    ]
-    header += ["points", "configurations", "note"]
-    return Sheet("Correlation of the statistic with the metric", header, rows, words=4)
+    cells = {name: name for name in ("setting", "statistic", "domain", "coefficient")}
+    cells |= {"value": lambda r: number(r["value"], 3, sign=True)}
+    cells |= {"95 % interval": lambda r: interval(r["low"], r["high"], 3, sign=True)}
+    cells |= {"paper": paper}
+    cells |= {name: name for name in ("points", "configurations", "note")}
+    title = "Correlation of the statistic with the metric"
+    return sheet_of(table.iter_rows(named=True), title, 4, cells)

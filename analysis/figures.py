@@ -7,6 +7,7 @@ import io
 import pathlib
 
 import matplotlib
+import polars as pl
 from matplotlib.figure import Figure
 
 from oa_jax import files
@@ -85,15 +86,10 @@ def labels(runs) -> dict[str, str]:
     }
 
 
-def place_style(mark: dict, place: str) -> dict:
-    """The mark for the points of one place of GCA: filled at 0, hollow at 1, half filled at 2."""
+def point_style(mark: dict, place: str = "0") -> dict:
+    """The mark for points without a line: filled at place 0 of GCA, hollow at 1, half at 2."""
     filling = {"1": "none", "2": "bottom"}.get(place, "full")
-    return point_style(mark) | {"fillstyle": filling}
-
-
-def point_style(mark: dict) -> dict:
-    """The mark for points without a line."""
-    return mark | {"linestyle": "none"}
+    return mark | {"linestyle": "none", "fillstyle": filling}
 
 
 def title(axis, text: str) -> None:
@@ -103,8 +99,8 @@ def title(axis, text: str) -> None:
 
 def by_domain(
     name, setting, panel, heading, label, height=3.0, rows=1, **more
-) -> dict[str, Figure]:
-    """{file's name: figure} with a column of panels for each domain, a heading and one legend.
+) -> tuple[str, Figure]:
+    """(file's name, figure) with a column of panels for each domain, a heading and one legend.
 
     panel: function (column of axes, domain) that draws; a single axis where there is one row.
     label: what the figure shows, for those who cannot see it; the panels' titles are added.
@@ -114,27 +110,22 @@ def by_domain(
         title(column[0], f"Domain {domain}")
         panel(column if rows > 1 else column[0], domain)
     figure.suptitle(heading, fontsize=8.5, x=0.01, ha="left", color="#444444")
-    legend_below(figure, axes)
+    found = {}  # one legend for all axes, equal labels once
+    for axis in axes.flat:
+        for handle, text in zip(*axis.get_legend_handles_labels(), strict=True):
+            found.setdefault(text, handle)
+    if found:
+        place = {"loc": "outside lower center", "ncols": min(3, len(found))}
+        with matplotlib.rc_context(STYLE):
+            figure.legend(found.values(), found, **place)
     titles = "; ".join(axis.get_title("left") for axis in axes[0])
     figure.set_label(f"{label}. {titles}")
-    return {file_name(name, setting): figure}
+    return file_name(name, setting), figure
 
 
 def draw_null(axis, value: float, label: str, vertical: bool = False) -> None:
     """The null as a dotted line, so that a number can be held against it; named in the legend."""
     (axis.axvline if vertical else axis.axhline)(value, label=label, **NULL)
-
-
-def legend_below(figure, axes, columns: int = 3) -> None:
-    """One legend for all axes, under them; equal labels once."""
-    found = {}
-    for axis in axes.flat:
-        for handle, label in zip(*axis.get_legend_handles_labels(), strict=True):
-            found.setdefault(label, handle)
-    if found:
-        with matplotlib.rc_context(STYLE):
-            columns = min(columns, len(found))
-            figure.legend(found.values(), found, loc="outside lower center", ncols=columns)
 
 
 @functools.lru_cache(maxsize=128)
@@ -161,11 +152,15 @@ def file_name(*parts: str) -> str:
     return "_".join(filter(None, kept.split("_")))
 
 
-def by_setting(runs, frame) -> list[tuple[str, list]]:
-    """[(setting, runs)] of the runs that the frame knows."""
-    known = set(frame["run"].to_list())
-    out: dict[str, list] = {}
-    for run in runs:
-        if run.name in known:
-            out.setdefault(run.setting, []).append(run)
-    return list(out.items())
+def by_setting(drawn, frame: pl.DataFrame, runs, *more) -> dict[str, Figure]:
+    """{file's name: figure}: each setting of the frame by `drawn(frame, setting, runs, *more)`.
+
+    Each gets the rows of its own runs, and those of its runs that the frame knows.
+    """
+    known = [run for run in runs if run.name in frame["run"]]
+    names = dict.fromkeys(run.setting for run in known)
+    settings = {name: [run for run in known if run.setting == name] for name in names}
+    return dict(
+        drawn(frame.filter(pl.col("run").is_in([run.name for run in mine])), setting, mine, *more)
+        for setting, mine in settings.items()
+    )

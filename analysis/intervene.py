@@ -6,16 +6,31 @@ run. Every change is a difference of the same seed and the same user.
 
 from __future__ import annotations
 
+import dataclasses
+
+import jax
 import numpy as np
 import polars as pl
 from absl import flags
 
+from oa_jax.engine.program import Engine
 from oa_jax.errors import UserError
 from oa_jax.ranking.metrics import user_metrics
+from oa_jax.runs.run import check_same_data
+from oa_jax.runs.workdir import Workdir
 from oa_jax.sheets import Sheet
 
 from . import ablation, figures, restore
-from .interventions import PART_OF, PARTS, UNCHANGED, Intervention, interventions, variables
+from .interventions import (
+    PART_OF,
+    PARTS,
+    UNCHANGED,
+    Intervened,
+    Intervention,
+    interventions,
+    modules_of,
+    variables,
+)
 from .output import columns, interval, number, read_frame
 from .page import Section
 from .resampling import DRAWS, compare
@@ -46,7 +61,12 @@ def define_flags() -> None:
 def command(runs: list[Run], out, say) -> int:
     """Intervene on every run with GCA; write intervene.* and the projection ablation."""
     values = flags.FLAGS
-    asked = {"scales": [_number(text) for text in values.scales], "parts": values.interventions}
+    try:
+        scales = [float(text) for text in values.scales]
+    except ValueError:
+        given = ",".join(values.scales)
+        raise UserError(f"--scales={given}: expected numbers such as 0.5,1,2") from None
+    asked = {"scales": scales, "parts": values.interventions}
     asked |= {name: values[name].value for name in ("each_place", "draws", "data_dir", "part_of")}
     interventions(asked["parts"], asked["scales"])  # what is wrong is said before the work
 
@@ -60,13 +80,6 @@ def command(runs: list[Run], out, say) -> int:
             say("\n" + found.markdown())
     ablation.write(runs, frame, out, say)
     return status
-
-
-def _number(text: str) -> float:
-    try:
-        return float(text)
-    except ValueError:
-        raise UserError(f"--scales={text}: expected numbers such as 0.5,1,2") from None
 
 
 def intervene(
@@ -95,7 +108,8 @@ def intervene(
     if run.part != "full":  # a part of the one has no counterpart in the other
         part_of = run.config["gca"].get("part_of", "update")
     experiment = restore.experiment_of(run, say, data_dir)
-    restore.check_candidates(run, experiment)
+    if run.env["fingerprints"]:  # ranks of other candidates cannot be held against the run's
+        check_same_data(Workdir(run.path), {"fingerprints": experiment.identity()})
     asked = interventions(parts, scales, run.places if each_place else ())
     records = []
     for restored in restore.parameters(run, experiment, which, say):
@@ -112,25 +126,30 @@ class Ranker:
     """Ranks of one run's users under any intervention, by one compiled program."""
 
     def __init__(self, experiment, restored, split, part_of="gated"):
-        slots = np.flatnonzero(restored.good_S)
+        slots, evaluation = np.flatnonzero(restored.good_S), experiment.evaluation
         if not len(slots):
             raise UserError(f"step {restored.checkpoint}: every seed is left out")
-        self.split, self.tie_weight = split, experiment.evaluation.tie_weight
+        self.split, self.tie_weight = split, evaluation.tie_weight
         self.seeds, self.epochs = experiment.seeds[slots], restored.epoch_S[slots]
-        self.rows = experiment.evaluation.rows[split]
-        self._program, self.modules = restore.ranking(experiment, restored, split, part_of)
+        self.rows, self._names = evaluation.rows[split], evaluation.rankings
+        settings = experiment.engine.settings
+        self._modules, self._tables = modules_of(settings.backbone), experiment.tables
+        changed = Intervened(settings.backbone, part_of)
+        settings = dataclasses.replace(settings, backbone=changed)
+        self._engine = Engine(settings, experiment.engine.axis)
+        self._params = jax.device_put(jax.tree.map(lambda a: a[slots], restored.params))
+        self._padded = jax.device_put(evaluation.padded(self.rows))
 
     def ranks(self, intervention: Intervention) -> dict:
         """{ranking's name: Ranks of numpy arrays, (S, R)}."""
-        return self._program(
-            lambda params: variables(params, self.seeds, self.modules, intervention)
-        )
+        asked = variables(self._params, self.seeds, self._modules, intervention)
+        found, _ = self._engine.final(asked, self._padded, tuple(self._names), self._tables)
+        found, n = jax.device_get(found), len(self.rows["target"])
+        return {self._names[k]: jax.tree.map(lambda a: a[:, :n], v) for k, v in found.items()}
 
     def metrics(self, ranks) -> tuple[list[str], np.ndarray]:
-        """(names such as ndcg@10/full, values of every seed and user (M, S, R)).
-
-        nan for a seed with a score that is not finite.
-        """
+        """(names such as ndcg@10/full, values (M, S, R)): nan for a seed with a score that is not
+        finite."""
         names, values = [], []
         for name, found in ranks.items():
             counts = (found.rank, found.ties, found.n_candidates)
@@ -202,10 +221,7 @@ def _records(ranker, names, base, group, values, draws):
 
 
 def paired(difference_MxSxR, draws: int):
-    """Mean changes and intervals from differences of the same seed and user.
-
-    Seeds and users are drawn, both paired.
-    """
+    """Mean changes and intervals from differences of the same seed and user, both drawn paired."""
     return compare(difference_MxSxR, None, np.random.default_rng(0), draws)
 
 
@@ -215,26 +231,22 @@ def names_of(frame: pl.DataFrame, metric: str) -> list[str]:
     return [name for name in names if metric in (name, name.split("/")[0])]
 
 
-def changes(
-    frame: pl.DataFrame, metric: str, run: Run, which: str = "best", split: str = "test"
-) -> pl.DataFrame:
-    """Changes of one metric (with its ranking) of a run, over all seeds."""
-    where = {"run": run.name, "metric": metric, "parameters": which, "split": split}
-    return frame.filter(**where).filter(pl.col("seed").is_null())
-
-
 def at_once(frame: pl.DataFrame, metric: str, run: Run) -> pl.DataFrame:
-    """The same, at all places at once and at scale 1. metric: by default of the sampled ranking."""
+    """Changes of a run over all seeds, at all places at once and at scale 1.
+
+    metric: by default of the sampled ranking.
+    """
     name = metric if "/" in metric else f"{metric}/{run.candidates}"
-    return changes(frame, name, run).filter(places="all", scale=1.0)
+    where = {"run": run.name, "metric": name, "parameters": "best", "split": "test"}
+    return frame.filter(pl.col("seed").is_null(), places="all", scale=1.0, **where)
 
 
 def sheet(frame: pl.DataFrame, runs: list[Run], metric: str, which="best", split="test") -> Sheet:
     """A row for each run, replacement, scale and places, the change in either domain."""
     rows, keys = [], ("part_of", "intervention", "scale", "places")
-    which = "kept" if which == "all" else which
+    where = {"metric": metric, "parameters": "kept" if which == "all" else which, "split": split}
     for run in runs:
-        found = changes(frame, metric, run, which, split)
+        found = frame.filter(pl.col("seed").is_null(), run=run.name, **where)
         for (part_of, part, scale, places), here in found.group_by(keys, maintain_order=True):
             row = [run.name, _named(part, part_of), f"{scale:g}", places]
             for domain in "AB":
@@ -255,25 +267,19 @@ def _named(part, part_of):
 
 def draw(frame: pl.DataFrame, runs: list[Run], metric: str) -> dict:
     """{name: figure}: change of the metric by each replacement, a marker for each run."""
-    out = {}
-    for setting, mine in figures.by_setting(runs, frame):
-        tables = {run.name: at_once(frame, metric, run) for run in mine}
-        found = {part for table in tables.values() for part in table["intervention"]}
-        parts = [part for part in PARTS if part in found and part != "full"]
-        if parts:
-            out |= _drawn(tables, parts, setting, mine, metric)
-    return out
+    found = pl.concat([at_once(frame, metric, run) for run in runs])
+    return figures.by_setting(_drawn, found.filter(pl.col("intervention") != "full"), runs, metric)
 
 
-def _drawn(tables, parts, setting, runs, metric):
-    labels = figures.labels(runs)
+def _drawn(frame, setting, runs, metric):
+    parts = [part for part in PARTS if part in frame["intervention"]]
+    labels, part_of = figures.labels(runs), frame["part_of"][0]
     looks = figures.marks(labels.values())
-    part_of = next(table["part_of"][0] for table in tables.values() if len(table))
 
     def panel(axis, domain):
         for i, run in enumerate(runs):
             shift = (i - (len(runs) - 1) / 2) * 0.6 / len(runs)
-            rows = tables[run.name].filter(pl.col("intervention").is_in(parts), domain=domain)
+            rows = frame.filter(run=run.name, domain=domain)
             x, low, high = (rows[name].to_numpy() for name in ("change", "low", "high"))
             y = [parts.index(part) + shift for part in rows["intervention"]]
             widths = np.nan_to_num(np.maximum(np.array([x - low, high - x]), 0))
@@ -306,8 +312,7 @@ def section(runs: list[Run], out, options) -> Section:
     if not mine:
         why = "no trained model was intervened on (--fast, or no run with GCA and checkpoints)"
         return Section("Interventions", how, missing=[why])
-    tables = {run.name: at_once(frame, options.metric, run) for run in mine}
-    whole = pl.concat(tables.values())
+    whole = pl.concat([at_once(frame, options.metric, run) for run in mine])
     sheets = [sheet(whole, mine, name) for name in names_of(whole, options.metric)]
     ablated = read_frame(out, "ablation")
     sheets += [] if ablated is None else ablation.sheets(ablated)

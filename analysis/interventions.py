@@ -14,9 +14,8 @@ the sign of a unit of X' and of its gate leaves the model as it is, and moves bo
 from __future__ import annotations
 
 import dataclasses
-import re
+import itertools
 import zlib
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -24,6 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from oa_jax.errors import UserError
+from oa_jax.nn.fusion import DOMAINS
 from oa_jax.nn.gca import PARTS as TRAINED
 from oa_jax.nn.gca import parallel_part
 
@@ -70,12 +70,12 @@ def interventions(parts, scales, places=()) -> list[Intervention]:
     for scale in scales:
         if not np.isfinite(scale) or scale < 0:
             raise UserError(f"--scales={scale:g}: expected finite numbers from 0 up")
-    found = []
-    for place in (None, *places):
-        for part in parts:
-            # Zero has no scale, and a scale of zero is `zero`.
-            of_part = (1.0,) if part == "zero" else [s for s in scales if s > 0]
-            found += [Intervention(part, float(scale), place) for scale in of_part]
+    found = [
+        Intervention(part, float(scale), place)
+        for place, part in itertools.product((None, *places), parts)
+        for scale in ((1.0,) if part == "zero" else scales)  # zero has no scale,
+        if scale > 0  # and a scale of zero is `zero`
+    ]
     return [i for i in dict.fromkeys(found) if (i.part, i.scale) != ("full", 1.0)]
 
 
@@ -87,7 +87,7 @@ class Intervened:
     part_of: str = "gated"
 
     def on(self, tables):
-        return Intervened(self.backbone.on(tables), self.part_of)
+        return dataclasses.replace(self, backbone=self.backbone.on(tables))
 
     def index(self, variables):
         return self.backbone.index(variables["params"])
@@ -104,7 +104,8 @@ class Intervened:
             part = variables["part"][name]
             return variables["scale"][name] * replaced(part, used, query, key, batch["user"])
 
-        changed = replacing(self.backbone, replace, self.part_of)
+        gca = dataclasses.replace(self.backbone.gca, part=replace, part_of=self.part_of)
+        changed = dataclasses.replace(self.backbone, gca=gca)
         return changed.encode(variables["params"], batch)
 
     def score(self, index, encoded_BxD, candidates):
@@ -114,48 +115,25 @@ class Intervened:
         return {}  # ranks are all that is asked of it
 
 
-def replacing(backbone, replace: Callable, part_of: str = "gated"):
-    """The backbone whose GCA modules use `replace(U, query stream, its name)` in place of U."""
-    gca = dataclasses.replace(backbone.gca, part=replace, part_of=part_of)
-    return dataclasses.replace(backbone, gca=gca)
-
-
 def variables(params, seeds, modules, intervention: Intervention) -> dict:
     """Arguments of `Intervened` with a leading S: parameters, seeds, and what each module uses."""
-    n_seeds = len(seeds)
-    # The number in a module's name is its place: gca_0_A.
-    chosen = {
-        name: intervention
-        if intervention.place in (None, int(re.search(r"\d+", name)[0]))
-        else UNCHANGED
-        for name in modules
-    }
-    order = list(PARTS)
-    return {
-        "params": params,
-        "seed": np.asarray(seeds, np.int32),
-        "part": {n: np.full(n_seeds, order.index(i.part), np.int32) for n, i in chosen.items()},
-        "scale": {n: np.full(n_seeds, i.scale, np.float32) for n, i in chosen.items()},
-    }
+    order, part, scale = list(PARTS), {}, {}
+    for name in modules:
+        # The number in a module's name is its place: gca_0_A.
+        here = intervention.place in (None, int(name.split("_")[1]))
+        chosen = intervention if here else UNCHANGED
+        part[name] = np.full(len(seeds), order.index(chosen.part), np.int32)
+        scale[name] = np.full(len(seeds), chosen.scale, np.float32)
+    return {"params": params, "seed": np.asarray(seeds, np.int32), "part": part, "scale": scale}
 
 
-def modules_of(backbone, params, batch) -> list[str]:
-    """Names of the GCA modules, such as gca_0_A. params: one seed's."""
-    names = []
-
-    def replace(used, query, name):
-        names.append(name)
-        return used
-
-    jax.eval_shape(replacing(backbone, replace).probe, params, batch)
-    return sorted(set(names))
+def modules_of(backbone) -> list[str]:
+    """Names of the GCA modules, such as gca_0_A."""
+    return [f"gca_{place}_{domain}" for place in backbone.gca.positions for domain in DOMAINS]
 
 
 def replaced(part, used, query, key, users_B):
-    """What stands in place of U: (P, D). `part` indexes `PARTS`, and may be traced.
-
-    used: (P, D), the update. query: the module's stream, X.
-    """
+    """What stands in place of U, `used`: (P, D). query: X. part: index in `PARTS`."""
 
     def along():
         return parallel_part(used, query.h_PxD)

@@ -38,17 +38,14 @@ SCHEMA = columns("run", "seed") | columns("parameters split", "step place")
 SCHEMA |= columns("domain statistic", real="value")
 
 
-def define_flags() -> None:
-    restore.define_flags()
+define_flags = restore.define_flags
 
 
 def command(runs: list[Run], out, say) -> int:
     """Measure every run with GCA and write orthogonality.parquet and .csv."""
-    which, split, data_dir = flags.FLAGS.which, flags.FLAGS.split, flags.FLAGS.data_dir
-
-    def of_run(run):
-        return measure(run, which, split, say, data_dir)
-
+    values = flags.FLAGS
+    asked = {"which": values.which, "split": values.split, "data_dir": values.data_dir}
+    of_run = functools.partial(measure, say=say, **asked)
     return restore.of_every_run(runs, "orthogonality", SCHEMA, out, say, of_run)[1]
 
 
@@ -79,7 +76,8 @@ def _measured(run, experiment, restored, slots_S, rows, split, say):
     for slot in np.flatnonzero(slots_S):
         begin, seed = time.perf_counter(), int(experiment.seeds[slot])
         params, tables = restored.of_seed(slot), experiment.tables
-        totals = stream(restore.backbone_of(experiment), params, rows, block_users, tables)
+        backbone = experiment.engine.settings.backbone
+        totals = stream(backbone, params, rows, block_users, tables)
         epoch = int(restored.epoch_S[slot])
         for module, total in totals.items():
             place, domain = module.split("/")
@@ -115,8 +113,11 @@ def stream(backbone, params, parts, block_users: int | None = None, tables=None)
     by which the second shifts vectors before it takes second moments and centred cosines. tables:
     the backbone's, if it has any.
     """
-    blocks = [(name, block) for name, rows in parts.items() for block in _blocks(rows, block_users)]
-    params = jax.device_put(params)
+    blocks, params = [], jax.device_put(params)
+    for part, rows in parts.items():
+        size = block_users or len(rows["real"])
+        starts = range(0, len(rows["real"]), size)
+        blocks += [(part, {n: a[i : i + size] for n, a in rows.items()}) for i in starts]
 
     def added(program, *more):
         totals: dict = {}
@@ -143,31 +144,22 @@ def first_sums(backbone, params, rows, tables=None):
     out = {}
     for module, probe in _probes(backbone, params, rows, tables).items():
         used_P = probe.has_key_P.astype(jnp.float32)
-        aligned_P = used_P * probe.has_aligned_P
-        of_module = {
-            "x": used_P @ probe.x,
-            "update": used_P @ probe.update,
-            "gated": used_P @ (probe.gate * probe.update),
-            "gate": used_P @ probe.gate,
-            "y": used_P @ probe.y_pooled,
-            "x_aligned": aligned_P @ probe.x,
-            "update_aligned": aligned_P @ probe.update,
-            "y_aligned": aligned_P @ probe.y_aligned,
-        }
-        out[module] = of_module | {"n": used_P.sum(), "n_aligned": aligned_P.sum()}
+        found = {"gate": used_P @ probe.gate, "gated": used_P @ (probe.gate * probe.update)}
+        for view, token_P in (("pooled", used_P), ("aligned", used_P * probe.has_aligned_P)):
+            vectors = (probe.x, probe.update, getattr(probe, f"y_{view}"))
+            found[f"sum_{view}"] = jnp.stack([token_P @ vector for vector in vectors])
+            found[f"n_{view}"] = token_P.sum()
+        out[module] = found
     return out
 
 
 def _means(total):
     """{view: (3, D) means of X, X', Y}, the mean of each form, the sign of each unit's gate."""
-    n, n_aligned = max(total["n"], 1), max(total["n_aligned"], 1)
-    sign_D = np.where(total["gate"] < 0, -1.0, 1.0)
-    return {
-        "pooled": np.stack([total[name] for name in subspaces.ROLES]) / n,
-        "aligned": np.stack([total[f"{name}_aligned"] for name in subspaces.ROLES]) / n_aligned,
-        "forms": np.stack([total["update"], total["gated"], sign_D * total["update"]]) / n,
-        "sign": sign_D,
-    }
+    n = {view: max(total[f"n_{view}"], 1) for view in VIEWS}
+    sign_D, update = np.where(total["gate"] < 0, -1.0, 1.0), total["sum_pooled"][1]
+    forms = np.stack([update, total["gated"], sign_D * update]) / n["pooled"]
+    means = {view: total[f"sum_{view}"] / n[view] for view in VIEWS}
+    return means | {"forms": forms, "sign": sign_D}
 
 
 @functools.partial(jax.jit, static_argnames="backbone")
@@ -216,12 +208,6 @@ def _of_form(x, update, mean_x, mean_update, used_P):
     values |= {f"{name}abs_cos": jnp.abs(cos_P) for name, cos_P in cosines.items()}
     values["energy"] = jnp.sum(update * update, -1)
     return {name: used_P.astype(jnp.float32) @ value for name, value in values.items()}
-
-
-def _blocks(rows, size):
-    size = size or len(rows["real"])
-    for start in range(0, len(rows["real"]), size):
-        yield {name: array[start : start + size] for name, array in rows.items()}
 
 
 def statistics(total: dict) -> dict[str, float]:

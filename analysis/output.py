@@ -5,11 +5,13 @@ from __future__ import annotations
 import io
 import math
 import pathlib
+from collections.abc import Callable, Iterable
 
 import polars as pl
 
 from oa_jax import files
 from oa_jax.errors import UserError
+from oa_jax.sheets import Sheet
 
 
 def columns(words: str = "", whole: str = "", real: str = "") -> dict[str, pl.DataType]:
@@ -56,6 +58,19 @@ def mean_sd(mean: float | None, sd: float | None, digits: int = 4) -> str:
     """`mean ± sd`, the mean alone where there is no sd."""
     known = sd is not None and math.isfinite(sd) and mean is not None
     return number(mean, digits) + (f" ± {number(sd, digits)}" if known else "")
+
+
+def percent(share: float | None) -> str:
+    """A share as `+1.2 %`."""
+    return "–" if share is None else number(100 * share, 1, sign=True) + " %"
+
+
+def sheet_of(
+    rows: Iterable[dict], title: str, words: int, cells: dict[str, str | Callable[[dict], str]]
+) -> Sheet:
+    """A table for people. cells: heading -> a field of a row, or a function. words: as `Sheet`."""
+    made = [c if callable(c) else lambda row, name=c: str(row[name]) for c in cells.values()]
+    return Sheet(title, [*cells], [[cell(row) for cell in made] for row in rows], words)
 
 
 def plural(count: int, noun: str) -> str:

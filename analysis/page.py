@@ -103,7 +103,10 @@ def _section(section):
     parts += [f'<p class="missing">Missing: {html.escape(line)}</p>' for line in section.missing]
     parts.append(_list(section.lines))
     parts += [_figure(name, figure) for name, figure in section.figures.items()]
-    parts += [_sheet(sheet) for sheet in section.sheets]
+    for sheet in section.sheets:
+        title = html.escape(f"{sheet.title} ({len(sheet.rows)} rows)")
+        folded = f"<details><summary>{title}</summary>{sheet.html()}</details>"
+        parts.append(folded if len(sheet.rows) > LONG else sheet.html())
     return "\n".join([*filter(None, parts), "</section>"])
 
 
@@ -112,13 +115,6 @@ def _list(lines):
     if len(lines) > MANY:
         return f"<details><summary>{len(lines)} lines</summary><ul>{items}</ul></details>"
     return f"<ul>{items}</ul>" if items else ""
-
-
-def _sheet(sheet):
-    if len(sheet.rows) <= LONG:
-        return sheet.html()
-    title = html.escape(f"{sheet.title} ({len(sheet.rows)} rows)")
-    return f"<details><summary>{title}</summary>{sheet.html()}</details>"
 
 
 def _figure(name, figure):

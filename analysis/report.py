@@ -69,7 +69,11 @@ def build(runs: list[Run], left_out: list[str], out, options, failed: dict):
         section = module.section(runs, out, options)
         missing = [failed[module]] if module in failed else []
         sections.append(dataclasses.replace(section, missing=[*missing, *section.missing]))
-    sections.append(sources_section())
+    paper, parts = published.paper(), ("data", "table1", "ablation", "correlation", "boxplot_mean")
+    lines = [paper[part]["source"] for part in (*parts, "model_comparison")]
+    lines += paper["model_comparison"]["errors_in_the_figure"]
+    how = f"Where the numbers of {paper['paper']} come from."
+    sections.append(Section("Published values", how, "", lines))
     made = f"made {datetime.date.today()} by oa-jax {oa_jax.__version__}"
     count = f"{plural(len(runs), 'run')}, {len(finished(runs))} finished"
     drawn = {name: figure for s in sections for name, figure in s.figures.items()}
@@ -91,13 +95,3 @@ def runs_section(runs: list[Run], left_out: list[str]) -> Section:
     how = "What went into this page. Numbers of different settings are never compared."
     sheet = Sheet("Runs", [*header, "epochs"], rows, words=5)
     return Section("Runs", how, "", notes(runs), left_out, [sheet])
-
-
-def sources_section() -> Section:
-    """Where the published numbers come from."""
-    parts = ("data", "table1", "ablation", "correlation", "boxplot_mean", "model_comparison")
-    paper = published.paper()
-    lines = [paper[part]["source"] for part in parts]
-    lines += paper["model_comparison"]["errors_in_the_figure"]
-    how = f"Where the numbers of {paper['paper']} come from."
-    return Section("Published values", how, "", lines)

@@ -112,10 +112,7 @@ def detectable(se: float, df: float, power: float = 0.8, size: float = 0.05) -> 
 
 
 def probability_of_improvement(a_S, b_T) -> float:
-    """Share of pairs of a seed of a and one of b in which a is better; a tie counts half.
-
-    Mann and Whitney's U over S·T.
-    """
+    """Share of pairs of seeds in which a is better, ties half: Mann and Whitney's U / S T."""
     return float(stats.mannwhitneyu(a_S, b_T).statistic / (len(a_S) * len(b_T)))
 
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import itertools
 import json
 import pathlib
 from collections.abc import Callable, Iterator
@@ -25,21 +26,15 @@ from absl import flags
 from oa_jax.backbones import known
 from oa_jax.configuration import defaults_taken
 from oa_jax.engine.compilation import use_compilation_cache
-from oa_jax.engine.program import Engine
 from oa_jax.errors import UserError
 from oa_jax.experiment import Experiment
-from oa_jax.runs import checkpoint
-from oa_jax.runs.run import check_same_data
-from oa_jax.runs.stored import experiment_of as read_experiment
-from oa_jax.runs.workdir import Workdir
+from oa_jax.runs import stored
 
 from . import output
-from .interventions import Intervened, modules_of
 from .runs import Run
 
 SPLITS = ("val", "test")
 WHICH = ("best", "last", "all")
-ATTEMPTS = 3  # a run under way deletes old steps while one looks
 
 
 def define_flags() -> None:
@@ -111,9 +106,9 @@ def experiment_of(run: Run, say, data_dir: str | None = None) -> Experiment:
 
 
 @functools.lru_cache(maxsize=4)
-def _build(path: pathlib.Path, stored: str, data_dir: str | None) -> Experiment:
+def _build(path: pathlib.Path, texts: str, data_dir: str | None) -> Experiment:
     """Kept, as several commands look at the same runs: data and compiled programs are reused."""
-    return read_experiment(path, data_dir=data_dir)
+    return stored.experiment_of(path, data_dir=data_dir)
 
 
 def parameters(run: Run, experiment: Experiment, which: str, say) -> Iterator[Restored]:
@@ -123,47 +118,16 @@ def parameters(run: Run, experiment: Experiment, which: str, say) -> Iterator[Re
     parameters at every kept step, oldest first. A step that cannot be read is said and passed
     over, as are seeds that diverged. Raises UserError when no step can be read.
     """
-    directory = (run.path / "checkpoints").absolute()
-    if not directory.is_dir():
-        raise UserError(f"{directory}: no checkpoint: expected a run past its first save")
-    keys = jax.vmap(jax.random.key)(experiment.seeds)
-    abstract = jax.eval_shape(jax.vmap(backbone_of(experiment).init), keys)
-    unreadable: dict[int, str] = {}
 
-    def read(epoch):
-        try:
-            return checkpoint.read(directory, epoch, abstract, best=which == "best")
-        except (OSError, ValueError, KeyError) as error:
-            unreadable[epoch] = type(error).__name__
-            say(f"{run.name}: step {epoch} cannot be read ({unreadable[epoch]}): passed over")
-            return None
+    def tell(line):
+        say(f"{run.name}: {line}")
 
-    n_found = 0
-    for epoch in _candidates(directory, unreadable, newest_first=which != "all"):
-        found = read(epoch)
-        if found is not None:
-            n_found += 1
-            yield _checked(run, experiment, which, epoch, *found, say)
-            if which != "all":
-                return
-    if not n_found:
-        why = f" ({', '.join(sorted(set(unreadable.values())))})" if unreadable else ""
-        raise UserError(f"{directory}: no step can be read{why}: expected at least one whole step")
+    found = stored.steps(run.path, experiment, which == "best", tell, which != "all")
+    for step in found if which == "all" else itertools.islice(found, 1):
+        yield _checked(experiment, which, *step, tell)
 
 
-def _candidates(directory, unreadable, newest_first):
-    """Steps to try. Listed again when all are gone or bad: a run under way replaces them."""
-    tried = set()
-    for _ in range(ATTEMPTS):
-        steps = [epoch for epoch in checkpoint.listed(directory) if epoch not in tried]
-        for epoch in sorted(steps, reverse=newest_first):
-            tried.add(epoch)
-            yield epoch
-        if tried - set(unreadable):
-            return
-
-
-def _checked(run, experiment, which, epoch, params, counters, say) -> Restored:
+def _checked(experiment, which, epoch, params, counters, say) -> Restored:
     finite_S = np.ones(len(experiment.seeds), bool)
     for leaf in jax.tree.leaves(params):
         finite_S &= np.isfinite(leaf).reshape(len(leaf), -1).all(1)
@@ -171,48 +135,10 @@ def _checked(run, experiment, which, epoch, params, counters, say) -> Restored:
     for seed, finite, diverged in zip(experiment.seeds, finite_S, diverged_S, strict=True):
         if diverged or not finite:
             why = "it diverged" if diverged else "its parameters are not finite"
-            say(f"{run.name}: seed {seed} left out at step {epoch}: {why}")
+            say(f"seed {seed} left out at step {epoch}: {why}")
     of_seed = counters["best_epoch" if which == "best" else "epoch"]
     kind = "kept" if which == "all" else which
     return Restored(kind, epoch, params, of_seed, finite_S & ~diverged_S)
-
-
-def check_candidates(run: Run, experiment: Experiment) -> None:
-    """Raise UserError when the candidates are not those that the run was ranked against."""
-    if run.env["fingerprints"]:
-        check_same_data(Workdir(run.path), {"fingerprints": experiment.identity()})
-
-
-def ranking(experiment: Experiment, restored: Restored, split: str, part_of: str):
-    """-> (function of interventions.variables -> {ranking's name: Ranks (S, R)}, GCA modules).
-
-    One compiled program for all interventions of the seeds that are good.
-    """
-    slots, evaluation = np.flatnonzero(restored.good_S), experiment.evaluation
-    n_rows, padded = (
-        len(evaluation.rows[split]["target"]),
-        evaluation.padded(evaluation.rows[split]),
-    )
-    block = {name: values[: evaluation.block_users] for name, values in padded.items()}
-    backbone, names = backbone_of(experiment), evaluation.rankings
-    modules = modules_of(backbone, restored.of_seed(int(slots[0])), block)
-    changed = Intervened(backbone, part_of)
-    settings = dataclasses.replace(experiment.engine.settings, backbone=changed)
-    engine = Engine(settings, experiment.engine.axis)
-    params = jax.device_put(jax.tree.map(lambda a: a[slots], restored.params))
-    rows = jax.device_put(padded)
-
-    def rank(arguments_of):
-        found, _ = engine.final(arguments_of(params), rows, tuple(names), experiment.tables)
-        found = jax.device_get(found)
-        return {names[k]: jax.tree.map(lambda a: a[:, :n_rows], v) for k, v in found.items()}
-
-    return rank, modules
-
-
-def backbone_of(experiment: Experiment) -> Any:
-    """The backbone that the experiment's programs are made of."""
-    return experiment.engine.settings.backbone
 
 
 def initial(experiment: Experiment) -> Restored:

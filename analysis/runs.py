@@ -11,7 +11,9 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import functools
 import glob
+import itertools
 import json
 import math
 import pathlib
@@ -34,6 +36,7 @@ NEEDED = {
     **{"backbone": str, "seeds": int, "gca.positions": list, "model.d_embed": int, "train": dict},
     **{"data.name": str, "data.split": str, "evaluate.n_negatives": int},
 }
+WHOLE = ("seed", "epochs", "best_epoch")  # integers that every seed's summary has
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -127,9 +130,13 @@ class Run:
     @property
     def rankings(self) -> list[str]:
         """Names of all rankings that the run was measured by."""
-        found = [name.split("/") for name in self.seeds().columns]
-        named = [p[3] for p in found if len(p) == 4 and p[:2] == ["test", "A"]]
-        return list(dict.fromkeys(named))
+        return list(dict.fromkeys(ranking for _, ranking in self.measures))
+
+    @property
+    def measures(self) -> list[tuple[str, str]]:
+        """(metric, ranking) of everything that domain A was measured by."""
+        found = [name.split("/") for name in self.seeds().columns if name.startswith("test/A/")]
+        return [(parts[2], parts[3]) for parts in found if len(parts) == 4]
 
     @property
     def tie_weight(self) -> float:
@@ -150,25 +157,20 @@ class Run:
         lacks. Empty for an unfinished run.
         """
         rows = [e for e in (self.summary or {}).get("per_seed", ()) if not e.get("diverged_step")]
-        frame = _frame(rows, ("seed", "epochs", "best_epoch"))
+        frame = _frame(rows, WHOLE)
         signed = [n for n in frame.columns if n.endswith(("/cos", "/gated_cos", "/xy_cos"))]
         missing = {f"{n}_abs": pl.col(n).abs() for n in signed if f"{n}_abs" not in frame.columns}
         return frame.with_columns(run=pl.lit(self.name), **missing).select("run", pl.exclude("run"))
 
     def epochs(self) -> pl.DataFrame:
-        """metrics.jsonl: a row per (epoch, seed), sorted; what is no such row is left out.
-
-        Empty without the file.
-        """
+        """metrics.jsonl: a row per (epoch, seed), sorted; other lines are left out."""
         rows = {(row["epoch"], row["seed"]): row for row in _rows(self.path)[0]}
         frame = _frame(rows.values(), ("epoch", "seed", "best_epoch", "diverged_step"))
         return frame if frame.is_empty() else frame.sort("epoch", "seed")
 
+    @functools.cache  # noqa: B019 (runs live as long as the command)
     def ranks(self) -> dict[str, np.ndarray]:
-        """Arrays of ranks.npz (see oa_jax.runs.summary.rank_all).
-
-        Raises UserError when the file is missing or damaged.
-        """
+        """Arrays of ranks.npz (see `oa_jax.evaluation`). Raises UserError without a whole file."""
         return files.read_npz(self.path / "ranks.npz", "the ranks of a finished run")
 
 
@@ -179,18 +181,17 @@ def find_runs(spec: str) -> tuple[list[Run], list[str]]:
     there is none.
     """
     folders: dict[pathlib.Path, None] = {}
+    expected = "expected a workdir of oa_jax.train, or a folder of workdirs"
     for part in filter(None, (p.strip() for p in (spec or "").split(","))):
         path = pathlib.Path(part).expanduser()
         paths = [path] if path.is_dir() else map(pathlib.Path, sorted(glob.glob(str(path))))
         found = [path for path in paths if path.is_dir()]
         if not found:
-            expected = "expected a workdir or a folder of them"
             raise UserError(f"--runs: {part}: no such folder: {expected}")
         for path in found:
             inside = [path] if _is_workdir(path) else filter(_is_workdir, sorted(path.iterdir()))
             folders |= dict.fromkeys(inside)
     if not folders:
-        expected = "expected a workdir of oa_jax.train, or a folder of workdirs"
         raise UserError(f"--runs={spec or ''}: no run found: {expected}")
     runs, left_out = [], []
     for path, name in _names(sorted(folders)).items():
@@ -215,7 +216,7 @@ def read_run(path: pathlib.Path, name: str | None = None) -> Run:
             where = f"{path / 'config.json'}: no field {field!r}"
             raise UserError(f"{where} of a run: found {node!r}, expected {kind.__name__}")
     problems, name = [], name or path.name
-    env = _optional(path / "env.json", problems)
+    env = _optional(path / "env.json", problems) or {}
     for group in ("fingerprints", "packages"):
         env[group] = env[group] if isinstance(env.get(group), dict) else {}
     summary = _summary(path, name, config, problems)
@@ -233,23 +234,20 @@ def finished(runs: list[Run]) -> list[Run]:
 def notes(runs: list[Run]) -> list[str]:
     """Everything to know before comparing: the problems of each run, and how runs differ."""
     out = [problem for run in runs for problem in run.problems]
-    for what, of_run in (
-        ("code versions", lambda run: run.env.get("commit") or "unknown"),
-        ("jax versions", lambda run: run.env["packages"].get("jax", "unknown")),
-    ):
-        by_value: dict[str, list[str]] = {}
-        for run in runs:
-            by_value.setdefault(str(of_run(run)), []).append(run.name)
-        if len(by_value) > 1:
-            parts = [f"{value} ({', '.join(names)})" for value, names in by_value.items()]
-            out.append(f"runs of different {what}: " + "; ".join(parts))
+    versions = {
+        "code versions": [str(run.env.get("commit") or "unknown") for run in runs],
+        "jax versions": [str(run.env["packages"].get("jax", "unknown")) for run in runs],
+    }
+    for what, of_runs in versions.items():
+        names = {v: [r.name for r, w in zip(runs, of_runs, strict=True) if v == w] for v in of_runs}
+        parts = [f"{version} ({', '.join(of_it)})" for version, of_it in names.items()]
+        out += [f"runs of different {what}: {'; '.join(parts)}"] if len(parts) > 1 else []
     return out
 
 
 def check_metric(metric: str, runs: list[Run]) -> None:
     """Raise UserError for a --metric that no finished run has, naming those that there are."""
-    found = [name.split("/") for run in finished(runs) for name in run.seeds().columns]
-    found = [parts[2:] for parts in found if len(parts) == 4 and parts[:2] == ["test", "A"]]
+    found = [measure for run in finished(runs) for measure in run.measures]
     names = list(dict.fromkeys(name for name, _ in found))
     if found and metric not in {*names, *map("/".join, found)}:
         known = ", ".join(names)
@@ -264,17 +262,16 @@ def _summary(path, name, config, problems):
         seen = f"{last} epochs so far" if last >= 0 else "no epoch yet"
         problems.append(f"{name}: unfinished (no summary.json, {seen}): left out of final metrics")
         return None
-    count = len(problems)
     summary = _optional(path / "summary.json", problems)
+    if summary is None:
+        return None
     entries = summary.get("per_seed")
     whole = isinstance(entries, list) and all(
-        isinstance(entry, dict)
-        and all(_number(entry.get(f)) is not None for f in ("seed", "epochs", "best_epoch"))
+        isinstance(entry, dict) and None not in map(_number, map(entry.get, WHOLE))
         for entry in entries
     )
     if not whole or _number(summary.get("n_parameters")) is None:
-        if len(problems) == count:
-            problems.append(f"{path / 'summary.json'}: no usable `per_seed` and `n_parameters`")
+        problems.append(f"{path / 'summary.json'}: no usable `per_seed` and `n_parameters`")
         return None
     bad = [str(e["seed"]) for e in entries if e.get("diverged_step")]
     if bad:
@@ -289,7 +286,7 @@ def _optional(path, problems):
         return files.read_json(path, "one of a run")
     except UserError as error:
         problems.append(str(error))
-        return {}
+        return None
 
 
 def _rows(path):
@@ -324,15 +321,12 @@ def _is_workdir(path):
 
 def _names(paths):
     """The folder's name, with as many of its parents as make it the only one of that name."""
-    resolved = {path: path.resolve() for path in paths}
-    unique = {full: path for path, full in reversed(resolved.items())}
-    out, depth = {}, 1
-    while len(out) < len(unique):
-        names = {path: "/".join(full.parts[-depth:]) for full, path in unique.items()}
-        for path, name in names.items():
-            if list(names.values()).count(name) == 1:
-                out.setdefault(path, name)
-        depth += 1
+    unique = {path.resolve(): path for path in reversed(paths)}
+    out = {}
+    for full, path in unique.items():
+        ends = (full.parts[-n:] for n in itertools.count(1))
+        alone = next(e for e in ends if sum(o.parts[-len(e) :] == e for o in unique) == 1)
+        out[path] = "/".join(alone)
     return {path: out[path] for path in paths if path in out}
 
 

@@ -13,14 +13,13 @@ import math
 
 import numpy as np
 import polars as pl
-from absl import flags
 from scipy import interpolate, optimize
 
 from oa_jax.sheets import Sheet
 
 from . import figures, published
-from .output import columns, interval, number, plural, write_frame
-from .page import Section, tell
+from .output import columns, number, plural, sheet_of, write_frame
+from .page import Section
 from .resampling import DRAWS, TAIL, t_over_normal
 from .runs import Run, check_metric, finished
 
@@ -132,21 +131,23 @@ def published_points() -> list[Point]:
     Where a figure draws a point against Table 1, the series of its data come a second time, with
     Table 1's values.
     """
-    points, contradicted = {"as drawn": [], "as in Table 1": []}, set()
+    drawn, right, contradicted = [], [], set()
     for series in published.paper()["model_comparison"]["series"]:
         setting = f"{series['model']} · {series['dataset']}"
         domain, variant = series["domain"], series["variant"]
         plain = series["dataset"].split(" (")[0].lower().replace("-", "_")
         mean, sd = published.table1(series["model"], plain)[variant][f"{domain}/ndcg@10"]
-        wrong = abs(mean - series["points"][0][1]) > 0.001
+        first, *more = (Point(setting, domain, variant, *at, sd, 5) for at in series["points"])
+        wrong = abs(mean - first.quality) > 0.001
         contradicted |= {setting} if wrong else set()
-        for i, (size, quality) in enumerate(series["points"]):
-            right = mean if wrong and i == 0 else quality
-            for text, value in zip(points, (quality, right), strict=True):
-                point = Point(f"{setting} · {text}", domain, variant, size, value, sd, 5)
-                points[text].append(point)
-    again = tuple(f"{setting} · " for setting in contradicted)
-    return points["as drawn"] + [p for p in points["as in Table 1"] if p.setting.startswith(again)]
+        drawn += [first, *more]
+        right += [dataclasses.replace(first, quality=mean) if wrong else first, *more]
+    again = [point for point in right if point.setting in contradicted]
+    return [
+        dataclasses.replace(point, setting=f"{point.setting} · {text}")
+        for text, points in (("as drawn", drawn), ("as in Table 1", again))
+        for point in points
+    ]
 
 
 def ratios(points: list[Point], draws: int = DRAWS, seed: int = 0) -> pl.DataFrame:
@@ -156,15 +157,13 @@ def ratios(points: list[Point], draws: int = DRAWS, seed: int = 0) -> pl.DataFra
     or below the curve counts as a ratio of inf or 0, and an end of the interval that falls there
     is null, which `note` says. Off the curve there is no ratio, but a bound: more_than, less_than.
     """
-    rows, groups = [], {}
-    for point in points:
-        groups.setdefault((point.setting, point.domain), []).append(point)
-    for (setting, domain), group in groups.items():
-        baselines = [p for p in group if p.variant == "baseline"]
-        for point in (p for p in group if p.variant != "baseline"):
-            row = {"setting": setting, "domain": domain, "variant": point.variant}
-            row |= {"parameters": point.parameters, "quality": point.quality}
-            rows.append(row | _ratio(point, baselines, draws, np.random.default_rng(seed)))
+    rows = []
+    for point in (p for p in points if p.variant != "baseline"):
+        beside = [p for p in points if (p.setting, p.domain) == (point.setting, point.domain)]
+        baselines = [p for p in beside if p.variant == "baseline"]
+        row = {"setting": point.setting, "domain": point.domain, "variant": point.variant}
+        row |= {"parameters": point.parameters, "quality": point.quality}
+        rows.append(row | _ratio(point, baselines, draws, np.random.default_rng(seed)))
     return pl.DataFrame(rows, schema=SCHEMA)
 
 
@@ -200,12 +199,13 @@ def _ratio(point, baselines, draws, rng):
 
 def draw(points: list[Point], metric: str, table: pl.DataFrame) -> dict:
     """{name: figure}: per setting a panel for each domain, the curve and the ratios' arrows."""
-    out = {}
-    for setting in dict.fromkeys(p.setting for p in points):
-        here = [p for p in points if p.setting == setting]
-        if len({p.parameters for p in here}) > 1:  # else nothing to compare
-            out |= _drawn(here, table.filter(setting=setting), setting, metric)
-    return out
+    names = dict.fromkeys(point.setting for point in points)
+    groups = {name: [p for p in points if p.setting == name] for name in names}
+    return dict(
+        _drawn(here, table.filter(setting=setting), setting, metric)
+        for setting, here in groups.items()
+        if len({p.parameters for p in here}) > 1  # else nothing to compare
+    )
 
 
 def _drawn(points, table, setting, metric):
@@ -216,8 +216,12 @@ def _drawn(points, table, setting, metric):
     def panel(axis, domain):
         _panel(axis, [p for p in points if p.domain == domain], looks, unit)
         rows = table.filter(domain=domain).drop_nulls("ratio")
+        arrow = {"arrowstyle": "->", "color": "#555555", "linestyle": ":"}
+        arrow |= {"shrinkA": 0, "shrinkB": 4}
         for row in rows.iter_rows(named=True):
-            _arrow(axis, row, unit)
+            ends = [(row["parameters"] * k / unit, row["quality"]) for k in (row["ratio"], 1.0)]
+            if abs(row["ratio"] - 1) >= 0.01:  # shorter ones cannot be seen
+                axis.annotate("", xy=ends[0], xytext=ends[1], arrowprops=arrow)
         axis.locator_params("x", nbins=6)
         axis.set(xlabel=f"parameters ({name})", ylabel=f"test {metric}, domain {domain}")
         first = rows.group_by("variant", maintain_order=True).first().iter_rows(named=True)
@@ -245,18 +249,10 @@ def _panel(axis, points, looks, unit):
     axis.plot(sizes / unit, curve(sizes)[0], color="#555555", lw=1, label="baseline, monotone")
 
 
-def _arrow(axis, row, unit):
-    if abs(row["ratio"] - 1) < 0.01:
-        return  # too short to be seen
-    ends = [(row["parameters"] * k / unit, row["quality"]) for k in (row["ratio"], 1.0)]
-    style = {"arrowstyle": "->", "color": "#555555", "linestyle": ":", "shrinkA": 0, "shrinkB": 4}
-    axis.annotate("", xy=ends[0], xytext=ends[1], arrowprops=style)
-
-
 def frame(points: list[Point]) -> pl.DataFrame:
     """The points as a table."""
-    rows = [dataclasses.asdict(point) | {"values": None} for point in points]
-    whole = pl.DataFrame(rows, schema_overrides={"sd": pl.Float64})
+    rows = [dataclasses.asdict(point) for point in points]
+    whole = pl.DataFrame(rows, schema_overrides={"sd": pl.Float64, "values": pl.List(pl.Float64)})
     return whole.drop("values", strict=False).fill_nan(None)
 
 
@@ -270,30 +266,20 @@ def value(row: dict) -> str:
 
 def bounds(row: dict) -> str:
     """The interval of a ratio; where one of its ends lies outside the range, what is known."""
-    low, high = row["low"], row["high"]
-    if low is not None and high is not None:
-        return interval(low, high, 2)
-    if low is not None:
-        return f"[{number(low, 2)}, above the range]"
-    return f"[below the range, {number(high, 2)}]" if high is not None else ""
+    if row["low"] is None and row["high"] is None:
+        return ""
+    sides = {"low": "below the range", "high": "above the range"}
+    ends = (side if row[end] is None else number(row[end], 2) for end, side in sides.items())
+    return f"[{', '.join(ends)}]"
 
 
 def sheet(table: pl.DataFrame, title: str) -> Sheet:
     """The ratios as a table for people."""
-    header = ["setting", "domain", "variant", "parameters", "quality", "ratio", "95 % interval"]
-    rows = [
-        [
-            *(row["setting"], row["domain"], row["variant"], f"{row['parameters']:,}"),
-            *(number(row["quality"], 4), value(row), bounds(row), row["note"] or ""),
-        ]
-        for row in table.iter_rows(named=True)
-    ]
-    return Sheet(title, [*header, "note"], rows, words=3)
-
-
-def command(runs: list[Run], out, say) -> int:
-    """Write scaling_points, scaling (parquet, CSV) and the figures, the paper's points too."""
-    return tell(section(runs, out, flags.FLAGS), out, say)
+    cells = {name: name for name in ("setting", "domain", "variant")}
+    cells |= {"parameters": lambda r: f"{r['parameters']:,}"}
+    cells |= {"quality": lambda r: number(r["quality"], 4), "ratio": value}
+    cells |= {"95 % interval": bounds, "note": lambda r: r["note"] or ""}
+    return sheet_of(table.iter_rows(named=True), title, 3, cells)
 
 
 def section(runs: list[Run], out, options) -> Section:

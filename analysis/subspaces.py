@@ -178,18 +178,15 @@ def subspace_statistics(x, update) -> dict[str, float]:
     subspace_cos_max: the largest. *_null: their expectation for random subspaces of these sizes.
     """
     sizes = [leading(shares) for shares, _ in (x, update)]
+    found = null = (math.nan,) * 3
+    if not any(map(math.isnan, sizes)):
+        k, m = map(int, sizes)
+        cosines = principal_cosines(x[1][:, :k], update[1][:, :m])
+        found = (cosines.mean(), np.mean(cosines**2), cosines.max())
+        null = random_subspaces(len(x[0]), k, m)
     names = ("subspace_cos", "subspace_cos2", "subspace_cos_max")
-    if any(map(math.isnan, sizes)):
-        return {f"{name}{end}": math.nan for name in names for end in ("", "_null")}
-    k, m = map(int, sizes)
-    cosines = principal_cosines(x[1][:, :k], update[1][:, :m])
-    found = (cosines.mean(), np.mean(cosines**2), cosines.max())
-    null = random_subspaces(len(x[0]), k, m)
-    return {
-        f"{name}{end}": float(value)
-        for end, values in (("", found), ("_null", null))
-        for name, value in zip(names, values, strict=True)
-    }
+    names += tuple(f"{name}_null" for name in names)
+    return {name: float(value) for name, value in zip(names, (*found, *null), strict=True)}
 
 
 def principal_cosines(a_Dxk: np.ndarray, b_Dxm: np.ndarray) -> np.ndarray:
@@ -204,10 +201,10 @@ def random_subspaces(width: int, k: int, m: int) -> tuple[float, float, float]:
     The mean square is max(k, m) / D exactly; the others are means of 64 fixed draws.
     """
     rng = np.random.default_rng(0)
-    draws = []
-    for _ in range(NULL_DRAWS):
-        a, b = (np.linalg.qr(rng.normal(size=(width, size)))[0] for size in (k, m))
-        draws.append(principal_cosines(a, b))
+    draws = [
+        principal_cosines(*(np.linalg.qr(rng.normal(size=(width, size)))[0] for size in (k, m)))
+        for _ in range(NULL_DRAWS)
+    ]
     return float(np.mean(draws)), max(k, m) / width, float(np.max(draws, 1).mean())
 
 
@@ -228,7 +225,9 @@ def explained(parts: dict[str, Moments], inputs: tuple[str, ...]) -> float:
 
 def ridge(moments: Moments, inputs: tuple[str, ...]):
     """Function size -> (weights (p, D), intercept (D,)) of X' on `inputs`, about the shift."""
-    scale = np.concatenate([_scale(moments, role) for role in inputs])
+    variances = np.array([moments.variance(role) for role in inputs]) / moments.width
+    # Each input is brought to mean variance 1; a constant stays as it is.
+    scale = np.repeat(np.where(variances > 0, variances, 1.0) ** -0.5, moments.width)
     between = np.block([[moments.covariance(a, b) for b in inputs] for a in inputs])
     values, directions = np.linalg.eigh(between * np.outer(scale, scale))
     with_update = np.vstack([moments.covariance(a, "update") for a in inputs]) * scale[:, None]
@@ -253,9 +252,3 @@ def r2(moments: Moments, weights, intercept, inputs: tuple[str, ...]) -> float:
     residual[:, moments.columns("update")] += np.eye(moments.width)
     error = np.einsum("de,ef,df->", residual, moments.gram, residual, optimize=True)
     return float(1 - error / moments.n / moments.variance("update"))
-
-
-def _scale(moments, role):
-    """(D,) equal factors that bring the mean variance to 1; 1 for a constant."""
-    variance = moments.variance(role) / moments.width
-    return np.full(moments.width, variance**-0.5 if variance else 1.0)

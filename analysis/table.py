@@ -22,8 +22,8 @@ from oa_jax.ranking.metrics import HR_CUTOFFS, NDCG_CUTOFFS, user_metrics
 from oa_jax.sheets import Sheet
 
 from . import figures, published
-from .output import columns, interval, mean_sd, number, write_frame
-from .page import Section, tell
+from .output import columns, interval, mean_sd, number, percent, sheet_of, write_frame
+from .page import Section
 from .resampling import DRAWS, compare, probability_of_improvement
 from .runs import Run, finished
 
@@ -40,13 +40,13 @@ SCHEMA |= columns("baseline", "", "gain low high relative_gain p p_holm improvem
 SCHEMA |= columns("", "users least_seeds")
 
 
-def measured(run: Run, ranks: dict, domain: str, ranking: str):
-    """(seeds (S,), test users (R,), every metric of them (M, S, R)) from the arrays of ranks.npz.
+def measured(run: Run, domain: str, ranking: str):
+    """(seeds (S,), test users (R,), every metric of them (M, S, R)) from ranks.npz.
 
     Diverged seeds are left out. domain: or a set of users. Raises UserError when arrays are missing
     or do not fit together.
     """
-    key, path = f"test/{ranking}", run.path / "ranks.npz"
+    key, path, ranks = f"test/{ranking}", run.path / "ranks.npz", run.ranks()
     members = "test/domain" if domain in DOMAINS else f"test/in/{domain}"
     try:
         slots = np.isin(ranks["seed"], run.seeds()["seed"])
@@ -68,14 +68,14 @@ def baseline_of(run: Run, runs: list[Run], name: str | None = None) -> Run | Non
     name: compare with the run of this name instead, where it shares the setting.
     """
 
-    def fits(other):
-        if name:
-            return other.name == name
-        same = other.backbone_configuration == run.backbone_configuration
-        return run.places and not other.places and same
-
-    others = (r for r in finished(runs) if r is not run and r.setting == run.setting)
-    return next(filter(fits, others), None)
+    others = [r for r in finished(runs) if r is not run and r.setting == run.setting]
+    if name:
+        found = [r for r in others if r.name == name]
+    else:
+        same = run.backbone_configuration
+        plain = [r for r in others if run.places and not r.places]
+        found = [r for r in plain if r.backbone_configuration == same]
+    return found[0] if found else None
 
 
 def gains(
@@ -95,7 +95,7 @@ def gains(
     which the variant is better; mde: the true gain found with power 0.8 at 5 % two-sided by this
     test with these seeds and users. What cannot be computed is null.
     """
-    rows, notes, cache = [], [], {}
+    rows, notes = [], []
     names = [run.name for run in runs]
     if baseline and baseline not in names:
         raise UserError(f"--baseline={baseline}: no such run: expected one of {', '.join(names)}")
@@ -108,9 +108,12 @@ def gains(
             for ranking in run.rankings:
                 rows += _means(run, domain, ranking, metrics)
                 if other is not None:
-                    part = rows[-len(metrics) :]
-                    _add_gains(part, run, other, cache, notes, draws, pair_seeds)
-    return _with_holm(pl.DataFrame(rows, schema=SCHEMA)), list(dict.fromkeys(notes))
+                    _add_gains(rows[-len(metrics) :], run, other, notes, draws, pair_seeds)
+    tested = [row for row in rows if "p" in row]
+    holm = multipletests([row["p"] for row in tested], method="holm")[1] if tested else ()
+    for row, p in zip(tested, holm, strict=True):
+        row["p_holm"] = float(p)
+    return pl.DataFrame(rows, schema=SCHEMA), list(dict.fromkeys(notes))
 
 
 def _user_sets(run, groups):
@@ -141,15 +144,13 @@ def _means(run, domain, ranking, metrics):
     return rows
 
 
-def _add_gains(rows, run, other, cache, notes, draws, pair_seeds):
+def _add_gains(rows, run, other, notes, draws, pair_seeds):
     """Fill the gains of these rows, which share run, domain and ranking."""
     domain, ranking = rows[0]["domain"], rows[0]["ranking"]
     try:
         found = []
         for side in (run, other):
-            if side.name not in cache:
-                cache[side.name] = side.ranks()
-            found.append(measured(side, cache[side.name], domain, ranking))
+            found.append(measured(side, domain, ranking))
             notes += _check(found[-1][2], side, domain, ranking)
     except UserError as error:
         notes.append(f"{error}: no gain of {run.name}")
@@ -197,15 +198,6 @@ def _check(values_MxSxR, run, domain, ranking):
     return []
 
 
-def _with_holm(frame):
-    """p_holm over all p of the frame."""
-    p = frame["p"].to_numpy()
-    adjusted, known = np.full(len(p), np.nan), np.isfinite(p)
-    if known.any():
-        adjusted[known] = multipletests(p[known], method="holm")[1]
-    return frame.with_columns(pl.Series("p_holm", adjusted).fill_nan(None))
-
-
 def sheets(frame: pl.DataFrame) -> list[Sheet]:
     """For each setting and ranking: the means with the published ones, then the gains."""
     out = []
@@ -234,38 +226,30 @@ def _mean_sheet(part, title):
 
 
 def _gain_sheet(part, title):
-    header = [*LEAD, "against", "metric", "gain", "95 % interval", "relative"]
-    header += ["P(better seed)", "p", "p (Holm)", "detectable gain", "paper's gain"]
-    paper = _published_gains(part)
-    rows = []
-    for row in part.drop_nulls("gain").iter_rows(named=True):
-        relative = row["relative_gain"]
+    known = part.select("variant", "domain", "metric", "published_mean").drop_nulls()
+    means = {tuple(key): mean for *key, mean in known.rows()}
+
+    def of_paper(row):
+        what = row["domain"], row["metric"]
+        mean, base = means.get((row["variant"], *what)), means.get(("baseline", *what))
+        return percent(mean / base - 1) if mean and base and row["variant"] != "baseline" else ""
+
+    cells = {name: name for name in LEAD} | {
+        "against": "baseline",
+        "metric": lambda r: r["metric"].upper(),
+        "gain": lambda r: number(r["gain"], 4, sign=True),
+        "95 % interval": lambda r: interval(r["low"], r["high"], 4, sign=True),
+        "relative": lambda r: percent(r["relative_gain"]),
+        "P(better seed)": lambda r: number(r["improvement"], 2),
+        "p": lambda r: small(r["p"]),
+        "p (Holm)": lambda r: small(r["p_holm"]),
         # An estimate of two seeds has so little freedom that its power is a guess.
-        rough = "≈ " if row["least_seeds"] == 2 and row["mde"] is not None else ""
-        rows.append(
-            [
-                *(*(str(row[name]) for name in LEAD), row["baseline"], row["metric"].upper()),
-                *(number(row["gain"], 4, sign=True), interval(row["low"], row["high"], 4, True)),
-                "–" if relative is None else number(100 * relative, 1, sign=True) + " %",
-                *(number(row["improvement"], 2), small(row["p"]), small(row["p_holm"])),
-                rough + number(row["mde"], 4),
-                paper.get((row["variant"], row["domain"], row["metric"]), ""),
-            ]
-        )
-    return Sheet(title, header, rows, words=8)
-
-
-def _published_gains(part):
-    """{(variant, domain, metric): relative gain} of the paper's own table."""
-    known = part.drop_nulls("published_mean")
-    means = {(r["variant"], r["domain"], r["metric"]): r for r in known.iter_rows(named=True)}
-    out = {}
-    for (variant, domain, metric), row in means.items():
-        base = means.get(("baseline", domain, metric))
-        if base and variant != "baseline":
-            ratio = row["published_mean"] / base["published_mean"] - 1
-            out[variant, domain, metric] = number(100 * ratio, 1, sign=True) + " %"
-    return out
+        "detectable gain": lambda r: (
+            ("≈ " if r["least_seeds"] == 2 and r["mde"] is not None else "") + number(r["mde"], 4)
+        ),
+        "paper's gain": of_paper,
+    }
+    return sheet_of(part.drop_nulls("gain").iter_rows(named=True), title, 8, cells)
 
 
 def small(p) -> str:
@@ -275,10 +259,8 @@ def small(p) -> str:
 
 def draw(frame: pl.DataFrame) -> dict:
     """{name: figure}: the gains of each setting with their intervals, a panel per domain."""
-    out = {}
-    for (setting,), part in frame.drop_nulls("gain").group_by("setting", maintain_order=True):
-        out |= _drawn(part, setting)
-    return out
+    groups = frame.drop_nulls("gain").group_by("setting", maintain_order=True)
+    return dict(_drawn(part, setting) for (setting,), part in groups)
 
 
 def _drawn(part, setting):
@@ -291,7 +273,7 @@ def _drawn(part, setting):
         for at, (run, ranking, variant) in enumerate(series):
             here = part.filter(run=run, ranking=ranking, domain=domain)
             shift = (at - (len(series) - 1) / 2) * 0.8 / len(series)
-            look = figures.place_style(looks[variant], "1" if ranking == "full" else "0")
+            look = figures.point_style(looks[variant], "1" if ranking == "full" else "0")
             limits += _intervals(axis, here, metrics, shift, look, f"{run}, {ranking}")
         figures.draw_null(axis, 0, "no gain", vertical=True)
         room = 0.05 * (max(limits) - min(limits)) or 1
@@ -333,16 +315,8 @@ def define_flags() -> None:
     flags.DEFINE_list("metrics", list(METRICS), "Which metrics; Holm runs over these.")
 
 
-def command(runs: list[Run], out, say) -> int:
-    """Write the table (parquet, CSV, Markdown, LaTeX) and the figure of gains."""
-    return tell(section(runs, out, flags.FLAGS), out, say)
-
-
 def section(runs: list[Run], out, options) -> Section:
-    """The table of options.metrics, written to `out`, and its gains in words.
-
-    Raises UserError for a metric that is not measured.
-    """
+    """The table of options.metrics and its gains in words. Raises UserError for an unknown one."""
     how = (
         "Means and standard deviations over seeds; the published values beside runs on the paper's "
         "data at about its width. A gain is a variant minus the baseline of the same "
@@ -375,10 +349,11 @@ def _in_short(rows):
     known = [row for row in rows if row["p_holm"] is not None]
     better = sum(row["p_holm"] < 0.05 and row["gain"] > 0 for row in known)
     worse = sum(row["p_holm"] < 0.05 and row["gain"] < 0 for row in known)
-    relative = [100 * row["relative_gain"] for row in rows if row["relative_gain"] is not None]
-    spread = f", from {number(min(relative), 1, True)} % to {number(max(relative), 1, True)} %"
+    relative = [row["relative_gain"] for row in rows if row["relative_gain"] is not None]
+    ends = (percent(end(relative, default=None)) for end in (min, max))
+    spread = f", from {' to '.join(ends)}" if relative else ""
     return (
         f"Does GCA rank better? Of {len(rows)} gains in {rows[0]['metric'].upper()} (runs, domains "
-        f"and rankings){spread if relative else ''}, {better} are positive and {worse} negative "
+        f"and rankings){spread}, {better} are positive and {worse} negative "
         "beyond chance (Holm over all metrics, 5 %)."
     )

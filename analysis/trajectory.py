@@ -7,14 +7,12 @@ checkpoints of a run (`--which=all`), its values come as well, with another `sou
 from __future__ import annotations
 
 import polars as pl
-from absl import flags
 
 from oa_jax.nn.angles import null_abs_cos
-from oa_jax.sheets import Sheet
 
 from . import figures
-from .output import columns, number, read_frame, write_frame
-from .page import Section, tell
+from .output import columns, number, read_frame, sheet_of, write_frame
+from .page import Section
 from .runs import Run
 
 FORMS = ("gated_", "")  # of the update: the first that all runs of a setting have is drawn
@@ -44,8 +42,11 @@ def trajectories(runs: list[Run], measured: pl.DataFrame | None = None) -> pl.Da
             [{"name": n, **_parse(n)} for n in names], schema_overrides={"place": pl.String}
         )
         tidy = tidy.join(parsed, on="name").join(last, on="seed")
-        frames.append(_named(tidy, run).with_columns(source=pl.lit("metrics.jsonl")))
-        frames.append(_of_checkpoints(run, measured, last))
+        parts = [tidy.with_columns(source=pl.lit("metrics.jsonl"))]
+        names = {"setting": run.setting, "run": run.name, "variant": run.variant}
+        names = {name: pl.lit(value) for name, value in names.items()}
+        parts += _of_checkpoints(run, measured, last)
+        frames += [part.with_columns(**names) for part in parts]
     return pl.concat([frame.select(list(SCHEMA)).cast(SCHEMA) for frame in frames])
 
 
@@ -59,49 +60,33 @@ def _parse(name):
     return None
 
 
-def _named(frame, run):
-    return frame.with_columns(
-        setting=pl.lit(run.setting), run=pl.lit(run.name), variant=pl.lit(run.variant)
-    )
-
-
 def _of_checkpoints(run, measured, last):
     """What `orthogonality --which=all` measured of a run: its kept checkpoints, and untrained."""
     if measured is None:
-        return pl.DataFrame(schema=SCHEMA)
-    found = measured.filter(
-        (pl.col("run") == run.name) & pl.col("parameters").is_in(["init", "kept"])
-    ).drop_nulls("value")
+        return []
+    known = pl.col("parameters").is_in(["init", "kept"])
+    found = measured.filter(known, run=run.name).drop_nulls("value")
     if "kept" not in found["parameters"]:
-        return pl.DataFrame(schema=SCHEMA)
-    found = found.rename({"statistic": "quantity", "step": "epoch"}).with_columns(
-        place=pl.col("place").cast(pl.String), source=pl.lit("checkpoint, ") + pl.col("split")
-    )
-    return _named(found.join(last, on="seed"), run)
-
-
-def form_of(frame: pl.DataFrame) -> str:
-    """Which update's angles to show of a setting: a member of `FORMS`."""
-    with_raw, with_gated = (
-        set(frame.filter(quantity=f"{form}abs_cos")["run"]) for form in ("", "gated_")
-    )
-    return "gated_" if with_gated and with_raw <= with_gated else ""
+        return []
+    found = found.rename({"statistic": "quantity", "step": "epoch"}).join(last, on="seed")
+    source = pl.lit("checkpoint, ") + pl.col("split")
+    return [found.with_columns(place=pl.col("place").cast(pl.String), source=source)]
 
 
 def draw(frame: pl.DataFrame, runs: list[Run], metric: str = "ndcg@10") -> dict:
     """{name: figure}: per setting the validation metric over the angle, a column a domain."""
-    out = {}
-    frame = frame.filter(source="metrics.jsonl")
-    for setting, mine in figures.by_setting(runs, frame):
-        out |= _drawn(frame.filter(setting=setting), setting, mine, metric)
-    return out
+    return figures.by_setting(_drawn, frame.filter(source="metrics.jsonl"), runs, metric)
 
 
 def _drawn(frame, setting, runs, metric):
     labels = figures.labels(runs)
     looks = figures.marks([labels[run.name] for run in runs])
-    form = form_of(frame)
-    with_gca = not frame.filter(quantity=f"{form}abs_cos").is_empty()
+    # The gated update's angles, if all runs that have any have these.
+    with_raw, with_gated = (
+        set(frame.filter(quantity=name)["run"]) for name in ("abs_cos", "gated_abs_cos")
+    )
+    form = "gated_" if with_gated and with_raw <= with_gated else ""
+    with_gca = bool(with_gated if form else with_raw)
     sampled = metric if "/" in metric else f"{metric}/{runs[0].candidates}"
     angle = "mean |cos(X, α ⊙ X′)|" if form else "mean |cos(X, X′)|"
 
@@ -172,11 +157,6 @@ def summary(frame: pl.DataFrame) -> pl.DataFrame:
     return per_seed.group_by(keys, maintain_order=True).agg(pl.exclude("seed").mean())
 
 
-def command(runs: list[Run], out, say) -> int:
-    """Write trajectory, trajectory_summary (parquet, CSV) and the figures."""
-    return tell(section(runs, out, flags.FLAGS), out, say)
-
-
 def section(runs: list[Run], out, options) -> Section:
     """Curves over training of options.metric and of the angles."""
     how = (
@@ -190,13 +170,11 @@ def section(runs: list[Run], out, options) -> Section:
     found = summary(frame)
     write_frame(out, "trajectory", frame)
     write_frame(out, "trajectory_summary", found)
-    header = ["run", "place", "domain", "statistic", "untrained", "highest", "at epoch", "last"]
-    rows = [
-        [r[name] for name in ("run", "place", "domain", "quantity")]
-        + [number(r["first"]), number(r["highest"])]
-        + [number(r["epoch_of_highest"], 0), number(r["last"])]
-        for r in found.iter_rows(named=True)
-    ]
-    sheets = [Sheet("Mean |cos| over training, means over seeds", header, rows, words=4)]
+    cells = {name: name for name in ("run", "place", "domain")} | {"statistic": "quantity"}
+    cells |= {"untrained": lambda r: number(r["first"]), "highest": lambda r: number(r["highest"])}
+    cells |= {"at epoch": lambda r: number(r["epoch_of_highest"], 0)}
+    cells |= {"last": lambda r: number(r["last"])}
+    title = "Mean |cos| over training, means over seeds"
+    sheets = [sheet_of(found.iter_rows(named=True), title, 4, cells)] if len(found) else []
     drawn = draw(frame, runs, options.metric)
-    return Section("Over training", how, "", [], [], sheets if rows else [], drawn)
+    return Section("Over training", how, "", [], [], sheets, drawn)

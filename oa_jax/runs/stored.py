@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -16,6 +16,8 @@ from oa_jax.experiment import Experiment
 from oa_jax.runs import checkpoint
 from oa_jax.runs.run import check_same_data, stored_config
 from oa_jax.runs.workdir import Workdir
+
+ATTEMPTS = 3  # a run under way deletes old steps while one looks
 
 
 def experiment_of(
@@ -43,13 +45,36 @@ def newest_parameters(
 ) -> tuple[Any, dict[str, np.ndarray]]:
     """Parameters of all seeds and counters of the newest step that can be read: see
     `checkpoint.read`. Raises UserError when there is no such step."""
-    directory, reason = Workdir(path).checkpoints, "there is none"
+    return next(steps(path, experiment, best, say))[1:]
+
+
+def steps(
+    path: pathlib.Path,
+    experiment: Experiment,
+    best: bool = True,
+    say: Callable[[str], None] = lambda line: None,
+    newest_first: bool = True,
+) -> Iterator[tuple[int, Any, dict[str, np.ndarray]]]:
+    """(epoch, parameters, counters) of every step that can be read: see `checkpoint.read`.
+
+    say: is told of a step that cannot. Raises UserError when there is none that can.
+    """
+    directory, found = Workdir(path).checkpoints, False
+    wrong: dict[int, str] = {}
     keys = jax.vmap(jax.random.key)(experiment.seeds)
     abstract = jax.eval_shape(jax.vmap(experiment.engine.settings.backbone.init), keys)
-    for step in reversed(checkpoint.listed(directory) if directory.is_dir() else []):
-        try:
-            return checkpoint.read(directory, step, abstract, best)
-        except checkpoint.UNREADABLE as error:
-            reason = type(error).__name__
-            say(f"{directory / str(step)}: cannot be read ({reason}): the step before is taken")
-    raise UserError(f"{directory}: no checkpoint can be read ({reason}): expected a whole step")
+    for _ in range(ATTEMPTS):
+        listed = checkpoint.listed(directory) if directory.is_dir() else []
+        for step in sorted(set(listed) - set(wrong), reverse=newest_first):
+            try:
+                read = checkpoint.read(directory, step, abstract, best)
+            except checkpoint.UNREADABLE as error:
+                wrong[step] = type(error).__name__
+                say(f"step {step} cannot be read ({wrong[step]}): passed over")
+                continue
+            found = True
+            yield step, *read
+        if found:
+            return
+    why = ", ".join(sorted(set(wrong.values()))) or "there is none"
+    raise UserError(f"{directory}: no checkpoint can be read ({why}): expected a whole step")

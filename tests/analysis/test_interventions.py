@@ -198,7 +198,7 @@ def encoders(stack):
     """Function (what the run was trained with, intervention) -> hidden states of 16 users."""
     params = jax.tree.map(lambda a: a[0], made.drawn(stack, 6).best_params)
     rows = {k: v[:16] for k, v in stack.data.task.eval_arrays("test").items()}
-    modules = lib.modules_of(stack.engine.settings.backbone, params, rows)
+    modules = lib.modules_of(stack.engine.settings.backbone)
     assert modules == ["gca_0_A", "gca_0_B", "gca_1_A", "gca_1_B"]
     programs = {}
 
@@ -280,7 +280,7 @@ def test_parts_of_the_gated_update_do_not_depend_on_arbitrary_signs(stack):
     rows = {k: v[:16] for k, v in stack.data.task.eval_arrays("test").items()}
     plain = jax.tree.map(lambda a: jnp.asarray(a[0]), made.drawn(stack, 6).best_params)
     other = turned(plain, backbone, [0, 3, 5, 6])
-    modules = lib.modules_of(backbone, plain, rows)
+    modules = lib.modules_of(backbone)
     states = {}
     for part_of in lib.PART_OF:
         program = jax.jit(lib.Intervened(backbone, part_of).encode)

@@ -8,6 +8,7 @@ import pytest
 from analysis import restore
 from analysis.runs import read_run
 from oa_jax.errors import UserError
+from oa_jax.runs import stored
 from oa_jax.runs.workdir import Workdir
 from tests.analysis import _made_runs as made
 
@@ -87,7 +88,7 @@ def test_without_a_readable_step_it_is_an_error_of_one_line(copied, stack, tmp_p
     for step in made.STEPS:
         DAMAGE["all but the folder"](copied / "checkpoints" / str(step))
     for which in restore.WHICH:
-        with pytest.raises(UserError, match="no step can be read") as error:
+        with pytest.raises(UserError, match="no checkpoint can be read") as error:
             restored(copied, stack, which)
         assert "\n" not in str(error.value)
     shutil.rmtree(copied / "checkpoints")
@@ -96,7 +97,7 @@ def test_without_a_readable_step_it_is_an_error_of_one_line(copied, stack, tmp_p
 
 
 def test_a_run_under_way_replaces_its_steps_while_they_are_read(copied, stack, monkeypatch):
-    read, first = restore.checkpoint.read, copied / "checkpoints"
+    read, first = stored.checkpoint.read, copied / "checkpoints"
     shutil.move(first / str(NEW), copied / "newer")
 
     def replacing(directory, epoch, *args, **more):
@@ -105,7 +106,7 @@ def test_a_run_under_way_replaces_its_steps_while_they_are_read(copied, stack, m
             shutil.move(copied / "newer", directory / str(NEW))
         return read(directory, epoch, *args, **more)
 
-    monkeypatch.setattr(restore.checkpoint, "read", replacing)
+    monkeypatch.setattr(stored.checkpoint, "read", replacing)
     said = made.Said()
     assert restored(copied, stack, say=said)[0].checkpoint == NEW
     assert f"step {OLD} cannot be read" in said
@@ -114,7 +115,7 @@ def test_a_run_under_way_replaces_its_steps_while_they_are_read(copied, stack, m
 def test_parameters_of_another_shape_cannot_be_read(finished, copied):
     wider = made.make_experiment(model__d_embed=16)
     said = made.Said()
-    with pytest.raises(UserError, match="no step can be read"):
+    with pytest.raises(UserError, match="no checkpoint can be read"):
         restored(copied, wider, say=said)
     assert f"step {NEW} cannot be read (ValueError)" in said
 
