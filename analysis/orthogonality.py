@@ -75,9 +75,8 @@ def _measured(run, experiment, restored, slots_S, rows, split, say):
     out, block_users = [], experiment.evaluation.block_users
     for slot in np.flatnonzero(slots_S):
         begin, seed = time.perf_counter(), int(experiment.seeds[slot])
-        params, tables = restored.of_seed(slot), experiment.tables
-        backbone = experiment.engine.settings.backbone
-        totals = stream(backbone, params, rows, block_users, tables)
+        model = experiment.engine.settings.backbone, restored.of_seed(slot)
+        totals = stream(*model, rows, block_users, experiment.tables)
         epoch = int(restored.epoch_S[slot])
         for module, total in totals.items():
             place, domain = module.split("/")
@@ -98,12 +97,9 @@ def parts_of_users(experiment: Experiment, split: str) -> dict[str, dict[str, np
     part_R = np.arange(len(rows["user"])) % 4
     if len(part_R) < 4:
         raise UserError(f"--split={split}: {len(part_R)} users have a target: expected at least 4")
-    return {
-        name: experiment.evaluation.padded(
-            {k: v[np.isin(part_R, numbers)] for k, v in rows.items()}
-        )
-        for name, numbers in PARTS.items()
-    }
+    chosen = {part: np.isin(part_R, numbers) for part, numbers in PARTS.items()}
+    padded = experiment.evaluation.padded
+    return {part: padded({k: v[some] for k, v in rows.items()}) for part, some in chosen.items()}
 
 
 def stream(backbone, params, parts, block_users: int | None = None, tables=None) -> dict:
@@ -239,11 +235,8 @@ def statistics(total: dict) -> dict[str, float]:
 
 def _form_statistics(total, form, mean_x, mean, n):
     start = f"form:{form}/"
-    of_form = {
-        name.removeprefix(start): float(value) / n if n else float("nan")
-        for name, value in total.items()
-        if name.startswith(start)
-    }
+    sums = {k.removeprefix(start): float(v) for k, v in total.items() if k.startswith(start)}
+    of_form = {name: value / n if n else float("nan") for name, value in sums.items()}
     energy = of_form.pop("energy")
     for name in [name for name in of_form if name.endswith("abs_cos")]:
         signed = name.replace("abs_cos", "cos")

@@ -136,7 +136,7 @@ class Run:
     def measures(self) -> list[tuple[str, str]]:
         """(metric, ranking) of everything that domain A was measured by."""
         found = [name.split("/") for name in self.seeds().columns if name.startswith("test/A/")]
-        return [(parts[2], parts[3]) for parts in found if len(parts) == 4]
+        return [tuple(parts[2:]) for parts in found if len(parts) == 4]
 
     @property
     def tie_weight(self) -> float:
