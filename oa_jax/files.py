@@ -131,9 +131,10 @@ def read_npz(path: str | os.PathLike, expected: str = "an .npz file") -> dict[st
     Raises UserError naming the file when it is missing or damaged.
     """
     try:
-        with np.load(path, allow_pickle=False) as archive:
-            if not hasattr(archive, "files"):
-                raise ValueError("a single array")
+        archive = np.load(path, allow_pickle=False)
+        if not hasattr(archive, "files"):
+            raise ValueError("a single array")
+        with archive:
             return {name: archive[name] for name in archive.files}
     except FileNotFoundError:
         raise UserError(f"{path}: no such file: expected {expected}") from None
