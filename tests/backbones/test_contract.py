@@ -25,9 +25,7 @@ def case(backbone):
     places = "-".join(map(str, known.fields(backbone)().model.places))
     argument = f"pair=synthetic,gca={places}"
     changes = {"protocol": "corrected", "seeds": 2, "model.dropout": 0.0}
-    if (
-        backbone == "cdsrnp"
-    ):  # as small as in other tests, most rows reach no unit of its last layer
+    if backbone == "cdsrnp":  # with fewer units most rows reach none of the last layer
         changes["model.decoder_widths"] = (32, 32)
     return contract.Case(toy.small_experiment(backbone, argument, **changes))
 

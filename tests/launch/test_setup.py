@@ -93,11 +93,10 @@ def test_a_quickstart_that_fails_draws_no_page(checkout):
     assert not any("-m analysis" in call for call in modules_called(root))
 
 
-def test_the_quickstart_finds_its_experiment():
-    code = "from oa_jax.commands.quickstart import experiment_file as file\n"
-    code += "print(file().get_config().backbone)"
-    command = [sys.executable, "-c", code]
-    result = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+def test_the_quickstart_finds_its_experiment_from_any_folder(tmp_path):
+    code = "from oa_jax import presets\nprint(presets.load('configs/abxi.py').backbone)"
+    command, env = [sys.executable, "-c", code], os.environ | {"PYTHONPATH": str(ROOT)}
+    result = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=env)
     assert (result.returncode, result.stdout) == (0, "abxi\n"), result.stderr
 
 
