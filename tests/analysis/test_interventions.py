@@ -301,7 +301,7 @@ def test_parts_of_the_gated_update_do_not_depend_on_arbitrary_signs(stack):
         assert (moved["update"] > 1e-2) == (part != "full")
 
 
-# ---- geometry of residual and norm (specs gca §6)
+# ---- geometry of residual and norm
 
 
 def layer_norm(x):
