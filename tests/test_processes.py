@@ -61,10 +61,11 @@ def send(number):
 
 @pytest.fixture
 def handlers():
-    """Handlers of the two signals are put back after the test; what they were."""
-    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
-    yield before
-    for number, handler in before.items():
+    """Handlers of the two signals, as of a command in the foreground; put back after the test."""
+    found = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a script's `&` ignores it
+    yield found | {signal.SIGINT: signal.default_int_handler}
+    for number, handler in found.items():
         signal.signal(number, handler)
 
 

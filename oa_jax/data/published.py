@@ -64,14 +64,16 @@ def abxi(paths: Paths, reading: Reading, what: str) -> Built:
             raise wrong(path, f"line {number}, user", user, "a user of its own")
         for field, values, bad, expected in (
             ("item", item, (item < 1) | (item > sum(n_items)), f"an id in 1..{sum(n_items)}"),
-            ("time", time[1:], np.diff(time) < 0, "a time not before the one before it"),
+            ("time", time, np.diff(time, prepend=0) < 0, "a time not before the one before it"),
         ):
             if bad.any():
-                raise wrong(path, f"line {number}, {field}", int(values[bad][0]), expected)
+                where = f"line {number}, token {bad.argmax() + 1}, {field}"
+                raise wrong(path, where, int(values[bad][0]), expected)
         rows[user] = item[-ABXI_KEPT_EVENTS:], time[-ABXI_KEPT_EVENTS:]
     n = len(rows)
     if max(rows) >= n:
-        raise wrong(path, "users", max(rows), f"ids 0..{n - 1} for {n} lines")
+        where = f"line {list(rows).index(max(rows)) + 1}, user"
+        raise wrong(path, where, max(rows), f"ids 0..{n - 1} for {n} lines")
     raw_users = list(map(str, range(n)))
     if user_map:
         ids = texts.json_value(user_map)

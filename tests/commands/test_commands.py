@@ -312,14 +312,14 @@ def only_of(domain):
 BAD_LINES = {
     "not a number": (
         with_line(3, "2 1|1 two|2 3|3"),
-        "line 3, token 2, item: found 'two', expected a whole",
+        "line 3, token 2: found 'two|2', expected item|time, two whole",
     ),
-    "not an id": (with_line(3, "2 1|1 2.5|2 3|3"), "line 3, token 2, item: found '2.5', expected"),
+    "not an id": (with_line(3, "2 1|1 2.5|2 3|3"), "line 3, token 2: found '2.5|2', expected"),
     "id 0": (with_line(3, "2 1|1 0|2 3|3"), "line 3, token 2, item: found 0, expected an id in 1"),
     "id 55": (with_line(3, "2 1|1 55|2 3|3"), "line 3, token 2, item: found 55, expected an id"),
     "time": (with_line(3, "2 1|1 2|9 3|3"), "line 3, token 3, time: found 3, expected a time not"),
-    "empty line": (with_line(3, ""), "line 3: found '', expected a user id"),
-    "no items": (with_line(3, "2"), "line 3, items: found ''"),
+    "empty line": (with_line(3, ""), "line 3, user: found '', expected a whole"),
+    "no items": (with_line(3, "2"), "line 3: found '2', expected a user and"),
     "user twice": (with_line(3, "1 1|1 2|2 3|3"), "line 3, user: found 1, expected a user of its"),
     "user 99": (with_line(3, "99 1|1 2|2 3|3"), "line 3, user: found 99, expected ids 0..19"),
     "only A": (only_of(0), "no training target in domain B"),
@@ -368,8 +368,8 @@ def damage(folder, kind):
 
 
 DAMAGES = {
-    "no sequences": f"found no {SEQUENCES} or {SEQUENCES}.gz; looked in: ",
-    "no items": f"expected file {ITEMS} or {ITEMS}.gz, found neither",
+    "no sequences": f"found no {SEQUENCES} (",
+    "no items": f"found no {ITEMS} (",
     "empty": f"{SEQUENCES}: line 1: expected text, found an empty file",
     "truncated": f"{SEQUENCES}.gz: expected a whole gzip file, found: ",
     "not gzip": f"{SEQUENCES}.gz: expected a whole gzip file, found: Not a gzipped file",
@@ -463,7 +463,8 @@ def test_data_that_changed_since_the_run_began(command, data, workdir, tmp_path)
     assert "its data fingerprint is" in error and "expected the data that the run began" in error
     error = command(EVALUATE, f"--workdir={workdir}", f"--data_dir={changed}").error()
     assert "its data fingerprint is" in error
-    error = command(EVALUATE, f"--workdir={workdir}", f"--data_dir={tmp_path}").error()
+    (tmp_path / "empty").mkdir()
+    error = command(EVALUATE, f"--workdir={workdir}", f"--data_dir={tmp_path / 'empty'}").error()
     assert f"found no {SEQUENCES}" in error
 
 

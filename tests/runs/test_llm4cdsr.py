@@ -130,7 +130,8 @@ def test_the_protocol_chooses_what_is_watched():
     assert set(official.train_arrays()["val"]) & {"official", "candidates"} == {"official"}
     assert set(corrected.train_arrays()["val"]) & {"official", "candidates"} == {"candidates"}
     assert not corrected.engine.settings.backbone.quirks.q1_no_causal_mask
-    assert not corrected.data.task.q6_two_negatives and official.data.task.q6_two_negatives
+    assert not corrected.data.task.quirks.q6_two_negatives
+    assert official.data.task.quirks.q6_two_negatives
     names = {"temperature", "alpha", "beta", "tau", "tau_reg"} & set(official.hparams())
     assert names == {"alpha", "beta", "tau", "tau_reg"}
 
