@@ -39,8 +39,9 @@ class Sheet:
         from rich.markup import escape  # a run's folder may be called [red]
         from rich.table import Table
 
-        looks = {"title_justify": "left", "title_style": "bold", "header_style": "bold"}
-        table = Table(title=escape(self.title) or None, box=None, pad_edge=False, **looks)
+        if self.title:  # not rich's, which is wrapped to the width of the table
+            console.print(self.title, style="bold", markup=False, soft_wrap=True)
+        table = Table(box=None, pad_edge=False, header_style="bold")
         for i, name in enumerate(self.header):
             table.add_column(name, justify="left" if i < self.words else "right")
         for row in self.rows:
