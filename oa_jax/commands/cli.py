@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import codecs
 import contextlib
+import logging as stdlib_logging
 import os
 import re
 import sys
@@ -148,6 +149,28 @@ def check_overrides(config: ConfigDict, argv: list[str]) -> None:
             presets.check_field(config, match[1])
 
 
+def leave_abandoned_reads_unsaid() -> None:
+    """Say nothing of what a failed restore leaves behind, as long as this process lives.
+
+    The storage library's reads end in threads of its own, also after the restore has been given
+    up, and find their event loop closed; Python tells of each in one of several ways. A command
+    has its process for itself, so it may turn these ways off; a library may not.
+    """
+    report = sys.unraisablehook
+    told = ("Event loop is closed", "coroutine ignored GeneratorExit")
+    left = ("exception was never retrieved", "Task was destroyed but it is pending!")
+
+    def hook(unraisable):
+        if str(unraisable.exc_value) not in told:
+            report(unraisable)
+
+    sys.unraisablehook = hook
+    stdlib_logging.getLogger("asyncio").addFilter(
+        lambda record: not record.getMessage().partition("\n")[0].endswith(left)
+    )
+    warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
+
+
 def run(main, positional: str | None = None, resumes: bool = False) -> None:
     """Run `main(arguments)`, turning a user's mistake into one line and exit status 2.
 
@@ -160,6 +183,7 @@ def run(main, positional: str | None = None, resumes: bool = False) -> None:
     logging.set_verbosity(logging.FATAL)  # Orbax logs as an error, by the page, what it raises too
     warnings.filterwarnings("ignore", "Error (reading|writing) persistent compilation cache")
     write_any_sign()
+    leave_abandoned_reads_unsaid()
 
     def guarded(argv):
         with one_line_errors(resumes):

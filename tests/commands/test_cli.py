@@ -3,6 +3,7 @@
 import io
 import os
 import pathlib
+import subprocess
 import sys
 
 import jax
@@ -125,3 +126,30 @@ def test_a_cache_is_made_where_it_can_be(switches, monkeypatch, tmp_path):
     monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", "gs://bucket/xla")
     compilation.use_compilation_cache(said.append)
     assert said == [] and jax.config.jax_compilation_cache_dir == "gs://bucket/xla"
+
+
+ABANDONED = """
+import asyncio, logging, sys, warnings
+from oa_jax.commands import cli
+if sys.argv[1] == "quiet":
+    cli.leave_abandoned_reads_unsaid()
+class Left:
+    def __del__(self):
+        raise RuntimeError("Event loop is closed")
+del (left := [Left()])[0]
+logging.getLogger("asyncio").error("Future exception was never retrieved\\nfuture: x")
+async def read(): pass
+read()
+class Other:
+    def __del__(self):
+        raise RuntimeError("something else")
+del (other := [Other()])[0]
+"""
+
+
+@pytest.mark.parametrize("how", ["quiet", "told"])
+def test_what_a_failed_restore_leaves_behind_is_unsaid_in_a_command(how):
+    done = subprocess.run([sys.executable, "-c", ABANDONED, how], capture_output=True, text=True)
+    said = ("Event loop is closed", "never retrieved", "never awaited")
+    assert [words in done.stderr for words in said] == [how == "told"] * 3
+    assert "something else" in done.stderr
