@@ -11,6 +11,7 @@ import sys
 
 import numpy as np
 import pytest
+import toy
 
 from analysis.page import Section, page
 from analysis.runs import read_run
@@ -18,8 +19,8 @@ from oa_jax.ranking.metrics import metrics_by_domain
 from oa_jax.runs.run import run as train
 from oa_jax.runs.workdir import Workdir
 from oa_jax.sheets import Sheet
-from tests.analysis._made_runs import SIZES, contents
-from tests.analysis._plain import config_file, plain_run
+from tests.analysis._made_runs import contents
+from tests.analysis._plain import plain_run
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 SERVER = ROOT / "tests" / "commands" / "_server.py"
@@ -88,12 +89,10 @@ def command(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """An early GCA, really trained (two seeds, two epochs, 60 users), and a baseline beside it
+    """An early GCA, really trained (two seeds, three epochs, 60 users), and a baseline beside it
     whose ranks are those of the trained run, handed on from user to user."""
     folder = tmp_path_factory.mktemp("trained")
-    config = config_file().get_config("pair=synthetic,gca=early")
-    small = {"seeds": 2, "train.max_epochs": 2, "train.warmup_epochs": 0}
-    config.update_from_flattened_dict(SIZES | small)
+    config = toy.abxi_config("pair=synthetic,gca=early", seeds=2)  # whose programs others share
     train(config, folder / "early", lambda line: None)
     baseline_beside(folder / "early", folder / "none")
     return folder

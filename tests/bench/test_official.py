@@ -22,8 +22,6 @@ from oa_jax.errors import UserError
 from oa_jax.events.log import make_log
 from oa_jax.events.world import World, generate
 
-pytestmark = pytest.mark.usefixtures("quick_compile")
-
 # What the interpreter with PyTorch is asked to do, without it: argv is as the worker's.
 STAND_IN = """#!{python}
 import json, sys

@@ -15,7 +15,6 @@ from oa_jax.backbones import known
 from oa_jax.commands import report, rules
 from oa_jax.evaluation import SPLITS
 
-pytestmark = pytest.mark.usefixtures("quick_compile")
 TINY = {
     "data.world.n_users": 40,
     "data.world.single": (9, 8),

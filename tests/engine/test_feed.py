@@ -14,7 +14,6 @@ from oa_jax.engine.feed import Feed, places
 from oa_jax.errors import UserError
 from oa_jax.events import split as splits
 
-pytestmark = pytest.mark.usefixtures("quick_compile")
 SEEDS = (0, 7)
 CORRECTED = Quirks.of("corrected")
 # Batches that end in the middle of the rows, and one that is larger than all of them. global_time

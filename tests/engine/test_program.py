@@ -10,14 +10,20 @@ from oa_jax.backbones import known
 from oa_jax.engine import program as engine_lib
 from oa_jax.engine.program import take_seeds
 
+pytestmark = pytest.mark.slow
+
 CAPACITY = (128, 128)
 
 
 @pytest.fixture(scope="module")
-def by_axis():
+def by_axis(compiler_options):
     """An experiment of three seeds per seed axis, same in all else; compiled as users have it."""
-    axes = ("map", "vmap")
-    return {a: toy.toy_experiment(seed_axis=a, train__quick_compile=False) for a in axes}
+    experiments = {}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(engine_lib, "QUICK_OPTIONS", compiler_options(quick=False))
+        for axis in ("map", "vmap"):
+            experiments[axis] = toy.with_toy(known.resolve(toy.abxi_config(seed_axis=axis)))
+        yield experiments
 
 
 @pytest.fixture(scope="module")

@@ -52,11 +52,13 @@ OWN = {
     },
     "llm4cdsr": {
         "seeds": 2,
+        "model.blocks": 1,
         "model.length": 10,
         "data.global_width": 12,
     },
     "cdsrnp": {
         "seeds": 2,
+        "model.blocks": 1,
         "model.length": 6,
         "model.merged_length": 10,
         "model.decoder_widths": (8, 4),
@@ -162,10 +164,12 @@ class Toy:
         at_P = jnp.concatenate([batch["at_A"], batch["at_B"]])
         packing = Packing(at_P, batch["gt"].shape)
         h_PxD = self._hidden(params, packing.pack(batch["seq_x"]))
-        # A mask over the grid, so that the draw does not depend on the slots.
-        grid_BxLxD = jax.random.uniform(key, (*packing.shape, self.width))
-        keep_PxD = packing.pack(grid_BxLxD >= hparams["dropout"])
-        h_PxD = jnp.where(keep_PxD, h_PxD, 0.0) / (1 - hparams["dropout"]) / hparams["temperature"]
+        if key is not None:
+            # A mask over the grid, so that the draw does not depend on the slots.
+            grid_BxLxD = jax.random.uniform(key, (*packing.shape, self.width))
+            keep_PxD = packing.pack(grid_BxLxD >= hparams["dropout"])
+            h_PxD = jnp.where(keep_PxD, h_PxD, 0.0) / (1 - hparams["dropout"])
+        h_PxD = h_PxD / hparams["temperature"]
         negatives_PxK = batch["negatives"] if "negatives" in batch else self._shared(batch, at_P)
         ids_PxK = jnp.concatenate([packing.pack(batch["gt"])[:, None], negatives_PxK], 1)
         scores_PxK = jnp.einsum("pd,pkd->pk", h_PxD, params["items"][ids_PxK])

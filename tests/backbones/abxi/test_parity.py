@@ -13,7 +13,8 @@ from oa_jax.backbones.parity import relative
 from oa_jax.commands import verify
 from oa_jax.errors import UserError
 
-pytestmark = pytest.mark.usefixtures("quick_compile")
+pytestmark = pytest.mark.slow
+
 GOLDEN = pathlib.Path(__file__).resolve().parents[2] / "golden" / "abxi_small.npz"
 
 

@@ -19,7 +19,8 @@ from tests.backbones.cdsrnp._batches import (
 )
 from tests.backbones.llm4cdsr._batches import histories
 
-pytestmark = pytest.mark.usefixtures("quick_compile")
+pytestmark = pytest.mark.slow
+
 PATTERNS = ("ABBAABABA", "BBABAB", "AABBA", "BAAB", "AAAA", "BBBBB")
 ITEMS, N_ITEMS = histories(PATTERNS)
 QUERY = np.array([True, True, True, False, True, True])
@@ -214,7 +215,8 @@ def test_number_of_parameters():
     process += z * 8 + 2 * (z * d + d) + 2 * (d * 8 + 8) + 2 * (d * 4 + 4)  # z, gamma, beta, FiLM
 
     def count(**config):
-        shapes = jax.eval_shape(backbone(N_ITEMS, **config).init, jax.random.key(0))
+        sizes = {"blocks": 2} | config
+        shapes = jax.eval_shape(backbone(N_ITEMS, **sizes).init, jax.random.key(0))
         return sum(a.size for a in jax.tree.leaves(shapes))
 
     assert count(neural_process=False) == encoder + tables + plain

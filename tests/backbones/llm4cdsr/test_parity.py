@@ -14,7 +14,8 @@ from oa_jax.backbones.parity import read, relative
 from oa_jax.commands import verify
 from oa_jax.errors import UserError
 
-pytestmark = pytest.mark.usefixtures("quick_compile")
+pytestmark = pytest.mark.slow
+
 GOLDEN = pathlib.Path(__file__).resolve().parents[2] / "golden" / "llm4cdsr_small.npz"
 EXPECTED = {
     "sequences (differing elements)": 13,
