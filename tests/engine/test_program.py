@@ -84,7 +84,13 @@ def test_vmap_is_map_to_rounding(trained):
         assert np.abs(value[0] - value[1]).max() > 0.05
 
 
-def test_vmap_is_map_in_double_precision(by_axis):
+@pytest.fixture
+def quick(by_axis, monkeypatch):
+    """Other engines than those of `by_axis` compile as all tests do."""
+    monkeypatch.setattr(engine_lib, "QUICK_OPTIONS", {})
+
+
+def test_vmap_is_map_in_double_precision(by_axis, quick):
     """Rounding is all that separates them: 30 steps in float64 agree to 1e-9."""
     ends = {}
     with jax.enable_x64(True):
@@ -130,7 +136,7 @@ def test_hparams_act_on_their_slot_without_another_program(
     assert not bitwise(*(take_seeds(s.params, 1) for s in (states, trained[axis][0])))
 
 
-def test_another_capacity_or_number_of_seeds_is_another_program(arrays):
+def test_another_capacity_or_number_of_seeds_is_another_program(arrays, quick):
     """Twin of the count: it does grow."""
     experiment = toy.with_toy(known.resolve(toy.abxi_config(seeds=2)))
     engine, counts = experiment.engine, []

@@ -21,14 +21,8 @@ from tests.backbones.abxi._batches import OFFICIAL, forward, on_grid
 
 pytestmark = pytest.mark.slow
 
-FILE = pathlib.Path(__file__).parents[2] / "golden" / "abxi_small.npz"
+GOLDEN = pathlib.Path(__file__).parents[2] / "golden" / "abxi_small.npz"
 HPARAMS = {"temperature": 0.75, "dropout": 0.0, "ortho_weight": 0.0}
-
-
-@pytest.fixture(scope="module")
-def golden():
-    with np.load(FILE) as arrays:
-        return dict(arrays)
 
 
 @pytest.fixture(scope="module")

@@ -30,24 +30,6 @@ EXPECTED = {
 }
 
 
-@pytest.fixture(scope="module")
-def golden():
-    with np.load(GOLDEN) as archive:
-        return dict(archive)
-
-
-@pytest.fixture
-def save(golden, tmp_path):
-    """Function (drop, changed) -> path of the golden fixture with arrays changed."""
-
-    def write(drop="", changed=()):
-        path = tmp_path / "fixture.npz"
-        np.savez(path, **{k: v for k, v in (golden | dict(changed)).items() if k != drop})
-        return str(path)
-
-    return write
-
-
 def test_the_golden_fixture_passes():
     errors = verify.verify(str(GOLDEN))
     assert {name: count for name, (count, _) in errors.items()} == EXPECTED
