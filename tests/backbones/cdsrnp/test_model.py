@@ -112,7 +112,7 @@ def scores_of(model, params, rows, candidates):
         {"neural_process": False},
         {"interest": "attention", "latents": "shared", "np_state": "last", "d_latent": 3},
         {"interest": "none", "score_state": "mean", "eval_latent": "draw"}
-        | {"pair_negative": False, "film_from_one": False},
+        | {"pair_negative": False, "film_from_one": False, "decoder_widths": (32, 32)},
     ],
     ids=str,
 )
