@@ -72,7 +72,7 @@ class Checkpoints:
             self._manager.save(
                 epoch,
                 args=ocp.args.Composite(
-                    state=ocp.args.PyTreeSave(states.replace(best_params=())),
+                    state=ocp.args.PyTreeSave(states.replace(best_params=(), hparams=())),
                     best=ocp.args.PyTreeSave(states.best_params),
                     seconds=ocp.args.JsonSave(seconds),
                 ),
@@ -110,7 +110,8 @@ class Checkpoints:
             return None
 
     def restore_newest(self, abstract: State) -> tuple[int, State, dict[str, float]] | None:
-        """(epoch, states, seconds) of the newest readable step, None if there is none.
+        """(epoch, states, seconds) of the newest readable step, None if there is none. The states
+        have no `hparams`.
 
         abstract: shapes and types of the states and where they shall lie, which may be elsewhere
         than where they lay when they were saved. Raises UserError when no step is readable.
@@ -122,7 +123,7 @@ class Checkpoints:
             if wrong[epoch]:
                 continue
             args = ocp.args.Composite(
-                state=_to_devices(abstract.replace(best_params=())),
+                state=_to_devices(abstract.replace(best_params=(), hparams=())),
                 best=_to_devices(abstract.best_params),
                 seconds=ocp.args.JsonRestore(),
             )
@@ -256,4 +257,5 @@ def _to_devices(item):
         return ocp.checkpoint_utils.construct_restore_args(leaf, strict=not is_table(path))
 
     args = jax.tree_util.tree_map_with_path(restore_args, item)
-    return ocp.args.PyTreeRestore(item, restore_args=args)
+    # In part, as older versions stored the `hparams` too.
+    return ocp.args.PyTreeRestore(item, restore_args=args, partial_restore=True)
