@@ -103,15 +103,25 @@ class Checkpoints:
     def n_seeds(self) -> int | None:
         """How many seeds the newest step holds, None if it cannot be told."""
         try:
-            newest = self._directory / str(max(self._manager.all_steps()))
-            with ocp.PyTreeCheckpointer() as reader:
-                return reader.metadata(newest / "state").item_metadata["seed"].shape[0]
+            return self._saved(max(self._manager.all_steps()))["seed"].shape[0]
         except (*UNREADABLE, TypeError, AttributeError):  # ValueError also: there is no step
             return None
 
+    def _saved(self, epoch):
+        """What is known of the leaves of a step's `state`."""
+        with ocp.PyTreeCheckpointer() as reader:
+            return reader.metadata(self._directory / str(epoch) / "state").item_metadata
+
+    def _is_slim(self, epoch) -> bool:
+        """Whether a step holds the end of a run of which the best parameters alone were kept."""
+        try:
+            return "params" not in self._saved(epoch)
+        except (*UNREADABLE, TypeError):
+            return False
+
     def restore_newest(self, abstract: State) -> tuple[int, State, dict[str, float]] | None:
         """(epoch, states, seconds) of the newest readable step, None if there is none. The states
-        have no `hparams`.
+        have no `hparams`, and neither `params` nor `moments` of a run that kept its best ones only.
 
         abstract: shapes and types of the states and where they shall lie, which may be elsewhere
         than where they lay when they were saved. Raises UserError when no step is readable.
@@ -122,8 +132,11 @@ class Checkpoints:
             wrong[epoch] = processes.first_does(wrong_file)(self._directory / str(epoch))
             if wrong[epoch]:
                 continue
+            state = abstract.replace(best_params=(), hparams=())
+            if self._is_slim(epoch):
+                state = state.replace(params=(), moments=())
             args = ocp.args.Composite(
-                state=_to_devices(abstract.replace(best_params=(), hparams=())),
+                state=_to_devices(state),
                 best=_to_devices(abstract.best_params),
                 seconds=ocp.args.JsonRestore(),
             )

@@ -19,6 +19,7 @@ import numpy as np
 from oa_jax import processes
 from oa_jax.engine import program as engine_lib
 from oa_jax.engine.state import State
+from oa_jax.errors import UserError
 from oa_jax.experiment import Experiment
 from oa_jax.runs.checkpoint import Checkpoints
 from oa_jax.runs.metrics_file import Rows
@@ -64,6 +65,7 @@ class Training:
         self.done = np.zeros(len(experiment.seeds), bool)
         self.epochs = np.zeros(len(experiment.seeds), int)
         self.step = 0  # names the checkpoints: the epochs of the program that this run was in
+        self.keeps = "last"  # of the ended run: all that it takes to go on, the "best" or "none"
         self._save_seconds, self._saved = save_seconds, time.monotonic()
 
     def __enter__(self) -> Training:
@@ -91,6 +93,11 @@ class Training:
         states = states.replace(hparams=self.values_of(saved))
         # The configuration may allow more epochs than it did.
         states = states.replace(done=engine.settings.schedule.is_over(states))
+        if states.params == () and not processes.fetch(states.done).all():
+            raise UserError(
+                f"{self.workdir.path}: only its best parameters were kept: expected a checkpoint "
+                "to go on from"
+            )
         self.clock.add(seconds)
         self.outside = {i: engine_lib.take_seeds(states, [i]) for i in saved}
         self.done[saved], self.epochs[saved] = processes.fetch((states.done, states.epoch))
@@ -113,6 +120,8 @@ class Training:
 
     def save(self, inside: dict[int, State]) -> None:
         states = self.states(inside)
+        if self.done.all() and self.keeps == "best":
+            states = states.replace(params=(), moments=())
         self.clock.timed("save", self.checkpoints.save, self.step, states, self.clock.seconds)
         self._saved = time.monotonic()
 
@@ -120,7 +129,9 @@ class Training:
         """Whether the epoch that has ended is one to save."""
         far = time.monotonic() - self._saved >= self._save_seconds
         every = self.experiment.config.train.checkpoint_every
-        return bool(self.done.all()) or (far and self.step % every == 0)
+        if self.done.all():
+            return self.keeps != "none"
+        return far and self.step % every == 0
 
 
 Seat = tuple[Training, int]  # a run, and the place of one of its seeds
