@@ -109,12 +109,13 @@ def sweep(
     Raises UserError when the folder holds another study. Runs that fail are said and left out.
     """
     from oa_jax.runs import study as study_lib
-    from oa_jax.runs.sweep import Sweep
+    from oa_jax.runs.search import sweep_of
 
     is_file = isinstance(study, str)
     runs = study_lib.load(study) if is_file else study_lib.checked(study, "study")
-    Sweep(runs, pathlib.Path(out), say, slots, keep).run()
-    found = {name: Run(pathlib.Path(out) / name) for name in runs}
+    sweep = sweep_of(runs, pathlib.Path(out), say, slots, keep)
+    sweep.run()
+    found = {name: Run(pathlib.Path(out) / name) for name in sweep.runs}
     return {name: run for name, run in found.items() if run.is_finished}
 
 
