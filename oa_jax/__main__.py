@@ -9,6 +9,8 @@ COMMANDS = {
     "quickstart": "two runs on the embedded synthetic pair: a baseline and GCA_early",
     "train": "train a configuration in a workdir, or go on with it",
     "evaluate": "ranks and metrics of a run again, from its checkpoint",
+    "recommend": "the best items of every user, or of new histories",
+    "export": "a folder that others can load, score with and fine-tune from",
     "report": "tables of finished runs",
     "rules": "rank by rules that learn nothing, with a model's candidates",
     "inspect": "parameters of a configuration and the memory its training takes",

@@ -84,5 +84,6 @@ def ranks_of_all(items: AllItems, tie_weight: float) -> tuple[jax.Array, jax.Arr
 def best_on_average(ranks_SxBxI: jax.Array, k: int) -> tuple[jax.Array, jax.Array]:
     """(items (B, k), mean ranks (B, k)): the items of the least mean rank over seeds, the smaller
     id first among equal ones; 0 and inf where there are no more."""
-    mean, items = jax.lax.top_k(-ranks_SxBxI.mean(0), k)
-    return jnp.where(jnp.isfinite(mean), items, 0), -mean
+    # Of sums, which are exact: equal means must compare equal.
+    less, items = jax.lax.top_k(-ranks_SxBxI.sum(0), k)
+    return jnp.where(jnp.isfinite(less), items, 0), -less / len(ranks_SxBxI)

@@ -13,6 +13,7 @@ from oa_jax import processes
 from oa_jax.engine import program as engine_lib
 from oa_jax.engine.state import State
 from oa_jax.experiment import Experiment
+from oa_jax.runs import initial
 from oa_jax.runs.checkpoint import Checkpoints
 from oa_jax.runs.metrics_file import Rows
 from oa_jax.runs.workdir import Workdir
@@ -84,7 +85,8 @@ def _begin(experiment, workdir, checkpoints, clock, say) -> tuple[State, int, np
     found = checkpoints.restore_newest(engine.abstract(seeds[:n_saved], some))
     if not found:
         workdir.keep_rows({})
-        return clock.timed("train", engine.create, seeds, hparams), 0, slots
+        states = clock.timed("train", engine.create, seeds, hparams)
+        return initial.begin(experiment, workdir, states, say), 0, slots
     step, states, clock.seconds = found
     epochs = processes.fetch(states.epoch)
     workdir.keep_rows(dict(zip(seeds.tolist(), epochs.tolist(), strict=False)))
@@ -94,6 +96,7 @@ def _begin(experiment, workdir, checkpoints, clock, say) -> tuple[State, int, np
     if n_saved < len(seeds):
         more = jax.tree.map(lambda a: a[n_saved:], hparams)
         fresh = clock.timed("train", engine.create, seeds[n_saved:], more)
+        fresh = initial.begin(experiment, workdir, fresh, say)
         states = engine_lib.join_seeds([states, fresh], slots)
     return states, step, slots[n_saved:]
 

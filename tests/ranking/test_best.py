@@ -79,9 +79,7 @@ def test_the_rank_of_every_item_is_its_rank_as_a_target(case, tie_weight):
     ranks, _ = ranks_of_all(items_of(case, 4), tie_weight)
     for item in range(1, sum(N_ITEMS) + 1):
         counts = [item in sorted_items(*row) for row in zip(*case, strict=True)]
-        found = among_all(
-            lambda ids: scores[:, ids], jnp.full(ROWS, item), seen, N_ITEMS, 4
-        )
+        found = among_all(lambda ids: scores[:, ids], jnp.full(ROWS, item), seen, N_ITEMS, 4)
         expected = np.where(counts, found.rank + tie_weight * found.ties, np.inf)
         np.testing.assert_array_equal(ranks[:, item], expected)
 
