@@ -12,6 +12,7 @@ from absl import flags
 
 from oa_jax import files
 from oa_jax.commands import cli, report
+from oa_jax.configuration import MESH_EXPECTED
 from oa_jax.engine.compilation import use_compilation_cache
 from oa_jax.errors import UserError
 from oa_jax.serving import histories as asked
@@ -28,6 +29,7 @@ flags.DEFINE_bool("ensemble", False, "Order by the mean of all seeds' ranks.")
 flags.DEFINE_bool("keep_seen", False, "Items of the history may come again.")
 flags.DEFINE_bool("explain", False, "Also what GCA looked at, and the share of X' in each score.")
 flags.DEFINE_string("out", None, f"A file that ends in {', '.join(lists.FORMS)}.")
+flags.DEFINE_string("mesh", "", f"The devices of here: {MESH_EXPECTED}.")
 cli.define_data_dir()
 
 
@@ -40,7 +42,8 @@ def main(_):
     if values.histories and values.users != "all":
         raise UserError("--users, --histories: expected one of them")
     use_compilation_cache(cli.say)
-    model = StoredModel(path, values.seed, values.ensemble, None, values.data_dir, cli.say)
+    whose = values.seed, values.ensemble, None, values.data_dir
+    model = StoredModel(path, *whose, cli.say, values.mesh)
     users = None if values.users == "all" else _users(values.users)
     if values.histories:
         histories = asked.of_events(values.histories, model.names)

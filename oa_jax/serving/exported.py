@@ -113,8 +113,8 @@ def scorer(model: StoredModel, params, index) -> tuple[dict, dict, bytes]:
         return here.score(of["index"], encoded, items_K)
 
     extra = {name: leaf for name, leaf in extra.items() if name not in same}
-    exported = _exported(score, own | extra)
-    read = _read_by(exported, own | extra)
+    # Of free sizes a program keeps every argument; of these only those that it reads.
+    read = _read_by(_exported(score, own | extra, sizes=(1, 1, 1)), own | extra)
     extra = {name: leaf for name, leaf in extra.items() if name in read}
     try:
         return own, extra, _exported(score, own | extra).serialize()
@@ -122,8 +122,8 @@ def scorer(model: StoredModel, params, index) -> tuple[dict, dict, bytes]:
         raise UserError(f"{error}: expected {NEEDS}") from None
 
 
-def _exported(score, tensors):
-    b, h, n = jax.export.symbolic_shape("b, h, n")
+def _exported(score, tensors, sizes=None):
+    b, h, n = sizes or jax.export.symbolic_shape("b, h, n")
     like = {name: jax.ShapeDtypeStruct(a.shape, a.dtype) for name, a in tensors.items()}
     numbers = [jax.ShapeDtypeStruct(shape, jnp.int32) for shape in ((b, h), (b,), (n,))]
     return jax.export.export(jax.jit(score), platforms=PLATFORMS)(like, *numbers)

@@ -29,7 +29,8 @@ class StoredModel:
     the mean of all their ranks instead.
 
     log: the run's events, where they have no name of their own; data_dir: where they lie now.
-    Raises UserError when there is no such run or seed.
+    mesh: the devices of here, as of `--config.mesh`. Raises UserError when there is no such run
+    or seed.
     """
 
     def __init__(
@@ -40,10 +41,11 @@ class StoredModel:
         log: InteractionLog | None = None,
         data_dir: str | None = None,
         say: Callable[[str], None] = lambda line: None,
+        mesh: str = "",
     ):
         if ensemble and seed is not None:
             raise UserError("--seed, --ensemble: expected one of them")
-        self.experiment = of = experiment_of(path, log, data_dir, no_candidates)
+        self.experiment = of = experiment_of(path, log, data_dir, no_candidates, mesh)
         params, counters = newest_parameters(path, of, say=say)
         slots = _slots(of.seeds, counters["diverged_step"], seed)
         slots = slots if ensemble else slots[:1]
