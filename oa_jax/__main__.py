@@ -8,6 +8,7 @@ import sys
 COMMANDS = {
     "quickstart": "two runs on the embedded synthetic pair: a baseline and GCA_early",
     "train": "train a configuration in a workdir, or go on with it",
+    "sweep": "hundreds of runs of a study as a stream through compiled programs",
     "evaluate": "ranks and metrics of a run again, from its checkpoint",
     "recommend": "the best items of every user, or of new histories",
     "export": "a folder that others can load, score with and fine-tune from",

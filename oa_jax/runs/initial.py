@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from oa_jax import files, processes
@@ -96,23 +97,24 @@ def read_export(folder: pathlib.Path) -> tuple[dict, dict[str, np.ndarray], Name
 
 
 def begin(
-    experiment: Experiment, workdir: Workdir, states: State, say: Callable[[str], None]
-) -> State:
-    """Fresh states with what `train.init_from` has for them; without the field as they are.
+    experiment: Experiment, places: Sequence[int], states: State
+) -> tuple[State, dict[str, Any]]:
+    """Fresh states with what `train.init_from` has for them -> (states, what was taken). Without
+    the field they stay as they are, and nothing is.
+
+    places: of the states' seeds in their run.
 
     Parameters of the same name and shape are taken whole, tables of items row by row: those of
     items with the same domain and raw id, all of them on the same data. The rest stays fresh.
-    Seed i begins from the source's seed i, in turn where it has fewer. What was taken is said, and
-    kept in init_from.json.
+    Seed i begins from the source's seed i, in turn where it has fewer.
     """
     path = experiment.config.train.init_from
     if not path:
-        return states
+        return states, {}
     source, log = read(path), experiment.data.log
     own = names_lib.of(experiment.config, log)
     same = source.fingerprint == log.fingerprint()
     match = np.arange(1 + sum(log.n_items)) if same else matched(source.names, own)
-    seeds = processes.fetch(states.seed) - experiment.config.first_seed
     told: dict[str, Any] = {"from": str(path), "rows": {}, "whole": [], "fresh": {}}
     known = [np.sum(of > 0) for of in np.split(match[1:], log.n_items[:1])]
     told["items"] = {d: [int(k), n] for d, k, n in zip(DOMAINS, known, log.n_items, strict=True)}
@@ -123,7 +125,7 @@ def begin(
             told["fresh"][name] = "not there"
             return fresh
         there = source.params[name]
-        there = there[seeds % len(there)]
+        there = there[np.asarray(places) % len(there)]
         if is_table(path):
             rows, theirs = _rows_of(name, match, log.n_items, source.names.n_items)
             if there.shape[2:] != fresh.shape[2:]:
@@ -140,12 +142,17 @@ def begin(
         return there
 
     taken = jax.tree_util.tree_map_with_path(one, processes.fetch(states.params))
-    for line in lines(told):
+    params = place(taken, jax.tree.map(lambda a: a.sharding, states.params))
+    best = jax.tree.map(jnp.copy, params)  # the buffers of the others are given up
+    return states.replace(params=params, best_params=best), told
+
+
+def keep(told: dict[str, Any], workdir: Workdir, say: Callable[[str], None]) -> None:
+    """Say what was taken, and keep it in init_from.json."""
+    for line in lines(told) if told else ():
         say(line)
-    workdir.write_json(KEPT, told)
-    shardings = jax.tree.map(lambda a: a.sharding, states.params)
-    # Twice: the two are given up separately.
-    return states.replace(params=place(taken, shardings), best_params=place(taken, shardings))
+    if told:
+        workdir.write_json(KEPT, told)
 
 
 def matched(theirs: Names, own: Names) -> np.ndarray:

@@ -29,7 +29,8 @@ def begun(path, source, backbone="abxi", gca="0-1", **changes):
     experiment, said = toy.small_experiment(backbone, f"pair=synthetic,gca={gca}", **changes), []
     states = experiment.engine.create(experiment.seeds, experiment.hparams())
     with Workdir(path) as workdir:
-        after = initial.begin(experiment, workdir, states, said.append)
+        after, told = initial.begin(experiment, range(len(experiment.seeds)), states)
+        initial.keep(told, workdir, said.append)
     for one in (after.params, after.best_params):
         jax.tree.map(np.testing.assert_array_equal, one, after.params)
     flat = [initial.flat(jax.device_get(one)) for one in (after.params, states.params)]
