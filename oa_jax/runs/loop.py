@@ -21,6 +21,7 @@ from oa_jax.engine import program as engine_lib
 from oa_jax.engine.state import State
 from oa_jax.errors import UserError
 from oa_jax.experiment import Experiment
+from oa_jax.runs import initial
 from oa_jax.runs.checkpoint import Checkpoints
 from oa_jax.runs.metrics_file import Rows
 from oa_jax.runs.workdir import Workdir
@@ -325,11 +326,14 @@ class Slots:
         hparams = jax.tree.map(lambda *parts: np.concatenate(parts), *values)
         seeds = np.array([run.experiment.seeds[place] for run, place in seats])
         states = clock.timed("train", self.engine.create, seeds, hparams)
+        places = [place for _, place in seats]
+        states, told = initial.begin(seats[0][0].experiment, places, states)
         report = clock.timed("evaluate", self.engine.assess, states, self.arrays)
         names = ("epoch", "best_epoch", "diverged_step")
         report = processes.fetch(report | {name: getattr(states, name) for name in names})
         for run, of in itertools.groupby(enumerate(seats), key=lambda pair: pair[1][0]):
             of = list(of)
+            initial.keep(told, run.workdir, run.say)
             run.clock.add(clock.seconds, len(of) / len(seats))
             run.rows.add([place for _, (_, place) in of], report, [i for i, _ in of])
         return states
