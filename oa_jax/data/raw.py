@@ -83,7 +83,7 @@ def cdsrnp(
     return dataclasses.replace(built, role=role)
 
 
-def check_columns(events: pl.DataFrame, what: str) -> None:
+def check_columns(events: pl.DataFrame, what: str, expected: str = "user,item,rating,time") -> None:
     """Raise UserError if no user occurs in both domains, saying what the ids look like."""
     if len(filters.in_both(events, "user")):
         return
@@ -94,7 +94,7 @@ def check_columns(events: pl.DataFrame, what: str) -> None:
         message += "item,user,rating,time, the order of 2018"
     first = events.group_by("domain", maintain_order=True).first()["user"].to_list()
     shown = " and ".join(map(repr, first))
-    raise UserError(f"{message}: the first users are {shown}: expected user,item,rating,time")
+    raise UserError(f"{message}: the first users are {shown}: expected {expected}")
 
 
 def numbered(
@@ -119,7 +119,11 @@ def numbered(
             raise UserError(f"{what}: no events of domain {domain} are left by the filters")
     ids = filters.joined(*(pl.DataFrame({"item": names}) for names in raw))
     events = (
-        events.join(pl.DataFrame({"user": users}).with_row_index("user_id"), on="user")
+        events.join(
+            pl.DataFrame({"user": users}).with_row_index("user_id"),
+            on="user",
+            maintain_order="left",
+        )
         .join(ids.with_row_index("item_id", 1), on=["item", "domain"], maintain_order="left")
         .sort("user_id", "time", maintain_order=True)
     )

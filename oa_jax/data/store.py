@@ -35,6 +35,7 @@ LOG, ITEMS, METADATA = "log.npz", "items.jsonl.gz", "metadata.json"
 COLUMNS = ("user", "item", "time", "role")
 LEAVE_ONE_OUT = "leave_one_out"
 SECONDS, ORDER, DATES = "unix seconds", "order", "yyyymmdd"
+MILLISECONDS, MICROSECONDS, NUMBERS = "unix milliseconds", "unix microseconds", "numbers"
 # Fields of metadata.json that readers rely on, each with a value of its kind.
 FIELDS = {
     **dict.fromkeys(("name", "protocol", "source", "split", "times"), "text"),
@@ -50,7 +51,7 @@ AGAIN = "remove the folder and prepare the set again"
 class Built:
     """What a source gives: columns of an InteractionLog with roles, raw ids, and facts about them.
 
-    times: SECONDS, DATES, or ORDER where `time` is the place in the sequence, as the source has
+    times: SECONDS, DATES, …, or ORDER where `time` is the place in the sequence, as the source has
     none. split: what the roles follow. notes: further metadata.
     """
 
