@@ -107,6 +107,7 @@ def build(config: Config, log: InteractionLog | None = None) -> Experiment:
     """The experiment of a configuration. log: events to use instead of `config.data`'s.
     Raises UserError when the data are missing or do not fit the configuration."""
     data = load(config, log)
+    config = config.replace(data={"split": splits.rule_of(data.log, config.data.split)})
     evaluation = evaluate(config, data)
     return Experiment(config, data, evaluation, engine(config, data, evaluation))
 

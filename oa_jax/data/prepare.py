@@ -156,7 +156,8 @@ def _write(name, built, facts, staging, reading) -> pathlib.Path:
     log, role = store.with_roles(columns, built.n_items, name)
     with contextlib.redirect_stdout(io.StringIO()):  # its notes name the temporary folder
         tfds.disable_progress_bar()
-        OaPairs(built=built, config=_config(facts), data_dir=str(staging)).download_and_prepare()
+        config = name if name in catalogue.SETS else _config(facts)
+        OaPairs(built=built, config=config, data_dir=str(staging)).download_and_prepare()
     folder = store.folder(staging, name)
     store.write_columns(folder, log, role, built.raw_users)
     facts = facts | {f: getattr(built, f) for f in ("n_items", "times", "split", "notes")}
@@ -210,7 +211,7 @@ def build(
     if source is None:
         raise UserError(f"{name}: {catalogue.what_is_missing(catalogue.SETS[name], raw_dir)}")
     module, function = source.build.split(".")
-    options = {"duplicates": duplicates} if module == "raw" else {}
+    options = {"duplicates": duplicates} if module in ("raw", "movielens") else {}
     if not options and duplicates != "keep":
         # Copies would have to go before the filters, which the authors have applied.
         raise UserError(

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import polars as pl
@@ -49,16 +49,26 @@ def llm4cdsr(
     return numbered(events, what, by_name=False, texts=texts, times=SECONDS)
 
 
-def douban(paths: Paths, reading: Reading, what: str, duplicates: str) -> Built:
-    """Cleaned reviews of books, movies and music; music is counted by the filter, then left out.
+def douban(
+    paths: Paths,
+    reading: Reading,
+    what: str,
+    duplicates: str,
+    kinds: Sequence[str] = ("book", "movie"),
+) -> Built:
+    """Cleaned reviews of books, movies and music; all three are counted by the filter, of which
+    two kinds are kept.
 
     Of an item's tags, each kept once, is its text.
     """
-    kinds = zip(paths, readers.DOUBAN_FIELDS, strict=True)
-    events = filters.joined(*(readers.douban(path, reading, kind) for path, kind in kinds))
+    names = list(readers.DOUBAN_FIELDS)
+    pair = {names.index(kind): domain for domain, kind in enumerate(kinds)}
+    events = [readers.douban(*one) for one in zip(paths, [reading] * 3, names, strict=True)]
+    events = filters.joined(*events)
     events = filters.douban(filters.without_copies(events, duplicates))
     n_users = events["user"].n_unique()
-    events = events.filter(pl.col("domain") < 2)
+    events = events.filter(pl.col("domain").is_in(list(pair)))
+    events = events.with_columns(pl.col("domain").replace_strict(pair, return_dtype=pl.Int8))
 
     def texts(domain, names):
         tags = events.filter(domain=domain).group_by("item")
