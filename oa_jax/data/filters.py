@@ -115,7 +115,7 @@ def keep_single(events: pl.DataFrame, share: float) -> pl.DataFrame:
 
 COMPARE = {">=": "ge", ">": "gt", "<=": "le", "<": "lt"}
 STEPS = {
-    r"(rating|time)(>=|>|<=|<)(.+)": "rating>=4 or time<2024-01-01",
+    r"(rating|time)(>=|>|<=|<)([^=].*)": "rating>=4 or time<2024-01-01",
     r"(core|core_once)=(\d{1,9})(?:,(\d{1,9}))?": "core=5,3: least events of a user, an item",
     r"(each|last)=(\d{1,9})": "each=5, last=50",
     r"(duplicates|repeats)=(first|last)": "duplicates=first, repeats=last",

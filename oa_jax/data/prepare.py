@@ -152,8 +152,7 @@ def _install(name, data_dir, reading, say, make, check) -> bool:
 
 def _write(name, built, facts, staging, reading) -> pathlib.Path:
     """All files of the set below `staging`; returns the folder of the version."""
-    columns = {column: getattr(built, column) for column in store.COLUMNS}
-    log, role = store.with_roles(columns, built.n_items, name)
+    log, role = store.with_roles(vars(built), built.n_items, name)
     with contextlib.redirect_stdout(io.StringIO()):  # its notes name the temporary folder
         tfds.disable_progress_bar()
         config = name if name in catalogue.SETS else _config(facts)

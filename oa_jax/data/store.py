@@ -129,10 +129,9 @@ def load(data_dir: Place, name: str) -> Prepared:
     columns = files.read_npz(path / LOG, f"the columns of a set: {AGAIN}")
     try:
         raw_users = json.loads(columns["raw_users"].tobytes())
-        columns = {name: columns[name] for name in COLUMNS}
+        log, role = with_roles(columns, tuple(metadata["n_items"]), name)
     except (KeyError, ValueError) as error:
         raise UserError(f"{path / LOG}: {type(error).__name__}: {error}: {AGAIN}") from None
-    log, role = with_roles(columns, tuple(metadata["n_items"]), name)
     found, expected = log.fingerprint(), metadata["fingerprint"]
     if found != expected:
         what = f"fingerprint {found}, expected {expected} of {METADATA}: the files were changed"
@@ -145,7 +144,7 @@ def with_roles(
 ) -> tuple[InteractionLog, np.ndarray]:
     """A log, and its roles. The log carries them only where leave-one-out gives others: a set that
     is split by leave-one-out has the fingerprint of its events alone."""
-    log = make_log(**columns, n_items=n_items, name=name)
+    log = make_log(**{c: columns[c] for c in COLUMNS}, n_items=n_items, name=name)
     role, bare = log.role, dataclasses.replace(log, role=None)
     if (np.diff(log.offsets) >= 3).all() and (roles_of(bare, leave_one_out(bare)) == role).all():
         log = bare

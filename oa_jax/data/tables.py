@@ -162,11 +162,12 @@ def _look_at_text(path, columns, delimiter):
 
 
 def _delimiter(lines):
-    """The one that parts all lines into equally many fields, as many as can be."""
+    """The one that parts most lines into as many fields as the first, more than one, and many."""
 
     def rank(candidate):
-        counts = {len(_fields(line, candidate)) for line in lines}
-        return len(counts) == 1, min(counts), -DELIMITERS.index(candidate)
+        first, *others = (len(_fields(line, candidate)) for line in lines)
+        alike = others.count(first) if first > 1 else -1
+        return alike, first, -DELIMITERS.index(candidate)
 
     return max(DELIMITERS, key=rank)
 
@@ -271,12 +272,14 @@ def _json_lines(table, wanted, reading, ids):
     # Values that are no plain text or number, numbers that two parsers might write in two ways.
     doubtful = rf'"(?:{names})"\s*:\s*(?:[^\s"0-9n-]|-?[0-9.]*[eE]|-?[0-9]{{19}})'
     if ids:
-        doubtful += rf'|"(?:{"|".join(map(re.escape, ids))})"\s*:\s*-?[0-9]+\.'
+        names = "|".join(map(re.escape, ids))
+        doubtful += rf'|"(?:{names})"\s*:\s*(?:-?[0-9]+\.|"[^"\\]*\\)'
     schema = dict.fromkeys(wanted, pl.String)
     for number, block in blocks(table.path, reading):
         lines, numbers = _numbered_lines(table, number, block, reading)
         fault, fields = [None] * len(lines), plain_json(block, schema, doubtful)
-        if fields is None or len(fields) != len(lines):
+        whole = fields is not None and len(fields) == len(lines)
+        if not whole or any(fields[name].null_count() for name in ids):
             found = [_texts(json_object(line, {*wanted}), wanted, ids) for line in lines]
             fault = [one if isinstance(one, str) else None for one in found]
             found = [[None] * len(wanted) if isinstance(one, str) else one for one in found]
@@ -308,8 +311,8 @@ def _texts(item, wanted, ids):
     out = []
     for name in wanted:
         value = item.get(name)
-        good = value is None or type(value) in (str, int) or (type(value) is float)
-        if not good or (name in ids and value is not None and id_of(value) is None and value):
+        kinds = (str, int, type(None), *(() if name in ids else (float,)))
+        if type(value) not in kinds or (value and type(value) is str and not id_of(value)):
             what = "a text or a whole number" if name in ids else "a text or a number"
             return f"{name}: found {shown(value)}, expected {what}"
         out.append(None if value is None else str(value))

@@ -110,7 +110,7 @@ class Unit:
         if self.word is None and units.null_count() < len(units):
             first = units.is_not_null().arg_max()
             self.word, self.line = units[first], lines[first]
-        return (units != self.word).fill_null(False)
+        return units.is_not_null() & (units != (self.word or ""))
 
 
 def _checked(source: Source, rows: Rows, unit: Unit):
