@@ -21,7 +21,7 @@ PAIRS = {
     "cloth_sport_amid": AMID,
     "mybank_loan_fund": AMID,
     "mybank_loan_account": AMID,
-    "llmcdsr_food_kitchen": {},
+    "llmcdsr_food_kitchen": {"data.split": "leave_one_out"},  # instead of its own
     "synthetic": {},
 }
 # For two cores: a quarter of the width, larger batches, streams of 10 and 20, which hold nine of

@@ -69,9 +69,9 @@ def main(words: list[str]) -> int:
         if not names:
             expected = "expected NAME of python -m oa_jax data list"
             raise UserError(f"{command}: no name given: {expected}")
-        own = [] if command == "prepare" else store.names(cli.data_dir())
         for name in names:
-            choice(f"{command} NAME", name, [*catalogue.SETS, *own])
+            if command == "prepare" or not store.is_prepared(cli.data_dir(), name):
+                choice(f"{command} NAME", name, catalogue.SETS)
         return max(COMMANDS[command](name) or 0 for name in names)
     except ModuleNotFoundError as error:
         expected = "expected the extra `data`: pip install -e '.[data]'"
