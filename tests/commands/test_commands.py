@@ -581,7 +581,7 @@ def spawn(environment, *argv, **options):
 
 
 def test_a_process_of_its_own_agrees(environment, command):
-    argv = (TRAIN, "--config=configs/abxi.py:pair=books", "--workdir=nowhere")
+    argv = (TRAIN, "--config=configs/abxi.py:size=books", "--workdir=nowhere")
     streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     process = spawn(environment, *argv, **streams)
     out, err = process.communicate()
