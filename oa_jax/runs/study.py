@@ -63,11 +63,7 @@ def checked(runs: Any, where: str) -> dict[str, Config]:
         raise UserError(f"{where}: get_study returned {kind}: expected {{name: configuration}}")
     out = {}
     for name, values in runs.items():
-        if (
-            not isinstance(name, str)
-            or not re.fullmatch(r"[\w.,=+-]{1,200}", name)
-            or name[0] in "."
-        ):
+        if not isinstance(name, str) or not re.fullmatch(r"[\w.,=+-]{1,200}", name) or name[0] in ".":
             raise UserError(
                 f"{where}: run {name!r}: expected a name of letters, digits and . , = + - _, "
                 "as it is a folder's"
