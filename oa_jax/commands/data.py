@@ -37,9 +37,12 @@ flags.DEFINE_enum(
     "prepare: which of exact copies of an event (same user, item and time) of raw files stay.",
 )
 flags.DEFINE_string("name", None, "import: name of the new set.")
-for _role in ("user", "item", "time", "rating", "domain", "title"):
-    _meaning = f"import: column of {_role}; by default one of the usual names, --{_role}= for none."
-    flags.DEFINE_string(_role, None, _meaning)
+flags.DEFINE_string("user", None, "import: column of users; by default one of the usual names.")
+flags.DEFINE_string("item", None, "import: column of items; the same.")
+flags.DEFINE_string("time", None, "import: column of times; the same, --time= for none.")
+flags.DEFINE_string("rating", None, "import: column of ratings; the same, if a filter asks.")
+flags.DEFINE_string("domain", None, "import: column of domains; the same, --domain= for none.")
+flags.DEFINE_string("title", None, "import: column of item names; the same, --title= for none.")
 flags.DEFINE_list("columns", [], "import: names of all columns, of text without a header.")
 flags.DEFINE_string("delimiter", None, "import: what parts the fields; by default told apart.")
 flags.DEFINE_list("domains", [], "import: A,B, where the files have more than two domains.")

@@ -92,6 +92,9 @@ def sources_of(given: Sequence[str | os.PathLike], options: Options) -> list[Sou
     if len({name is None for name, _ in named}) > 1:
         plain = next(path for name, path in named if name is None)
         raise UserError(f"{plain}: expected DOMAIN=FILE, as of the other files, or FILE for all")
+    paths = [path.resolve() for _, path in named]
+    if twice := [path for path in paths if paths.count(path) > 1]:
+        raise UserError(f"{twice[0]}: given twice, expected each file once")
     looked = [tables.look(path, options.columns, options.delimiter) for _, path in named]
     found = []
     for (name, _), table in zip(named, looked, strict=True):

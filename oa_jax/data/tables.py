@@ -248,7 +248,7 @@ def _quoted(table, wanted, feed, reading):
         fields = whole[:, 2:]
         fields.columns = wanted
         yield Rows(whole[:, 0], whole[:, 1], fields)
-    reading.count(table.path, number - 1 + reader.line_num - reading.lines.get(table.path.name, 0))
+    reading.count(table.path, reader.line_num)
 
 
 def _records(reader, number, n, places):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator
 
 import polars as pl
 
@@ -39,6 +40,7 @@ class LeftOut:
             self.reasons.setdefault(reason, [0, first])[0] += n_rows
 
     def latest(self) -> str:
+        """The first row of the reason that came up last."""
         return [*self.reasons.values()][-1][1]
 
     def filtered(self, reason: str, events: pl.DataFrame, mask: pl.Series) -> pl.DataFrame:
@@ -67,29 +69,17 @@ def read(
     """
     parts, titles, units = [], [pl.DataFrame(schema=TITLES)], []
     for number, source in enumerate(sources):
-        n_rows, n_good, unit = 0, 0, Unit(time_unit)
-        ids = [name for role, name in source.roles.items() if role in ("user", "item", "domain")]
-        wanted = list(source.roles.values())
-        for rows in tables.rows(source.table, wanted, reading, ids):
-            columns, faults = _checked(source, rows, unit)
-            good = _note_faults(source, rows, faults, left, bad_rows == "refuse")
-            row = rows.number.cast(pl.Int64) + number * ROW
-            frame = pl.DataFrame(columns | {"row": row}).filter(good)
-            n_rows, n_good = n_rows + len(good), n_good + len(frame)
+        unit = Unit(time_unit)
+        for frame in _frames(source, unit, bad_rows, reading, left):
+            frame = frame.with_columns(row=pl.col("line").cast(pl.Int64) + number * ROW)
             if source.domain is not None:
                 frame = frame.with_columns(domain=pl.lit(source.domain))
             if "title" in frame.columns:
                 titled = frame.filter(pl.col("title").is_not_null()).select(*TITLES)
                 titles.append(titled.unique(["domain", "item"], keep="first", maintain_order=True))
-                frame = frame.drop("title")
             if "time" not in frame.columns:
                 frame = frame.with_columns(time="row")
             parts.append(frame.cast(dict.fromkeys(("user", "item", "domain"), pl.Categorical)))
-        if not n_rows:
-            raise UserError(f"{source.table.path}: expected rows, found a header alone")
-        if 2 * n_good < n_rows:
-            said = f"{n_rows - n_good} of {n_rows} rows are wrong, the first: {left.latest()}"
-            raise UserError(f"{source.table.path}: {said}: expected more good rows than bad ones")
         if "time" in source.roles:
             units.append(unit.word)
     order = ["user", "item", "domain", "time", "row"]
@@ -97,6 +87,23 @@ def read(
     events = pl.concat([part.select(order) for part in parts])
     titles = pl.concat(titles).unique(["domain", "item"], keep="first", maintain_order=True)
     return events.sort("time", maintain_order=True), titles, units
+
+
+def _frames(source, unit, bad_rows, reading, left) -> Iterator[pl.DataFrame]:
+    """The good rows of a source: columns by role, and their lines."""
+    n_rows, n_good = 0, 0
+    ids = [name for role, name in source.roles.items() if role in ("user", "item", "domain")]
+    for rows in tables.rows(source.table, list(source.roles.values()), reading, ids):
+        columns, faults = _checked(source, rows, unit)
+        good = _note_faults(source, rows, faults, left, bad_rows == "refuse")
+        frame = pl.DataFrame(columns | {"line": rows.number}).filter(good)
+        n_rows, n_good = n_rows + len(good), n_good + len(frame)
+        yield frame
+    if not n_rows:
+        raise UserError(f"{source.table.path}: expected rows, found a header alone")
+    if 2 * n_good < n_rows:
+        said = f"{n_rows - n_good} of {n_rows} rows are wrong, the first: {left.latest()}"
+        raise UserError(f"{source.table.path}: {said}: expected more good rows than bad ones")
 
 
 class Unit:

@@ -13,7 +13,7 @@ import sys
 
 import numpy as np
 
-KINDS = {"books": ("Livre", 900), "music": ("Álbum", 600)}
+KINDS = {"books": ("Livre", 1600), "music": ("Álbum", 1200)}
 TOPICS = 20
 
 

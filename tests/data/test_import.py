@@ -606,7 +606,8 @@ ARGUMENTS = {
     "no name": (["=a.csv"], "=a.csv: expected DOMAIN=FILE"),
     "no file": (["b="], "b=: expected DOMAIN=FILE"),
     "a URL": (["https://x.org/a.csv"], "https://x.org/a.csv: a URL: expected a path"),
-    "one domain": (["b=a.csv", "b=a.csv"], "domains: found 1: b"),
+    "one domain": (["b=a.csv", "b=n.csv"], "n.csv: column time: found numbers below 1e8"),
+    "twice": (["a.csv", "./a.csv"], "a.csv: given twice, expected each file once"),
     "other times": (
         ["b=a.csv", "m=n.csv"],
         "n.csv: column time: found numbers below 1e8",
