@@ -62,8 +62,7 @@ def reviews(path: pathlib.Path, reading: Reading, after: int, before: int) -> pl
             reading.note(path, number, lines, good)
             table = pl.DataFrame([r for r in rows if r], schema=REVIEWS, orient="row")
         else:
-            n_lines = block.count(b"\n") + (not block.endswith(b"\n"))
-            reading.lines[path.name] = reading.lines.get(path.name, 0) + n_lines
+            reading.count(path, tables.n_lines(block))
         kept = table.filter((time > after) & (time < before) & (pl.col("overall") > 0))
         parts.append(kept.select(user="reviewerID", item="asin", time="unixReviewTime"))
     reading.check(path, f"a JSON object with {', '.join(REVIEW_FIELDS)}")

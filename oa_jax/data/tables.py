@@ -199,16 +199,21 @@ def rows(
 
 
 def _delimited(table, wanted, reading):
-    """Without a quote in a block lines are rows and delimiters part them; from the first quote on
-    Python's csv reads, to which a row may span lines."""
+    """Without a quote in a block lines are rows and delimiters part them. With quotes polars reads
+    the block if its lines are rows; from the first other one on Python's csv reads, to which a row
+    may span lines and which says what is wrong."""
     n, feed = len(table.columns), blocks(table.path, reading)
     places = [table.columns.index(name) for name in wanted]
     for number, block in feed:
+        lines, numbers = _numbered_lines(table, number, block)
         if b'"' in block and len(table.delimiter) == 1:
-            yield from _quoted(table, wanted, itertools.chain([(number, block)], feed), reading)
-            return
-        lines, numbers = _numbered_lines(table, number, block, reading)
-        parts = lines.str.split_exact(table.delimiter, n).struct.unnest()
+            parts = _parted(table, lines)
+            if parts is None:
+                yield from _quoted(table, wanted, itertools.chain([(number, block)], feed), reading)
+                return
+        else:
+            parts = lines.str.split_exact(table.delimiter, n).struct.unnest()
+        reading.count(table.path, n_lines(block))
         bad = parts[:, n].is_not_null() | parts[:, n - 1].is_null()
         fault = pl.repeat(None, len(lines), dtype=pl.String, eager=True)
         if bad.any():
@@ -220,10 +225,27 @@ def _delimited(table, wanted, reading):
         yield Rows(numbers, fault, fields)
 
 
-def _numbered_lines(table, number, block, reading):
+def n_lines(block: bytes) -> int:
+    return block.count(b"\n") + (not block.endswith(b"\n"))
+
+
+def _parted(table, lines):
+    """Fields of lines with quotes, and an empty column; None if a line is not as many fields."""
+    delimiter, n = re.escape(table.delimiter), len(table.columns)
+    field = rf'(?:"(?:[^"\r]|"")*"|[^"\r{delimiter}]*)'
+    row = f"^{field}(?:{delimiter}{field}){{{n - 1}}}$"
+    if not len(lines) or not lines.str.contains(row).all():
+        return None
+    content, schema = lines.str.join("\n").item().encode(), {str(k): pl.String for k in range(n)}
+    parts = pl.read_csv(content, separator=table.delimiter, has_header=False, schema=schema)
+    if len(parts) != len(lines):
+        return None
+    return parts.fill_null("").with_columns(pl.lit(None, pl.String).alias("more"))
+
+
+def _numbered_lines(table, number, block):
     """Lines that are not blank, from the table's first one on, and their numbers."""
     lines = lines_of(block)
-    reading.count(table.path, len(lines))
     numbers = pl.int_range(number, number + len(lines), dtype=pl.UInt32, eager=True)
     there = (lines.str.strip_chars() != "") & (numbers >= table.first)
     return lines.filter(there), numbers.filter(there)
@@ -276,15 +298,18 @@ def _json_lines(table, wanted, reading, ids):
         doubtful += rf'|"(?:{names})"\s*:\s*(?:-?[0-9]+\.|"[^"\\]*\\)'
     schema = dict.fromkeys(wanted, pl.String)
     for number, block in blocks(table.path, reading):
-        lines, numbers = _numbered_lines(table, number, block, reading)
-        fault, fields = [None] * len(lines), plain_json(block, schema, doubtful)
-        whole = fields is not None and len(fields) == len(lines)
+        n, fields = n_lines(block), plain_json(block, schema, doubtful)
+        reading.count(table.path, n)
+        numbers = pl.int_range(number, number + n, dtype=pl.UInt32, eager=True)
+        fault = pl.repeat(None, n, dtype=pl.String, eager=True)
+        whole = fields is not None and len(fields) == n
         if not whole or any(fields[name].null_count() for name in ids):
+            lines, numbers = _numbered_lines(table, number, block)
             found = [_texts(json_object(line, {*wanted}), wanted, ids) for line in lines]
-            fault = [one if isinstance(one, str) else None for one in found]
+            fault = pl.Series([one if isinstance(one, str) else None for one in found])
             found = [[None] * len(wanted) if isinstance(one, str) else one for one in found]
             fields = pl.DataFrame(found, schema=schema, orient="row")
-        yield Rows(numbers, pl.Series(fault, dtype=pl.String), fields)
+        yield Rows(numbers, fault.cast(pl.String), fields)
 
 
 def plain_json(block: bytes, schema: dict, doubtful: str) -> pl.DataFrame | None:
@@ -298,8 +323,7 @@ def plain_json(block: bytes, schema: dict, doubtful: str) -> pl.DataFrame | None
     except pl.exceptions.PolarsError:
         return None
     for name in schema:
-        n_keys = content.str.count_matches(f'"{name}"', literal=True).item()
-        if n_keys != len(table) - table[name].null_count():
+        if block.count(f'"{name}"'.encode()) != len(table) - table[name].null_count():
             return None
     return table
 
