@@ -126,6 +126,34 @@ def train(
     return Run(pathlib.Path(workdir), log)
 
 
+def sweep(
+    study: str | Mapping[str, Config],
+    out: str | os.PathLike,
+    say: Callable[[str], None] = print,
+    slots: int | None = None,
+    keep: str = "last",
+) -> dict[str, Run]:
+    """Train the runs of a study as a stream through compiled programs -> its finished runs.
+
+    study: {name: configuration}, each with its seeds, or a file such as
+        "configs/studies/phase.py:runlocal".
+    out: its folder; every run is a workdir in it, and index.csv has a row for each run and seed.
+        The same call goes on where an earlier one was ended; several can share the folder.
+    slots: seeds in a program at a time; by default what the device holds.
+    keep: checkpoints of an ended run: "last", "best" or "none".
+
+    Raises UserError when the folder holds another study. Runs that fail are said and left out.
+    """
+    from oa_jax.runs import study as study_lib
+    from oa_jax.runs.sweep import Sweep
+
+    is_file = isinstance(study, str)
+    runs = study_lib.load(study) if is_file else study_lib.checked(study, "study")
+    Sweep(runs, pathlib.Path(out), say, slots, keep).run()
+    found = {name: Run(pathlib.Path(out) / name) for name in runs}
+    return {name: run for name, run in found.items() if run.is_finished}
+
+
 def open(workdir: str | os.PathLike, data: InteractionLog | None = None) -> Run:
     """The run in a workdir, finished or not; nothing in it is changed.
 

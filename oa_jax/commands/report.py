@@ -2,11 +2,12 @@
 
 RUN is the workdir of a run, a folder of workdirs, a summary.json on its own, or the file that
 `python -m oa_jax rules --out` wrote. `--groups` adds the sets of users that a backbone tells apart,
-below the two domains.
+below the two domains. Of the folder of a sweep its configurations are ranked first.
 """
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 import os
@@ -16,10 +17,12 @@ import sys
 from collections.abc import Callable
 
 from absl import flags
+from jax.scipy.special import betainc
 
 from oa_jax import files, processes
 from oa_jax.commands import cli
 from oa_jax.errors import UserError
+from oa_jax.runs import index
 from oa_jax.sheets import Sheet
 
 METRICS = ("ndcg@1", "ndcg@10", "hr@10", "mrr", "auc")
@@ -192,12 +195,56 @@ def output(summaries: list[dict]) -> None:
     print("\n".join(texts), end="")
 
 
+def ranked(summaries: list[dict]) -> Sheet:
+    """The runs of a sweep by their validation score, with 95 % intervals over the seeds (t)."""
+    header = ["run", "parameters", "seeds", "val NDCG@10"]
+    names = [(m, d) for m in ("ndcg@1", "ndcg@10") for d in "AB"]
+    metrics = {f"{m.upper()} {d}": f"test/{d}/{m}/full" for m, d in names}
+    rows = []
+    for summary in sorted(summaries, key=index.validation_score, reverse=True):
+        lead = [summary["run"], f"{summary['n_parameters']:,}", str(summary["n_seeds"])]
+        score = index.validation_score(summary)
+        cells = [interval(summary, name) for name in metrics.values()]
+        rows.append([*lead, f"{score:.4f}" if score >= 0 else "–", *cells])
+    title = "runs by validation NDCG@10; test metrics among all items, ± half of the 95 % interval"
+    return Sheet(title, [*header, *metrics], rows, words=1)
+
+
+def interval(summary: dict, name: str) -> str:
+    """Mean ± half of the 95 % interval of a metric over the seeds."""
+    mean, sd, n_seeds = summary["mean"].get(name), summary["sd"].get(name), summary["n_seeds"]
+    if mean is None:
+        return "–"
+    if sd is None or n_seeds < 2:
+        return f"{mean:.4f}"
+    return f"{mean:.4f} ± {t_quantile(n_seeds - 1) * sd / math.sqrt(n_seeds):.4f}"
+
+
+@functools.cache
+def t_quantile(freedom: int) -> float:
+    """The 97.5 % point of Student's t."""
+    low, high = 0.0, 1e3
+    for _ in range(60):
+        t = (low + high) / 2
+        beyond = betainc(freedom / 2, 0.5, freedom / (freedom + t * t))
+        low, high = (t, high) if beyond > 0.05 else (low, t)
+    return high
+
+
 def main(paths):
     if not paths:
         raise UserError("no run given: expected WORKDIR ...")
-    output([summary for path in paths for summary in read(path)])
+    sweeps = [path for path in paths if (files.local(path, "RUN") / "study.json").is_file()]
+    form = "csv" if flags.FLAGS.csv else "markdown" if flags.FLAGS.markdown else ""
+    for path in sweeps:
+        sheet = ranked(read(path))
+        print(getattr(sheet, form)()) if form else sheet.show(cli.console)
+    others = [path for path in paths if flags.FLAGS.tables or path not in sweeps]
+    if others:
+        output([summary for path in others for summary in read(path)])
 
 
 def start() -> None:
     define_flags()
+    flags.DEFINE_bool("tables", False, "Also the tables of each run of a sweep.")
     cli.run(main, positional="workdirs")

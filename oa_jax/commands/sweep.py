@@ -74,8 +74,8 @@ def conclude(progress: Progress, out) -> int:
     for name in progress.diverged:
         cli.say(f"{name}: diverged, see its summary.json")
     cli.say(
-        f"{progress.finished} of {progress.runs} runs are finished, slots {progress.busy:.0%} busy: "
-        f"{out / 'index.csv'}; python -m oa_jax report {out}"
+        f"{progress.finished} of {progress.runs} runs are finished, slots {progress.busy:.0%} "
+        f"busy: {out / 'index.csv'}; python -m oa_jax report {out}"
     )
     return 1 if progress.failed or progress.diverged else 0
 

@@ -13,7 +13,6 @@ import pathlib
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
 
 import jax
 
@@ -282,14 +281,3 @@ def default_slots(experiment: Experiment) -> int:
     data = sum(leaf.nbytes for leaf in jax.tree.leaves(experiment.train_arrays()))
     used = memory.argument_size_in_bytes - data + memory.temp_size_in_bytes
     return max(1, min(MOST_SLOTS, int((0.85 * limit - data) // max(used, 1))))
-
-
-def sweep(runs: Any, out: Any, say: Say = print, **options: Any) -> Progress:
-    """Train the runs of a study in the folder `out`, as many at a time as the device holds.
-
-    runs: {name: configuration}, or a study file such as "configs/studies/phase.py:runlocal".
-    options: as of `Sweep`. Every run is a workdir out/NAME; out/index.csv has a row for each run
-    and seed. The same call goes on where an earlier one was ended.
-    """
-    study = study_lib.load(runs) if isinstance(runs, str) else study_lib.checked(runs, "sweep")
-    return Sweep(study, files.local(out, "--out"), say, **options).run()
