@@ -25,6 +25,7 @@ _MODULES = {
     "oa_jax.nn.layer": ("GatedCrossAttentionLayer",),
     "oa_jax.ranking.candidates": ("draw_candidates",),
     "oa_jax.ranking.metrics": ("rank_metrics", "user_metrics"),
+    "oa_jax.serving.exported": ("load_export",),
 }
 _WHERE = {name: module for module, names in _MODULES.items() for name in names}
 __all__ = sorted(_WHERE)

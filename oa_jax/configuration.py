@@ -46,6 +46,7 @@ class Data:
 class Train:
     """Defaults are those of official ABXI."""
 
+    init_from: str | None = text(None, "an export or a workdir whose parameters it begins with")
     batch_size: int = whole(256, "users of a batch")
     max_epochs: int = whole(500, "epochs at most; may grow with --extend")
     learning_rate: float = real(1e-4, "of Adam", above=True)

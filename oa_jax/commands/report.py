@@ -28,6 +28,8 @@ from oa_jax.sheets import Sheet
 METRICS = ("ndcg@1", "ndcg@10", "hr@10", "mrr", "auc")
 EXPECTED = "the summary of a run"
 FIELDS = {"label": str, "n_parameters": int, "mean": dict, "sd": dict, "per_seed": list}
+BEYOND = ("coverage", "gini", "popularity_rank", "popularity_lift", "novelty")
+BEYOND += ("intra_list_similarity",)
 ANGLES = ("xy_abs_cos", "gate_mean")
 LEAD = {"run": "run", "model": "label", "data": "data", "protocol": "protocol"}
 
@@ -55,7 +57,8 @@ def sheets(summaries: list[dict], split: str, groups: bool = False) -> list[Shee
     if angles:
         header = [*LEAD, "place", "|cos(X,X')| init", "trained", "null", "|cos(X,Y)|", "gate"]
         out.append(Sheet("", header, angles, words=len(LEAD) + 1))
-    return out
+    lists = lists_sheet(summaries)
+    return [*out, lists] if lists else out
 
 
 def _lead(summary):
@@ -99,6 +102,24 @@ def cell(summary: dict, name: str, digits: int) -> str:
     if digits == 0:
         return f"{mean:.0f}" if not sd else f"{mean:.0f} ± {sd:.0f}"
     return f"{mean:.{digits}f}" + (f" ± {sd:.{digits}f}" if sd is not None else "")
+
+
+def lists_sheet(summaries: list[dict]) -> Sheet | None:
+    """What the lists of the runs are like, as `python -m oa_jax recommend` has left it."""
+    rows = []
+    for summary in summaries:
+        for lists in summary.get("lists", ()):
+            for domain, found in lists["figures"].items():
+                lead = [summary["run"], str(lists["of"]), str(lists["k"]), domain]
+                rows.append(lead + [cell({"mean": found, "sd": {}}, name, 3) for name in BEYOND])
+    header = ["run", "lists of", "k", "domain", *(name.replace("_", " ") for name in BEYOND)]
+    return Sheet("", header, rows, words=4) if rows else None
+
+
+def show_lists(summaries: list[dict]) -> None:
+    if found := lists_sheet(summaries):
+        cli.console.print()
+        found.show(cli.console)
 
 
 def conclude(summaries: list[dict]) -> int:
@@ -174,6 +195,8 @@ def described(summary: dict, workdir: str | os.PathLike) -> dict:
     if isinstance(prints, dict):
         name += f" {str(prints.get('data', ''))[:6]}"
     known = {"data": name, "protocol": config.get("protocol", "–")} if config else {}
+    if (workdir / "lists.json").exists():
+        known["lists"] = files.read_json(workdir / "lists.json", "figures of lists", list)
     return {"run": workdir.name} | known | summary
 
 

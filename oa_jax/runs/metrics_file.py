@@ -59,6 +59,12 @@ class Rows:
             return dict.fromkeys(metrics, float("nan"))
         return metrics
 
+    def scores(self) -> list[float]:
+        """Validation NDCG@10 of the newest rows, means of both domains."""
+        evaluation = self.experiment.evaluation
+        name = f"ndcg@10/{evaluation.rankings[evaluation.watched]}"
+        return [(row[f"val/A/{name}"] + row[f"val/B/{name}"]) / 2 for row in self._newest]
+
     def line(self, seconds: float) -> str:
         """The newest rows in a line: epoch, validation NDCG@10 of each seed (* a new best), speed,
         time left; of many seeds mean, standard deviation and range."""

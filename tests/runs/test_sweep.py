@@ -15,7 +15,7 @@ import swept
 import toy
 
 from oa_jax.errors import UserError
-from oa_jax.runs import index, sweep
+from oa_jax.runs import index, study, sweep
 from oa_jax.runs.claims import Claims
 from oa_jax.runs.workdir import Workdir
 
@@ -174,6 +174,28 @@ def test_what_is_kept_of_a_run(tmp_path, alone, keep):
         (tmp_path / "quick" / "summary.json").unlink()
         swept.sweep_of(tmp_path, studied, keep=keep).run()
         check_equal(tmp_path, {"quick": alone["quick"]})
+
+
+def test_a_search_takes_what_is_better(tmp_path):
+    """A rate of nearly nothing is pruned or loses; trials of one program share its slots."""
+
+    def make(trial):
+        rate = trial.suggest_categorical("rate", [1e-7, 0.03])
+        return swept.runs()["quick"].replace(train={"learning_rate": rate})
+
+    search = study.Search(make, trials=5)
+    first = swept.sweep_of(tmp_path, search, slots=4)
+    progress = first.run()
+    assert progress.finished == 5 and len(progress.uses) == 1
+    best = first._study.best_trial
+    assert best.params == {"rate": 0.03} and progress.best[1] == f"trial-{best.number:04d}"
+    again = swept.sweep_of(tmp_path, search)
+    assert again.run().done_here == 0 and again._study.best_value == best.value
+    more = swept.sweep_of(tmp_path, study.Search(make, trials=6)).run()
+    assert (more.finished, more.done_here) == (6, 1)
+    with pytest.raises(UserError, match="study.json: runs without a search"):
+        (tmp_path / "study.json").write_text("{}")
+        swept.sweep_of(tmp_path, search).run()
 
 
 def test_folders_of_others_are_refused(done, tmp_path):

@@ -12,7 +12,7 @@ import toy
 
 from oa_jax.backbones import known
 from oa_jax.errors import UserError
-from oa_jax.runs import sweep
+from oa_jax.runs import search, sweep
 
 SLOTS = 2
 UNEVEN = {
@@ -46,7 +46,7 @@ def sweep_of(out, studied=None, say=lambda line: None, **options):
     """A `Sweep` of toys that saves every run after each epoch."""
     sweep.experiment_lib.build = build
     options = {"slots": SLOTS, "save_seconds": 0.0} | options
-    return sweep.Sweep(studied or runs(), pathlib.Path(out), say, **options)
+    return search.sweep_of(studied or runs(), pathlib.Path(out), say, **options)
 
 
 if __name__ == "__main__":
