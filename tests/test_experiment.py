@@ -78,7 +78,7 @@ def test_a_mistake_names_its_field(field):
 
 @pytest.mark.parametrize(
     ("argument", "expected"),
-    [("gca=middle", "gca=middle"), ("pair=books", "pair=books"), ("colour=red", "'colour'")],
+    [("gca=middle", "gca=middle"), ("size=books", "size=books"), ("colour=red", "'colour'")],
 )
 def test_a_wrong_argument_of_the_file_is_named(argument, expected):
     with pytest.raises(UserError, match=expected):
