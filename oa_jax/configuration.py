@@ -31,7 +31,9 @@ class Data:
     name: str = text("synthetic", "a prepared set, beauty_elec, food_kitchen, or synthetic")
     dir: str | None = text(None, "folder of the data; by default OA_DATA_DIR", free=True)
     split: str = one_of(
-        "leave_one_out", "who is held out", "leave_one_out", "global_time", "published"
+        "own",
+        "who is held out; own: as the data came, else leave_one_out",
+        *("own", "leave_one_out", "global_time", "published"),
     )
     resident: bool = flag(True, "all rows on the device; False reads them from files in chunks")
     chunk_steps: int = whole(32, "batches of a chunk, with resident=False", free=True)

@@ -14,6 +14,7 @@ from oa_jax.engine.compilation import use_compilation_cache
 from oa_jax.engine.state import State
 from oa_jax.errors import UserError
 from oa_jax.events.log import InteractionLog
+from oa_jax.events.split import OWN, OWN_MEANS
 from oa_jax.experiment import Experiment
 from oa_jax.runs import loop
 from oa_jax.runs.environment import environment
@@ -53,9 +54,10 @@ def run(
         env = environment(experiment)
         processes.check_equal("data", env["fingerprints"])
         if workdir.is_begun():
+            check_config(workdir, experiment.config, extend)  # by now its split is known
             check_same_data(workdir, env)
         # Not before data and configuration are known to fit.
-        workdir.claim(config.to_dict(), reopen=bool(grown))
+        workdir.claim(experiment.config.to_dict(), reopen=bool(grown))
         workdir.write_json("env.json", env)
         if grown:
             say(f"extended: {grown}")
@@ -78,6 +80,8 @@ def check_config(workdir: Workdir, config: Config, extend: bool = False) -> str:
     if not workdir.is_begun():  # a claim without a checkpoint is replaced
         return ""
     stored = stored_config(workdir)
+    if config.data.split == OWN and stored.data.split in OWN_MEANS:
+        config = config.replace(data={"split": stored.data.split})
     grown = []
     if extend and stored.backbone == config.backbone:
         for name in GROWING:
