@@ -32,6 +32,10 @@ from oa_jax.events.log import InteractionLog
 HPARAMS = {
     "learning_rate": ("train", "learning_rate"),
     "weight_decay": ("train", "weight_decay"),
+    "max_epochs": ("train", "max_epochs"),
+    "stop_patience": ("train", "stop_patience"),
+    "plateau_patience": ("train", "plateau_patience"),
+    "plateau_factor": ("train", "plateau_factor"),
     "dropout": ("model", "dropout"),
     "ortho_weight": ("gca", "ortho_weight"),
 }
@@ -85,8 +89,8 @@ class Experiment:
 
     def hparams(self) -> dict[str, jax.Array]:
         """Values that need no recompilation, one per seed: leaves (S,)."""
-        fields = HPARAMS | known.parts(self.config).hparams
-        values = {name: value_of(self.config, ".".join(field)) for name, field in fields.items()}
+        fields = traced_fields(self.config)
+        values = {name: value_of(self.config, field) for name, field in fields.items()}
         return {k: jnp.full(len(self.seeds), v, jnp.float32) for k, v in values.items()}
 
     def train_arrays(self) -> dict[str, Any]:
@@ -103,11 +107,21 @@ class Experiment:
         return self.data.identity() | self.evaluation.identity()
 
 
-def build(config: Config, log: InteractionLog | None = None) -> Experiment:
+def traced_fields(config: Config) -> dict[str, str]:
+    """{name: dotted field} of the values that need no recompilation."""
+    fields = HPARAMS | known.parts(config).hparams
+    return {name: ".".join(field) for name, field in fields.items()}
+
+
+def build(
+    config: Config, log: InteractionLog | None = None, candidates: Callable | None = None
+) -> Experiment:
     """The experiment of a configuration. log: events to use instead of `config.data`'s.
-    Raises UserError when the data are missing or do not fit the configuration."""
+    candidates: see `evaluate`. Raises UserError when the data are missing or do not fit the
+    configuration."""
     data = load(config, log)
-    evaluation = evaluate(config, data)
+    config = config.replace(data={"split": splits.rule_of(data.log, config.data.split)})
+    evaluation = evaluate(config, data, candidates)
     return Experiment(config, data, evaluation, engine(config, data, evaluation))
 
 

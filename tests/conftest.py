@@ -25,7 +25,7 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     atexit.register(shutil.rmtree, os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 
-# Tests compile for longer than they compute. `compiler_options` has those of a user.
+# Tests compile for longer than they compute. Where the compiler matters: toy.as_users.
 QUICK = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": "true"}
 QUICK["xla_cpu_parallel_codegen_split_count"] = 1
 if importlib.metadata.version("jaxlib").startswith("0.10."):  # later ones do not know the flag
@@ -38,7 +38,7 @@ gc.set_threshold(50_000, 20, 100)
 
 SHARED = pathlib.Path(__file__).resolve().parents[2] / "shared"
 # Made by training, or by compiling many programs: tests that wait for one are slow.
-SLOW_FIXTURES = {"finished", "found", "stack", "trained", "uneven", "whole"}
+SLOW_FIXTURES = {"alone", "finished", "found", "stack", "trained", "uneven", "whole"}
 
 
 @pytest.hookimpl(tryfirst=True)  # before those that are marked are left out
@@ -98,16 +98,6 @@ def random_log():
         return make_log(*map(np.concatenate, zip(*columns, strict=True)), n_items, "random")
 
     return draw
-
-
-@pytest.fixture(scope="session")
-def compiler_options():
-    """Function (quick) -> options of a compilation as a user has it, with quick_compile or not."""
-    from oa_jax.engine.program import QUICK_OPTIONS
-
-    plain = {"xla_backend_optimization_level": 3, "xla_llvm_disable_expensive_passes": False}
-    plain |= {"xla_cpu_use_fusion_emitters": True} if "xla_cpu_use_fusion_emitters" in QUICK else {}
-    return lambda quick: plain | (QUICK_OPTIONS if quick else {})
 
 
 @pytest.fixture(scope="session")

@@ -22,7 +22,8 @@ class Probe:
     x: X.  update: X', raw: before the gate and before any projection.  y_pooled: mean of Y over
     the keys that the token may use.  y_aligned: Y at the token's own time.  gate: α, ones where
     there is none.  real_P: tokens that count.  has_key_P: those with at least one allowed key.
-    has_aligned_P: those with a Y token at their own time.
+    has_aligned_P: those with a Y token at their own time.  weights_PxS: how much each token looks
+    at each position of the source; None of a fusion without attention.
     """
 
     x: jax.Array
@@ -33,6 +34,7 @@ class Probe:
     real_P: jax.Array
     has_key_P: jax.Array
     has_aligned_P: jax.Array
+    weights_PxS: jax.Array | None = None
 
 
 class Fusion(nn.Module):

@@ -69,7 +69,8 @@ class GatedCrossAttention(Fusion):
             allowed &= (s_time_BxS[:, None, :] <= q_time_BxT[:, :, None]) & in_window_BxTx1
         if self.key_mask:
             allowed &= source_real_Bx1xS
-        raw = MultiHeadAttention(self.heads, self.initial, name="attention")(query, source, allowed)
+        attention = MultiHeadAttention(self.heads, self.initial, name="attention")
+        raw, weights_PxS = attention.attend(query, source, allowed)
         raw = raw * query.real_P[:, None]
         same_time = (s_time_BxS[:, None, :] == q_time_BxT[:, :, None]) & in_window_BxTx1
         aligned = same_time & source_real_Bx1xS
@@ -89,7 +90,8 @@ class GatedCrossAttention(Fusion):
         has_key, has_aligned = (
             query.packing.pack(chosen.any(-1)) & query.real_P for chosen in (allowed, aligned)
         )
-        probe = Probe(x, raw, y_pooled, y_aligned, gate, query.real_P, has_key, has_aligned)
+        masks = query.real_P, has_key, has_aligned
+        probe = Probe(x, raw, y_pooled, y_aligned, gate, *masks, weights_PxS)
         return query.map(lambda h: norm(h + gated)), probe
 
     def _part(self, update, query):

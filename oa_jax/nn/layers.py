@@ -189,7 +189,6 @@ class MultiHeadAttention(nn.Module):
     heads: int
     initial: Init = ABXI_INIT
 
-    @nn.compact
     def __call__(
         self,
         query: Stream,
@@ -201,6 +200,12 @@ class MultiHeadAttention(nn.Module):
 
         rate: dropout on the attention weights.
         """
+        return self.attend(query, source, allowed_BxTxS, rate)[0]
+
+    @nn.compact
+    def attend(self, query, source, allowed_BxTxS, rate=None) -> tuple[jax.Array, jax.Array]:
+        """-> (what `__call__` gives, weights (P, S): how much a query looks at each key, the mean
+        over the heads)."""
         width = query.h_PxD.shape[-1]
         w_in = self.param("w_in", self.initial.in_projection, (width, 3 * width))
         b_in = self.param("b_in", nn.initializers.zeros, (3 * width,))
@@ -218,4 +223,6 @@ class MultiHeadAttention(nn.Module):
         mixed_BxTxD = mixed_BxHxTxE.swapaxes(1, 2).reshape(*allowed_BxTxS.shape[:2], width)
         dense = nn.Dense(width, kernel_init=self.initial.weight, name="out")
         out = dense(query.packing.pack(mixed_BxTxD))
-        return out * query.packing.pack(allowed_BxTxS.any(-1))[:, None]
+        has_key_Px1 = query.packing.pack(allowed_BxTxS.any(-1))[:, None]
+        weights_PxS = query.packing.pack(weights_BxHxTxS.mean(1)) * has_key_Px1
+        return out * has_key_Px1, weights_PxS

@@ -7,38 +7,34 @@ import math
 import jax
 import numpy as np
 
-from oa_jax import processes
-from oa_jax.errors import UserError
 from oa_jax.experiment import Experiment
 from oa_jax.nn import angles
+from oa_jax.runs import writers
 from oa_jax.runs.workdir import Workdir
 
 MANY_SEEDS = 9  # of which a line for people shows the spread, not each
 
 
 class Rows:
-    """Writes metrics.jsonl, and TensorBoard's events if asked to."""
+    """Writes metrics.jsonl, and where `train.writers` says. latest: the last row of each seed."""
 
     def __init__(self, experiment: Experiment, workdir: Workdir):
         self.experiment, self.workdir = experiment, workdir
         self._newest: list[dict] = []
-        wanted = experiment.config.train.tensorboard and processes.is_first()
-        self._board = _board(workdir) if wanted else None
+        self.latest: dict[int, dict] = {}
+        self._writers = writers.opened(experiment.config, workdir) if workdir else []
 
-    def add(self, epoch, states, report, slots=None, running=None) -> None:
-        """A row for each running seed of the program.
+    def add(self, places, report, slots) -> None:
+        """A row for each of some seeds.
 
-        states, report: of the program's seeds, leading axis S. slots: (S,) their places among all
-        seeds; running: (S,) those that this epoch has changed; by default all.
+        places: of the seeds among those of the run. report: arrays of the host, leading axis S, of
+        an epoch of a program: what the engine reports, `epoch`, `best_epoch`, `diverged_step`.
+        slots: where the seeds are in it.
         """
-        seeds = self.experiment.seeds if slots is None else self.experiment.seeds[slots]
-        running = np.ones(len(seeds), bool) if running is None else running
-        counters = {k: getattr(states, k) for k in ("best_epoch", "diverged_step")}
-        report, counters = processes.fetch((report, counters))
         self._newest = []
-        for i in np.flatnonzero(running):
-            row = {"epoch": epoch, "seed": int(seeds[i])}
-            row |= {name: int(value[i]) for name, value in counters.items()}
+        for place, i in zip(places, slots, strict=True):
+            row = {"epoch": int(report["epoch"][i]), "seed": int(self.experiment.seeds[place])}
+            row |= {name: int(report[name][i]) for name in ("best_epoch", "diverged_step")}
             if "train" in report:
                 row["learning_rate"] = float(report["learning_rate"][i])
                 row |= {f"train/{k}": float(v[i]) for k, v in report["train"].items()}
@@ -46,11 +42,14 @@ class Rows:
             row |= angles.flatten(jax.tree.map(lambda a, i=i: a[i], report["gca"]))
             self._newest.append(row)
         self.workdir.append_rows(self._newest)
-        if self._board:
-            for row in self._newest:
-                for name, value in row.items():
-                    self._board.add_scalar(f"seed{row['seed']}/{name}", value, epoch)
-            self._board.flush()
+        for row in self._newest:
+            self.latest[row["seed"]] = row
+            for writer in self._writers:
+                writer.row(row)
+
+    def close(self) -> None:
+        for writer in self._writers:
+            writer.close()
 
     def _val_metrics(self, report, i):
         evaluation = self.experiment.evaluation
@@ -62,14 +61,21 @@ class Rows:
             return dict.fromkeys(metrics, float("nan"))
         return metrics
 
-    def line(self, epoch: int, seconds: float) -> str:
-        """Epoch, validation NDCG@10 of each running seed (* a new best), speed, time left; of many
-        seeds mean, standard deviation and range."""
+    def scores(self) -> list[float]:
+        """Validation NDCG@10 of the newest rows, means of both domains."""
+        evaluation = self.experiment.evaluation
+        name = f"ndcg@10/{evaluation.rankings[evaluation.watched]}"
+        return [(row[f"val/A/{name}"] + row[f"val/B/{name}"]) / 2 for row in self._newest]
+
+    def line(self, seconds: float) -> str:
+        """The newest rows in a line: epoch, validation NDCG@10 of each seed (* a new best), speed,
+        time left; of many seeds mean, standard deviation and range."""
         evaluation, parts = self.experiment.evaluation, []
+        epoch = max(row["epoch"] for row in self._newest)
         name = evaluation.rankings[evaluation.watched]
         well = [row for row in self._newest if not row["diverged_step"]]
         scores = {d: [row[f"val/{d}/ndcg@10/{name}"] for row in well] for d in "AB"}
-        better = [row["best_epoch"] == epoch for row in well]
+        better = [row["best_epoch"] == row["epoch"] for row in well]
         if len(well) < MANY_SEEDS:
             for row, is_better, *pair in zip(well, better, *scores.values(), strict=True):
                 pair = "/".join(f"{score:.4f}" for score in pair)
@@ -88,14 +94,3 @@ class Rows:
             f"{self.experiment.data.task.n_steps / seconds:.1f} steps/s  "
             f"{math.ceil((most - epoch) * seconds / 60)} min left at most"
         )
-
-
-def _board(workdir):
-    try:
-        from tensorboardX import SummaryWriter
-    except ImportError:
-        raise UserError(
-            "train.tensorboard=True: tensorboardX is not installed: expected the extra "
-            "`tensorboard` (pip install 'oa-jax[tensorboard]')"
-        ) from None
-    return SummaryWriter(str(workdir.path / "tensorboard"))

@@ -16,14 +16,10 @@ CAPACITY = (128, 128)
 
 
 @pytest.fixture(scope="module")
-def by_axis(compiler_options):
+def by_axis():
     """An experiment of three seeds per seed axis, same in all else; compiled as users have it."""
-    experiments = {}
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(engine_lib, "QUICK_OPTIONS", compiler_options(quick=False))
-        for axis in ("map", "vmap"):
-            experiments[axis] = toy.with_toy(known.resolve(toy.abxi_config(seed_axis=axis)))
-        yield experiments
+    configs = {a: known.resolve(toy.abxi_config(seed_axis=a)) for a in ("map", "vmap")}
+    return {axis: toy.as_users(toy.with_toy(config)) for axis, config in configs.items()}
 
 
 @pytest.fixture(scope="module")
@@ -84,13 +80,7 @@ def test_vmap_is_map_to_rounding(trained):
         assert np.abs(value[0] - value[1]).max() > 0.05
 
 
-@pytest.fixture
-def quick(by_axis, monkeypatch):
-    """Other engines than those of `by_axis` compile as all tests do."""
-    monkeypatch.setattr(engine_lib, "QUICK_OPTIONS", {})
-
-
-def test_vmap_is_map_in_double_precision(by_axis, quick):
+def test_vmap_is_map_in_double_precision(by_axis):
     """Rounding is all that separates them: 30 steps in float64 agree to 1e-9."""
     ends = {}
     with jax.enable_x64(True):
@@ -136,7 +126,7 @@ def test_hparams_act_on_their_slot_without_another_program(
     assert not bitwise(*(take_seeds(s.params, 1) for s in (states, trained[axis][0])))
 
 
-def test_another_capacity_or_number_of_seeds_is_another_program(arrays, quick):
+def test_another_capacity_or_number_of_seeds_is_another_program(arrays):
     """Twin of the count: it does grow."""
     experiment = toy.with_toy(known.resolve(toy.abxi_config(seeds=2)))
     engine, counts = experiment.engine, []

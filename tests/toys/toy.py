@@ -5,6 +5,7 @@ Scripts beside it and tests of all rooms import it by its bare name.
 
 import dataclasses
 import functools
+import os
 import pathlib
 
 import jax
@@ -14,6 +15,7 @@ import pytest
 from oa_jax import experiment as experiment_lib
 from oa_jax import presets
 from oa_jax.backbones import known
+from oa_jax.engine import program as engine_lib
 from oa_jax.nn.layers import Packing
 from oa_jax.runs import loop
 from oa_jax.runs.run import conclude
@@ -72,6 +74,26 @@ OWN = {
 def config_file(backbone, argument):
     """configs/BACKBONE.py:argument."""
     return presets.load(f"configs/{backbone}.py:{argument}")
+
+
+# Options with which programs are compiled as a user has them, and not as tests do (conftest.py).
+AS_USERS = {"xla_backend_optimization_level": 3, "xla_llvm_disable_expensive_passes": False}
+if "xla_cpu_use_fusion_emitters" in os.environ.get("XLA_FLAGS", ""):
+    AS_USERS["xla_cpu_use_fusion_emitters"] = True
+
+
+def as_users(experiment):
+    """The same, its programs compiled as those of a user without quick_compile."""
+    engine = experiment.engine
+    compiled = type(engine)._program
+
+    def program(*args):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(engine_lib, "QUICK_OPTIONS", AS_USERS)
+            return compiled(engine, *args)
+
+    engine._program = program
+    return experiment
 
 
 def small_config(backbone, argument, **overrides):
