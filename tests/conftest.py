@@ -38,7 +38,7 @@ gc.set_threshold(50_000, 20, 100)
 
 SHARED = pathlib.Path(__file__).resolve().parents[2] / "shared"
 # Made by training, or by compiling many programs: tests that wait for one are slow.
-SLOW_FIXTURES = {"alone", "finished", "found", "stack", "trained", "uneven", "whole"}
+SLOW_FIXTURES = {"alone", "finished", "found", "resident", "stack", "trained", "uneven", "whole"}
 
 
 @pytest.hookimpl(tryfirst=True)  # before those that are marked are left out

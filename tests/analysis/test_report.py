@@ -219,6 +219,7 @@ def test_a_browser_shows_every_image_and_complains_of_nothing(browser, reported,
     assert counts["good"] == counts["all"] - 1 and any("seen" in line for line in console)
 
 
+@pytest.mark.slow
 def test_what_is_missing_is_said_and_the_rest_is_there(command, tmp_path):
     """Unfinished, damaged, another code, a single finished run, no checkpoints: still a page."""
     runs, out = tmp_path / "runs", tmp_path / "out"
@@ -241,6 +242,7 @@ def test_what_is_missing_is_said_and_the_rest_is_there(command, tmp_path):
     assert not re.search(r"\bnan\b|\bNone\b", words)
 
 
+@pytest.mark.slow
 def test_only_unfinished_runs_still_make_a_page(command, tmp_path):
     plain_run(tmp_path / "run", "early", finished=False)
     where = (f"--runs={tmp_path / 'run'}", f"--out={tmp_path / 'out'}")

@@ -38,13 +38,9 @@ def toy_case():
     return contract.Case(toy.toy_experiment(seeds=2, protocol="corrected"))
 
 
-def slow_but(quick, names):
-    """Parameters `names`, slow ones but for one."""
-    return [pytest.param(n, marks=[pytest.mark.slow] if n != quick else []) for n in names]
-
-
 @pytest.mark.parametrize("check", contract.CHECKS, ids=lambda check: check.__name__)
-@pytest.mark.parametrize("backbone", slow_but("abxi", known.NAMES))
+@pytest.mark.parametrize("backbone", known.NAMES)
+@pytest.mark.slow
 def test_the_contract(backbone, check):
     check(case(backbone))
 
@@ -108,7 +104,6 @@ def forgets_the_latest(backbone, history, domain):
 
 
 BROKEN = {
-    "rows_of_histories_are_the_tasks": {"rows": forgets_the_latest},
     "seeds_are_alone": {"loss": mixes_seeds},
     "rows_do_not_know_each_other": {"encode": mixes_rows},
     "candidates_are_scored_as_in_full_ranking": {"score": shifts_blocks},
@@ -128,6 +123,15 @@ def test_and_the_whole_one_is_not(rule):
     getattr(contract, rule)(toy_case())
 
 
+@pytest.mark.slow
+def test_a_backbone_that_forgets_events_is_found_out():
+    """Of ABXI, as the toy makes no rows."""
+    forgetful = Broken(case("abxi").backbone, rows=forgets_the_latest)
+    with pytest.raises(AssertionError):
+        contract.rows_of_histories_are_the_tasks(broken(case("abxi"), forgetful))
+
+
+@pytest.mark.slow
 def test_a_fusion_that_looks_ahead_is_found_out():
     whole = case("abxi")
     gca = dataclasses.replace(whole.backbone.gca, causal=False)

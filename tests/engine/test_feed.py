@@ -98,6 +98,7 @@ def test_chunks_have_the_shapes_foretold_and_room(make_feed, name):
         assert 0 < most <= task.list_room(one) == chunks[0][one].shape[-1]
 
 
+@pytest.mark.slow
 @each_task
 def test_fed_batches_are_the_resident_ones(make_feed, name):
     """Same rows, same negatives, for every seed and step; the last batch is partial."""
