@@ -29,7 +29,7 @@ from oa_jax.errors import UserError
 NOT_OF_THE_MODEL = {
     "": "seeds first_seed seed_axis mesh",
     "data": "dir",
-    "train": "block_positions checkpoint_every keep_checkpoints compaction tensorboard probe_users",
+    "train": "block_positions checkpoint_every keep_checkpoints compaction writers probe_users",
     "evaluate": "block_users block_items",
 }
 NEEDED = {

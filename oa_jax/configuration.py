@@ -20,6 +20,7 @@ from oa_jax.events.world import World
 from oa_jax.fields import field, flag, is_int, one_of, real, text, whole
 from oa_jax.nn.known import GCAConfig
 
+WRITERS = ("tensorboard", "mlflow", "wandb")
 PROTOCOLS = ("official", "corrected")
 MESH_AXES = ("seed", "data", "table")
 MESH_EXPECTED = "sizes of the axes seed, data and table such as seed:2,data:2, or nothing"
@@ -30,7 +31,9 @@ class Data:
     name: str = text("synthetic", "a prepared set, beauty_elec, food_kitchen, or synthetic")
     dir: str | None = text(None, "folder of the data; by default OA_DATA_DIR", free=True)
     split: str = one_of(
-        "leave_one_out", "who is held out", "leave_one_out", "global_time", "published"
+        "own",
+        "who is held out; own: as the data came, else leave_one_out",
+        *("own", "leave_one_out", "global_time", "published"),
     )
     resident: bool = flag(True, "all rows on the device; False reads them from files in chunks")
     chunk_steps: int = whole(32, "batches of a chunk, with resident=False", free=True)
@@ -62,7 +65,13 @@ class Train:
     checkpoint_every: int = whole(5, "epochs between checkpoints", free=True)
     keep_checkpoints: int = whole(2, "checkpoints that stay", free=True)
     compaction: bool = flag(True, "seeds that stop leave the program", free=True)
-    tensorboard: bool = flag(False, "events for TensorBoard too", free=True)
+    writers: tuple[str, ...] = field(
+        (),
+        lambda v: isinstance(v, tuple) and set(v) <= set(WRITERS),
+        f"some of {', '.join(WRITERS)}",
+        "where rows go besides",
+        free=True,
+    )
     matmul_precision: str = one_of("default", "of products", "default", "high", "highest")
     compute_dtype: str = one_of("float32", "of a step's products", "float32", "bfloat16")
     quick_compile: bool = flag(False, "programs are ready sooner and run slower", free=True)
@@ -173,6 +182,11 @@ def upgraded(values: Mapping) -> dict:
     gca = values.get("gca")
     if isinstance(gca, Mapping) and "update" in gca and "part" not in gca:
         values["gca"] = {("part" if k == "update" else k): v for k, v in gca.items()}
+    train = values.get("train")
+    if isinstance(train, Mapping) and "tensorboard" in train:
+        values["train"] = train = dict(train)
+        wanted = train.pop("tensorboard")
+        train.setdefault("writers", ["tensorboard"] if wanted else [])
     return values
 
 

@@ -120,6 +120,7 @@ def build(
     candidates: see `evaluate`. Raises UserError when the data are missing or do not fit the
     configuration."""
     data = load(config, log)
+    config = config.replace(data={"split": splits.rule_of(data.log, config.data.split)})
     evaluation = evaluate(config, data, candidates)
     return Experiment(config, data, evaluation, engine(config, data, evaluation))
 

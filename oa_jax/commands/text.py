@@ -29,7 +29,7 @@ flags.DEFINE_string("out", None, "Folder of the tables; where training looks if 
 flags.DEFINE_string("profiles", None, "File of user profiles to import, .npy or .pkl.")
 flags.DEFINE_integer("global_width", 1024, "Columns of the table of both domains.")
 flags.DEFINE_integer("local_width", 128, "Columns of the tables of one domain.")
-flags.DEFINE_string("split", None, "Whose targets no profile may know; the set's own if none.")
+flags.DEFINE_string("split", "own", "Whose targets no profile may know; by default the set's own.")
 flags.DEFINE_bool(
     "sees_validation", False, "Profiles hold the validation target, as the official ones (Q12)."
 )

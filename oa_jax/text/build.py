@@ -34,7 +34,7 @@ class Options:
     profiles: str | None = None
     global_width: int = 1024
     local_width: int = 128
-    split: str | None = None
+    split: str = splits.OWN
     sees_validation: bool = False
     alignment: Alignment = Alignment()
     chunk: int = 1024
@@ -47,7 +47,7 @@ def write(prepared: Prepared, options: Options, out: Place, say: Say) -> Tables:
     Raises UserError where `out` holds anything else, and for whatever is wrong in the inputs.
     """
     out, log = store.place(out), prepared.log
-    split_name = options.split or ("leave_one_out" if log.role is None else "published")
+    split_name = splits.rule_of(log, options.split)
     split = splits.make_split(log, split_name)
     texts = items.texts_of(prepared)
     official = tables.official_tables(options.encoder, log.n_items)
