@@ -1,6 +1,7 @@
 """Typed configurations: their checks, presets, files, overrides and what older runs stored."""
 
 import dataclasses
+import functools
 import json
 import pathlib
 import subprocess
@@ -52,8 +53,9 @@ def test_what_older_versions_stored_is_what_it_was(row):
         config_lib.defaults_taken(known.fields(found["backbone"]), expected)
     )
     for name in fields:  # added since, with the default that keeps what was done
-        group, field = name.split(".")
-        expected[group][field] = found[group][field]
+        *groups, field = name.split(".")
+        there, here = (functools.reduce(dict.__getitem__, groups, of) for of in (expected, found))
+        there[field] = here[field]
     assert found == expected
     assert found["model"]["blocks"] == (1 if found["backbone"] == "abxi" else 2)
 
