@@ -11,8 +11,8 @@ from analysis import interventions as lib
 from analysis.interventions import PARTS, Intervention
 from oa_jax.errors import UserError
 from oa_jax.nn.angles import null_abs_cos
-from oa_jax.nn.gca import GatedCrossAttention, parallel_part
-from oa_jax.nn.layers import LAYER_NORM_EPSILON, LayerNorm, Packing, Stream
+from oa_jax.nn.gca import GatedCrossAttention
+from oa_jax.nn.layers import LAYER_NORM_EPSILON, LayerNorm, Packing, Stream, parallel_part
 from tests.analysis import _made_runs as made
 
 B, L, D = 5, 7, 32

@@ -8,15 +8,10 @@ import numpy as np
 import pytest
 
 from oa_jax.nn import angles
-from oa_jax.nn.gca import (
-    GATE_ACTIVATIONS,
-    INNER_ACTIVATIONS,
-    PARTS,
-    GatedCrossAttention,
-    parallel_part,
-)
+from oa_jax.nn.fusion import PARTS
+from oa_jax.nn.gca import GATE_ACTIVATIONS, INNER_ACTIVATIONS, GatedCrossAttention
 from oa_jax.nn.known import GCAConfig
-from oa_jax.nn.layers import Packing, Stream
+from oa_jax.nn.layers import Packing, Stream, parallel_part
 from oa_jax.nn.losses import mean_cos2
 
 B, T, S, D, HEADS = 3, 5, 6, 8, 2

@@ -84,7 +84,7 @@ def input_gradients(gca, quirks):
 
 def test_no_gradient_from_later_inputs_with_the_other_domain_as_keys():
     """With the merged stream as keys: tests/backbones/test_contract.py."""
-    own, x = input_gradients({"positions": (0, 1, 2), "kv": "other"}, CORRECTED)
+    own, x = input_gradients({"positions": (0, 1, 2), "source": "other"}, CORRECTED)
     np.testing.assert_array_equal(own[~PAST_OWN], 0)
     np.testing.assert_array_equal(x[~PAST_X], 0)
     assert x[PAST_X].min() > 1e-6
