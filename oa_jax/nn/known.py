@@ -113,10 +113,11 @@ class GCAConfig:
 
 
 def changed(gca: Mapping[str, Any]) -> list[str]:
-    """`field=value` of what is not as by default, where a fusion stands and λ apart."""
-    left_out = {"fusion", "positions", "ortho_weight"}
-    return [
-        f"{one.name}={gca[one.name]}"
-        for one in dataclasses.fields(GCAConfig)
-        if one.name not in left_out and gca.get(one.name, one.default) != one.default
-    ]
+    """`field=value` of what is not as by default, but for the fusion, its places and λ."""
+    out = []
+    for one in dataclasses.fields(GCAConfig):
+        value = gca.get(one.name, one.default)
+        value = tuple(value) if isinstance(value, list) else value  # of config.json
+        if one.name not in ("fusion", "positions", "ortho_weight") and value != one.default:
+            out.append(f"{one.name}={'+'.join(value) if isinstance(value, tuple) else value}")
+    return out

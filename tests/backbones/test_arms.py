@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 import toy
 
+from oa_jax.backbones.abxi.model import own_columns
 from oa_jax.nn import angles
 from oa_jax.ranking.candidates import donors
+from tests.backbones.abxi import _batches as abxi
 from tests.backbones.cdsrnp import _batches as cdsrnp
 from tests.nn.test_fusion import BACKBONES, ITEMS, N_ITEMS
 
@@ -142,3 +144,14 @@ def test_an_epoch_with_arms():
         flat = angles.flatten(jax.tree.map(lambda a, seed=seed: a[seed], report["gca"]))
         scales = [flat[f"gca/0/{d}/scale_{p}"] for d in "AB" for p in ("parallel", "orthogonal")]
         assert all(0.5 < scale < 1.5 and scale != 1 for scale in scales)
+
+
+@pytest.mark.parametrize("batch", [abxi.training_batch(), abxi.evaluation_batch()], ids=len)
+def test_abxi_knows_where_the_own_item_stands(batch):
+    columns = own_columns(batch, abxi.N_ITEMS[0])
+    for domain, letter in (("A", "a"), ("B", "b")):
+        own, column = np.asarray(batch[f"seq_{letter}"]), np.asarray(columns[domain])
+        found = np.take_along_axis(np.asarray(batch["seq_x"]), np.maximum(column, 0), 1)
+        there = (own > 0) & (column >= 0)
+        np.testing.assert_array_equal(found[there], own[there])
+        assert there.sum() > 0.9 * (own > 0).sum() > 10

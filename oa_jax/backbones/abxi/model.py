@@ -52,7 +52,7 @@ class ABXI(nn.Module):
         rate: dropout rate, None without dropout.
         """
         streams, columns = self._embed(batch, rate)
-        own = columns if self.gca.own_item == "visible" else _own_columns(batch, self.n_items[0])
+        own = columns if self.gca.own_item == "visible" else own_columns(batch, self.n_items[0])
         times = Times(columns, columns, own)
         probes = {}
         for place, layer in enumerate((None, self._attend, self._feed_forward)):
@@ -146,9 +146,9 @@ def _layout(batch):
     return packings, {"x": axis, "A": batch["until_a"], "B": batch["until_b"]}
 
 
-def _own_columns(batch, n_a):
-    """Columns of seq_x: of the item behind each token of A and B, -1 where it was trimmed away; its
-    time in a training row is that of the target instead."""
+def own_columns(batch: Batch, n_a: int) -> dict[str, jax.Array]:
+    """{stream: (B, L)}, columns of seq_x: where the item behind each token stands, -1 where it was
+    trimmed away. (The token's time says instead up to where it may look.) n_a: items of A."""
     ids_BxL, shape = batch["seq_x"], batch["seq_x"].shape
     axis, columns = jnp.broadcast_to(jnp.arange(shape[1]), shape), {}
     for domain in DOMAINS:
