@@ -8,6 +8,7 @@ import sys
 COMMANDS = {
     "quickstart": "two runs on the embedded synthetic pair: a baseline and GCA_early",
     "train": "train a configuration in a workdir, or go on with it",
+    "sweep": "hundreds of runs of a study as a stream through compiled programs",
     "evaluate": "ranks and metrics of a run again, from its checkpoint",
     "report": "tables of finished runs",
     "rules": "rank by rules that learn nothing, with a model's candidates",

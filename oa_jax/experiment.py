@@ -33,6 +33,10 @@ from oa_jax.ranking.candidates import donors
 HPARAMS = {
     "learning_rate": ("train", "learning_rate"),
     "weight_decay": ("train", "weight_decay"),
+    "max_epochs": ("train", "max_epochs"),
+    "stop_patience": ("train", "stop_patience"),
+    "plateau_patience": ("train", "plateau_patience"),
+    "plateau_factor": ("train", "plateau_factor"),
     "dropout": ("model", "dropout"),
     "ortho_weight": ("gca", "ortho_weight"),
 }
@@ -86,8 +90,8 @@ class Experiment:
 
     def hparams(self) -> dict[str, jax.Array]:
         """Values that need no recompilation, one per seed: leaves (S,)."""
-        fields = HPARAMS | known.parts(self.config).hparams
-        values = {name: value_of(self.config, ".".join(field)) for name, field in fields.items()}
+        fields = traced_fields(self.config)
+        values = {name: value_of(self.config, field) for name, field in fields.items()}
         return {k: jnp.full(len(self.seeds), v, jnp.float32) for k, v in values.items()}
 
     def train_arrays(self) -> dict[str, Any]:
@@ -102,6 +106,12 @@ class Experiment:
     def identity(self) -> dict[str, str]:
         """Fingerprints of what is trained and evaluated on."""
         return self.data.identity() | self.evaluation.identity()
+
+
+def traced_fields(config: Config) -> dict[str, str]:
+    """{name: dotted field} of the values that need no recompilation."""
+    fields = HPARAMS | known.parts(config).hparams
+    return {name: ".".join(field) for name, field in fields.items()}
 
 
 def build(config: Config, log: InteractionLog | None = None) -> Experiment:

@@ -83,7 +83,17 @@ def places(text: str) -> tuple[int, ...]:
 
 
 def load(reference: str) -> ConfigDict:
-    """What `get_config(ARGUMENTS)` of FILE.py returns, for `FILE.py:ARGUMENTS`.
+    """What `get_config(ARGUMENTS)` of FILE.py returns, for `FILE.py:ARGUMENTS`."""
+    config = call(reference, "get_config", "--config", EXPECTED)
+    if not isinstance(config, ConfigDict):
+        kind = type(config).__name__
+        file = reference.split(":", 1)[0]
+        raise UserError(f"{file}: get_config returned {kind}: expected a ConfigDict")
+    return config
+
+
+def call(reference: str, function: str, flag: str, expected: str) -> Any:
+    """What `function(ARGUMENTS)` of FILE.py returns, for `flag=FILE.py:ARGUMENTS`.
 
     A path that begins with `configs/` and is not in the current folder is looked for beside the
     package. Raises UserError naming file and line of whatever goes wrong in it.
@@ -94,12 +104,12 @@ def load(reference: str) -> ConfigDict:
         package = pathlib.Path(oa_jax.__file__).parent  # in a checkout configs/ lies beside it
         file = next(filter(pathlib.Path.is_file, (package / file, package.parent / file)), file)
     if not file.is_file():
-        raise UserError(f"--config={path}: no such file: expected {EXPECTED}")
+        raise UserError(f"{flag}={path}: no such file: expected {expected}")
     loader = importlib.machinery.SourceFileLoader("experiment_file", str(file))
     module = importlib.util.module_from_spec(importlib.util.spec_from_loader(loader.name, loader))
     try:
         loader.exec_module(module)
-        config = module.get_config(*argument)
+        return getattr(module, function)(*argument)
     except UserError:
         raise
     except SyntaxError as error:
@@ -110,7 +120,3 @@ def load(reference: str) -> ConfigDict:
         lines = [frame.lineno for frame in trace if frame.filename == str(file)]
         where = f"line {lines[-1]}: " if lines else ""
         raise UserError(f"{path}: {where}{type(error).__name__}: {error}") from None
-    if not isinstance(config, ConfigDict):
-        kind = type(config).__name__
-        raise UserError(f"{path}: get_config returned {kind}: expected a ConfigDict")
-    return config

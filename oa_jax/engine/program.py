@@ -62,10 +62,12 @@ class Engine:
     def _create(self, seed, hparams):
         return state_lib.create(seed, hparams, self.settings.backbone.init, self.settings.optimizer)
 
-    def capacity(self, seeds, epoch: int) -> tuple[int, ...]:
-        """Slots of each packed list that hold every batch of `epoch` for all seeds of the run."""
-        needed = jax.vmap(self.settings.task.slots_needed, in_axes=(None, 0, None))
-        args = (self._counts, jnp.asarray(seeds, jnp.int32), jnp.asarray(epoch, jnp.int32))
+    def capacity(self, seeds, epoch) -> tuple[int, ...]:
+        """Slots of each packed list that hold every batch of an epoch of all `seeds`.
+        epoch: a number, or one for each seed."""
+        needed = jax.vmap(self.settings.task.slots_needed, in_axes=(None, 0, 0))
+        seeds, epoch = np.asarray(seeds, np.int32), np.asarray(epoch, np.int32)
+        args = (self._counts, jnp.asarray(seeds), jnp.asarray(np.broadcast_to(epoch, seeds.shape)))
         counts_SxN = np.asarray(self._program("slots", needed, args)(*args))
         return self.settings.task.capacity(counts_SxN.max(0))
 
@@ -103,7 +105,17 @@ class Engine:
     # What to compile: name, function of one seed, values of each seed, shared ones, donation.
 
     def _epoch(self, states, arrays, capacity):
-        one = functools.partial(step_lib.epoch, self.settings, capacity)
+        train = functools.partial(step_lib.epoch, self.settings, capacity)
+
+        def unless_done(state, arrays):
+            """Of seeds in turn, one that is done costs nothing; its report is of no meaning."""
+            report = jax.eval_shape(train, state, arrays)[1]
+            none = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), report)
+            return jax.lax.cond(
+                state.done, lambda state: (state, none), lambda state: train(state, arrays), state
+            )
+
+        one = unless_done if self.axis == "map" else train
         return ("epoch", capacity), one, (states,), arrays, True
 
     def _steps(self, states, arrays, capacity, n_steps):
@@ -200,6 +212,12 @@ def pad_seeds(tree, n_slots: int):
     if isinstance(jax.tree.leaves(tree)[0], jax.ShapeDtypeStruct):
         return jax.eval_shape(lambda tree: take_seeds(tree, slots), tree)
     return take_seeds(tree, slots)
+
+
+@functools.partial(jax.jit, donate_argnums=0)
+def put_seeds(tree, slots, values):
+    """`tree` with the values of other seeds in the given slots. The old buffers are given up."""
+    return jax.tree.map(lambda a, new: a.at[slots].set(new), tree, values)
 
 
 def take_seeds(tree, slots):

@@ -17,8 +17,8 @@ from oa_jax.nn.draws import Purpose, key_of
 class State:
     """One run (config, seed). A program over seeds has a leading S axis on every leaf.
 
-    hparams: values that need no recompilation (float32 scalars): learning_rate, weight_decay,
-    dropout, ortho_weight and the backbone's own.
+    hparams: values that need no recompilation (float32 scalars): `experiment.HPARAMS` and the
+    backbone's own. They are the configuration's, and not stored.
     best_*: parameters, score and 1-based epoch of the best validation so far; epoch 0 is the
     initialisation.  bad_epochs: validations since then.  plateau_epochs: the same since the last
     cut of the learning rate.  diverged_step: 1 + the step whose loss was not finite, 0 if none.
@@ -42,19 +42,16 @@ class State:
 
 @dataclasses.dataclass(frozen=True)
 class Schedule:
-    """Epochs, patience and the metric that selects; defaults of official ABXI.
+    """Epochs, patience and the metric that selects.
 
     Epoch e (1-based) of the first `warmup_epochs` trains at lr (1e-5 + (1 - 1e-5)(e - 1)/warmup);
     no selection happens there. A validation at least as good as the best by the metric `selection`
     (`strict`: better than it) resets the counters. More than `plateau_patience` bad ones in a row
-    cut the rate by `plateau_factor`; more than `stop_patience` end the run.
+    cut the rate by `plateau_factor`; more than `stop_patience` end the run, and so does the epoch
+    `max_epochs`: these four are each seed's own, in its `hparams`.
     """
 
-    max_epochs: int
     warmup_epochs: int = 10
-    plateau_patience: int = 30
-    plateau_factor: float = 0.3162
-    stop_patience: int = 61
     selection: str = "mrr_sum"
     strict: bool = False
 
@@ -73,9 +70,9 @@ class Schedule:
         better = counts & as_good
         bad = jnp.where(better, 0, state.bad_epochs + counts)
         # The official loop ends before the scheduler sees the last bad epoch.
-        goes_on = bad <= self.stop_patience
+        goes_on = bad <= state.hparams["stop_patience"]
         plateau = jnp.where(better, 0, state.plateau_epochs + (counts & goes_on))
-        cut = plateau > self.plateau_patience
+        cut = plateau > state.hparams["plateau_patience"]
 
         def pick(new, old):
             return jax.tree.map(lambda n, o: jnp.where(better, n, o), new, old)
@@ -86,14 +83,16 @@ class Schedule:
             best_epoch=pick(state.epoch, state.best_epoch),
             bad_epochs=bad,
             plateau_epochs=jnp.where(cut, 0, plateau),
-            lr_scale=jnp.where(cut, state.lr_scale * self.plateau_factor, state.lr_scale),
+            lr_scale=jnp.where(
+                cut, state.lr_scale * state.hparams["plateau_factor"], state.lr_scale
+            ),
         )
         return state.replace(done=self.is_over(state))
 
     def is_over(self, state: State) -> jax.Array:
         """Whether a seed has trained its last epoch."""
-        stopped = state.bad_epochs > self.stop_patience
-        return stopped | (state.epoch >= self.max_epochs) | (state.diverged_step > 0)
+        stopped = state.bad_epochs > state.hparams["stop_patience"]
+        return stopped | (state.epoch >= state.hparams["max_epochs"]) | (state.diverged_step > 0)
 
 
 def _computed_once(value, true):

@@ -72,7 +72,7 @@ class Checkpoints:
             self._manager.save(
                 epoch,
                 args=ocp.args.Composite(
-                    state=ocp.args.PyTreeSave(states.replace(best_params=())),
+                    state=ocp.args.PyTreeSave(states.replace(best_params=(), hparams=())),
                     best=ocp.args.PyTreeSave(states.best_params),
                     seconds=ocp.args.JsonSave(seconds),
                 ),
@@ -103,14 +103,25 @@ class Checkpoints:
     def n_seeds(self) -> int | None:
         """How many seeds the newest step holds, None if it cannot be told."""
         try:
-            newest = self._directory / str(max(self._manager.all_steps()))
-            with ocp.PyTreeCheckpointer() as reader:
-                return reader.metadata(newest / "state").item_metadata["seed"].shape[0]
+            return self._saved(max(self._manager.all_steps()))["seed"].shape[0]
         except (*UNREADABLE, TypeError, AttributeError):  # ValueError also: there is no step
             return None
 
+    def _saved(self, epoch):
+        """What is known of the leaves of a step's `state`."""
+        with ocp.PyTreeCheckpointer() as reader:
+            return reader.metadata(self._directory / str(epoch) / "state").item_metadata
+
+    def _is_slim(self, epoch) -> bool:
+        """Whether a step holds the end of a run of which the best parameters alone were kept."""
+        try:
+            return "params" not in self._saved(epoch)
+        except (*UNREADABLE, TypeError):
+            return False
+
     def restore_newest(self, abstract: State) -> tuple[int, State, dict[str, float]] | None:
-        """(epoch, states, seconds) of the newest readable step, None if there is none.
+        """(epoch, states, seconds) of the newest readable step, None if there is none. The states
+        have no `hparams`, and neither `params` nor `moments` of a run that kept its best ones only.
 
         abstract: shapes and types of the states and where they shall lie, which may be elsewhere
         than where they lay when they were saved. Raises UserError when no step is readable.
@@ -121,8 +132,11 @@ class Checkpoints:
             wrong[epoch] = processes.first_does(wrong_file)(self._directory / str(epoch))
             if wrong[epoch]:
                 continue
+            state = abstract.replace(best_params=(), hparams=())
+            if self._is_slim(epoch):
+                state = state.replace(params=(), moments=())
             args = ocp.args.Composite(
-                state=_to_devices(abstract.replace(best_params=())),
+                state=_to_devices(state),
                 best=_to_devices(abstract.best_params),
                 seconds=ocp.args.JsonRestore(),
             )
@@ -256,4 +270,5 @@ def _to_devices(item):
         return ocp.checkpoint_utils.construct_restore_args(leaf, strict=not is_table(path))
 
     args = jax.tree_util.tree_map_with_path(restore_args, item)
-    return ocp.args.PyTreeRestore(item, restore_args=args)
+    # In part, as older versions stored the `hparams` too.
+    return ocp.args.PyTreeRestore(item, restore_args=args, partial_restore=True)

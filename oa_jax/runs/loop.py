@@ -1,10 +1,17 @@
-"""The host loop: epochs on the device; metrics, checkpoints and compaction between them."""
+"""The host loop: seeds in the slots of a compiled program, an epoch after the other; metrics and
+checkpoints between them.
+
+A slot whose seed has ended is given to the next one that waits, of the same run or of another
+that the same program can train (see `runs.sweep`).
+"""
 
 from __future__ import annotations
 
 import dataclasses
+import functools
+import itertools
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import jax
 import numpy as np
@@ -12,167 +19,318 @@ import numpy as np
 from oa_jax import processes
 from oa_jax.engine import program as engine_lib
 from oa_jax.engine.state import State
+from oa_jax.errors import UserError
 from oa_jax.experiment import Experiment
 from oa_jax.runs.checkpoint import Checkpoints
 from oa_jax.runs.metrics_file import Rows
 from oa_jax.runs.workdir import Workdir
 
-PADDING = -1  # in the place of a seed's slot
+Say = Callable[[str], None]
 
 
-@dataclasses.dataclass
 class Clock:
-    """Seconds by kind, over all sessions of a run; compilation is its own kind."""
+    """Seconds by kind; compilation is its own kind."""
 
-    engine: engine_lib.Engine
-    seconds: dict[str, float]
+    def __init__(self, engine: engine_lib.Engine, seconds: dict[str, float] | None = None):
+        self.engine, self.seconds = engine, dict(seconds or {})
 
     def timed(self, kind: str, fn, *args):
         begin, compiled = time.perf_counter(), self.engine.compile_seconds
         out = jax.block_until_ready(fn(*args))
         compiled = self.engine.compile_seconds - compiled
-        spent = {kind: time.perf_counter() - begin - compiled, "compile": compiled}
-        for name, value in spent.items():
-            self.seconds[name] = self.seconds.get(name, 0.0) + value
+        self.add({kind: time.perf_counter() - begin - compiled, "compile": compiled})
         return out
+
+    def add(self, spent: dict[str, float], share: float = 1.0) -> None:
+        for name, value in spent.items():
+            self.seconds[name] = self.seconds.get(name, 0.0) + share * value
+
+
+class Training:
+    """A run under way: its files, and the states of its seeds that are in no slot.
+
+    A context, which waits for its checkpoints at its end. Goes on from the newest checkpoint, which
+    may hold fewer seeds, or seeds that had reached a smaller max_epochs.
+
+    save_seconds: checkpoints are at least that far apart, whatever `checkpoint_every` says.
+    """
+
+    def __init__(
+        self, experiment: Experiment, workdir: Workdir, say: Say, save_seconds: float = 0.0
+    ):
+        self.experiment, self.workdir, self.say = experiment, workdir, say
+        self.rows, self.hparams = Rows(experiment, workdir), experiment.hparams()
+        self.clock = Clock(experiment.engine)
+        self.outside: dict[int, State] = {}  # by the seed's place in the run
+        self.done = np.zeros(len(experiment.seeds), bool)
+        self.epochs = np.zeros(len(experiment.seeds), int)
+        self.step = 0  # names the checkpoints: the epochs of the program that this run was in
+        self.keeps = "last"  # of the ended run: all that it takes to go on, the "best" or "none"
+        self._save_seconds, self._saved = save_seconds, time.monotonic()
+
+    def __enter__(self) -> Training:
+        keep = self.experiment.config.train.keep_checkpoints
+        self.checkpoints = Checkpoints(self.workdir.checkpoints, keep, self.say).__enter__()
+        try:
+            self._restore()
+        except BaseException as error:
+            self.checkpoints.__exit__(type(error), error, None)
+            raise
+        return self
+
+    def __exit__(self, *error) -> None:
+        self.checkpoints.__exit__(*error)
+
+    def _restore(self):
+        engine, seeds = self.experiment.engine, self.experiment.seeds
+        saved = np.arange(self.checkpoints.n_seeds() or len(seeds))
+        abstract = engine.abstract(seeds[: len(saved)], self.values_of(saved))
+        found = self.checkpoints.restore_newest(abstract)
+        if not found:
+            self.workdir.keep_rows({})
+            return
+        self.step, states, seconds = found
+        states = states.replace(hparams=self.values_of(saved))
+        # The configuration may allow more epochs than it did.
+        states = states.replace(done=engine.settings.schedule.is_over(states))
+        if states.params == () and not processes.fetch(states.done).all():
+            raise UserError(
+                f"{self.workdir.path}: only its best parameters were kept: expected a checkpoint "
+                "to go on from"
+            )
+        self.clock.add(seconds)
+        self.outside = {i: engine_lib.take_seeds(states, [i]) for i in saved}
+        self.done[saved], self.epochs[saved] = processes.fetch((states.done, states.epoch))
+        self.workdir.keep_rows(dict(zip(seeds[saved].tolist(), self.epochs.tolist(), strict=True)))
+        self.say(f"going on after epoch {self.epochs.max()}")
+
+    def values_of(self, places) -> dict[str, jax.Array]:
+        """The `hparams` of some of the seeds."""
+        return {name: values[np.asarray(places)] for name, values in self.hparams.items()}
+
+    def waiting(self) -> list[int]:
+        """Places of the seeds that have not ended, those that have begun first."""
+        return sorted(np.flatnonzero(~self.done).tolist(), key=lambda i: i not in self.outside)
+
+    def states(self, inside: dict[int, State] | None = None) -> State:
+        """States of the seeds that have begun, which are the first ones, in buffers of their own.
+        inside: those of the seeds in slots."""
+        found = self.outside | (inside or {})
+        return engine_lib.join_seeds([found[i] for i in sorted(found)], np.arange(len(found)))
+
+    def save(self, inside: dict[int, State]) -> None:
+        states = self.states(inside)
+        if self.done.all() and self.keeps == "best":
+            states = states.replace(params=(), moments=())
+        self.clock.timed("save", self.checkpoints.save, self.step, states, self.clock.seconds)
+        self._saved = time.monotonic()
+
+    def is_due(self) -> bool:
+        """Whether the epoch that has ended is one to save."""
+        far = time.monotonic() - self._saved >= self._save_seconds
+        every = self.experiment.config.train.checkpoint_every
+        if self.done.all():
+            return self.keeps != "none"
+        return far and self.step % every == 0
+
+
+Seat = tuple[Training, int]  # a run, and the place of one of its seeds
+
+
+@dataclasses.dataclass
+class Use:
+    """How well the slots were used, summed over epochs."""
+
+    epochs: int = 0
+    slots: int = 0
+    busy: int = 0  # slots with a seed that trained
+    seconds: float = 0.0  # of the device, without compiling
+
+
+class Slots:
+    """The seeds in a compiled program.
+
+    size: slots, rounded up to fill the devices. queue: runs that this engine's program can train,
+    in order; asked for the next one when a slot is free. With `compaction`, where seeds run side
+    by side, the program shrinks by halves once nobody waits and the rest fits; where they run in
+    turn a free slot costs nothing.
+    """
+
+    def __init__(self, engine, arrays, size: int, queue: Iterable[Training], compaction=True):
+        self.engine, self.size = engine, self._rounded(engine, size)
+        self.arrays = engine.keep(arrays, self.size)
+        self.compaction = compaction and engine.axis == "vmap"
+        self.use = Use()
+        self._queue = ((training, i) for training in queue for i in training.waiting())
+        self._seats: list[Seat | None] = []
+        self._states: State | None = None
+
+    @staticmethod
+    def _rounded(engine, size):
+        multiple = engine.layout.seed_size(size)
+        return -(-size // multiple) * multiple
+
+    def run(
+        self,
+        after: Callable[[Training, float], None],
+        ended: Callable[[Training], None] = lambda training: None,
+        notice: processes.Notice | None = None,
+    ) -> None:
+        """Train until nobody waits.
+
+        after: is called with every run in the program and the seconds of an epoch, once its rows
+        are written; ended: with a run whose seeds have all ended. Raises Interrupted, with
+        everything saved, after the epoch in which `notice` came.
+        """
+        notice = notice or processes.Notice()  # outside of its context it never comes
+        late: Callable[[], None] | None = None
+        while self._fill():
+            begin, compiled = time.perf_counter(), self.engine.compile_seconds
+            report = self._epoch()
+            if late:
+                late()  # the host's part of the epoch before, while the device works
+            counters = self._counters()  # waits for the device
+            compiled = self.engine.compile_seconds - compiled
+            spent = {"train": time.perf_counter() - begin - compiled, "compile": compiled}
+            groups = self._by_run()
+            late = functools.partial(self._write, groups, counters, report, spent, after)
+            self._leave(groups, counters, spent)
+            leaving = notice.holds()
+            due = [run for run in groups if leaving or run.is_due()]
+            if due:
+                late()
+                late = None
+            for run in due:
+                run.save(self._inside(run))
+            if leaving:
+                paths = ", ".join(str(run.workdir.path) for run in groups)
+                raise notice.error(f"{paths}: saved after epoch {counters['epoch'].max()}")
+            for run in groups:
+                if run.done.all():
+                    ended(run)
+
+    def _epoch(self):
+        """Start an epoch of the program -> its report."""
+        taken = [seat for seat in self._seats if seat]
+        seeds = [run.experiment.seeds[place] for run, place in taken]
+        capacity = self.engine.capacity(seeds, [run.epochs[place] for run, place in taken])
+        self._states, report = self.engine.epoch(self._states, self.arrays, capacity)
+        return report
+
+    def _counters(self) -> dict[str, np.ndarray]:
+        names = ("done", "epoch", "best_epoch", "diverged_step")
+        return processes.fetch({name: getattr(self._states, name) for name in names})
+
+    def _by_run(self) -> dict[Training, list[tuple[int, int]]]:
+        """(slot, place) of the seeds of each run, in the order of places."""
+        groups: dict[Training, list[tuple[int, int]]] = {}
+        for slot, seat in enumerate(self._seats):
+            if seat:
+                groups.setdefault(seat[0], []).append((slot, seat[1]))
+        return {run: sorted(of, key=lambda pair: pair[1]) for run, of in groups.items()}
+
+    def _write(self, groups, counters, report, spent, after):
+        report = counters | processes.fetch(report)
+        for run, of in groups.items():
+            run.rows.add([place for _, place in of], report, [slot for slot, _ in of])
+            after(run, spent["train"])
+
+    def _leave(self, groups, counters, spent):
+        """Count the epoch, and take the seeds that have ended out of their slots."""
+        busy = sum(map(len, groups.values()))
+        self.use.epochs += 1
+        self.use.slots += len(self._seats)
+        self.use.busy += busy
+        self.use.seconds += spent["train"]
+        for run, of in groups.items():
+            run.clock.add(spent, len(of) / busy)
+            run.step += 1
+            for slot, place in of:
+                run.epochs[place] = counters["epoch"][slot]
+                if counters["done"][slot]:
+                    run.done[place] = True
+                    run.outside[place] = engine_lib.take_seeds(self._states, [slot])
+                    self._seats[slot] = None
+
+    def _inside(self, run):
+        return {
+            seat[1]: engine_lib.take_seeds(self._states, [slot])
+            for slot, seat in enumerate(self._seats)
+            if seat and seat[0] is run
+        }
+
+    def _fill(self) -> bool:
+        """Give free slots to seeds that wait; False if there is nothing left to train."""
+        staying = [slot for slot, seat in enumerate(self._seats) if seat]
+        free = self.size - len(staying)
+        entering = list(itertools.islice(self._queue, free))
+        if not staying and not entering:
+            return False
+        states = self._states_of(entering, together=not staying)
+        size = self._size_for(len(staying) + len(entering), others=len(entering) == free)
+        if staying and size == len(self._seats):
+            for seat, state in zip(entering, states, strict=True):
+                slot = self._seats.index(None)
+                self._seats[slot] = seat
+                self._states = engine_lib.put_seeds(self._states, np.array([slot]), state)
+        else:
+            parts = [engine_lib.take_seeds(self._states, staying)] if staying else []
+            joined = engine_lib.join_seeds([*parts, *states], np.arange(len(staying + entering)))
+            seats = [self._seats[slot] for slot in staying] + entering
+            self._seats = seats + [None] * (size - len(seats))
+            padded = engine_lib.pad_seeds(joined, size)
+            self._states = padded.replace(done=padded.done | (np.arange(size) >= len(seats)))
+        return True
+
+    def _size_for(self, n_seeds, others):
+        """Slots of a program for that many seeds. others: more may be waiting."""
+        if others or not self.compaction:
+            return self.size
+        size = len(self._seats) or self.size
+        while n_seeds <= (half := self._rounded(self.engine, -(-size // 2))) < size:
+            size = half
+        return size
+
+    def _states_of(self, seats, together) -> list[State]:
+        """States of seeds that come in, each with an axis of 1. Those that begin get the row of
+        their epoch 0: `together` by one program, otherwise one by one, also by one program."""
+        fresh = [seat for seat in seats if seat[1] not in seat[0].outside]
+        groups, begun = [fresh] if together and fresh else [[seat] for seat in fresh], {}
+        for group in groups:
+            states = self._begin(group)
+            begun |= {seat: engine_lib.take_seeds(states, [i]) for i, seat in enumerate(group)}
+        return [begun[seat] if seat in begun else seat[0].outside.pop(seat[1]) for seat in seats]
+
+    def _begin(self, seats) -> State:
+        clock = Clock(self.engine)
+        values = [run.values_of([place]) for run, place in seats]
+        hparams = jax.tree.map(lambda *parts: np.concatenate(parts), *values)
+        seeds = np.array([run.experiment.seeds[place] for run, place in seats])
+        states = clock.timed("train", self.engine.create, seeds, hparams)
+        report = clock.timed("evaluate", self.engine.assess, states, self.arrays)
+        names = ("epoch", "best_epoch", "diverged_step")
+        report = processes.fetch(report | {name: getattr(states, name) for name in names})
+        for run, of in itertools.groupby(enumerate(seats), key=lambda pair: pair[1][0]):
+            of = list(of)
+            run.clock.add(clock.seconds, len(of) / len(seats))
+            run.rows.add([place for _, (_, place) in of], report, [i for i, _ in of])
+        return states
 
 
 def train(
     experiment: Experiment,
     workdir: Workdir,
-    say: Callable[[str], None],
+    say: Say,
     notice: processes.Notice | None = None,
 ) -> tuple[State, dict[str, float]]:
-    """Train all seeds to their ends -> (states of all seeds, seconds by kind).
+    """Train all seeds of a run to their ends -> (states of all seeds, seconds by kind).
 
-    Goes on from the newest checkpoint, which may hold fewer seeds, or seeds that had reached a
-    smaller max_epochs. `say` prints one line. Raises Interrupted, with everything saved, after
-    the epoch in which `notice` came.
+    Goes on from the newest checkpoint. `say` prints one line. Raises Interrupted, with everything
+    saved, after the epoch in which `notice` came.
     """
-    engine, seeds, config = experiment.engine, experiment.seeds, experiment.config.train
-    rows, clock = Rows(experiment, workdir), Clock(engine, {})
-    notice = notice or processes.Notice()  # outside of its context it never comes
-    with Checkpoints(workdir.checkpoints, config.keep_checkpoints, say) as checkpoints:
-        states, step, fresh = _begin(experiment, workdir, checkpoints, clock, say)
-        arrays = engine.keep(experiment.train_arrays(), len(seeds))
-        if len(fresh):
-            begun = engine_lib.take_seeds(states, fresh)
-            rows.add(0, begun, clock.timed("evaluate", engine.assess, begun, arrays), fresh)
-        groups = Groups(states, config.compaction, engine.layout.seed_size(len(seeds)))
-        while groups.running.any() or groups.next_cohort():
-            begin, epoch = time.perf_counter(), groups.epoch
-            capacity = clock.timed("train", engine.capacity, seeds, epoch)
-            states, report = clock.timed("train", engine.epoch, groups.states, arrays, capacity)
-            epoch, step = epoch + 1, step + 1
-            rows.add(epoch, states, report, groups.slots, groups.running)
-            say(rows.line(epoch, time.perf_counter() - begin))
-            groups.update(states)
-            leaving = notice.holds()
-            if leaving or epoch % config.checkpoint_every == 0 or not groups.running.any():
-                clock.timed("save", checkpoints.save, step, groups.all(), clock.seconds)
-            if leaving:
-                raise notice.error(f"{workdir.path} is saved after epoch {epoch}")
-    return groups.all(), clock.seconds
-
-
-def _begin(experiment, workdir, checkpoints, clock, say) -> tuple[State, int, np.ndarray]:
-    """States of all seeds to go on from, the step that they were saved in, and the slots of those
-    that begin now."""
-    engine, seeds, hparams = experiment.engine, experiment.seeds, experiment.hparams()
-    slots, n_saved = np.arange(len(seeds)), checkpoints.n_seeds() or len(seeds)
-    some = jax.tree.map(lambda a: a[:n_saved], hparams)
-    found = checkpoints.restore_newest(engine.abstract(seeds[:n_saved], some))
-    if not found:
-        workdir.keep_rows({})
-        return clock.timed("train", engine.create, seeds, hparams), 0, slots
-    step, states, clock.seconds = found
-    epochs = processes.fetch(states.epoch)
-    workdir.keep_rows(dict(zip(seeds.tolist(), epochs.tolist(), strict=False)))
-    say(f"going on after epoch {int(epochs.max())}")
-    # The configuration may allow more epochs than it did.
-    states = states.replace(done=engine.settings.schedule.is_over(states))
-    if n_saved < len(seeds):
-        more = jax.tree.map(lambda a: a[n_saved:], hparams)
-        fresh = clock.timed("train", engine.create, seeds[n_saved:], more)
-        states = engine_lib.join_seeds([states, fresh], slots)
-    return states, step, slots[n_saved:]
-
-
-class Groups:
-    """The states of all seeds: those in the compiled program, and those put aside.
-
-    With compaction, seeds that stop leave the program: uneven stopping costs little, but every
-    size of the program is compiled. Without, they stay in it and no longer change.
-
-    Seeds in a program stand at the same epoch. Where they do not, as seeds that were added later
-    begin from the first, they form cohorts, which are trained one after the other.
-
-    multiple: the program's seeds are a multiple of it. Those that are missing are padding slots,
-    copies of another seed that have stopped, and of no number.
-    """
-
-    def __init__(self, states: State, compaction: bool, multiple: int = 1):
-        self.compaction, self.multiple = compaction, multiple
-        done, epoch = processes.fetch((states.done, states.epoch))
-        waits = ~done & (epoch > epoch.min(initial=epoch.max(), where=~done))
-        groups = [~waits, *(waits & (epoch == e) for e in np.unique(epoch[waits]))]
-        slots = np.arange(len(done))
-        first, *self._aside = [
-            (slots[of], states if of.all() else engine_lib.take_seeds(states, of)) for of in groups
-        ]
-        self._fill(*first)
-        self.update(self.states)
-
-    @property
-    def epoch(self) -> int:
-        """Epochs that the running seeds of the program have trained."""
-        return int(processes.fetch(self.states.epoch)[self.running][0])
-
-    def next_cohort(self) -> bool:
-        """Take the next seeds that wait into the program; False if none do."""
-        waiting = self._waiting()
-        if not waiting:
-            return False
-        self._put_aside(self.slots, self.states, self.slots != PADDING)
-        index = waiting[0]
-        self._fill(*self._aside.pop(index))
-        self.update(self.states)
-        return True
-
-    def _waiting(self) -> list[int]:
-        """Numbers of the groups aside with seeds that have not ended."""
-        return [i for i, (_, s) in enumerate(self._aside) if not processes.fetch(s.done).all()]
-
-    def _put_aside(self, slots, states, chosen):
-        self._aside.append((slots[chosen], engine_lib.take_seeds(states, chosen)))
-
-    def update(self, states: State) -> None:
-        """Take the new states of the seeds in the program; put aside those that stopped."""
-        self.states = states
-        self.running = ~processes.fetch(states.done)
-        n_running = int(self.running.sum())
-        if self.compaction and 0 < self._slots_for(n_running) < len(self.slots):
-            done = ~self.running & (self.slots != PADDING)
-            if done.any():
-                self._put_aside(self.slots, states, done)
-            self._fill(self.slots[self.running], engine_lib.take_seeds(states, self.running))
-            self.running = self.slots != PADDING
-
-    def _slots_for(self, n_seeds):
-        return -(-n_seeds // self.multiple) * self.multiple
-
-    def _fill(self, slots, states):
-        """Take the seeds `slots` into the program, with padding."""
-        missing = self._slots_for(len(slots)) - len(slots)
-        self.slots = np.concatenate([slots, np.full(missing, PADDING)])
-        self.states = states
-        if missing:
-            states = engine_lib.pad_seeds(states, len(self.slots))
-            self.states = states.replace(done=states.done | (self.slots == PADDING))
-
-    def all(self) -> State:
-        """All states in the order of the slots, in buffers of their own."""
-        parts = [*self._aside, (self.slots, self.states)]
-        slots = np.concatenate([slots for slots, _ in parts])
-        order = np.argsort(slots)[np.sum(slots == PADDING) :]
-        return engine_lib.join_seeds([states for _, states in parts], order)
+    with Training(experiment, workdir, say) as training:
+        arrays, size = experiment.train_arrays(), len(experiment.seeds)
+        compaction = experiment.config.train.compaction
+        slots = Slots(experiment.engine, arrays, size, [training], compaction)
+        slots.run(lambda run, seconds: say(run.rows.line(seconds)), notice=notice)
+        return training.states(), training.clock.seconds

@@ -25,20 +25,17 @@ class Rows:
         wanted = experiment.config.train.tensorboard and processes.is_first()
         self._board = _board(workdir) if wanted else None
 
-    def add(self, epoch, states, report, slots=None, running=None) -> None:
-        """A row for each running seed of the program.
+    def add(self, places, report, slots) -> None:
+        """A row for each of some seeds.
 
-        states, report: of the program's seeds, leading axis S. slots: (S,) their places among all
-        seeds; running: (S,) those that this epoch has changed; by default all.
+        places: of the seeds among those of the run. report: arrays of the host, leading axis S, of
+        an epoch of a program: what the engine reports, `epoch`, `best_epoch`, `diverged_step`.
+        slots: where the seeds are in it.
         """
-        seeds = self.experiment.seeds if slots is None else self.experiment.seeds[slots]
-        running = np.ones(len(seeds), bool) if running is None else running
-        counters = {k: getattr(states, k) for k in ("best_epoch", "diverged_step")}
-        report, counters = processes.fetch((report, counters))
         self._newest = []
-        for i in np.flatnonzero(running):
-            row = {"epoch": epoch, "seed": int(seeds[i])}
-            row |= {name: int(value[i]) for name, value in counters.items()}
+        for place, i in zip(places, slots, strict=True):
+            row = {"epoch": int(report["epoch"][i]), "seed": int(self.experiment.seeds[place])}
+            row |= {name: int(report[name][i]) for name in ("best_epoch", "diverged_step")}
             if "train" in report:
                 row["learning_rate"] = float(report["learning_rate"][i])
                 row |= {f"train/{k}": float(v[i]) for k, v in report["train"].items()}
@@ -49,7 +46,7 @@ class Rows:
         if self._board:
             for row in self._newest:
                 for name, value in row.items():
-                    self._board.add_scalar(f"seed{row['seed']}/{name}", value, epoch)
+                    self._board.add_scalar(f"seed{row['seed']}/{name}", value, row["epoch"])
             self._board.flush()
 
     def _val_metrics(self, report, i):
@@ -62,14 +59,15 @@ class Rows:
             return dict.fromkeys(metrics, float("nan"))
         return metrics
 
-    def line(self, epoch: int, seconds: float) -> str:
-        """Epoch, validation NDCG@10 of each running seed (* a new best), speed, time left; of many
-        seeds mean, standard deviation and range."""
+    def line(self, seconds: float) -> str:
+        """The newest rows in a line: epoch, validation NDCG@10 of each seed (* a new best), speed,
+        time left; of many seeds mean, standard deviation and range."""
         evaluation, parts = self.experiment.evaluation, []
+        epoch = max(row["epoch"] for row in self._newest)
         name = evaluation.rankings[evaluation.watched]
         well = [row for row in self._newest if not row["diverged_step"]]
         scores = {d: [row[f"val/{d}/ndcg@10/{name}"] for row in well] for d in "AB"}
-        better = [row["best_epoch"] == epoch for row in well]
+        better = [row["best_epoch"] == row["epoch"] for row in well]
         if len(well) < MANY_SEEDS:
             for row, is_better, *pair in zip(well, better, *scores.values(), strict=True):
                 pair = "/".join(f"{score:.4f}" for score in pair)

@@ -98,25 +98,25 @@ class Workdir:
 
     @first_does
     def keep_rows(self, epochs: dict[int, int]) -> None:
-        """Keep the rows of metrics.jsonl of each seed up to its epoch in `epochs`; drop the others,
-        and a line cut off by a kill.
+        """Keep the rows of metrics.jsonl of each seed up to its epoch in `epochs`, in the order of
+        epochs and of the seeds there; drop the others, and a line cut off by a kill.
 
         Raises UserError naming a line above the last one that is no row.
         """
         path = self.path / "metrics.jsonl"
         lines = path.read_bytes().splitlines() if path.exists() else []
-        kept = []
+        kept, order = {}, list(epochs)
         for number, line in enumerate(lines, 1):
             try:
                 row = json.loads(line.decode())
                 if row["epoch"] <= epochs.get(row["seed"], -1):
-                    kept.append(line + b"\n")
+                    kept[row["epoch"], order.index(row["seed"])] = line + b"\n"
             except (ValueError, TypeError, KeyError):
                 if number < len(lines):  # else cut off: its epoch will be run again
                     raise UserError(
                         f"{path}: line {number}: found {line[:40]!r}: expected a row of an epoch"
                     ) from None
-        files.write(path, b"".join(kept))
+        files.write(path, b"".join(kept[of] for of in sorted(kept)))
 
     @first_does
     def append_rows(self, rows: list[dict]) -> None:

@@ -16,14 +16,38 @@ from oa_jax.ranking.selection import mrr_sum
 RATE = 0.5
 
 
-def fresh():
+@dataclasses.dataclass(frozen=True)
+class Rule:
+    """A schedule and the values of it that are a seed's own; defaults of official ABXI."""
+
+    max_epochs: int
+    warmup_epochs: int = 10
+    plateau_patience: int = 30
+    plateau_factor: float = 0.3162
+    stop_patience: int = 61
+    strict: bool = False
+
+    @property
+    def schedule(self):
+        return Schedule(self.warmup_epochs, strict=self.strict)
+
+    @property
+    def hparams(self):
+        own = ("max_epochs", "plateau_patience", "plateau_factor", "stop_patience")
+        values = {"learning_rate": RATE} | {name: getattr(self, name) for name in own}
+        return {name: jnp.float32(value) for name, value in values.items()}
+
+
+def fresh(rule):
     """A state whose one parameter will say at which epoch it was taken."""
-    hparams = {"learning_rate": jnp.float32(RATE)}
+    hparams = rule.hparams
     return state_lib.create(3, hparams, lambda key: {"w": jnp.zeros(())}, optax.scale_by_adam())
 
 
 @functools.cache
-def compiled(schedule):
+def compiled(rule):
+    schedule = rule.schedule
+
     def epoch(state, score):
         rate = schedule.learning_rate(state)
         state = state.replace(epoch=state.epoch + 1, params={"w": state.params["w"] + 1})
@@ -31,7 +55,7 @@ def compiled(schedule):
         seen = {"rate": rate, "done": state.done, "best_epoch": state.best_epoch}
         return state, seen | {"best": state.best_score, "taken": state.best_params["w"]}
 
-    return jax.jit(lambda scores_E: jax.lax.scan(epoch, fresh(), scores_E)[1])
+    return jax.jit(lambda scores_E: jax.lax.scan(epoch, fresh(rule), scores_E)[1])
 
 
 def simulate(schedule, scores_E):
@@ -79,7 +103,7 @@ def check(schedule, scores_E):
     return rates, last
 
 
-SCHEDULES = [Schedule(200, 3, 2, 0.5, 7), Schedule(200, 0, 0, 0.9, 3), Schedule(25, 5, 4, 0.3, 60)]
+SCHEDULES = [Rule(200, 3, 2, 0.5, 7), Rule(200, 0, 0, 0.9, 3), Rule(25, 5, 4, 0.3, 60)]
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES, ids=str)
@@ -113,7 +137,7 @@ def test_the_comparison_notices_a_schedule_off_by_one(field):
 
 def test_the_verified_example():
     """n_w = 10, best at epoch 11: the cut is effective from epoch 43, the run stops at 73."""
-    found = simulate(Schedule(500), [0.9] * 10 + [0.5] + [0.4] * 100)
+    found = simulate(Rule(500), [0.9] * 10 + [0.5] + [0.4] * 100)
     rate = found["rate"] / RATE
     assert np.allclose(rate[10:42], 1) and np.allclose(rate[42:73], 0.3162)
     assert int(np.argmax(found["done"])) + 1 == 73
@@ -121,7 +145,7 @@ def test_the_verified_example():
 
 
 def test_warm_up_rates():
-    rate = simulate(Schedule(500, warmup_epochs=10), [0.5] * 12)["rate"] / RATE
+    rate = simulate(Rule(500, warmup_epochs=10), [0.5] * 12)["rate"] / RATE
     assert rate[0] == pytest.approx(1e-5, rel=1e-4)
     assert rate[1] == pytest.approx(0.1, rel=1e-3)
     assert rate[9] == pytest.approx(0.9, rel=1e-3)
@@ -129,34 +153,35 @@ def test_warm_up_rates():
 
 
 def test_nothing_is_selected_in_the_warm_up():
-    found = simulate(Schedule(500, warmup_epochs=4, stop_patience=0), [0.9] * 4 + [0.1])
+    found = simulate(Rule(500, warmup_epochs=4, stop_patience=0), [0.9] * 4 + [0.1])
     assert found["best_epoch"].tolist() == [0, 0, 0, 0, 5]
     assert not found["done"].any()  # nor does the warm-up count as bad
 
 
 def test_the_later_epoch_wins_a_tie():
-    found = simulate(Schedule(500, warmup_epochs=0), [0.5, 0.75, 0.75, 0.5, 0.75])
+    found = simulate(Rule(500, warmup_epochs=0), [0.5, 0.75, 0.75, 0.5, 0.75])
     assert found["best_epoch"].tolist() == [1, 2, 3, 3, 5]
 
 
 def test_a_first_score_of_zero_is_a_best_and_a_negative_one_is_not():
-    found = simulate(Schedule(500, warmup_epochs=0), [-1.0, 0.0, -1.0])
+    found = simulate(Rule(500, warmup_epochs=0), [-1.0, 0.0, -1.0])
     assert found["best_epoch"].tolist() == [0, 2, 2]
 
 
 def test_a_nan_score_is_never_a_best():
-    found = simulate(Schedule(500, warmup_epochs=0), [0.5, np.nan, 0.25])
+    found = simulate(Rule(500, warmup_epochs=0), [0.5, np.nan, 0.25])
     assert found["best_epoch"].tolist() == [1, 1, 1]
 
 
 def test_max_epochs_ends_a_run_that_still_improves():
-    found = simulate(Schedule(5, warmup_epochs=1), np.linspace(0.1, 0.9, 8))
+    found = simulate(Rule(5, warmup_epochs=1), np.linspace(0.1, 0.9, 8))
     assert found["done"].tolist() == [False] * 4 + [True] * 4
 
 
 def test_divergence_ends_a_run():
-    schedule = Schedule(500, warmup_epochs=0)
-    state = fresh().replace(epoch=jnp.int32(1))
+    rule = Rule(500, warmup_epochs=0)
+    schedule = rule.schedule
+    state = fresh(rule).replace(epoch=jnp.int32(1))
     assert not schedule.after_validation(state, 0.5).done
     assert schedule.after_validation(state.replace(diverged_step=jnp.int32(8)), 0.5).done
 
@@ -166,7 +191,8 @@ def test_one_comparison_decides_all_counters_where_scores_tie(quick_compile, str
     """With quick_compile XLA computes a score anew for each counter, an ulp off: without care every
     seventh of these seeds never stops, or counts bad epochs although each became the best."""
     n_seeds, n_users, n_epochs = 200, 128, 8
-    schedule = Schedule(n_epochs, 0, 50, stop_patience=2, strict=strict)
+    rule = Rule(n_epochs, 0, 50, stop_patience=2, strict=strict)
+    schedule = rule.schedule
     rng = np.random.default_rng(0)
     rank_SxU = jnp.asarray(rng.integers(1, 101, (n_seeds, n_users)))
     domain_U, real_U = jnp.asarray(rng.integers(0, 2, n_users)), jnp.ones(n_users, bool)
@@ -176,7 +202,7 @@ def test_one_comparison_decides_all_counters_where_scores_tie(quick_compile, str
         after = schedule.after_validation(state.replace(epoch=state.epoch + 1), score)
         return jax.tree.map(lambda old, new: jnp.where(state.done, old, new), state, after)
 
-    states = jax.vmap(lambda _: fresh())(jnp.arange(n_seeds))
+    states = jax.vmap(lambda _: fresh(rule))(jnp.arange(n_seeds))
     program = jax.jit(jax.vmap(epoch))
     for _ in range(n_epochs):
         states = program(states, rank_SxU)

@@ -5,64 +5,14 @@ import shutil
 
 import jax
 import jax.numpy as jnp
-import optax
 import pytest
 import toy
 
-from oa_jax.engine import state
 from oa_jax.engine.program import take_seeds
 from oa_jax.runs import loop
 from oa_jax.runs.checkpoint import SUMS, Checkpoints
-from oa_jax.runs.loop import Groups
 from oa_jax.runs.metrics_file import Rows
 from oa_jax.runs.workdir import Workdir
-
-
-def some_states(n_seeds):
-    """States whose parameter is the slot's number."""
-
-    def one(slot):
-        return state.create(slot, {}, lambda _: {"w": slot.astype(float)}, optax.scale_by_adam())
-
-    return jax.vmap(one)(jnp.arange(n_seeds))
-
-
-def with_done(states, done):
-    return states.replace(done=jnp.asarray(done), step=states.step + 1)
-
-
-def test_compaction_keeps_the_order_and_all_restores_it():
-    groups = Groups(some_states(5), compaction=True)
-    groups.update(with_done(groups.states, [False, True, False, False, True]))
-    assert groups.slots.tolist() == [0, 2, 3] and groups.running.tolist() == [True] * 3
-    assert groups.states.seed.tolist() == groups.states.params["w"].tolist() == [0, 2, 3]
-    groups.update(with_done(groups.states, [True, False, False]))
-    assert groups.slots.tolist() == groups.states.seed.tolist() == [2, 3]
-    everyone = groups.all()
-    assert everyone.seed.tolist() == everyone.params["w"].tolist() == [0, 1, 2, 3, 4]
-    assert everyone.step.tolist() == [2, 1, 2, 2, 1]  # stopped seeds stand still
-    groups.update(with_done(groups.states, [True, True]))
-    assert not groups.running.any()
-    assert groups.all().step.tolist() == [2, 1, 3, 3, 1]
-
-
-def test_without_compaction_all_seeds_stay():
-    groups = Groups(some_states(3), compaction=False)
-    groups.update(with_done(groups.states, [False, True, False]))
-    assert groups.slots.tolist() == groups.all().seed.tolist() == [0, 1, 2]
-    assert groups.running.tolist() == [True, False, True]
-    groups.update(with_done(groups.states, [True] * 3))
-    assert not groups.running.any()
-
-
-@pytest.mark.parametrize("compaction", [True, False])
-def test_groups_begin_with_what_had_stopped(compaction):
-    states = with_done(some_states(4), [True, False, False, True])
-    groups = Groups(states, compaction)
-    assert groups.slots[groups.running].tolist() == [1, 2]
-    assert groups.all().seed.tolist() == [0, 1, 2, 3]
-    assert not Groups(with_done(states, [True] * 4), compaction).running.any()
-
 
 UNEVEN = {
     "seeds": 4,
@@ -231,7 +181,8 @@ def newest(path):
     experiment = toy.toy_experiment(**UNEVEN)
     abstract = experiment.engine.abstract(experiment.seeds, experiment.hparams())
     with Checkpoints(path / "checkpoints") as checkpoints:
-        return checkpoints.restore_newest(abstract)
+        epoch, states, seconds = checkpoints.restore_newest(abstract)
+    return epoch, states.replace(hparams=experiment.hparams()), seconds
 
 
 def test_the_last_checkpoint_holds_the_end_of_the_run(uneven, bitwise):
@@ -280,15 +231,15 @@ def test_lines_for_people(tmp_path):
 def test_a_line_of_many_seeds_has_their_spread():
     rows, name = Rows(toy.toy_experiment(), None), "ndcg@10/uni10"
     rows._newest = [
-        {"seed": s, "diverged_step": 0, "best_epoch": int(s < 3)}
+        {"epoch": 1, "seed": s, "diverged_step": 0, "best_epoch": int(s < 3)}
         | {f"val/A/{name}": s / 100, f"val/B/{name}": 0.5}
         for s in range(9)
     ]
     # Deviation of 0 … 8 with n - 1: √7.5.
     expected = "A/B  A 0.0400 ± 0.0274 (0.0000 to 0.0800)  B 0.5000 ± 0.0000 (0.5000 to 0.5000)  "
-    assert expected + "9 seeds, 3 with a new best" in rows.line(1, 10.0)
+    assert expected + "9 seeds, 3 with a new best" in rows.line(10.0)
     rows._newest[8]["diverged_step"] = 7  # eight are left: each of them
-    line = rows.line(1, 10.0)
+    line = rows.line(10.0)
     assert "0:0.0000/0.5000*" in line and "7:0.0700/0.5000 " in line
     assert "seed 8 diverged at step 7" in line and "±" not in line
 
@@ -298,4 +249,6 @@ def test_the_time_left_is_a_bound():
     rows = Rows(toy.toy_experiment(train__max_epochs=3), None)
     left = {(1, 10.0): 1, (1, 31.0): 2, (2, 60.0): 1, (3, 10.0): 0}
     for (epoch, seconds), minutes in left.items():
-        assert rows.line(epoch, seconds).endswith(f" {minutes} min left at most")
+        row = {"seed": 0, "diverged_step": 0, "best_epoch": 0, "epoch": epoch}
+        rows._newest = [row | {f"val/{d}/ndcg@10/uni10": 0.5 for d in "AB"}]
+        assert rows.line(seconds).endswith(f" {minutes} min left at most")

@@ -157,7 +157,7 @@ def one_step(backbone, params, batch, meta, weight_decay):
         return backbone.loss(params, batch, None, hparams)
 
     task = types.SimpleNamespace(batch=lambda *args: batch, n_users=meta["batch"])
-    schedule = state_module.Schedule(max_epochs=1, warmup_epochs=0)
+    schedule = state_module.Schedule(warmup_epochs=0)
     still = types.SimpleNamespace(loss=loss)
     adam, n_items = optax.scale_by_adam(), backbone.n_items
     settings = Settings(still, task, schedule, adam, n_items, 0.0, 1, 1)

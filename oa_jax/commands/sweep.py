@@ -1,0 +1,136 @@
+"""`python -m oa_jax sweep --study=FILE.py[:ARGUMENT] --out=DIR`: train the runs of a study.
+
+The same command goes on where it was, and several of them, on one machine or on many, can share
+DIR. `--dry_run` says what there is to do and how long it takes.
+"""
+
+from __future__ import annotations
+
+import time
+
+import jax
+from absl import flags
+from rich.live import Live
+from rich.table import Table
+
+from oa_jax import experiment as experiment_lib
+from oa_jax import files
+from oa_jax.commands import cli
+from oa_jax.configuration import Config
+from oa_jax.engine.compilation import use_compilation_cache
+from oa_jax.runs import study as study_lib
+from oa_jax.runs.sweep import KEEP, Progress, Sweep, default_slots
+from oa_jax.runs.workdir import Workdir
+from oa_jax.sheets import Sheet
+
+TIMED_STEPS = 4
+A_STUDY = study_lib.EXPECTED
+
+flags.DEFINE_string("study", None, "FILE.py[:a=x,b=y] whose get_study returns the runs.")
+flags.DEFINE_string("out", None, "Folder of the sweep: each run gets a folder in it.")
+flags.DEFINE_integer("slots", None, "Seeds in a program at a time; by default what fits.", 1)
+flags.DEFINE_enum("keep", "last", list(KEEP), "Checkpoints of a run that has ended.")
+flags.DEFINE_bool("dry_run", False, "Print runs, programs, times and memory; train nothing.")
+
+
+def main(_):
+    runs = study_lib.load(cli.given("study", A_STUDY))
+    out = files.local(cli.given("out", "a folder for the runs"), "--out")
+    if flags.FLAGS.dry_run:
+        use_compilation_cache(cli.say)
+        return predict(runs, out)
+    options = {"slots": flags.FLAGS.slots, "keep": flags.FLAGS.keep}
+    if not cli.console.is_terminal:
+        return conclude(Sweep(runs, out, cli.say, **options).run(), out)
+    with Live(console=cli.console, refresh_per_second=2) as live:
+        sweep = Sweep(runs, out, cli.say, **options, watch=lambda now: live.update(table(now)))
+        progress = sweep.run()
+    return conclude(progress, out)
+
+
+def table(now: Progress) -> Table:
+    """What a terminal shows of a sweep under way."""
+    page = Table(box=None, show_header=False, padding=(0, 2))
+    score, name = now.best
+    waiting = now.runs - now.finished - len(now.failed) - len(now.running)
+    rows = {
+        "program": f"{now.program}, {now.slots} slots, {now.busy:.0%} of them busy",
+        "runs": f"{now.finished} of {now.runs} done, {len(now.running)} running, "
+        f"{waiting} waiting, {len(now.failed)} failed",
+        "best so far": f"{name}, validation ndcg@10 {score:.4f}" if name else "–",
+        "time left": f"about {now.seconds_left / 60:.0f} min" if now.done_here else "–",
+    }
+    for what, text in rows.items():
+        page.add_row(what, text)
+    for run, epochs in list(now.running.items())[-8:]:
+        page.add_row("", f"{run}: epochs {' '.join(map(str, epochs))}")
+    return page
+
+
+def conclude(progress: Progress, out) -> int:
+    """Say how the sweep has ended; its exit status."""
+    for name in progress.failed:
+        cli.say(f"{name}: failed: {out / name}")
+    for name in progress.diverged:
+        cli.say(f"{name}: diverged, see its summary.json")
+    cli.say(
+        f"{progress.finished} of {progress.runs} runs are finished, slots {progress.busy:.0%} busy: "
+        f"{out / 'index.csv'}; python -m oa_jax report {out}"
+    )
+    return 1 if progress.failed or progress.diverged else 0
+
+
+def predict(runs: dict[str, Config], out) -> None:
+    """Programs, slots, times and memory, from a few timed steps of each program."""
+    finished = {name for name in runs if Workdir(out / name).is_finished}
+    n_seeds = sum(config.seeds for config in runs.values())
+    groups = study_lib.programs(runs)
+    cli.say(
+        f"{len(runs)} runs ({n_seeds} with their seeds) in {len(groups)} programs; "
+        f"{len(finished)} runs are finished"
+    )
+    rows, total = [], 0.0
+    for group in groups:
+        open_runs = {name: config for name, config in group.items() if name not in finished}
+        if not open_runs:
+            continue
+        first, config = next(iter(open_runs.items()))
+        with cli.working(f"timing the program of {first}"):
+            slots, compiling, step, memory, n_steps = timed(config)
+        seeds = sum(config.seeds for config in open_runs.values())
+        slots = flags.FLAGS.slots or min(slots, seeds)
+        epochs = sum(config.seeds * config.train.max_epochs for config in open_runs.values())
+        most = epochs * n_steps * step
+        total += compiling + most
+        row = [first, len(open_runs), seeds, slots, f"{compiling:.0f}", f"{1e3 * step:.1f}"]
+        rows.append([*map(str, row), f"{most / 60:.1f}", f"{memory * slots / 2**20:.0f}"])
+    if rows:
+        header = ["program of", "runs", "seeds", "slots", "compile s", "ms/step and seed"]
+        header += ["train min at most", "MiB of states"]
+        Sheet("", header, rows, words=1).show(cli.console)
+        cli.say(f"at most {total / 60:.0f} minutes with one worker, if no run stops early")
+
+
+def timed(config: Config) -> tuple[int, float, float, int, int]:
+    """(slots, seconds to compile an epoch, seconds of a step of a seed, bytes of a seed's state,
+    steps of an epoch) of a program on this machine."""
+    experiment = experiment_lib.build(config)
+    engine, slots = experiment.engine, default_slots(experiment)
+    seeds, hparams = experiment.seeds, experiment.hparams()
+    arrays = engine.keep(experiment.train_arrays(), len(seeds))
+    capacity = engine.capacity(seeds, 0)
+    states, before = engine.create(seeds, hparams), engine.compile_seconds
+    n_steps = experiment.data.task.n_steps
+    few = min(TIMED_STEPS, n_steps)
+    states, _ = jax.block_until_ready(engine.steps(states, arrays, capacity, few))
+    # An epoch has the evaluation beside the steps: about as much to compile again.
+    compiling = 2 * (engine.compile_seconds - before)
+    begin = time.perf_counter()
+    states, _ = jax.block_until_ready(engine.steps(states, arrays, capacity, few))
+    step = (time.perf_counter() - begin) / few / len(seeds)
+    size = sum(leaf.nbytes for leaf in jax.tree.leaves(states)) // len(seeds)
+    return slots, compiling, step, size, n_steps
+
+
+def start() -> None:
+    cli.run(main, resumes=True)

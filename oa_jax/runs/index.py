@@ -1,0 +1,100 @@
+"""The table of a sweep: a row for each run and seed, with its fields, metrics and angles."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from oa_jax import files
+from oa_jax.configuration import Config, fields_of, value_of
+
+STATES = ("waiting", "running", "failed", "diverged", "finished")
+
+
+def write(out: pathlib.Path, runs: Mapping[str, Config]) -> pathlib.Path:
+    """Write out/index.csv and, where polars is installed, out/index.parquet.
+
+    Columns: run, seed, status; the configuration's fields that are not the same in all runs,
+    dotted; n_parameters; what summary.json has of each seed.
+    """
+    found = rows(out, runs)
+    columns = list(dict.fromkeys(name for row in found for name in row))
+    buffer = io.StringIO()
+    writer = csv.DictWriter(buffer, columns, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(found)
+    files.write(out / "index.csv", buffer.getvalue())
+    try:
+        import polars as pl
+    except ImportError:
+        return out / "index.csv"
+    table = io.BytesIO()
+    pl.DataFrame(found, infer_schema_length=None).write_parquet(table)
+    return files.write(out / "index.parquet", table.getvalue())
+
+
+def rows(out: pathlib.Path, runs: Mapping[str, Config]) -> list[dict[str, Any]]:
+    """A row for each run and seed, in the order of the study."""
+    fields = varying(runs)
+    found = []
+    for name, config in runs.items():
+        about = {field: _plain(config, field) for field in fields}
+        summary, status = _state(out / name)
+        entries = {entry["seed"]: entry for entry in summary.get("per_seed", [])}
+        for seed in range(config.first_seed, config.first_seed + config.seeds):
+            entry = entries.get(seed, {})
+            of_seed = "diverged" if entry.get("diverged_step") else status
+            row = {"run": name, "seed": seed, "status": of_seed} | about
+            found.append(row | {"n_parameters": summary.get("n_parameters")} | entry)
+    return found
+
+
+def varying(runs: Mapping[str, Config]) -> list[str]:
+    """Dotted fields whose value is not the same in all runs, seeds aside."""
+    names = dict.fromkeys(name for c in runs.values() for name, _ in fields_of(type(c)))
+    values = {name: {json.dumps(_plain(c, name)) for c in runs.values()} for name in names}
+    return [n for n, of in values.items() if len(of) > 1 and n not in ("seeds", "first_seed")]
+
+
+def _plain(config, field):
+    try:
+        value = value_of(config, field)
+    except AttributeError:  # another backbone's
+        return None
+    return " ".join(map(str, value)) if isinstance(value, tuple | list) else value
+
+
+def _state(path):
+    if (path / "summary.json").exists():
+        return files.read_json(path / "summary.json", "the summary of a run"), "finished"
+    if (path / "failed.json").exists():
+        return {}, "failed"
+    return {}, "running" if (path / "config.json").exists() else "waiting"
+
+
+def validation_score(summary: Mapping) -> float:
+    """Mean over domains and seeds of the validation NDCG@10 in the ranking that selects."""
+    names = [f"val/{domain}/ndcg@10/" for domain in "AB"]
+    found = {}
+    for name, value in summary["mean"].items():
+        if name.startswith(tuple(names)) and not name.endswith("/full"):
+            found[name] = value
+    return float(np.mean(list(found.values()))) if found else -1.0
+
+
+def in_words(summary: Mapping) -> str:
+    """The test metrics of a run in a few words."""
+    parts = []
+    for domain in "AB":
+        name = f"test/{domain}/ndcg@10/full"
+        if name in summary["mean"]:
+            parts.append(f"{domain} {summary['mean'][name]:.4f}")
+    bad = [str(entry["seed"]) for entry in summary["per_seed"] if entry["diverged_step"]]
+    words = [f"test ndcg@10 among all items {', '.join(parts)}"] if parts else []
+    return "; ".join(words + ([f"diverged: seeds {', '.join(bad)}"] if bad else []))

@@ -1,0 +1,295 @@
+"""Sweeps: the runs of a study as a stream through compiled programs.
+
+Runs that one program can train share its slots: when a seed ends, its slot is given to the next
+one. Every run is an ordinary workdir, so a sweep goes on where it was, and several workers can
+share its folder.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import pathlib
+import shutil
+import time
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import jax
+
+from oa_jax import experiment as experiment_lib
+from oa_jax import files, processes
+from oa_jax.backbones import known
+from oa_jax.configuration import Config, first_difference
+from oa_jax.engine.compilation import use_compilation_cache
+from oa_jax.errors import UserError
+from oa_jax.experiment import Experiment
+from oa_jax.runs import index, loop
+from oa_jax.runs import study as study_lib
+from oa_jax.runs.claims import Claims
+from oa_jax.runs.environment import environment
+from oa_jax.runs.run import check_config, check_same_data, conclude
+from oa_jax.runs.workdir import Workdir
+
+KEEP = ("last", "best", "none")  # checkpoints of a run that has ended
+SAVE_SECONDS = 300.0  # between two checkpoints of a run under way, at least
+MOST_SLOTS = 64
+FAILED = "failed.json"
+Say = Callable[[str], None]
+
+
+@dataclasses.dataclass
+class Progress:
+    """What is to be seen of a sweep under way; `watch` is called when it has changed."""
+
+    runs: int
+    finished: int = 0
+    failed: list[str] = dataclasses.field(default_factory=list)
+    diverged: list[str] = dataclasses.field(default_factory=list)
+    running: dict[str, list[int]] = dataclasses.field(default_factory=dict)  # epochs by seed
+    program: str = ""
+    slots: int = 0
+    best: tuple[float, str] = (-1.0, "")  # mean validation score over seeds, and whose
+    uses: list[loop.Use] = dataclasses.field(default_factory=list)
+    evaluating: float = 0.0  # seconds
+    done_here: int = 0
+    begun: float = dataclasses.field(default_factory=time.monotonic)
+
+    @property
+    def busy(self) -> float:
+        """Share of the slots that trained, over all epochs."""
+        return sum(u.busy for u in self.uses) / max(sum(u.slots for u in self.uses), 1)
+
+    @property
+    def seconds_left(self) -> float:
+        """From the time that the runs have taken which were ended here."""
+        spent = time.monotonic() - self.begun
+        return spent / max(self.done_here, 1) * (self.runs - self.finished - len(self.failed))
+
+
+class Sweep:
+    """The runs of a study in a folder.
+
+    slots: of each program; None: by memory. keep: checkpoints of an ended run, "last" with all that
+    it takes to go on, "best" parameters alone, or "none". watch: gets the `Progress`.
+    """
+
+    def __init__(
+        self,
+        runs: Mapping[str, Config],
+        out: pathlib.Path,
+        say: Say,
+        slots: int | None = None,
+        keep: str = "last",
+        watch: Callable[[Progress], None] = lambda progress: None,
+        save_seconds: float = SAVE_SECONDS,
+    ):
+        self.runs, self.out, self.say, self.watch = dict(runs), out, say, watch
+        self.slots, self.keep, self.save_seconds = slots, keep, save_seconds
+        self.progress = Progress(len(self.runs))
+        self._notice = processes.Notice()
+        self._open: dict[str, contextlib.ExitStack] = {}  # files of the runs in the program
+
+    def run(self) -> Progress:
+        """Train what is not finished. Raises Interrupted, with everything saved, when told to
+        leave, and UserError when the folder is another study's or cannot be written."""
+        use_compilation_cache(self.say)
+        self._claim_folder()
+        with self._notice, Claims(self.out / ".workers") as self._claims:
+            for name in self.runs:
+                if self._workdir(name).is_finished:
+                    self._count(name)
+            while group := self._next_program():
+                self._train(group)
+            self.write_index()
+            if others := set(self._claims.others()) & set(self._open_runs()):
+                self.say(f"{len(others)} runs are with other workers")
+        return self.progress
+
+    def _workdir(self, name) -> Workdir:
+        return Workdir(self.out / name)
+
+    def _claim_folder(self):
+        """Store the study in the folder, unless it has another."""
+        path = self.out / "study.json"
+        asked = {name: config.to_dict() for name, config in self.runs.items()}
+        try:
+            self.out.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"--out={self.out}: cannot write there: {error.strerror}") from None
+        if not path.exists():
+            strangers = sorted(p.name for p in self.out.iterdir() if p.name[0] != ".")
+            if strangers:
+                raise UserError(
+                    f"--out={self.out}: holds {strangers[0]} but no study.json: expected an empty "
+                    "folder or that of this study"
+                )
+            files.write_json(path, asked)
+            return
+        there = files.read_json(path, "the runs of a study")
+        for name in there:
+            if name not in asked:
+                raise UserError(f"{path}: run {name}: not in the study of now: expected the same")
+            if difference := first_difference(known.resolve(there[name]), self.runs[name]):
+                raise UserError(f"{path}: run {name}: {difference}: expected the study of before")
+        if more := len(asked) - len(there):
+            self.say(f"{more} runs are new in the study")
+            files.write_json(path, asked)
+
+    def _open_runs(self) -> dict[str, Config]:
+        skip = {*self.progress.failed}
+        return {
+            name: config
+            for name, config in self.runs.items()
+            if name not in skip and not self._workdir(name).is_finished
+        }
+
+    def _next_program(self) -> dict[str, Config] | None:
+        """The program with open runs that the fewest others work on."""
+        others = self._claims.others()
+        groups = study_lib.programs(self._open_runs())
+        free = [group for group in groups if set(group) - set(others)]
+        return min(free, key=lambda group: len(set(group) & set(others)), default=None)
+
+    def _train(self, group: dict[str, Config]):
+        """Train the runs of a program until nobody waits."""
+        first = next(iter(group))
+        try:
+            experiment = experiment_lib.build(group[first])
+        except UserError as error:  # of its data or sizes: those of every run of the program
+            for name in group:
+                self._fail(name, error)
+            return
+        self.say(f"program of {len(group)} runs: {first}")
+        n_slots = self.slots or default_slots(experiment)
+        wanted = sum(config.seeds for config in group.values())
+        slots = loop.Slots(
+            experiment.engine,
+            experiment.train_arrays(),
+            min(n_slots, wanted),
+            self._queue(group, experiment),
+        )
+        self.progress.uses.append(slots.use)
+        self.progress.program, self.progress.slots = first, slots.size
+        try:
+            slots.run(self._after_epoch, self._end, self._notice)
+        finally:
+            for files_of_run in self._open.values():
+                files_of_run.close()
+            self._open.clear()
+
+    def _queue(self, group, experiment) -> Iterator[loop.Training]:
+        waiting = list(group)
+        while waiting and (name := self._claims.take(waiting)):
+            waiting.remove(name)
+            if self._workdir(name).is_finished:  # by another worker, meanwhile
+                self._count(name)
+                continue
+            config = group[name]
+            training = self._begin(name, dataclasses.replace(experiment, config=config))
+            if training:
+                yield training
+
+    def _begin(self, name, experiment: Experiment) -> loop.Training | None:
+        files_of_run = contextlib.ExitStack()
+        try:
+            workdir = files_of_run.enter_context(self._workdir(name))
+            check_config(workdir, experiment.config)
+            env = environment(experiment)
+            if workdir.is_begun():
+                check_same_data(workdir, env)
+        except UserError as error:
+            files_of_run.close()
+            self._fail(name, error)
+            return None
+        self._open[name] = files_of_run
+        workdir.claim(experiment.config.to_dict())
+        workdir.write_json("env.json", env)
+        (workdir.path / FAILED).unlink(missing_ok=True)
+        training = loop.Training(experiment, workdir, lambda line: None, self.save_seconds)
+        training.keeps = self.keep
+        files_of_run.enter_context(training)
+        if training.done.all():  # killed before its last evaluation
+            self._end(training)
+            return None
+        return training
+
+    def _after_epoch(self, training: loop.Training, _):
+        self.progress.running[training.workdir.path.name] = training.epochs.tolist()
+        self.watch(self.progress)
+        if self._claims.lost:
+            raise UserError(
+                f"{self.out}: this process stood still for {self._claims.stale:.0f} s, and others "
+                "may have taken its runs: the same command goes on"
+            )
+
+    def _end(self, training: loop.Training):
+        """Rank, summarise and tidy a run whose seeds have ended."""
+        name, workdir = training.workdir.path.name, training.workdir
+        begin = time.perf_counter()
+        seeds = training.experiment.seeds.tolist()
+        workdir.keep_rows(dict(zip(seeds, training.epochs.tolist(), strict=True)))
+        conclude(training.experiment, workdir, training.states(), training.clock.seconds)
+        self._open.pop(name).close()
+        if self.keep == "none":
+            shutil.rmtree(workdir.checkpoints, ignore_errors=True)
+        self.progress.evaluating += time.perf_counter() - begin
+        self.progress.done_here += 1
+        self._count(name)
+        self._claims.free(name)
+        self.say(self._line(name))
+
+    def _count(self, name):
+        summary = self._workdir(name).read_json("summary.json")
+        self.progress.finished += 1
+        self.progress.running.pop(name, None)
+        if any(entry["diverged_step"] for entry in summary["per_seed"]):
+            self.progress.diverged.append(name)
+        score = index.validation_score(summary)
+        self.progress.best = max(self.progress.best, (score, name))
+        self.watch(self.progress)
+
+    def _fail(self, name, error):
+        self.progress.failed.append(name)
+        self._claims.free(name)
+        with contextlib.suppress(UserError):
+            files.write_json(self.out / name / FAILED, {"error": str(error)})
+        self.say(f"{name} failed: {error}")
+
+    def _line(self, name):
+        here, summary = self.progress, self._workdir(name).read_json("summary.json")
+        return (
+            f"{here.finished}/{here.runs} {name}: {index.in_words(summary)}; "
+            f"slots {here.busy:.0%} busy, about {here.seconds_left / 60:.0f} min left"
+        )
+
+    def write_index(self) -> None:
+        index.write(self.out, self.runs)
+
+
+def default_slots(experiment: Experiment) -> int:
+    """Slots of a program: what the memory of the device holds, at most 64; on a CPU 10, as more
+    are no faster there."""
+    device = jax.devices()[0]
+    limit = (device.memory_stats() or {}).get("bytes_limit") if device.platform != "cpu" else None
+    if not limit:
+        return max(10, experiment.config.seeds)
+    engine, seeds = experiment.engine, experiment.seeds[:1]
+    arrays = jax.eval_shape(lambda a: a, experiment.train_arrays())
+    hparams = jax.tree.map(lambda a: a[:1], experiment.hparams())
+    one = (engine.abstract(seeds, hparams), arrays, engine.capacity(seeds, 0))
+    memory = engine.compiled("epoch", *one).memory_analysis()
+    data = sum(leaf.nbytes for leaf in jax.tree.leaves(experiment.train_arrays()))
+    used = memory.argument_size_in_bytes - data + memory.temp_size_in_bytes
+    return max(1, min(MOST_SLOTS, int((0.85 * limit - data) // max(used, 1))))
+
+
+def sweep(runs: Any, out: Any, say: Say = print, **options: Any) -> Progress:
+    """Train the runs of a study in the folder `out`, as many at a time as the device holds.
+
+    runs: {name: configuration}, or a study file such as "configs/studies/phase.py:runlocal".
+    options: as of `Sweep`. Every run is a workdir out/NAME; out/index.csv has a row for each run
+    and seed. The same call goes on where an earlier one was ended.
+    """
+    study = study_lib.load(runs) if isinstance(runs, str) else study_lib.checked(runs, "sweep")
+    return Sweep(study, files.local(out, "--out"), say, **options).run()
