@@ -72,8 +72,11 @@ class Run:
 
     @property
     def gate(self) -> str:
-        """Activation of GCA's gate; runs of different ones are never pooled where X' counts."""
-        return self.config["gca"].get("gate_act", "sigmoid")
+        """Activation of GCA's gate, or the other fusion; runs of different ones are never pooled
+        where X' counts."""
+        gca = self.config["gca"]
+        fusion = gca.get("fusion", "gca")
+        return gca.get("gate_act", "sigmoid") if fusion == "gca" else fusion
 
     @property
     def width(self) -> int:
