@@ -6,8 +6,9 @@
 #   cdsrnp     the same three on the same set
 #   time       seconds per epoch of each backbone for 1, 5 and 16 seeds
 #   bench      python -m oa_jax bench of each backbone, JSON in OUT
+#   sweep      the study STUDY (default configs/studies/table1.py) in OUT/NAME of its file
 #   table      of what is finished in OUT, also written to OUT/table.md
-# Default: all of them. OUT (default runs/gpu) receives the workdirs; a second call goes on where the
+# Default: all of them but `sweep`. OUT (default runs/gpu) receives the workdirs; a second call goes on where the
 # first ended. LIMIT=SECONDS cuts every command off there (it goes on when called again).
 # PYTHON (default python3) must have jax with its accelerator, flax, optax, orbax-checkpoint,
 # ml_collections, absl-py and rich. OA_DATA_DIR holds abe/ and afk/, or abxi/abe/ and abxi/afk/; for
@@ -28,7 +29,7 @@ all=(abxi llm4cdsr cdsrnp time bench table)
 parts=("${ARGUMENTS[@]}")
 [[ ${#parts[@]} -gt 0 ]] || parts=("${all[@]}")
 for part in "${parts[@]}"; do
-  [[ " ${all[*]} " == *" $part "* ]] || fail "part '$part': expected some of ${all[*]}"
+  [[ " ${all[*]} sweep " == *" $part "* ]] || fail "part '$part': expected some of ${all[*]} sweep"
 done
 need "OA_DATA_DIR=${OA_DATA_DIR:-}: expected the folder that holds the data" test -d "${OA_DATA_DIR:-}"
 need "$python: expected one with jax, flax, optax, orbax-checkpoint, ml_collections, absl-py and rich" \
@@ -103,6 +104,13 @@ bench() {
     try oa_jax bench "--config=${timed[$backbone]}" --seeds=1,2,5,8,16 "${beside[@]}" \
       "--out=$out/bench_$backbone.json"
   done
+}
+
+sweep() {
+  local study=${STUDY:-configs/studies/table1.py} name
+  name=$(basename "${study%%:*}" .py)
+  step "sweep $study"
+  try oa_jax sweep "--study=$study" "--out=$out/$name"
 }
 
 for part in "${parts[@]}"; do

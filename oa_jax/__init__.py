@@ -15,7 +15,7 @@ import importlib
 __version__ = "0.1.0"
 
 _MODULES = {
-    "oa_jax.api": ("Run", "config", "load", "open", "train"),
+    "oa_jax.api": ("Run", "config", "load", "open", "sweep", "train"),
     "oa_jax.configuration": ("Config",),
     "oa_jax.errors": ("Interrupted", "UserError"),
     "oa_jax.events.log": ("InteractionLog", "make_log"),
@@ -25,6 +25,7 @@ _MODULES = {
     "oa_jax.nn.layer": ("GatedCrossAttentionLayer",),
     "oa_jax.ranking.candidates": ("draw_candidates",),
     "oa_jax.ranking.metrics": ("rank_metrics", "user_metrics"),
+    "oa_jax.serving.exported": ("load_export",),
 }
 _WHERE = {name: module for module, names in _MODULES.items() for name in names}
 __all__ = sorted(_WHERE)

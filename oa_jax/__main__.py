@@ -10,6 +10,8 @@ COMMANDS = {
     "train": "train a configuration in a workdir, or go on with it",
     "sweep": "hundreds of runs of a study as a stream through compiled programs",
     "evaluate": "ranks and metrics of a run again, from its checkpoint",
+    "recommend": "the best items of every user, or of new histories",
+    "export": "a folder that others can load, score with and fine-tune from",
     "report": "tables of finished runs",
     "rules": "rank by rules that learn nothing, with a model's candidates",
     "inspect": "parameters of a configuration and the memory its training takes",

@@ -23,6 +23,8 @@ from oa_jax.events.world import World
 from oa_jax.files import read_json, read_npz
 
 if TYPE_CHECKING:
+    import polars as pl
+
     from oa_jax.experiment import Experiment
     from oa_jax.nn.fusion import Probe
 
@@ -88,6 +90,35 @@ def train(
         config = config.replace(data={"name": data.name})
     run(config, workdir, say, log, extend)
     return Run(pathlib.Path(workdir), log)
+
+
+def sweep(
+    study: str | Mapping[str, Config],
+    out: str | os.PathLike,
+    say: Callable[[str], None] = print,
+    slots: int | None = None,
+    keep: str = "last",
+) -> dict[str, Run]:
+    """Train the runs of a study as a stream through compiled programs -> its finished runs.
+
+    study: {name: configuration}, each with its seeds, or a file such as
+        "configs/studies/phase.py:runlocal".
+    out: its folder; every run is a workdir in it, and index.csv has a row for each run and seed.
+        The same call goes on where an earlier one was ended; several can share the folder.
+    slots: seeds in a program at a time; by default what the device holds.
+    keep: checkpoints of an ended run: "last", "best" or "none".
+
+    Raises UserError when the folder holds another study. Runs that fail are said and left out.
+    """
+    from oa_jax.runs import study as study_lib
+    from oa_jax.runs.search import sweep_of
+
+    is_file = isinstance(study, str)
+    runs = study_lib.load(study) if is_file else study_lib.checked(study, "study")
+    sweep = sweep_of(runs, pathlib.Path(out), say, slots, keep)
+    sweep.run()
+    found = {name: Run(pathlib.Path(out) / name) for name in sweep.runs}
+    return {name: run for name, run in found.items() if run.is_finished}
 
 
 def open(workdir: str | os.PathLike, data: InteractionLog | None = None) -> Run:
@@ -170,6 +201,38 @@ class Run:
             raise UserError(f"seed={seed}: expected one of {', '.join(map(str, seeds))}")
         params, _ = newest_parameters(self.path, self.experiment, which == "best")
         return jax.tree.map(lambda a: a[seeds.index(seed)], params)
+
+    def recommend(
+        self,
+        histories: Any = None,
+        k: int = 10,
+        domain: str = "both",
+        seed: int | None = None,
+        ensemble: bool = False,
+        keep_seen: bool = False,
+        explain: bool = False,
+    ) -> pl.DataFrame:
+        """The k best items of every user, as a frame: user, domain, rank, item, score; raw ids.
+
+        histories: None for all users of the set; raw ids of some; or events that the model has
+        never seen, with columns user, item, time (and domain): a file, a frame or a dictionary.
+        domain: "A", "B" or "both".  seed: by default the first; ensemble: by the mean of all
+        seeds' ranks.  keep_seen: items of the history may come again.  explain: see
+        `serving.lists.lists`. Needs the extra `export`. `python -m oa_jax recommend` writes the
+        lists of more users than the memory holds.
+
+        Raises UserError where nothing is known of the users, or a score is not finite.
+        """
+        from oa_jax.serving import histories as of
+        from oa_jax.serving.lists import whole
+        from oa_jax.serving.stored import StoredModel
+
+        model = StoredModel(self.path, seed, ensemble, self.data)
+        if histories is None or isinstance(histories, (list, tuple)):
+            asked = of.of_set(model.experiment.data.log, model.names, histories)
+        else:
+            asked = of.of_events(histories, model.names)
+        return whole(model, asked, k, domain, keep_seen, explain)
 
     def probe(
         self, split: str = "test", place: int = 0, domain: str = "A", seed: int = 0, n_users=256

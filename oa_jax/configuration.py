@@ -20,6 +20,7 @@ from oa_jax.events.world import World
 from oa_jax.fields import field, flag, is_int, one_of, real, text, whole
 from oa_jax.nn.known import GCAConfig
 
+WRITERS = ("tensorboard", "mlflow", "wandb")
 PROTOCOLS = ("official", "corrected")
 MESH_AXES = ("seed", "data", "table")
 MESH_EXPECTED = "sizes of the axes seed, data and table such as seed:2,data:2, or nothing"
@@ -44,6 +45,7 @@ class Data:
 class Train:
     """Defaults are those of official ABXI."""
 
+    init_from: str | None = text(None, "an export or a workdir whose parameters it begins with")
     batch_size: int = whole(256, "users of a batch")
     max_epochs: int = whole(500, "epochs at most; may grow with --extend")
     learning_rate: float = real(1e-4, "of Adam", above=True)
@@ -61,7 +63,13 @@ class Train:
     checkpoint_every: int = whole(5, "epochs between checkpoints", free=True)
     keep_checkpoints: int = whole(2, "checkpoints that stay", free=True)
     compaction: bool = flag(True, "seeds that stop leave the program", free=True)
-    tensorboard: bool = flag(False, "events for TensorBoard too", free=True)
+    writers: tuple[str, ...] = field(
+        (),
+        lambda v: isinstance(v, tuple) and set(v) <= set(WRITERS),
+        f"some of {', '.join(WRITERS)}",
+        "where rows go besides",
+        free=True,
+    )
     matmul_precision: str = one_of("default", "of products", "default", "high", "highest")
     compute_dtype: str = one_of("float32", "of a step's products", "float32", "bfloat16")
     quick_compile: bool = flag(False, "programs are ready sooner and run slower", free=True)
@@ -170,10 +178,15 @@ def upgraded(values: Mapping) -> dict:
     """Values of an older version under the names of today."""
     values = dict(values)
     if isinstance(values.get("gca"), Mapping):
-        values["gca"] = dict(values["gca"])
+        values["gca"] = gca = dict(values["gca"])
         for old, new in (("update", "part"), ("kv", "source")):
-            if old in values["gca"] and new not in values["gca"]:
-                values["gca"][new] = values["gca"].pop(old)
+            if old in gca and new not in gca:
+                gca[new] = gca.pop(old)
+    train = values.get("train")
+    if isinstance(train, Mapping) and "tensorboard" in train:
+        values["train"] = train = dict(train)
+        wanted = train.pop("tensorboard")
+        train.setdefault("writers", ["tensorboard"] if wanted else [])
     return values
 
 

@@ -114,11 +114,14 @@ def traced_fields(config: Config) -> dict[str, str]:
     return {name: ".".join(field) for name, field in fields.items()}
 
 
-def build(config: Config, log: InteractionLog | None = None) -> Experiment:
+def build(
+    config: Config, log: InteractionLog | None = None, candidates: Callable | None = None
+) -> Experiment:
     """The experiment of a configuration. log: events to use instead of `config.data`'s.
-    Raises UserError when the data are missing or do not fit the configuration."""
+    candidates: see `evaluate`. Raises UserError when the data are missing or do not fit the
+    configuration."""
     data = load(config, log)
-    evaluation = evaluate(config, data)
+    evaluation = evaluate(config, data, candidates)
     return Experiment(config, data, evaluation, engine(config, data, evaluation))
 
 

@@ -47,6 +47,21 @@ def check_writable(path: str | os.PathLike, flag: str) -> None:
         raise UserError(f"{flag}={path}: cannot write there: {error.strerror}") from None
 
 
+def check_folder(folder: pathlib.Path, mark: str, flag: str) -> None:
+    """Make a folder. Raises UserError where that cannot be, or where it holds other files but none
+    named `mark`, which tells whose it is."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        strangers = sorted(path.name for path in folder.iterdir() if path.name[0] != ".")
+    except OSError as error:
+        raise UserError(f"{flag}={folder}: cannot write there: {error.strerror}") from None
+    if strangers and mark not in strangers:
+        raise UserError(
+            f"{flag}={folder}: holds {strangers[0]} but no {mark}: expected an empty folder or one "
+            "of before"
+        )
+
+
 def lock(path: str | os.PathLike, wait: bool = False) -> IO | None:
     """Lock the file `path`, which is made, until the result is closed. None: another has it.
 

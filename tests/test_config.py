@@ -48,6 +48,7 @@ def test_what_older_versions_stored_is_what_it_was(row):
     found, expected = known.resolve(row["stored"]).to_dict(), merged(row["stored"], row["added"])
     for old, new in {"update": "part", "kv": "source"}.items():  # renamed since
         expected["gca"][new] = expected["gca"].pop(old)
+    expected["train"]["writers"] = ["tensorboard"] * expected["train"].pop("tensorboard", False)
     fields = {"model.blocks"} | set(
         config_lib.defaults_taken(known.fields(found["backbone"]), expected)
     )
@@ -184,7 +185,8 @@ def test_one_quirk_can_be_turned_without_the_others():
 
 def test_what_changes_no_result_may_differ_when_a_run_goes_on():
     stored = known.resolve(get_config(mesh="seed:2,data:2"))
-    free = {"train": {"checkpoint_every": 1, "tensorboard": True}, "evaluate": {"block_items": 7}}
+    train = {"checkpoint_every": 1, "writers": ("tensorboard",)}
+    free = {"train": train, "evaluate": {"block_items": 7}}
     same = stored.replace(mesh="", seed_axis="map", data={"dir": "elsewhere"}, **free)
     assert config_lib.first_difference(stored, same) is None
     for name, value in (("seeds", 6), ("train.max_epochs", 25), ("evaluate.n_negatives", 98)):

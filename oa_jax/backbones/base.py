@@ -45,6 +45,10 @@ class Backbone(Protocol):
     def index(self, params: Params) -> Any:
         """What scoring needs of the items, made once for many users."""
 
+    def rows(self, history_BxH: jax.Array, domain_B: jax.Array) -> dict:
+        """What `encode` reads of users with these histories, joint ids, oldest first, left-padded
+        with 0, whose next item of a domain, 0 or 1, is asked for: as `Task.eval_arrays` has it."""
+
     def encode(self, params: Params, rows: Mapping) -> Any:
         """What scoring needs of the users of evaluation rows."""
 

@@ -2,29 +2,36 @@
 
 Nothing is trained or allocated: the epoch is compiled for this machine's device and its buffer
 sizes are read off the compiled program. `--fields` prints the page of all fields that a
-configuration has, in Markdown, and needs no --config.
+configuration has, in Markdown, and needs no --config. `--match=FILE.py:ARGS` finds the size of
+--config whose number of parameters is nearest to that of another configuration.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import math
+from typing import Any
 
 import jax
 from absl import flags
 
 from oa_jax import configuration as config_lib
 from oa_jax import experiment as experiment_lib
+from oa_jax import presets
 from oa_jax.backbones import known
 from oa_jax.commands import cli
+from oa_jax.configuration import Config
 from oa_jax.engine.compilation import use_compilation_cache
 from oa_jax.experiment import Experiment
 from oa_jax.nn.fusion import matched_width, n_parameters
 from oa_jax.nn.known import GCAConfig
+from oa_jax.runs import study
 from oa_jax.sheets import Sheet
 
 flags.DEFINE_bool("memory", True, "Compile the epoch and print its predicted memory.")
 flags.DEFINE_bool("fields", False, "Print the page of all fields of a configuration instead.")
+flags.DEFINE_string("match", None, "FILE.py:ARGS of the configuration to be as large as.")
+flags.DEFINE_enum("by", "width", list(study.SIZES), "What of --config grows, with --match.")
 cli.define_config()
 
 PAGE = """# Fields of a configuration
@@ -39,6 +46,8 @@ def main(_):
     if flags.FLAGS.fields:
         print(fields_page(), end="")
         return
+    if flags.FLAGS.match:
+        return show_matched(presets.load(flags.FLAGS.match), cli.config_value(), flags.FLAGS.by)
     experiment = experiment_lib.build(cli.config_value())
     show_parameters(experiment)
     if flags.FLAGS.memory:
@@ -49,6 +58,18 @@ def main(_):
             cli.say("this device's compiler does not say how much memory the program takes")
         else:
             sheet.show(cli.console)
+
+
+def show_matched(of: Any, base: Config, by: str) -> None:
+    """The size of `base` that has as many parameters as `of`, and the flag that sets it."""
+    found, field = study.matched(of, base, by), study.SIZES[by]
+    numbers = [study.n_parameters(known.resolve(config)) for config in (of, found)]
+    size = config_lib.value_of(found, field)
+    share = numbers[1] / numbers[0] - 1
+    cli.say(
+        f"--config.{field}={size}: {numbers[1]:,} parameters, of {numbers[0]:,} asked for "
+        f"({share:+.3%})"
+    )
 
 
 def fields_page() -> str:

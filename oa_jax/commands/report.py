@@ -2,11 +2,12 @@
 
 RUN is the workdir of a run, a folder of workdirs, a summary.json on its own, or the file that
 `python -m oa_jax rules --out` wrote. `--groups` adds the sets of users that a backbone tells apart,
-below the two domains.
+below the two domains. Of the folder of a sweep its configurations are ranked first.
 """
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 import os
@@ -16,15 +17,19 @@ import sys
 from collections.abc import Callable
 
 from absl import flags
+from jax.scipy.special import betainc
 
 from oa_jax import files, processes
 from oa_jax.commands import cli
 from oa_jax.errors import UserError
+from oa_jax.runs import index
 from oa_jax.sheets import Sheet
 
 METRICS = ("ndcg@1", "ndcg@10", "hr@10", "mrr", "auc")
 EXPECTED = "the summary of a run"
 FIELDS = {"label": str, "n_parameters": int, "mean": dict, "sd": dict, "per_seed": list}
+BEYOND = ("coverage", "gini", "popularity_rank", "popularity_lift", "novelty")
+BEYOND += ("intra_list_similarity",)
 ANGLES = ("xy_abs_cos", "gate_mean")
 LEAD = {"run": "run", "model": "label", "data": "data", "protocol": "protocol"}
 
@@ -52,7 +57,8 @@ def sheets(summaries: list[dict], split: str, groups: bool = False) -> list[Shee
     if angles:
         header = [*LEAD, "place", "|cos(X,X')| init", "trained", "null", "|cos(X,Y)|", "gate"]
         out.append(Sheet("", header, angles, words=len(LEAD) + 1))
-    return out
+    lists = lists_sheet(summaries)
+    return [*out, lists] if lists else out
 
 
 def _lead(summary):
@@ -96,6 +102,24 @@ def cell(summary: dict, name: str, digits: int) -> str:
     if digits == 0:
         return f"{mean:.0f}" if not sd else f"{mean:.0f} ± {sd:.0f}"
     return f"{mean:.{digits}f}" + (f" ± {sd:.{digits}f}" if sd is not None else "")
+
+
+def lists_sheet(summaries: list[dict]) -> Sheet | None:
+    """What the lists of the runs are like, as `python -m oa_jax recommend` has left it."""
+    rows = []
+    for summary in summaries:
+        for lists in summary.get("lists", ()):
+            for domain, found in lists["figures"].items():
+                lead = [summary["run"], str(lists["of"]), str(lists["k"]), domain]
+                rows.append(lead + [cell({"mean": found, "sd": {}}, name, 3) for name in BEYOND])
+    header = ["run", "lists of", "k", "domain", *(name.replace("_", " ") for name in BEYOND)]
+    return Sheet("", header, rows, words=4) if rows else None
+
+
+def show_lists(summaries: list[dict]) -> None:
+    if found := lists_sheet(summaries):
+        cli.console.print()
+        found.show(cli.console)
 
 
 def conclude(summaries: list[dict]) -> int:
@@ -171,6 +195,8 @@ def described(summary: dict, workdir: str | os.PathLike) -> dict:
     if isinstance(prints, dict):
         name += f" {str(prints.get('data', ''))[:6]}"
     known = {"data": name, "protocol": config.get("protocol", "–")} if config else {}
+    if (workdir / "lists.json").exists():
+        known["lists"] = files.read_json(workdir / "lists.json", "figures of lists", list)
     return {"run": workdir.name} | known | summary
 
 
@@ -192,12 +218,56 @@ def output(summaries: list[dict]) -> None:
     print("\n".join(texts), end="")
 
 
+def ranked(summaries: list[dict]) -> Sheet:
+    """The runs of a sweep by their validation score, with 95 % intervals over the seeds (t)."""
+    header = ["run", "parameters", "seeds", "val NDCG@10"]
+    names = [(m, d) for m in ("ndcg@1", "ndcg@10") for d in "AB"]
+    metrics = {f"{m.upper()} {d}": f"test/{d}/{m}/full" for m, d in names}
+    rows = []
+    for summary in sorted(summaries, key=index.validation_score, reverse=True):
+        lead = [summary["run"], f"{summary['n_parameters']:,}", str(summary["n_seeds"])]
+        score = index.validation_score(summary)
+        cells = [interval(summary, name) for name in metrics.values()]
+        rows.append([*lead, f"{score:.4f}" if score >= 0 else "–", *cells])
+    title = "runs by validation NDCG@10; test metrics among all items, ± half of the 95 % interval"
+    return Sheet(title, [*header, *metrics], rows, words=1)
+
+
+def interval(summary: dict, name: str) -> str:
+    """Mean ± half of the 95 % interval of a metric over the seeds."""
+    mean, sd, n_seeds = summary["mean"].get(name), summary["sd"].get(name), summary["n_seeds"]
+    if mean is None:
+        return "–"
+    if sd is None or n_seeds < 2:
+        return f"{mean:.4f}"
+    return f"{mean:.4f} ± {t_quantile(n_seeds - 1) * sd / math.sqrt(n_seeds):.4f}"
+
+
+@functools.cache
+def t_quantile(freedom: int) -> float:
+    """The 97.5 % point of Student's t."""
+    low, high = 0.0, 1e3
+    for _ in range(60):
+        t = (low + high) / 2
+        beyond = betainc(freedom / 2, 0.5, freedom / (freedom + t * t))
+        low, high = (t, high) if beyond > 0.05 else (low, t)
+    return high
+
+
 def main(paths):
     if not paths:
         raise UserError("no run given: expected WORKDIR ...")
-    output([summary for path in paths for summary in read(path)])
+    sweeps = [path for path in paths if (files.local(path, "RUN") / "study.json").is_file()]
+    form = "csv" if flags.FLAGS.csv else "markdown" if flags.FLAGS.markdown else ""
+    for path in sweeps:
+        sheet = ranked(read(path))
+        print(getattr(sheet, form)()) if form else sheet.show(cli.console)
+    others = [path for path in paths if flags.FLAGS.tables or path not in sweeps]
+    if others:
+        output([summary for path in others for summary in read(path)])
 
 
 def start() -> None:
     define_flags()
+    flags.DEFINE_bool("tables", False, "Also the tables of each run of a sweep.")
     cli.run(main, positional="workdirs")

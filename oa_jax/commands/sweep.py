@@ -19,7 +19,8 @@ from oa_jax.commands import cli
 from oa_jax.configuration import Config
 from oa_jax.engine.compilation import use_compilation_cache
 from oa_jax.runs import study as study_lib
-from oa_jax.runs.sweep import KEEP, Progress, Sweep, default_slots
+from oa_jax.runs.search import sweep_of
+from oa_jax.runs.sweep import KEEP, Progress, default_slots
 from oa_jax.runs.workdir import Workdir
 from oa_jax.sheets import Sheet
 
@@ -34,17 +35,19 @@ flags.DEFINE_bool("dry_run", False, "Print runs, programs, times and memory; tra
 
 
 def main(_):
-    runs = study_lib.load(cli.given("study", A_STUDY))
+    study = study_lib.load(cli.given("study", A_STUDY))
     out = files.local(cli.given("out", "a folder for the runs"), "--out")
     if flags.FLAGS.dry_run:
+        if isinstance(study, study_lib.Search):
+            return cli.say(f"a search of {study.trials} trials: what they are comes with results")
         use_compilation_cache(cli.say)
-        return predict(runs, out)
+        return predict(study, out)
     options = {"slots": flags.FLAGS.slots, "keep": flags.FLAGS.keep}
     if not cli.console.is_terminal:
-        return conclude(Sweep(runs, out, cli.say, **options).run(), out)
+        return conclude(sweep_of(study, out, cli.say, **options).run(), out)
     with Live(console=cli.console, refresh_per_second=2) as live:
-        sweep = Sweep(runs, out, cli.say, **options, watch=lambda now: live.update(table(now)))
-        progress = sweep.run()
+        options["watch"] = lambda now: live.update(table(now))
+        progress = sweep_of(study, out, cli.say, **options).run()
     return conclude(progress, out)
 
 
@@ -74,9 +77,11 @@ def conclude(progress: Progress, out) -> int:
     for name in progress.diverged:
         cli.say(f"{name}: diverged, see its summary.json")
     cli.say(
-        f"{progress.finished} of {progress.runs} runs are finished, slots {progress.busy:.0%} busy: "
-        f"{out / 'index.csv'}; python -m oa_jax report {out}"
+        f"{progress.finished} of {progress.runs} runs are finished: {out / 'index.csv'}; "
+        f"python -m oa_jax report {out}"
     )
+    if progress.done_here:
+        cli.say(progress.cost)
     return 1 if progress.failed or progress.diverged else 0
 
 

@@ -97,6 +97,10 @@ class Engine:
         """{ranking: Ranks (S, R)} and GCA sums of `params` (leaves with S) over `rows`."""
         return self._over_seeds(*self._final(params, rows, rankings, tables))
 
+    def apply(self, name, one, seeded, shared):
+        """`one` (a seed's values, shared ones), compiled once for each name, of all seeds."""
+        return self._over_seeds(name, one, (seeded,), shared)
+
     def compiled(self, program: str, *args):
         """The compiled program behind `epoch`, `steps` or `final` of these arguments, or of their
         shapes."""

@@ -4,22 +4,21 @@ heads together, unless the class says otherwise; D if it is 0."""
 from __future__ import annotations
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 
-from oa_jax.nn.fusion import Fusion
+from oa_jax.nn.fusion import Fusion, Taken
 from oa_jax.nn.layers import LayerNorm, MultiHeadAttention, parallel_part
 
 
 class CrossAttention(Fusion):
     """X' = MHA(X, Y, Y), without a gate (Vaswani et al., arXiv 1706.03762)."""
 
-    def update(self, query, source, view):
-        return self.attend(query, source, view.allowed_BxTxS), {}
+    def take(self, query, source, view):
+        return self.attend(query, source, view.allowed_BxTxS)
 
-    def attend(self, query, source, allowed, change=None, name="attention") -> jax.Array:
+    def attend(self, query, source, allowed, change=None, name="attention") -> Taken:
         attention = MultiHeadAttention(self.heads, self.initial, self.width, name=name)
-        return attention(query, source, allowed, change=change)
+        return Taken(*attention.attend(query, source, allowed, change=change))
 
 
 class Flamingo(Fusion):
@@ -27,10 +26,10 @@ class Flamingo(Fusion):
     2204.14198. Both gates are scalars that begin at 0; with `layer_norm=False` the module begins
     as the baseline. `width` is that of the FFN, 4D if it is 0."""
 
-    def update(self, query, source, view):
+    def take(self, query, source, view):
         attention = MultiHeadAttention(self.heads, self.initial, name="attention")
         normed = query.map(LayerNorm(name="norm_attention"))
-        return attention(normed, source, view.allowed_BxTxS), {}
+        return Taken(*attention.attend(normed, source, view.allowed_BxTxS))
 
     def alpha(self, x, update, y_aligned):
         return jnp.broadcast_to(jnp.tanh(self.param("gate", nn.initializers.zeros, ())), x.shape)
@@ -46,30 +45,30 @@ class HeadGate(CrossAttention):
     """Each head's output times sigmoid(w_h X + b_h), before the heads are mixed: arXiv 2505.06708.
     As it does not act on X', the probe has α = 1, and the mean as `head_gate`."""
 
-    def update(self, query, source, view):
+    def take(self, query, source, view):
         gate_PxH = nn.sigmoid(self.dense(self.heads, "gate")(query.h_PxD))
         gate_BxHxTx1 = query.packing.unpack(gate_PxH).swapaxes(1, 2)[..., None]
-        update = self.attend(query, source, view.allowed_BxTxS, lambda h, own: h * gate_BxHxTx1)
-        return update, {"head_gate": gate_PxH.mean(-1)}
+        taken = self.attend(query, source, view.allowed_BxTxS, lambda h, own: h * gate_BxHxTx1)
+        return taken._replace(more={"head_gate": gate_PxH.mean(-1)})
 
 
 class OrthogonalResidual(CrossAttention):
     """X' less what lies along X, so that only the rest is added: arXiv 2505.11881."""
 
-    def update(self, query, source, view):
-        update, more = super().update(query, source, view)
-        return update - parallel_part(update, query.h_PxD), more
+    def take(self, query, source, view):
+        taken = super().take(query, source, view)
+        return taken._replace(update=taken.update - parallel_part(taken.update, query.h_PxD))
 
 
 class Exclusive(CrossAttention):
     """Each head's output less what lies along the token's own value: exclusive attention
     (arXiv 2603.09078, by its title and abstract), here across streams: X has a value too."""
 
-    def update(self, query, source, view):
+    def take(self, query, source, view):
         def exclude(h_BxHxTxE, own):
             return h_BxHxTxE - parallel_part(h_BxHxTxE, own())
 
-        return self.attend(query, source, view.allowed_BxTxS, exclude), {}
+        return self.attend(query, source, view.allowed_BxTxS, exclude)
 
 
 class CoAttention(CrossAttention):
@@ -78,10 +77,10 @@ class CoAttention(CrossAttention):
     The source's stream itself is not changed, as by no fusion: what comes back is felt by X alone.
     """
 
-    def update(self, query, source, view):
-        back = self.attend(source, query, view.back_BxSxT, name="attention_back")
+    def take(self, query, source, view):
+        back = self.attend(source, query, view.back_BxSxT, name="attention_back").update
         source = source.map(lambda h: h + back)
-        return self.attend(query, source, view.allowed_BxTxS), {}
+        return self.attend(query, source, view.allowed_BxTxS)
 
 
 class Bottleneck(Fusion):
@@ -90,7 +89,7 @@ class Bottleneck(Fusion):
 
     latents: int = 4
 
-    def update(self, query, source, view):
+    def take(self, query, source, view):
         width = query.h_PxD.shape[-1]
         inner = self.width or width
         latent_KxE = self.param("latents", nn.initializers.normal(), (self.latents, inner))
@@ -107,5 +106,8 @@ class Bottleneck(Fusion):
         gathered_PxKxE = query.packing.pack(gathered_BxTxKxE)
         query_PxE = self.dense(inner, "query")(query.h_PxD)
         logits_PxK = jnp.einsum("pe,pke->pk", query_PxE, gathered_PxKxE) * inner**-0.5
-        mixed_PxE = jnp.einsum("pk,pke->pe", nn.softmax(logits_PxK, -1), gathered_PxKxE)
-        return self.dense(width, "out")(mixed_PxE), {}
+        share_PxK = nn.softmax(logits_PxK, -1)
+        mixed_PxE = jnp.einsum("pk,pke->pe", share_PxK, gathered_PxKxE)
+        looks_PxKxS = query.packing.pack(weights_BxTxKxS * allowed_BxTx1xS)
+        looks_PxS = jnp.einsum("pk,pks->ps", share_PxK, looks_PxKxS)
+        return Taken(self.dense(width, "out")(mixed_PxE), looks_PxS)

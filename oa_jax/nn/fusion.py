@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
-from collections.abc import Callable
+import types
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import flax
@@ -37,8 +38,9 @@ class Probe:
     x: X.  update: X', raw: before the gate and before any projection.  y_pooled: mean of Y over
     the keys that the token may use.  y_aligned: Y at the token's own time.  gate: α, ones where
     there is none.  real_P: tokens that count.  has_key_P: those with at least one allowed key.
-    has_aligned_P: those with a Y token at their own time.  more: {name: (P,)}, what a fusion has
-    to say beside; its means become statistics.
+    has_aligned_P: those with a Y token at their own time.  weights_PxS: how much each token looks
+    at each position of the source.  more: {name: (P,)}, what a fusion has to say beside; its means
+    become statistics.
     """
 
     x: jax.Array
@@ -49,6 +51,7 @@ class Probe:
     real_P: jax.Array
     has_key_P: jax.Array
     has_aligned_P: jax.Array
+    weights_PxS: jax.Array | None = None
     more: dict[str, jax.Array] = flax.struct.field(default_factory=dict)
 
 
@@ -64,10 +67,19 @@ class View(NamedTuple):
     back_BxSxT: jax.Array
 
 
+class Taken(NamedTuple):
+    """What a fusion takes from a source: X' (P, D), how much of each of its tokens, (P, S), and the
+    `more` of the probe."""
+
+    update: jax.Array
+    weights_PxS: jax.Array
+    more: Mapping[str, jax.Array] = types.MappingProxyType({})
+
+
 class Fusion(nn.Module):
     """One domain at one place: its tokens take something from a source. To be subclassed.
 
-    A subclass gives X' in `update`, and α in `alpha` if it has a gate. Its fields are its
+    A subclass gives X' in `take`, and α in `alpha` if it has a gate. Its fields are its
     configuration: they are filled from those of `GCAConfig` with the same name.
 
     part: a name of `PARTS`, or a function (X', query stream, name of the module) -> what is used
@@ -87,8 +99,8 @@ class Fusion(nn.Module):
     key_mask: bool = True
     causal: bool = True
 
-    def update(self, query: Stream, source: Stream, view: View) -> tuple[jax.Array, dict]:
-        """-> (X' (P, D), `more` of the probe). A token uses nothing that `view` does not allow."""
+    def take(self, query: Stream, source: Stream, view: View) -> Taken:
+        """X' and what it is made of. A token uses nothing that `view` does not allow."""
         raise NotImplementedError
 
     def alpha(self, x: jax.Array, update: jax.Array, y_aligned: jax.Array) -> jax.Array:
@@ -143,9 +155,8 @@ class Fusion(nn.Module):
             query.packing.pack(chosen.any(-1)) & query.real_P
             for chosen in (view.allowed_BxTxS, view.aligned_BxTxS)
         )
-        raw, more = self.update(query, source, view)
-        raw = raw * has_key[:, None]
-        scales = {}
+        taken = self.take(query, source, view)
+        raw, more, scales = taken.update * has_key[:, None], dict(taken.more), {}
         if self.part == "split":
             scales = {name: self.param(name, nn.initializers.ones, ()) for name in SCALES}
             more |= {name: jnp.broadcast_to(one, has_key.shape) for name, one in scales.items()}
@@ -166,16 +177,16 @@ class Fusion(nn.Module):
         norm = LayerNorm(name="norm") if self.layer_norm else lambda h: h
         out = query.map(lambda h: norm(self.last(h + gated if self.residual else gated)))
         masks = query.real_P, has_key, has_aligned
-        return out, Probe(x, raw, y_pooled, y_aligned, gate, *masks, more)
+        return out, Probe(x, raw, y_pooled, y_aligned, gate, *masks, taken.weights_PxS, more)
 
-    def one_y(self, query: Stream, source: Stream, view: View) -> jax.Array:
-        """(P, D): the Y of each token for a fusion that does not attend. pool: the newest that it
-        may use, or the mean of all."""
+    def one_y(self, query: Stream, source: Stream, view: View) -> tuple[jax.Array, jax.Array]:
+        """(P, D), the Y of each token for a fusion that does not attend, and its weights (P, S).
+        pool: the newest that it may use, or the mean of all."""
         chosen = view.allowed_BxTxS
         if self.pool == "newest":  # sources are in the order of time
             newest = jnp.argmax(jnp.cumsum(chosen, -1), -1)
             chosen &= newest[..., None] == jnp.arange(chosen.shape[-1])
-        return mean_of(query, source, chosen)
+        return mean_of(query, source, chosen), query.packing.pack(shares(chosen))
 
     def dense(self, width: int, name: str) -> nn.Dense:
         return nn.Dense(width, kernel_init=self.initial.weight, name=name)
@@ -183,9 +194,13 @@ class Fusion(nn.Module):
 
 def mean_of(query: Stream, source: Stream, chosen_BxTxS: jax.Array) -> jax.Array:
     """(P, D): the mean of the source's tokens that are chosen for each token of the query."""
-    weight = chosen_BxTxS / jnp.maximum(chosen_BxTxS.sum(-1, keepdims=True), 1)
     y_BxSxD = source.packing.unpack(source.h_PxD)
-    return query.packing.pack(jnp.einsum("bts,bsd->btd", weight, y_BxSxD))
+    return query.packing.pack(jnp.einsum("bts,bsd->btd", shares(chosen_BxTxS), y_BxSxD))
+
+
+def shares(chosen_BxTxS: jax.Array) -> jax.Array:
+    """Equal weights of the chosen ones, with the sum 1; 0 without any."""
+    return chosen_BxTxS / jnp.maximum(chosen_BxTxS.sum(-1, keepdims=True), 1)
 
 
 def kind_of(fusion: str) -> type[Fusion]:

@@ -9,7 +9,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from oa_jax.nn.fusion import Fusion
+from oa_jax.nn.fusion import Fusion, Taken
 from oa_jax.nn.layers import MultiHeadAttention
 
 GATE_ACTIVATIONS = {"sigmoid": nn.sigmoid, "tanh": jnp.tanh}
@@ -26,9 +26,9 @@ class GatedCrossAttention(Fusion):
     gate_inner: str = "relu"
     gate_hidden: int = 4
 
-    def update(self, query, source, view):
+    def take(self, query, source, view):
         attention = MultiHeadAttention(self.heads, self.initial, name="attention")
-        return attention(query, source, view.allowed_BxTxS), {}
+        return Taken(*attention.attend(query, source, view.allowed_BxTxS))
 
     def alpha(self, x: jax.Array, update: jax.Array, y_aligned: jax.Array) -> jax.Array:
         """α = act(W2 inner(W1 [X; other] + b1) + b2): (P, D), each number for as many units."""

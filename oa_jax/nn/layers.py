@@ -197,19 +197,33 @@ class MultiHeadAttention(nn.Module):
     initial: Init = ABXI_INIT
     inner: int = 0  # width of all heads together, a multiple of their number; 0: D
 
-    @nn.compact
     def __call__(
         self,
         query: Stream,
         source: Stream,
         allowed_BxTxS: jax.Array,
         rate: float | jax.Array | None = None,
-        change: Callable[[jax.Array, Callable[[], jax.Array]], jax.Array] | None = None,
     ) -> jax.Array:
         """-> (P, D) at the query's slots. A query with no allowed key gets exactly 0.
 
-        rate: dropout on the attention weights.  change: what is made of the heads' outputs
-        (B, H, T, E) before they are mixed; its second argument gives the query's own values.
+        rate: dropout on the attention weights.
+        """
+        return self.attend(query, source, allowed_BxTxS, rate)[0]
+
+    @nn.compact
+    def attend(
+        self,
+        query: Stream,
+        source: Stream,
+        allowed_BxTxS: jax.Array,
+        rate: float | jax.Array | None = None,
+        change: Callable[[jax.Array, Callable[[], jax.Array]], jax.Array] | None = None,
+    ) -> tuple[jax.Array, jax.Array]:
+        """-> (what `__call__` gives, weights (P, S): how much a query looks at each key, the mean
+        over the heads).
+
+        change: what is made of the heads' outputs (B, H, T, E) before they are mixed; its second
+        argument gives the query's own values.
         """
         width = query.h_PxD.shape[-1]
         inner = self.inner or width
@@ -231,4 +245,6 @@ class MultiHeadAttention(nn.Module):
         mixed_BxTxI = mixed_BxHxTxE.swapaxes(1, 2).reshape(*allowed_BxTxS.shape[:2], inner)
         dense = nn.Dense(width, kernel_init=self.initial.weight, name="out")
         out = dense(query.packing.pack(mixed_BxTxI))
-        return out * query.packing.pack(allowed_BxTxS.any(-1))[:, None]
+        has_key_Px1 = query.packing.pack(allowed_BxTxS.any(-1))[:, None]
+        weights_PxS = query.packing.pack(weights_BxHxTxS.mean(1)) * has_key_Px1
+        return out * has_key_Px1, weights_PxS

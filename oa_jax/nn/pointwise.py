@@ -10,14 +10,15 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from oa_jax.nn.fusion import Fusion, fields_for, kind_of
+from oa_jax.nn.fusion import Fusion, Taken, fields_for, kind_of
 
 
 class Add(Fusion):
     """X' = MLP(Y), so that X'' is a sum: the simplest that has parameters, of no paper."""
 
-    def update(self, query, source, view):
-        return self.mlp(self.one_y(query, source, view), query.h_PxD.shape[-1]), {}
+    def take(self, query, source, view):
+        y, weights = self.one_y(query, source, view)
+        return Taken(self.mlp(y, y.shape[-1]), weights)
 
     def mlp(self, h: jax.Array, width: int) -> jax.Array:
         """W2 relu(W1 h + b1) + b2."""
@@ -29,29 +30,29 @@ class ConcatMLP(Add):
     """X' = MLP([X; Y]), as neural collaborative filtering joins its two (He et al., arXiv
     1708.05031)."""
 
-    def update(self, query, source, view):
-        x = query.h_PxD
-        return self.mlp(jnp.concatenate([x, self.one_y(query, source, view)], -1), x.shape[-1]), {}
+    def take(self, query, source, view):
+        y, weights = self.one_y(query, source, view)
+        both = jnp.concatenate([query.h_PxD, y], -1)
+        return Taken(self.mlp(both, y.shape[-1]), weights)
 
 
 class FiLM(Add):
     """X' = γ(Y) ⊙ X + β(Y): feature-wise modulation (Perez et al., arXiv 1709.07871)."""
 
-    def update(self, query, source, view):
-        x = query.h_PxD
-        film = self.mlp(self.one_y(query, source, view), 2 * x.shape[-1])
-        scale, shift = jnp.split(film, 2, -1)
-        return scale * x + shift, {}
+    def take(self, query, source, view):
+        y, weights = self.one_y(query, source, view)
+        scale, shift = jnp.split(self.mlp(y, 2 * y.shape[-1]), 2, -1)
+        return Taken(scale * query.h_PxD + shift, weights)
 
 
 class Bilinear(Fusion):
     """X' = W (tanh(U X) ⊙ tanh(V Y)): low-rank bilinear pooling (Kim et al., arXiv 1610.04325)."""
 
-    def update(self, query, source, view):
-        x, y = query.h_PxD, self.one_y(query, source, view)
+    def take(self, query, source, view):
+        x, (y, weights) = query.h_PxD, self.one_y(query, source, view)
         rank = self.width or x.shape[-1]
         both = jnp.tanh(self.dense(rank, "of_x")(x)) * jnp.tanh(self.dense(rank, "of_y")(y))
-        return self.dense(x.shape[-1], "out")(both), {}
+        return Taken(self.dense(x.shape[-1], "out")(both), weights)
 
 
 class Experts(Fusion):
@@ -64,14 +65,16 @@ class Experts(Fusion):
     experts: tuple[str, ...] = ()
     latents: int = 4
 
-    def update(self, query, source, view):
-        both = jnp.concatenate([query.h_PxD, self.one_y(query, source, view)], -1)
+    def take(self, query, source, view):
+        both = jnp.concatenate([query.h_PxD, self.one_y(query, source, view)[0]], -1)
         weight_PxN = nn.softmax(self.dense(len(self.experts), "router")(both), -1)
         bare = {"residual": False, "layer_norm": False, "part": "full"}
-        total, more = jnp.zeros_like(query.h_PxD), {}
+        total, looks, more = 0.0, 0.0, {}
         for name, weight_P in zip(self.experts, weight_PxN.T, strict=True):
             kind = kind_of(name)
             expert = kind(**fields_for(kind, self) | bare, name=name)
-            total += weight_P[:, None] * expert.fused(query, source, view)[0].h_PxD
+            added, probe = expert.fused(query, source, view)
+            total += weight_P[:, None] * added.h_PxD
+            looks += weight_P[:, None] * probe.weights_PxS
             more[f"weight_{name}"] = weight_P
-        return total, more
+        return Taken(total, looks, more)

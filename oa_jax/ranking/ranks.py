@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -31,41 +33,74 @@ def among_candidates(scores_BxK) -> Ranks:
     )
 
 
-def among_all(score_items, target_B, seen_BxH, n_items: tuple[int, int], block: int) -> Ranks:
-    """Ranks among all items of the target's domain that the user has not taken before.
+@dataclasses.dataclass(frozen=True)
+class AllItems:
+    """Scores of all items of each row's domain that the user has not taken, a block at a time.
 
     score_items: ids (K,) of a block -> scores (B, K). Items are visited in the blocks of
     `shards.Blocks`: memory O(B·block) a device; ids without an item may come, and count nowhere.
-    The target's score is read off the same products as its rivals', in a first pass, so that
-    equal scores compare equal.
+    domain_B: 0 for A, 1 for B.  seen_BxH: ids that do not count, 0 where empty.
     """
-    n_a, n_all = n_items[0], sum(n_items)
-    first_B = jnp.where(target_B > n_a, n_a + 1, 1)
-    last_B = jnp.where(target_B > n_a, n_all, n_a)
-    blocks = Blocks(n_all, block)
-    numbers, rows = jnp.arange(len(blocks)), jnp.arange(len(target_B))[:, None]
+
+    score_items: Callable
+    domain_B: jax.Array
+    seen_BxH: jax.Array
+    n_items: tuple[int, int]
+    block: int
+
+    @property
+    def blocks(self) -> Blocks:
+        return Blocks(sum(self.n_items), self.block)
+
+    @property
+    def numbers(self) -> jax.Array:
+        """Those of the blocks."""
+        return jnp.arange(len(self.blocks))
+
+    @property
+    def parts(self) -> tuple[int, int]:
+        """(B, devices that hold the items)."""
+        return len(self.domain_B), self.blocks.n_parts
+
+    def visit(self, number) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """(ids (K,), scores (B, K), which of them count (B, K)) of a block."""
+        (n_a, n_b), in_b_Bx1 = self.n_items, self.domain_B[:, None] == 1
+        ids_K = self.blocks.ids(number)
+        counts = (ids_K >= jnp.where(in_b_Bx1, n_a + 1, 1)) & (
+            ids_K <= jnp.where(in_b_Bx1, n_a + n_b, n_a)
+        )
+        rows = jnp.arange(len(self.domain_B))[:, None]
+        columns = self.blocks.columns(number, self.seen_BxH)
+        return ids_K, self.score_items(ids_K), counts.at[rows, columns].set(False, mode="drop")
+
+
+def among_all(score_items, target_B, seen_BxH, n_items: tuple[int, int], block: int) -> Ranks:
+    """Ranks among all items of the target's domain that the user has not taken before.
+
+    Arguments: see `AllItems`. The target's score is read off the same products as its rivals', in
+    a first pass, so that equal scores compare equal.
+    """
+    domain_B = (target_B > n_items[0]).astype(jnp.int32)
+    items = AllItems(score_items, domain_B, seen_BxH, n_items, block)
+    by_part = items.blocks.by_part
 
     def find(target_scores, number):
-        ids_K = blocks.ids(number)
+        ids_K = items.blocks.ids(number)
         found = jnp.where(ids_K == target_B[:, None], score_items(ids_K), 0.0)
-        return target_scores + blocks.by_part(found).sum(-1), None
+        return target_scores + by_part(found).sum(-1), None
 
-    parts = (len(target_B), blocks.n_parts)
-    target_score_B = jax.lax.scan(find, jnp.zeros(parts), numbers)[0].sum(-1)
+    target_score_B = jax.lax.scan(find, jnp.zeros(items.parts), items.numbers)[0].sum(-1)
 
     def count(counts, number):
-        ids_K = blocks.ids(number)
-        scores = score_items(ids_K)
-        rival = (ids_K >= first_B[:, None]) & (ids_K <= last_B[:, None])
+        ids_K, scores, rival = items.visit(number)
         rival &= ids_K != target_B[:, None]
-        rival = rival.at[rows, blocks.columns(number, seen_BxH)].set(False, mode="drop")
         above = rival & (scores > target_score_B[:, None])
         equal = rival & (scores == target_score_B[:, None])
         broken = rival & ~jnp.isfinite(scores)
-        more = [blocks.by_part(of).sum(-1, dtype=jnp.int32) for of in (above, equal, rival, broken)]
+        more = [by_part(of).sum(-1, dtype=jnp.int32) for of in (above, equal, rival, broken)]
         return jax.tree.map(jnp.add, counts, more), None
 
-    counts, _ = jax.lax.scan(count, [jnp.zeros(parts, jnp.int32)] * 4, numbers)
+    counts, _ = jax.lax.scan(count, [jnp.zeros(items.parts, jnp.int32)] * 4, items.numbers)
     above, equal, n_rivals, broken = (of.sum(-1) for of in counts)
     finite = jnp.isfinite(target_score_B) & (broken == 0)
     return Ranks(1 + above, equal, 1 + n_rivals, finite)

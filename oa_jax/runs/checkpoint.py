@@ -14,7 +14,7 @@ import logging
 import pathlib
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -115,7 +115,7 @@ class Checkpoints:
     def _is_slim(self, epoch) -> bool:
         """Whether a step holds the end of a run of which the best parameters alone were kept."""
         try:
-            return "params" not in self._saved(epoch)
+            return not isinstance(self._saved(epoch)["params"], Mapping)
         except (*UNREADABLE, TypeError):
             return False
 

@@ -80,12 +80,15 @@ def _state(path):
 
 def validation_score(summary: Mapping) -> float:
     """Mean over domains and seeds of the validation NDCG@10 in the ranking that selects."""
+    return score_of(summary["mean"])
+
+
+def score_of(values: Mapping[str, float]) -> float:
+    """The same of a seed's entry, or of any values by these names; -1 without any."""
     names = [f"val/{domain}/ndcg@10/" for domain in "AB"]
-    found = {}
-    for name, value in summary["mean"].items():
-        if name.startswith(tuple(names)) and not name.endswith("/full"):
-            found[name] = value
-    return float(np.mean(list(found.values()))) if found else -1.0
+    found = [v for name, v in values.items() if name.startswith(tuple(names))]
+    sampled = [v for n, v in values.items() if n.startswith(tuple(names)) and "/full" not in n]
+    return float(np.mean(sampled or found)) if found else -1.0
 
 
 def in_words(summary: Mapping) -> str:

@@ -21,6 +21,7 @@ from oa_jax.engine import program as engine_lib
 from oa_jax.engine.state import State
 from oa_jax.errors import UserError
 from oa_jax.experiment import Experiment
+from oa_jax.runs import initial
 from oa_jax.runs.checkpoint import Checkpoints
 from oa_jax.runs.metrics_file import Rows
 from oa_jax.runs.workdir import Workdir
@@ -64,6 +65,7 @@ class Training:
         self.outside: dict[int, State] = {}  # by the seed's place in the run
         self.done = np.zeros(len(experiment.seeds), bool)
         self.epochs = np.zeros(len(experiment.seeds), int)
+        self.stop = False  # its seeds shall end with the epoch under way
         self.step = 0  # names the checkpoints: the epochs of the program that this run was in
         self.keeps = "last"  # of the ended run: all that it takes to go on, the "best" or "none"
         self._save_seconds, self._saved = save_seconds, time.monotonic()
@@ -79,6 +81,7 @@ class Training:
         return self
 
     def __exit__(self, *error) -> None:
+        self.rows.close()
         self.checkpoints.__exit__(*error)
 
     def _restore(self):
@@ -101,7 +104,8 @@ class Training:
         self.clock.add(seconds)
         self.outside = {i: engine_lib.take_seeds(states, [i]) for i in saved}
         self.done[saved], self.epochs[saved] = processes.fetch((states.done, states.epoch))
-        self.workdir.keep_rows(dict(zip(seeds[saved].tolist(), self.epochs.tolist(), strict=True)))
+        epochs = self.epochs[saved].tolist()
+        self.workdir.keep_rows(dict(zip(seeds[saved].tolist(), epochs, strict=True)))
         self.say(f"going on after epoch {self.epochs.max()}")
 
     def values_of(self, places) -> dict[str, jax.Array]:
@@ -144,7 +148,9 @@ class Use:
     epochs: int = 0
     slots: int = 0
     busy: int = 0  # slots with a seed that trained
-    seconds: float = 0.0  # of the device, without compiling
+    seconds: float = 0.0  # of epochs on the device
+    host: float = 0.0  # between epochs, in which the device waits
+    other: float = 0.0  # of saving, and of what is done for seeds that begin or runs that end
 
 
 class Slots:
@@ -184,38 +190,49 @@ class Slots:
         """
         notice = notice or processes.Notice()  # outside of its context it never comes
         late: Callable[[], None] | None = None
+        ready = time.perf_counter()
         while self._fill():
+            capacity = self._capacity()
             begin, compiled = time.perf_counter(), self.engine.compile_seconds
-            report = self._epoch()
+            self.use.host += begin - ready
+            self._states, report = self.engine.epoch(self._states, self.arrays, capacity)
             if late:
                 late()  # the host's part of the epoch before, while the device works
             counters = self._counters()  # waits for the device
-            compiled = self.engine.compile_seconds - compiled
-            spent = {"train": time.perf_counter() - begin - compiled, "compile": compiled}
+            ready, compiled = time.perf_counter(), self.engine.compile_seconds - compiled
+            spent = {"train": ready - begin - compiled, "compile": compiled}
             groups = self._by_run()
             late = functools.partial(self._write, groups, counters, report, spent, after)
             self._leave(groups, counters, spent)
             leaving = notice.holds()
             due = [run for run in groups if leaving or run.is_due()]
-            if due:
+            if due or any(run.done.all() for run in groups):
                 late()
                 late = None
             for run in due:
-                run.save(self._inside(run))
+                self._aside(run.save, self._inside(run))
             if leaving:
-                paths = ", ".join(str(run.workdir.path) for run in groups)
-                raise notice.error(f"{paths}: saved after epoch {counters['epoch'].max()}")
+                first, *more = (str(run.workdir.path) for run in groups)
+                what = f"{first} and {len(more)} more are" if more else f"{first} is"
+                raise notice.error(f"{what} saved after epoch {counters['epoch'].max()}")
             for run in groups:
                 if run.done.all():
-                    ended(run)
+                    self._aside(ended, run)
 
-    def _epoch(self):
-        """Start an epoch of the program -> its report."""
+    def _aside(self, fn, *args):
+        """`fn(*args)`, whose time is not the host's part of an epoch."""
+        begin, compiled = time.perf_counter(), self.engine.compile_seconds
+        out = fn(*args)
+        spent = time.perf_counter() - begin
+        self.use.other += spent - (self.engine.compile_seconds - compiled)
+        self.use.host -= spent
+        return out
+
+    def _capacity(self):
         taken = [seat for seat in self._seats if seat]
         seeds = [run.experiment.seeds[place] for run, place in taken]
-        capacity = self.engine.capacity(seeds, [run.epochs[place] for run, place in taken])
-        self._states, report = self.engine.epoch(self._states, self.arrays, capacity)
-        return report
+        epochs = [run.epochs[place] for run, place in taken]
+        return self._aside(self.engine.capacity, seeds, epochs)
 
     def _counters(self) -> dict[str, np.ndarray]:
         names = ("done", "epoch", "best_epoch", "diverged_step")
@@ -247,10 +264,13 @@ class Slots:
             run.step += 1
             for slot, place in of:
                 run.epochs[place] = counters["epoch"][slot]
-                if counters["done"][slot]:
+                if counters["done"][slot] or run.stop:
                     run.done[place] = True
                     run.outside[place] = engine_lib.take_seeds(self._states, [slot])
                     self._seats[slot] = None
+        free = np.array([seat is None for seat in self._seats])
+        if (free & ~counters["done"]).any():  # stopped from outside
+            self._states = self._states.replace(done=self._states.done | free)
 
     def _inside(self, run):
         return {
@@ -297,7 +317,7 @@ class Slots:
         fresh = [seat for seat in seats if seat[1] not in seat[0].outside]
         groups, begun = [fresh] if together and fresh else [[seat] for seat in fresh], {}
         for group in groups:
-            states = self._begin(group)
+            states = self._aside(self._begin, group)
             begun |= {seat: engine_lib.take_seeds(states, [i]) for i, seat in enumerate(group)}
         return [begun[seat] if seat in begun else seat[0].outside.pop(seat[1]) for seat in seats]
 
@@ -307,11 +327,14 @@ class Slots:
         hparams = jax.tree.map(lambda *parts: np.concatenate(parts), *values)
         seeds = np.array([run.experiment.seeds[place] for run, place in seats])
         states = clock.timed("train", self.engine.create, seeds, hparams)
+        places = [place for _, place in seats]
+        states, told = initial.begin(seats[0][0].experiment, places, states)
         report = clock.timed("evaluate", self.engine.assess, states, self.arrays)
         names = ("epoch", "best_epoch", "diverged_step")
         report = processes.fetch(report | {name: getattr(states, name) for name in names})
         for run, of in itertools.groupby(enumerate(seats), key=lambda pair: pair[1][0]):
             of = list(of)
+            initial.keep(told, run.workdir, run.say)
             run.clock.add(clock.seconds, len(of) / len(seats))
             run.rows.add([place for _, (_, place) in of], report, [i for i, _ in of])
         return states
@@ -322,15 +345,18 @@ def train(
     workdir: Workdir,
     say: Say,
     notice: processes.Notice | None = None,
+    watch: Callable[[Training, float], None] | None = None,
 ) -> tuple[State, dict[str, float]]:
     """Train all seeds of a run to their ends -> (states of all seeds, seconds by kind).
 
-    Goes on from the newest checkpoint. `say` prints one line. Raises Interrupted, with everything
-    saved, after the epoch in which `notice` came.
+    Goes on from the newest checkpoint. `say` prints one line. watch: gets the run and the seconds
+    of each epoch; by default a line of it is said. Raises Interrupted, with everything saved, after
+    the epoch in which `notice` came.
     """
+    watch = watch or (lambda run, seconds: say(run.rows.line(seconds)))
     with Training(experiment, workdir, say) as training:
         arrays, size = experiment.train_arrays(), len(experiment.seeds)
         compaction = experiment.config.train.compaction
         slots = Slots(experiment.engine, arrays, size, [training], compaction)
-        slots.run(lambda run, seconds: say(run.rows.line(seconds)), notice=notice)
+        slots.run(watch, notice=notice)
         return training.states(), training.clock.seconds

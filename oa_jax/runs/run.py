@@ -32,12 +32,14 @@ def run(
     say: Callable[[str], None],
     log: InteractionLog | None = None,
     extend: bool = False,
+    watch: Callable[[loop.Training, float], None] | None = None,
 ) -> dict:
     """Train `config` in a workdir and return its summary. The workdir decides: empty, start;
     begun, go on; finished, return what is there.
 
     config: of any source that `known.resolve` takes. log: events to use instead of its data's.
     extend: a begun or finished run goes on to more seeds or epochs.
+    watch: gets the run and the seconds of each epoch, by default a line of it is said.
     """
     config = known.resolve(config)
     use_compilation_cache(say)  # before anything is compiled
@@ -60,7 +62,7 @@ def run(
         say(describe(experiment, env))
         with processes.Notice() as notice:
             say(COMPILING)
-            states, seconds = loop.train(experiment, workdir, say, notice)
+            states, seconds = loop.train(experiment, workdir, say, notice, watch)
             say(RANKING)
             summary = conclude(experiment, workdir, states, seconds, notice)
     say(f"results in {workdir.path}")

@@ -21,20 +21,30 @@ ATTEMPTS = 3  # a run under way deletes old steps while one looks
 
 
 def experiment_of(
-    path: pathlib.Path, log: InteractionLog | None = None, data_dir: str | None = None
+    path: pathlib.Path,
+    log: InteractionLog | None = None,
+    data_dir: str | None = None,
+    candidates: Callable | None = None,
+    mesh: str = "",
 ) -> Experiment:
     """The experiment that a workdir's config.json describes, on the data that it was trained on.
 
-    log: those data, where they have no name of their own. data_dir: where they lie now. Raises
-    UserError when the configuration or the data do not fit.
+    log: those data, where they have no name of their own. data_dir: where they lie now.
+    candidates: `no_candidates` where nobody is ranked. mesh: the devices of here. Raises UserError
+    when the configuration or the data do not fit.
     """
     workdir = Workdir(path)
-    config = stored_config(workdir)
+    config = stored_config(workdir).replace(mesh=mesh)
     if data_dir:
         config = config.replace(data={"dir": data_dir})
-    experiment = experiment_lib.build(config, log)
+    experiment = experiment_lib.build(config, log, candidates)
     check_same_data(workdir, {"fingerprints": {"data": experiment.data.log.fingerprint()}})
     return experiment
+
+
+def no_candidates(log, split, rows) -> dict:
+    """Sampled candidates take a while to draw."""
+    return {}
 
 
 def newest_parameters(

@@ -30,7 +30,7 @@ from oa_jax.experiment import traced_fields
 
 EXPECTED = "a file such as configs/studies/phase.py"
 # Fields beside the traced ones and the seeds that no program depends on.
-HOST = ("train.checkpoint_every", "train.keep_checkpoints", "train.compaction", "train.tensorboard")
+HOST = ("train.checkpoint_every", "train.keep_checkpoints", "train.compaction", "train.writers")
 # What may grow for `matched`, and in which steps.
 SIZES = {"width": "model.d_embed", "depth": "model.blocks", "ffn": "model.d_ffn"}
 
@@ -63,7 +63,7 @@ def checked(runs: Any, where: str) -> dict[str, Config]:
         raise UserError(f"{where}: get_study returned {kind}: expected {{name: configuration}}")
     out = {}
     for name, values in runs.items():
-        if not isinstance(name, str) or not re.fullmatch(r"[\w.,=+-]{1,200}", name) or name[0] in ".":
+        if not isinstance(name, str) or not re.fullmatch(r"[\w=+-][\w.,=+-]{,199}", name):
             raise UserError(
                 f"{where}: run {name!r}: expected a name of letters, digits and . , = + - _, "
                 "as it is a folder's"
@@ -122,6 +122,12 @@ def _events(data: str) -> tuple[InteractionLog, Split]:
 
 def n_parameters(config: Config) -> int:
     """Trained numbers of one seed. Its data are read, and nothing is compiled."""
+    return _parameters(program_key(config))
+
+
+@functools.cache
+def _parameters(key: str) -> int:
+    config = known.resolve(json.loads(key))  # the fields that the key lacks change no number
     parts, data = known.parts(config), config.data
     world = dataclasses.asdict(data.world)
     log, split = _events(json.dumps([data.name, data.dir, data.split, world, parts.skip_short]))

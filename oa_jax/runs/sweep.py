@@ -13,7 +13,6 @@ import pathlib
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
 
 import jax
 
@@ -51,7 +50,7 @@ class Progress:
     slots: int = 0
     best: tuple[float, str] = (-1.0, "")  # mean validation score over seeds, and whose
     uses: list[loop.Use] = dataclasses.field(default_factory=list)
-    evaluating: float = 0.0  # seconds
+    compiling: float = 0.0  # seconds
     done_here: int = 0
     begun: float = dataclasses.field(default_factory=time.monotonic)
 
@@ -59,6 +58,20 @@ class Progress:
     def busy(self) -> float:
         """Share of the slots that trained, over all epochs."""
         return sum(u.busy for u in self.uses) / max(sum(u.slots for u in self.uses), 1)
+
+    @property
+    def cost(self) -> str:
+        """How the time since the begin was used, in words."""
+        parts = ("seconds", "host", "other")
+        epochs, host, other = (sum(getattr(use, part) for use in self.uses) for part in parts)
+        seconds, work = time.monotonic() - self.begun, epochs + other
+        return (
+            f"slots {self.busy:.0%} busy; {seconds:.0f} s are {epochs:.0f} s of epochs, "
+            f"{other:.0f} s of evaluation and files, {self.compiling:.0f} s of compiling; the "
+            f"host's part is "
+            f"{host / max(epochs, 1e-9):.1%} of the epochs; without compiling "
+            f"{(seconds - self.compiling) / max(work, 1e-9):.2f} times the work"
+        )
 
     @property
     def seconds_left(self) -> float:
@@ -113,17 +126,8 @@ class Sweep:
         """Store the study in the folder, unless it has another."""
         path = self.out / "study.json"
         asked = {name: config.to_dict() for name, config in self.runs.items()}
-        try:
-            self.out.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise UserError(f"--out={self.out}: cannot write there: {error.strerror}") from None
+        files.check_folder(self.out, path.name, "--out")
         if not path.exists():
-            strangers = sorted(p.name for p in self.out.iterdir() if p.name[0] != ".")
-            if strangers:
-                raise UserError(
-                    f"--out={self.out}: holds {strangers[0]} but no study.json: expected an empty "
-                    "folder or that of this study"
-                )
             files.write_json(path, asked)
             return
         there = files.read_json(path, "the runs of a study")
@@ -174,6 +178,7 @@ class Sweep:
         try:
             slots.run(self._after_epoch, self._end, self._notice)
         finally:
+            self.progress.compiling += experiment.engine.compile_seconds
             for files_of_run in self._open.values():
                 files_of_run.close()
             self._open.clear()
@@ -226,14 +231,12 @@ class Sweep:
     def _end(self, training: loop.Training):
         """Rank, summarise and tidy a run whose seeds have ended."""
         name, workdir = training.workdir.path.name, training.workdir
-        begin = time.perf_counter()
         seeds = training.experiment.seeds.tolist()
         workdir.keep_rows(dict(zip(seeds, training.epochs.tolist(), strict=True)))
         conclude(training.experiment, workdir, training.states(), training.clock.seconds)
         self._open.pop(name).close()
         if self.keep == "none":
             shutil.rmtree(workdir.checkpoints, ignore_errors=True)
-        self.progress.evaluating += time.perf_counter() - begin
         self.progress.done_here += 1
         self._count(name)
         self._claims.free(name)
@@ -282,14 +285,3 @@ def default_slots(experiment: Experiment) -> int:
     data = sum(leaf.nbytes for leaf in jax.tree.leaves(experiment.train_arrays()))
     used = memory.argument_size_in_bytes - data + memory.temp_size_in_bytes
     return max(1, min(MOST_SLOTS, int((0.85 * limit - data) // max(used, 1))))
-
-
-def sweep(runs: Any, out: Any, say: Say = print, **options: Any) -> Progress:
-    """Train the runs of a study in the folder `out`, as many at a time as the device holds.
-
-    runs: {name: configuration}, or a study file such as "configs/studies/phase.py:runlocal".
-    options: as of `Sweep`. Every run is a workdir out/NAME; out/index.csv has a row for each run
-    and seed. The same call goes on where an earlier one was ended.
-    """
-    study = study_lib.load(runs) if isinstance(runs, str) else study_lib.checked(runs, "sweep")
-    return Sweep(study, files.local(out, "--out"), say, **options).run()

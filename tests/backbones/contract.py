@@ -132,6 +132,23 @@ def candidates_are_scored_as_in_full_ranking(case):
     assert np.mean(np.ptp(every, axis=1) > 0) > 0.5, "all items have one score"
 
 
+def rows_of_histories_are_the_tasks(case):
+    """Of users whose target is not in their history, where some backbones leave copies out."""
+    log, place = case.experiment.data.log, case.task.split.test
+    users = case.rows["user"]
+    histories = [log.item[log.offsets[u] : log.offsets[u] + place[u]] for u in users]
+    new = np.array([t not in h for t, h in zip(case.rows["target"], histories, strict=True)])
+    assert new.sum() > 20
+    for more in (0, 9):  # empty columns before the longest
+        width = more + max(map(len, histories))
+        grid = np.stack([np.pad(h, (width - len(h), 0)) for h in histories])[new]
+        found = jax.jit(case.backbone.rows)(grid.astype(np.int32), case.rows["domain"][new])
+        for name, values in found.items():
+            np.testing.assert_array_equal(values, case.rows[name][new], err_msg=name)
+    scores = case.score(case.index(case.params), case.encode(case.params, found), np.arange(1, 9))
+    assert np.isfinite(scores).all(), "rows have what `encode` reads"
+
+
 def seeds_are_alone(case):
     """Seeds in one program do not know each other: in another order they are the same, by `map`
     bit for bit; `vmap` is that up to rounding."""
@@ -162,5 +179,6 @@ CHECKS = (
     an_epochs_last_batch_may_have_empty_rows,
     rows_do_not_know_each_other,
     candidates_are_scored_as_in_full_ranking,
+    rows_of_histories_are_the_tasks,
     seeds_are_alone,
 )

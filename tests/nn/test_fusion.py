@@ -7,7 +7,7 @@ import jax
 import pytest
 
 from oa_jax.nn import known
-from oa_jax.nn.fusion import Fusion, make, mean_of
+from oa_jax.nn.fusion import Fusion, Taken, make
 from oa_jax.nn.gca import GatedCrossAttention
 from oa_jax.nn.known import GCAConfig
 from tests.backbones.abxi import _batches as abxi
@@ -21,9 +21,11 @@ class Adding(Fusion):
     causal: bool = False
     bias: float = 0.5
 
-    def update(self, query, source, view):
-        w = self.param("w", self.initial.weight, (8, 8))
-        return mean_of(query, source, view.allowed_BxTxS) @ w + self.bias, {}
+    pool: str = "mean"
+
+    def take(self, query, source, view):
+        y, weights = self.one_y(query, source, view)
+        return Taken(y @ self.param("w", self.initial.weight, (8, 8)) + self.bias, weights)
 
 
 ITEMS, N_ITEMS = llm4cdsr.histories(llm4cdsr.PATTERNS)

@@ -102,7 +102,10 @@ def test_padding_and_what_is_missing(name):
     np.testing.assert_array_equal(probe.update[without_key()], 0)
     assert np.abs(probe.update[~without_key()]).max(-1).min() > 1e-4
     for leaf in jax.tree.leaves(probe):
-        assert leaf.shape in ((len(AT), D), (len(AT),))
+        assert leaf.shape in ((len(AT), D), (len(AT),), (len(AT), S))
+    np.testing.assert_allclose(probe.weights_PxS.sum(-1)[:10], ~without_key()[:10], atol=1e-5)
+    for slot in range(10):
+        assert not np.asarray(probe.weights_PxS[slot])[~allowed_keys(slot)].any()
     no_source = source.replace(h_PxD=source.h_PxD * 0, real_P=source.real_P & False)
     no_query = query.replace(h_PxD=query.h_PxD * 0, real_P=query.real_P & False)
     for q, s in ((query, source), (query, no_source), (no_query, source), (no_query, no_source)):

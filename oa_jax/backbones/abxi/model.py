@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from oa_jax.backbones.abxi.fields import Model, Quirks
-from oa_jax.nn import losses, shards
+from oa_jax.nn import histories, losses, shards
 from oa_jax.nn.fusion import DOMAINS, Probe, Times, fuse, with_donors, without_donors
 from oa_jax.nn.known import GCAConfig
 from oa_jax.nn.layers import (
@@ -217,6 +217,18 @@ class Backbone:
 
     def index(self, params: dict) -> dict:
         return params
+
+    def rows(self, history_BxH: jax.Array, domain_B: jax.Array) -> Batch:
+        length = self.config.length
+        column_H = histories.columns(history_BxH, length)
+        out = {"seq_x": histories.last(history_BxH, length), "domain": domain_B}
+        for d, letter in enumerate("ab"):
+            own = histories.of_domain(history_BxH, d, self.n_items)
+            seq, column = histories.chosen_last(own, length, (history_BxH, 0), (column_H, length))
+            following = jnp.pad(column[:, 1:], [(0, 0), (0, 1)], constant_values=length)
+            until = jnp.maximum(following - 1, -1)
+            out |= {f"seq_{letter}": seq, f"until_{letter}": jnp.where(seq > 0, until, -1)}
+        return out
 
     def encode(self, params: dict, batch: Batch) -> jax.Array:
         """-> (B, D), by the target's domain."""

@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 
 from oa_jax.backbones.llm4cdsr.fields import Model, Quirks
-from oa_jax.nn import losses, shards
+from oa_jax.nn import histories, losses, shards
 from oa_jax.nn.fusion import DOMAINS, Probe
 from oa_jax.nn.known import GCAConfig
 from oa_jax.nn.layers import XAVIER_NORMAL, Packing, linear_bias
@@ -243,6 +243,21 @@ class Backbone(OnTables):
         # Tables that are divided among devices have more rows than items.
         local = jnp.pad(local, [(0, len(of_x) - len(local)), (0, 0)])
         return jnp.concatenate([of_x, local], -1)
+
+    def rows(self, history_BxH: jax.Array, domain_B: jax.Array) -> Batch:
+        length, n_a = self.config.length, self.n_items[0]
+        seq = histories.last(history_BxH, length)
+        out = {"seq": seq, "domain": domain_B}
+        for d, name in enumerate(DOMAINS):
+            own = histories.of_domain(seq, d, self.n_items)
+            if self.quirks.drop_last_of_other:
+                column = jnp.where(own, jnp.arange(length), -1)
+                is_last = column == column.max(1, keepdims=True)
+                own &= ~(is_last & (domain_B != d)[:, None])
+            local, column = jnp.where(own, seq - n_a * d, 0), jnp.arange(length)
+            found = histories.chosen_last(own, length, (local, 0), (column, -1))
+            out |= dict(zip((f"seq_{name}", f"time_{name}"), found, strict=True))
+        return out
 
     def encode(self, params: dict, batch: Batch) -> jax.Array:
         """-> (B, 2D), stream x and that of the target."""

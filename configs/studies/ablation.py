@@ -1,0 +1,34 @@
+"""What of GCA is it? Parts of the update and the penalty, ABXI on the synthetic pair.
+
+    python -m oa_jax sweep --study=configs/studies/ablation.py --out=runs/ablation
+
+The baseline, and GCA early with the whole update, its part along X alone and its part across X
+alone (all three of X' and of α ⊙ X'), and with penalties λ mean cos² of either sign, which need no
+recompilation: one program trains them all. Five seeds: 75 runs in 7 programs. Primary comparison:
+each against the whole update, test NDCG@10 among all items of A, seeds paired.
+
+`runlocal`: two penalties, two seeds, in under a minute on two cores.
+"""
+
+from oa_jax import presets
+from oa_jax.runs.study import grid
+
+PENALTIES = (-1.0, -0.3, -0.1, -0.03, 0.0, 0.03, 0.1, 0.3, 1.0, 3.0)
+
+
+def get_study(arg=None):
+    runlocal = presets.arguments(arg, {"runlocal": "false"})["runlocal"] == "true"
+
+    def make(gca="early", part="full", of="gated", penalty=0.0):
+        config = presets.load(f"configs/abxi.py:gca={gca}" + ",runlocal" * runlocal)
+        fields = {"gca.part": part, "gca.part_of": of, "gca.ortho_weight": penalty}
+        config.update_from_flattened_dict(fields | {"seeds": 2 if runlocal else 5})
+        return config
+
+    if runlocal:
+        return grid(make, penalty=(0.0, 1.0))
+    return {
+        **grid(make, gca=("none",)),
+        **grid(make, part=("parallel", "orthogonal"), of=("update", "gated")),
+        **grid(make, penalty=PENALTIES),
+    }

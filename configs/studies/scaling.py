@@ -1,0 +1,50 @@
+"""Is GCA worth its parameters? Baselines of five widths and two depths against GCA of two sizes.
+
+    python -m oa_jax sweep --study=configs/studies/scaling.py:backbone=abxi --out=runs/scaling
+    python -m analysis scaling runs/scaling
+
+The baseline in five widths, the baseline whose number of parameters is that of each GCA variant
+(`matched`), for backbones with free depth also by depth, and GCA early and stack in two widths;
+each with three learning rates, of which analysis takes the one that is best on validation. Five
+seeds. Primary comparison: N*/N, the size at which the baseline reaches GCA's quality.
+
+Arguments: `backbone` abxi | llm4cdsr; `pair`, of its file in configs/; `runlocal`, two widths, two
+seeds, in under a minute on two cores.
+"""
+
+from oa_jax import presets
+from oa_jax.runs.study import grid, matched
+
+RATES = (0.5, 1.0, 2.0)  # times the file's own
+WIDTHS = (0.5, 0.75, 1.0, 1.5, 2.0)
+DEFAULTS = {"backbone": "abxi", "pair": "synthetic", "size": "official", "runlocal": "false"}
+
+
+def get_study(arg=None):
+    args = presets.arguments(arg, DEFAULTS)
+    backbone, runlocal = args["backbone"], args["runlocal"] == "true"
+    text = f"configs/{backbone}.py:pair={args['pair']},size={args['size']}" + ",runlocal" * runlocal
+
+    def sized(gca, width, rate):
+        config = presets.load(f"{text},gca={gca}")
+        heads = config.model.heads
+        config.model.d_embed = round(config.model.d_embed * width / heads) * heads
+        return at_rate(config, rate)
+
+    def at_rate(config, rate):
+        config.train.learning_rate *= rate
+        config.seeds = 2 if runlocal else 5
+        return config
+
+    def equal(to, by, rate):
+        base = at_rate(presets.load(f"{text},gca=none"), rate)
+        return matched(of=presets.load(f"{text},gca={to}"), base=base, by=by)
+
+    if runlocal:
+        return grid(sized, gca=("none",), width=(0.5, 1.0), rate=(1.0,))
+    by = ("width",) if backbone == "abxi" else ("width", "depth")  # ABXI has one block by design
+    return {
+        **grid(sized, gca=("none",), width=WIDTHS, rate=RATES),
+        **grid(equal, to=("early", "stack"), by=by, rate=RATES),
+        **grid(sized, gca=("early", "stack"), width=(0.5, 1.0), rate=RATES),
+    }

@@ -1,0 +1,41 @@
+"""Table 1 of the paper (arXiv 2510.09435): every backbone and pair, with GCA at each place.
+
+    python -m oa_jax sweep --study=configs/studies/table1.py:backbone=abxi --out=runs/table1
+
+Baseline, early and stack on each pair, official size, five seeds, to early stopping: 6 runs of each
+backbone. Primary comparison: early against the baseline, test NDCG@10 by the paper's candidates, of
+each domain, seeds paired. The data have to be prepared: oa_jax/data/README.md. A run takes hours on
+a GPU; on a CPU take `size=small`, and `--dry_run` says how long.
+
+Arguments: `backbone` abxi | llm4cdsr | cdsrnp | all; `size` official | small; `runlocal`, the
+synthetic pair with two seeds, in under a minute on two cores.
+"""
+
+from oa_jax import presets
+
+PAIRS = {
+    "abxi": ("beauty_elec", "food_kitchen"),
+    "llm4cdsr": ("cloth_sport", "elec_phone"),
+    "cdsrnp": ("cloth_sport_amid", "elec_phone_amid"),
+}
+DEFAULTS = {"backbone": "all", "size": "official", "runlocal": "false"}
+
+
+def get_study(arg=None):
+    args = presets.arguments(arg, DEFAULTS)
+    presets.choice("backbone", args["backbone"], ("all", *PAIRS))
+    if args["runlocal"] == "true":
+        small = {}
+        for gca in ("none", "early"):
+            small[gca] = presets.load(f"configs/abxi.py:gca={gca},runlocal")
+            small[gca].seeds = 2
+        return small
+    wanted = PAIRS if args["backbone"] == "all" else (args["backbone"],)
+    return {
+        f"{backbone},{pair},gca={gca}": presets.load(
+            f"configs/{backbone}.py:pair={pair},gca={gca},size={args['size']}"
+        )
+        for backbone in wanted
+        for pair in PAIRS[backbone]
+        for gca in ("none", "early", "stack")
+    }

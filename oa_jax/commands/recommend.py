@@ -1,0 +1,74 @@
+"""`python -m oa_jax recommend --workdir=DIR --out=recs.parquet`: the best items of every user.
+
+For users of the set (`--users=all`, or a file with a raw id a line), or for histories that the
+model has never seen (`--histories=FILE`: events with raw ids and times). Raw ids and names come
+out, with ranks and scores. What the lists are like beside being right is shown, and of all users
+kept in the workdir for `python -m oa_jax report`.
+"""
+
+from __future__ import annotations
+
+from absl import flags
+
+from oa_jax import files
+from oa_jax.commands import cli, report
+from oa_jax.configuration import MESH_EXPECTED
+from oa_jax.engine.compilation import use_compilation_cache
+from oa_jax.errors import UserError
+from oa_jax.serving import histories as asked
+from oa_jax.serving import lists
+from oa_jax.serving.stored import StoredModel
+
+flags.DEFINE_string("workdir", None, "Folder of a run with a checkpoint.")
+flags.DEFINE_string("users", "all", "all, or a file with a raw user id a line.")
+flags.DEFINE_string("histories", None, f"New users, instead: {asked.EXPECTED}.")
+flags.DEFINE_enum("domain", "both", ["A", "B", "both"], "Whose items.")
+flags.DEFINE_integer("k", 10, "Items of a list.", lower_bound=1)
+flags.DEFINE_integer("seed", None, "Whose scores; by default those of the first seed.")
+flags.DEFINE_bool("ensemble", False, "Order by the mean of all seeds' ranks.")
+flags.DEFINE_bool("keep_seen", False, "Items of the history may come again.")
+flags.DEFINE_bool("explain", False, "Also what GCA looked at, and the share of X' in each score.")
+flags.DEFINE_string("out", None, f"A file that ends in {', '.join(lists.FORMS)}.")
+flags.DEFINE_string("mesh", "", f"The devices of here: {MESH_EXPECTED}.")
+cli.define_data_dir()
+
+
+def main(_):
+    values = flags.FLAGS
+    path = files.local(cli.given("workdir", "the folder of a run"), "--workdir")
+    out = cli.given("out", f"a file that ends in {', '.join(lists.FORMS)}")
+    files.check_writable(out, "--out")
+    lists.check_form(out)
+    if values.histories and values.users != "all":
+        raise UserError("--users, --histories: expected one of them")
+    use_compilation_cache(cli.say)
+    whose = values.seed, values.ensemble, None, values.data_dir
+    model = StoredModel(path, *whose, cli.say, values.mesh)
+    users = None if values.users == "all" else _users(values.users)
+    if values.histories:
+        histories = asked.of_events(values.histories, model.names)
+    else:
+        histories = asked.of_set(model.experiment.data.log, model.names, users)
+    for line in histories.left_out:
+        cli.say(line)
+    beyond = lists.beyond_of(model)
+    options = values.k, values.domain, values.keep_seen, values.explain, beyond
+    with cli.working(f"lists of {len(histories)} users by {model.of}"):
+        n_rows = lists.write(lists.lists(model, histories, *options), out)
+    cli.say(f"{n_rows} items of {len(histories)} users in {out}")
+    found = lists.figures(model, beyond, values.k, len(histories))
+    if users is None and not values.histories:
+        lists.keep(path, found)
+    report.show_lists([{"run": path.resolve().name, "lists": [found]}])
+
+
+def _users(path):
+    try:
+        lines = files.local(path, "--users").read_text("utf-8-sig").splitlines()
+        return [line.strip() for line in lines if line.strip()]
+    except (OSError, ValueError) as error:
+        raise UserError(f"--users={path}: {error}: expected all, or a file of raw ids") from None
+
+
+def start() -> None:
+    cli.run(main)

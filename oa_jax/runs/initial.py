@@ -1,0 +1,189 @@
+"""Parameters to begin with: `train.init_from`, the folder of an export or the workdir of a run."""
+
+from __future__ import annotations
+
+import dataclasses
+import pathlib
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from oa_jax import files, processes
+from oa_jax.engine.mesh import is_table, place
+from oa_jax.engine.state import State
+from oa_jax.errors import UserError
+from oa_jax.events.log import DOMAINS
+from oa_jax.experiment import Experiment
+from oa_jax.runs import names as names_lib
+from oa_jax.runs.names import Names
+from oa_jax.runs.workdir import Workdir
+
+# Files of an export.
+MODEL, PARAMETERS, SCORER, ITEMS = (
+    "model.json",
+    "parameters.safetensors",
+    "scorer.safetensors",
+    "items.parquet",
+)
+KEPT = "init_from.json"
+SHOWN = 3  # parameters that are named in a line
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """Trained parameters {name: (S, …)}, the items behind the rows of tables, and their log's
+    fingerprint."""
+
+    params: dict[str, np.ndarray]
+    names: Names
+    fingerprint: str
+
+
+def name_of(path) -> str:
+    """`net/items`: a parameter's name, of its path in a tree."""
+    return jax.tree_util.keystr(path, simple=True, separator="/")
+
+
+def flat(tree: Any) -> dict[str, Any]:
+    """Leaves of a tree by name."""
+    return {name_of(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
+
+
+def read(path: str) -> Source:
+    """Raises UserError where `path` is neither an export nor the workdir of a run."""
+    folder = files.local(path, "--config.train.init_from")
+    if (folder / MODEL).is_file():
+        about, params, names, _ = read_export(folder)
+        return Source({k: v[None] for k, v in params.items()}, names, about["fingerprint"])
+    if not (folder / "config.json").is_file():
+        raise UserError(
+            f"--config.train.init_from={path}: no {MODEL} or config.json in it: expected the "
+            "folder of an export or the workdir of a run"
+        )
+    from oa_jax.runs import stored  # which reads runs, and thereby this module
+
+    experiment = stored.experiment_of(folder, candidates=stored.no_candidates)
+    params, counters = stored.newest_parameters(folder, experiment)
+    good, log = counters["diverged_step"] == 0, experiment.data.log
+    if not good.any():
+        raise UserError(f"--config.train.init_from={path}: every seed has diverged")
+    params = {name: leaf[good] for name, leaf in flat(params).items()}
+    return Source(params, names_lib.of(experiment.config, log), log.fingerprint())
+
+
+def read_export(folder: pathlib.Path) -> tuple[dict, dict[str, np.ndarray], Names, np.ndarray]:
+    """(model.json, parameters, names of the items, users who took each (1 + I,)) of an export."""
+    try:
+        import polars as pl
+        from safetensors import SafetensorError
+        from safetensors.numpy import load_file
+    except ImportError as error:
+        missing = f"{error.name}: not installed"
+        raise UserError(f"{missing}: expected pip install 'oa-jax[export]'") from None
+    about = files.read_json(folder / MODEL, "the folder of an export")
+    try:
+        params, items = load_file(folder / PARAMETERS), pl.read_parquet(folder / ITEMS)
+        columns = [items[name].to_list() for name in ("raw", "title")]
+        taken = np.r_[0, items["users"].to_numpy()]
+        n_items = tuple(about["n_items"])
+        names = Names([], *columns, n_items, bool(about["items_are_raw"]))
+    except (OSError, SafetensorError, pl.exceptions.PolarsError, KeyError) as error:
+        reason = " ".join(str(error).split())[:160]
+        raise UserError(f"{folder}: {reason}: expected the folder of an export") from None
+    return about, params, names, taken
+
+
+def begin(
+    experiment: Experiment, places: Sequence[int], states: State
+) -> tuple[State, dict[str, Any]]:
+    """Fresh states with what `train.init_from` has for them -> (states, what was taken). Without
+    the field they stay as they are, and nothing is.
+
+    places: of the states' seeds in their run.
+
+    Parameters of the same name and shape are taken whole, tables of items row by row: those of
+    items with the same domain and raw id, all of them on the same data. The rest stays fresh.
+    Seed i begins from the source's seed i, in turn where it has fewer.
+    """
+    path = experiment.config.train.init_from
+    if not path:
+        return states, {}
+    source, log = read(path), experiment.data.log
+    own = names_lib.of(experiment.config, log)
+    same = source.fingerprint == log.fingerprint()
+    match = np.arange(1 + sum(log.n_items)) if same else matched(source.names, own)
+    told: dict[str, Any] = {"from": str(path), "rows": {}, "whole": [], "fresh": {}}
+    known = [np.sum(of > 0) for of in np.split(match[1:], log.n_items[:1])]
+    told["items"] = {d: [int(k), n] for d, k, n in zip(DOMAINS, known, log.n_items, strict=True)}
+
+    def one(path, fresh):
+        name = name_of(path)
+        if name not in source.params:
+            told["fresh"][name] = "not there"
+            return fresh
+        there = source.params[name]
+        there = there[np.asarray(places) % len(there)]
+        if is_table(path):
+            rows, theirs = _rows_of(name, match, log.n_items, source.names.n_items)
+            if there.shape[2:] != fresh.shape[2:]:
+                told["fresh"][name] = f"width {there.shape[2:]}, not {fresh.shape[2:]}"
+                return fresh
+            told["rows"][name] = len(rows)
+            fresh = fresh.copy()
+            fresh[:, rows] = there[:, theirs]
+            return fresh
+        if there.shape != fresh.shape:
+            told["fresh"][name] = f"shape {there.shape[1:]}, not {fresh.shape[1:]}"
+            return fresh
+        told["whole"].append(name)
+        return there
+
+    taken = jax.tree_util.tree_map_with_path(one, processes.fetch(states.params))
+    params = place(taken, jax.tree.map(lambda a: a.sharding, states.params))
+    best = jax.tree.map(jnp.copy, params)  # the buffers of the others are given up
+    return states.replace(params=params, best_params=best), told
+
+
+def keep(told: dict[str, Any], workdir: Workdir, say: Callable[[str], None]) -> None:
+    """Say what was taken, and keep it in init_from.json."""
+    for line in lines(told) if told else ():
+        say(line)
+    if told:
+        workdir.write_json(KEPT, told)
+
+
+def matched(theirs: Names, own: Names) -> np.ndarray:
+    """(1 + I,) for every own item the number of the same item there, 0 where it is unknown."""
+    match = np.zeros(1 + len(own.raw), np.int64)
+    if theirs.are_raw and own.are_raw:  # numbers say nothing of another set's items
+        number = {key: n for n, key in enumerate(theirs.keys(), 1)}
+        match[1:] = [number.get(key, 0) for key in own.keys()]  # noqa: SIM118
+    return match
+
+
+def _rows_of(name, match, n_items, n_theirs):
+    """(own rows, their rows) of a table: of both domains, or of one by ids of its own."""
+    last, first_own, first_theirs = name.split("/")[-1], 0, 0
+    own = np.flatnonzero(match)
+    if last == "local_A":
+        own = own[own <= n_items[0]]
+    if last == "local_B":
+        own, first_own, first_theirs = own[own > n_items[0]], n_items[0], n_theirs[0]
+    # Row 0 is that of padding.
+    return np.r_[0, own - first_own], np.r_[0, match[own] - first_theirs]
+
+
+def lines(told: dict[str, Any]) -> list[str]:
+    """What was taken, and what was not, in words."""
+    items = ", ".join(f"{known} of {n} of {d}" for d, (known, n) in told["items"].items())
+    rows = f", the rows of known items ({items}) of {', '.join(told['rows'])}"
+    out = [f"begins from {told['from']}: {len(told['whole'])} parameters whole"]
+    out[0] += rows if told["rows"] else ""
+    if fresh := told["fresh"]:
+        shown = ", ".join(f"{name} ({why})" for name, why in list(fresh.items())[:SHOWN])
+        more = f" and {len(fresh) - SHOWN} more" if len(fresh) > SHOWN else ""
+        out.append(f"fresh: {shown}{more}; see {KEPT}")
+    return out

@@ -1,0 +1,58 @@
+"""What users and items are called where they come from, and how often items were taken."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+
+import numpy as np
+
+from oa_jax.configuration import Config
+from oa_jax.data import store
+from oa_jax.data.sources import DIRECTORY_VARIABLE
+from oa_jax.events.log import DOMAINS, InteractionLog
+from oa_jax.events.split import Split
+
+
+@dataclasses.dataclass(frozen=True)
+class Names:
+    """Of a data set. A set without names, as published text or a synthetic world, has numbers.
+
+    users: raw ids.  raw, title: of items 1, 2, …, A before B; a title is None where there is none.
+    are_raw: whether they are names of the source, by which items of other sets can be known.
+    """
+
+    users: list[str]
+    raw: list[str]
+    title: list[str | None]
+    n_items: tuple[int, int]
+    are_raw: bool
+
+    @property
+    def domain(self) -> list[str]:
+        return [name for name, n in zip(DOMAINS, self.n_items, strict=True) for _ in range(n)]
+
+    def keys(self) -> list[tuple[str, str]]:
+        """(domain, raw id) of every item: what tells it from all others."""
+        return list(zip(self.domain, self.raw, strict=True))
+
+
+def of(config: Config, log: InteractionLog) -> Names:
+    """The names of the set that a configuration trains on, if `log` is that set."""
+    directory = config.data.dir or os.environ.get(DIRECTORY_VARIABLE)
+    if directory and store.is_prepared(directory, config.data.name):
+        prepared = store.load(directory, config.data.name)
+        if prepared.log.fingerprint() == log.fingerprint():
+            raw = [str(item["raw"]) for item in prepared.items]
+            title = [item.get("title") for item in prepared.items]
+            return Names(prepared.raw_users, raw, title, log.n_items, True)
+    n_all = sum(log.n_items)
+    users, raw = map(str, range(log.n_users)), map(str, range(1, n_all + 1))
+    return Names(list(users), list(raw), [None] * n_all, log.n_items, False)
+
+
+def popularity(log: InteractionLog, split: Split) -> np.ndarray:
+    """(1 + I,) how many users took each item in their training part."""
+    trained, n_ids = split.in_training(log), 1 + sum(log.n_items)
+    pairs = np.unique(log.user[trained].astype(np.int64) * n_ids + log.item[trained])
+    return np.bincount(pairs % n_ids, minlength=n_ids)

@@ -1,0 +1,116 @@
+"""Searches: a sweep whose configurations the package `optuna` chooses as results come in."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from oa_jax import files
+from oa_jax.configuration import Config
+from oa_jax.errors import UserError
+from oa_jax.runs import index, loop
+from oa_jax.runs.study import Search, checked, program_key
+from oa_jax.runs.sweep import Sweep
+
+
+class SearchSweep(Sweep):
+    """As `Sweep`, with a trial for each run, OUT/trial-NNNN.
+
+    A trial's value is the median over its seeds of the best validation NDCG@10; one that is worse
+    than the median trial at the same epoch is pruned. What optuna knows lies in OUT/optuna.log,
+    from which the same command, or another worker, goes on.
+    """
+
+    def __init__(self, search: Search, out: Any, *args: Any, **options: Any):
+        super().__init__({}, out, *args, **options)
+        self.search, self.progress.runs = search, search.trials
+        self._trials: dict[str, Any] = {}
+
+    def _claim_folder(self):
+        try:
+            import optuna
+            from optuna.storages.journal import JournalFileBackend
+        except ImportError:
+            raise UserError(
+                "a study that searches: optuna is not installed: expected the extra `search`"
+            ) from None
+        path = self.out / "study.json"
+        files.check_folder(self.out, path.name, "--out")
+        if not path.exists():
+            files.write_json(path, {"search": True})
+        elif files.read_json(path) != {"search": True}:
+            raise UserError(f"{path}: runs without a search: expected the study of before")
+        optuna.logging.set_verbosity(optuna.logging.ERROR)
+        warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
+        self._study = optuna.create_study(
+            study_name="study",
+            storage=optuna.storages.JournalStorage(
+                JournalFileBackend(str(self.out / "optuna.log"))
+            ),
+            sampler=optuna.samplers.TPESampler(seed=0, constant_liar=True),
+            pruner=optuna.pruners.MedianPruner(),
+            direction="maximize",
+            load_if_exists=True,
+        )
+        self._optuna = optuna
+        for frozen in self._study.trials:
+            self._add(frozen.number, optuna.trial.FixedTrial(frozen.params, frozen.number))
+
+    def _add(self, number, trial) -> tuple[str, Config]:
+        name = f"trial-{number:04d}"
+        self.runs |= checked({name: self.search.make(trial)}, "the search")
+        return name, self.runs[name]
+
+    def _ask(self) -> tuple[str, Config] | None:
+        """A new trial, None if there are as many as there shall be."""
+        if len(self._study.trials) >= self.search.trials:
+            return None
+        trial = self._study.ask()
+        name, config = self._add(trial.number, trial)
+        self._trials[name] = trial
+        return name, config
+
+    def _next_program(self):
+        found = super()._next_program()
+        return found or (super()._next_program() if self._ask() else None)
+
+    def _queue(self, group, experiment) -> Iterator[loop.Training]:
+        yield from super()._queue(group, experiment)
+        key = program_key(experiment.config)
+        while asked := self._ask():
+            name, config = asked
+            if program_key(config) != key:  # the next program's
+                return
+            yield from super()._queue({name: config}, experiment)
+
+    def _after_epoch(self, training, seconds):
+        super()._after_epoch(training, seconds)
+        trial = self._trials.get(training.workdir.path.name)
+        if trial:  # one that was gone on with is not pruned
+            trial.report(float(np.median(training.rows.scores())), training.step)
+            training.stop = training.stop or trial.should_prune()
+
+    def _count(self, name):
+        super()._count(name)
+        summary, states = (
+            self._workdir(name).read_json("summary.json"),
+            self._optuna.trial.TrialState,
+        )
+        number = int(name.rpartition("-")[2])
+        if self._study.trials[number].state != states.RUNNING:
+            return
+        stopped = self._trials[name].should_prune() if name in self._trials else False
+        scores = [index.score_of(entry) for entry in summary["per_seed"]]
+        if stopped:
+            self._study.tell(number, state=states.PRUNED)
+        else:
+            self._study.tell(number, float(np.median(scores)))
+
+
+def sweep_of(study: dict[str, Config] | Search, *args: Any, **options: Any) -> Sweep:
+    """The `Sweep` of a study, which may search."""
+    kind = SearchSweep if isinstance(study, Search) else Sweep
+    return kind(study, *args, **options)

@@ -1,0 +1,226 @@
+"""A run as a folder that others can load, and such a folder as a maker of lists.
+
+parameters.safetensors  of one seed             items.parquet   id, domain, raw, title, users
+scorer.safetensors      what else scores need   config.json     the run's configuration
+scorer.jaxexport        StableHLO, by jax.export: (tensors, history, domain, items) -> scores
+model.json              sizes, seed, fingerprint, metrics       README.md       the model card
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import pathlib
+import shutil
+import tempfile
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import oa_jax
+from oa_jax import files
+from oa_jax.errors import UserError
+from oa_jax.ranking.best import Best, best_of_all
+from oa_jax.ranking.ranks import AllItems
+from oa_jax.runs.initial import ITEMS, MODEL, PARAMETERS, SCORER, flat, name_of, read_export
+from oa_jax.runs.workdir import Workdir
+from oa_jax.serving import card
+from oa_jax.serving.histories import of_events, polars
+from oa_jax.serving.lists import whole
+from oa_jax.serving.stored import StoredModel
+
+if TYPE_CHECKING:
+    import polars as pl
+
+PROGRAM = "scorer.jaxexport"
+PLATFORMS = ("cpu", "cuda", "tpu")
+SCORES = 512 * 4096  # that a call holds at a time
+NEEDS = "the extra export: pip install 'oa-jax[export]'"
+
+
+def export(
+    workdir: str | os.PathLike,
+    out: str | os.PathLike,
+    seed: int | None = None,
+    licence: str = "unknown",
+    data_licence: str = "unknown",
+    data_dir: str | None = None,
+    say: Callable[[str], None] = lambda line: None,
+) -> pathlib.Path:
+    """Write the best parameters of a seed, by default the first, as a folder `out`, new or empty.
+
+    licence, data_licence: for the model card. Raises UserError when there is no such run or seed,
+    or something stands in `out`; the folder appears when it is whole.
+    """
+    out, path = files.local(out, "--out"), files.local(workdir, "--workdir")
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise UserError(f"--out={out}: not empty: expected a new folder")
+    pl, save = polars(), _safetensors()
+    model = StoredModel(path, seed, data_dir=data_dir, say=say)
+    params, index = jax.tree.map(lambda a: a[0], model._seeded)
+    params, extra, program = scorer(model, params, index)
+    about = _about(model, path)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    folder = pathlib.Path(tempfile.mkdtemp(prefix=f"{out.name}.", suffix=".tmp", dir=out.parent))
+    try:
+        for name, tensors in ((PARAMETERS, params), (SCORER, extra)):
+            files.write(folder / name, save({k: np.asarray(v) for k, v in tensors.items()}))
+        files.write(folder / PROGRAM, program)
+        files.write_json(folder / "config.json", Workdir(path).read_json("config.json"))
+        files.write_json(folder / MODEL, about)
+        _items(model, pl).write_parquet(folder / ITEMS)
+        files.write(folder / "README.md", card.text(about, licence, data_licence))
+        folder.chmod(0o755)
+        if out.exists():
+            out.rmdir()
+        os.replace(folder, out)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    return out
+
+
+def scorer(model: StoredModel, params, index) -> tuple[dict, dict, bytes]:
+    """(parameters by name, what else scores need, the program) of a seed.
+
+    The program takes both in one dictionary, history (b, h), domain (b,) and items (n,), and gives
+    scores (b, n), for any b, h and n. What it does not read, as the users' profiles or the support
+    set, is not written.
+    """
+    backbone, tables = model.settings.backbone, model.experiment.tables
+    trees = {"index": index, "tables": {} if tables is None else tables}
+    own, extra = flat(params), flat(trees)
+    # What the index has as it is in the parameters is written once.
+    same = {
+        name: mine
+        for name in extra
+        for mine in own
+        if name.endswith(f"/{mine}") and np.array_equal(extra[name], own[mine])
+    }
+
+    def score(tensors, history_BxH, domain_B, items_K):
+        def leaf(path, like):
+            name = name_of(path)
+            name = same.get(name, name)
+            return tensors[name] if name in tensors else jnp.zeros_like(like)
+
+        there = jax.tree_util.tree_map_with_path(leaf, params)
+        of = jax.tree_util.tree_map_with_path(leaf, trees)
+        here = backbone if tables is None else backbone.on(of["tables"])
+        encoded = here.encode(there, here.rows(history_BxH, domain_B))
+        return here.score(of["index"], encoded, items_K)
+
+    extra = {name: leaf for name, leaf in extra.items() if name not in same}
+    # Of free sizes a program keeps every argument; of these only those that it reads.
+    read = _read_by(_exported(score, own | extra, sizes=(1, 1, 1)), own | extra)
+    extra = {name: leaf for name, leaf in extra.items() if name in read}
+    try:
+        return own, extra, _exported(score, own | extra).serialize()
+    except ImportError as error:
+        raise UserError(f"{error}: expected {NEEDS}") from None
+
+
+def _exported(score, tensors, sizes=None):
+    b, h, n = sizes or jax.export.symbolic_shape("b, h, n")
+    like = {name: jax.ShapeDtypeStruct(a.shape, a.dtype) for name, a in tensors.items()}
+    numbers = [jax.ShapeDtypeStruct(shape, jnp.int32) for shape in ((b, h), (b,), (n,))]
+    return jax.export.export(jax.jit(score), platforms=PLATFORMS)(like, *numbers)
+
+
+def _read_by(exported, tensors) -> set[str]:
+    """Names of the tensors that the program reads."""
+    order = sorted(tensors)  # in which a dictionary is flattened
+    return {order[i] for i in exported.module_kept_var_idx if i < len(order)}
+
+
+def _about(model, path):
+    """model.json: what the card and a reader need to know."""
+    of, log = model.experiment, model.experiment.data.log
+    about = {"oa-jax": oa_jax.__version__, "label": of.label, "protocol": of.config.protocol}
+    about |= {"data": log.name, "fingerprint": log.fingerprint(), "n_items": log.n_items}
+    about |= {"n_users": log.n_users, "n_events": len(log.user), "seed": model.seeds[0]}
+    about |= {"example": [model.names.raw[0], model.names.raw[log.n_items[0]]]}
+    about |= {"items_are_raw": model.names.are_raw, "n_parameters": of.engine.n_parameters}
+    if (path / "summary.json").exists():
+        seeds = files.read_json(path / "summary.json")["per_seed"]
+        mine = [entry for entry in seeds if entry["seed"] == model.seeds[0]]
+        about["metrics"] = mine[0] if mine else {}
+    return about
+
+
+def _items(model, pl):
+    names = model.names
+    columns = {"id": np.arange(1, 1 + len(names.raw)), "domain": names.domain, "raw": names.raw}
+    title = pl.Series(names.title, dtype=pl.String)
+    return pl.DataFrame(columns | {"title": title, "users": model.popularity[1:]})
+
+
+def _safetensors():
+    try:
+        from safetensors.numpy import save
+    except ImportError:
+        raise UserError(f"safetensors: not installed: expected {NEEDS}") from None
+    return save
+
+
+def load_export(folder: str | os.PathLike) -> ExportedModel:
+    """The model in a folder that `python -m oa_jax export` made; `recommend` gives its lists.
+
+    Raises UserError where `folder` is none.
+    """
+    return ExportedModel(files.local(folder, "FOLDER"))
+
+
+class ExportedModel:
+    """See `lists.Model`. about: model.json.  params: {name: array} of the parameters."""
+
+    vectors, by = None, "score"
+
+    def __init__(self, path: pathlib.Path):
+        self.path = path
+        self.about, self.params, self.names, self.popularity = read_export(path)
+        self.n_users, self.of = self.about["n_users"], f"seed {self.about['seed']}"
+
+    @functools.cached_property
+    def _program(self):
+        from safetensors.numpy import load_file
+
+        try:
+            exported = jax.export.deserialize(bytearray((self.path / PROGRAM).read_bytes()))
+        except (OSError, ValueError, ImportError) as error:
+            raise UserError(f"{self.path / PROGRAM}: {error}: expected an export") from None
+        return exported, jax.device_put(self.params | load_file(self.path / SCORER))
+
+    def scores(self, history_BxH: Any, domain_B: Any, items_K: Any) -> jax.Array:
+        """(B, K): of items (K,), joint ids, for users with histories (B, H) of joint ids, oldest
+        first, left-padded with 0, whose next item of a domain, 0 or 1, is asked for."""
+        exported, tensors = self._program
+        asked = (jnp.asarray(of, jnp.int32) for of in (history_BxH, domain_B, items_K))
+        return exported.call(tensors, *asked)
+
+    def room(self, n_users: int) -> int:
+        few = 1 << (max(1, n_users) - 1).bit_length()
+        return max(1, min(few, SCORES // (1 + sum(self.names.n_items))))
+
+    def best(self, history_BxH, seen_BxH, domain_B, k: int) -> Best:
+        exported, tensors = self._program
+        rows = history_BxH, seen_BxH, domain_B
+        found = _best(exported.call, self.names.n_items, k, tensors, *rows)
+        return jax.tree.map(np.asarray, found)
+
+    def recommend(
+        self, histories: Any, k: int = 10, domain: str = "both", keep_seen: bool = False
+    ) -> pl.DataFrame:
+        """Lists of histories, as `Run.recommend` makes them: events with raw ids."""
+        return whole(self, of_events(histories, self.names), k, domain, keep_seen)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1, 2))
+def _best(call, n_items, k, tensors, history_BxH, seen_BxH, domain_B):
+    def score(ids):
+        return call(tensors, history_BxH, domain_B, ids)
+
+    every = 1 + sum(n_items)  # one block: each would encode the histories anew
+    return best_of_all(AllItems(score, domain_B, seen_BxH, n_items, every), k)

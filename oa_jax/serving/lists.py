@@ -1,0 +1,214 @@
+"""Lists of recommended items: histories in, frames of raw ids out, some users at a time."""
+
+from __future__ import annotations
+
+import json
+import os
+import pathlib
+import shutil
+import tempfile
+import warnings
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+
+from oa_jax import files
+from oa_jax.errors import UserError
+from oa_jax.events.log import DOMAINS
+from oa_jax.ranking.best import Best
+from oa_jax.ranking.beyond import Beyond
+from oa_jax.runs.names import Names
+from oa_jax.serving.histories import Histories, polars
+
+if TYPE_CHECKING:
+    import polars as pl
+
+FORMS = {".parquet": "sink_parquet", ".csv": "sink_csv", ".jsonl": "sink_ndjson"}
+LISTS = "lists.json"  # of a workdir
+EXPLAINED = 5  # items of a history that are named
+
+
+class Model(Protocol):
+    """What makes lists: a stored run, or an exported one.
+
+    of: whose they are, "seed 0" or "mean of 5 seeds".  by: what its lists are ordered by, "score"
+    or "mean_rank".  popularity, n_users: as of `names.popularity`.  vectors: (I, E) of the items,
+    None without any.
+    """
+
+    names: Names
+    of: str
+    by: str
+    popularity: np.ndarray
+    n_users: int
+    vectors: np.ndarray | None
+
+    def room(self, n_users: int) -> int:
+        """How many users of `n_users` it takes at a time."""
+
+    def best(self, history_BxH, seen_BxH, domain_B, k: int) -> Best:
+        """The lists of users, numpy arrays; `seen` are the items that do not count."""
+
+    def check_explains(self) -> None:
+        """Raise UserError where it cannot `explain`; an export has neither."""
+
+    def explain(self, history_BxH, domain_B, items_BxK) -> tuple[np.ndarray, dict]:
+        """(share of each score that is due to X', (B, K); {place: how much the last token looked
+        at each of the last S events, (B, S)})."""
+
+
+def lists(
+    model: Model,
+    histories: Histories,
+    k: int = 10,
+    domain: str = "both",
+    keep_seen: bool = False,
+    explain: bool = False,
+    beyond: dict[str, Beyond] | None = None,
+) -> Iterator[pl.DataFrame]:
+    """Frames of the users' lists, in their order, A before B.
+
+    Columns: user, domain, rank (1 … k), item, title where the set has any, and score or mean_rank.
+    explain: also `due_to_update`, score with X' less score without, and of each place of GCA
+    `looked_at_PLACE`: the items of the history that its attention looked at most, in JSON with
+    their weights. beyond: of each domain, to which the lists are added.
+
+    Raises UserError for a score that is not finite, naming the user.
+    """
+    if k < 1:
+        raise UserError(f"--k={k}: expected a whole number of at least 1")
+    domains = [d for d, name in enumerate(DOMAINS) if domain in (name, "both")]
+    if not domains:
+        raise UserError(f"--domain={domain}: expected A, B or both")
+    if explain:
+        model.check_explains()
+    size, k = model.room(len(histories)), min(k, max(model.names.n_items[d] for d in domains))
+    table = _Table(model.names)
+    for begin in range(0, len(histories), size):
+        end = min(begin + size, len(histories))
+        history = histories.grid(begin, end, size)
+        seen = history[:, :1] * 0 if keep_seen else history
+        frames = []
+        for d in domains:
+            domain_B = np.full(size, d, np.int32)
+            best = model.best(history, seen, domain_B, k)
+            _check(best, histories.users[begin:end])
+            more = {}
+            if explain:
+                share, weights = model.explain(history, domain_B, best.items)
+                more = table.explained(history, share, weights)
+            frames.append(table.frame(histories.users[begin:end], d, best, model.by, more))
+            if beyond is not None:
+                _add(beyond[DOMAINS[d]], model, d, best.items[: end - begin], history)
+        pl = polars()
+        yield pl.concat(frames).sort("order", "domain", "rank").drop("order")
+
+
+def whole(model: Model, histories: Histories, *args: Any) -> pl.DataFrame:
+    """All frames of `lists` as one; what was left out of the histories is warned about."""
+    for line in histories.left_out:
+        warnings.warn(line, stacklevel=3)
+    return polars().concat(list(lists(model, histories, *args)))
+
+
+def _check(best, users):
+    finite = best.finite[: len(users)]
+    if not finite.all():
+        user = users[int(np.argmin(finite))]
+        raise UserError(f"user {user}: a score is not finite: expected finite scores")
+
+
+def beyond_of(model: Model) -> dict[str, Beyond]:
+    """Nothing added yet, of either domain."""
+    out, (n_a, n_b), vectors = {}, model.names.n_items, model.vectors
+    for name, items in zip(DOMAINS, (slice(0, n_a), slice(n_a, n_a + n_b)), strict=True):
+        own = None if vectors is None else vectors[items]
+        out[name] = Beyond(model.popularity[1:][items], model.n_users, own)
+    return out
+
+
+def _add(beyond, model, d, items, history):
+    n_a, history = model.names.n_items[0], history[: len(items)]
+    own = (history > 0) & ((history > n_a) == (d == 1))
+    with np.errstate(invalid="ignore"):
+        taken = (model.popularity[history] * own).sum(1) / own.sum(1)
+    beyond.add(np.maximum(items - 1 - n_a * d, 0), items > 0, taken)
+
+
+class _Table:
+    """Raw ids and titles by joint id."""
+
+    def __init__(self, names: Names):
+        pl = polars()
+        self.raw = pl.Series("item", [None, *names.raw], pl.String)
+        has_title = any(title is not None for title in names.title)
+        self.title = pl.Series("title", [None, *names.title], pl.String) if has_title else None
+
+    def frame(self, users, d, best, by, more):
+        pl, (n, k) = polars(), (len(users), best.items.shape[1])
+        items, order = best.items[:n].ravel(), np.repeat(np.arange(n), k)
+        columns = {"order": order, "user": pl.Series(users, dtype=pl.String).gather(order)}
+        columns |= {"domain": pl.repeat(DOMAINS[d], n * k, eager=True)}
+        columns |= {"rank": np.tile(np.arange(1, k + 1), n), "item": self.raw.gather(items)}
+        if self.title is not None:
+            columns["title"] = self.title.gather(items)
+        columns[by] = best.scores[:n].ravel()
+        for name, values in more.items():
+            columns[name] = np.asarray(values)[:n].ravel()
+        return pl.DataFrame(columns).filter(pl.col("item").is_not_null())
+
+    def explained(self, history, share, weights):
+        """`due_to_update` (B, k), and of each place texts (B, k), the same for a user's items."""
+        out, k = {"due_to_update": share}, share.shape[1]
+        for place, weight_BxS in weights.items():
+            shown, texts = history[:, -weight_BxS.shape[1] :], []
+            weight_BxS = weight_BxS[:, -shown.shape[1] :]
+            for row, weight in zip(shown, weight_BxS, strict=True):
+                first = np.argsort(-weight, kind="stable")[:EXPLAINED]
+                first = first[weight[first] > 0]
+                pairs = zip(self.raw.gather(row[first]), weight[first].tolist(), strict=True)
+                texts.append(json.dumps([[item, round(w, 4)] for item, w in pairs]))
+            out[f"looked_at_{place}"] = np.repeat(np.array(texts, object)[:, None], k, 1)
+        return out
+
+
+def write(frames: Iterable[pl.DataFrame], out: str | os.PathLike) -> int:
+    """Write frames as one file, by its ending: .parquet, .csv or .jsonl; -> how many rows.
+
+    The file appears when it is whole: the parts lie in a folder beside it until then.
+    """
+    pl, file, n_rows = polars(), files.local(out, "--out"), 0
+    check_form(out)
+    parts = pathlib.Path(tempfile.mkdtemp(prefix=f"{file.name}.", suffix=".tmp", dir=file.parent))
+    try:
+        for number, frame in enumerate(frames):
+            frame.write_parquet(parts / f"{number:08d}.parquet")
+            n_rows += len(frame)
+        whole = parts / file.name
+        getattr(pl.scan_parquet(parts / "*.parquet"), FORMS[file.suffix])(whole)
+        os.replace(whole, file)
+    finally:
+        shutil.rmtree(parts, ignore_errors=True)
+    return n_rows
+
+
+def check_form(out: str | os.PathLike) -> None:
+    """Raise UserError for a file with another ending than `write` knows."""
+    if files.local(out, "--out").suffix not in FORMS:
+        raise UserError(f"--out={out}: expected a file that ends in {', '.join(FORMS)}")
+
+
+def figures(model: Model, beyond: dict[str, Beyond], k: int, n_users: int) -> dict[str, Any]:
+    """What lists.json says of the lists of one model."""
+    found = {domain: of.figures() for domain, of in beyond.items()}
+    return {"of": model.of, "k": k, "users": n_users, "figures": found}
+
+
+def keep(workdir: pathlib.Path, found: dict[str, Any]) -> None:
+    """Write `found` into the workdir's lists.json, in place of what it said of the same lists."""
+    path = workdir / LISTS
+    before = files.read_json(path, "figures of lists", list) if path.exists() else []
+    key = found["of"], found["k"]
+    others = [of for of in before if (of.get("of"), of.get("k")) != key]
+    files.write_json(path, [*others, found])

@@ -1,0 +1,105 @@
+"""Studies: names, programs, equal sizes; the files of configs/studies."""
+
+import pathlib
+import re
+import time
+
+import pytest
+import toy
+
+from oa_jax import presets
+from oa_jax.errors import UserError
+from oa_jax.runs import study
+from oa_jax.runs.sweep import Sweep
+
+STUDIES = sorted((toy.ROOT / "configs" / "studies").glob("*.py"))
+
+
+@pytest.mark.parametrize("path", STUDIES, ids=lambda path: path.stem)
+def test_a_study_is_what_its_docstring_says(path):
+    text = path.read_text()
+    assert f"--study=configs/studies/{path.name}" in text and "`runlocal`" in text
+    assert "Primary comparison" in text
+    runs = study.load(str(path))
+    said = re.search(r"(\d+) runs in (\d+)\s+programs", " ".join(text.split()))
+    if said:
+        found = sum(config.seeds for config in runs.values()), len(study.programs(runs))
+        assert tuple(map(int, said.groups())) == found
+
+
+@pytest.mark.slow
+def test_runlocal_of_every_study_ends_in_a_minute(tmp_path):
+    """Programs that two studies share are compiled once."""
+    for path in STUDIES:
+        begin = time.process_time()
+        runs = study.load(f"{path}:runlocal")
+        progress = Sweep(runs, tmp_path / path.stem, lambda line: None).run()
+        assert progress.finished == len(runs), path
+        assert time.process_time() - begin < 120, path  # two cores
+
+
+def test_names_are_folders_and_say_what_differs():
+    runs = study.grid(lambda a, b: None if a else {"a": a}, a=(0.5, 0), b=((0, 1), ()))
+    assert list(runs) == ["a=0,b=0-1", "a=0,b=none"]
+    for wrong in ("a/b", ".hidden", "", "x" * 201, 3):
+        with pytest.raises(UserError, match="expected a name"):
+            study.checked({wrong: {"backbone": "abxi"}}, "file.py")
+    with pytest.raises(UserError, match="file.py: run one: --config.seeds=0: expected"):
+        study.checked({"one": {"backbone": "abxi", "seeds": 0}}, "file.py")
+    for wrong in ([], {}, None):
+        with pytest.raises(UserError, match="get_study returned"):
+            study.checked(wrong, "file.py")
+
+
+def test_one_program_trains_what_differs_in_traced_values():
+    one = presets.load("configs/abxi.py:gca=early")
+    config = study.checked({"a": one}, "")["a"]
+    same = {"train.learning_rate": 1.0, "train.stop_patience": 3, "model.dropout": 0.1, "seeds": 2}
+    same |= {"gca.ortho_weight": 1.0, "model.temperature": 0.1, "first_seed": 9}
+    for name, value in same.items():
+        other = config.replace(**{name: value})
+        assert len(study.programs({"a": config, "b": other})) == 1, name
+    for name, value in {"train.warmup_epochs": 1, "model.d_embed": 64, "data.name": "x"}.items():
+        other = config.replace(**{name: value})
+        assert len(study.programs({"a": config, "b": other})) == 2, name
+
+
+def test_matched_finds_the_nearest_size():
+    early, base = (presets.load(f"configs/abxi.py:gca={gca}") for gca in ("early", "none"))
+    target = study.n_parameters(study.checked({"a": early}, "")["a"])
+    found = study.matched(of=early, base=base)
+    error = abs(study.n_parameters(found) - target)
+    for step in (-2, 2):  # the next widths, which its two heads allow
+        near = found.replace(**{"model.d_embed": found.model.d_embed + step})
+        assert abs(study.n_parameters(near) - target) > error
+    with pytest.raises(UserError, match="expected"):
+        study.matched(of=early, base=base, by="colour")
+
+
+def test_known_widths_of_the_paper(monkeypatch):
+    """Baselines of ABXI on Food-Kitchen as wide as GCA at one, two and three places."""
+    monkeypatch.setattr(study.sources, "load", lambda *args: FOOD_KITCHEN)
+    monkeypatch.setattr(study.splits, "make_split", lambda *args: None)
+    study._events.cache_clear()
+    study._parameters.cache_clear()
+    base = presets.load("configs/abxi.py:pair=food_kitchen")
+    for places, width, number in [("0", 310, 11_753_960), ("0-1", 364, 13_880_048)]:
+        of = presets.load(f"configs/abxi.py:pair=food_kitchen,gca={places}")
+        found = study.matched(of=of, base=base)
+        assert (found.model.d_embed, study.n_parameters(found)) == (width, number)
+    study._events.cache_clear()
+    study._parameters.cache_clear()
+
+
+class FOOD_KITCHEN:  # no more of it is asked for
+    n_items = (11_837, 16_258)
+
+
+def test_a_file_that_is_wrong_is_named(tmp_path):
+    path = tmp_path / "study.py"
+    path.write_text("def get_study(arg=None):\n    return {'a': missing}\n")
+    with pytest.raises(UserError, match=rf"{re.escape(str(path))}: line 2: NameError"):
+        study.load(str(path))
+    with pytest.raises(UserError, match="--study=nowhere.py: no such file"):
+        study.load("nowhere.py")
+    assert pathlib.Path(path).exists()

@@ -1,0 +1,220 @@
+"""Sweeps: each run is what it is alone, whatever shared its program and whoever was killed."""
+
+import json
+import os
+import pathlib
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import swept
+import toy
+
+from oa_jax.errors import UserError
+from oa_jax.runs import index, study, sweep
+from oa_jax.runs.claims import Claims
+from oa_jax.runs.workdir import Workdir
+
+SCRIPT = pathlib.Path(swept.__file__)
+
+
+@pytest.fixture(autouse=True)
+def toys(monkeypatch):
+    monkeypatch.setattr(sweep.experiment_lib, "build", swept.build)
+    monkeypatch.setattr(sweep, "use_compilation_cache", lambda say: None)
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory):
+    """{name: workdir} of the same runs, each made for itself."""
+    root = tmp_path_factory.mktemp("alone")
+    for name, config in swept.runs().items():
+        toy.train_whole(swept.build(config), root / name)
+    return {name: root / name for name in swept.runs()}
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory):
+    out = tmp_path_factory.mktemp("sweep")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sweep, "use_compilation_cache", lambda say: None)
+        return out, swept.sweep_of(out).run()
+
+
+def results(path):
+    """What a run says, without its timings."""
+    summary = json.loads((path / "summary.json").read_text())
+    del summary["seconds"]
+    with np.load(path / "ranks.npz") as ranks:
+        arrays = {name: ranks[name].tobytes() for name in ranks.files}
+    return summary, arrays, (path / "metrics.jsonl").read_bytes()
+
+
+def check_equal(out, alone):
+    for name, path in alone.items():
+        assert results(out / name) == results(path), name
+
+
+def test_a_run_of_a_sweep_is_the_run_made_alone(done, alone):
+    """Also of seeds that came late into a slot: there are 6 seeds and 2 slots."""
+    out, progress = done
+    last = {e["epochs"] for path in alone.values() for e in results(path)[0]["per_seed"]}
+    assert len(last) > 1, "choose rates at which the seeds stop unevenly"
+    assert progress.finished == 3 and progress.slots == swept.SLOTS
+    check_equal(out, alone)
+    with pytest.raises(AssertionError):  # twin: runs differ
+        check_equal(out, {"slow": alone["quick"]})
+
+
+def test_slots_are_given_to_those_that_wait(done):
+    _, progress = done
+    (use,) = progress.uses
+    # Idle at the end at most: the epochs of one seed.
+    assert use.slots == use.epochs * swept.SLOTS
+    assert use.slots - use.busy <= 6
+
+
+def test_the_same_command_again_does_nothing(done):
+    out, _ = done
+    before = {p: p.stat().st_mtime_ns for p in out.glob("*/summary.json")}
+    progress = swept.sweep_of(out).run()
+    assert progress.finished == 3 and progress.done_here == 0
+    assert before == {p: p.stat().st_mtime_ns for p in out.glob("*/summary.json")}
+
+
+def worker(out, pause=0.0):
+    env = os.environ | {"PYTHONPATH": os.pathsep.join([str(SCRIPT.parent), str(toy.ROOT)])}
+    command = [sys.executable, str(SCRIPT), str(out), str(pause)]
+    return subprocess.Popen(command, env=env, stdout=subprocess.PIPE, text=True)
+
+
+@pytest.mark.slow
+def test_killed_anywhere_the_same_command_gives_the_same_files(tmp_path, alone):
+    """Kills at moments of a fixed seed, with workers in between that go on."""
+    moments = random.Random(0)
+    for _ in range(3):
+        process = worker(tmp_path, pause=0.1)
+        begun = time.monotonic()
+        while time.monotonic() - begun < 120 and not list(tmp_path.glob("*/metrics.jsonl")):
+            time.sleep(0.05)  # compiling, in which a kill would be too early to lose anything
+        time.sleep(moments.uniform(0.05, 1.5))
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    swept.sweep_of(tmp_path).run()
+    check_equal(tmp_path, alone)
+
+
+@pytest.mark.slow
+def test_two_workers_share_a_folder(tmp_path, alone):
+    workers = [worker(tmp_path, pause=0.2) for _ in range(2)]
+    said = [process.communicate(timeout=300)[0].split() for process in workers]
+    assert all(process.returncode == 0 for process in workers)
+    assert sum(int(words[1]) for words in said) == 3  # each run once
+    swept.sweep_of(tmp_path).run()
+    check_equal(tmp_path, alone)
+
+
+def test_a_dead_worker_is_taken_over_and_one_that_lives_is_not(tmp_path):
+    with Claims(tmp_path) as first, Claims(tmp_path) as second:
+        assert first.take("ab") == "a" and second.take("ab") == "b"
+        assert second.take("ab") is None
+        assert second.others() == {"a": first.worker}
+        second.free("b")
+        assert first.take(["b"]) == "b"
+    with Claims(tmp_path) as third:  # the first has ended
+        assert third.take("ab") == "a"
+    with Claims(tmp_path) as fourth, Claims(tmp_path, stale=5.0) as fifth:
+        assert fourth.take("b") == "b"
+        os.utime(tmp_path / f"{fourth.worker}.alive", (1, 1))  # stands still
+        assert fifth.take("b") == "b"
+
+
+def test_diverged_and_failing_runs_harm_no_other(tmp_path, alone):
+    studied = swept.runs()
+    bad = studied["quick"].replace(train={"learning_rate": 1e30})
+    broken = studied["quick"].replace(model={"d_embed": 5, "heads": 1})
+    progress = swept.sweep_of(tmp_path, {"bad": bad, "broken": broken, **studied}).run()
+    assert progress.failed == ["broken"] and progress.diverged == ["bad"]
+    assert json.loads((tmp_path / "broken/failed.json").read_text()) == {
+        "error": "data.dir=nowhere: no such folder"
+    }
+    check_equal(tmp_path, alone)
+    rows = index.rows(tmp_path, {"bad": bad, "broken": broken, **studied})
+    states = [(row["run"], row["status"]) for row in rows]
+    assert states[:4] == [("bad", "diverged")] * 2 + [("broken", "failed")] * 2
+    assert {status for _, status in states[4:]} == {"finished"}
+
+
+def test_the_index_has_what_varies_and_what_came_out(done):
+    out, _ = done
+    text = (out / "index.csv").read_text().splitlines()
+    names = text[0].split(",")
+    assert names[:3] == ["run", "seed", "status"] and len(text) == 7
+    varying = {"train.learning_rate", "train.stop_patience"}
+    assert varying <= set(names) and "model.d_embed" not in names
+    row = dict(zip(names, text[1].split(","), strict=True))
+    summary = results(out / "slow")[0]["per_seed"][0]
+    name = "test/A/ndcg@10/full"
+    assert (row["run"], float(row[name])) == ("slow", summary[name])
+    assert (out / "index.parquet").exists()
+
+
+@pytest.mark.parametrize("keep", ["best", "none"])
+def test_what_is_kept_of_a_run(tmp_path, alone, keep):
+    studied = {"quick": swept.runs()["quick"]}
+    swept.sweep_of(tmp_path, studied, keep=keep).run()
+    check_equal(tmp_path, {"quick": alone["quick"]})
+    checkpoints = tmp_path / "quick" / "checkpoints"
+    assert checkpoints.exists() == (keep == "best")
+    if keep == "best":  # killed after its last checkpoint: the end is made of it
+        (tmp_path / "quick" / "summary.json").unlink()
+        swept.sweep_of(tmp_path, studied, keep=keep).run()
+        check_equal(tmp_path, {"quick": alone["quick"]})
+
+
+def test_a_search_is_told_what_its_trials_are_worth(tmp_path):
+    """Trials of one program share its slots; what optuna knows survives the process."""
+
+    def make(trial):
+        rate = trial.suggest_float("rate", 1e-3, 0.1, log=True)
+        return swept.runs()["quick"].replace(train={"learning_rate": rate})
+
+    search = study.Search(make, trials=5)
+    first = swept.sweep_of(tmp_path, search, slots=4)
+    progress = first.run()
+    assert progress.finished == 5 and len(progress.uses) == 1
+    trials = first._study.trials
+    assert len({trial.params["rate"] for trial in trials}) == 5
+    told = [t for t in trials if t.state.name == "COMPLETE"]
+    assert told and {t.state.name for t in trials} <= {"COMPLETE", "PRUNED"}
+    for trial in told:
+        summary, *_ = results(tmp_path / f"trial-{trial.number:04d}")
+        assert summary["label"] and summary["n_seeds"] == 2
+        scores = [index.score_of(entry) for entry in summary["per_seed"]]
+        assert trial.value == pytest.approx(np.median(scores))
+    best = first._study.best_trial
+    again = swept.sweep_of(tmp_path, search)
+    assert again.run().done_here == 0 and again._study.best_value == best.value
+    more = swept.sweep_of(tmp_path, study.Search(make, trials=6)).run()
+    assert (more.finished, more.done_here) == (6, 1)
+    with pytest.raises(UserError, match="study.json: runs without a search"):
+        (tmp_path / "study.json").write_text("{}")
+        swept.sweep_of(tmp_path, search).run()
+
+
+def test_folders_of_others_are_refused(done, tmp_path):
+    out, _ = done
+    fewer = {name: config for name, config in swept.runs().items() if name != "slow"}
+    with pytest.raises(UserError, match="run slow: not in the study of now"):
+        swept.sweep_of(out, fewer).run()
+    other = swept.runs() | {"quick": swept.runs()["patient"]}
+    with pytest.raises(UserError, match="run quick: train.stop_patience: there 0, asked for 1"):
+        swept.sweep_of(out, other).run()
+    with Workdir(tmp_path):
+        (tmp_path / "notes.txt").write_text("")
+    with pytest.raises(UserError, match="holds notes.txt but no study.json"):
+        swept.sweep_of(tmp_path).run()

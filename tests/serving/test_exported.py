@@ -1,0 +1,142 @@
+"""An export, loaded here and by a process with jax and numpy alone, gives the lists of the run."""
+
+import json
+import re
+import subprocess
+import sys
+
+import numpy as np
+import polars as pl
+import pytest
+
+sys.path.insert(0, str(__import__("pathlib").Path(__file__).parent))
+from _runs import run_of
+
+import oa_jax as oa
+from oa_jax.backbones import known
+from oa_jax.errors import UserError
+from oa_jax.runs import initial
+from oa_jax.serving import exported, lists
+from oa_jax.serving.histories import Histories
+from oa_jax.serving.stored import StoredModel
+
+pytestmark = pytest.mark.usefixtures("quick_compile")
+K = 5
+# A process in which this program and what it is made of cannot be imported.
+ELSEWHERE = """
+import json, sys
+class Refuse:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in ("oa_jax", "flax", "optax", "orbax", "polars", "safetensors"):
+            raise ImportError(name)
+sys.meta_path.insert(0, Refuse())
+{block}
+asked = json.loads(sys.stdin.read())
+found = [[best(history, d, {k}) for d in "AB"] for history in asked]
+print(json.dumps([[[of.tolist() for of in one] for one in both] for both in found]))
+"""
+
+
+@pytest.fixture(scope="module")
+def folder_of(tmp_path_factory):
+    made = {}
+
+    def make(backbone):
+        if backbone not in made:
+            path = tmp_path_factory.mktemp("exports") / backbone
+            made[backbone] = exported.export(run_of(backbone)[1], path, seed=1, licence="cc0-1.0")
+        return made[backbone]
+
+    return make
+
+
+@pytest.mark.parametrize("backbone", known.NAMES)
+def test_another_process_without_this_program_gets_the_same_lists(backbone, folder_of):
+    experiment, path = run_of(backbone)
+    folder, log = folder_of(backbone), experiment.data.log
+    some = log.take(np.array([2, 30, 5]))
+    users = [some.item[some.offsets[n] : some.offsets[n + 1]].tolist() for n in range(3)]
+    asked = Histories(["2", "30", "5"], some.item, some.offsets)
+    expected = pl.concat(lists.lists(StoredModel(path, seed=1), asked, K))
+    here = pl.concat(lists.lists(oa.load_export(folder), asked, K))
+    assert here["item"].to_list() == expected["item"].to_list()
+    np.testing.assert_allclose(here["score"], expected["score"], rtol=1e-3, atol=1e-3)
+    blocks = re.findall(r"```python\n(.*?)```", (folder / "README.md").read_text(), re.S)
+    program = ELSEWHERE.format(block=blocks[-1], k=K)
+    result = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=folder,
+        input=json.dumps(users),
+        capture_output=True,
+        text=True,
+        env={"PATH": "", "JAX_PLATFORMS": "cpu"},
+    )
+    assert result.returncode == 0, result.stderr
+    raw = [[str(item) for d in both for item in d[0]] for both in json.loads(result.stdout)]
+    assert sum(raw, []) == expected["item"].to_list()
+    scores = [score for both in json.loads(result.stdout) for d in both for score in d[1]]
+    np.testing.assert_allclose(scores, expected["score"], rtol=1e-3, atol=1e-3)
+
+
+def test_what_lies_in_the_folder(folder_of):
+    experiment, path = run_of("llm4cdsr")
+    folder = folder_of("llm4cdsr")
+    about = json.loads((folder / "model.json").read_text())
+    assert about["fingerprint"] == experiment.data.log.fingerprint() and about["seed"] == 1
+    assert json.loads((folder / "config.json").read_text()) == experiment.config.to_dict()
+    items = pl.read_parquet(folder / "items.parquet")
+    assert items.columns == ["id", "domain", "raw", "title", "users"]
+    assert items["domain"].value_counts().sort("domain")["count"].to_list() == [24, 30]
+    card = (folder / "README.md").read_text()
+    assert card.startswith("---\nlibrary_name: oa-jax\nlicense: cc0-1.0\ndata_license: unknown\n")
+    assert about["fingerprint"] in card
+    # The profiles of users are not there: the scorer does not read them.
+    from safetensors.numpy import load_file
+
+    names = set(load_file(folder / "scorer.safetensors"))
+    assert names == {"index", "tables/items", "tables/local_A", "tables/local_B"}
+    params = load_file(folder / "parameters.safetensors")
+    model = StoredModel(path, seed=1)
+    assert {k: v.shape for k, v in params.items()} == {
+        k: v.shape[1:] for k, v in initial.flat(model.params).items()
+    }
+
+
+def test_the_card_shows_the_runs_metrics():
+    from oa_jax.serving import card
+
+    about = {"oa-jax": "1", "label": "abxi + GCA[0]", "protocol": "official", "data": "mine"}
+    about |= {"fingerprint": "f00", "n_items": [2, 3], "n_users": 9, "n_events": 40, "seed": 4}
+    about |= {"n_parameters": 1234, "example": ["x", "y"]}
+    found = {f"test/{d}/{m}/uni9": 0.25 for d in "AB" for m in card.METRICS}
+    text = card.text(about | {"metrics": found | {"best_epoch": 7}}, "mit", "own")
+    assert "| B | uni9 | 0.2500 | 0.2500 | 0.2500 |" in text and "| epoch | 7 |" in text
+    assert "# abxi + GCA[0] on mine" in text and "license: mit\ndata_license: own" in text
+
+
+def test_new_histories_by_raw_ids(folder_of):
+    model, run = oa.load_export(folder_of("abxi")), oa.open(run_of("abxi")[1])
+    events = {"user": ["u"] * 3, "item": ["3", "40", "7"], "time": [3, 1, 2]}
+    found, expected = model.recommend(events, k=3), run.recommend(events, k=3, seed=1)
+    assert found.drop("score").equals(expected.drop("score"))
+    with pytest.raises(UserError, match="no known item"):
+        model.recommend({"user": ["u"], "item": ["none"]})
+
+
+def test_a_folder_that_is_in_use_or_no_export_is_refused(folder_of, tmp_path):
+    path = run_of("abxi")[1]
+    (tmp_path / "some").touch()
+    with pytest.raises(UserError, match="not empty: expected a new folder"):
+        exported.export(path, tmp_path)
+    with pytest.raises(UserError, match="expected the folder of an export"):
+        oa.load_export(path)
+    with pytest.raises(UserError, match="--seed=8: expected one of"):
+        exported.export(path, tmp_path / "new", seed=8)
+    assert [file.name for file in tmp_path.iterdir()] == ["some"]
+    broken = tmp_path / "broken"
+    broken.mkdir()
+    for file in folder_of("abxi").iterdir():
+        (broken / file.name).write_bytes(file.read_bytes()[:100])
+    (broken / "model.json").write_text((folder_of("abxi") / "model.json").read_text())
+    with pytest.raises(UserError, match="broken: .*: expected the folder of an export"):
+        oa.load_export(broken)

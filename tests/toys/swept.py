@@ -1,0 +1,55 @@
+"""A sweep of the toy, for tests: `python swept.py OUT [SECONDS]` is a worker that can be killed.
+
+SECONDS: each epoch takes at least as long, so that there is time to be killed in.
+"""
+
+import os
+import pathlib
+import sys
+import time
+
+import toy
+
+from oa_jax.backbones import known
+from oa_jax.errors import UserError
+from oa_jax.runs import search, sweep
+
+SLOTS = 2
+UNEVEN = {
+    "seeds": 2,
+    "seed_axis": "map",
+    "train__max_epochs": 6,
+    "train__stop_patience": 0,
+    "train__plateau_patience": 0,
+    "train__quick_compile": False,  # with it, a program of one seed is an ulp off that of two
+}
+# Rates at which seeds stop at different epochs; two patiences, which one program can hold too.
+RATES = {"slow": (0.003, 0), "quick": (0.03, 0), "patient": (0.03, 1)}
+
+
+def runs():
+    def config(rate, patience):
+        values = UNEVEN | {"train__learning_rate": rate, "train__stop_patience": patience}
+        return known.resolve(toy.abxi_config(**values))
+
+    return {name: config(*values) for name, values in RATES.items()}
+
+
+def build(config, log=None):
+    """In the place of `experiment.build`. A width of 5 is data that cannot be read."""
+    if config.model.d_embed == 5:
+        raise UserError("data.dir=nowhere: no such folder")
+    return toy.shared_toy(config, log)
+
+
+def sweep_of(out, studied=None, say=lambda line: None, **options):
+    """A `Sweep` of toys that saves every run after each epoch."""
+    sweep.experiment_lib.build = build
+    options = {"slots": SLOTS, "save_seconds": 0.0} | options
+    return search.sweep_of(studied or runs(), pathlib.Path(out), say, **options)
+
+
+if __name__ == "__main__":
+    pause = float(sys.argv[2]) if len(sys.argv) > 2 else 0.0
+    progress = sweep_of(sys.argv[1], watch=lambda now: time.sleep(pause)).run()
+    print(progress.finished, progress.done_here, os.getpid(), flush=True)
