@@ -179,9 +179,11 @@ def build(kind: type[Config], values: Mapping) -> Config:
 def upgraded(values: Mapping) -> dict:
     """Values of an older version under the names of today."""
     values = dict(values)
-    gca = values.get("gca")
-    if isinstance(gca, Mapping) and "update" in gca and "part" not in gca:
-        values["gca"] = {("part" if k == "update" else k): v for k, v in gca.items()}
+    if isinstance(values.get("gca"), Mapping):
+        values["gca"] = gca = dict(values["gca"])
+        for old, new in (("update", "part"), ("kv", "source")):
+            if old in gca and new not in gca:
+                gca[new] = gca.pop(old)
     train = values.get("train")
     if isinstance(train, Mapping) and "tensorboard" in train:
         values["train"] = train = dict(train)
@@ -247,6 +249,11 @@ def _check_together(config: Config) -> None:
             raise UserError(
                 f"--config.{group}.heads={heads}: expected a divisor of model.d_embed={width}"
             )
+    unit = config.gca.heads or config.model.heads
+    if config.gca.fusion != "gca" and config.gca.width % unit:
+        raise UserError(
+            f"--config.gca.width={config.gca.width}: expected a multiple of the {unit} heads"
+        )
     warmup, most = config.train.warmup_epochs, config.train.max_epochs
     if warmup >= most:
         raise UserError(

@@ -20,8 +20,8 @@ WIDTHS = (16, 32, 64)
 def get_study(arg=None):
     runlocal = presets.arguments(arg, {"runlocal": "false"})["runlocal"] == "true"
 
-    def make(redundancy, width, gca, kv):
-        if gca == "none" and kv != "merged":
+    def make(redundancy, width, gca, source):
+        if gca == "none" and source != "merged":
             return None
         config = presets.load(f"configs/abxi.py:gca={gca}" + ",runlocal" * runlocal)
         config.update_from_flattened_dict(
@@ -29,18 +29,18 @@ def get_study(arg=None):
                 "data.world.redundancy": redundancy,
                 "model.d_embed": width,
                 "model.d_ffn": 8 * width // 3,
-                "gca.kv": kv,
+                "gca.source": source,
                 "seeds": 2 if runlocal else 5,
             }
         )
         return config
 
     if runlocal:
-        return grid(make, redundancy=(0.5,), width=(16,), gca=("none", "early"), kv=("merged",))
+        return grid(make, redundancy=(0.5,), width=(16,), gca=("none", "early"), source=("merged",))
     return grid(
         make,
         redundancy=REDUNDANCY,
         width=WIDTHS,
         gca=("none", "early", "stack"),
-        kv=("merged", "other"),
+        source=("merged", "other"),
     )

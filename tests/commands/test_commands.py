@@ -261,7 +261,7 @@ SAID = {
     "warm-up": "--config.train.warmup_epochs=24: expected less than max_epochs=24",
     "redundancy": "--config.data.world.redundancy=2.0: expected a number from 0 to 1",
     "single": "--config.data.world.single=[1, -2]: expected two, each a whole number of",
-    "part": "--config.gca.part=sideways: expected one of full, parallel, orthogonal",
+    "part": "--config.gca.part=sideways: expected one of full, parallel, orthogonal, split",
     "update": "--config.gca.update: no such field: did you mean part? --config.gca has causal, ",
     "fusion": "--config.gca.fusion=sum: expected one of gca",
     "source": "data source: found 'books', expected one of beauty_elec, food_kitchen, movie_book, ",
