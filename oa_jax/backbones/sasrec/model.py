@@ -27,7 +27,7 @@ Batch = dict[str, jax.Array]
 def streams_of(config: Model, gca: GCAConfig) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """(streams that run, those that score items): with a fusion, x is there to be looked at."""
     if config.stream in SINGLE:
-        return (config.stream,) * 2
+        return (config.stream,), (config.stream,)
     if config.stream == "merged" and not gca.positions:
         return ("x",), ("x",)
     return (STREAMS if gca.positions else DOMAINS), DOMAINS
