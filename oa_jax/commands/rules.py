@@ -15,7 +15,7 @@ writes what `python -m oa_jax report` takes beside the folders of runs.
     EASE                       the linear model of all items in closed form, ridge --ridge
 
 The last two learn from both domains, and need V² numbers for V items, which a line says; they are
-left out where that is more than --gigabytes. Their flags are not tuned: compare by the split val.
+left out where that is more than --gigabytes. Their flags are not tuned: compare on the split val.
 A candidate that is scored as two items (LLM4CDSR quirk Q2) gets the sum of their scores. Where
 ties favour the target (ABXI quirk Q10), they do so here, and items of equal counts are many.
 """
@@ -140,7 +140,7 @@ class Options:
 
     neighbours: int = 100
     ridge: float = 100.0
-    gigabytes: float = 8.0
+    gigabytes: float = 16.0
     say: Callable = lambda line: None
 
 
@@ -228,7 +228,7 @@ def start() -> None:
     flags.DEFINE_integer("neighbours", 100, "Similar items of each item, for ItemKNN.", 1)
     flags.DEFINE_float("ridge", 100.0, "λ of EASE.", 1e-3)
     flags.DEFINE_float(
-        "gigabytes", 8.0, "Memory for ItemKNN and EASE; with less they are left out."
+        "gigabytes", 16.0, "Memory for ItemKNN and EASE; with less they are left out."
     )
     cli.define_config()
     cli.run(main)

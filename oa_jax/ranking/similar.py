@@ -7,24 +7,20 @@ is the sum of its column over the rows of the user's items. They hold V² number
 from __future__ import annotations
 
 import numpy as np
+from scipy import linalg, sparse
 
-from oa_jax.errors import UserError
 from oa_jax.events.log import InteractionLog
 
 BLOCK = 1024  # items whose similarities are compared at a time
 
 
 def memory(n_items: int) -> int:
-    """Bytes that `ease` holds at most: its Gram matrix, the inverse, and the weights."""
-    return (8 + 8 + 4) * (1 + n_items) ** 2
+    """Bytes that `ease` holds at most: the inverse, in its Gram matrix's place, and the weights."""
+    return (8 + 4) * (1 + n_items) ** 2
 
 
 def counts(log: InteractionLog, chosen: np.ndarray):
     """(1 + V, 1 + V) sparse: how many users have both items among their chosen events (N,)."""
-    try:
-        from scipy import sparse
-    except ImportError:
-        raise UserError("scipy: not installed: expected pip install 'oa-jax[data]'") from None
     pairs = np.unique(np.stack([log.user[chosen], log.item[chosen]]), axis=1)  # each item once
     shape = log.n_users, sum(log.n_items) + 1
     x_UxV = sparse.csr_array((np.ones(pairs.shape[1]), tuple(pairs)), shape)
@@ -53,8 +49,8 @@ def ease(counts_VxV, ridge: float) -> np.ndarray:
     inverse of XᵀX + λI."""
     gram = counts_VxV.toarray()
     np.fill_diagonal(gram, gram.diagonal() + ridge)
-    inverse = np.linalg.inv(gram)
-    del gram
+    # Symmetric, and transposed in the order that LAPACK can overwrite.
+    inverse = linalg.inv(gram.T, overwrite_a=True)
     inverse /= -inverse.diagonal().copy()
     np.fill_diagonal(inverse, 0)
     return inverse.astype(np.float32)
