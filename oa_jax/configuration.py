@@ -78,6 +78,18 @@ class Train:
 
 
 @dataclasses.dataclass(frozen=True)
+class SteadyTrain(Train):
+    """Adam at one rate, without decay: what backbones but ABXI begin with."""
+
+    learning_rate: float = real(1e-3, "of Adam, constant", above=True)
+    weight_decay: float = real(0.0, "decoupled, of every parameter")
+    warmup_epochs: int = whole(0, "epochs of a growing rate, without selection", 0)
+    plateau_factor: float = real(1.0, "the cut", 0, 1, above=True)
+    strict: bool = flag(True, "an equal score is no improvement")
+    negatives: str = one_of("per_position", "who shares negatives", "per_position")
+
+
+@dataclasses.dataclass(frozen=True)
 class Evaluate:
     n_negatives: int = whole(999, "candidates beside the target")
     users_per_kind: int = whole(0, "evaluated users of a kind at most; 0: all", 0)
@@ -238,10 +250,9 @@ def _check_together(config: Config) -> None:
     found, places = config.gca.positions, config.model.places
     known = all(is_int(place) and place in places for place in found)
     if not known or sorted(set(found)) != list(found):
-        raise UserError(
-            f"--config.gca.positions={list(found)}: expected different places in ascending order "
-            f"among {', '.join(map(str, places))}"
-        )
+        among = f"different places in ascending order among {', '.join(map(str, places))}"
+        expected = among if places else "[], as model.stream has no other stream to look at"
+        raise UserError(f"--config.gca.positions={list(found)}: expected {expected}")
     width = config.model.d_embed
     for group in ("model", "gca"):
         heads = getattr(config, group).heads

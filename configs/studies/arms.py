@@ -12,6 +12,8 @@ seeds paired, as a share of what the oracle gains; then Kendall's τ of gain and
 `runlocal`: the baseline and one fusion, two seeds, in under a minute on two cores.
 """
 
+import functools
+
 from oa_jax import presets
 from oa_jax.backbones import known
 from oa_jax.nn.known import FUSIONS
@@ -60,6 +62,7 @@ def get_study(arg=None):
     return grid(make, arm=arms, redundancy=(0.0, 0.5, 1.0))
 
 
+@functools.cache
 def width_of(fusion):
     """The inner width at which a fusion is as large as GCA."""
     from oa_jax.nn.fusion import matched_width

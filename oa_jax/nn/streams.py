@@ -1,4 +1,4 @@
-"""What LLM4CDSR and CDSRNP share: SASRec blocks over three streams, domain ones without gaps.
+"""What all but ABXI share: SASRec blocks over three streams, domain ones without gaps.
 
 Stream x holds everything, A and B one domain each; a domain's token carries the column of stream x
 at which it stands.
@@ -14,6 +14,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from oa_jax.nn import histories, shards
 from oa_jax.nn.fusion import DOMAINS, Probe, Times, fuse, with_donors, without_donors
 from oa_jax.nn.known import GCAConfig
 from oa_jax.nn.layers import (
@@ -104,7 +105,7 @@ class StreamNet(nn.Module):
             streams[name] = stream.map(lambda h: h)  # padding back to 0
         own = _own_columns(batch)
         until = _last_columns(batch, own) if self.gca.window == "now" else own
-        for at in cfg.places:
+        for at in range(cfg.blocks + 1):
             # What follows the last block is pointwise, unless a fusion stands there.
             shorten = last_only and at == cfg.blocks and at not in self.gca.positions
             if at:
@@ -120,7 +121,9 @@ class StreamNet(nn.Module):
                 probes |= seen
         if last_only:
             streams = {name: stream.last() for name, stream in streams.items()}
-        return streams | {"x": without_donors(streams["x"], len(batch["seq"]))}, probes
+        if "x" in streams:
+            streams["x"] = without_donors(streams["x"], len(batch["seq"]))
+        return streams, probes
 
 
 def _own_columns(batch):
@@ -155,8 +158,47 @@ class OnTables:
         return self.apply(params, rows)[1]
 
 
+class ByTable:
+    """What a `Backbone` whose scores are products of a state with a table of items has in common
+    with others. Its parameters are those of `net`, a network that gives ({stream: h}, probes)."""
+
+    def index(self, params: dict) -> jax.Array:
+        """The table of items that scores are products with."""
+        return params["items" if self.config.tied else "items_out"]
+
+    def encode(self, params: dict, batch: dict) -> jax.Array:
+        """-> (B, D): the state of the only stream, or by the target's domain."""
+        hidden, _ = self.net.apply({"params": params}, batch, last_only=True)
+        if len(hidden) == 1:
+            return next(iter(hidden.values()))
+        return jnp.where((batch["domain"] == 0)[:, None], hidden["A"], hidden["B"])
+
+    def score(self, index: jax.Array, encoded_BxD: jax.Array, candidates: jax.Array) -> jax.Array:
+        return shards.scores(index, encoded_BxD, candidates)
+
+    def probe(self, params: dict, batch: dict) -> dict[str, Probe]:
+        return self.net.apply({"params": params}, batch)[1]
+
+
 def dropout_of(key: jax.Array | None, hparams: dict) -> dict:
     """Options of `apply`: {} without a key."""
     if key is None:
         return {}
     return {"rate": hparams["dropout"], "rngs": {"dropout": jax.random.fold_in(key, 0)}}
+
+
+def rows_of(
+    history_BxH: jax.Array,
+    domain_B: jax.Array,
+    length: int,
+    merged_length: int,
+    n_items: tuple[int, int],
+) -> dict[str, jax.Array]:
+    """`Backbone.rows` of streams by joint ids: what `events.rows.streams` gives on the host."""
+    column_H = jnp.maximum(histories.columns(history_BxH, merged_length), -1)
+    out = {"seq": histories.last(history_BxH, merged_length), "domain": domain_B}
+    for d, name in enumerate(DOMAINS):
+        own = histories.of_domain(history_BxH, d, n_items)
+        found = histories.chosen_last(own, length, (history_BxH, 0), (column_H, -1))
+        out |= dict(zip((f"seq_{name}", f"time_{name}"), found, strict=True))
+    return out

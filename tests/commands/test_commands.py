@@ -245,7 +245,7 @@ SAID = {
     "first": "--config.seeds=1: expected --config before it",
     "alone": "--config.seeds: expected --config first",
     "none": "--config: missing: expected a file such as",
-    "backbone": "--config.backbone=other: expected one of abxi, llm4cdsr, cdsrnp",
+    "backbone": "--config.backbone=other: expected one of abxi, llm4cdsr, cdsrnp, sasrec",
     "heads": "--config.model.heads=3: expected a divisor of model.d_embed=32",
     "gca heads": "--config.gca.heads=5: expected a divisor of model.d_embed=32",
     "place": "--config.gca.positions=[0, 7]: expected different places in ascending order",

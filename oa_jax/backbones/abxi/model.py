@@ -29,6 +29,7 @@ from oa_jax.nn.layers import (
     SwiGLU,
     allowed_keys,
 )
+from oa_jax.nn.streams import ByTable
 
 Batch = dict[str, jax.Array]
 
@@ -70,6 +71,8 @@ class ABXI(nn.Module):
         cfg = self.config
         shape = (sum(self.n_items) + 1, cfg.d_embed)
         items = self.param("items", shards.with_spare_rows(TABLE_INIT), shape)
+        if not cfg.tied:
+            self.param("items_out", shards.with_spare_rows(TABLE_INIT), shape)
         positions = self.param("positions", TABLE_INIT, (cfg.length + 1, cfg.d_embed))
         packings, times = _layout(batch)
         streams = {}
@@ -160,7 +163,7 @@ def own_columns(batch: Batch, n_a: int) -> dict[str, jax.Array]:
 
 
 @dataclasses.dataclass(frozen=True)
-class Backbone:
+class Backbone(ByTable):
     """ABXI to the rest of the house, see `base.Backbone`."""
 
     n_items: tuple[int, int]
@@ -194,7 +197,7 @@ class Backbone:
         h_PxD = jnp.concatenate([hidden[d] for d in DOMAINS]) / hparams["temperature"]
         weight_P = jnp.concatenate([self._weights(batch, d) for d in DOMAINS])
         packing = Packing(jnp.concatenate([batch["at_A"], batch["at_B"]]), batch["gt"].shape)
-        of_target = (params["items"], h_PxD, weight_P, packing.pack(batch["gt"]))
+        of_target = (self.index(params), h_PxD, weight_P, packing.pack(batch["gt"]))
         if "shared_negatives" in batch:
             softmax = losses.shared_negatives(*of_target, packing, batch["shared_negatives"])
         else:
@@ -215,9 +218,6 @@ class Backbone:
         per_user = 1.0 / jnp.maximum(counts_B, 1.0)
         return per_user.at[at_P // length].get(mode="fill", fill_value=0) / n_users
 
-    def index(self, params: dict) -> dict:
-        return params
-
     def rows(self, history_BxH: jax.Array, domain_B: jax.Array) -> Batch:
         length = self.config.length
         column_H = histories.columns(history_BxH, length)
@@ -229,17 +229,3 @@ class Backbone:
             until = jnp.maximum(following - 1, -1)
             out |= {f"seq_{letter}": seq, f"until_{letter}": jnp.where(seq > 0, until, -1)}
         return out
-
-    def encode(self, params: dict, batch: Batch) -> jax.Array:
-        """-> (B, D), by the target's domain."""
-        hidden, _ = self.net.apply({"params": params}, batch, last_only=True)
-        return jnp.where((batch["domain"] == 0)[:, None], hidden["A"], hidden["B"])
-
-    def score(self, params: dict, encoded_BxD: jax.Array, candidates: jax.Array) -> jax.Array:
-        table = params["items"]
-        if candidates.ndim == 1:
-            return encoded_BxD @ shards.block_rows(table, candidates).T
-        return shards.products(table, encoded_BxD, candidates)
-
-    def probe(self, params: dict, batch: Batch) -> dict[str, Probe]:
-        return self.net.apply({"params": params}, batch)[1]

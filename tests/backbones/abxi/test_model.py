@@ -149,10 +149,12 @@ def test_relabelled_items_get_their_old_scores():
         return {k: jnp.asarray(new)[v] if k in ids else v for k, v in arrays.items()}
 
     items = np.arange(1, 1 + N_A + N_B)
-    scores = model.score(params, model.encode(params, rows), items)
+    scores = model.score(model.index(params), model.encode(params, rows), items)
     encoded = model.encode(relabelled, rename(rows))
-    np.testing.assert_allclose(model.score(relabelled, encoded, new[items]), scores, atol=1e-5)
-    assert np.abs(model.score(relabelled, encoded, items) - scores).max() > 0.1
+    np.testing.assert_allclose(
+        model.score(model.index(relabelled), encoded, new[items]), scores, atol=1e-5
+    )
+    assert np.abs(model.score(model.index(relabelled), encoded, items) - scores).max() > 0.1
     assert np.isclose(loss(model, relabelled, rename(batch)), loss(model, params, batch), rtol=1e-5)
     assert not np.isclose(loss(model, params, rename(batch)), loss(model, params, batch), rtol=1e-3)
 
@@ -320,11 +322,13 @@ def test_three_ways_to_score():
     assert few.shape[1] * 8 < len(table) < many.shape[1] * 8
     for ids in (few, many):
         expected = np.einsum("bd,bkd->bk", encoded, table[ids])
-        np.testing.assert_allclose(model.score(params, encoded, ids), expected, atol=1e-5)
-        assert np.abs(model.score(params, encoded[::-1], ids) - expected).max() > 0.1
+        np.testing.assert_allclose(
+            model.score(model.index(params), encoded, ids), expected, atol=1e-5
+        )
+        assert np.abs(model.score(model.index(params), encoded[::-1], ids) - expected).max() > 0.1
     items = np.array([3, len(table) - 1, 7])
     np.testing.assert_allclose(
-        model.score(params, encoded, items), encoded @ table[items].T, atol=1e-5
+        model.score(model.index(params), encoded, items), encoded @ table[items].T, atol=1e-5
     )
 
 
@@ -339,3 +343,24 @@ def test_dropout_acts_only_with_a_key():
     assert still == float(loss(model, params, batch))
     one, other = at(jax.random.key(1)), at(jax.random.key(2))
     assert one == at(jax.random.key(1)) and len({still, one, other}) == 3
+
+
+def test_untied_items_score_from_a_table_of_their_own():
+    tied = backbone()
+    untied = dataclasses.replace(tied, config=dataclasses.replace(tied.config, tied=False))
+    params, batch = random_params(tied), with_negatives(training_batch())
+    same = params | {"items_out": params["items"]}
+    assert jax.tree.map(jnp.shape, same) == jax.tree.map(jnp.shape, random_params(untied))
+    assert loss(untied, same, batch) == loss(tied, params, batch)
+    # Tied, the table gets the sum of what both get.
+    of_tied, of_both = (
+        jax.grad(loss, 1)(model, p, batch) for model, p in ((tied, params), (untied, same))
+    )
+    both = of_both["items"] + of_both["items_out"]
+    np.testing.assert_allclose(both, of_tied["items"], atol=1e-6)
+    assert all(np.abs(of_both[name]).max() > 0.01 for name in ("items", "items_out"))
+    other, rows = same | {"items_out": 2 * params["items"]}, evaluation_batch()
+    encoded = untied.encode(same, rows)
+    np.testing.assert_array_equal(untied.encode(other, rows), encoded)
+    scores = [untied.score(untied.index(p), encoded, jnp.arange(1, 9)) for p in (same, other)]
+    np.testing.assert_allclose(2 * scores[0], scores[1], rtol=1e-6)
