@@ -28,13 +28,13 @@ if TYPE_CHECKING:
     from oa_jax.experiment import Experiment
     from oa_jax.nn.fusion import Probe
 
-ARGUMENTS = ("pair", "gca", "size", "runlocal", "np")  # of the files in configs/
+ARGUMENTS = ("pair", "gca", "size", "runlocal", "np", "stream")  # of the files in configs/
 
 
 def config(backbone: str = "abxi", **changes: Any) -> Config:
     """A checked configuration: configs/BACKBONE.py with some of its fields changed.
 
-    backbone: abxi, llm4cdsr or cdsrnp.
+    backbone: abxi, llm4cdsr, cdsrnp or sasrec.
     changes: arguments of the file (`pair="synthetic"`, `gca="early"`, `size="small"`,
         `runlocal=True`), fields (`seeds=3`), fields of groups (`train={"max_epochs": 5}`), or
         dotted names (`**{"train.max_epochs": 5}`). configs/FIELDS.md lists them all.

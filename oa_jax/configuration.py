@@ -78,6 +78,18 @@ class Train:
 
 
 @dataclasses.dataclass(frozen=True)
+class SteadyTrain(Train):
+    """Adam at one rate, without decay: what backbones but ABXI begin with."""
+
+    learning_rate: float = real(1e-3, "of Adam, constant", above=True)
+    weight_decay: float = real(0.0, "decoupled, of every parameter")
+    warmup_epochs: int = whole(0, "epochs of a growing rate, without selection", 0)
+    plateau_factor: float = real(1.0, "the cut", 0, 1, above=True)
+    strict: bool = flag(True, "an equal score is no improvement")
+    negatives: str = one_of("per_position", "who shares negatives", "per_position")
+
+
+@dataclasses.dataclass(frozen=True)
 class Evaluate:
     n_negatives: int = whole(999, "candidates beside the target")
     users_per_kind: int = whole(0, "evaluated users of a kind at most; 0: all", 0)
@@ -179,9 +191,11 @@ def build(kind: type[Config], values: Mapping) -> Config:
 def upgraded(values: Mapping) -> dict:
     """Values of an older version under the names of today."""
     values = dict(values)
-    gca = values.get("gca")
-    if isinstance(gca, Mapping) and "update" in gca and "part" not in gca:
-        values["gca"] = {("part" if k == "update" else k): v for k, v in gca.items()}
+    if isinstance(values.get("gca"), Mapping):
+        values["gca"] = gca = dict(values["gca"])
+        for old, new in (("update", "part"), ("kv", "source")):
+            if old in gca and new not in gca:
+                gca[new] = gca.pop(old)
     train = values.get("train")
     if isinstance(train, Mapping) and "tensorboard" in train:
         values["train"] = train = dict(train)
@@ -236,10 +250,9 @@ def _check_together(config: Config) -> None:
     found, places = config.gca.positions, config.model.places
     known = all(is_int(place) and place in places for place in found)
     if not known or sorted(set(found)) != list(found):
-        raise UserError(
-            f"--config.gca.positions={list(found)}: expected different places in ascending order "
-            f"among {', '.join(map(str, places))}"
-        )
+        among = f"different places in ascending order among {', '.join(map(str, places))}"
+        expected = among if places else "[], as model.stream has no other stream to look at"
+        raise UserError(f"--config.gca.positions={list(found)}: expected {expected}")
     width = config.model.d_embed
     for group in ("model", "gca"):
         heads = getattr(config, group).heads
@@ -247,6 +260,11 @@ def _check_together(config: Config) -> None:
             raise UserError(
                 f"--config.{group}.heads={heads}: expected a divisor of model.d_embed={width}"
             )
+    unit = config.gca.heads or config.model.heads
+    if config.gca.fusion != "gca" and config.gca.width % unit:
+        raise UserError(
+            f"--config.gca.width={config.gca.width}: expected a multiple of the {unit} heads"
+        )
     warmup, most = config.train.warmup_epochs, config.train.max_epochs
     if warmup >= most:
         raise UserError(

@@ -12,7 +12,7 @@ from oa_jax.backbones.base import Parts
 from oa_jax.configuration import Config, choice
 from oa_jax.errors import UserError
 
-NAMES = ("abxi", "llm4cdsr", "cdsrnp")  # a folder each
+NAMES = ("abxi", "llm4cdsr", "cdsrnp", "sasrec")  # a folder each
 
 
 def fields(name: str) -> type[Config]:

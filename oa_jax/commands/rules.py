@@ -10,7 +10,12 @@ writes what `python -m oa_jax report` takes beside the folders of runs.
     popularity of larger ids   the items with an id above the user's largest one in the domain come
                                first, by popularity, then the others: what a file rewards whose
                                sequences are in the order of ids, as some published ones are
+    ItemKNN                    the sum of the similarities to the user's items: cosine of
+                               co-occurrence in the training parts, of the --neighbours nearest
+    EASE                       the linear model of all items in closed form, ridge --ridge
 
+The last two learn from both domains, and need V² numbers for V items, which a line says; they are
+left out where that is more than --gigabytes. Their flags are not tuned: compare on the split val.
 A candidate that is scored as two items (LLM4CDSR quirk Q2) gets the sum of their scores. Where
 ties favour the target (ABXI quirk Q10), they do so here, and items of equal counts are many.
 """
@@ -18,6 +23,7 @@ ties favour the target (ABXI quirk Q10), they do so here, and items of equal cou
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable
 
 import jax
@@ -34,6 +40,7 @@ from oa_jax.engine.step import Settings, all_ranks
 from oa_jax.evaluation import COUNTS, SPLITS
 from oa_jax.events.log import InteractionLog
 from oa_jax.events.split import Split
+from oa_jax.ranking import similar
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,6 +80,32 @@ def larger_ids_first(params: jax.Array, rows: dict, ids: jax.Array) -> jax.Array
     return params[ids] + (1 + params.max()) * (ids > _as_column(rows["largest"], ids))
 
 
+@dataclasses.dataclass(frozen=True)
+class Similar(Rule):
+    """`params` are weights (V + 1, V + 1) of `ranking.similar`."""
+
+    score_items: Callable = lambda params, rows, ids: by_user(rows, ids)
+
+    def encode(self, params: jax.Array, rows: dict) -> dict:
+        """The rows with `scores` (B, V + 1) of all items."""
+        seen = jnp.sort(rows["seen"], 1)
+        repeated = jnp.pad(seen[:, 1:] == seen[:, :-1], [(0, 0), (1, 0)])
+        seen = jnp.where(repeated, 0, seen)  # an item counts once
+
+        def add(column, scores):
+            return scores + params[seen[:, column]]
+
+        nothing = jnp.zeros((len(seen), params.shape[1]), params.dtype)
+        return rows | {"scores": jax.lax.fori_loop(0, seen.shape[1], add, nothing)}
+
+
+def by_user(rows: dict, ids: jax.Array) -> jax.Array:
+    scores = rows["scores"]
+    scores = scores.reshape(len(scores), *(1 for _ in ids.shape[2:]), -1)
+    ids = jnp.broadcast_to(ids, (len(scores), *ids.shape[1:]))
+    return jnp.take_along_axis(scores, ids, -1, mode="clip")  # blocks end above the last item
+
+
 def _as_column(values_B, ids):
     return values_B.reshape(-1, *(1 for _ in ids.shape[1:]))
 
@@ -86,7 +119,7 @@ def _mixed(bits):
 
 def rules(log: InteractionLog, split: Split) -> dict[str, tuple[Rule, np.ndarray]]:
     """{name: (rule, its number for every item)}, counted in the training parts of the split."""
-    place, n_train = np.arange(len(log.user)) - log.offsets[log.user], split.n_train[log.user]
+    place, n_train = log.position, split.n_train[log.user]
 
     def count(event):
         return np.bincount(log.item[event], minlength=sum(log.n_items) + 1).astype(np.float32)
@@ -101,34 +134,69 @@ def rules(log: InteractionLog, split: Split) -> dict[str, tuple[Rule, np.ndarray
     }
 
 
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """Of the rules that compare items: see the flags of the same names."""
+
+    neighbours: int = 100
+    ridge: float = 100.0
+    gigabytes: float = 16.0
+    say: Callable = lambda line: None
+
+
+def similar_rules(
+    log: InteractionLog, split: Split, options: Options
+) -> dict[str, tuple[Rule, Callable]]:
+    """As `rules`, but for functions that make the weights when their turn comes; {} where the
+    memory is too small, which is said."""
+    needed = similar.memory(sum(log.n_items)) / 1e9
+    line = f"ItemKNN, EASE: up to {needed:.1f} GB for {sum(log.n_items):,} items"
+    if needed > options.gigabytes:
+        options.say(f"{line}: left out: expected --gigabytes={needed:.0f} or more")
+        return {}
+    options.say(line)
+    counts = similar.counts(log, split.in_training(log))
+    return {
+        "ItemKNN": (Similar(), functools.partial(similar.item_knn, counts, options.neighbours)),
+        "EASE": (Similar(), functools.partial(similar.ease, counts, options.ridge)),
+    }
+
+
 def largest_seen(rows: dict, n_a: int) -> np.ndarray:
     """(R,) largest id of the target's domain in the user's history; 0 without any."""
     in_domain = (rows["seen"] > n_a) == (rows["target"] > n_a)[:, None]
     return np.where(in_domain, rows["seen"], 0).max(1).astype(np.int32)
 
 
-def evaluate(config: Config) -> list[dict]:
-    """A summary for each rule, as `summary.json` has them of a run with one seed."""
+def evaluate(config: Config, options: Options | None = None) -> list[dict]:
+    """A summary for each rule, as `summary.json` has them of a run with one seed. options: without
+    them, no items are compared."""
     data = experiment_lib.load(config)
     evaluation = experiment_lib.evaluate(config, data)
-    found, kinds, ranks = rules(data.log, data.task.split), tuple(evaluation.rankings), {}
-    sizes = config.evaluate.block_users, config.evaluate.block_items
-
-    def of_rule(rule, numbers, arrays):
-        settings = Settings(rule, None, None, None, data.log.n_items, 0.0, *sizes)
-        program = jax.jit(lambda numbers, arrays: all_ranks(settings, numbers, arrays, kinds))
-        return jax.device_get(program(numbers, arrays))
-
+    found, kinds = rules(data.log, data.task.split), tuple(evaluation.rankings)
+    if options:
+        found |= similar_rules(data.log, data.task.split, options)
+    sizes, arrays = (config.evaluate.block_users, config.evaluate.block_items), {}
     for split in SPLITS:
         rows = evaluation.rows[split]
         used = {k: rows[k] for k in ("user", "target", "seen", *kinds) if k in rows}
         used["largest"] = largest_seen(rows, data.log.n_items[0])
-        arrays = evaluation.padded(used)
-        of_rules = [of_rule(*one, arrays) for one in found.values()]
-        ranks[split] = {
-            kind: {name: np.stack([getattr(of[kind], name) for of in of_rules]) for name in COUNTS}
+        arrays[split] = evaluation.padded(used)
+
+    def of_rule(rule, numbers):
+        numbers = jnp.asarray(numbers() if callable(numbers) else numbers)
+        settings = Settings(rule, None, None, None, data.log.n_items, 0.0, *sizes)
+        program = jax.jit(lambda numbers, arrays: all_ranks(settings, numbers, arrays, kinds))
+        return {split: jax.device_get(program(numbers, arrays[split])) for split in SPLITS}
+
+    of_rules = [of_rule(*one) for one in found.values()]
+    ranks = {
+        split: {
+            kind: {k: np.stack([getattr(of[split][kind], k) for of in of_rules]) for k in COUNTS}
             for kind in kinds
         }
+        for split in SPLITS
+    }
     stored = evaluation.stored(np.arange(len(found)), ranks)  # a rule stands where a seed does
     summaries, fingerprint = [], data.log.fingerprint()
     about = {"run": "rules", "protocol": config.protocol, "fingerprint": fingerprint}
@@ -144,10 +212,11 @@ def main(_):
     out = flags.FLAGS.out
     if out:
         files.check_writable(out, "--out")
-    config = cli.config_value()
+    named = {name: getattr(flags.FLAGS, name) for name in ("neighbours", "ridge", "gigabytes")}
+    config, options = cli.config_value(), Options(**named, say=cli.say)
     use_compilation_cache(cli.say)
     with cli.working("drawing candidates and ranking them by each rule: up to minutes"):
-        summaries = evaluate(config)
+        summaries = evaluate(config, options)
     if out:
         files.write_json(out, summaries)
     report.output(summaries)
@@ -156,5 +225,10 @@ def main(_):
 def start() -> None:
     report.define_flags()
     flags.DEFINE_string("out", None, "A file for the summaries: `oa_jax.report` reads it.")
+    flags.DEFINE_integer("neighbours", 100, "Similar items of each item, for ItemKNN.", 1)
+    flags.DEFINE_float("ridge", 100.0, "λ of EASE.", 1e-3)
+    flags.DEFINE_float(
+        "gigabytes", 16.0, "Memory for ItemKNN and EASE; with less they are left out."
+    )
     cli.define_config()
     cli.run(main)

@@ -17,7 +17,7 @@ from oa_jax.errors import UserError
 from oa_jax.nn import shards
 
 # Names of the tables, in parameters, moments and frozen inputs, whose rows `table` divides.
-TABLES = ("items", "local_A", "local_B", "users")
+TABLES = ("items", "items_out", "local_A", "local_B", "users")
 
 
 @dataclasses.dataclass(frozen=True)

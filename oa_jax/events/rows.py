@@ -77,6 +77,30 @@ def own_items(
     return arrays
 
 
+def streams(
+    log: InteractionLog,
+    row: np.ndarray,
+    event: np.ndarray,
+    n_rows: int,
+    length: int,
+    merged_length: int,
+) -> dict[str, np.ndarray]:
+    """Left-padded streams of the events `event` (M,), log rows that belong to the rows `row` (M,).
+
+    seq: (R, merged_length) joint ids of both domains in the order of the log.  seq_A, seq_B:
+    (R, length) of one domain.  time_A, time_B: (R, length) the column of `seq` at which the token
+    stands, -1 at padding and for tokens older than `seq` shows.
+    """
+    column, shape = end_columns(row, n_rows, merged_length), (n_rows, length)
+    arrays = {"seq": scatter((n_rows, merged_length), (row, column), log.item[event])}
+    for d, name in enumerate(DOMAINS):
+        own = np.flatnonzero(log.domain[event] == d)
+        place = (row[own], end_columns(row[own], *shape))
+        arrays[f"seq_{name}"] = scatter(shape, place, log.item[event[own]])
+        arrays[f"time_{name}"] = scatter(shape, place, np.maximum(column[own], -1), fill=-1)
+    return arrays
+
+
 def evaluation_rows(log: InteractionLog, split: Split, which: str):
     """What the rows of "val" or "test" are for every backbone -> (arrays, place, row, event).
 

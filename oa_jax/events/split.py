@@ -215,5 +215,15 @@ def limit_targets(split: Split, log: InteractionLog, most: int) -> Split:
     return dataclasses.replace(split, **columns)
 
 
+def limit_domain(split: Split, log: InteractionLog, domain: int) -> Split:
+    """The split with the targets that lie in a domain, 0 or 1. Training parts stay."""
+
+    def kept(place):
+        event = np.where(place >= 0, log.offsets[:-1] + place, 0)
+        return np.where(log.domain[event] == domain, place, -1).astype(np.int32)
+
+    return dataclasses.replace(split, val=kept(split.val), test=kept(split.test))
+
+
 def _lot(user):
     return hashlib.sha256(f"evaluated users:{user}".encode()).digest()

@@ -1,9 +1,9 @@
 """Losses that the backbones share: sampled softmax without a (B, L, K, D) gather, pairwise and
 contrastive terms, and the orthogonality penalty.
 
-Both forms of the softmax take packed positions and return (total, terms_P): the weighted sum of
--log softmax(target) over the target and its rivals, which is differentiable, and its terms, which
-are for reading only. Rivals are K negatives of each position, or of each row.
+Both sampled forms of the softmax take packed positions and return (total, terms_P): the weighted
+sum of -log softmax(target) over the target and its rivals, which is differentiable, and its terms,
+which are for reading only. Rivals are K negatives of each position, or of each row.
 """
 
 from __future__ import annotations
@@ -107,6 +107,44 @@ def _backward(block, gradient, cotangents):
 
 
 position_negatives.defvjp(_forward, _backward)
+
+
+def whole_domain(
+    table: jax.Array,
+    h_PxD: jax.Array,
+    weight_P: jax.Array,
+    target_P: jax.Array,
+    n_items: tuple[int, int],
+    block: int,
+) -> jax.Array:
+    """The softmax without sampling: rivals are all other items of the target's domain.
+
+    Scores (block, V) of a block of positions are taken at a time, and again in the backward pass.
+    """
+    ids, (n_a, n_b) = jnp.arange(len(table)), n_items
+
+    @jax.checkpoint
+    def term(position):
+        h_D, target = position
+        rival = (ids >= 1) & (ids <= n_a + n_b) & ((ids > n_a) == (target > n_a))
+        scores = jnp.where(rival, table @ h_D, -1e30)
+        return jax.nn.logsumexp(scores) - scores[target]
+
+    return jnp.sum(weight_P * jax.lax.map(term, (h_PxD, target_P), batch_size=block))
+
+
+def position_binary(
+    table: jax.Array,
+    h_PxD: jax.Array,
+    weight_P: jax.Array,
+    target_P: jax.Array,
+    negatives_PxK: jax.Array,
+) -> jax.Array:
+    """The weighted sum of binary cross-entropies: -log σ(s+) - Σ_k log(1 - σ(s-_k))."""
+    positive_P = jnp.sum(h_PxD * shards.rows(table, target_P), -1)
+    negative_PxK = shards.products(table, h_PxD, negatives_PxK)
+    terms_P = jax.nn.softplus(-positive_P) + jax.nn.softplus(negative_PxK).sum(-1)
+    return jnp.sum(weight_P * terms_P)
 
 
 def _nll(positive_P, negative_PxK):

@@ -216,3 +216,11 @@ def block_rows(table: jax.Array, ids_K: jax.Array) -> jax.Array:
         check_vma=False,
     )
     return run(table, ids_K)
+
+
+def scores(table: jax.Array, h_BxD: jax.Array, ids: jax.Array) -> jax.Array:
+    """(B, K): products of each row of `h` with the rows `ids` (B, K) of its own, or with those of
+    one of the `Blocks` (K,)."""
+    if ids.ndim == 1:
+        return h_BxD @ block_rows(table, ids).T
+    return products(table, h_BxD, ids)

@@ -9,6 +9,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from oa_jax.errors import UserError
+from oa_jax.events.log import DOMAINS
+from oa_jax.events.rows import own_items
 from oa_jax.nn import draws
 
 SLOT_MULTIPLE = 128  # capacities are rounded up to this many slots
@@ -49,6 +52,7 @@ class Slots:
 
     slot_counts: (N, U) tokens of each row in each of the N streams that a batch packs.
     row_users: (U,) the user of `log` behind each row.
+    log, split: the events and what of them trains.
     list_sizes: {name: (U,)} entries of each row in the lists of the arrays, see `events.rows`.
     arrays_of(log, split, rows): arrays of training of some rows, (U, ...) and lists, of widths that
         do not depend on them; user i of the log is the user of row rows[i]. Whatever else belongs
@@ -98,9 +102,36 @@ class Slots:
         return self.arrays_of(self.log.take(users), self.split.take(users), rows)
 
     @functools.cached_property
+    def list_sizes(self) -> dict[str, np.ndarray]:
+        """By default of the lists own_A and own_B, see `events.rows.own_items`."""
+        own = own_items(self.log, self.split.in_training(self.log))
+        return {f"own_{name}": own[f"n_own_{name}"][self.row_users] for name in DOMAINS}
+
+    @functools.cached_property
     def most(self) -> dict[str, int]:
         """The most entries that a row has in each of the lists."""
         return {name: int(sizes.max()) for name, sizes in self.list_sizes.items()}
+
+    def check_negatives(self, size: int) -> None:
+        """Raise UserError where a user owns so many items that no `size` are left."""
+        for d, name in enumerate(DOMAINS):
+            free = self.log.n_items[d] - self.most[f"own_{name}"]
+            if free < size:
+                raise UserError(
+                    f"train.n_negatives: {size}: expected at most {free}, "
+                    f"the items of domain {name} less a user's own"
+                )
+
+    def draw_negatives(self, key, own, row, domain, size: int):
+        """(size,) joint ids of a domain, 0 or 1, that row number `row` does not own.
+
+        own: `Lists` of the rows for A and B.
+        """
+        picks = [
+            own[d].draw_outside(key, row, self.log.n_items[d], size, self.most[f"own_{name}"])
+            for d, name in enumerate(DOMAINS)
+        ]
+        return 1 + jnp.where(domain == 0, picks[0], picks[1] + self.log.n_items[0])
 
     def list_room(self, name: str) -> int:
         """Entries that hold a list of any batch's rows: no row comes more than once on each side

@@ -1,4 +1,4 @@
-"""What LLM4CDSR and CDSRNP share: SASRec blocks over three streams, domain ones without gaps.
+"""What all but ABXI share: SASRec blocks over three streams, domain ones without gaps.
 
 Stream x holds everything, A and B one domain each; a domain's token carries the column of stream x
 at which it stands.
@@ -14,7 +14,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from oa_jax.nn.fusion import DOMAINS, Probe, fuse
+from oa_jax.nn import histories, shards
+from oa_jax.nn.fusion import DOMAINS, Probe, Times, fuse, with_donors, without_donors
 from oa_jax.nn.known import GCAConfig
 from oa_jax.nn.layers import (
     XAVIER_NORMAL,
@@ -96,16 +97,15 @@ class StreamNet(nn.Module):
         """
         cfg, streams, probes = self.config, {}, {}
         for name in names:
-            ids_BxL = batch["seq" if name == "x" else f"seq_{name}"]
+            ids_BxL = with_donors(batch["seq"], batch) if name == "x" else batch[f"seq_{name}"]
             packing = Packing(batch.get(f"at_{name}"), ids_BxL.shape)
             ids_P, place_P = packing.pack(ids_BxL), packing.pack(place(ids_BxL != 0))
             h_PxD = vectors(name, ids_P) + self.positions[name][place_P]
             stream = Stream(self.dropout[name](h_PxD, rate), ids_P != 0, packing)
             streams[name] = stream.map(lambda h: h)  # padding back to 0
-        axis = jnp.broadcast_to(jnp.arange(batch["seq"].shape[1]), batch["seq"].shape)
-        # Columns of the merged sequence at which the tokens stand; -1 at a domain's padding.
-        times = {s: axis if s == "x" else batch[f"time_{s}"] for s in streams}
-        for at in cfg.places:
+        own = _own_columns(batch)
+        until = _last_columns(batch, own) if self.gca.window == "now" else own
+        for at in range(cfg.blocks + 1):
             # What follows the last block is pointwise, unless a fusion stands there.
             shorten = last_only and at == cfg.blocks and at not in self.gca.positions
             if at:
@@ -113,11 +113,39 @@ class StreamNet(nn.Module):
                     allowed = allowed_keys(stream, causal, key_mask)
                     streams[name] = self.block[name][at - 1](stream, allowed, rate, shorten)
             if len(streams) > 1:
+                # Before the first fusion a token of a domain knows of nothing beyond itself.
+                times = Times(
+                    until, own if at == min(self.gca.positions, default=at) else until, own
+                )
                 streams, seen = fuse(self.gca, at, streams, times, cfg.heads, INIT)
                 probes |= seen
         if last_only:
             streams = {name: stream.last() for name, stream in streams.items()}
+        if "x" in streams:
+            streams["x"] = without_donors(streams["x"], len(batch["seq"]))
         return streams, probes
+
+
+def _own_columns(batch):
+    """{stream: (B, L)}: where each token stands in the merged sequence; -1 at a domain's padding,
+    and for tokens older than the sequence shows."""
+    axis = jnp.broadcast_to(jnp.arange(batch["seq"].shape[1]), batch["seq"].shape)
+    return {s: axis if s == "x" else batch.get(f"time_{s}") for s in STREAMS}
+
+
+def _last_columns(batch, own):
+    """The same: the last column before the token's target, which is the next item of its domain.
+    In training, where histories go on, `pair_D` says so; otherwise the last token's target comes
+    after all that is there."""
+    until = dict(own)
+    for domain in DOMAINS:
+        if f"pair_{domain}" in batch:
+            until[domain] = batch[f"pair_{domain}"]
+        elif own[domain] is not None:
+            end = batch["seq"].shape[1]
+            before_next = jnp.roll(own[domain], -1, 1).at[:, -1].set(end) - 1
+            until[domain] = jnp.where(batch[f"seq_{domain}"] != 0, jnp.maximum(before_next, -1), -1)
+    return until
 
 
 class OnTables:
@@ -130,8 +158,47 @@ class OnTables:
         return self.apply(params, rows)[1]
 
 
+class ByTable:
+    """What a `Backbone` whose scores are products of a state with a table of items has in common
+    with others. Its parameters are those of `net`, a network that gives ({stream: h}, probes)."""
+
+    def index(self, params: dict) -> jax.Array:
+        """The table of items that scores are products with."""
+        return params["items" if self.config.tied else "items_out"]
+
+    def encode(self, params: dict, batch: dict) -> jax.Array:
+        """-> (B, D): the state of the only stream, or by the target's domain."""
+        hidden, _ = self.net.apply({"params": params}, batch, last_only=True)
+        if len(hidden) == 1:
+            return next(iter(hidden.values()))
+        return jnp.where((batch["domain"] == 0)[:, None], hidden["A"], hidden["B"])
+
+    def score(self, index: jax.Array, encoded_BxD: jax.Array, candidates: jax.Array) -> jax.Array:
+        return shards.scores(index, encoded_BxD, candidates)
+
+    def probe(self, params: dict, batch: dict) -> dict[str, Probe]:
+        return self.net.apply({"params": params}, batch)[1]
+
+
 def dropout_of(key: jax.Array | None, hparams: dict) -> dict:
     """Options of `apply`: {} without a key."""
     if key is None:
         return {}
     return {"rate": hparams["dropout"], "rngs": {"dropout": jax.random.fold_in(key, 0)}}
+
+
+def rows_of(
+    history_BxH: jax.Array,
+    domain_B: jax.Array,
+    length: int,
+    merged_length: int,
+    n_items: tuple[int, int],
+) -> dict[str, jax.Array]:
+    """`Backbone.rows` of streams by joint ids: what `events.rows.streams` gives on the host."""
+    column_H = jnp.maximum(histories.columns(history_BxH, merged_length), -1)
+    out = {"seq": histories.last(history_BxH, merged_length), "domain": domain_B}
+    for d, name in enumerate(DOMAINS):
+        own = histories.of_domain(history_BxH, d, n_items)
+        found = histories.chosen_last(own, length, (history_BxH, 0), (column_H, -1))
+        out |= dict(zip((f"seq_{name}", f"time_{name}"), found, strict=True))
+    return out

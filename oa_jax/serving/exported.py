@@ -97,7 +97,7 @@ def scorer(model: StoredModel, params, index) -> tuple[dict, dict, bytes]:
         name: mine
         for name in extra
         for mine in own
-        if name.endswith(f"/{mine}") and np.array_equal(extra[name], own[mine])
+        if (name == "index" or name.endswith(f"/{mine}")) and np.array_equal(extra[name], own[mine])
     }
 
     def score(tensors, history_BxH, domain_B, items_K):

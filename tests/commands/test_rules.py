@@ -14,6 +14,7 @@ from oa_jax import presets
 from oa_jax.backbones import known
 from oa_jax.commands import report, rules
 from oa_jax.evaluation import SPLITS
+from oa_jax.ranking import similar
 
 TINY = {
     "data.world.n_users": 40,
@@ -29,6 +30,7 @@ TINY = {
 }
 BACKBONES = ("abxi", "llm4cdsr")
 COUNTED = ("popularity", "last-item popularity", "popularity of larger ids")
+COMPARED = ("ItemKNN", "EASE")
 
 
 @functools.cache
@@ -48,7 +50,8 @@ def build(backbone, **changes):
 
 @functools.cache
 def summaries(backbone, **changes):
-    return {s["label"]: s for s in rules.evaluate(config_of(backbone, **changes))}
+    options = rules.Options(neighbours=3, ridge=5.0)
+    return {s["label"]: s for s in rules.evaluate(config_of(backbone, **changes), options)}
 
 
 def histories(experiment, n_events):
@@ -71,8 +74,36 @@ def scorers(experiment, split):
         largest = max((i for i in before[user] if (i > n_a) == (target > n_a)), default=0)
         return total[item] + (1 + max(total)) * (item > largest)
 
+    def similar(user, item, target, weights):
+        """Less the target, which a history as it is ranked never has."""
+        return sum(weights[own, item] for own in set(before[user]) - {target})
+
     by_count = (lambda user, item, target, counts=counts: counts[item] for counts in (total, last))
-    return dict(zip(COUNTED, (*by_count, larger), strict=True))
+    by_weights = (functools.partial(similar, weights=w) for w in weights_of(trained, len(total)))
+    return dict(zip((*COUNTED, *COMPARED), (*by_count, larger, *by_weights), strict=True))
+
+
+def weights_of(trained, n_rows, neighbours=3, ridge=5.0):
+    """(cosines of the nearest, B of EASE), column by column."""
+    x_UxV = np.zeros((len(trained), n_rows))
+    for user, items in enumerate(trained):
+        x_UxV[user, items] = 1
+    cosine = np.zeros((n_rows, n_rows))
+    for i in range(1, n_rows):
+        for j in range(1, n_rows):
+            both = x_UxV[:, i] @ x_UxV[:, j]
+            cosine[i, j] = both and (i != j) * both / math.sqrt(
+                x_UxV[:, i].sum() * x_UxV[:, j].sum()
+            )
+    kept = np.where(cosine >= np.sort(cosine, 0)[-neighbours], cosine, 0)
+    # EASE's column j is the ridge regression of item j on all others.
+    linear = np.zeros((n_rows, n_rows))
+    for j in range(1, n_rows):
+        others = np.delete(np.arange(n_rows), j)
+        x = x_UxV[:, others]
+        gram = x.T @ x + ridge * np.eye(len(others))
+        linear[others, j] = np.linalg.solve(gram, x.T @ x_UxV[:, j])
+    return kept.astype(np.float32), linear.astype(np.float32)
 
 
 def items_ranked(experiment, rows, row, kind):
@@ -101,7 +132,7 @@ def expected(experiment, split, kind, score):
 
 
 @pytest.mark.parametrize("backbone", BACKBONES)
-@pytest.mark.parametrize("rule", COUNTED)
+@pytest.mark.parametrize("rule", (*COUNTED, *COMPARED))
 def test_rules_rank_as_counted_one_by_one(backbone, rule):
     experiment, mean = build(backbone), summaries(backbone)[rule]["mean"]
     for split in SPLITS:
@@ -120,8 +151,8 @@ def test_rules_rank_as_counted_one_by_one(backbone, rule):
 
 
 def test_rules_are_told_apart_by_what_they_rank():
-    found = [summaries("abxi")[rule]["mean"]["test/A/auc/full"] for rule in COUNTED]
-    assert len(set(found)) == 3
+    found = [summaries("abxi")[rule]["mean"]["test/A/auc/full"] for rule in (*COUNTED, *COMPARED)]
+    assert len(set(found)) == 5
 
 
 def test_ties_follow_the_configuration():
@@ -144,6 +175,24 @@ def test_training_parts_alone_are_counted():
     assert fewer.sum() == counted.sum() - everyone.data.split.n_train[40:].sum()
     last = rules.rules(both.data.log, both.data.task.split)["last-item popularity"][1]
     assert last.sum() == 40
+
+
+def test_weights_are_exact():
+    log = build("abxi").data.log
+    trained = histories(build("abxi"), build("abxi").data.split.n_train)
+    counts = similar.counts(log, build("abxi").data.split.in_training(log))
+    found = similar.item_knn(counts, 3), similar.ease(counts, 5.0)
+    for one, expected in zip(found, weights_of(trained, 1 + sum(log.n_items)), strict=True):
+        np.testing.assert_allclose(one, expected, atol=1e-6)
+        assert np.abs(one).max() > 0.1 and not np.diag(one).any()
+    assert not np.allclose(similar.ease(counts, 6.0), found[1], atol=1e-3)
+
+
+def test_rules_that_need_too_much_memory_are_left_out():
+    said, data = [], build("abxi").data
+    options = rules.Options(gigabytes=1e-6, say=said.append)
+    assert rules.similar_rules(data.log, data.task.split, options) == {}
+    assert "54 items: left out: expected --gigabytes=" in said[0]
 
 
 def test_chance_is_chance_and_its_own_for_every_user():
@@ -172,7 +221,7 @@ def test_the_report_shows_what_was_written(tmp_path):
     file = tmp_path / "rules.json"
     file.write_text(json.dumps(list(summaries("llm4cdsr").values())))
     found = report.read(str(file))
-    assert [s["label"] for s in found] == ["random", *COUNTED]
+    assert [s["label"] for s in found] == ["random", *COUNTED, *COMPARED]
     tables = {g: report.sheets(found, "test", g)[0].markdown() for g in (False, True)}
     assert "| official | 0 | – | A | official10 |" in tables[False] and "short" not in tables[False]
     assert "| official | 0 | – | short | full |" in tables[True]

@@ -76,6 +76,18 @@ def test_what_is_not_there_or_of_another_size_stays_fresh(tmp_path):
     )
 
 
+def test_untied_tables_are_taken_by_rows(tmp_path):
+    untied = {"model.tied": False}
+    path = run_of("sasrec", gca="none", **untied)[1]
+    there = initial.flat(StoredModel(path, ensemble=True).params)
+    after, _, _ = begun(tmp_path, path, "sasrec", gca="none", **untied)
+    told = read_json(tmp_path / "init_from.json")
+    assert told["rows"] == {"items": 55, "items_out": 55} and not told["fresh"]
+    for name in ("items", "items_out"):
+        np.testing.assert_array_equal(after[name], there[name])
+    assert np.abs(there["items"] - there["items_out"]).max() > 0.1
+
+
 def test_items_of_another_set_are_known_by_raw_id(tmp_path, monkeypatch):
     """The other set has the items of every second own one, in the other order, and more."""
     there, path = trained()

@@ -58,6 +58,7 @@ OWN = {
         "model.length": 10,
         "data.global_width": 12,
     },
+    "sasrec": {"seeds": 2, "model.length": 10},
     "cdsrnp": {
         "seeds": 2,
         "model.blocks": 1,

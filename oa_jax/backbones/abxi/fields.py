@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 from oa_jax import configuration
-from oa_jax.fields import one_of, quirk, real, whole
+from oa_jax.fields import flag, one_of, quirk, real, whole
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,6 +20,7 @@ class Model(configuration.Model):
     length: int = whole(47, "events of a stream, the last ones")
     dropout: float = real(0.5, "rate of dropout", 0, 0.999)
     temperature: float = real(0.75, "of the softmax over items", above=True)
+    tied: bool = flag(True, "one table of items for inputs and outputs")
     blocks: int = one_of(1, "ABXI has one block by its design", 1)
 
     @property

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 
 from oa_jax.backbones.abxi.fields import Model, Quirks
 from oa_jax.nn import histories, losses, shards
-from oa_jax.nn.fusion import DOMAINS, Probe, fuse
+from oa_jax.nn.fusion import DOMAINS, Probe, Times, fuse, with_donors, without_donors
 from oa_jax.nn.known import GCAConfig
 from oa_jax.nn.layers import (
     TABLE_INIT,
@@ -29,6 +29,7 @@ from oa_jax.nn.layers import (
     SwiGLU,
     allowed_keys,
 )
+from oa_jax.nn.streams import ByTable
 
 Batch = dict[str, jax.Array]
 
@@ -51,7 +52,9 @@ class ABXI(nn.Module):
         every position of the compact streams, or at the last one only, for both domains.
         rate: dropout rate, None without dropout.
         """
-        streams, times = self._embed(batch, rate)
+        streams, columns = self._embed(batch, rate)
+        own = columns if self.gca.own_item == "visible" else own_columns(batch, self.n_items[0])
+        times = Times(columns, columns, own)
         probes = {}
         for place, layer in enumerate((None, self._attend, self._feed_forward)):
             if layer:
@@ -61,18 +64,21 @@ class ABXI(nn.Module):
             # What follows the attention is pointwise, unless a fusion stands at the last place.
             if last_only and (place == 2 or (place == 1 and 2 not in self.gca.positions)):
                 streams = {name: stream.last() for name, stream in streams.items()}
+        streams["x"] = without_donors(streams["x"], len(batch["seq_x"]))
         return self._project(streams, "at_A" in batch, rate), probes
 
     def _embed(self, batch, rate):
         cfg = self.config
         shape = (sum(self.n_items) + 1, cfg.d_embed)
         items = self.param("items", shards.with_spare_rows(TABLE_INIT), shape)
+        if not cfg.tied:
+            self.param("items_out", shards.with_spare_rows(TABLE_INIT), shape)
         positions = self.param("positions", TABLE_INIT, (cfg.length + 1, cfg.d_embed))
         packings, times = _layout(batch)
         streams = {}
         for name, key in (("x", "seq_x"), ("A", "seq_a"), ("B", "seq_b")):
             packing = packings[name]
-            ids_BxL = batch[key]
+            ids_BxL = with_donors(batch[key], batch) if name == "x" else batch[key]
             real_BxL = ids_BxL != 0
             count = jnp.cumsum(real_BxL, axis=1)
             if self.quirks.q6_positions_from_end:
@@ -139,11 +145,25 @@ def _layout(batch):
         packings["x"] = Packing(jnp.concatenate([at["A"], at["B"]]), shape, parts)
         return packings, {"x": axis, "A": axis, "B": axis}
     packings = {k: Packing(None, shape) for k in ("x", *DOMAINS)}
+    packings["x"] = Packing(None, with_donors(batch["seq_x"], batch).shape)
     return packings, {"x": axis, "A": batch["until_a"], "B": batch["until_b"]}
 
 
+def own_columns(batch: Batch, n_a: int) -> dict[str, jax.Array]:
+    """{stream: (B, L)}, columns of seq_x: where the item behind each token stands, -1 where it was
+    trimmed away. (The token's time says instead up to where it may look.) n_a: items of A."""
+    ids_BxL, shape = batch["seq_x"], batch["seq_x"].shape
+    axis, columns = jnp.broadcast_to(jnp.arange(shape[1]), shape), {}
+    for domain in DOMAINS:
+        mine = (ids_BxL > 0) & ((ids_BxL > n_a) == (domain == "B"))
+        column = jnp.where(mine, axis, -1)
+        # The newest item so far; in evaluation one after the other, without gaps.
+        columns[domain] = jax.lax.cummax(column, 1) if "at_A" in batch else jnp.sort(column, 1)
+    return columns | {"x": axis}
+
+
 @dataclasses.dataclass(frozen=True)
-class Backbone:
+class Backbone(ByTable):
     """ABXI to the rest of the house, see `base.Backbone`."""
 
     n_items: tuple[int, int]
@@ -177,7 +197,7 @@ class Backbone:
         h_PxD = jnp.concatenate([hidden[d] for d in DOMAINS]) / hparams["temperature"]
         weight_P = jnp.concatenate([self._weights(batch, d) for d in DOMAINS])
         packing = Packing(jnp.concatenate([batch["at_A"], batch["at_B"]]), batch["gt"].shape)
-        of_target = (params["items"], h_PxD, weight_P, packing.pack(batch["gt"]))
+        of_target = (self.index(params), h_PxD, weight_P, packing.pack(batch["gt"]))
         if "shared_negatives" in batch:
             softmax = losses.shared_negatives(*of_target, packing, batch["shared_negatives"])
         else:
@@ -198,9 +218,6 @@ class Backbone:
         per_user = 1.0 / jnp.maximum(counts_B, 1.0)
         return per_user.at[at_P // length].get(mode="fill", fill_value=0) / n_users
 
-    def index(self, params: dict) -> dict:
-        return params
-
     def rows(self, history_BxH: jax.Array, domain_B: jax.Array) -> Batch:
         length = self.config.length
         column_H = histories.columns(history_BxH, length)
@@ -212,17 +229,3 @@ class Backbone:
             until = jnp.maximum(following - 1, -1)
             out |= {f"seq_{letter}": seq, f"until_{letter}": jnp.where(seq > 0, until, -1)}
         return out
-
-    def encode(self, params: dict, batch: Batch) -> jax.Array:
-        """-> (B, D), by the target's domain."""
-        hidden, _ = self.net.apply({"params": params}, batch, last_only=True)
-        return jnp.where((batch["domain"] == 0)[:, None], hidden["A"], hidden["B"])
-
-    def score(self, params: dict, encoded_BxD: jax.Array, candidates: jax.Array) -> jax.Array:
-        table = params["items"]
-        if candidates.ndim == 1:
-            return encoded_BxD @ shards.block_rows(table, candidates).T
-        return shards.products(table, encoded_BxD, candidates)
-
-    def probe(self, params: dict, batch: Batch) -> dict[str, Probe]:
-        return self.net.apply({"params": params}, batch)[1]

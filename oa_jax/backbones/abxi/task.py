@@ -42,22 +42,11 @@ class Task(Slots):
         for d, name in enumerate(DOMAINS):
             if not self.slot_counts[d].any():
                 raise UserError(f"{self.log.name}: no training target in domain {name}")
-        for d, name in enumerate(DOMAINS):
-            free = self.log.n_items[d] - self.most[f"own_{name}"]
-            if free < self.n_negatives:
-                raise UserError(
-                    f"train.n_negatives: {self.n_negatives}: expected at most {free}, "
-                    f"the items of domain {name} less a user's own"
-                )
+        self.check_negatives(self.n_negatives)
 
     @functools.cached_property
     def row_users(self) -> np.ndarray:
         return np.arange(self.log.n_users)
-
-    @functools.cached_property
-    def list_sizes(self) -> dict[str, np.ndarray]:
-        own = own_items(self.log, self.split.in_training(self.log))
-        return {f"own_{name}": own[f"n_own_{name}"] for name in DOMAINS}
 
     @functools.cached_property
     def slot_counts(self) -> np.ndarray:

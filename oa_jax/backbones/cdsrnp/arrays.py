@@ -11,7 +11,7 @@ import dataclasses
 import numpy as np
 
 from oa_jax.events.log import DOMAINS, InteractionLog, first_events
-from oa_jax.events.rows import end_columns, evaluation_rows, padded, scatter
+from oa_jax.events.rows import evaluation_rows, padded, streams
 from oa_jax.events.split import Split
 
 STREAMS = ("seq", *(f"{part}_{d}" for d in DOMAINS for part in ("seq", "time")))
@@ -57,21 +57,8 @@ def target_of(log: InteractionLog, rows: Rows) -> np.ndarray:
 
 
 def history(log: InteractionLog, rows: Rows, length: int, merged_length: int) -> dict:
-    """Left-padded streams of what came before each target, earlier copies of it left out.
-
-    seq: (R, M) joint ids of both domains in the order of the log.  seq_A, seq_B: (R, L) of one
-    domain.  time_A, time_B: (R, L) the column of `seq` at which the token stands, -1 at padding
-    and for tokens older than `seq` shows.
-    """
-    row, event = _past(log, rows)
-    column, shape = end_columns(row, len(rows), merged_length), (len(rows), length)
-    arrays = {"seq": scatter((len(rows), merged_length), (row, column), log.item[event])}
-    for d, name in enumerate(DOMAINS):
-        own = np.flatnonzero(log.domain[event] == d)
-        place = (row[own], end_columns(row[own], *shape))
-        arrays[f"seq_{name}"] = scatter(shape, place, log.item[event[own]])
-        arrays[f"time_{name}"] = scatter(shape, place, np.maximum(column[own], -1), fill=-1)
-    return arrays
+    """`streams` of what came before each target, earlier copies of it left out."""
+    return streams(log, *_past(log, rows), len(rows), length, merged_length)
 
 
 def history_counts(log: InteractionLog, rows: Rows) -> np.ndarray:
@@ -87,7 +74,7 @@ def evaluation_arrays(
     """Rows of the users that have a target in `which`, 'val' or 'test'.
 
     user, target, domain (R,), seen (R, H): see `events.rows.evaluation_rows`.  Streams: see
-    `history`.  n_history (R,): events before the target, copies of it left out.
+    `events.rows.streams`.  n_history (R,): events before the target, copies of it left out.
     """
     arrays, place, _, _ = evaluation_rows(log, split, which)
     rows = Rows(arrays["user"], place)

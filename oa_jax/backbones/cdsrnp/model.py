@@ -20,11 +20,11 @@ from oa_jax.backbones.cdsrnp import neural_process
 from oa_jax.backbones.cdsrnp.decoder import Decoder, Encoded, Latent
 from oa_jax.backbones.cdsrnp.fields import Model
 from oa_jax.backbones.cdsrnp.neural_process import MLP, Gaussian, LatentHead
-from oa_jax.nn import histories, losses, shards
+from oa_jax.nn import losses, shards
 from oa_jax.nn.fusion import DOMAINS, Probe
 from oa_jax.nn.known import GCAConfig
 from oa_jax.nn.layers import Stream
-from oa_jax.nn.streams import STREAMS, OnTables, Rate, StreamNet, dropout_of
+from oa_jax.nn.streams import STREAMS, OnTables, Rate, StreamNet, dropout_of, rows_of
 
 Batch = dict[str, jax.Array]
 SUPPORT_BLOCK = 256  # rows of the evaluation support that are encoded together
@@ -234,14 +234,8 @@ class Backbone(OnTables):
         return Latent(gaussian.mean, context)
 
     def rows(self, history_BxH: jax.Array, domain_B: jax.Array) -> Batch:
-        length, merged_length = self.config.length, self.config.merged_length
-        column_H = jnp.maximum(histories.columns(history_BxH, merged_length), -1)
-        out = {"seq": histories.last(history_BxH, merged_length), "domain": domain_B}
-        for d, name in enumerate(DOMAINS):
-            own = histories.of_domain(history_BxH, d, self.n_items)
-            found = histories.chosen_last(own, length, (history_BxH, 0), (column_H, -1))
-            out |= dict(zip((f"seq_{name}", f"time_{name}"), found, strict=True))
-        return out
+        sizes = self.config.length, self.config.merged_length
+        return rows_of(history_BxH, domain_B, *sizes, self.n_items)
 
     def encode(self, params: dict, batch: Batch) -> Encoded:
         streams, _ = self.apply(params, batch)

@@ -99,11 +99,6 @@ class CDSRNPTask(Slots):
         most = np.sort(counts, 1)[:, -self.n_support :].sum(1)
         return usual + np.minimum(self.n_support * counts.mean(1) + spread, most)
 
-    @functools.cached_property
-    def list_sizes(self) -> dict[str, np.ndarray]:
-        own = own_items(self.log, self.split.in_training(self.log))
-        return {f"own_{name}": own[f"n_own_{name}"][self.rows.user] for name in DOMAINS}
-
     def train_arrays(self) -> dict[str, np.ndarray]:
         """Host arrays of all rows, see `arrays_of`; those of a user share its own items."""
         return self._arrays(self.log, self.split, self.rows)
@@ -172,11 +167,7 @@ class CDSRNPTask(Slots):
         """(N,) an item of the target's domain that the row's user has not taken in training."""
 
         def one(key, row, domain):
-            picks = [
-                own[d].draw_outside(key, row, self.log.n_items[d], 1, self.most[f"own_{name}"])[0]
-                for d, name in enumerate(DOMAINS)
-            ]
-            return 1 + jnp.where(domain == 0, picks[0], picks[1] + self.log.n_items[0])
+            return self.draw_negatives(key, own, row, domain, 1)[0]
 
         keys_N = jax.random.split(key, len(domain_N))
         return jax.vmap(one)(keys_N, jnp.arange(len(domain_N)), domain_N)

@@ -44,18 +44,12 @@ class Quirks(configuration.Quirks):
 
 
 @dataclasses.dataclass(frozen=True)
-class Train(configuration.Train):
+class Train(configuration.SteadyTrain):
     batch_size: int = whole(128, "users of a batch")
     max_epochs: int = whole(200, "epochs at most; may grow with --extend")
-    learning_rate: float = real(1e-3, "of Adam, constant", above=True)
-    weight_decay: float = real(0.0, "decoupled, of every parameter")
-    warmup_epochs: int = whole(0, "epochs of a growing rate, without selection", 0)
-    plateau_factor: float = real(1.0, "the cut", 0, 1, above=True)
     stop_patience: int = whole(19, "bad epochs in a row before the end", 0)
     selection: str = one_of("ndcg@10", "metric that selects", "mrr_sum", "ndcg@10", "ndcg@10_sum")
-    strict: bool = flag(True, "an equal score is no improvement")
     n_negatives: int = one_of(1, "negatives of a position and stream", 1)
-    negatives: str = one_of("per_position", "who shares negatives", "per_position")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -53,7 +53,7 @@ def test_size_with_gca(positions):
 def test_size_with_every_option():
     official = size(AFK, 256, 16, {"positions": (0, 1)})
     assert official == 9_651_200 + 2 * PAIR
-    free = {"kv": "other", "heads": 8, "gate_input": "source", "part": "parallel"}
+    free = {"source": "other", "heads": 8, "gate_input": "source", "part": "parallel"}
     assert size(AFK, 256, 16, {"positions": (0, 1)} | free) == official
     # What must cost something: the norm's 2d and each multiple of the gate's hidden layer.
     without_norm = size(AFK, 256, 16, {"positions": (0, 1), "layer_norm": False})
@@ -119,7 +119,7 @@ def test_closed_gates_without_norm_are_the_baseline(gate_act):
 
 @pytest.mark.parametrize(
     "gca",
-    [{}, {"positions": (1,)}, {"positions": (0, 2)}, {"positions": (0, 1, 2), "kv": "other"}],
+    [{}, {"positions": (1,)}, {"positions": (0, 2)}, {"positions": (0, 1, 2), "source": "other"}],
     ids=str,
 )
 def test_encode_is_the_last_position_of_the_whole_pass(gca):
@@ -150,10 +150,12 @@ def test_relabelled_items_get_their_old_scores():
         return {k: jnp.asarray(new)[v] if k in ids else v for k, v in arrays.items()}
 
     items = np.arange(1, 1 + N_A + N_B)
-    scores = model.score(params, model.encode(params, rows), items)
+    scores = model.score(model.index(params), model.encode(params, rows), items)
     encoded = model.encode(relabelled, rename(rows))
-    np.testing.assert_allclose(model.score(relabelled, encoded, new[items]), scores, atol=1e-5)
-    assert np.abs(model.score(relabelled, encoded, items) - scores).max() > 0.1
+    np.testing.assert_allclose(
+        model.score(model.index(relabelled), encoded, new[items]), scores, atol=1e-5
+    )
+    assert np.abs(model.score(model.index(relabelled), encoded, items) - scores).max() > 0.1
     assert np.isclose(loss(model, relabelled, rename(batch)), loss(model, params, batch), rtol=1e-5)
     assert not np.isclose(loss(model, params, rename(batch)), loss(model, params, batch), rtol=1e-3)
 
@@ -173,10 +175,10 @@ def swap_domains(params, batch):
     return swapped | {"items": params["items"].at[new].set(params["items"])}, renamed
 
 
-@pytest.mark.parametrize("kv", ["merged", "other"])
-def test_swapped_domains_swap_the_outputs(kv):
-    model = backbone(ALL | {"kv": kv})
-    swapped_model = backbone(ALL | {"kv": kv}, n_items=N_ITEMS[::-1])
+@pytest.mark.parametrize("source", ["merged", "other"])
+def test_swapped_domains_swap_the_outputs(source):
+    model = backbone(ALL | {"source": source})
+    swapped_model = backbone(ALL | {"source": source}, n_items=N_ITEMS[::-1])
     params, batch, rows = random_params(model), training_batch(), evaluation_batch()
     expected = training_hidden(model, params, batch)
     swapped = swap_domains(params, batch)
@@ -203,7 +205,7 @@ def padded_and_not(model, params):
 
 
 def test_left_padding_adds_nothing():
-    model = backbone(ALL | {"kv": "other", "gate_input": "source"}, length=LENGTH + 3)
+    model = backbone(ALL | {"source": "other", "gate_input": "source"}, length=LENGTH + 3)
     short, long = padded_and_not(model, random_params(model))
     np.testing.assert_allclose(short, long, atol=1e-5)
 
@@ -220,7 +222,7 @@ def test_left_padding_that_is_attended_to_changes_hidden_states(broken):
 CASES = (
     ALL,
     ALL
-    | {"kv": "other", "gate_input": "source", "gate_act": "tanh", "gate_inner": "gelu"}
+    | {"source": "other", "gate_input": "source", "gate_act": "tanh", "gate_inner": "gelu"}
     | {"part": "parallel"},
     {"positions": (1,), "part": "orthogonal", "gate_inner": "linear", "layer_norm": False},
 )
@@ -321,11 +323,13 @@ def test_three_ways_to_score():
     assert few.shape[1] * 8 < len(table) < many.shape[1] * 8
     for ids in (few, many):
         expected = np.einsum("bd,bkd->bk", encoded, table[ids])
-        np.testing.assert_allclose(model.score(params, encoded, ids), expected, atol=1e-5)
-        assert np.abs(model.score(params, encoded[::-1], ids) - expected).max() > 0.1
+        np.testing.assert_allclose(
+            model.score(model.index(params), encoded, ids), expected, atol=1e-5
+        )
+        assert np.abs(model.score(model.index(params), encoded[::-1], ids) - expected).max() > 0.1
     items = np.array([3, len(table) - 1, 7])
     np.testing.assert_allclose(
-        model.score(params, encoded, items), encoded @ table[items].T, atol=1e-5
+        model.score(model.index(params), encoded, items), encoded @ table[items].T, atol=1e-5
     )
 
 
@@ -340,3 +344,24 @@ def test_dropout_acts_only_with_a_key():
     assert still == float(loss(model, params, batch))
     one, other = at(jax.random.key(1)), at(jax.random.key(2))
     assert one == at(jax.random.key(1)) and len({still, one, other}) == 3
+
+
+def test_untied_items_score_from_a_table_of_their_own():
+    tied = backbone()
+    untied = dataclasses.replace(tied, config=dataclasses.replace(tied.config, tied=False))
+    params, batch = random_params(tied), with_negatives(training_batch())
+    same = params | {"items_out": params["items"]}
+    assert jax.tree.map(jnp.shape, same) == jax.tree.map(jnp.shape, random_params(untied))
+    assert loss(untied, same, batch) == loss(tied, params, batch)
+    # Tied, the table gets the sum of what both get.
+    of_tied, of_both = (
+        jax.grad(loss, 1)(model, p, batch) for model, p in ((tied, params), (untied, same))
+    )
+    both = of_both["items"] + of_both["items_out"]
+    np.testing.assert_allclose(both, of_tied["items"], atol=1e-6)
+    assert all(np.abs(of_both[name]).max() > 0.01 for name in ("items", "items_out"))
+    other, rows = same | {"items_out": 2 * params["items"]}, evaluation_batch()
+    encoded = untied.encode(same, rows)
+    np.testing.assert_array_equal(untied.encode(other, rows), encoded)
+    scores = [untied.score(untied.index(p), encoded, jnp.arange(1, 9)) for p in (same, other)]
+    np.testing.assert_allclose(2 * scores[0], scores[1], rtol=1e-6)

@@ -128,7 +128,7 @@ def test_evaluation(backbone, params, meta, golden, split):
     encoded = backbone.encode(params, rows)
     np.testing.assert_allclose(encoded, golden[f"{split}/h"], atol=1e-5)
     candidates = np.c_[golden[f"{split}/gt"], golden[f"{split}/gt_mtc"]]
-    scores = backbone.score(params, encoded, candidates)
+    scores = backbone.score(backbone.index(params), encoded, candidates)
     np.testing.assert_allclose(scores, golden[f"{split}/logits"], atol=2e-5)
     rank = among_candidates(scores).rank
     np.testing.assert_array_equal(rank, golden[f"{split}/ranks"])

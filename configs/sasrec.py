@@ -1,0 +1,77 @@
+"""SASRec (arXiv 1808.09781), of all events or of one domain's, and with gated cross-attention.
+
+    python -m oa_jax train --config=configs/sasrec.py:pair=beauty_elec,stream=apart --workdir=DIR
+
+Arguments: `pair` beauty_elec | food_kitchen | cloth_sport | elec_phone | llmcdsr_food_kitchen |
+elec_phone_amid | cloth_sport_amid | synthetic; `stream` merged | apart | A | B
+(oa_jax/backbones/README.md); `gca` none | early | stack or places such as 0-2, with stream=merged;
+`size` official | small, the latter for a machine without accelerator; `runlocal`, the same pair
+and five seeds in a size that ends in under a minute on two cores.
+
+"official" are the paper's sizes of its Amazon sets (d = 50, L = 50, two blocks, batch 128); none of
+its sets has two domains. Sizes, exact, of n items: 50 n + 33,700 with one stream, 50 n + 67,350
+with two (stream=apart), 50 n + 100,900 with fusions and 81,100 for each place of GCA; untied tables
+add 50 n + 50.
+"""
+
+from oa_jax import presets
+
+AMID = {"data.split": "published"}
+PAIRS = dict.fromkeys(
+    ("beauty_elec", "food_kitchen", "cloth_sport", "elec_phone", "llmcdsr_food_kitchen"), {}
+) | {"elec_phone_amid": AMID, "cloth_sport_amid": AMID, "synthetic": {}}
+# For two cores: shorter streams, larger batches and rates, an earlier end.
+SMALL = {
+    "model.length": 20,
+    "train.batch_size": 256,
+    "train.learning_rate": 3e-3,
+    "train.max_epochs": 60,
+    "train.stop_patience": 4,
+}
+# The embedded pair is small: so are the model and the batch.
+SYNTHETIC = {
+    "model.d_embed": 32,
+    "model.length": 38,
+    "train.batch_size": 64,
+    "train.learning_rate": 3e-3,
+    "train.max_epochs": 24,
+    "train.stop_patience": 5,
+    "train.probe_users": 256,
+    "train.checkpoint_every": 8,
+    "train.compaction": False,  # compiling again would cost more than it saves
+    "evaluate.n_negatives": 99,
+    "evaluate.block_users": 128,
+}
+# An epoch or two of a narrow model, to see that everything works.
+RUNLOCAL = {
+    "model.d_embed": 16,
+    "model.length": 20,
+    "train.max_epochs": 2,
+    "train.probe_users": 128,
+    "train.quick_compile": True,
+}
+RUNLOCAL_REAL = {"train.batch_size": 512, "train.max_epochs": 1, "evaluate.users_per_kind": 500}
+DEFAULTS = {
+    "pair": "synthetic",
+    "stream": "merged",
+    "gca": "none",
+    "size": "official",
+    "runlocal": "false",
+}
+
+
+def get_config(arg=None):
+    args = presets.arguments(arg, DEFAULTS)
+    pair = presets.choice("pair", args["pair"], PAIRS)
+    small = presets.choice("size", args["size"], ("official", "small")) == "small"
+    runlocal = presets.is_true("runlocal", args["runlocal"])
+    stream = presets.choice("stream", args["stream"], ("merged", "apart", "A", "B"))
+    return presets.configure(
+        "sasrec",
+        {"data.name": pair, "gca.positions": presets.places(args["gca"]), "model.stream": stream},
+        PAIRS[pair],
+        small and SMALL,
+        pair == "synthetic" and SYNTHETIC,
+        runlocal and RUNLOCAL,
+        runlocal and pair != "synthetic" and RUNLOCAL_REAL,
+    )
