@@ -83,6 +83,8 @@ def table_experiment(backbone, mesh):
     changes = {"seeds": 2, "seed_axis": "vmap", "mesh": mesh, "evaluate__block_items": 10}
     if backbone == "llm4cdsr":
         changes |= {"model__local_llm": False}  # local tables are trained
+    if backbone == "sasrec":
+        changes |= {"model__tied": False}
     return toy.small_experiment(backbone, "pair=synthetic,gca=early", **changes)
 
 
