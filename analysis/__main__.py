@@ -21,6 +21,7 @@ from oa_jax.errors import UserError
 COMMANDS = {
     "orthogonality": "statistics of X, X' and Y from checkpoints, with null controls",
     "correlate": "does the statistic go with ranking quality?",
+    "verdicts": "three results that would refute the mechanism, and what the runs say",
     "intervene": "what happens to quality when X' is replaced in a trained model?",
     "scaling": "quality against parameters, parameter ratio at equal quality",
     "table": "Table 1 with intervals, beside the published values",

@@ -25,10 +25,11 @@ from .output import columns, interval, number, plural, read_frame, sheet_of, wri
 from .page import Section
 from .resampling import DRAWS, cluster_interval
 from .runs import Run, check_metric, finished
-from .statistics import is_constant, leave_one_out, partial, pearson, spearman, within
+from .statistics import is_constant, leave_one_out, mixed, partial, pearson, spearman, within
 
 COVARIATES = ("log_parameters", "hidden_size", "progress")
 WITHIN = "within configuration"
+MIXED = "mixed model"
 # By default: both statistics of what is added to X, and the paper's own.
 STATISTICS = ("gated_abs_cos", "gated_cos_abs", "cos_abs")
 PAPERS = "cos_abs"  # the paper's |cos| is the size of a mean over tokens, of the raw X'
@@ -157,6 +158,10 @@ def _coefficients(part, draws, rng):
         else:
             out.append(base | row | {"note": _why(name, x, y, count, needed)})
     out[0]["published"] = part["published"][0]
+    slope, low, high = mixed(x, y, clusters)
+    row = {"coefficient": MIXED, "value": slope, "low": low, "high": high}
+    note = "" if math.isfinite(slope) else _why(MIXED, x, y, count, needed)
+    out.append(base | row | {"note": note})
     low, high = leave_one_out(x, y, clusters)
     note = "" if math.isfinite(low) else f"{plural(count, 'configuration')}: expected at least 3"
     row = {"coefficient": "leave one configuration out", "note": note}
@@ -286,8 +291,9 @@ def section(runs: list[Run], out, options) -> Section:
         "A point is a seed at one place of GCA. Seeds of one configuration are alike, so intervals "
         "draw whole configurations. 'Partial' holds parameters, width and training progress "
         "fixed; 'within configuration' compares the seeds of a configuration only, where neither "
-        "size nor design differs. Gates of different activation are never pooled: under tanh the "
-        "sign of X′ is arbitrary. The paper's r, of |mean cos|, has no interval and mixes "
+        "size nor design differs; 'mixed model' is the slope in standard deviations with a random "
+        "intercept for each configuration. Gates of different activation are never pooled: under "
+        "tanh the sign of X′ is arbitrary. The paper's r, of |mean cos|, has no interval and mixes "
         "configurations and gates; it stands beside runs on its data only."
     )
     check_metric(options.metric, runs)

@@ -24,8 +24,8 @@ import numpy as np
 
 from oa_jax.errors import UserError
 from oa_jax.nn.fusion import DOMAINS
-from oa_jax.nn.gca import PARTS as TRAINED
-from oa_jax.nn.gca import parallel_part
+from oa_jax.nn.fusion import PARTS as TRAINED
+from oa_jax.nn.layers import parallel_part
 
 RANDOM = 0x0A17  # folded into a seed's key: apart from the purposes of training
 PART_OF = ("gated", "update")
@@ -95,10 +95,10 @@ class Intervened:
     def encode(self, variables, batch):
         """`batch` has `user`, the ids. Where the run was trained with a part only, that part is
         what is replaced: `full` is always the model as it was trained."""
-        trained = TRAINED[self.backbone.gca.part]
+        trained, params = TRAINED[self.backbone.gca.part], variables["params"]
 
         def replace(update, query, name):
-            used = trained(update, query.h_PxD)
+            used = trained(update, query.h_PxD, params.get("net", params)[name])
             key = jax.random.fold_in(jax.random.key(variables["seed"]), RANDOM)
             key = jax.random.fold_in(key, np.uint32(zlib.crc32(name.encode())))
             part = variables["part"][name]
@@ -106,7 +106,7 @@ class Intervened:
 
         gca = dataclasses.replace(self.backbone.gca, part=replace, part_of=self.part_of)
         changed = dataclasses.replace(self.backbone, gca=gca)
-        return changed.encode(variables["params"], batch)
+        return changed.encode(params, batch)
 
     def score(self, index, encoded_BxD, candidates):
         return self.backbone.score(index, encoded_BxD, candidates)

@@ -26,13 +26,14 @@ from . import (
     scaling,
     table,
     trajectory,
+    verdicts,
 )
 from .output import plural
 from .page import Section, page
 from .runs import Run, check_metric, find_runs, finished, notes
 
 MEASURE = {orthogonality: angles, intervene: intervene}  # command -> whose section shows it
-SECTIONS = (table, angles, correlate, intervene, scaling, trajectory)
+SECTIONS = (verdicts, table, angles, correlate, intervene, scaling, trajectory)
 
 
 def define_flags() -> None:

@@ -23,15 +23,19 @@ import numpy as np
 import polars as pl
 
 from oa_jax import files
+from oa_jax.configuration import upgraded
 from oa_jax.errors import UserError
+from oa_jax.nn.known import GCAConfig, changed
 
 # Fields of a configuration that change neither what is learnt nor what is measured.
 NOT_OF_THE_MODEL = {
     "": "seeds first_seed seed_axis mesh",
     "data": "dir",
-    "train": "block_positions checkpoint_every keep_checkpoints compaction tensorboard probe_users",
+    "train": "block_positions checkpoint_every keep_checkpoints compaction writers probe_users",
     "evaluate": "block_users block_items",
 }
+# Fields of GCA that make another arm of an experiment, beside the fusion, its part and λ.
+ARMS = ("source", "window", "own_item", "width", "gate", "residual", "pool", "latents", "experts")
 NEEDED = {
     **{"backbone": str, "seeds": int, "gca.positions": list, "model.d_embed": int, "train": dict},
     **{"data.name": str, "data.split": str, "evaluate.n_negatives": int},
@@ -68,8 +72,11 @@ class Run:
 
     @property
     def gate(self) -> str:
-        """Activation of GCA's gate; runs of different ones are never pooled where X' counts."""
-        return self.config["gca"].get("gate_act", "sigmoid")
+        """Activation of GCA's gate, or the other fusion; runs of different ones are never pooled
+        where X' counts."""
+        gca = self.config["gca"]
+        fusion = gca.get("fusion", "gca")
+        return gca.get("gate_act", "sigmoid") if fusion == "gca" else fusion
 
     @property
     def width(self) -> int:
@@ -93,8 +100,11 @@ class Run:
     @property
     def variant(self) -> str:
         """The placement, and what is unusual about the update: `early, parallel part, λ=0.1`."""
-        weight = self.config["gca"].get("ortho_weight")
-        more = [f"{self.part} part"] * (self.part != "full") + [f"λ={weight:g}"] * bool(weight)
+        gca = upgraded(self.config)["gca"]
+        weight, fusion = gca.get("ortho_weight"), gca.get("fusion", "gca")
+        more = [fusion] * (fusion != "gca") + [f"{self.part} part"] * (self.part != "full")
+        more += [f"λ={weight:g}"] * bool(weight)
+        more += [one for one in changed(gca) if one.split("=")[0] in ARMS]
         return ", ".join([self.placement, *(more if self.places else [])])
 
     @property
@@ -105,7 +115,8 @@ class Run:
             node = plain.get(group, {}) if group else plain
             for field in fields.split():
                 node.pop(field, None)
-        plain["gca"] |= {"part": self.part, "update": None}  # one field, two names
+        # Older runs have other names for some fields, and none for others.
+        plain["gca"] = vars(GCAConfig()) | upgraded(plain)["gca"]
         return json.dumps(plain, sort_keys=True)
 
     @property

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+import warnings
 
 import numpy as np
 from scipy import stats
+from statsmodels.regression.mixed_linear_model import MixedLM
 
 
 def pearson(x, y) -> float:
@@ -55,6 +57,26 @@ def within(x, y, groups) -> float:
             return math.nan
         deviations.append(rest)
     return pearson(*deviations)
+
+
+def mixed(x, y, groups) -> tuple[float, float, float]:
+    """Slope of y on x, both in standard deviations, with a random intercept for each group, and its
+    95 % interval (Wald), by `statsmodels.MixedLM`; nan where it cannot be fitted."""
+    x, y = (np.asarray(v, np.float64) for v in (x, y))
+    if len(x) < 4 or is_constant(x) or is_constant(y) or len(set(groups)) < 2:
+        return math.nan, math.nan, math.nan
+    x, y = ((v - v.mean()) / v.std() for v in (x, y))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # a variance of 0 is a fit, too
+        try:
+            model = MixedLM(y, np.column_stack([np.ones_like(x), x]), groups=np.asarray(groups))
+            # The default ends in a local maximum where groups differ much: the better of two.
+            fits = [model.fit(reml=True, **how) for how in ({}, {"method": "powell"})]
+            fit = max(fits, key=lambda fit: fit.llf)
+        except (np.linalg.LinAlgError, ValueError):
+            return math.nan, math.nan, math.nan
+    low, high = fit.conf_int()[1]
+    return float(fit.params[1]), float(low), float(high)
 
 
 def leave_one_out(x, y, clusters) -> tuple[float, float]:

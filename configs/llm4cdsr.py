@@ -3,9 +3,10 @@
     python -m oa_jax train --workdir=DIR \\
         --config=configs/llm4cdsr.py:pair=llmcdsr_food_kitchen,gca=early,size=small
 
-Arguments: `pair` cloth_sport | elec_phone | llmcdsr_food_kitchen | synthetic; `gca` none | early |
-stack or places such as 0-2; `size` official | small, the latter for a machine without accelerator;
-`runlocal`, the same pair and five seeds in a size that ends in under a minute on two cores.
+Arguments: `pair` cloth_sport | elec_phone | llmcdsr_food_kitchen | synthetic, or any set
+by its name; `gca` none | early | stack or places such as 0-2; `size` official | small, the latter
+for a machine without accelerator; `runlocal`, the same pair and five seeds in a size that ends in
+under a minute on two cores.
 `--config.protocol=corrected` turns the quirks of the official code off
 (oa_jax/backbones/README.md).
 
@@ -21,7 +22,7 @@ PAIRS = {
     "cloth_sport": {},
     "elec_phone": {"model.alpha": 1.0, "model.beta": 1.0},
     # 384 columns are the width of its title embeddings.
-    "llmcdsr_food_kitchen": {"data.split": "published", "data.global_width": 384},
+    "llmcdsr_food_kitchen": {"data.global_width": 384},
     "synthetic": {},
 }
 # A quarter of the width, windows of 30, a larger rate, users of both domains: minutes on two cores.
@@ -72,13 +73,13 @@ DEFAULTS = {"pair": "synthetic", "gca": "none", "size": "official", "runlocal": 
 
 def get_config(arg=None):
     args = presets.arguments(arg, DEFAULTS)
-    pair = presets.choice("pair", args["pair"], PAIRS)
+    pair = args["pair"]
     small = presets.choice("size", args["size"], ("official", "small")) == "small"
     runlocal = presets.is_true("runlocal", args["runlocal"])
     return presets.configure(
         "llm4cdsr",
         {"data.name": pair, "gca.positions": presets.places(args["gca"])},
-        PAIRS[pair],
+        PAIRS.get(pair),
         small and SMALL,
         pair == "synthetic" and SYNTHETIC,
         runlocal and RUNLOCAL,

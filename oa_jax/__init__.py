@@ -15,7 +15,7 @@ import importlib
 __version__ = "0.1.0"
 
 _MODULES = {
-    "oa_jax.api": ("Run", "config", "load", "open", "sweep", "train"),
+    "oa_jax.api": ("Run", "config", "load", "open", "read_events", "sweep", "train"),
     "oa_jax.configuration": ("Config",),
     "oa_jax.errors": ("Interrupted", "UserError"),
     "oa_jax.events.log": ("InteractionLog", "make_log"),

@@ -15,7 +15,7 @@ COMMANDS = {
     "report": "tables of finished runs",
     "rules": "rank by rules that learn nothing, with a model's candidates",
     "inspect": "parameters of a configuration and the memory its training takes",
-    "data": "list, prepare, describe and check data sets",
+    "data": "import your own data; list, prepare, describe and check data sets",
     "text": "tables of item texts for LLM4CDSR",
     "bench": "how fast this device is at it",
     "compile": "what a program would cost on devices that are not here",

@@ -8,7 +8,7 @@ import functools
 import json
 import os
 import pathlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -59,6 +59,42 @@ def load(name: str, directory: str | None = None) -> InteractionLog:
     Raises UserError when it is not there; `python -m oa_jax data list` says what is.
     """
     return sources.load(name, directory)
+
+
+def read_events(
+    files: str | os.PathLike | Sequence[str | os.PathLike],
+    name: str = "events",
+    directory: str | os.PathLike | None = None,
+    say: Callable[[str], None] = print,
+    **options: Any,
+) -> InteractionLog:
+    """The events of your own files, as `python -m oa_jax data import` reads them.
+
+    files: one or more, each a path or "DOMAIN=path". CSV or other text, JSON lines, Parquet, plain
+        or packed; `oa_jax/data/README.md` says what is told apart.
+    name: of the events. directory: keep them there as a prepared set of that name, with the raw
+        ids and titles, which later runs find by it; None keeps nothing.
+    say: gets a line for each thing that was taken for something or left out.
+    options: `user`, `item`, `time`, `rating`, `domain`, `title`: names of columns; `columns`,
+        `delimiter`, `domains`, `time_unit`, `shared_items`, `filters`, `bad_rows`.
+
+    Raises UserError naming file, line, column, what was found and what was expected.
+    """
+    from oa_jax.data import own, store
+    from oa_jax.data.texts import Reading
+
+    known_fields = [one.name for one in dataclasses.fields(own.Options)]
+    for field, value in options.items():
+        presets.choice("option", field, known_fields)
+        options[field] = tuple(value) if isinstance(value, list) else value
+    given = [files] if isinstance(files, (str, os.PathLike)) else list(files)
+    if directory is not None:
+        from oa_jax.data.prepare import prepare_own
+
+        prepare_own(name, given, own.Options(**options), directory, Reading(), say)
+        return store.load(directory, name).log
+    built = own.read(given, own.Options(**options), Reading(), say)[0]
+    return store.with_roles(vars(built), built.n_items, name)[0]
 
 
 def train(

@@ -20,6 +20,7 @@ from oa_jax.events.world import World
 from oa_jax.fields import field, flag, is_int, one_of, real, text, whole
 from oa_jax.nn.known import GCAConfig
 
+WRITERS = ("tensorboard", "mlflow", "wandb")
 PROTOCOLS = ("official", "corrected")
 MESH_AXES = ("seed", "data", "table")
 MESH_EXPECTED = "sizes of the axes seed, data and table such as seed:2,data:2, or nothing"
@@ -30,7 +31,9 @@ class Data:
     name: str = text("synthetic", "a prepared set, beauty_elec, food_kitchen, or synthetic")
     dir: str | None = text(None, "folder of the data; by default OA_DATA_DIR", free=True)
     split: str = one_of(
-        "leave_one_out", "who is held out", "leave_one_out", "global_time", "published"
+        "own",
+        "who is held out; own: as the data came, else leave_one_out",
+        *("own", "leave_one_out", "global_time", "published"),
     )
     resident: bool = flag(True, "all rows on the device; False reads them from files in chunks")
     chunk_steps: int = whole(32, "batches of a chunk, with resident=False", free=True)
@@ -62,7 +65,13 @@ class Train:
     checkpoint_every: int = whole(5, "epochs between checkpoints", free=True)
     keep_checkpoints: int = whole(2, "checkpoints that stay", free=True)
     compaction: bool = flag(True, "seeds that stop leave the program", free=True)
-    tensorboard: bool = flag(False, "events for TensorBoard too", free=True)
+    writers: tuple[str, ...] = field(
+        (),
+        lambda v: isinstance(v, tuple) and set(v) <= set(WRITERS),
+        f"some of {', '.join(WRITERS)}",
+        "where rows go besides",
+        free=True,
+    )
     matmul_precision: str = one_of("default", "of products", "default", "high", "highest")
     compute_dtype: str = one_of("float32", "of a step's products", "float32", "bfloat16")
     quick_compile: bool = flag(False, "programs are ready sooner and run slower", free=True)
@@ -182,9 +191,16 @@ def build(kind: type[Config], values: Mapping) -> Config:
 def upgraded(values: Mapping) -> dict:
     """Values of an older version under the names of today."""
     values = dict(values)
-    gca = values.get("gca")
-    if isinstance(gca, Mapping) and "update" in gca and "part" not in gca:
-        values["gca"] = {("part" if k == "update" else k): v for k, v in gca.items()}
+    if isinstance(values.get("gca"), Mapping):
+        values["gca"] = gca = dict(values["gca"])
+        for old, new in (("update", "part"), ("kv", "source")):
+            if old in gca and new not in gca:
+                gca[new] = gca.pop(old)
+    train = values.get("train")
+    if isinstance(train, Mapping) and "tensorboard" in train:
+        values["train"] = train = dict(train)
+        wanted = train.pop("tensorboard")
+        train.setdefault("writers", ["tensorboard"] if wanted else [])
     return values
 
 
@@ -244,6 +260,11 @@ def _check_together(config: Config) -> None:
             raise UserError(
                 f"--config.{group}.heads={heads}: expected a divisor of model.d_embed={width}"
             )
+    unit = config.gca.heads or config.model.heads
+    if config.gca.fusion != "gca" and config.gca.width % unit:
+        raise UserError(
+            f"--config.gca.width={config.gca.width}: expected a multiple of the {unit} heads"
+        )
     warmup, most = config.train.warmup_epochs, config.train.max_epochs
     if warmup >= most:
         raise UserError(

@@ -27,6 +27,7 @@ from oa_jax.errors import UserError
 from oa_jax.evaluation import SPLITS, Evaluation
 from oa_jax.events import split as splits
 from oa_jax.events.log import InteractionLog
+from oa_jax.ranking.candidates import donors
 
 # Values that need no recompilation, of every backbone; each has more of its own.
 HPARAMS = {
@@ -120,6 +121,7 @@ def build(
     candidates: see `evaluate`. Raises UserError when the data are missing or do not fit the
     configuration."""
     data = load(config, log)
+    config = config.replace(data={"split": splits.rule_of(data.log, config.data.split)})
     evaluation = evaluate(config, data, candidates)
     return Experiment(config, data, evaluation, engine(config, data, evaluation))
 
@@ -153,6 +155,9 @@ def evaluate(config: Config, data: Data, candidates: Callable | None = None) -> 
         if len(found["target"]) == 0:
             raise UserError(f"data.split: no user of {data.log.name} has a target in {split}")
         rows[split] = found | (candidates or parts.candidates)(data.log, split, found)
+        if config.gca.positions and config.gca.source == "shuffled":
+            order = donors(data.log.fingerprint(), split, len(found["target"]))
+            rows[split]["donor"] = found[parts.merged][order]
     groups = {s: parts.groups(data.log, data.task.split, rows[s]) for s in SPLITS}
     size = config.evaluate.block_users
     return Evaluation(rows, groups, parts.rankings, parts.watched, parts.tie_weight, size)

@@ -32,6 +32,8 @@ def real(default: float, meaning: str, low: float = 0, high: float = math.inf, a
     """A number from `low` to `high`; above: `low` itself is none."""
     expected = f"a number {'above' if above else 'from'} {low}"
     expected += f" to {high}" if high < math.inf else ("" if above else " up")
+    if low == -math.inf:
+        expected = "a number"
 
     def holds(value):
         if not isinstance(value, (int, float)) or isinstance(value, bool):

@@ -9,6 +9,7 @@ from oa_jax import presets
 from oa_jax.backbones import known
 from oa_jax.errors import UserError
 from oa_jax.evaluation import SPLITS
+from oa_jax.events.log import make_log
 
 TINY = {
     "data.world.n_users": 40,
@@ -77,7 +78,7 @@ def test_a_mistake_names_its_field(field):
 
 @pytest.mark.parametrize(
     ("argument", "expected"),
-    [("gca=middle", "gca=middle"), ("pair=books", "pair=books"), ("colour=red", "'colour'")],
+    [("gca=middle", "gca=middle"), ("size=books", "size=books"), ("colour=red", "'colour'")],
 )
 def test_a_wrong_argument_of_the_file_is_named(argument, expected):
     with pytest.raises(UserError, match=expected):
@@ -204,3 +205,19 @@ def test_the_official_numbers_of_parameters(argument, expected):
     backbone = known.parts(resolve(argument)).backbone(n_items, None)
     shapes = jax.eval_shape(backbone.init, jax.random.key(0))
     assert sum(leaf.size for leaf in jax.tree.leaves(shapes)) == expected
+
+
+def test_the_split_of_the_data_is_the_default():
+    """Which one that is stands in the configuration of the experiment, so that a run stores it."""
+    assert config_of_split({}) == "leave_one_out"
+    role = np.tile([0, 0, 0, 1, 2], 30)
+    assert config_of_split({}, role) == "published"
+    assert config_of_split({"data.split": "leave_one_out"}, role) == "leave_one_out"
+
+
+def config_of_split(changes, role=None):
+    rng = np.random.default_rng(0)
+    item = rng.integers(1, 21, 150) + 20 * (np.arange(150) % 2)
+    log = make_log(np.repeat(np.arange(30), 5), item, np.arange(150), (20, 20), "toy", role)
+    config = resolve("pair=synthetic", **TINY | {"gca.positions": ()} | changes)
+    return experiment_lib.build(config, log).config.data.split

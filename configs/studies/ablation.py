@@ -4,7 +4,7 @@
 
 The baseline, and GCA early with the whole update, its part along X alone and its part across X
 alone (all three of X' and of α ⊙ X'), and with penalties λ mean cos² of either sign, which need no
-recompilation: one program trains them all. Five seeds: 75 runs in 7 programs. Primary comparison:
+recompilation: one program trains them all. Five seeds: 75 runs in 6 programs. Primary comparison:
 each against the whole update, test NDCG@10 among all items of A, seeds paired.
 
 `runlocal`: two penalties, two seeds, in under a minute on two cores.

@@ -3,9 +3,11 @@
     python -m oa_jax sweep --study=configs/studies/phase.py --out=runs/phase
 
 Redundancy ρ says how much of what B knows of A's next item A knows already; an oracle's gain
-falls from 0.48 nats at ρ = 0 to none at ρ = 1. 75 configurations, five seeds each: 375 runs in 75
+falls from 0.48 nats at ρ = 0 to none at ρ = 1. The first part crosses ρ, width and places, each
+with the merged stream as source and with none of the other domain (self). The others leave width
+32 and vary the source, the tying of the item tables, synergy and heads. Five seeds: 330 runs in 66
 programs. Primary comparison: test NDCG@10 among all items of A, early against none at each ρ and
-width, seeds paired; then its correlation with |cos(X, X')| over all configurations with GCA.
+width, seeds paired; then its correlation with |cos(X, α ⊙ X')| over all configurations with GCA.
 
 `runlocal`: two programs, two seeds, in under a minute on two cores.
 """
@@ -13,34 +15,39 @@ width, seeds paired; then its correlation with |cos(X, X')| over all configurati
 from oa_jax import presets
 from oa_jax.runs.study import grid
 
-REDUNDANCY = (0.0, 0.25, 0.5, 0.75, 1.0)
-WIDTHS = (16, 32, 64)
+KNOBS = (0.0, 0.25, 0.5, 0.75, 1.0)
 
 
 def get_study(arg=None):
     runlocal = presets.arguments(arg, {"runlocal": "false"})["runlocal"] == "true"
 
-    def make(redundancy, width, gca, kv):
-        if gca == "none" and kv != "merged":
+    def make(redundancy, gca, width=32, source="merged", tied=True, synergy=0.0, heads=0):
+        if gca == "none" and source != "merged":
             return None
         config = presets.load(f"configs/abxi.py:gca={gca}" + ",runlocal" * runlocal)
         config.update_from_flattened_dict(
             {
                 "data.world.redundancy": redundancy,
+                "data.world.synergy": synergy,
                 "model.d_embed": width,
                 "model.d_ffn": 8 * width // 3,
-                "gca.kv": kv,
+                "model.tied": tied,
+                "gca.source": source,
+                "gca.heads": heads,
                 "seeds": 2 if runlocal else 5,
             }
         )
         return config
 
     if runlocal:
-        return grid(make, redundancy=(0.5,), width=(16,), gca=("none", "early"), kv=("merged",))
-    return grid(
-        make,
-        redundancy=REDUNDANCY,
-        width=WIDTHS,
-        gca=("none", "early", "stack"),
-        kv=("merged", "other"),
-    )
+        return grid(make, redundancy=(0.5,), width=(16,), gca=("none", "early"))
+    places, ends = ("none", "early", "stack"), (0.0, 0.5, 1.0)
+    sources = {"gca": places, "source": ("merged", "self")}
+    return {
+        **grid(make, redundancy=ends, width=(16, 64), **sources),
+        **grid(make, redundancy=KNOBS, width=(32,), gca=places),
+        **grid(make, redundancy=ends, gca=("early",), source=("other", "self", "shuffled")),
+        **grid(make, redundancy=ends, gca=places[:2], tied=(False,)),
+        **grid(make, redundancy=(0.5,), gca=places[:2], synergy=(0.5, 1.0)),
+        **grid(make, redundancy=(0.5,), gca=("early",), heads=(1, 4)),
+    }

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from oa_jax.configuration import Config
+from oa_jax.nn.known import changed
 from oa_jax.ranking.candidates import draw_candidates
 
 if TYPE_CHECKING:
@@ -87,6 +88,7 @@ class Parts:
     # Values that need no recompilation, beside those of every backbone: {name: (group, field)}.
     hparams: dict[str, tuple[str, str]] = {}
     skip_short = False  # users with fewer than 3 events are left out, not an error
+    merged = "seq"  # the evaluation rows' merged sequence of events
     tie_weight = 0.5  # 0 puts the target first among equal scores, 0.5 in their middle, 1 last
 
     def __init__(self, config: Config):
@@ -143,9 +145,12 @@ class Parts:
 
     @property
     def label(self) -> str:
-        """A short name of the model, with the places of its fusions."""
-        places = ",".join(map(str, self.config.gca.positions))
-        return f"{self.name} + GCA[{places}]" if places else self.name
+        """A short name of the model, with its fusion, the places, and what is not as usual."""
+        gca = self.config.gca
+        if not gca.positions:
+            return self.name
+        kind, places = gca.fusion.replace("gca", "GCA"), ",".join(map(str, gca.positions))
+        return " ".join([f"{self.name} + {kind}[{places}]", *changed(vars(gca))])
 
     @property
     def name(self) -> str:

@@ -4,6 +4,7 @@
     prepare NAME … --raw_dir=DIR    make a set of the raw or published files below DIR
     describe NAME …                 a table of its figures, and a plot of lengths and popularity
     check NAME …                    fingerprints and the leak rules; exit status 1 on an error
+    import FILE … --name=NAME       make a set of your own files, FILE or DOMAIN=FILE each
 
 Sets lie below --data_dir, by default OA_DATA_DIR; --raw_dir is by default the same. With --download
 `prepare` first fetches what it can; without it nothing is ever fetched.
@@ -11,7 +12,10 @@ Sets lie below --data_dir, by default OA_DATA_DIR; --raw_dir is by default the s
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import pathlib
+from collections.abc import Iterator
 
 from absl import flags
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
@@ -19,6 +23,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeR
 from oa_jax.commands import cli
 from oa_jax.configuration import choice
 from oa_jax.data import catalogue, store
+from oa_jax.data.texts import Reading
 from oa_jax.errors import UserError
 from oa_jax.sheets import Sheet
 
@@ -31,6 +36,25 @@ flags.DEFINE_enum(
     ("keep", "first", "last"),
     "prepare: which of exact copies of an event (same user, item and time) of raw files stay.",
 )
+flags.DEFINE_string("name", None, "import: name of the new set.")
+flags.DEFINE_string("user", None, "import: column of users; by default one of the usual names.")
+flags.DEFINE_string("item", None, "import: column of items; the same.")
+flags.DEFINE_string("time", None, "import: column of times; the same, --time= for none.")
+flags.DEFINE_string("rating", None, "import: column of ratings; the same, if a filter asks.")
+flags.DEFINE_string("domain", None, "import: column of domains; the same, --domain= for none.")
+flags.DEFINE_string("title", None, "import: column of item names; the same, --title= for none.")
+flags.DEFINE_list("columns", [], "import: names of all columns, of text without a header.")
+flags.DEFINE_string("delimiter", None, "import: what parts the fields; by default told apart.")
+flags.DEFINE_list("domains", [], "import: A,B, where the files have more than two domains.")
+flags.DEFINE_string("time_unit", None, "import: of numbers: s, ms, us, ns or number.")
+flags.DEFINE_string("shared_items", "keep", "import: items in both domains: keep, drop or first.")
+flags.DEFINE_string("bad_rows", "refuse", "import: rows that cannot be read: refuse or skip.")
+flags.DEFINE_multi_string(
+    "filter",
+    [],
+    "import: a step such as rating>=4, time<2024-01-01, both, core=5,3, core_once=5,3, each=5, "
+    "last=50, duplicates=first, repeats=last; given more than once: in that order.",
+)
 flags.DEFINE_string("png", None, "describe: file of the plot; by default beside the set.")
 
 
@@ -42,11 +66,15 @@ def main(words: list[str]) -> int:
         raise UserError(f"list: argument {names[0]!r}: expected none")
     if command == "list":
         return show_list()
-    if not names:
-        raise UserError(f"{command}: no name given: expected NAME of python -m oa_jax data list")
-    for name in names:
-        choice(f"{command} NAME", name, catalogue.SETS)
     try:
+        if command == "import":
+            return import_files(names)
+        if not names:
+            expected = "expected NAME of python -m oa_jax data list"
+            raise UserError(f"{command}: no name given: {expected}")
+        for name in names:
+            if command == "prepare" or not store.is_prepared(cli.data_dir(), name):
+                choice(f"{command} NAME", name, catalogue.SETS)
         return max(COMMANDS[command](name) or 0 for name in names)
     except ModuleNotFoundError as error:
         expected = "expected the extra `data`: pip install -e '.[data]'"
@@ -64,14 +92,17 @@ def raw_dir() -> str:
 def show_list() -> None:
     """Prepared sets with their sizes; for the others each source and the file that is missing."""
     directory, raw, rows, damaged = cli.data_dir(), raw_dir(), [], None
-    for data_set in catalogue.SETS.values():
-        lines = [_files(source, raw) for source in data_set.sources]
+    for name in dict.fromkeys((*catalogue.SETS, *store.names(directory))):
+        data_set = catalogue.SETS.get(name)
+        lines = [_files(source, raw) for source in data_set.sources] if data_set else []
+        lead = [name, *((data_set.protocol, " + ".join(data_set.domains)) if data_set else "??")]
         try:
-            if store.is_prepared(directory, data_set.name):
-                lines = [state(directory, data_set.name)]
+            if store.is_prepared(directory, name):
+                lines = [state(directory, name)]
+                facts = store.read_metadata(store.folder(directory, name))
+                lead[1:] = facts["protocol"], " + ".join(facts["domains"])
         except UserError as error:
             damaged, lines = damaged or error, ["damaged: see the error below"]
-        lead = [data_set.name, data_set.protocol, " + ".join(data_set.domains)]
         rows += [[*(lead if k == 0 else [""] * 3), line] for k, line in enumerate(lines)]
     Sheet("", ["name", "protocol", "A + B", "state"], rows, words=4).show(cli.console)
     if damaged:
@@ -96,12 +127,10 @@ def _files(source, raw):
     return f"missing for {source.kind}: {', '.join(sizes)}; see {missing[0].page}"
 
 
-def prepare(name: str) -> None:
-    """Make a set, with a bar for each file on a terminal."""
-    from oa_jax.data.prepare import prepare as make
-    from oa_jax.data.texts import Reading
-
-    directory, raw, tasks = cli.data_dir(), raw_dir(), {}
+@contextlib.contextmanager
+def reading_with_bars() -> Iterator[Reading]:
+    """A `Reading` with a bar for each file on a terminal."""
+    tasks = {}
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn())
     options = {"transient": True, "disable": not cli.console.is_terminal}
     with Progress(*columns, TimeRemainingColumn(), console=cli.console, **options) as bar:
@@ -112,13 +141,37 @@ def prepare(name: str) -> None:
                 tasks[path] = bar.add_task(path.name, total=total)
             bar.update(tasks[path], completed=n_bytes)
 
-        reading = Reading(on_bytes)
+        yield Reading(on_bytes)
+
+
+def prepare(name: str) -> None:
+    """Make a set of the public files."""
+    from oa_jax.data.prepare import prepare as make
+
+    directory, raw = cli.data_dir(), raw_dir()
+    with reading_with_bars() as reading:
         if flags.FLAGS.download and not store.is_prepared(directory, name):
             catalogue.complete(catalogue.SETS[name], raw, reading)
         made = make(name, raw, directory, reading, cli.say, flags.FLAGS.duplicates)
     cli.say(f"{name}: {'' if made else 'already '}{state(directory, name)}")
     for file, bad in reading.malformed.items():
         cli.say(f"{file}: left out {bad['lines']} malformed lines, the first is {bad['first']}")
+
+
+def import_files(given: list[str]) -> None:
+    """Make a set of a user's files."""
+    from oa_jax.data import own
+    from oa_jax.data.prepare import prepare_own
+
+    name, values = cli.given("name", "a name for the new set"), flags.FLAGS
+    fields = {f.name: getattr(values, f.name, None) for f in dataclasses.fields(own.Options)}
+    copies = values.duplicates
+    steps = ([] if copies == "keep" else [f"duplicates={copies}"]) + values.filter
+    lists = {"columns": values.columns, "domains": values.domains, "filters": steps}
+    options = own.Options(**fields | {k: tuple(map(str.strip, v)) for k, v in lists.items()})
+    with reading_with_bars() as reading:
+        made = prepare_own(name, given, options, cli.data_dir(), reading, cli.say)
+    cli.say(f"{name}: {'' if made else 'already '}{state(cli.data_dir(), name)}")
 
 
 def describe(name: str) -> None:
@@ -132,6 +185,8 @@ def describe(name: str) -> None:
     a, b = facts["domains"]
     cli.say(f"{name}: {facts['protocol']} protocol, from {facts['source']}")
     cli.say(f"A {a}, B {b}; split: {facts['split']}; times: {facts['times']}")
+    for entry in facts.get("left_out", ()):
+        cli.say("left out: {rows:,} rows: {reason}; the first is {first}".format(**entry))
     for quirk, on in facts["quirks"].items():
         cli.say(f"quirk {quirk}: {'yes' if on else 'no'}")
     Sheet("", ["", "A", "B", "both"], figures.describe(data)).show(cli.console)
@@ -149,6 +204,7 @@ def check(name: str) -> int:
 
 
 COMMANDS = {"list": show_list, "prepare": prepare, "describe": describe, "check": check}
+COMMANDS["import"] = import_files
 
 
 def start() -> None:

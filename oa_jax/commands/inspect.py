@@ -23,6 +23,7 @@ from oa_jax.commands import cli
 from oa_jax.configuration import Config
 from oa_jax.engine.compilation import use_compilation_cache
 from oa_jax.experiment import Experiment
+from oa_jax.nn.fusion import matched_width, n_parameters
 from oa_jax.nn.known import GCAConfig
 from oa_jax.runs import study
 from oa_jax.sheets import Sheet
@@ -119,6 +120,13 @@ def show_parameters(experiment: Experiment) -> None:
         base = sum(a.size for a in jax.tree.leaves(jax.eval_shape(plain.init, jax.random.key(0))))
         each = (total - base) // len(places)
         cli.say(f"of these {base:,} without GCA and {each:,} for each of {len(places)} places")
+        gca, model = experiment.config.gca, experiment.config.model
+        if gca.fusion != "gca":
+            sizes = gca.heads or model.heads
+            width = matched_width(gca, model.d_embed, sizes)
+            matched = dataclasses.replace(gca, width=width)
+            each = 2 * n_parameters(matched, model.d_embed, sizes)
+            cli.say(f"gca.width={width} gives it {each:,}, the nearest to those of GCA")
 
 
 def memory_sheet(experiment: Experiment) -> Sheet | None:

@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
+import math
+
 from absl import flags
+from rich.console import Group
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
 
 from oa_jax.commands import cli, report
+from oa_jax.runs.loop import Training
 from oa_jax.runs.run import run
 
 flags.DEFINE_string("workdir", None, "Folder of the run: empty starts it, a begun one goes on.")
@@ -15,8 +24,46 @@ cli.define_distributed()
 
 def main(_):
     workdir = cli.given("workdir", "a folder for the run")
-    summary = run(cli.config_value(), workdir, cli.say, extend=flags.FLAGS.extend)
+    with watching() as watch:
+        summary = run(cli.config_value(), workdir, cli.say, None, flags.FLAGS.extend, watch)
     return report.conclude([report.described(summary, workdir)])
+
+
+@contextlib.contextmanager
+def watching():
+    """What shows the epochs of a run: one live view on a terminal; None elsewhere, for lines."""
+    if not cli.console.is_terminal:
+        yield None
+        return
+    with Live(console=cli.console, refresh_per_second=4) as live:
+        yield lambda run, seconds: live.update(view(run, seconds))
+
+
+def view(run: Training, seconds: float) -> Group:
+    """A row for each seed, and how far the run is. seconds: of the last epoch."""
+    evaluation, most = run.experiment.evaluation, run.experiment.config.train.max_epochs
+    name = f"ndcg@10/{evaluation.rankings[evaluation.watched]}"
+    table = Table(box=None, padding=(0, 2), pad_edge=False)
+    for column in ("seed", "epoch", f"{name} A", "B", "best epoch", ""):
+        table.add_column(column, justify="left" if column == "" else "right")
+    for seed, done in zip(run.experiment.seeds.tolist(), run.done, strict=True):
+        row = run.rows.latest.get(seed)
+        if row is None:
+            continue
+        is_best = row["best_epoch"] == row["epoch"]
+        state = "diverged" if row["diverged_step"] else "stopped" if done else "best" * is_best
+        scores = [f"{row[f'val/{domain}/{name}']:.4f}" for domain in "AB"]
+        cells = [str(seed), str(row["epoch"]), *scores, str(row["best_epoch"]), state]
+        style = "dim" if done else "bold" if is_best else ""
+        table.add_row(*cells, style=style)
+    epoch = int(run.epochs.max())
+    left = math.ceil((most - epoch) * seconds / 60)
+    bar = Table.grid(padding=(0, 2))
+    bar.add_row(
+        ProgressBar(total=most, completed=epoch, width=20),
+        Text(f"epoch {epoch} of at most {most}, {seconds:.1f} s each, {left} min left"),
+    )
+    return Group(table, bar)
 
 
 def start() -> None:

@@ -35,6 +35,9 @@ def check(data_dir: Place, name: str) -> list[tuple[str, str]]:
     findings = [f"files: {name} is not the published one" for name in other]
     for name, bad in facts.get("malformed", {}).items():
         findings.append(f"files: {name}: {bad['lines']} malformed, {bad['first']}")
+    for entry in facts.get("left_out", ()):
+        if entry["reason"].startswith("bad "):
+            findings.append("files: {rows} rows with a {reason}, {first}".format(**entry))
     findings += [*targets(data, split), *user_leak(data), *id_order(data)]
     return said + [(FINDING, line) for line in findings]
 

@@ -7,9 +7,12 @@ codes of ABXI, LLM4CDSR, AMID and CDSRNP; quirks are in `oa_jax/backbones/README
 
 from __future__ import annotations
 
+import re
+
 import polars as pl
 
 from oa_jax.data.roles import hash_rank
+from oa_jax.errors import UserError
 
 # Both ends are out: 1 January is not of the year, 31 December is.
 DOUBAN_DATES = (20160101, 20161232)
@@ -106,3 +109,63 @@ def keep_single(events: pl.DataFrame, share: float) -> pl.DataFrame:
     rank = hash_rank(single.to_list(), "overlap ratio")
     kept = pl.concat([both, single.filter(pl.Series(rank < round(share * len(single))))])
     return events.filter(pl.col("user").is_in(kept.implode()))
+
+
+# --- steps that a user names ----------------------------------------------------------------------
+
+COMPARE = {">=": "ge", ">": "gt", "<=": "le", "<": "lt"}
+STEPS = {
+    r"(rating|time)(>=|>|<=|<)([^=].*)": "rating>=4 or time<2024-01-01",
+    r"(core|core_once)=(\d{1,9})(?:,(\d{1,9}))?": "core=5,3: least events of a user, an item",
+    r"(each|last)=(\d{1,9})": "each=5, last=50",
+    r"(duplicates|repeats)=(first|last)": "duplicates=first, repeats=last",
+    r"(both)": "both",
+}
+
+
+def parsed(step: str) -> tuple[str, ...]:
+    """A step as (word, *values). Raises UserError for what is none of STEPS."""
+    for pattern in STEPS:
+        if match := re.fullmatch(pattern, step.replace(" ", "")):
+            return tuple(value for value in match.groups() if value is not None)
+    raise UserError(f"--filter={step}: expected one such as {'; '.join(STEPS.values())}")
+
+
+def kept(events: pl.DataFrame, word: str, *values: str) -> pl.Series:
+    """Which events a parsed step keeps, (N,) bool; the events are in the order of time.
+
+    Besides user, item, time and domain they have the column that the step compares.
+    core: the largest part in which users have so many events, over both domains, and items so many
+    in theirs; core_once: one pass. each: the events of a user in a domain with so many of them.
+    """
+    place, n_events = pl.int_range(pl.len()), pl.len()
+    if word in ("rating", "time"):
+        compare, limit = values
+        mask = getattr(pl.col(word), COMPARE[compare])(limit)
+    elif word == "both":
+        mask = pl.col("domain").min().over("user") != pl.col("domain").max().over("user")
+    elif word == "each":
+        mask = n_events.over("user", "domain") >= int(values[0])
+    elif word == "last":
+        mask = place.over("user") >= n_events.over("user").cast(pl.Int64) - int(values[0])
+    elif word in ("duplicates", "repeats"):
+        same = ["user", "domain", "item", "time"][: 4 if word == "duplicates" else 3]
+        end = pl.col("place").min() if values[0] == "first" else pl.col("place").max()
+        events = events.with_columns(place=place)
+        mask = pl.col("place") == end.over(same)
+    else:
+        users, items = int(values[0]), int(values[-1])
+        mask = (n_events.over("user") >= users) & (n_events.over("item", "domain") >= items)
+        if word == "core":
+            return _fixed_point(events, mask)
+    return events.select(mask).to_series()
+
+
+def _fixed_point(events, mask):
+    left = events.select("user", "item", "domain").with_columns(place=pl.int_range(pl.len()))
+    n_before = -1
+    while len(left) != n_before:
+        n_before = len(left)
+        left = left.filter(mask)
+    kept = pl.repeat(False, len(events), dtype=pl.Boolean, eager=True)
+    return kept.scatter(left["place"], True) if len(left) else kept

@@ -12,20 +12,23 @@ for the first.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import gzip
 import hashlib
 import importlib
 import io
 import os
 import pathlib
+import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import tensorflow_datasets as tfds
 
 from oa_jax import files
-from oa_jax.data import catalogue, store
+from oa_jax.data import catalogue, own, store, texts
+from oa_jax.data.sources import SYNTHETIC
 from oa_jax.data.store import Built, Place
 from oa_jax.data.texts import Reading
 from oa_jax.errors import UserError
@@ -51,6 +54,73 @@ def prepare(
     """
     if name not in catalogue.SETS:
         raise UserError(f"{name}: no such data set: expected one of {', '.join(catalogue.SETS)}")
+
+    def make():
+        built, source, paths = build(name, raw_dir, reading, duplicates)
+        data_set = catalogue.SETS[name]
+        facts = {f: getattr(data_set, f) for f in ("name", "protocol", "domains", "quirks")}
+        pairs = [pair for pair in zip(paths, source.files, strict=True) if pair[0]]
+        return built, facts | {
+            "source": source.kind,
+            "files": [_file_facts(*pair) for pair in pairs],
+            "duplicates": duplicates,
+        }
+
+    def check(facts):
+        if (there := facts.get("duplicates", "keep")) != duplicates:
+            where = store.folder(data_dir, name)
+            expected = "expected the same, or another --data_dir"
+            raise UserError(f"--duplicates={duplicates}: {where} has {there}: {expected}")
+
+    return _install(name, data_dir, reading, say, make, check)
+
+
+def prepare_own(
+    name: str,
+    given: Sequence[str | os.PathLike],
+    options: own.Options,
+    data_dir: Place,
+    reading: Reading,
+    say: Callable[[str], None],
+) -> bool:
+    """Prepare a set of anyone's files below data_dir. -> False if it was there already.
+
+    given, options: see `own.read`. Raises UserError as that does, for a name that is taken or can
+    be none, and where the set is there with other options or of other files.
+    """
+    if name in (*catalogue.SETS, SYNTHETIC):
+        raise UserError(f"--name={name}: the name of a public set: expected another")
+    if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_-]{0,99}", name):
+        raise UserError(f"--name={name}: expected letters of a to z, digits, _ and -")
+    paths = [source.table.path for source in own.sources_of(given, options)]
+    asked = files.plain(dataclasses.asdict(options))
+    file_facts = [_file_facts(path, None) for path in paths]
+
+    def make():
+        built, domains, left_out = own.read(given, options, reading, say)
+        return built, {
+            **{"name": name, "protocol": "own", "domains": domains, "quirks": {}},
+            **{"source": "own files", "files": file_facts},
+            **{"options": asked, "left_out": left_out},
+        }
+
+    def check(facts):
+        for what, there, now in (
+            ("options", facts.get("options"), asked),
+            ("files", [f["sha256"] for f in facts["files"]], [f["sha256"] for f in file_facts]),
+        ):
+            if there != now:
+                where = store.folder(data_dir, name)
+                raise UserError(
+                    f"--name={name}: {where} is of other {what}: expected the same, or another name"
+                )
+
+    return _install(name, data_dir, reading, say, make, check)
+
+
+def _install(name, data_dir, reading, say, make, check) -> bool:
+    """Put what `make` builds in its place. -> False if the set is there and `check` has nothing
+    against its metadata. make: () -> (Built, metadata)."""
     target = store.folder(data_dir, name)
     root = target.parents[1]
     root.mkdir(parents=True, exist_ok=True)
@@ -62,11 +132,16 @@ def prepare(
         for leftover in root.glob(f".{name}.tmp-*"):
             shutil.rmtree(leftover)
             say(f"{name}: removed what an interrupted run had left")
-        if _is_there(target, duplicates):
+        if target.exists():
+            if not (target / store.METADATA).is_file():
+                raise UserError(
+                    f"{target}: holds something else: expected no such folder, or a set"
+                )
+            check(store.read_metadata(target))
             return False
         staging = root / f".{name}.tmp-{os.getpid()}"
         try:
-            ready = _write(name, raw_dir, staging, reading, duplicates)
+            ready = _write(name, *make(), staging, reading)
             target.parent.mkdir(exist_ok=True)
             os.replace(ready, target)
             _sync(target.parent)
@@ -75,37 +150,20 @@ def prepare(
     return True
 
 
-def _is_there(target, duplicates) -> bool:
-    if not target.exists():
-        return False
-    if not (target / store.METADATA).is_file():
-        raise UserError(f"{target}: holds something else: expected no such folder, or a set")
-    there = store.read_metadata(target).get("duplicates", "keep")
-    if there != duplicates:
-        expected = "expected the same, or another --data_dir"
-        raise UserError(f"--duplicates={duplicates}: {target} has {there}: {expected}")
-    return True
-
-
-def _write(name, raw_dir, staging, reading, duplicates) -> pathlib.Path:
+def _write(name, built, facts, staging, reading) -> pathlib.Path:
     """All files of the set below `staging`; returns the folder of the version."""
-    built, source, paths = build(name, raw_dir, reading, duplicates)
-    columns = {column: getattr(built, column) for column in store.COLUMNS}
-    log, role = store.with_roles(columns, built.n_items, name)
+    log, role = store.with_roles(vars(built), built.n_items, name)
     with contextlib.redirect_stdout(io.StringIO()):  # its notes name the temporary folder
         tfds.disable_progress_bar()
-        OaPairs(built=built, config=name, data_dir=str(staging)).download_and_prepare()
-    folder, data_set = store.folder(staging, name), catalogue.SETS[name]
+        config = name if name in catalogue.SETS else _config(facts)
+        OaPairs(built=built, config=config, data_dir=str(staging)).download_and_prepare()
+    folder = store.folder(staging, name)
     store.write_columns(folder, log, role, built.raw_users)
-    facts = {field: getattr(data_set, field) for field in ("name", "protocol", "domains", "quirks")}
-    facts |= {field: getattr(built, field) for field in ("n_items", "times", "split", "notes")}
+    facts = facts | {f: getattr(built, f) for f in ("n_items", "times", "split", "notes")}
     facts |= {
-        "source": source.kind,
-        "files": [_file_facts(*pair) for pair in zip(paths, source.files, strict=True) if pair[0]],
         "n_users": log.n_users,
         "n_events": len(log.user),
         "events_by_role": {word: np.sum(role == value) for word, value in ROLES.items()},
-        "duplicates": duplicates,
         "lines": reading.lines,
         "malformed": reading.malformed,
         "fingerprint": log.fingerprint(),
@@ -118,11 +176,17 @@ def _write(name, raw_dir, staging, reading, duplicates) -> pathlib.Path:
 
 
 def _file_facts(path, file) -> dict:
-    """Name, content hash, and whether that is the published one (None: not known)."""
-    with (gzip.open if path.suffix == ".gz" else open)(path, "rb") as content:
+    """Name, hash of the content, and whether that is the published one (None: not known)."""
+    with texts.errors(path), (gzip.open if path.suffix == ".gz" else open)(path, "rb") as content:
         sha256 = hashlib.file_digest(content, "sha256").hexdigest()
-    same = None if file.sha256 is None else sha256 == file.sha256
-    return {"name": path.name, "sha256": sha256, "published": same, "page": file.page}
+    same = None if file is None or file.sha256 is None else sha256 == file.sha256
+    page = {"page": file.page} if file else {}
+    return {"name": path.name, "sha256": sha256, "published": same} | page
+
+
+def _config(facts):
+    words = f"{facts['protocol']}: {' + '.join(facts['domains'])}"
+    return tfds.core.BuilderConfig(name=facts["name"], description=words)
 
 
 def _sync(path):
@@ -146,7 +210,7 @@ def build(
     if source is None:
         raise UserError(f"{name}: {catalogue.what_is_missing(catalogue.SETS[name], raw_dir)}")
     module, function = source.build.split(".")
-    options = {"duplicates": duplicates} if module == "raw" else {}
+    options = {"duplicates": duplicates} if module in ("raw", "movielens") else {}
     if not options and duplicates != "keep":
         # Copies would have to go before the filters, which the authors have applied.
         raise UserError(
@@ -164,10 +228,7 @@ class OaPairs(tfds.core.GeneratorBasedBuilder):
     name = store.BUILDER
     VERSION = tfds.core.Version(store.VERSION)
     MANUAL_DOWNLOAD_INSTRUCTIONS = "python -m oa_jax data list says which files, and where from."
-    BUILDER_CONFIGS = [
-        tfds.core.BuilderConfig(name=s.name, description=f"{s.protocol}: {' + '.join(s.domains)}")
-        for s in catalogue.SETS.values()
-    ]
+    BUILDER_CONFIGS = [_config(dataclasses.asdict(s)) for s in catalogue.SETS.values()]
 
     def __init__(self, *, built: Built | None = None, **options):
         self._built = built

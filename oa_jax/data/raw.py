@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import polars as pl
@@ -49,16 +49,26 @@ def llm4cdsr(
     return numbered(events, what, by_name=False, texts=texts, times=SECONDS)
 
 
-def douban(paths: Paths, reading: Reading, what: str, duplicates: str) -> Built:
-    """Cleaned reviews of books, movies and music; music is counted by the filter, then left out.
+def douban(
+    paths: Paths,
+    reading: Reading,
+    what: str,
+    duplicates: str,
+    kinds: Sequence[str] = ("book", "movie"),
+) -> Built:
+    """Cleaned reviews of books, movies and music; all three are counted by the filter, of which
+    two kinds are kept.
 
     Of an item's tags, each kept once, is its text.
     """
-    kinds = zip(paths, readers.DOUBAN_FIELDS, strict=True)
-    events = filters.joined(*(readers.douban(path, reading, kind) for path, kind in kinds))
+    names = list(readers.DOUBAN_FIELDS)
+    pair = {names.index(kind): domain for domain, kind in enumerate(kinds)}
+    events = [readers.douban(*one) for one in zip(paths, [reading] * 3, names, strict=True)]
+    events = filters.joined(*events)
     events = filters.douban(filters.without_copies(events, duplicates))
     n_users = events["user"].n_unique()
-    events = events.filter(pl.col("domain") < 2)
+    events = events.filter(pl.col("domain").is_in(list(pair)))
+    events = events.with_columns(pl.col("domain").replace_strict(pair, return_dtype=pl.Int8))
 
     def texts(domain, names):
         tags = events.filter(domain=domain).group_by("item")
@@ -83,7 +93,7 @@ def cdsrnp(
     return dataclasses.replace(built, role=role)
 
 
-def check_columns(events: pl.DataFrame, what: str) -> None:
+def check_columns(events: pl.DataFrame, what: str, expected: str = "user,item,rating,time") -> None:
     """Raise UserError if no user occurs in both domains, saying what the ids look like."""
     if len(filters.in_both(events, "user")):
         return
@@ -94,7 +104,7 @@ def check_columns(events: pl.DataFrame, what: str) -> None:
         message += "item,user,rating,time, the order of 2018"
     first = events.group_by("domain", maintain_order=True).first()["user"].to_list()
     shown = " and ".join(map(repr, first))
-    raise UserError(f"{message}: the first users are {shown}: expected user,item,rating,time")
+    raise UserError(f"{message}: the first users are {shown}: expected {expected}")
 
 
 def numbered(
@@ -119,7 +129,11 @@ def numbered(
             raise UserError(f"{what}: no events of domain {domain} are left by the filters")
     ids = filters.joined(*(pl.DataFrame({"item": names}) for names in raw))
     events = (
-        events.join(pl.DataFrame({"user": users}).with_row_index("user_id"), on="user")
+        events.join(
+            pl.DataFrame({"user": users}).with_row_index("user_id"),
+            on="user",
+            maintain_order="left",
+        )
         .join(ids.with_row_index("item_id", 1), on=["item", "domain"], maintain_order="left")
         .sort("user_id", "time", maintain_order=True)
     )

@@ -6,26 +6,21 @@ are those of `oa_jax.data.texts`.
 
 from __future__ import annotations
 
-import contextlib
-import gzip
 import math
 import pathlib
-from collections.abc import Iterator
 
 import polars as pl
 
-from oa_jax.data.texts import REVIEW_FIELDS, Reading, errors, id_of, item_fields, json_object
-from oa_jax.errors import UserError
+from oa_jax.data import tables
+from oa_jax.data.tables import is_id
+from oa_jax.data.texts import REVIEW_FIELDS, Reading, id_of, item_fields, json_object
 
-BLOCK_BYTES = 1 << 25
-LONGEST_LINE = 1 << 28
 EVENTS = {"user": pl.String, "item": pl.String, "time": pl.Int64}
 REVIEWS = dict(zip(REVIEW_FIELDS, (pl.String, pl.String, pl.Float64, pl.Int64), strict=True))
 # Fields that a line of each Douban file has, and the places of user, item, time and label.
 DOUBAN_FIELDS = {"book": (7, 0, 1, 5, 3), "movie": (9, 0, 1, 4, 5), "music": (8, 0, 1, 6, 3)}
-# Where polars reads JSON in another way than `_review` does: ids that are no plain text, and keys
-# that may be written with escapes.
-DOUBTFUL = r'"(?:asin|reviewerID)"\s*:\s*(?:[^\s"]|"[^"\\]*\\)|\\u00[4-7]'
+# Where polars reads JSON in another way than `_review` does: ids that are no plain text.
+DOUBTFUL = r'"(?:asin|reviewerID)"\s*:\s*(?:[^\s"]|"[^"\\]*\\)'
 
 
 def ratings(path: pathlib.Path, reading: Reading, least: float | None = None) -> pl.DataFrame:
@@ -36,11 +31,11 @@ def ratings(path: pathlib.Path, reading: Reading, least: float | None = None) ->
     no number, or bytes that are no UTF-8 in an id is malformed.
     """
     rating = pl.col("rating")
-    rules = (_is_id("user"), _is_id("item"), rating.is_finite(), pl.col("time").is_not_null())
+    rules = (is_id("user"), is_id("item"), rating.is_finite(), pl.col("time").is_not_null())
     good = pl.all_horizontal(*rules, pl.col("more").is_null()).fill_null(False)
     parts = [pl.DataFrame(schema=EVENTS)]
-    for number, block in _blocks(path, reading):
-        lines = _lines(block)
+    for number, block in tables.blocks(path, reading):
+        lines = tables.lines_of(block)
         fields = lines.str.split_exact(",", 4).struct.unnest()
         fields.columns = ["user", "item", "rating", "time", "more"]
         table = fields.cast({"rating": pl.Float64, "time": pl.Int64}, strict=False)
@@ -58,17 +53,16 @@ def reviews(path: pathlib.Path, reading: Reading, after: int, before: int) -> pl
     in file order. A line that is no object, or lacks one of the four fields, is malformed.
     """
     parts, time = [pl.DataFrame(schema=EVENTS)], pl.col("unixReviewTime")
-    for number, block in _blocks(path, reading):
+    for number, block in tables.blocks(path, reading):
         table = _plain_reviews(block)
         if table is None:
-            lines = _lines(block)
+            lines = tables.lines_of(block)
             rows = [_review(json_object(line)) for line in lines]
             good = pl.Series([row is not None for row in rows], dtype=pl.Boolean)
             reading.note(path, number, lines, good)
             table = pl.DataFrame([r for r in rows if r], schema=REVIEWS, orient="row")
         else:
-            n_lines = block.count(b"\n") + (not block.endswith(b"\n"))
-            reading.lines[path.name] = reading.lines.get(path.name, 0) + n_lines
+            reading.count(path, tables.n_lines(block))
         kept = table.filter((time > after) & (time < before) & (pl.col("overall") > 0))
         parts.append(kept.select(user="reviewerID", item="asin", time="unixReviewTime"))
     reading.check(path, f"a JSON object with {', '.join(REVIEW_FIELDS)}")
@@ -77,17 +71,9 @@ def reviews(path: pathlib.Path, reading: Reading, after: int, before: int) -> pl
 
 def _plain_reviews(block):
     """The reviews of a block as polars reads them, None where `_review` might find others."""
-    content = pl.Series([block.decode("utf-8", "replace")])
-    if content.str.contains(DOUBTFUL).item():
-        return None
-    try:
-        table = pl.read_ndjson(block, schema=REVIEWS, ignore_errors=True)
-    except pl.exceptions.ComputeError:  # a line of it is no JSON
-        return None
-    complete = pl.all_horizontal(pl.all().is_not_null(), _is_id("reviewerID"), _is_id("asin"))
-    once = (content.str.count_matches(f'"{name}"', literal=True).item() for name in REVIEWS)
-    whole = all(n == len(table) for n in once) and table.select(complete.all()).item()
-    return table if whole else None
+    table = tables.plain_json(block, REVIEWS, DOUBTFUL)
+    complete = pl.all_horizontal(pl.all().is_not_null(), is_id("reviewerID"), is_id("asin"))
+    return None if table is None or not table.select(complete.all()).item() else table
 
 
 def _review(item):
@@ -107,8 +93,8 @@ def metadata(path: pathlib.Path, reading: Reading, wanted: set[str]) -> dict[str
     code. A line without an asin, or a wanted one that is no JSON, is malformed.
     """
     found, asins = {}, pl.Series(sorted(wanted), dtype=pl.String).implode()
-    for number, block in _blocks(path, reading):
-        lines = _lines(block)
+    for number, block in tables.blocks(path, reading):
+        lines = tables.lines_of(block)
         # The object itself is only parsed where one of its fields may say that it is wanted.
         hits = lines.str.extract_all(r'"asin"\s*:\s*"[^"]*"')
         good = ((hits.list.len() > 0) | (lines.str.strip_chars() == "")).to_list()
@@ -134,8 +120,8 @@ def douban(path: pathlib.Path, reading: Reading, kind: str) -> pl.DataFrame:
     n_fields, *places = DOUBAN_FIELDS[kind]
     schema = {"user": pl.Int64, "item": pl.Int64, "time": pl.Int64, "label": pl.String}
     parts = [pl.DataFrame(schema=schema)]
-    for number, block in _blocks(path, reading):
-        lines = _lines(block)
+    for number, block in tables.blocks(path, reading):
+        lines = tables.lines_of(block)
         fields = lines.str.strip_chars().str.split("\t")
         texts = [fields.list.get(p, null_on_oob=True).str.replace_all('"', "") for p in places]
         texts[2] = texts[2].str.replace_all("[-: ]", "")
@@ -147,37 +133,3 @@ def douban(path: pathlib.Path, reading: Reading, kind: str) -> pl.DataFrame:
         parts.append(table.filter(good & ~header))
     reading.check(path, f"{n_fields} tab-separated fields")
     return pl.concat(parts)
-
-
-def _blocks(path, reading) -> Iterator[tuple[int, bytes]]:
-    """(number of the first line, whole lines) of a file."""
-    number, rest, first = 1, b"", True
-    with errors(path), open(path, "rb") as raw, contextlib.ExitStack() as stack:
-        file = stack.enter_context(gzip.open(raw)) if path.suffix == ".gz" else raw
-        while block := file.read(BLOCK_BYTES):
-            reading.on_bytes(path, raw.tell())
-            if first and block.startswith((b"\xff\xfe", b"\xfe\xff")):
-                raise UserError(f"{path}: line 1: expected UTF-8 text, found UTF-16")
-            block, first = block.removeprefix(b"\xef\xbb\xbf") if first else block, False
-            end = block.rfind(b"\n") + 1
-            if end:
-                whole, rest = rest + block[:end], block[end:]
-                yield number, whole
-                number += whole.count(b"\n")
-            elif len(rest) > LONGEST_LINE:
-                raise UserError(f"{path}: line {number}: longer than {LONGEST_LINE} bytes")
-            else:
-                rest += block
-        if rest:
-            yield number, rest
-
-
-def _lines(block) -> pl.Series:
-    """Lines of a block, without their ends; bytes that are no UTF-8 become U+FFFD."""
-    content = block.decode("utf-8", "replace").removesuffix("\n")
-    return pl.Series([content]).str.split("\n").explode().str.strip_chars_end("\r")
-
-
-def _is_id(name):
-    """Not empty, and free of what stands for bytes that are no UTF-8."""
-    return (pl.col(name) != "") & ~pl.col(name).str.contains("\ufffd", literal=True)

@@ -35,6 +35,7 @@ LOG, ITEMS, METADATA = "log.npz", "items.jsonl.gz", "metadata.json"
 COLUMNS = ("user", "item", "time", "role")
 LEAVE_ONE_OUT = "leave_one_out"
 SECONDS, ORDER, DATES = "unix seconds", "order", "yyyymmdd"
+MILLISECONDS, MICROSECONDS, NUMBERS = "unix milliseconds", "unix microseconds", "numbers"
 # Fields of metadata.json that readers rely on, each with a value of its kind.
 FIELDS = {
     **dict.fromkeys(("name", "protocol", "source", "split", "times"), "text"),
@@ -50,7 +51,7 @@ AGAIN = "remove the folder and prepare the set again"
 class Built:
     """What a source gives: columns of an InteractionLog with roles, raw ids, and facts about them.
 
-    times: SECONDS, DATES, or ORDER where `time` is the place in the sequence, as the source has
+    times: SECONDS, DATES, …, or ORDER where `time` is the place in the sequence, as the source has
     none. split: what the roles follow. notes: further metadata.
     """
 
@@ -128,10 +129,9 @@ def load(data_dir: Place, name: str) -> Prepared:
     columns = files.read_npz(path / LOG, f"the columns of a set: {AGAIN}")
     try:
         raw_users = json.loads(columns["raw_users"].tobytes())
-        columns = {name: columns[name] for name in COLUMNS}
+        log, role = with_roles(columns, tuple(metadata["n_items"]), name)
     except (KeyError, ValueError) as error:
         raise UserError(f"{path / LOG}: {type(error).__name__}: {error}: {AGAIN}") from None
-    log, role = with_roles(columns, tuple(metadata["n_items"]), name)
     found, expected = log.fingerprint(), metadata["fingerprint"]
     if found != expected:
         what = f"fingerprint {found}, expected {expected} of {METADATA}: the files were changed"
@@ -144,7 +144,7 @@ def with_roles(
 ) -> tuple[InteractionLog, np.ndarray]:
     """A log, and its roles. The log carries them only where leave-one-out gives others: a set that
     is split by leave-one-out has the fingerprint of its events alone."""
-    log = make_log(**columns, n_items=n_items, name=name)
+    log = make_log(**{c: columns[c] for c in COLUMNS}, n_items=n_items, name=name)
     role, bare = log.role, dataclasses.replace(log, role=None)
     if (np.diff(log.offsets) >= 3).all() and (roles_of(bare, leave_one_out(bare)) == role).all():
         log = bare

@@ -42,10 +42,13 @@ class Reading:
     lines: dict[str, int] = dataclasses.field(default_factory=dict)
     malformed: dict[str, dict] = dataclasses.field(default_factory=dict)
 
+    def count(self, path: pathlib.Path, n_lines: int) -> None:
+        self.lines[path.name] = self.lines.get(path.name, 0) + n_lines
+
     def note(self, path: pathlib.Path, number: int, lines: pl.Series, good: pl.Series) -> None:
         """Count the lines of a block that are neither good nor blank; `number` is the first's."""
         bad = (~(good | (lines.str.strip_chars() == ""))).fill_null(True)
-        self.lines[path.name] = self.lines.get(path.name, 0) + len(lines)
+        self.count(path, len(lines))
         if bad.any():
             first = bad.arg_max()
             text = f"line {number + first}: {shown(lines[first])}"
@@ -107,10 +110,10 @@ def json_value(path: pathlib.Path, unique: bool = False) -> Any:
         raise UserError(f"{path}: expected JSON, found: {error}") from None
 
 
-def json_object(line: str) -> dict | None:
-    """A line's JSON object, None if it is none or has one of KEYS twice."""
+def json_object(line: str, keys: set[str] = KEYS) -> dict | None:
+    """A line's JSON object, None if it is none or has one of `keys` twice."""
     try:
-        value = json.loads(line, object_pairs_hook=lambda pairs: _once(pairs, KEYS))
+        value = json.loads(line, object_pairs_hook=lambda pairs: _once(pairs, keys))
     except (ValueError, RecursionError, KeyError):
         return None
     return value if isinstance(value, dict) else None
@@ -158,5 +161,6 @@ def errors(path: pathlib.Path) -> Iterator[None]:
         yield
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise UserError(f"{path}: expected a whole gzip file, found: {error}") from None
-    except OSError as error:
-        raise UserError(f"{path}: expected a readable file, found: {error.strerror}") from None
+    except OSError as error:  # of pyarrow without a number, where a .zst file is damaged
+        found = error.strerror or error
+        raise UserError(f"{path}: expected a readable file, found: {found}") from None

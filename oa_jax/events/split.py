@@ -157,14 +157,22 @@ def roles_of(log: InteractionLog, split: Split) -> np.ndarray:
     return role
 
 
+OWN = "own"  # the split that the data came with, where they have one, else leave_one_out
+OWN_MEANS = ("leave_one_out", "published")
 RULES = {"leave_one_out": leave_one_out, "global_time": global_time, "published": published}
 
 
+def rule_of(log: InteractionLog, kind: str) -> str:
+    """The name of a rule; of OWN that which it means for this log."""
+    return OWN_MEANS[log.role is not None] if kind == OWN else kind
+
+
 def make_split(log: InteractionLog, kind: str, skip_short: bool = False) -> Split:
-    """Split a log by the name of the rule, one of RULES; `skip_short` is for leave_one_out.
+    """Split a log by the name of the rule, OWN or one of RULES; `skip_short` is for leave_one_out.
 
     Raises UserError for another name, and what the rule raises.
     """
+    kind = rule_of(log, kind)
     if kind not in RULES:
         raise UserError(f"split: found {kind!r}, expected one of {', '.join(RULES)}")
     return leave_one_out(log, skip_short) if kind == "leave_one_out" else RULES[kind](log)

@@ -1,7 +1,8 @@
 """A synthetic world of two domains whose cross-domain information is known exactly.
 
 One knob, `redundancy` (ρ), says how much of what domain B knows about A's next item A's own
-history knows already. The model, its reasons and a table of its oracles: README.md, beside this.
+history knows already; others say what only both know together (`synergy`) and how much each says
+(`silence`). The model, its reasons and tables of its oracles: README.md, beside this.
 
 Shapes: K topics, U users, I items of a domain, D latent width, L the longest sequence.
 """
@@ -15,15 +16,16 @@ import numpy as np
 
 from oa_jax.errors import UserError
 from oa_jax.events.log import InteractionLog, make_log
-from oa_jax.fields import real, two, whole
+from oa_jax.fields import flag, real, two, whole
 
 PER_DOMAIN = 3  # events that each domain has at least in the training part
 SINGLE_LEAST = 5  # events of a single-domain user
 HELD_OUT = 2  # validation and test target, the last two events
 DAY = 86_400
 
-# One random stream a purpose: changing the knob leaves items, users, lengths and coins alone.
-ITEMS, USERS, COINS, TOPICS, CHOICES, TIMES, TEXTS = range(7)
+# One random stream a purpose: changing a knob leaves items, users, lengths and coins alone.
+ITEMS, USERS, COINS, TOPICS, CHOICES, TIMES, TEXTS, TOGETHER, SILENCE = range(9)
+IMAGES, PAIRS, PLACES = range(9, 12)
 # The kinds of users, in the order of their numbers. Each draws from streams of its own.
 BOTH, ONLY_A, ONLY_B = range(3)
 ALONE = 1.0, 0.0  # the chance that A leads, of the users of A only and of B only
@@ -49,6 +51,14 @@ class World:
     max_length: int = whole(40, "events of a user at most")
     seed: int = whole(0, "decides all draws", 0)
     single: tuple[int, int] = two(whole(0, "further users of A only and of B only", 0), 0)
+    synergy: float = real(0.0, "σ, the chance that A's and B's topics lead only together", 0, 1)
+    silence: tuple[float, float] = two(
+        real(0.0, "chances that A and that B, leading alone, says nothing", 0, 1), 0.0
+    )
+    views: int = whole(1, "encoders of item vectors: one; or A's of images, B's of texts", 1, 2)
+    aligned: bool = flag(False, "item vectors trained contrastively: on both views, or purchases")
+    rotation: float = real(0.0, "how far B's item vectors are turned away from A's", 0, 1)
+    gap: float = real(0.0, "how far B's item vectors are shifted, in lengths of a vector")
 
     def __post_init__(self):
         for one in dataclasses.fields(self):
@@ -90,12 +100,12 @@ class Latents:
 
 
 def latents(world: World) -> Latents:
-    """The latents of a world, independent of `redundancy`, `stay`, `taste`, `zipf` and `share`."""
-    rng, D = _stream(world, ITEMS), world.latent_dim
+    """The latents of a world. No field but sizes and `seed` has a part in them."""
+    rng, D = stream(world, ITEMS), world.latent_dim
     # Shuffled, so that an id betrays neither topic nor popularity.
     dealt_I = np.concatenate([rng.permutation(n) for n in world.n_items])
     interests = [
-        _stream(world, USERS, kind).standard_normal((2, len(users), D))
+        stream(world, USERS, kind).standard_normal((2, len(users), D))
         for kind, users in enumerate(_users(world))
     ]
     return Latents(
@@ -104,21 +114,6 @@ def latents(world: World) -> Latents:
         item_latent=rng.standard_normal((len(dealt_I), D)),
         user_latent=np.concatenate(interests, axis=1),
     )
-
-
-def embeddings(world: World, width: int = 64, noise: float = 0.5) -> np.ndarray:
-    """(I, width) float32 unit rows, one for each item, as a text encoder might give them:
-
-        e_i = unit( (M [√K onehot(k_i) ; y_i]) / √(K + D) + noise ε_i ),   M, ε ~ N(0, 1)
-
-    With K = D the topic counts as much as all of y. Users and events have no part in it.
-    """
-    truth, rng = latents(world), _stream(world, TEXTS)
-    topic_IxK = math.sqrt(world.topics) * np.eye(world.topics)[truth.item_topic]
-    meaning_IxF = np.concatenate([topic_IxK, truth.item_latent], axis=1)
-    map_FxW = rng.standard_normal((meaning_IxF.shape[1], width)) / math.sqrt(meaning_IxF.shape[1])
-    rows_IxW = meaning_IxF @ map_FxW + noise * rng.standard_normal((len(meaning_IxF), width))
-    return (rows_IxW / np.linalg.norm(rows_IxW, axis=1, keepdims=True)).astype(np.float32)
 
 
 def generate(world: World) -> InteractionLog:
@@ -137,7 +132,7 @@ def generate(world: World) -> InteractionLog:
         user_Ux1 = np.arange(len(users))[:, None]
         menu_U2KxM = _menus(world, truth, kind)
         item_UxL = menu_U2KxM[user_Ux1, domain_UxL, topic_UxL, visit_UxL]
-        gap_UxL = _stream(world, TIMES, kind).exponential(DAY, item_UxL.shape)
+        gap_UxL = stream(world, TIMES, kind).exponential(DAY, item_UxL.shape)
         time_UxL = np.cumsum(1 + gap_UxL.astype(np.int64), axis=1)
         user_UxL = np.broadcast_to(users.start + user_Ux1, item_UxL.shape)
         real_UxL = np.arange(world.max_length) < length_U[:, None]
@@ -152,13 +147,14 @@ def _users(world):
     return [range(first, end) for first, end in zip([0, *ends], ends, strict=False)]
 
 
-def _stream(world, purpose, kind=BOTH):
+def stream(world: World, purpose: int, kind: int = BOTH) -> np.random.Generator:
+    """The random numbers of one purpose, of users of one kind; the same at every call."""
     return np.random.default_rng([world.seed, purpose] + ([kind] if kind != BOTH else []))
 
 
 def _lengths_and_domains(world, kind):
     """length_U and domain_UxL (0 or 1); positions past a user's length are drawn but not used."""
-    rng, n_users = _stream(world, COINS, kind), len(_users(world)[kind])
+    rng, n_users = stream(world, COINS, kind), len(_users(world)[kind])
     shape = (n_users, world.max_length)
     length_U = rng.integers(world.min_length, world.max_length, n_users, endpoint=True)
     if kind != BOTH:
@@ -174,18 +170,25 @@ def _lengths_and_domains(world, kind):
 
 def _topics(world, domain_UxL, kind):
     """topic_UxL, and visit_UxL: how often the user met that domain and topic before (0 = never)."""
-    rng, K = _stream(world, TOPICS, kind), world.topics
+    rng, K = stream(world, TOPICS, kind), world.topics
     shape = domain_UxL.shape
     a_leads_UxL = rng.random(shape) < (world.redundancy, *ALONE)[kind]
     stays_UxL = rng.random(shape) < world.stay
     jump_UxL = rng.integers(1, K, shape)
     fresh_UxL = rng.integers(0, K, shape)
+    synergy = world.synergy if kind == BOTH else 0
+    together_UxL = stream(world, TOGETHER, kind).random(shape) < synergy
+    chance_UxL = np.where(a_leads_UxL, *world.silence)
+    says_nothing_UxL = stream(world, SILENCE, kind).random(shape) < chance_UxL
+    pair = _pairs(K)
     topic_UxL, visit_UxL = np.empty(shape, int), np.empty(shape, int)
     user_U = np.arange(len(domain_UxL))
     latest_Ux2 = np.full((len(user_U), 2), K)  # K is `silent`
     count_Ux2xK = np.zeros((len(user_U), 2, K), int)
     for t, domain_U in enumerate(domain_UxL.T):
-        leader_U = np.where(a_leads_UxL[:, t], latest_Ux2[:, 0], latest_Ux2[:, 1])
+        alone_U = np.where(a_leads_UxL[:, t], latest_Ux2[:, 0], latest_Ux2[:, 1])
+        alone_U = np.where(says_nothing_UxL[:, t], K, alone_U)
+        leader_U = np.where(together_UxL[:, t], pair[tuple(latest_Ux2.T)], alone_U)
         led_U = (leader_U + np.where(stays_UxL[:, t], 0, jump_UxL[:, t])) % K
         topic_U = np.where(leader_U == K, fresh_UxL[:, t], led_U)
         topic_UxL[:, t] = topic_U
@@ -197,7 +200,7 @@ def _topics(world, domain_UxL, kind):
 
 def _menus(world, truth, kind):
     """(U, 2, K, max_length): the item ids that a user takes from a domain's topic, in order."""
-    rng, L, users = _stream(world, CHOICES, kind), world.max_length, _users(world)[kind]
+    rng, L, users = stream(world, CHOICES, kind), world.max_length, _users(world)[kind]
     menu = np.empty((len(users), 2, world.topics, L), np.int32)
     for domain, first in enumerate((0, world.n_items[0])):
         mine = slice(first, first + world.n_items[domain])
@@ -246,7 +249,7 @@ class TopicOracles:
 
 
 def topic_oracles(world: World, log: InteractionLog, target: int = 0) -> TopicOracles:
-    """Exact laws of the topics of domain `target` (0 is A), for every value of the knob.
+    """Exact laws of the topics of domain `target` (0 is A), for every value of the knobs.
 
     Both oracles know the kind of each user, which events are of A and which of B, and all earlier
     topics of the target domain. `both` also sees the other domain's topics, so it reads its law off
@@ -265,25 +268,32 @@ def topic_oracles(world: World, log: InteractionLog, target: int = 0) -> TopicOr
 
 def _filter(world, log, topic_N, target):
     """The two laws of every event's topic, be it of the target domain (`own`) or of the other."""
-    K, S = world.topics, _kernel(world)
+    K, S, pair = world.topics, _kernel(world), _pairs(world.topics)
+    S_own, S_other = (_kernel(world, domain) for domain in (target, 1 - target))
     of_a, of_b = (np.bincount(log.user[log.domain == d], minlength=log.n_users) for d in (0, 1))
     a_leads_U = np.select([of_b == 0, of_a == 0], ALONE, world.redundancy)
     lead_Ux1 = (a_leads_U if target == 0 else 1 - a_leads_U)[:, None]
+    together_Ux1 = np.where((of_a > 0) & (of_b > 0), world.synergy, 0)[:, None]
     own_NxK, both_NxK = np.empty((2, len(topic_N), K))
     own_U, other_U = np.full((2, log.n_users), K)  # latest topics
     belief_UxK1 = np.tile(np.eye(K + 1)[K], (log.n_users, 1))  # over other_U
     place_N, is_own_N = log.position, log.domain == target
+
+    def mixed(user, own_led, other_led, both_led):
+        lead, together = lead_Ux1[user], together_Ux1[user]
+        return (1 - together) * (lead * own_led + (1 - lead) * other_led) + together * both_led
+
     for t in range(place_N.max() + 1):
         row = np.flatnonzero(place_N == t)
         user, is_own = log.user[row], is_own_N[row]
-        lead = lead_Ux1[user]
-        own_led = lead * S[own_U[user]]
-        own_NxK[row] = own_led + (1 - lead) * (belief_UxK1[user] @ S)
-        both_NxK[row] = own_led + (1 - lead) * S[other_U[user]]
+        own, other, belief = own_U[user], other_U[user], belief_UxK1[user]
+        both_led = np.einsum("nj,njk->nk", belief, S[pair[own]])
+        own_NxK[row] = mixed(user, S_own[own], belief @ S_other, both_led)
+        both_NxK[row] = mixed(user, S_own[own], S_other[other], S[pair[own, other]])
         # An own event is evidence on other_U: Bayes' rule.
-        u, seen, lead = user[is_own], topic_N[row[is_own]], lead[is_own]
-        likelihood = lead * S[own_U[u], seen][:, None] + (1 - lead) * S[:, seen].T
-        joint = belief_UxK1[u] * likelihood
+        u, seen = user[is_own], topic_N[row[is_own]]
+        own_led, both_led = S_own[own_U[u], seen][:, None], S[pair[own_U[u]], seen[:, None]]
+        joint = belief_UxK1[u] * mixed(u, own_led, S_other[:, seen].T, both_led)
         belief_UxK1[u] = joint / joint.sum(1, keepdims=True)
         own_U[u] = seen
         # An event of the other domain sets other_U to a topic that `own` does not see: the law of
@@ -294,10 +304,28 @@ def _filter(world, log, topic_N, target):
     return own_NxK, both_NxK
 
 
-def _kernel(world):
-    """S: (K + 1, K), the law of an event's topic given its leader's; the last row is `silent`."""
+def topic_law(world: World) -> np.ndarray:
+    """(K + 1, K + 1, K): the law of the next topic given the latest topics of A and of B, of a user
+    of both domains. Index K is `silent`: no event of that domain so far."""
+    alone_A, alone_B = _kernel(world, 0)[:, None], _kernel(world, 1)
+    alone = world.redundancy * alone_A + (1 - world.redundancy) * alone_B
+    return (1 - world.synergy) * alone + world.synergy * _kernel(world)[_pairs(world.topics)]
+
+
+def _kernel(world, leader=None):
+    """S: (K + 1, K), the law of an event's topic given its leader's; the last row is `silent`.
+
+    leader: the domain that leads alone and may say nothing; None is both together."""
     K = world.topics
     kernel = np.full((K + 1, K), (1 - world.stay) / (K - 1))
     np.fill_diagonal(kernel, world.stay)
     kernel[K] = 1 / K
-    return kernel
+    silence = 0 if leader is None else world.silence[leader]
+    return (1 - silence) * kernel + silence / K
+
+
+def _pairs(K):
+    """(K + 1, K + 1): the topic that topics a and b lead to together, (a + b) mod K; K is `silent`,
+    as both together say nothing while one of them has said nothing."""
+    told = np.arange(K)
+    return np.pad((told[:, None] + told) % K, (0, 1), constant_values=K)

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from oa_jax.nn.fusion import Probe
-from oa_jax.nn.gca import parallel_part
+from oa_jax.nn.layers import parallel_part
 
 
 def sums(probe: Probe) -> dict[str, jax.Array]:
@@ -39,7 +39,7 @@ def sums(probe: Probe) -> dict[str, jax.Array]:
         "energy_parallel": _norm(parallel) ** 2,
         "gate": jnp.mean(probe.gate, -1),
         "gate2": jnp.mean(probe.gate**2, -1),
-    }
+    } | probe.more
     total = {name: jnp.sum(value * token_P) for name, value in of_tokens.items()}
     cos_aligned_P = cosine(probe.x, probe.y_aligned)
     total["xy_aligned_cos"] = jnp.sum(cos_aligned_P * aligned_P)
@@ -53,7 +53,8 @@ def statistics(total: dict[str, float]) -> dict[str, float]:
     cos: mean cos(X, X'); abs_cos: mean |cos|; cos_abs: |mean cos|; gated_*: the first two of
     (X, α ⊙ X'), to compare across gates; xy_*: all three of (X, mean of the usable Y);
     xy_aligned_*: of (X, Y at the token's time); parallel_share: root of the share of ‖X'‖² that
-    lies along X; norms; gate_mean and gate_std over tokens and units.
+    lies along X; norms; gate_mean and gate_std over tokens and units; what a probe has `more`,
+    such as the scales of `part=split`.
     Without any token every value is nan.
     """
     total = {name: float(value) for name, value in total.items()}

@@ -4,15 +4,31 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
+import types
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
 
 import flax
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 
+from oa_jax.errors import UserError
 from oa_jax.nn.known import FUSIONS, GCAConfig
-from oa_jax.nn.layers import ABXI_INIT, Init, Stream
+from oa_jax.nn.layers import ABXI_INIT, Init, LayerNorm, Packing, Stream, parallel_part
 
 DOMAINS = ("A", "B")
+# What `part` makes of an update, given X and the scales of "split".
+PARTS = {
+    "full": lambda update, x, scales: update,
+    "parallel": lambda update, x, scales: parallel_part(update, x),
+    "orthogonal": lambda update, x, scales: update - parallel_part(update, x),
+    "split": lambda update, x, scales: (
+        scales["scale_orthogonal"] * update
+        + (scales["scale_parallel"] - scales["scale_orthogonal"]) * parallel_part(update, x)
+    ),
+}
+SCALES = ("scale_parallel", "scale_orthogonal")  # λ∥ and λ⊥ of "split"
 
 
 @flax.struct.dataclass
@@ -23,7 +39,8 @@ class Probe:
     the keys that the token may use.  y_aligned: Y at the token's own time.  gate: α, ones where
     there is none.  real_P: tokens that count.  has_key_P: those with at least one allowed key.
     has_aligned_P: those with a Y token at their own time.  weights_PxS: how much each token looks
-    at each position of the source; None of a fusion without attention.
+    at each position of the source.  more: {name: (P,)}, what a fusion has to say beside; its means
+    become statistics.
     """
 
     x: jax.Array
@@ -35,50 +52,232 @@ class Probe:
     has_key_P: jax.Array
     has_aligned_P: jax.Array
     weights_PxS: jax.Array | None = None
+    more: dict[str, jax.Array] = flax.struct.field(default_factory=dict)
+
+
+class View(NamedTuple):
+    """Which tokens of a source (last axis) each token of a query may use; bool.
+
+    aligned: of these, the ones at the token's own time.  back: the other way round, which tokens
+    of the query each token of the source may use.
+    """
+
+    allowed_BxTxS: jax.Array
+    aligned_BxTxS: jax.Array
+    back_BxSxT: jax.Array
+
+
+class Taken(NamedTuple):
+    """What a fusion takes from a source: X' (P, D), how much of each of its tokens, (P, S), and the
+    `more` of the probe."""
+
+    update: jax.Array
+    weights_PxS: jax.Array
+    more: Mapping[str, jax.Array] = types.MappingProxyType({})
 
 
 class Fusion(nn.Module):
     """One domain at one place: its tokens take something from a source. To be subclassed.
 
-    heads, initial: of the backbone's own attention. Further fields of a subclass are its
-    configuration: they are filled from the fields of `GCAConfig` with the same name.
+    A subclass gives X' in `take`, and α in `alpha` if it has a gate. Its fields are its
+    configuration: they are filled from those of `GCAConfig` with the same name.
+
+    part: a name of `PARTS`, or a function (X', query stream, name of the module) -> what is used
+    in its place, for interventions on trained models. With `part_of="update"` it acts on X', and
+    the gate sees what is left; with "gated" the gate sees X', and α ⊙ X' is what is replaced: with
+    `gate_act="tanh"` only this does not depend on the arbitrary signs of X' (see `angles`).
     """
 
     heads: int = 1
     initial: Init = ABXI_INIT
+    width: int = 0
+    pool: str = "newest"
+    residual: bool = True
+    layer_norm: bool = True
+    part: str | Callable = "full"
+    part_of: str = "update"
+    key_mask: bool = True
+    causal: bool = True
+
+    def take(self, query: Stream, source: Stream, view: View) -> Taken:
+        """X' and what it is made of. A token uses nothing that `view` does not allow."""
+        raise NotImplementedError
+
+    def alpha(self, x: jax.Array, update: jax.Array, y_aligned: jax.Array) -> jax.Array:
+        """The gate α (P, D); without one, ones."""
+        return jnp.ones_like(x)
+
+    def last(self, h: jax.Array) -> jax.Array:
+        """What is made of the sum of X and α ⊙ X', before the norm."""
+        return h
 
     def __call__(
-        self, query: Stream, source: Stream, q_time_BxT: jax.Array, s_time_BxS: jax.Array
+        self,
+        query: Stream,
+        source: Stream,
+        q_time_BxT: jax.Array,
+        s_time_BxS: jax.Array,
+        hidden_BxTxS: jax.Array | None = None,
     ) -> tuple[Stream, Probe]:
-        """-> (the query's stream X'', Probe).
+        """-> (the query's stream X'' = norm(X + α ⊙ X'), Probe).
 
         Times are positions on the merged axis, -1 where there is no token: a query may use keys
-        that are not later than it. Padded tokens stay 0, and nothing is ever not a number.
+        that are not later than it. hidden: keys that it may not use all the same. Without any
+        key X' is 0. Padded tokens stay 0, and nothing is ever not a number.
         """
-        raise NotImplementedError
+        view = self.view(query, source, q_time_BxT, s_time_BxS, self.causal, hidden_BxTxS)
+        return self.fused(query, source, view)
+
+    def view(self, query, source, q_time_BxT, s_time_BxS, causal, hidden_BxTxS=None) -> View:
+        """What the tokens may use. A query from before the window (time < 0) has no place among
+        the keys."""
+        in_window_BxTx1 = (q_time_BxT >= 0)[:, :, None]
+        q_BxTx1, s_Bx1xS = q_time_BxT[:, :, None], s_time_BxS[:, None, :]
+        q_real_BxTx1 = query.packing.unpack(query.real_P)[:, :, None]
+        s_real_Bx1xS = source.packing.unpack(source.real_P)[:, None, :]
+        allowed = jnp.ones((*q_time_BxT.shape, s_time_BxS.shape[1]), bool)
+        back = allowed & q_real_BxTx1
+        if causal:
+            allowed &= (s_Bx1xS <= q_BxTx1) & in_window_BxTx1
+            back &= (q_BxTx1 <= s_Bx1xS) & in_window_BxTx1
+        if self.key_mask:
+            allowed &= s_real_Bx1xS
+        aligned = (s_Bx1xS == q_BxTx1) & in_window_BxTx1 & s_real_Bx1xS
+        if hidden_BxTxS is not None:
+            allowed, aligned = allowed & ~hidden_BxTxS, aligned & ~hidden_BxTxS
+        return View(allowed, aligned, back.swapaxes(1, 2))
+
+    @nn.compact
+    def fused(self, query: Stream, source: Stream, view: View) -> tuple[Stream, Probe]:
+        """As `__call__`, of a view."""
+        x = query.h_PxD
+        has_key, has_aligned = (
+            query.packing.pack(chosen.any(-1)) & query.real_P
+            for chosen in (view.allowed_BxTxS, view.aligned_BxTxS)
+        )
+        taken = self.take(query, source, view)
+        raw, more, scales = taken.update * has_key[:, None], dict(taken.more), {}
+        if self.part == "split":
+            scales = {name: self.param(name, nn.initializers.ones, ()) for name in SCALES}
+            more |= {name: jnp.broadcast_to(one, has_key.shape) for name, one in scales.items()}
+
+        def part_of(update):
+            if callable(self.part):
+                return self.part(update, query, self.name)
+            return PARTS[self.part](update, x, scales)
+
+        y_pooled, y_aligned = (
+            mean_of(query, source, chosen) for chosen in (view.allowed_BxTxS, view.aligned_BxTxS)
+        )
+        used = part_of(raw) if self.part_of == "update" else raw
+        gate = self.alpha(x, used, y_aligned)
+        gated = gate * used
+        if self.part_of == "gated":
+            gated = part_of(gated)
+        norm = LayerNorm(name="norm") if self.layer_norm else lambda h: h
+        out = query.map(lambda h: norm(self.last(h + gated if self.residual else gated)))
+        masks = query.real_P, has_key, has_aligned
+        return out, Probe(x, raw, y_pooled, y_aligned, gate, *masks, taken.weights_PxS, more)
+
+    def one_y(self, query: Stream, source: Stream, view: View) -> tuple[jax.Array, jax.Array]:
+        """(P, D), the Y of each token for a fusion that does not attend, and its weights (P, S).
+        pool: the newest that it may use, or the mean of all."""
+        chosen = view.allowed_BxTxS
+        if self.pool == "newest":  # sources are in the order of time
+            newest = jnp.argmax(jnp.cumsum(chosen, -1), -1)
+            chosen &= newest[..., None] == jnp.arange(chosen.shape[-1])
+        return mean_of(query, source, chosen), query.packing.pack(shares(chosen))
+
+    def dense(self, width: int, name: str) -> nn.Dense:
+        return nn.Dense(width, kernel_init=self.initial.weight, name=name)
+
+
+def mean_of(query: Stream, source: Stream, chosen_BxTxS: jax.Array) -> jax.Array:
+    """(P, D): the mean of the source's tokens that are chosen for each token of the query."""
+    y_BxSxD = source.packing.unpack(source.h_PxD)
+    return query.packing.pack(jnp.einsum("bts,bsd->btd", shares(chosen_BxTxS), y_BxSxD))
+
+
+def shares(chosen_BxTxS: jax.Array) -> jax.Array:
+    """Equal weights of the chosen ones, with the sum 1; 0 without any."""
+    return chosen_BxTxS / jnp.maximum(chosen_BxTxS.sum(-1, keepdims=True), 1)
+
+
+def kind_of(fusion: str) -> type[Fusion]:
+    """The class behind a name of `FUSIONS`."""
+    module, _, kind = FUSIONS[fusion].rpartition(".")
+    return getattr(importlib.import_module(module), kind)
+
+
+def fields_for(kind: type[Fusion], values: GCAConfig | Fusion) -> dict:
+    """The fields of a class that `values` has under the same name."""
+    names = {one.name for one in dataclasses.fields(kind)} - {"name", "parent"}
+    names &= {one.name for one in dataclasses.fields(values)}
+    return {name: getattr(values, name) for name in names}
 
 
 def make(gca: GCAConfig, heads: int, initial: Init = ABXI_INIT, name: str | None = None) -> Fusion:
     """The fusion that `gca` names, with its fields. heads: the backbone's, for `gca.heads=0`."""
-    module, _, kind = FUSIONS[gca.fusion].rpartition(".")
-    kind = getattr(importlib.import_module(module), kind)
-    of_group = {field.name for field in dataclasses.fields(gca)}
-    own = {f.name: getattr(gca, f.name) for f in dataclasses.fields(kind) if f.name in of_group}
-    return kind(**own | {"heads": gca.heads or heads, "initial": initial, "name": name})
+    kind = kind_of(gca.fusion)
+    more = {"heads": gca.heads or heads, "initial": initial, "name": name}
+    return kind(**fields_for(kind, gca) | more)
+
+
+def n_parameters(gca: GCAConfig, d_embed: int, heads: int) -> int:
+    """Parameters of one module (one domain at one place) of a fusion, exactly."""
+    token = Stream(jnp.zeros((1, d_embed)), jnp.ones(1, bool), Packing(None, (1, 1)))
+    time = jnp.zeros((1, 1), jnp.int32)
+    shapes = jax.eval_shape(make(gca, heads).init, jax.random.key(0), token, token, time, time)
+    return sum(leaf.size for leaf in jax.tree.leaves(shapes))
+
+
+def matched_width(gca: GCAConfig, d_embed: int, heads: int, target: int | None = None) -> int:
+    """The `gca.width` with which a module has the number of parameters nearest to `target`; by
+    default that of GCA with the same fields and a width of its own.
+
+    It is a multiple of the number of heads. Raises UserError where even the narrowest has more.
+    """
+    if target is None:
+        gate = dataclasses.replace(gca, fusion="gca", width=0)
+        target = n_parameters(gate, d_embed, heads)
+    unit = gca.heads or heads
+
+    def size(width):
+        return n_parameters(dataclasses.replace(gca, width=width), d_embed, heads)
+
+    # A fusion's number of parameters grows linearly with its width.
+    least = size(unit)
+    width = unit * (1 + round((target - least) / (size(2 * unit) - least)))
+    if width < unit:
+        raise UserError(
+            f"gca.fusion={gca.fusion}: has at least {least} parameters, expected {target}"
+        )
+    return width
+
+
+class Times(NamedTuple):
+    """Columns of the merged axis, {stream: (B, L)}, -1 where there is no token.
+
+    query: the last one that a token may look at.  key: the last one that a token knows of.  own:
+    where its item stands.
+    """
+
+    query: dict[str, jax.Array]
+    key: dict[str, jax.Array]
+    own: dict[str, jax.Array]
 
 
 def fuse(
     gca: GCAConfig,
     place: int,
     streams: dict[str, Stream],
-    times: dict[str, jax.Array],
+    times: Times,
     heads: int,
     initial: Init = ABXI_INIT,
 ) -> tuple[dict[str, Stream], dict[str, Probe]]:
-    """GCA[place]: each domain's stream looks at the merged or at the other domain's stream.
+    """GCA[place]: each domain's stream looks at what `gca.source` says.
 
     streams: of "x" (merged), "A" and "B", of which x is not changed (paper, Section 3).
-    times: of each stream, (B, L) positions on the merged axis.
     -> (streams, {"place/domain": Probe}), as they were and {} where `gca` has no such place.
     To be called in a network's compact method, whose submodules `gca_{place}_{domain}` they are:
     stored parameters have these names.
@@ -86,10 +285,54 @@ def fuse(
     if place not in gca.positions:
         return streams, {}
     out, probes = dict(streams), {}
+    if gca.source == "shuffled":
+        others = of_other_users(streams["x"], len(times.query["A"]))
     for domain, other in zip(DOMAINS, reversed(DOMAINS), strict=True):
-        source = "x" if gca.kv == "merged" else other
+        name = {"other": other, "self": domain}.get(gca.source, "x")
+        source = others if gca.source == "shuffled" else streams[name]
+        hidden = None
+        if gca.own_item == "hidden" and gca.source in ("merged", "self"):
+            own_BxTx1 = times.own[domain][:, :, None]
+            hidden = (times.own[name][:, None, :] == own_BxTx1) & (own_BxTx1 >= 0)
         module = make(gca, heads, initial, f"gca_{place}_{domain}")
         out[domain], probes[f"{place}/{domain}"] = module(
-            streams[domain], streams[source], times[domain], times[source]
+            streams[domain], source, times.query[domain], times.key[name], hidden
         )
     return out, probes
+
+
+def with_donors(ids_BxL: jax.Array, batch: dict[str, jax.Array]) -> jax.Array:
+    """The merged sequences of a batch, and below them those of the `donor`s that evaluation rows
+    have with `gca.source=shuffled`: they meet the same layers. `without_donors` takes them off."""
+    return jnp.concatenate([ids_BxL, batch["donor"]]) if "donor" in batch else ids_BxL
+
+
+def without_donors(stream: Stream, n_rows: int) -> Stream:
+    """The first rows of a stream."""
+    rows, length = stream.packing.shape
+    if rows == n_rows:
+        return stream
+    slots = slice(n_rows * length)
+    return Stream(stream.h_PxD[slots], stream.real_P[slots], Packing(None, (n_rows, length)))
+
+
+def of_other_users(x: Stream, n_rows: int) -> Stream:
+    """The merged stream of another user in each row's place.
+
+    In evaluation its donor's, which stands below the rows: the same in whatever block of users. In
+    training that of the next row of the batch that has a token: batches are drawn by (seed, step),
+    so that is a random other. A row that is alone has none.
+    """
+    h_BxLxD, real_BxL = x.packing.unpack(x.h_PxD), x.packing.unpack(x.real_P)
+    if len(real_BxL) > n_rows:
+        h_BxLxD, real_BxL = h_BxLxD[n_rows:], real_BxL[n_rows:]
+    else:
+        there_B = real_BxL.any(1)
+        count, order_B = there_B.sum(), jnp.argsort(~there_B, stable=True)
+        next_B = order_B[jnp.cumsum(there_B) % jnp.maximum(count, 1)]
+        next_B = jnp.where(there_B & (count > 1), next_B, n_rows)
+        h_BxLxD, real_BxL = (
+            a.at[next_B].get(mode="fill", fill_value=0) for a in (h_BxLxD, real_BxL)
+        )
+    packing = Packing(None, real_BxL.shape)
+    return Stream(packing.pack(h_BxLxD), packing.pack(real_BxL), packing)

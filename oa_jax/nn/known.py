@@ -6,12 +6,36 @@ A new fusion is one class in one file, a subclass of `fusion.Fusion`, and its li
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from oa_jax.fields import field, flag, one_of, real, whole
 
 # `gca.fusion` -> where its class is. Imported by `fusion.make` when a network needs it.
-FUSIONS = {"gca": "oa_jax.nn.gca.GatedCrossAttention"}
+FUSIONS = {
+    "gca": "oa_jax.nn.gca.GatedCrossAttention",
+    "add": "oa_jax.nn.pointwise.Add",
+    "concat_mlp": "oa_jax.nn.pointwise.ConcatMLP",
+    "film": "oa_jax.nn.pointwise.FiLM",
+    "bilinear": "oa_jax.nn.pointwise.Bilinear",
+    "cross_attention": "oa_jax.nn.attending.CrossAttention",
+    "flamingo": "oa_jax.nn.attending.Flamingo",
+    "head_gate": "oa_jax.nn.attending.HeadGate",
+    "orthogonal_residual": "oa_jax.nn.attending.OrthogonalResidual",
+    "exclusive": "oa_jax.nn.attending.Exclusive",
+    "co_attention": "oa_jax.nn.attending.CoAttention",
+    "bottleneck": "oa_jax.nn.attending.Bottleneck",
+    "experts": "oa_jax.nn.pointwise.Experts",
+}
+
+
+def _are_experts(value):
+    return (
+        isinstance(value, tuple)
+        and len(set(value)) == len(value) > 0
+        and all(name in FUSIONS and name != "experts" for name in value)
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,20 +51,73 @@ class GCAConfig:
     positions: tuple[int, ...] = field(
         (), lambda v: isinstance(v, tuple), "places", "where it stands; () is the baseline"
     )
-    kv: str = one_of("merged", "Y: the merged stream, or the other domain's", "merged", "other")
+    source: str = one_of(
+        "merged",
+        "Y: the merged stream, the other domain's, the token's own stream (no other domain at "
+        "all), or another user's merged stream",
+        "merged",
+        "other",
+        "self",
+        "shuffled",
+    )
+    window: str = one_of(
+        "own",
+        "the newest of Y: up to the token, or to before its target; ABXI's is always `now`",
+        "own",
+        "now",
+    )
+    own_item: str = one_of(
+        "visible", "whether a token sees itself in the merged stream", "visible", "hidden"
+    )
     heads: int = whole(0, "attention heads; 0: as many as the backbone", 0)
+    width: int = whole(0, "inner width; 0: the fusion's own, `inspect` says what matches GCA", 0)
+    gate: str = one_of(
+        "vector",
+        "numbers in GCA's α: 1, one for D/heads units each, D",
+        "none",
+        "scalar",
+        "head",
+        "vector",
+    )
     gate_input: str = one_of("update", "the gate sees [X; X'] or [X; Y]", "update", "source")
     gate_act: str = one_of("sigmoid", "of the gate", "sigmoid", "tanh")
     gate_inner: str = one_of("relu", "of the gate's hidden layer", "relu", "gelu", "linear")
     gate_hidden: int = whole(4, "width of the gate's hidden layer, in multiples of D")
+    residual: bool = flag(True, "X is added to the update")
     layer_norm: bool = flag(True, "LayerNorm after the residual")
-    # In a program, also a function, for interventions on trained models: see `gca`.
+    # In a program, also a function, for interventions on trained models: see `fusion.Fusion`.
     part: str | Callable = one_of(
-        "full", "what is used: all, what lies along X, or across", "full", "parallel", "orthogonal"
+        "full",
+        "what is used: all, what lies along X, or across; split: both, each with a learnt scale",
+        "full",
+        "parallel",
+        "orthogonal",
+        "split",
     )
     part_of: str = one_of(
         "update", "`part` and the penalty act on X' or on α ⊙ X'", "update", "gated"
     )
+    pool: str = one_of(
+        "newest", "the one Y of a token, for fusions that do not attend", "newest", "mean"
+    )
+    latents: int = whole(4, "learnt tokens of fusion=bottleneck")
+    experts: tuple[str, ...] = field(
+        ("cross_attention", "film", "add"),
+        _are_experts,
+        "different names of other fusions",
+        "what fusion=experts mixes",
+    )
     key_mask: bool = flag(True, "padded keys are invisible")
     causal: bool = flag(True, "keys later than the query are invisible")
-    ortho_weight: float = real(0.0, "λ of the penalty λ mean cos²(X, X')")
+    ortho_weight: float = real(0.0, "λ of the penalty λ mean cos²(X, X'), of any sign", -math.inf)
+
+
+def changed(gca: Mapping[str, Any]) -> list[str]:
+    """`field=value` of what is not as by default, but for the fusion, its places and λ."""
+    out = []
+    for one in dataclasses.fields(GCAConfig):
+        value = gca.get(one.name, one.default)
+        value = tuple(value) if isinstance(value, list) else value  # of config.json
+        if one.name not in ("fusion", "positions", "ortho_weight") and value != one.default:
+            out.append(f"{one.name}={'+'.join(value) if isinstance(value, tuple) else value}")
+    return out

@@ -78,7 +78,8 @@ class GatedCrossAttentionLayer(GatedCrossAttention):
             )
         causal = timed if self.causal is None else self.causal
         query, source = _stream(query_BxTxD, query_mask), _stream(source_BxSxD, source_mask)
-        out, probe = self._fuse(query, source, query_time, source_time, causal)
+        view = self.view(query, source, query_time, source_time, causal)
+        out, probe = self.fused(query, source, view)
         grid = jax.tree.map(query.packing.unpack, probe)
         return query.packing.unpack(out.h_PxD), grid
 

@@ -38,6 +38,13 @@ class Init(NamedTuple):
 ABXI_INIT = Init()
 
 
+def parallel_part(update: jax.Array, x: jax.Array) -> jax.Array:
+    """Projection of `update` on X, per token (last axis): (X'·X / X·X) X; 0 where X is 0."""
+    norm2 = jnp.sum(x * x, -1, keepdims=True)
+    scale = jnp.sum(update * x, -1, keepdims=True) / jnp.where(norm2 > 0, norm2, 1.0)
+    return scale * x
+
+
 @flax.struct.dataclass
 class Packing:
     """Where packed tokens stand in the (B, L) grid.
@@ -188,6 +195,7 @@ class MultiHeadAttention(nn.Module):
 
     heads: int
     initial: Init = ABXI_INIT
+    inner: int = 0  # width of all heads together, a multiple of their number; 0: D
 
     def __call__(
         self,
@@ -203,26 +211,40 @@ class MultiHeadAttention(nn.Module):
         return self.attend(query, source, allowed_BxTxS, rate)[0]
 
     @nn.compact
-    def attend(self, query, source, allowed_BxTxS, rate=None) -> tuple[jax.Array, jax.Array]:
+    def attend(
+        self,
+        query: Stream,
+        source: Stream,
+        allowed_BxTxS: jax.Array,
+        rate: float | jax.Array | None = None,
+        change: Callable[[jax.Array, Callable[[], jax.Array]], jax.Array] | None = None,
+    ) -> tuple[jax.Array, jax.Array]:
         """-> (what `__call__` gives, weights (P, S): how much a query looks at each key, the mean
-        over the heads)."""
+        over the heads).
+
+        change: what is made of the heads' outputs (B, H, T, E) before they are mixed; its second
+        argument gives the query's own values.
+        """
         width = query.h_PxD.shape[-1]
-        w_in = self.param("w_in", self.initial.in_projection, (width, 3 * width))
-        b_in = self.param("b_in", nn.initializers.zeros, (3 * width,))
+        inner = self.inner or width
+        w_in = self.param("w_in", self.initial.in_projection, (width, 3 * inner))
+        b_in = self.param("b_in", nn.initializers.zeros, (3 * inner,))
 
         def project(stream, part):
-            columns = slice(part * width, (part + 1) * width)
+            columns = slice(part * inner, (part + 1) * inner)
             grid = stream.packing.unpack(stream.h_PxD @ w_in[:, columns]) + b_in[columns]
-            return grid.reshape(*grid.shape[:2], self.heads, width // self.heads).swapaxes(1, 2)
+            return grid.reshape(*grid.shape[:2], self.heads, inner // self.heads).swapaxes(1, 2)
 
         q_BxHxTxE, k_BxHxSxE, v_BxHxSxE = project(query, 0), project(source, 1), project(source, 2)
-        logits_BxHxTxS = (q_BxHxTxE @ k_BxHxSxE.swapaxes(2, 3)) * (width // self.heads) ** -0.5
+        logits_BxHxTxS = (q_BxHxTxE @ k_BxHxSxE.swapaxes(2, 3)) * (inner // self.heads) ** -0.5
         logits_BxHxTxS = jnp.where(allowed_BxTxS[:, None], logits_BxHxTxS, -1e30)
         weights_BxHxTxS = Dropout()(nn.softmax(logits_BxHxTxS, axis=-1), rate)
         mixed_BxHxTxE = weights_BxHxTxS @ v_BxHxSxE
-        mixed_BxTxD = mixed_BxHxTxE.swapaxes(1, 2).reshape(*allowed_BxTxS.shape[:2], width)
+        if change is not None:
+            mixed_BxHxTxE = change(mixed_BxHxTxE, lambda: project(query, 2))
+        mixed_BxTxI = mixed_BxHxTxE.swapaxes(1, 2).reshape(*allowed_BxTxS.shape[:2], inner)
         dense = nn.Dense(width, kernel_init=self.initial.weight, name="out")
-        out = dense(query.packing.pack(mixed_BxTxD))
+        out = dense(query.packing.pack(mixed_BxTxI))
         has_key_Px1 = query.packing.pack(allowed_BxTxS.any(-1))[:, None]
         weights_PxS = query.packing.pack(weights_BxHxTxS.mean(1)) * has_key_Px1
         return out * has_key_Px1, weights_PxS

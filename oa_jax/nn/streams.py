@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from oa_jax.nn import histories, shards
-from oa_jax.nn.fusion import DOMAINS, Probe, fuse
+from oa_jax.nn.fusion import DOMAINS, Probe, Times, fuse, with_donors, without_donors
 from oa_jax.nn.known import GCAConfig
 from oa_jax.nn.layers import (
     XAVIER_NORMAL,
@@ -97,15 +97,14 @@ class StreamNet(nn.Module):
         """
         cfg, streams, probes = self.config, {}, {}
         for name in names:
-            ids_BxL = batch["seq" if name == "x" else f"seq_{name}"]
+            ids_BxL = with_donors(batch["seq"], batch) if name == "x" else batch[f"seq_{name}"]
             packing = Packing(batch.get(f"at_{name}"), ids_BxL.shape)
             ids_P, place_P = packing.pack(ids_BxL), packing.pack(place(ids_BxL != 0))
             h_PxD = vectors(name, ids_P) + self.positions[name][place_P]
             stream = Stream(self.dropout[name](h_PxD, rate), ids_P != 0, packing)
             streams[name] = stream.map(lambda h: h)  # padding back to 0
-        axis = jnp.broadcast_to(jnp.arange(batch["seq"].shape[1]), batch["seq"].shape)
-        # Columns of the merged sequence at which the tokens stand; -1 at a domain's padding.
-        times = {s: axis if s == "x" else batch[f"time_{s}"] for s in streams}
+        own = _own_columns(batch)
+        until = _last_columns(batch, own) if self.gca.window == "now" else own
         for at in range(cfg.blocks + 1):
             # What follows the last block is pointwise, unless a fusion stands there.
             shorten = last_only and at == cfg.blocks and at not in self.gca.positions
@@ -114,11 +113,39 @@ class StreamNet(nn.Module):
                     allowed = allowed_keys(stream, causal, key_mask)
                     streams[name] = self.block[name][at - 1](stream, allowed, rate, shorten)
             if len(streams) > 1:
+                # Before the first fusion a token of a domain knows of nothing beyond itself.
+                times = Times(
+                    until, own if at == min(self.gca.positions, default=at) else until, own
+                )
                 streams, seen = fuse(self.gca, at, streams, times, cfg.heads, INIT)
                 probes |= seen
         if last_only:
             streams = {name: stream.last() for name, stream in streams.items()}
+        if "x" in streams:
+            streams["x"] = without_donors(streams["x"], len(batch["seq"]))
         return streams, probes
+
+
+def _own_columns(batch):
+    """{stream: (B, L)}: where each token stands in the merged sequence; -1 at a domain's padding,
+    and for tokens older than the sequence shows."""
+    axis = jnp.broadcast_to(jnp.arange(batch["seq"].shape[1]), batch["seq"].shape)
+    return {s: axis if s == "x" else batch.get(f"time_{s}") for s in STREAMS}
+
+
+def _last_columns(batch, own):
+    """The same: the last column before the token's target, which is the next item of its domain.
+    In training, where histories go on, `pair_D` says so; otherwise the last token's target comes
+    after all that is there."""
+    until = dict(own)
+    for domain in DOMAINS:
+        if f"pair_{domain}" in batch:
+            until[domain] = batch[f"pair_{domain}"]
+        elif own[domain] is not None:
+            end = batch["seq"].shape[1]
+            before_next = jnp.roll(own[domain], -1, 1).at[:, -1].set(end) - 1
+            until[domain] = jnp.where(batch[f"seq_{domain}"] != 0, jnp.maximum(before_next, -1), -1)
+    return until
 
 
 class OnTables:

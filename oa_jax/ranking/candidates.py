@@ -47,10 +47,7 @@ def draw_candidates(
     if not np.isin(targets_R, np.arange(1, 1 + sum(n_items))).all():
         found = f"{targets_R.min()}..{targets_R.max()}"
         raise ValueError(f"targets in {found}, expected 1..{sum(n_items)}")
-    # Eight 32-bit words. A hash, because fingerprints and split names are any text; the length
-    # keeps ("ab", "c") and ("a", "bc") apart whatever characters the texts hold.
-    digest = hashlib.sha256(f"{len(fingerprint)}:{fingerprint}{split}".encode()).digest()
-    words = np.frombuffer(digest, "<u4").tolist()
+    words = _words(fingerprint, split)
     out_RxK = np.empty((len(targets_R), 1 + n_negatives), np.int32)
     out_RxK[:, 0] = targets_R
     for row, (user, target) in enumerate(zip(users_R, targets_R, strict=True)):
@@ -67,6 +64,26 @@ def draw_candidates(
         below = excluded - begin - np.arange(len(excluded))
         out_RxK[row, 1:] = begin + draw + np.searchsorted(below, draw, side="right")
     return out_RxK
+
+
+def donors(fingerprint: str, split: str, n_rows: int) -> np.ndarray:
+    """(R,) another row for each row, every row once: one random cycle, by the data and the split.
+
+    Raises UserError where there is no other row.
+    """
+    if n_rows < 2:
+        raise UserError(f"gca.source=shuffled: {n_rows} user in {split}: expected two or more")
+    order = np.random.default_rng(_words(fingerprint, f"{split}/donors")).permutation(n_rows)
+    out = np.empty(n_rows, np.int64)
+    out[order] = np.roll(order, 1)
+    return out
+
+
+def _words(fingerprint, split):
+    """Eight 32-bit words. A hash, because fingerprints and split names are any text; the length
+    keeps ("ab", "c") and ("a", "bc") apart whatever characters the texts hold."""
+    digest = hashlib.sha256(f"{len(fingerprint)}:{fingerprint}{split}".encode()).digest()
+    return np.frombuffer(digest, "<u4").tolist()
 
 
 def _pool(target, seen_H, n_items, pool_b_from_last_a):

@@ -81,6 +81,7 @@ class Training:
         return self
 
     def __exit__(self, *error) -> None:
+        self.rows.close()
         self.checkpoints.__exit__(*error)
 
     def _restore(self):
@@ -344,15 +345,18 @@ def train(
     workdir: Workdir,
     say: Say,
     notice: processes.Notice | None = None,
+    watch: Callable[[Training, float], None] | None = None,
 ) -> tuple[State, dict[str, float]]:
     """Train all seeds of a run to their ends -> (states of all seeds, seconds by kind).
 
-    Goes on from the newest checkpoint. `say` prints one line. Raises Interrupted, with everything
-    saved, after the epoch in which `notice` came.
+    Goes on from the newest checkpoint. `say` prints one line. watch: gets the run and the seconds
+    of each epoch; by default a line of it is said. Raises Interrupted, with everything saved, after
+    the epoch in which `notice` came.
     """
+    watch = watch or (lambda run, seconds: say(run.rows.line(seconds)))
     with Training(experiment, workdir, say) as training:
         arrays, size = experiment.train_arrays(), len(experiment.seeds)
         compaction = experiment.config.train.compaction
         slots = Slots(experiment.engine, arrays, size, [training], compaction)
-        slots.run(lambda run, seconds: say(run.rows.line(seconds)), notice=notice)
+        slots.run(watch, notice=notice)
         return training.states(), training.clock.seconds

@@ -7,23 +7,22 @@ import math
 import jax
 import numpy as np
 
-from oa_jax import processes
-from oa_jax.errors import UserError
 from oa_jax.experiment import Experiment
 from oa_jax.nn import angles
+from oa_jax.runs import writers
 from oa_jax.runs.workdir import Workdir
 
 MANY_SEEDS = 9  # of which a line for people shows the spread, not each
 
 
 class Rows:
-    """Writes metrics.jsonl, and TensorBoard's events if asked to."""
+    """Writes metrics.jsonl, and where `train.writers` says. latest: the last row of each seed."""
 
     def __init__(self, experiment: Experiment, workdir: Workdir):
         self.experiment, self.workdir = experiment, workdir
         self._newest: list[dict] = []
-        wanted = experiment.config.train.tensorboard and processes.is_first()
-        self._board = _board(workdir) if wanted else None
+        self.latest: dict[int, dict] = {}
+        self._writers = writers.opened(experiment.config, workdir) if workdir else []
 
     def add(self, places, report, slots) -> None:
         """A row for each of some seeds.
@@ -43,11 +42,14 @@ class Rows:
             row |= angles.flatten(jax.tree.map(lambda a, i=i: a[i], report["gca"]))
             self._newest.append(row)
         self.workdir.append_rows(self._newest)
-        if self._board:
-            for row in self._newest:
-                for name, value in row.items():
-                    self._board.add_scalar(f"seed{row['seed']}/{name}", value, row["epoch"])
-            self._board.flush()
+        for row in self._newest:
+            self.latest[row["seed"]] = row
+            for writer in self._writers:
+                writer.row(row)
+
+    def close(self) -> None:
+        for writer in self._writers:
+            writer.close()
 
     def _val_metrics(self, report, i):
         evaluation = self.experiment.evaluation
@@ -92,14 +94,3 @@ class Rows:
             f"{self.experiment.data.task.n_steps / seconds:.1f} steps/s  "
             f"{math.ceil((most - epoch) * seconds / 60)} min left at most"
         )
-
-
-def _board(workdir):
-    try:
-        from tensorboardX import SummaryWriter
-    except ImportError:
-        raise UserError(
-            "train.tensorboard=True: tensorboardX is not installed: expected the extra "
-            "`tensorboard` (pip install 'oa-jax[tensorboard]')"
-        ) from None
-    return SummaryWriter(str(workdir.path / "tensorboard"))

@@ -14,6 +14,7 @@ from oa_jax.engine.compilation import use_compilation_cache
 from oa_jax.engine.state import State
 from oa_jax.errors import UserError
 from oa_jax.events.log import InteractionLog
+from oa_jax.events.split import OWN, OWN_MEANS
 from oa_jax.experiment import Experiment
 from oa_jax.runs import loop
 from oa_jax.runs.environment import environment
@@ -32,12 +33,14 @@ def run(
     say: Callable[[str], None],
     log: InteractionLog | None = None,
     extend: bool = False,
+    watch: Callable[[loop.Training, float], None] | None = None,
 ) -> dict:
     """Train `config` in a workdir and return its summary. The workdir decides: empty, start;
     begun, go on; finished, return what is there.
 
     config: of any source that `known.resolve` takes. log: events to use instead of its data's.
     extend: a begun or finished run goes on to more seeds or epochs.
+    watch: gets the run and the seconds of each epoch, by default a line of it is said.
     """
     config = known.resolve(config)
     use_compilation_cache(say)  # before anything is compiled
@@ -51,16 +54,17 @@ def run(
         env = environment(experiment)
         processes.check_equal("data", env["fingerprints"])
         if workdir.is_begun():
+            check_config(workdir, experiment.config, extend)  # by now its split is known
             check_same_data(workdir, env)
         # Not before data and configuration are known to fit.
-        workdir.claim(config.to_dict(), reopen=bool(grown))
+        workdir.claim(experiment.config.to_dict(), reopen=bool(grown))
         workdir.write_json("env.json", env)
         if grown:
             say(f"extended: {grown}")
         say(describe(experiment, env))
         with processes.Notice() as notice:
             say(COMPILING)
-            states, seconds = loop.train(experiment, workdir, say, notice)
+            states, seconds = loop.train(experiment, workdir, say, notice, watch)
             say(RANKING)
             summary = conclude(experiment, workdir, states, seconds, notice)
     say(f"results in {workdir.path}")
@@ -76,6 +80,8 @@ def check_config(workdir: Workdir, config: Config, extend: bool = False) -> str:
     if not workdir.is_begun():  # a claim without a checkpoint is replaced
         return ""
     stored = stored_config(workdir)
+    if config.data.split == OWN and stored.data.split in OWN_MEANS:
+        config = config.replace(data={"split": stored.data.split})
     grown = []
     if extend and stored.backbone == config.backbone:
         for name in GROWING:

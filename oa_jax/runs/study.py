@@ -30,7 +30,7 @@ from oa_jax.experiment import traced_fields
 
 EXPECTED = "a file such as configs/studies/phase.py"
 # Fields beside the traced ones and the seeds that no program depends on.
-HOST = ("train.checkpoint_every", "train.keep_checkpoints", "train.compaction", "train.tensorboard")
+HOST = ("train.checkpoint_every", "train.keep_checkpoints", "train.compaction", "train.writers")
 # What may grow for `matched`, and in which steps.
 SIZES = {"width": "model.d_embed", "depth": "model.blocks", "ffn": "model.d_ffn"}
 

@@ -190,7 +190,7 @@ class Sweep:
             if self._workdir(name).is_finished:  # by another worker, meanwhile
                 self._count(name)
                 continue
-            config = group[name]
+            config = group[name].replace(data={"split": experiment.config.data.split})
             training = self._begin(name, dataclasses.replace(experiment, config=config))
             if training:
                 yield training

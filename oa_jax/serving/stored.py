@@ -85,8 +85,8 @@ class StoredModel:
 
     def check_explains(self) -> None:
         gca = self.experiment.config.gca
-        if not gca.positions or gca.kv != "merged" or self._ensemble:
-            found = "no GCA" if not gca.positions else f"gca.kv={gca.kv}, {self.of}"
+        if not gca.positions or gca.source != "merged" or self._ensemble:
+            found = "no GCA" if not gca.positions else f"gca.source={gca.source}, {self.of}"
             raise UserError(f"--explain: {found}: expected a seed of a run with GCA on stream x")
 
     def explain(self, history_BxH, domain_B, items_BxK) -> tuple[np.ndarray, dict]:

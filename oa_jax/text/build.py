@@ -13,6 +13,7 @@ from oa_jax.data.store import Place, Prepared
 from oa_jax.errors import UserError
 from oa_jax.events import split as splits
 from oa_jax.text import items, tables, vectors
+from oa_jax.text.align import Alignment
 from oa_jax.text.encoders import Files, open_encoder
 from oa_jax.text.tables import METADATA, Tables, digest
 
@@ -25,16 +26,17 @@ class Options:
     profiles: a file of imported profiles, None for the mean of the history. split: whose
     targets are held out, None for the published split where there is one, or leave_one_out.
     sees_validation: the mean holds the validation target, as the official profile (quirk Q12).
-    cache: folder of the chunks of `chunk` texts that a model has encoded, None for none; `track`
-    shows how far it is."""
+    alignment: what is done to the vectors before anything is made of them. cache: folder of the
+    chunks of `chunk` texts that a model has encoded, None for none; `track` shows how far it is."""
 
     encoder: str
     cache: pathlib.Path | None
     profiles: str | None = None
     global_width: int = 1024
     local_width: int = 128
-    split: str | None = None
+    split: str = splits.OWN
     sees_validation: bool = False
+    alignment: Alignment = Alignment()
     chunk: int = 1024
     track: Callable = iter
 
@@ -45,7 +47,7 @@ def write(prepared: Prepared, options: Options, out: Place, say: Say) -> Tables:
     Raises UserError where `out` holds anything else, and for whatever is wrong in the inputs.
     """
     out, log = store.place(out), prepared.log
-    split_name = options.split or ("leave_one_out" if log.role is None else "published")
+    split_name = splits.rule_of(log, options.split)
     split = splits.make_split(log, split_name)
     texts = items.texts_of(prepared)
     official = tables.official_tables(options.encoder, log.n_items)
@@ -66,17 +68,23 @@ def write(prepared: Prepared, options: Options, out: Place, say: Say) -> Tables:
         "split": split_name,
         "profiles": own if users is None else f"imported {digest(users)}",
     }
+    as_is = options.alignment.kind == "as_is"
+    if not as_is:
+        inputs["alignment"] = options.alignment.identity()
     if _are_there(out, inputs):
         say(f"{out} holds these tables: nothing to do")
     else:
         rows = encoder.vectors(texts, options.cache, say)
         # A zero row is how files say "no text".
         known = rows.any(1) if isinstance(encoder, Files) else [text is not None for text in texts]
+        if not as_is:  # by what comes before all targets, whatever a profile may see
+            rows = options.alignment.apply(rows, log, tables.history_of(split))
         n_history = np.full(log.n_users, -1, np.int32)  # of imported profiles nobody knows
         if users is None:
             n_history = tables.history_of(split, options.sees_validation)
             users = vectors.mean_profiles(log, n_history, rows, np.array(known))
-        parts = (*official, None) if official else _reduce(rows, log.n_items[0], options, say)
+        taken = official and as_is
+        parts = (*official, None) if taken else _reduce(rows, log.n_items[0], options, say)
         facts = {"name": log.name, "log": inputs["log"], "inputs": inputs}
         facts["n_items_without_text"] = texts.count(None)
         _save(out, parts, users, n_history, facts | {"encoder_width": rows.shape[1]})

@@ -134,7 +134,7 @@ def test_the_published_r_stands_beside_pearsons_only():
 
 def test_a_constant_statistic_is_said_and_is_no_number():
     table = correlate.correlations(made_points(4, 3, constant=True), 100)
-    assert table["value"].null_count() == len(table) == 5
+    assert table["value"].null_count() == len(table) == 6
     notes = table["note"].to_list()
     assert all("undefined: the statistic is constant" in note for note in notes[:4])
     rows = correlate.sheet(table).rows

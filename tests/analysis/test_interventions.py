@@ -11,8 +11,8 @@ from analysis import interventions as lib
 from analysis.interventions import PARTS, Intervention
 from oa_jax.errors import UserError
 from oa_jax.nn.angles import null_abs_cos
-from oa_jax.nn.gca import GatedCrossAttention, parallel_part
-from oa_jax.nn.layers import LAYER_NORM_EPSILON, LayerNorm, Packing, Stream
+from oa_jax.nn.gca import GatedCrossAttention
+from oa_jax.nn.layers import LAYER_NORM_EPSILON, LayerNorm, Packing, Stream, parallel_part
 from tests.analysis import _made_runs as made
 
 B, L, D = 5, 7, 32
@@ -200,6 +200,8 @@ def encoders(stack):
     rows = {k: v[:16] for k, v in stack.data.task.eval_arrays("test").items()}
     modules = lib.modules_of(stack.engine.settings.backbone)
     assert modules == ["gca_0_A", "gca_0_B", "gca_1_A", "gca_1_B"]
+    scales = {"scale_parallel": jnp.float32(0.5), "scale_orthogonal": jnp.float32(2.0)}
+    params = params | {name: params[name] | scales for name in modules}  # of part=split alone
     programs = {}
 
     def trained_with(update):
@@ -234,6 +236,13 @@ def test_a_model_trained_with_one_part(encoders, update, kept, removed):
     zero = encode(update, Intervention("zero"))
     np.testing.assert_allclose(encode(update, Intervention(removed)), zero, atol=2e-4)
     assert np.abs(as_trained - zero).max() > 0.05
+
+
+def test_a_model_trained_with_a_scale_for_each_part(encoders):
+    encode, plain = encoders
+    as_trained = encode("split", Intervention())
+    np.testing.assert_allclose(as_trained, plain("split"), rtol=1e-4, atol=1e-5)
+    assert np.abs(as_trained - plain("full")).max() > 1e-3
 
 
 def test_interventions_on_a_model_trained_with_all_of_it(encoders):

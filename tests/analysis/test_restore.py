@@ -147,19 +147,19 @@ def edited(path, change):
 
 
 def test_fields_of_later_versions_are_filled_in_and_said(copied, stack):
-    run = edited(copied, lambda c: (c["gca"].pop("gate_inner"), c["train"].pop("tensorboard")))
+    run = edited(copied, lambda c: (c["gca"].pop("gate_inner"), c["train"].pop("writers")))
     said = made.Said()
     experiment = restore.experiment_of(run, said)
     assert experiment.config == stack.config
-    assert "gca.gate_inner, train.tensorboard taken from the defaults" in said
+    assert "gca.gate_inner, train.writers taken from the defaults" in said
     said = made.Said()
     restore.experiment_of(edited(copied, lambda c: c.update(stack.config.to_dict())), said)
     assert said.lines == []
 
 
 def test_a_bad_field_is_named_with_its_file(copied):
-    run = edited(copied, lambda c: c["gca"].update(kv="both"))
-    with pytest.raises(UserError, match=r"config.json: .*gca.kv=both: expected one of"):
+    run = edited(copied, lambda c: c["gca"].update(source="both"))
+    with pytest.raises(UserError, match=r"config.json: .*gca.source=both: expected one of"):
         restore.experiment_of(run, made.Said())
     run = edited(copied, lambda c: c.update(backbone="other"))
     with pytest.raises(UserError, match="backbone=other"):

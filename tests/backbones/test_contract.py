@@ -11,10 +11,12 @@ import functools
 import contract
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 import toy
 
 from oa_jax.backbones import known
+from oa_jax.nn.known import FUSIONS
 
 pytestmark = pytest.mark.usefixtures("quick_compile")
 
@@ -116,6 +118,22 @@ def test_a_fusion_that_looks_ahead_is_found_out():
     ahead = broken(dataclasses.replace(whole.backbone, gca=gca))
     with pytest.raises(AssertionError, match="update"):
         contract.no_token_sees_a_later_event(ahead)
+
+
+@pytest.mark.parametrize("backbone", known.NAMES)
+def test_no_fusion_looks_ahead(backbone):
+    """All of them in one, as experts; with the window that goes up to the target."""
+    whole, other = case(backbone), copy.copy(case(backbone))
+    experts = tuple(name for name in FUSIONS if name != "experts")
+    fields = {"fusion": "experts", "experts": experts, "positions": (1,), "window": "now"}
+    model = dataclasses.replace(
+        whole.backbone, gca=dataclasses.replace(whole.backbone.gca, **fields)
+    )
+    other.replace_backbone(model)
+    shapes, rng = jax.eval_shape(model.init, jax.random.key(0)), np.random.default_rng(0)
+    draw = lambda leaf: jnp.asarray(rng.normal(0, 0.3, leaf.shape), leaf.dtype)  # noqa: E731
+    other.params = jax.tree.map(draw, shapes)
+    contract.no_token_sees_a_later_event(other)
 
 
 def test_a_missing_function_is_named():

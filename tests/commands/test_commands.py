@@ -230,7 +230,7 @@ BAD_CONFIGS = {
 SAID = {
     "no file": "--config=nowhere.py: no such file: expected a file such as configs/abxi.py",
     "a folder": "--config=configs: no such file: expected a file such as",
-    "pair": "pair=books: expected one of beauty_elec, food_kitchen, synthetic",
+    "pair": "data source: found 'books', expected one of beauty_elec, food_kitchen, ",
     "argument": "argument 'colour': expected one of pair, gca, size, runlocal",
     "gca": "gca=garbage: expected none, early, stack or places such as 0-1",
     "size": "size=huge: expected one of official, small",
@@ -257,11 +257,11 @@ SAID = {
     "dropout": "--config.model.dropout=1.5: expected a number from 0 to 0.999",
     "not a number": "--config.train.learning_rate=nan: expected a number above 0",
     "protocol": "--config.protocol=fair: expected one of official, corrected",
-    "split": "--config.data.split=random: expected one of leave_one_out, global_time",
+    "split": "--config.data.split=random: expected one of own, leave_one_out",
     "warm-up": "--config.train.warmup_epochs=24: expected less than max_epochs=24",
     "redundancy": "--config.data.world.redundancy=2.0: expected a number from 0 to 1",
     "single": "--config.data.world.single=[1, -2]: expected two, each a whole number of",
-    "part": "--config.gca.part=sideways: expected one of full, parallel, orthogonal",
+    "part": "--config.gca.part=sideways: expected one of full, parallel, orthogonal, split",
     "update": "--config.gca.update: no such field: did you mean part? --config.gca has causal, ",
     "fusion": "--config.gca.fusion=sum: expected one of gca",
     "source": "data source: found 'books', expected one of beauty_elec, food_kitchen, movie_book, ",
@@ -581,7 +581,7 @@ def spawn(environment, *argv, **options):
 
 
 def test_a_process_of_its_own_agrees(environment, command):
-    argv = (TRAIN, "--config=configs/abxi.py:pair=books", "--workdir=nowhere")
+    argv = (TRAIN, "--config=configs/abxi.py:size=books", "--workdir=nowhere")
     streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     process = spawn(environment, *argv, **streams)
     out, err = process.communicate()

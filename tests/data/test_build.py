@@ -137,6 +137,63 @@ def test_douban(raw_files, built_from, tmp_path):
     assert set(built.role) == {CONTEXT}  # fewer than three events each
 
 
+def test_douban_with_music(raw_files, built_from, tmp_path):
+    """The filter is that of all three kinds; which two are kept is the set's."""
+    day = "2016-03-0{}".format
+    book = [(5, 1, "novel", day(3)), (5, 1, "novel", day(4)), (6, 3, "love", day(2))]
+    movie = [(6, 2, "war", day(k)) for k in (1, 2, 3)]
+    music = [(5, 1, "jazz", day(1)), (8, 2, "folk", day(2)), (8, 2, "folk", day(5))]
+    raw_files.douban(tmp_path, book, movie, music)
+    built, _ = built_from("book_music", tmp_path)
+    assert sequences(built) == {
+        (0, "5"): [("B", "1"), ("A", "1"), ("A", "1")],
+        (1, "8"): [("B", "2"), ("B", "2")],
+    }
+    built, _ = built_from("movie_music", tmp_path)
+    assert {name for _, name in sequences(built)} == {"5", "6", "8"}
+    assert [item["domain"] for item in built.items] == ["A", "B", "B"]
+
+
+FILMS = {
+    "1": ("Toy (1995)", "Comedy"),
+    "2": ("Café (1990)", "Action|War"),
+    "3": ("?", "Action|Drama"),
+}
+
+
+@pytest.mark.parametrize("size", ["1M", "100K"])
+def test_movielens(raw_files, built_from, tmp_path, size):
+    """Films of one group of genres alone; cores of five; users of both domains."""
+    rows = [
+        (u, i, 1 + u % 5, 978300000 + 10 * k - u) for u in range(6) for k in range(5) for i in "123"
+    ]
+    rows += [(7, "2", 5, 978300000 + k) for k in range(5)]  # one domain alone
+    columns = [f"{u}::{i}::{r}::{t}".encode() for u, i, r, t in rows]
+    films = [f"{i}::{title}::{own}" for i, (title, own) in FILMS.items()]
+    if size == "1M":
+        raw_files.write(tmp_path / "ratings.dat", columns)
+        raw_files.write(tmp_path / "movies.dat", [film.encode("latin-1") for film in films])
+    else:
+        genres = ["Action", "Comedy", "Drama", "War"]
+        raw_files.write(tmp_path / "u.data", [row.replace(b"::", b"\t") for row in columns])
+        raw_files.write(tmp_path / "u.genre", [f"{g}|{k}" for k, g in enumerate(genres)])
+        lines = [
+            "|".join([i, title, "", "", "", *(str(int(g in own.split("|"))) for g in genres)])
+            for i, (title, own) in FILMS.items()
+        ]
+        raw_files.write(tmp_path / "u.item", [one.encode("latin-1") for one in lines])
+    built, _ = built_from("movielens_genres", tmp_path)
+    assert built.raw_users == list("012345") and built.n_items == (1, 1)
+    assert [item["title"] for item in built.items] == ["Café (1990)", "Toy (1995)"]
+    assert built.items[0]["category"] == ["Action", "War"]
+    assert built.notes["films_of_no_domain"] == 1 and built.times == "unix seconds"
+    assert len(built.user) == 60 and built.time[:2].tolist() == [978300000, 978300000]
+    wrong = tmp_path / ("movies.dat" if size == "1M" else "u.item")
+    raw_files.write(wrong, ["one field"])
+    with pytest.raises(UserError, match=f"{wrong.name}: line 1: found 'one field', expected "):
+        built_from("movielens_genres", tmp_path)
+
+
 def test_amid(raw_files, built_from, tmp_path):
     train = [(k, [10, 60 + k], [20, 40], k % 2) for k in range(20)]
     train += [(50, [], [20, 41, 10], 1)]

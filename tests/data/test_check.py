@@ -72,14 +72,28 @@ def test_published_defects_with_their_counts(shared_file, tmp_path):
     facts = [prepare_lib._file_facts(*pair) for pair in zip(paths, source.files, strict=True)]
     assert all(file["published"] for file in facts)
     assert built.notes["rows"]["cloth_sport_test.csv.gz"] == 4762
-    columns = {name: getattr(built, name) for name in store.COLUMNS}
-    log, role = store.with_roles(columns, built.n_items, "cloth_sport_amid")
+    log, role = store.with_roles(vars(built), built.n_items, "cloth_sport_amid")
     data = store.Prepared(log, role, built.raw_users, {"times": built.times}, tmp_path)
     found = "\n".join(check.user_leak(data) + check.id_order(data))
     assert "users: 920 of 4,762 test sequences belong to a user with another" in found
     assert "users: in 920 of these the target is an item of that sequence" in found
     assert "domain B is not chronological: 100.0% of neighbouring items ascend" in found
     assert "domain A is not chronological: 9" in found  # 90 to 94 per cent
+
+
+@pytest.mark.parametrize("name, known, inside", [("loan_fund", 138, 21), ("loan_account", 343, 54)])
+def test_published_defects_of_mybank(shared_file, tmp_path, name, known, inside):
+    """Not in the order of ids, but with test users who train."""
+    folder = shared_file("data", "amid_mybank", f"{name}_test.csv.gz").parent
+    built, source, paths = prepare_lib.build(f"mybank_{name}25", folder, Reading())
+    facts = [prepare_lib._file_facts(*pair) for pair in zip(paths, source.files, strict=True)]
+    assert all(file["published"] for file in facts)
+    log, role = store.with_roles(vars(built), built.n_items, name)
+    data = store.Prepared(log, role, built.raw_users, {"times": built.times}, tmp_path)
+    found = "\n".join(check.user_leak(data))
+    assert f"users: {known} of 20,000 test sequences belong to a user with another" in found
+    assert f"users: in {inside} of these the target is an item of that sequence" in found
+    assert not check.id_order(data)
 
 
 def damaged(abxi, tmp_path, change):

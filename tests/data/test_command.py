@@ -71,10 +71,13 @@ def test_a_set_with_errors_has_status_1(run, small_pair, tmp_path):
 
 
 MISTAKES = {
-    "no command": ((), "command=: expected one of list, prepare, describe, check"),
+    "no command": ((), "command=: expected one of list, prepare, describe, check, import"),
     "unknown command": (("make",), "command=make: expected one of list, prepare"),
     "no name": (("prepare",), "prepare: no name given: expected NAME of python -m oa_jax data"),
-    "unknown name": (("check", "books"), "check NAME=books: expected one of beauty_elec, "),
+    "unknown name": (
+        ("check", "books", "--data_dir=."),
+        "check NAME=books: expected one of ",
+    ),
     "a URL": (
         ("list", "--data_dir=gs://bucket/data"),
         "--data_dir=gs://bucket/data: a URL: expected",

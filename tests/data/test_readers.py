@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from oa_jax.data import readers
+from oa_jax.data import readers, tables
 from oa_jax.data.texts import Reading
 from oa_jax.errors import UserError
 
@@ -34,10 +34,10 @@ BAD_RATINGS = [
 ]
 
 
-@pytest.fixture(params=[40, readers.BLOCK_BYTES], ids=["tiny blocks", "one block"], autouse=True)
+@pytest.fixture(params=[40, tables.BLOCK_BYTES], ids=["tiny blocks", "one block"], autouse=True)
 def blocks(request, monkeypatch):
     """Everything holds wherever a block ends."""
-    monkeypatch.setattr(readers, "BLOCK_BYTES", request.param)
+    monkeypatch.setattr(tables, "BLOCK_BYTES", request.param)
 
 
 @pytest.mark.parametrize("name", ["r.csv", "r.csv.gz"])

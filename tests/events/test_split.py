@@ -22,6 +22,7 @@ from oa_jax.events.split import (
     make_split,
     published,
     roles_of,
+    rule_of,
     time_cuts,
     train_on_both,
 )
@@ -255,6 +256,8 @@ def test_published_roles_of_any_log(log, data):
     role = user_disjoint_roles(log.user.astype(int), part)
     log = make_log(log.user, log.item, log.time, log.n_items, "any", role)
     split = make_split(log, "published")
+    assert rule_of(log, "own") == "published" and rule_of(log, "global_time") == "global_time"
+    np.testing.assert_array_equal(make_split(log, "own").test, split.test)
     np.testing.assert_array_equal(roles_of(log, split), role)
     last = np.diff(log.offsets) - 1
     np.testing.assert_array_equal(split.n_train, np.where(part == TRAINING, last + 1, 0))
@@ -268,6 +271,7 @@ def test_published_roles_of_any_log(log, data):
 def test_a_log_without_roles_has_no_published_split(random_log):
     with pytest.raises(UserError, match="random: came without a split of its own"):
         make_split(random_log(0), "published")
+    assert rule_of(random_log(0), "own") == "leave_one_out"
 
 
 def test_leaks_are_found():

@@ -9,7 +9,7 @@ import pytest
 
 from oa_jax.errors import UserError
 from oa_jax.events.log import make_log
-from oa_jax.events.world import World, embeddings, generate, latents, topic_oracles
+from oa_jax.events.world import World, generate, latents, topic_law, topic_oracles
 
 KNOB = (0.0, 0.25, 0.5, 0.75, 1.0)
 # The smallest world that is legal, for what can be enumerated.
@@ -42,11 +42,18 @@ def test_the_default_world_stays_what_it_was():
     assert generate(World()).fingerprint() == "741346d877f5827c"
 
 
-def test_the_knob_leaves_lengths_and_coins_alone():
-    low, high = (generate(World(redundancy=rho)) for rho in (0, 1))
+@pytest.mark.parametrize("knob", [{"redundancy": 1}, {"synergy": 1}, {"silence": (0.5, 1)}])
+def test_the_knobs_leave_lengths_and_coins_alone(knob):
+    low, high = generate(World(redundancy=0)), generate(World(**{"redundancy": 0, **knob}))
     np.testing.assert_array_equal(low.user, high.user)
     np.testing.assert_array_equal(low.domain, high.domain)
+    np.testing.assert_array_equal(low.time, high.time)
     assert (low.item != high.item).mean() > 0.5
+
+
+def test_item_vectors_leave_the_events_alone():
+    other = World(views=2, aligned=True, rotation=1.0, gap=2.0)
+    assert generate(other).fingerprint() == generate(World()).fingerprint()
 
 
 @pytest.mark.parametrize("world", [World(), TINY, World(share=(0, 0)), World(share=(1, 1))])
@@ -93,7 +100,13 @@ def law(world, a, b, z):
             return 1 / world.topics
         return world.stay if z == k else (1 - world.stay) / (world.topics - 1)
 
-    return world.redundancy * step(a) + (1 - world.redundancy) * step(b)
+    def heard(k, silence):
+        return (1 - silence) * step(k) + silence / world.topics
+
+    lead_a, lead_b = world.redundancy, 1 - world.redundancy
+    alone = lead_a * heard(a, world.silence[0]) + lead_b * heard(b, world.silence[1])
+    both = step(None if None in (a, b) else (a + b) % world.topics)
+    return (1 - world.synergy) * alone + world.synergy * both
 
 
 def brute_force(world, domains, topics, target):
@@ -115,10 +128,19 @@ def brute_force(world, domains, topics, target):
     return total / total.sum()
 
 
+KNOBS = [
+    {"redundancy": 0},
+    {"redundancy": 0.35},
+    {"redundancy": 1},
+    {"redundancy": 0.35, "synergy": 0.7, "silence": (0.1, 0.4)},
+    {"synergy": 1},
+]
+
+
 @pytest.mark.parametrize("target", [0, 1])
-@pytest.mark.parametrize("rho", [0, 0.35, 1])
-def test_the_filter_agrees_with_brute_force(target, rho):
-    world = dataclasses.replace(TINY, redundancy=rho)
+@pytest.mark.parametrize("knobs", KNOBS)
+def test_the_filter_agrees_with_brute_force(target, knobs):
+    world = dataclasses.replace(TINY, **knobs)
     wrong = dataclasses.replace(TINY, redundancy=0.6)
     log = generate(world)
     oracles = topic_oracles(world, log, target)
@@ -132,9 +154,14 @@ def test_the_filter_agrees_with_brute_force(target, rho):
     assert furthest > 0.05  # the agreement above is no accident of the setting
 
 
-def test_the_oracle_of_both_is_the_law_that_was_drawn_from():
-    world = dataclasses.replace(TINY, redundancy=0.35)
+@pytest.mark.parametrize("knobs", KNOBS[1::2])
+def test_the_oracle_of_both_is_the_law_that_was_drawn_from(knobs):
+    world = dataclasses.replace(TINY, **knobs)
     log = generate(world)
+    for a, b in itertools.product((0, 1, 2, None), repeat=2):
+        expected = [law(world, a, b, z) for z in range(world.topics)]
+        found = topic_law(world)[3 if a is None else a, 3 if b is None else b]
+        np.testing.assert_allclose(found, expected, atol=1e-12)
     oracles, topics = topic_oracles(world, log), topics_of(world, log)
     np.testing.assert_array_equal(oracles.row, np.flatnonzero(log.domain == 0))
     np.testing.assert_array_equal(oracles.topic, topics[oracles.row])
@@ -182,15 +209,38 @@ def test_swapping_the_domains_turns_the_knob_around():
     assert gain[0.2, 0] - gain[0.8, 0] > 0.1
 
 
+def test_what_synergy_and_silence_are_worth():
+    """The second table in the README."""
+    for knobs, gains, hits in (
+        ({"synergy": 0.5}, (0.32, 0.32), (0.35, 0.45)),
+        ({"synergy": 1.0}, (0.47, 0.47), (0.51, 0.72)),
+        ({"silence": (0.0, 0.5)}, (0.08, 0.23), (0.50, 0.51)),
+        ({"silence": (0.0, 1.0)}, (0.00, 0.26), (0.44, 0.44)),
+    ):
+        world = World(**knobs)
+        log = generate(world)
+        of_a, of_b = (topic_oracles(world, log, target).summary() for target in (0, 1))
+        np.testing.assert_allclose((of_a["gain"], of_b["gain"]), gains, atol=0.006)
+        np.testing.assert_allclose((of_a["hit_own"], of_a["hit_both"]), hits, atol=0.006)
+
+
 def realised_loss(law_NxK, topic):
     return -np.log(law_NxK[np.arange(len(topic)), topic])
 
 
-def test_oracles_are_calibrated_and_a_wrong_knob_is_not():
-    world = dataclasses.replace(CROWD, redundancy=0.3)
+@pytest.mark.parametrize(
+    ("knobs", "others"),
+    [
+        ({"redundancy": 0.3}, {"redundancy": 0.7}),
+        ({"synergy": 0.6}, {"synergy": 0.3}),
+        ({"silence": (0.1, 0.6)}, {"silence": (0.6, 0.1)}),
+    ],
+)
+def test_oracles_are_calibrated_and_a_wrong_knob_is_not(knobs, others):
+    world = dataclasses.replace(CROWD, **knobs)
     log = generate(world)
     right = topic_oracles(world, log)
-    wrong = topic_oracles(dataclasses.replace(world, redundancy=0.7), log)
+    wrong = topic_oracles(dataclasses.replace(world, **others), log)
     for name in ("own", "both"):
         loss = realised_loss(getattr(right, name), right.topic)
         error = loss.std() / math.sqrt(len(loss))
@@ -424,6 +474,12 @@ def test_oracles_agree_on_single_domain_users(target):
         ({"single": (2.5, 0)}, "single (2.5, 0): expected two, each a whole number"),
         ({"single": (1, 2, 3)}, "single (1, 2, 3): expected two"),
         ({"single": 5}, "single 5: expected two"),
+        ({"synergy": 1.5}, "synergy 1.5: expected a number from 0 to 1"),
+        ({"silence": (0, 2)}, "silence (0, 2): expected two, each a number from 0 to 1"),
+        ({"views": 3}, "views 3: expected a whole number from 1 to 2"),
+        ({"aligned": 1}, "aligned 1: expected True or False"),
+        ({"rotation": -1}, "rotation -1: expected a number from 0 to 1"),
+        ({"gap": -1}, "gap -1: expected a number from 0 up"),
     ],
 )
 def test_a_bad_field_is_named_with_what_was_found_and_expected(fields, words):
@@ -446,25 +502,9 @@ def test_oracles_refuse_the_log_of_another_world():
 
 
 def test_oracles_survive_laws_with_zeros():
-    for stay, rho in itertools.product((0, 1), (0, 0.5, 1)):
-        world = dataclasses.replace(TINY, n_users=40, stay=stay, redundancy=rho)
+    for stay, rho, sigma in itertools.product((0, 1), (0, 0.5, 1), (0, 1)):
+        world = dataclasses.replace(TINY, n_users=40, stay=stay, redundancy=rho, synergy=sigma)
         with np.errstate(all="raise"):
             summary = topic_oracles(world, generate(world)).summary()
         assert all(map(math.isfinite, summary.values()))
         assert summary["gain"] > -1e-12
-
-
-def test_embeddings_of_the_synthetic_world():
-    """A function of the items alone: of their topic, and of what is their own."""
-    world = World()
-    table, truth = embeddings(world), latents(world)
-    assert table.shape == (900, 64) and table.dtype == np.float32
-    np.testing.assert_allclose(np.linalg.norm(table, axis=1), 1, atol=1e-6)
-    alike = table @ table.T
-    same = truth.item_topic[:, None] == truth.item_topic
-    np.fill_diagonal(same, False)
-    near = np.corrcoef((truth.item_latent @ truth.item_latent.T)[same], alike[same])[0, 1]
-    assert alike[same].mean() > alike[~same & ~np.eye(900, dtype=bool)].mean() + 0.2 and near > 0.4
-    other = World(redundancy=0.0, stay=0.2, taste=0.0)
-    np.testing.assert_array_equal(embeddings(other), table)
-    assert (embeddings(World(seed=1)) != table).any()

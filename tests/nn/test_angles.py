@@ -34,7 +34,9 @@ def of(probe):
 
 def naive(probe):
     """Every statistic, token by token in float64."""
-    p = {name: np.asarray(value, np.float64) for name, value in vars(probe).items()}
+    p = {
+        name: np.asarray(value, np.float64) for name, value in vars(probe).items() if name != "more"
+    }
     tokens = np.flatnonzero(p["has_key_P"])
     both = [t for t in tokens if p["has_aligned_P"][t]]
 

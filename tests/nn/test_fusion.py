@@ -4,11 +4,10 @@ import subprocess
 import sys
 
 import jax
-import jax.numpy as jnp
 import pytest
 
 from oa_jax.nn import known
-from oa_jax.nn.fusion import Fusion, Probe, make
+from oa_jax.nn.fusion import Fusion, Taken, make
 from oa_jax.nn.gca import GatedCrossAttention
 from oa_jax.nn.known import GCAConfig
 from tests.backbones.abxi import _batches as abxi
@@ -22,20 +21,11 @@ class Adding(Fusion):
     causal: bool = False
     bias: float = 0.5
 
-    def __call__(self, query, source, q_time_BxT, s_time_BxS):
-        return self._add(query, source, q_time_BxT, s_time_BxS)
+    pool: str = "mean"
 
-    def setup(self):
-        self.w = self.param("w", self.initial.weight, (8, 8))
-
-    def _add(self, query, source, q_time_BxT, s_time_BxS):
-        seen = source.packing.unpack(source.real_P)[:, None, :]
-        seen &= (s_time_BxS[:, None, :] <= q_time_BxT[:, :, None]) | (not self.causal)
-        weight = seen / jnp.maximum(seen.sum(-1, keepdims=True), 1)
-        y = query.packing.pack(weight @ source.packing.unpack(source.h_PxD))
-        update, real = y @ self.w + self.bias, query.real_P
-        probe = Probe(query.h_PxD, update, y, y, jnp.ones_like(y), real, real, real)
-        return query.map(lambda h: h + update), probe
+    def take(self, query, source, view):
+        y, weights = self.one_y(query, source, view)
+        return Taken(y @ self.param("w", self.initial.weight, (8, 8)) + self.bias, weights)
 
 
 ITEMS, N_ITEMS = llm4cdsr.histories(llm4cdsr.PATTERNS)
@@ -60,7 +50,7 @@ def test_a_fusion_of_ones_own_serves_every_backbone(name, monkeypatch):
     net = params.get("net", params)
     modules = {f"gca_{place}_{domain}" for place in (0, 2) for domain in "AB"}
     assert {m for m in net if m.startswith("gca")} == modules
-    assert all(set(net[module]) == {"w"} for module in modules)
+    assert all(set(net[module]) == {"w", "norm"} for module in modules)
     probes = jax.eval_shape(model.probe, params, rows)
     assert set(probes) == {"0/A", "0/B", "2/A", "2/B"}
     # The twin: the place that it doesn't take has no module.
@@ -77,7 +67,6 @@ def test_fields_of_the_class_are_filled_from_the_group(monkeypatch):
         GatedCrossAttention, "tanh", 2, "gca_0_A",
     )  # fmt: skip
     assert gca.part_of == "gated" and gca.gate_hidden == 4
-    assert set(known.FUSIONS) == {"gca", "adding"}
 
 
 def test_reading_the_group_costs_no_jax():

@@ -8,15 +8,10 @@ import numpy as np
 import pytest
 
 from oa_jax.nn import angles
-from oa_jax.nn.gca import (
-    GATE_ACTIVATIONS,
-    INNER_ACTIVATIONS,
-    PARTS,
-    GatedCrossAttention,
-    parallel_part,
-)
+from oa_jax.nn.fusion import PARTS
+from oa_jax.nn.gca import GATE_ACTIVATIONS, INNER_ACTIVATIONS, GatedCrossAttention
 from oa_jax.nn.known import GCAConfig
-from oa_jax.nn.layers import Packing, Stream
+from oa_jax.nn.layers import Packing, Stream, parallel_part
 from oa_jax.nn.losses import mean_cos2
 
 B, T, S, D, HEADS = 3, 5, 6, 8, 2
@@ -359,3 +354,79 @@ def test_a_late_time_shows_later_keys():
     same, _ = run(module, params, times=(Q_TIME + 7, S_TIME + 7))
     assert np.abs(early.h_PxD - late.h_PxD).max() > 0.01
     np.testing.assert_array_equal(early.h_PxD, same.h_PxD)
+
+
+def test_a_hidden_key_is_not_used_and_nothing_is_left_to_use():
+    """The newest key of each token, as in a merged stream its own item is; in row 0 every key."""
+    module, params = module_and_params(gate_input="source")
+    allowed = np.zeros((B, T, S), bool)
+    for slot in range(10):
+        allowed[divmod(int(AT[slot]), T)] = allowed_keys(slot)
+    newest = allowed & (np.cumsum(allowed[..., ::-1], -1)[..., ::-1] == 1)
+    hidden = newest.copy()
+    hidden[0] = True
+    only = (allowed.any(-1) & hidden.all(-1)).ravel()[AT[:10]]
+    assert only.any() and not only.all()
+    query, source = streams()
+
+    def run_hidden(params, source_h):
+        args = query, source.replace(h_PxD=source_h), Q_TIME, S_TIME, jnp.asarray(hidden)
+        return module.apply({"params": params}, *args)
+
+    out, probe = run_hidden(params, source.h_PxD)
+    y = np.asarray(source.h_PxD, np.float64).reshape(B, S, D)
+    numbers = jax.tree.map(lambda p: np.asarray(p, np.float64), params)
+    for slot in range(10):
+        row, t = divmod(int(AT[slot]), T)
+        keys = (allowed & ~hidden)[row, t]
+        expected = naive_update(numbers, np.asarray(probe.x[slot], np.float64), y[row], keys)
+        np.testing.assert_allclose(probe.update[slot], expected, atol=1e-5)
+    np.testing.assert_array_equal(probe.update[:10][only], 0)
+    assert not np.asarray(probe.has_key_P[:10])[only].any()
+    seen, plain = (np.asarray(p.has_aligned_P[:10]) for p in (probe, run(module, params)[1]))
+    assert plain.any() and not seen[newest.any(-1).ravel()[AT[:10]]].any()
+    gradients = jax.grad(lambda *args: jnp.sum(run_hidden(*args)[0].h_PxD ** 2), (0, 1))
+    for leaf in jax.tree.leaves((out.h_PxD, gradients(params, source.h_PxD))):
+        assert np.isfinite(leaf).all()
+
+
+NUMBERS = {"none": 0, "scalar": 1, "head": HEADS, "vector": D}
+
+
+@pytest.mark.parametrize("gate", NUMBERS)
+def test_a_gate_has_as_many_numbers_as_it_says(gate):
+    module, params = module_and_params(gate=gate, layer_norm=False)
+    out, probe = run(module, params)
+    real = np.asarray(QUERY_REAL)
+    groups = np.asarray(probe.gate)[real].reshape(real.sum(), max(NUMBERS[gate], 1), -1)
+    assert (np.ptp(groups, -1) == 0).all()
+    if gate == "none":
+        assert set(params) == {"attention"} and (groups == 1).all()
+    else:
+        assert params["gate_out"]["bias"].shape == (NUMBERS[gate],)
+        assert len(np.unique(groups[0, :, 0])) == NUMBERS[gate]
+    np.testing.assert_allclose(out.h_PxD, probe.x + probe.gate * probe.update, atol=1e-5)
+
+
+def test_without_the_residual_the_update_stands_alone():
+    module, params = module_and_params(residual=False, layer_norm=False)
+    out, probe = run(module, params)
+    np.testing.assert_allclose(out.h_PxD, probe.gate * probe.update, atol=1e-6)
+    assert np.abs(probe.x[QUERY_REAL]).max() > 0.1
+
+
+@pytest.mark.parametrize("part_of", PART_OF)
+def test_two_learnt_scales_for_the_two_parts(part_of):
+    fields = {"part_of": part_of, "layer_norm": False}
+    module, params = module_and_params(part="split", **fields)
+    first = module.init(jax.random.key(0), *streams(), Q_TIME, S_TIME)["params"]
+    scales = ("scale_parallel", "scale_orthogonal")
+    assert [float(first[name]) for name in scales] == [1, 1]
+    for values, part in {(1, 1): "full", (1, 0): "parallel", (0, 1): "orthogonal"}.items():
+        given = params | dict(zip(scales, map(jnp.float32, values), strict=True))
+        out, probe = run(module, given)
+        plain = {name: leaf for name, leaf in params.items() if name not in scales}
+        expected, _ = run(module_and_params(part=part, **fields)[0], plain)
+        np.testing.assert_allclose(out.h_PxD, expected.h_PxD, atol=1e-5)
+        found = angles.statistics(angles.sums(probe))
+        assert [found[name] for name in scales] == pytest.approx(values)

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from oa_jax.errors import UserError
-from oa_jax.ranking.candidates import candidates_digest, draw_candidates
+from oa_jax.ranking.candidates import candidates_digest, donors, draw_candidates
 
 N_ITEMS = (40, 60)
 POOL_A, POOL_B = set(range(1, 41)), set(range(41, 101))
@@ -160,3 +160,17 @@ def test_rows_must_match_and_targets_must_be_items():
 
 def test_no_rows():
     assert _draw([], np.zeros(0, int), np.zeros((0, 3), int)).shape == (0, 11)
+
+
+def test_donors_are_one_cycle_of_the_data():
+    found = donors("abc", "val", 50)
+    assert sorted(found) == list(range(50))
+    row, seen = 0, set()
+    while row not in seen:
+        seen.add(row)
+        row = found[row]
+    assert len(seen) == 50  # so nobody is its own donor
+    np.testing.assert_array_equal(found, donors("abc", "val", 50))
+    assert (found != donors("abc", "test", 50)).any() and (found != donors("d", "val", 50)).any()
+    with pytest.raises(UserError, match="gca.source=shuffled: 1 user in val: expected two or more"):
+        donors("abc", "val", 1)

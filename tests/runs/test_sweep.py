@@ -176,19 +176,27 @@ def test_what_is_kept_of_a_run(tmp_path, alone, keep):
         check_equal(tmp_path, {"quick": alone["quick"]})
 
 
-def test_a_search_takes_what_is_better(tmp_path):
-    """A rate of nearly nothing is pruned or loses; trials of one program share its slots."""
+def test_a_search_is_told_what_its_trials_are_worth(tmp_path):
+    """Trials of one program share its slots; what optuna knows survives the process."""
 
     def make(trial):
-        rate = trial.suggest_categorical("rate", [1e-7, 0.03])
+        rate = trial.suggest_float("rate", 1e-3, 0.1, log=True)
         return swept.runs()["quick"].replace(train={"learning_rate": rate})
 
     search = study.Search(make, trials=5)
     first = swept.sweep_of(tmp_path, search, slots=4)
     progress = first.run()
     assert progress.finished == 5 and len(progress.uses) == 1
+    trials = first._study.trials
+    assert len({trial.params["rate"] for trial in trials}) == 5
+    told = [t for t in trials if t.state.name == "COMPLETE"]
+    assert told and {t.state.name for t in trials} <= {"COMPLETE", "PRUNED"}
+    for trial in told:
+        summary, *_ = results(tmp_path / f"trial-{trial.number:04d}")
+        assert summary["label"] and summary["n_seeds"] == 2
+        scores = [index.score_of(entry) for entry in summary["per_seed"]]
+        assert trial.value == pytest.approx(np.median(scores))
     best = first._study.best_trial
-    assert best.params == {"rate": 0.03} and progress.best[1] == f"trial-{best.number:04d}"
     again = swept.sweep_of(tmp_path, search)
     assert again.run().done_here == 0 and again._study.best_value == best.value
     more = swept.sweep_of(tmp_path, study.Search(make, trials=6)).run()

@@ -167,11 +167,25 @@ def test_a_killed_command_goes_on_with_the_chunks_that_it_stored(run_command, st
     assert metadata["encoder"]["kind"] == "sentence-transformers"
 
 
+def test_align_makes_tables_of_changed_vectors_beside_the_others(run_command, stored):
+    data_dir, name = stored
+    argv = [f"--data_dir={data_dir}", f"--name={name}", "--encoder=hashing", "--local_width=4"]
+    done = run_command("align", *argv, "--how=rotated", "--amount=0.5", "--seed=3")
+    assert done.returncode == 0, done.stderr
+    assert "hashed words + truncated SVD, no language model, rotated: global" in done.stdout
+    folder = pathlib.Path(data_dir) / "oa_tables"
+    assert [path.name for path in folder.iterdir()] == [f"{name}-rotated"]
+    inputs = json.loads((folder / f"{name}-rotated" / METADATA).read_text())["inputs"]
+    assert inputs["alignment"] == {"kind": "rotated", "amount": 0.5, "seed": 3}
+
+
 def test_a_mistake_of_the_command_is_one_line(run_command, tmp_path):
     flags = ("--name=x", "--encoder=hashing", f"--out={tmp_path / 'out'}")
     for argv, expected in (
         (flags[1:], "--name: missing"),
         ((*flags, f"--data_dir={tmp_path}"), "not prepared"),
+        (("turn", *flags), "argument 'turn': expected align, or nothing"),
+        (("align", *flags, f"--data_dir={tmp_path}", "--amount=-1"), "--amount=-1.0: expected a"),
     ):
         found = run_command(*argv)
         assert found.returncode == 2 and expected in found.stderr

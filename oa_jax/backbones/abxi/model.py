@@ -16,7 +16,7 @@ import jax.numpy as jnp
 
 from oa_jax.backbones.abxi.fields import Model, Quirks
 from oa_jax.nn import histories, losses, shards
-from oa_jax.nn.fusion import DOMAINS, Probe, fuse
+from oa_jax.nn.fusion import DOMAINS, Probe, Times, fuse, with_donors, without_donors
 from oa_jax.nn.known import GCAConfig
 from oa_jax.nn.layers import (
     TABLE_INIT,
@@ -52,7 +52,9 @@ class ABXI(nn.Module):
         every position of the compact streams, or at the last one only, for both domains.
         rate: dropout rate, None without dropout.
         """
-        streams, times = self._embed(batch, rate)
+        streams, columns = self._embed(batch, rate)
+        own = columns if self.gca.own_item == "visible" else own_columns(batch, self.n_items[0])
+        times = Times(columns, columns, own)
         probes = {}
         for place, layer in enumerate((None, self._attend, self._feed_forward)):
             if layer:
@@ -62,6 +64,7 @@ class ABXI(nn.Module):
             # What follows the attention is pointwise, unless a fusion stands at the last place.
             if last_only and (place == 2 or (place == 1 and 2 not in self.gca.positions)):
                 streams = {name: stream.last() for name, stream in streams.items()}
+        streams["x"] = without_donors(streams["x"], len(batch["seq_x"]))
         return self._project(streams, "at_A" in batch, rate), probes
 
     def _embed(self, batch, rate):
@@ -75,7 +78,7 @@ class ABXI(nn.Module):
         streams = {}
         for name, key in (("x", "seq_x"), ("A", "seq_a"), ("B", "seq_b")):
             packing = packings[name]
-            ids_BxL = batch[key]
+            ids_BxL = with_donors(batch[key], batch) if name == "x" else batch[key]
             real_BxL = ids_BxL != 0
             count = jnp.cumsum(real_BxL, axis=1)
             if self.quirks.q6_positions_from_end:
@@ -142,7 +145,21 @@ def _layout(batch):
         packings["x"] = Packing(jnp.concatenate([at["A"], at["B"]]), shape, parts)
         return packings, {"x": axis, "A": axis, "B": axis}
     packings = {k: Packing(None, shape) for k in ("x", *DOMAINS)}
+    packings["x"] = Packing(None, with_donors(batch["seq_x"], batch).shape)
     return packings, {"x": axis, "A": batch["until_a"], "B": batch["until_b"]}
+
+
+def own_columns(batch: Batch, n_a: int) -> dict[str, jax.Array]:
+    """{stream: (B, L)}, columns of seq_x: where the item behind each token stands, -1 where it was
+    trimmed away. (The token's time says instead up to where it may look.) n_a: items of A."""
+    ids_BxL, shape = batch["seq_x"], batch["seq_x"].shape
+    axis, columns = jnp.broadcast_to(jnp.arange(shape[1]), shape), {}
+    for domain in DOMAINS:
+        mine = (ids_BxL > 0) & ((ids_BxL > n_a) == (domain == "B"))
+        column = jnp.where(mine, axis, -1)
+        # The newest item so far; in evaluation one after the other, without gaps.
+        columns[domain] = jax.lax.cummax(column, 1) if "at_A" in batch else jnp.sort(column, 1)
+    return columns | {"x": axis}
 
 
 @dataclasses.dataclass(frozen=True)

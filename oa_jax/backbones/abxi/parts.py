@@ -9,6 +9,7 @@ from oa_jax.backbones.abxi.task import Task
 
 class Parts(base.Parts):
     hparams = {"temperature": ("model", "temperature")}
+    merged = "seq_x"
 
     def task(self, log, split) -> Task:
         of, q1 = self.config.train, self.config.quirks.q1_pool_b_from_last_a

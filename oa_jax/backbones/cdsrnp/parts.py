@@ -11,7 +11,7 @@ from oa_jax.backbones.cdsrnp import arrays as host
 from oa_jax.backbones.cdsrnp.model import Backbone
 from oa_jax.backbones.cdsrnp.task import CDSRNPTask
 from oa_jax.events.log import TEST, VALIDATION
-from oa_jax.ranking.candidates import candidates_digest, draw_candidates
+from oa_jax.ranking.candidates import candidates_digest, donors, draw_candidates
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,6 +52,8 @@ class Parts(base.Parts):
         drawn = draw_candidates(fingerprint, "support", user, rows["target"], own, log.n_items, 1)
         rows = {name: rows[name] for name in (*host.STREAMS, "target", "domain")}
         rows |= {"negative": drawn[:, 1], "real": np.ones(len(pool), bool)}
+        if self.config.gca.positions and self.config.gca.source == "shuffled":
+            rows["donor"] = rows["seq"][donors(fingerprint, "support", len(pool))]
         return Support(rows, {"support": candidates_digest(drawn)})
 
     @property

@@ -57,7 +57,7 @@ def evaluation_arrays(
     user, target, domain (R,), seen (R, H): see `events.rows.evaluation_rows`.  seq, seq_D, time_D
     (R, L) as in training, W ending with the target.  n_history (R,): events before the target.
     drop_last_of_other: the stream of the domain that is not the target's ends one item early, as
-    in the official code; it matters to `gca.kv=other` alone.
+    in the official code; it matters to `gca.source=other` alone.
     """
     arrays, place, _, _ = evaluation_rows(log, split, which)
     event, row, column = _window(log, arrays["user"], place + 1, length)

@@ -12,7 +12,8 @@ from oa_jax.backbones.llm4cdsr import model
 from oa_jax.backbones.llm4cdsr.task import LLM4CDSRTask
 from oa_jax.data import sources
 from oa_jax.errors import UserError
-from oa_jax.events import world
+from oa_jax.events.world import World
+from oa_jax.text.align import world_vectors
 from oa_jax.text.tables import Tables, default_folder, history_of, load_tables
 from oa_jax.text.vectors import mean_profiles, pca, widest
 
@@ -97,14 +98,19 @@ class Parts(base.Parts):
         return {"all": every, "short": short, "long": ~short, "tail": tail, "popular": ~tail}
 
 
-def synthetic_tables(knobs: world.World, log, split, sees_validation: bool) -> Tables:
+def synthetic_tables(world: World, log, split, sees_validation: bool) -> Tables:
     """Tables of the synthetic world's own embeddings, with all principal components."""
-    vectors, n_a = world.embeddings(knobs), log.n_items[0]
+    vectors, n_a = world_vectors(world, log, history_of(split)), log.n_items[0]
     parts = (vectors, vectors[:n_a], vectors[n_a:])
     reduced = [pca(part, widest(part))[0] for part in parts]
     n_history, has_text = history_of(split, sees_validation), np.ones(len(vectors), bool)
     users = mean_profiles(log, n_history, vectors, has_text)
-    return Tables(*reduced, users, n_history, {"encoder": "synthetic", "log": log.fingerprint()})
+    metadata = {"encoder": "synthetic", "log": log.fingerprint()}
+    for name in ("views", "aligned", "rotation", "gap"):
+        value = getattr(world, name)
+        if value != getattr(World, name):  # what earlier versions had not stays unnamed
+            metadata[name] = value
+    return Tables(*reduced, users, n_history, metadata)
 
 
 def padded(found: Tables) -> model.Tables:

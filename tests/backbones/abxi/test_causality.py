@@ -33,7 +33,7 @@ ROWS = np.arange(len(HISTORIES))
 COLUMN = LENGTH - np.array([len(items) - 1 for items in HISTORIES]) + STEP
 LAST_STEP = np.array([len(items) - 2 for items in HISTORIES]) == STEP
 BATCH = training_batch()
-OTHER = {"positions": (0, 1, 2), "kv": "other"}
+OTHER = {"positions": (0, 1, 2), "source": "other"}
 
 
 def make(gca=None, quirks=CORRECTED):
@@ -147,7 +147,7 @@ def test_with_the_other_domain_as_keys_evaluation_sees_one_more_item(positions):
     """Task-guided alignment puts the other domain's newest item where that
     domain is next asked for, after the step in question: training does not see it, evaluation
     does. Hidden from evaluation, the two agree."""
-    gca, rows = {"positions": positions, "kv": "other"}, cut_rows()
+    gca, rows = {"positions": positions, "source": "other"}, cut_rows()
     trained, evaluated = training_and_cut(gca, FROM_START, rows)
     assert np.abs(trained - evaluated).max() > 0.01
     newest = jnp.arange(LENGTH) == LENGTH - 1
@@ -158,15 +158,15 @@ def test_with_the_other_domain_as_keys_evaluation_sees_one_more_item(positions):
     np.testing.assert_allclose(trained, evaluated, atol=1e-5)
 
 
-@pytest.mark.parametrize("kv", ["merged", "other"])
-def test_aligned_source_token_stands_at_the_tokens_own_time(kv):
+@pytest.mark.parametrize("kind", ["merged", "other"])
+def test_aligned_source_token_stands_at_the_tokens_own_time(kind):
     """In evaluation the domain streams have no gaps: their columns are not times."""
     rows = {name: np.asarray(value) for name, value in cut_rows().items()}
-    probes = forward(*make({"positions": (0,), "kv": kv}), rows)[1]
+    probes = forward(*make({"positions": (0,), "source": kind}), rows)[1]
     axis = np.broadcast_to(np.arange(LENGTH), rows["seq_x"].shape)
     for domain, mine, other in (("A", "a", "b"), ("B", "b", "a")):
         source = (rows["seq_x"], axis)
-        if kv == "other":
+        if kind == "other":
             source = rows[f"seq_{other}"], rows[f"until_{other}"]
         same = rows[f"until_{mine}"][:, :, None] == source[1][:, None, :]
         same &= (rows[f"seq_{mine}"] > 0)[:, :, None] & (source[0] > 0)[:, None, :]

@@ -52,7 +52,7 @@ def test_size_with_gca(positions):
 def test_size_with_every_option():
     official = size(AFK, 256, 16, {"positions": (0, 1)})
     assert official == 9_651_200 + 2 * PAIR
-    free = {"kv": "other", "heads": 8, "gate_input": "source", "part": "parallel"}
+    free = {"source": "other", "heads": 8, "gate_input": "source", "part": "parallel"}
     assert size(AFK, 256, 16, {"positions": (0, 1)} | free) == official
     # What must cost something: the norm's 2d and each multiple of the gate's hidden layer.
     without_norm = size(AFK, 256, 16, {"positions": (0, 1), "layer_norm": False})
@@ -118,7 +118,7 @@ def test_closed_gates_without_norm_are_the_baseline(gate_act):
 
 @pytest.mark.parametrize(
     "gca",
-    [{}, {"positions": (1,)}, {"positions": (0, 2)}, {"positions": (0, 1, 2), "kv": "other"}],
+    [{}, {"positions": (1,)}, {"positions": (0, 2)}, {"positions": (0, 1, 2), "source": "other"}],
     ids=str,
 )
 def test_encode_is_the_last_position_of_the_whole_pass(gca):
@@ -174,10 +174,10 @@ def swap_domains(params, batch):
     return swapped | {"items": params["items"].at[new].set(params["items"])}, renamed
 
 
-@pytest.mark.parametrize("kv", ["merged", "other"])
-def test_swapped_domains_swap_the_outputs(kv):
-    model = backbone(ALL | {"kv": kv})
-    swapped_model = backbone(ALL | {"kv": kv}, n_items=N_ITEMS[::-1])
+@pytest.mark.parametrize("source", ["merged", "other"])
+def test_swapped_domains_swap_the_outputs(source):
+    model = backbone(ALL | {"source": source})
+    swapped_model = backbone(ALL | {"source": source}, n_items=N_ITEMS[::-1])
     params, batch, rows = random_params(model), training_batch(), evaluation_batch()
     expected = training_hidden(model, params, batch)
     swapped = swap_domains(params, batch)
@@ -204,7 +204,7 @@ def padded_and_not(model, params):
 
 
 def test_left_padding_adds_nothing():
-    model = backbone(ALL | {"kv": "other", "gate_input": "source"}, length=LENGTH + 3)
+    model = backbone(ALL | {"source": "other", "gate_input": "source"}, length=LENGTH + 3)
     short, long = padded_and_not(model, random_params(model))
     np.testing.assert_allclose(short, long, atol=1e-5)
 
@@ -221,7 +221,7 @@ def test_left_padding_that_is_attended_to_changes_hidden_states(broken):
 CASES = (
     ALL,
     ALL
-    | {"kv": "other", "gate_input": "source", "gate_act": "tanh", "gate_inner": "gelu"}
+    | {"source": "other", "gate_input": "source", "gate_act": "tanh", "gate_inner": "gelu"}
     | {"part": "parallel"},
     {"positions": (1,), "part": "orthogonal", "gate_inner": "linear", "layer_norm": False},
 )

@@ -84,10 +84,23 @@ def input_gradients(gca, quirks):
 
 def test_no_gradient_from_later_inputs_with_the_other_domain_as_keys():
     """With the merged stream as keys: tests/backbones/test_contract.py."""
-    own, x = input_gradients({"positions": (0, 1, 2), "kv": "other"}, CORRECTED)
+    own, x = input_gradients({"positions": (0, 1, 2), "source": "other"}, CORRECTED)
     np.testing.assert_array_equal(own[~PAST_OWN], 0)
     np.testing.assert_array_equal(x[~PAST_X], 0)
     assert x[PAST_X].min() > 1e-6
+
+
+@pytest.mark.parametrize("source", ["merged", "other"])
+def test_with_window_now_all_before_the_target_counts_and_nothing_later(source):
+    gca = {"positions": (0, 1, 2), "source": source}
+    newest = PAST_X & ~PAST_OWN  # after the token, before its target
+    now, x = input_gradients(gca | {"window": "now"}, CORRECTED)
+    np.testing.assert_array_equal(now[~PAST_X], 0)
+    np.testing.assert_array_equal(x[~PAST_X], 0)
+    # Of the other domain's own stream, which ends before its last item, not all are there.
+    least = newest.sum() if source == "merged" else 5
+    assert (now[newest] > 1e-6).sum() >= least > 4
+    np.testing.assert_array_equal(input_gradients(gca, CORRECTED)[0][newest], 0)
 
 
 def test_the_official_streams_see_what_they_must_predict():
@@ -101,10 +114,10 @@ def test_without_the_causal_mask_of_gca_later_inputs_count():
     assert (own[~PAST_OWN] > 1e-6).sum() > 10
 
 
-@pytest.mark.parametrize("gca", [{}, {"positions": (0, 2)}], ids=str)
-def test_training_at_a_step_is_evaluation_of_the_history_up_to_it(gca):
+@pytest.mark.parametrize("window", ["own", "now"])
+def test_training_at_a_step_is_evaluation_of_the_history_up_to_it(window):
     """Whole rows, their last token: what is trained there is what is scored in evaluation."""
-    model = backbone(N_ITEMS, gca, CORRECTED)
+    model = backbone(N_ITEMS, {"positions": (0, 2), "window": window}, CORRECTED)
     params = random_params(model)
     rows = evaluation_batch(ITEMS, N_ITEMS)
     evaluated = forward(model, params, rows)

@@ -1,0 +1,162 @@
+"""`verdicts`: three results that would refute the paper's mechanism, and what these runs say.
+
+1. X' is not orthogonal: mean |cos(X, α ⊙ X')| stays above 0.5, or goes with quality positively.
+2. It is parameters: a baseline with as many parameters is as good.
+3. It is Y: over data sets |cos(X, X')| follows |cos(X, Y)|.
+
+A condition is `met` where its interval lies on its side, `not met` where it lies on the other,
+`open` where it covers both or there is too little, which the note says.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import polars as pl
+
+from oa_jax.sheets import Sheet
+
+from . import correlate
+from .output import columns, interval, number, sheet_of, write_frame
+from .page import Section
+from .resampling import DRAWS, t_over_normal
+from .runs import Run, finished
+from .statistics import pearson
+from .table import gains
+
+ORTHOGONAL = 0.5  # a mean |cos| above it is no orthogonality
+MATCHED = 0.03  # the difference in parameters at which a baseline counts as equal
+SCHEMA = columns("condition setting domain verdict", "runs") | columns("", "", "value low high")
+SCHEMA |= columns("note")
+CONDITIONS = {
+    "not orthogonal": "mean |cos(X, α ⊙ X′)| is above 0.5",
+    "positive": "|cos(X, α ⊙ X′)| goes with quality positively (r over configurations)",
+    "parameters": "a baseline of equal parameters is as good (gain over it, worst run)",
+    "follows Y": "over data sets |cos(X, X′)| follows |cos(X, Y)| (r)",
+}
+
+
+def verdicts(runs: list[Run], metric: str = "ndcg@10/full", draws: int = DRAWS) -> pl.DataFrame:
+    """A row per condition, setting and domain; columns `SCHEMA`. value: the mean, the r or the gain
+    that decides, with its 95 % interval."""
+    points = correlate.points_of(runs, "gated_abs_cos", metric, "mean")
+    rows = [*_orthogonal(points), *_positive(points, draws), *_parameters(runs, metric, draws)]
+    return pl.DataFrame([*rows, *_follows(runs, metric)], schema=SCHEMA)
+
+
+def _row(condition, setting, domain, n_runs, value, low, high, bound, note=""):
+    """bound: below it the condition is not met, above it it is."""
+    known = math.isfinite(low) and math.isfinite(high)
+    verdict = "open"
+    if known and low > bound:
+        verdict = "met"
+    if known and high < bound:
+        verdict = "not met"
+    numbers = {"value": value, "low": low, "high": high}
+    numbers = {name: v if math.isfinite(v) else None for name, v in numbers.items()}
+    lead = {"condition": condition, "setting": setting, "domain": domain, "verdict": verdict}
+    return lead | {"runs": n_runs} | numbers | {"note": note}
+
+
+def _groups(points):
+    if not points.is_empty():
+        for key, part in points.group_by("setting", "domain", maintain_order=True):
+            yield *key, part
+
+
+def _orthogonal(points):
+    """The mean over configurations, each of which counts once."""
+    for setting, domain, part in _groups(points):
+        x = part.group_by("configuration").agg(pl.col("x").mean())["x"].to_numpy()
+        half = math.nan
+        if len(x) > 1:
+            half = 1.96 * t_over_normal(len(x) - 1) * x.std(ddof=1) / math.sqrt(len(x))
+        note = f"{np.mean(x > ORTHOGONAL):.0%} of {len(x)} configurations are above"
+        mean = float(x.mean())
+        row = "not orthogonal", setting, domain, len(x), mean, mean - half, mean + half
+        yield _row(*row, ORTHOGONAL, note)
+
+
+def _positive(points, draws):
+    if points.is_empty():
+        return
+    found = correlate.correlations(points, draws).filter(coefficient="Pearson r")
+    for row in found.iter_rows(named=True):
+        numbers = [math.nan if row[k] is None else row[k] for k in ("value", "low", "high")]
+        lead = "positive", row["setting"], row["domain"], row["configurations"]
+        yield _row(*lead, *numbers, 0.0, row["note"] or "")
+
+
+def _parameters(runs, metric, draws):
+    """Of each setting the run with GCA that gains least over its equal."""
+    name, _, ranking = metric.partition("/")
+    worst: dict[tuple[str, str], tuple] = {}
+    counts: dict[tuple[str, str], int] = {}
+    for run in finished(runs):
+        equal = equal_of(run, runs) if run.places else None
+        if equal is None:
+            continue
+        frame, _ = gains([run, equal], equal.name, (name,), draws)
+        frame = frame.filter(run=run.name, ranking=ranking or run.candidates)
+        for row in frame.drop_nulls("gain").iter_rows(named=True):
+            key = run.setting, row["domain"]
+            counts[key] = counts.get(key, 0) + 1
+            if key not in worst or row["gain"] < worst[key][0]:
+                worst[key] = row["gain"], row["low"], row["high"], f"{run.name} on {equal.name}"
+    for key, (gain, low, high, note) in worst.items():
+        # As good or better is a gain below 0: the sign is turned for the bound.
+        row = _row("parameters", *key, counts[key], -gain, -high, -low, 0.0, note)
+        yield row | {"value": gain, "low": low, "high": high}
+
+
+def equal_of(run: Run, runs: list[Run]) -> Run | None:
+    """The baseline of the same setting with the nearest number of parameters, within 3 %."""
+    n = run.summary["n_parameters"]
+    others = [r for r in finished(runs) if r.setting == run.setting and not r.places]
+    near = [r for r in others if abs(r.summary["n_parameters"] / n - 1) <= MATCHED]
+    return min(near, key=lambda r: abs(r.summary["n_parameters"] - n), default=None)
+
+
+def _follows(runs, metric):
+    """r over data sets of the means of both statistics, by backbone; Fisher's interval."""
+    raw = correlate.points_of(runs, "abs_cos", metric, "mean")
+    other = correlate.points_of(runs, "xy_abs_cos", metric, "mean")
+    if raw.is_empty() or other.is_empty():
+        return
+    keys = ["setting", "domain"]
+    means = [f.group_by(keys, maintain_order=True).agg(pl.col("x").mean()) for f in (raw, other)]
+    joined = means[0].join(means[1], on=keys, suffix="_y", maintain_order="left")
+    backbone = pl.col("setting").str.split(" · ").list.first()
+    for (name, domain), part in joined.group_by(backbone, "domain", maintain_order=True):
+        n, r, low, high = len(part), pearson(part["x"], part["x_y"]), math.nan, math.nan
+        if n > 3 and abs(r) < 1:
+            half = 1.96 / math.sqrt(n - 3)
+            low, high = np.tanh([np.arctanh(r) - half, np.arctanh(r) + half]).tolist()
+        note = "" if n > 3 else f"{n} data sets: expected at least 4"
+        yield _row("follows Y", str(name), domain, n, r, low, high, 0.0, note)
+
+
+def section(runs: list[Run], out, options) -> Section:
+    """The conditions and what these runs say of them."""
+    frame = verdicts(runs, options.metric, options.draws)
+    how = "What would refute the mechanism, each with its interval: " + "; ".join(
+        CONDITIONS.values()
+    )
+    title = "What would refute it"
+    if frame.is_empty():
+        return Section(title, how, missing=["no finished run with GCA: nothing to judge"])
+    write_frame(out, "verdicts", frame)
+    count = frame.group_by("verdict").len()
+    numbers = dict(zip(count["verdict"], count["len"], strict=True))
+    short = ", ".join(f"{numbers.get(v, 0)} {v}" for v in ("met", "not met", "open"))
+    return Section(title, how, f"Conditions against it: {short}.", [], [], [sheet(frame)])
+
+
+def sheet(frame: pl.DataFrame) -> Sheet:
+    cells = {"condition": lambda r: CONDITIONS[r["condition"]]}
+    cells |= {name: name for name in ("setting", "domain", "verdict")}
+    cells |= {"value": lambda r: number(r["value"], 3, sign=True)}
+    cells |= {"95 % interval": lambda r: interval(r["low"], r["high"], 3, sign=True)}
+    cells |= {"runs": "runs", "note": "note"}
+    return sheet_of(frame.iter_rows(named=True), "Conditions that would refute it", 4, cells)

@@ -1,0 +1,73 @@
+"""Is it cross-attention, is it parameters, is it the other domain? ABXI on the synthetic pair.
+
+    python -m oa_jax sweep --study=configs/studies/arms.py --out=runs/arms
+
+At place 0, for redundancy 0, 0.5 and 1: the baseline, a baseline as large as GCA early, GCA early
+and its control arms (no other domain at all, another user's, the other domain alone, its own item
+hidden, no residual, no norm, other gates, one part of the update, both with learnt scales), and
+every other fusion at the width whose number of parameters is nearest to GCA's. Five seeds: 405
+runs in 81 programs. Primary comparison: test NDCG@10 among all items of A against the baseline,
+seeds paired, as a share of what the oracle gains; then Kendall's τ of gain and angle over fusions.
+
+`runlocal`: the baseline and one fusion, two seeds, in under a minute on two cores.
+"""
+
+import functools
+
+from oa_jax import presets
+from oa_jax.backbones import known
+from oa_jax.nn.known import FUSIONS
+from oa_jax.runs.study import grid, matched
+
+ARMS = {
+    "gca": {},
+    "self": {"gca.source": "self"},
+    "shuffled": {"gca.source": "shuffled"},
+    "other": {"gca.source": "other"},
+    "hidden": {"gca.own_item": "hidden"},
+    "no_residual": {"gca.residual": False},
+    "no_norm": {"gca.layer_norm": False},
+    "no_gate": {"gca.gate": "none"},
+    "scalar_gate": {"gca.gate": "scalar"},
+    "tanh_gate": {"gca.gate_act": "tanh"},
+    "parallel": {"gca.part": "parallel", "gca.part_of": "gated"},
+    "orthogonal": {"gca.part": "orthogonal", "gca.part_of": "gated"},
+    "split": {"gca.part": "split", "gca.part_of": "gated"},
+}
+OTHERS = tuple(name for name in FUSIONS if name != "gca")
+
+
+def get_study(arg=None):
+    runlocal = presets.arguments(arg, {"runlocal": "false"})["runlocal"] == "true"
+
+    def config(gca, redundancy, fields):
+        found = presets.load(f"configs/abxi.py:gca={gca}" + ",runlocal" * runlocal)
+        found.update_from_flattened_dict(
+            {"data.world.redundancy": redundancy, "seeds": 2 if runlocal else 5, **fields}
+        )
+        return found
+
+    def make(arm, redundancy):
+        if arm == "baseline":
+            return config("none", redundancy, {})
+        if arm == "wider":
+            return matched(config("early", redundancy, {}), config("none", redundancy, {}))
+        if arm in ARMS:
+            return config("early", redundancy, ARMS[arm])
+        return config("early", redundancy, {"gca.fusion": arm, "gca.width": width_of(arm)})
+
+    if runlocal:
+        return grid(make, arm=("baseline", "film"), redundancy=(0.5,))
+    arms = ("baseline", "wider", *ARMS, *OTHERS)
+    return grid(make, arm=arms, redundancy=(0.0, 0.5, 1.0))
+
+
+@functools.cache
+def width_of(fusion):
+    """The inner width at which a fusion is as large as GCA."""
+    from oa_jax.nn.fusion import matched_width
+
+    of = presets.load("configs/abxi.py:gca=early")
+    of.gca.fusion = fusion
+    model = known.resolve(of).model
+    return matched_width(known.resolve(of).gca, model.d_embed, model.heads)

@@ -1,0 +1,293 @@
+"""Anyone's events as a set: files of two domains, checked row by row, filtered as asked.
+
+Nothing is guessed in silence: what a column was taken for, how times were read, and every row that
+is left out, by reason and with the first of each, is said and stands in the metadata.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import polars as pl
+
+from oa_jax import files as local_files
+from oa_jax.data import filters, tables, times, values
+from oa_jax.data.raw import check_columns, numbered
+from oa_jax.data.store import ORDER, Built
+from oa_jax.data.texts import Reading, shown
+from oa_jax.data.values import LeftOut, Source
+from oa_jax.errors import UserError
+
+# Role of a column -> its usual names, the first that is there is taken.
+USUAL = {
+    "user": ("user", "user_id", "userid", "uid", "reviewerid", "customer_id", "customer"),
+    "item": ("item", "item_id", "itemid", "iid", "asin", "product_id", "product", "movie_id"),
+    "time": ("time", "timestamp", "unixreviewtime", "datetime", "date", "ts"),
+    "rating": ("rating", "overall", "score", "stars"),
+    "domain": ("domain",),
+    "title": ("title", "item_name"),
+}
+FEWEST = 3  # events of a user: one to train on, one to validate, one to test
+SHARED = ("keep", "drop", "first")
+BAD_ROWS = ("refuse", "skip")
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """How files are read.
+
+    user … title: names of the columns; None: one of the USUAL names, "": there is none.
+    columns: names of all columns, of text without a header. delimiter: None tells it apart.
+    domains: names of A and B, where there are more than two. time_unit: of numbers, one of
+    `times.FACTORS`, None tells it apart. shared_items: items with events in both domains are kept
+    apart, dropped, or left to the domain of their first event. filters: steps, in their order; see
+    `filters.STEPS`. bad_rows: a row that cannot be read is an error, or left out and counted.
+    """
+
+    user: str | None = None
+    item: str | None = None
+    time: str | None = None
+    rating: str | None = None
+    domain: str | None = None
+    title: str | None = None
+    columns: tuple[str, ...] = ()
+    delimiter: str | None = None
+    domains: tuple[str, ...] = ()
+    time_unit: str | None = None
+    shared_items: str = "keep"
+    filters: tuple[str, ...] = ()
+    bad_rows: str = "refuse"
+
+    def __post_init__(self):
+        known = {"time_unit": (None, *times.FACTORS), "shared_items": SHARED, "bad_rows": BAD_ROWS}
+        for name, choices in known.items():
+            if getattr(self, name) not in choices:
+                names = ", ".join(filter(None, choices))
+                raise UserError(f"--{name}={getattr(self, name)}: expected one of {names}")
+        for name in ("columns", "domains"):
+            given = getattr(self, name)
+            if len(set(given)) < len(given) or "" in given or name == "domains" and len(given) == 1:
+                two = "two different names" if name == "domains" else "a name of its own for each"
+                raise UserError(f"--{name}={','.join(given)}: expected {two}")
+        if len(self.domains) > 2:
+            raise UserError(f"--domains={','.join(self.domains)}: expected two of them")
+
+
+# --- which files, which columns -------------------------------------------------------------------
+
+
+def sources_of(given: Sequence[str | os.PathLike], options: Options) -> list[Source]:
+    """The files of `FILE` or `DOMAIN=FILE` arguments and what their columns are.
+
+    Without names of domains there is a column of them, or a domain for each file, called as it.
+    Raises UserError naming the file or flag.
+    """
+    if not given:
+        raise UserError("import: no file given: expected FILE or DOMAIN=FILE, one or more")
+    steps = [filters.parsed(step) for step in options.filters]
+    named = [_named(text) for text in given]
+    if len({name is None for name, _ in named}) > 1:
+        plain = next(path for name, path in named if name is None)
+        raise UserError(f"{plain}: expected DOMAIN=FILE, as of the other files, or FILE for all")
+    paths = [path.resolve() for _, path in named]
+    if twice := [path for path in paths if paths.count(path) > 1]:
+        raise UserError(f"{twice[0]}: given twice, expected each file once")
+    looked = [tables.look(path, options.columns, options.delimiter) for _, path in named]
+    found = []
+    for (name, _), table in zip(named, looked, strict=True):
+        roles = _roles(table, options, "rating" in [step[0] for step in steps])
+        if name is not None:
+            roles.pop("domain", None)
+        found.append((name, table, roles))
+    if all(name is None and "domain" not in roles for name, _, roles in found):
+        stems = [table.path.name.split(".")[0] for _, table, _ in found]
+        if len(set(stems)) != len(stems) or len(stems) < 2:
+            what = "a column of domains (--domain=), or DOMAIN=FILE for files of two domains"
+            raise UserError(f"{found[0][1].path}: nothing says of which domain its rows are: "
+                            f"expected {what}")  # fmt: skip
+        found = [(stem, *rest) for stem, (_, *rest) in zip(stems, found, strict=True)]
+    for role in ("domain", "time"):
+        having = [role in roles for *_, roles in found]
+        if any(having) and not all(having):
+            table = found[having.index(False)][1]
+            raise UserError(f"{table.path}: no column of {role}, which other files have: expected "
+                            f"one among {_list(table.columns)}")  # fmt: skip
+    return [Source(table, name, roles) for name, table, roles in found]
+
+
+def _named(text):
+    """(domain or None, path) of an argument."""
+    path = local_files.local(text)
+    name, equals, rest = os.fspath(text).partition("=")
+    if not equals or path.exists():
+        return None, path
+    if not name or not rest:
+        raise UserError(f"{text}: expected DOMAIN=FILE")
+    return name, local_files.local(rest)
+
+
+def _roles(table, options, needs_rating):
+    roles = {}
+    for role, usual in USUAL.items():
+        name = getattr(options, role)
+        if name is None:
+            near = {column.lower(): column for column in reversed(table.columns)}
+            name = next((near[one] for one in usual if one in near), "")
+            if role == "rating" and not needs_rating:
+                continue  # it may hold anything
+        elif name and name not in table.columns:
+            found = f"{table.path} has {_list(table.columns)}"
+            raise UserError(f"--{role}={name}: no such column: {found}")
+        if name:
+            roles[role] = name
+        elif role in ("user", "item") or (role == "rating" and needs_rating):
+            found = f"found {_list(table.columns)}"
+            header = table.kind == tables.TEXT and not options.columns
+            line = f"line {table.first - 1}: " if header else ""
+            hint = ", or --columns= where the file has no header" if header else ""
+            expected = f"expected --{role}= or a column called {' or '.join(usual[:2])}{hint}"
+            raise UserError(f"{table.path}: {line}no column of {role}: {found}: {expected}")
+    for role, name in roles.items():
+        if table.columns.count(name) > 1:
+            raise UserError(f"{table.path}: line {table.first - 1}: column {name!r} twice, "
+                            f"expected one of {role}s")  # fmt: skip
+        twin = next((other for other in roles if roles[other] == name and other != role), None)
+        if twin:
+            raise UserError(f"{table.path}: column {name!r} as {role} and as {twin}: expected two")
+    return roles
+
+
+def _list(names):
+    return shown(", ".join(names)) if names else "none"
+
+
+# --- events ---------------------------------------------------------------------------------------
+
+
+def read(
+    given: Sequence[str | os.PathLike],
+    options: Options,
+    reading: Reading,
+    say: Callable[[str], None],
+) -> tuple[Built, tuple[str, str], list[dict]]:
+    """Events of files, (columns with numbered users and items, names of A and B, what is left out).
+
+    given: FILE or DOMAIN=FILE, see `sources_of`. say: called with a line for each thing that was
+    taken for something or left out. Raises UserError naming file, line, column, what was found and
+    what was expected.
+    """
+    sources = sources_of(given, options)
+    for source in sources:
+        say(_described(source))
+    left = LeftOut(sources)
+    events, titles, units = values.read(sources, options.time_unit, options.bad_rows, reading, left)
+    _say_times(sources, units, say)
+    events, names = _two_domains(events, sources, options.domains, left)
+    say(f"domains: A {names[0]}, B {names[1]}")
+    check_columns(events, f"{names[0]} and {names[1]}", "the same people in both domains")
+    events = _shared_items(events, options.shared_items, left, say)
+    for step in options.filters:
+        parsed = _limit_in_millionths(filters.parsed(step), units)
+        events = left.filtered(step, events, filters.kept(events, *parsed))
+    many = events.select(pl.len().over("user") >= FEWEST).to_series()
+    reason = f"users with fewer than {FEWEST} events, which leave nothing to train on"
+    events = left.filtered(reason, events, many)
+    for entry in left.facts():
+        say("left out: {rows:,} rows: {reason}; the first is {first}".format(**entry))
+    built = _numbered(events, titles, names, units)
+    return built, names, left.facts()
+
+
+def _described(source):
+    table = source.table
+    words = [table.kind + (f" parted by {table.delimiter!r}" if table.delimiter else "")]
+    words += [f"{role}={name}" for role, name in source.roles.items()]
+    words += [f"domain {source.domain!r}"] if source.domain else []
+    return f"{table.path.name}: {', '.join(words)}"
+
+
+def _say_times(sources, units, say):
+    """Raises UserError where one file has unix times and another one other numbers."""
+    for source, unit in zip(sources, units, strict=bool(units)):
+        if (unit == times.NUMBER) is not (units[0] == times.NUMBER):
+            raise UserError(
+                f"{source.table.path}: column {source.roles['time']}: found {times.WORDS[unit]}, "
+                f"expected {times.WORDS[units[0]]} as in {sources[0].table.path.name}"
+            )
+        zone = ", UTC where no zone is given" if unit == times.DATE else ""
+        say(f"{source.table.path.name}: times are {times.WORDS[unit]}{zone}")
+    if not units:
+        after = "; of a user, events of one file come before those of the next"
+        say(f"times: none: the order is that of the rows{after if len(sources) > 1 else ''}")
+
+
+def _two_domains(events, sources, wanted, left):
+    """Events of two domains, numbered 0 and 1, and their names: those wanted, in the order of the
+    files, or of the names in a column."""
+    counts = dict(events["domain"].value_counts().iter_rows())
+    there = list(dict.fromkeys(s.domain for s in sources if s.domain)) or sorted(counts)
+    names = list(wanted or there)
+    if len(names) != 2 or not set(names) <= set(counts):
+        shown_names = ", ".join(f"{name} ({counts.get(name, 0):,})" for name in there[:20])
+        flag = f"--domains={','.join(wanted)}" if wanted else "domains"
+        expected = "two of these" if wanted else "two, or --domains=A,B that names them"
+        raise UserError(f"{flag}: found {len(there)}: {shown_names}: expected {expected}")
+    for name in there:
+        if name not in names:
+            mask = events["domain"] != name
+            events = left.filtered(f"domain {name}", events, mask)
+    second = (pl.col("domain") == names[1]).cast(pl.Int8)
+    return events.with_columns(domain=second), tuple(names)
+
+
+def _shared_items(events, rule, left, say):
+    shared = filters.in_both(events, "item")
+    if not len(shared):
+        return events
+    own = {"keep": "kept apart, as an item of each", "drop": "left out",
+           "first": "left to the domain of their first event"}[rule]  # fmt: skip
+    say(f"shared items: {len(shared):,}, the first is {shared.min()!r}: {own}")
+    if rule == "keep":
+        return events
+    mask = ~pl.col("item").is_in(shared.implode())
+    if rule == "first":
+        mask = pl.col("domain") == pl.col("domain").first().over("item")
+    mask = events.select(mask).to_series()
+    return left.filtered(f"items of both domains (shared_items={rule})", events, mask)
+
+
+def _limit_in_millionths(step, units):
+    """A parsed step with its limit as a number."""
+    word, *rest = step
+    if word not in ("rating", "time"):
+        return step
+    text = "".join((word, *rest))
+    if word == "rating":
+        limit = pl.Series([rest[1]]).cast(pl.Float64, strict=False)
+    elif not units:
+        raise UserError(f"--filter={text}: the files have no times")
+    else:
+        limit, found = times.parsed(pl.Series([rest[1]]))
+        if (found[0] == times.NUMBER) is not (units[0] == times.NUMBER):
+            raise UserError(f"--filter={text}: expected a time as the files have: "
+                            f"{times.WORDS[units[0]]}")  # fmt: skip
+    if limit[0] is None:
+        raise UserError(f"--filter={text}: found {rest[1]!r}, expected a number or a date")
+    return word, rest[0], limit[0]
+
+
+def _numbered(events, titles, names, units):
+    def texts(domain, items):
+        own = titles.filter(pl.col("domain") == names[domain])
+        own = own.filter(pl.col("item").is_in(items))
+        return {item: {"title": title} for item, title in own.select("item", "title").iter_rows()}
+
+    built = numbered(events, " and ".join(names), by_name=True, texts=texts, times=ORDER)
+    if not units:
+        place = np.arange(len(built.user)) - np.searchsorted(built.user, built.user)
+        return dataclasses.replace(built, time=place)
+    time, word = times.stored(pl.Series(built.time), units[0] != times.NUMBER)
+    return dataclasses.replace(built, time=time.to_numpy(), times=word)

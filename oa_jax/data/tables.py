@@ -1,0 +1,365 @@
+"""Rows of anyone's table, block by block: text with delimiters, JSON lines, Parquet.
+
+What a file is, its first bytes say, not its name: plain or packed (gzip, zstd); Parquet; JSON
+lines, where the first sign is a brace; else text. A byte order mark is skipped.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import dataclasses
+import gzip
+import io
+import itertools
+import pathlib
+import re
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import polars as pl
+
+from oa_jax.data.texts import Reading, errors, id_of, json_object, shown
+from oa_jax.errors import UserError
+
+BLOCK_BYTES = 1 << 25
+BLOCK_ROWS = 1 << 20
+LONGEST_LINE = 1 << 28
+GZIP, ZSTD, PARQUET = b"\x1f\x8b", b"\x28\xb5\x2f\xfd", b"PAR1"
+FOREIGN = {b"PK\x03\x04": "a ZIP archive or spreadsheet", b"SQLite f": "an SQLite database"}
+TEXT, JSON = "text", "JSON lines"
+DELIMITERS = ("\t", "::", ";", "|", ",", " ")
+LOOKED_AT = 20  # lines that tell a delimiter apart
+TYPED = re.compile(r"(.+):(?:token|float)(?:_seq)?")  # a name in a header of RecBole
+NO_UTF8 = "\ufffd"
+
+
+@dataclasses.dataclass(frozen=True)
+class Table:
+    """A file and what its rows are. first: the line of its first row. unit: "line" or "row"."""
+
+    path: pathlib.Path
+    kind: str
+    columns: tuple[str, ...]
+    delimiter: str = ""
+    first: int = 1
+
+    @property
+    def unit(self) -> str:
+        return "row" if self.kind == "Parquet" else "line"
+
+
+class Rows(NamedTuple):
+    """Some rows of a table. number: of the line on which each begins. fault: what is wrong with it
+    as a row, None if nothing. fields: columns of text; of Parquet, what they hold."""
+
+    number: pl.Series
+    fault: pl.Series
+    fields: pl.DataFrame
+
+
+# --- blocks and lines -----------------------------------------------------------------------------
+
+
+def blocks(path: pathlib.Path, reading: Reading) -> Iterator[tuple[int, bytes]]:
+    """(number of the first line, whole lines) of a file, unpacked."""
+    number, rest, first = 1, b"", True
+    with errors(path), open(path, "rb") as raw, contextlib.ExitStack() as stack:
+        file = _unpacked(path, raw, stack)
+        while block := file.read(BLOCK_BYTES):
+            reading.on_bytes(path, raw.tell())
+            if first and block.startswith((b"\xff\xfe", b"\xfe\xff")):
+                raise UserError(f"{path}: line 1: expected UTF-8 text, found UTF-16")
+            block, first = block.removeprefix(b"\xef\xbb\xbf") if first else block, False
+            end = block.rfind(b"\n") + 1
+            if end:
+                whole, rest = rest + block[:end], block[end:]
+                yield number, whole
+                number += whole.count(b"\n")
+            elif len(rest) > LONGEST_LINE:
+                raise UserError(f"{path}: line {number}: longer than {LONGEST_LINE} bytes")
+            else:
+                rest += block
+        if rest:
+            yield number, rest
+
+
+def _unpacked(path, raw, stack):
+    start = raw.read(len(ZSTD))
+    raw.seek(0)
+    if path.suffix == ".gz" or start.startswith(GZIP):
+        return stack.enter_context(gzip.open(raw))
+    if path.suffix == ".zst" or start == ZSTD:
+        import pyarrow  # Python itself unpacks zstd from 3.14 on
+
+        return stack.enter_context(pyarrow.CompressedInputStream(pyarrow.PythonFile(raw), "zstd"))
+    return raw
+
+
+def lines_of(block: bytes) -> pl.Series:
+    """Lines of a block, without their ends; bytes that are no UTF-8 become U+FFFD."""
+    content = block.decode("utf-8", "replace").removesuffix("\n")
+    return pl.Series([content]).str.split("\n").explode().str.strip_chars_end("\r")
+
+
+def is_id(name: str) -> pl.Expr:
+    """Not empty, and free of what stands for bytes that are no UTF-8."""
+    return (pl.col(name) != "") & ~pl.col(name).str.contains(NO_UTF8, literal=True)
+
+
+# --- what a file is -------------------------------------------------------------------------------
+
+
+def look(path: pathlib.Path, columns: Sequence[str] = (), delimiter: str | None = None) -> Table:
+    """What a file is, by its first lines. columns: names, of text whose first line has none.
+
+    delimiter: None tells it apart. Raises UserError for a file that is missing, empty, of another
+    kind, or has a header that names no columns.
+    """
+    with errors(path), open(path, "rb") as raw:
+        start = raw.read(8)
+    for magic, what in FOREIGN.items():
+        if start.startswith(magic):
+            raise UserError(f"{path}: found {what}, expected text, JSON lines or Parquet")
+    if start.startswith(PARQUET):
+        with parquet_errors(path):
+            table = Table(path, "Parquet", tuple(pl.scan_parquet(path).collect_schema()))
+    else:
+        table = _look_at_text(path, tuple(columns), delimiter)
+    if table.kind != TEXT and (columns or delimiter):
+        flag = "--columns" if columns else "--delimiter"
+        raise UserError(f"{flag}: {path} is {table.kind}: expected text, or no {flag}")
+    return table
+
+
+def _look_at_text(path, columns, delimiter):
+    feed = blocks(path, Reading())
+    _, block = next(feed, (1, b""))
+    feed.close()
+    if b"\0" in block:
+        line = block.count(b"\n", 0, block.index(b"\0")) + 1
+        raise UserError(f"{path}: line {line}: found a zero byte, expected UTF-8 text")
+    text = block.decode("utf-8", "replace").split("\n")
+    number = next((k for k, line in enumerate(text, 1) if line.strip()), None)
+    if number is None:
+        raise UserError(f"{path}: line 1: expected rows, found an empty file")
+    lines = [line.rstrip("\r") for line in text[number - 1 :] if line.strip()][: LOOKED_AT + 1]
+    first = lines[0]
+    if first.lstrip().startswith("["):
+        raise UserError(f"{path}: line {number}: found a JSON list, expected a JSON object a line")
+    if first.lstrip().startswith("{"):
+        objects = [json_object(line) or {} for line in lines]
+        return Table(path, JSON, tuple(dict.fromkeys(itertools.chain(*objects))))
+    if "\r" in first:
+        raise UserError(f"{path}: line {number}: found carriage returns alone, expected line ends")
+    delimiter = delimiter or _delimiter(lines[:LOOKED_AT])
+    if columns:
+        return Table(path, TEXT, columns, delimiter, number)
+    names = [name.strip() for name in _fields(first, delimiter)]
+    typed = [TYPED.fullmatch(name) for name in names]
+    names = [match[1] for match in typed] if all(typed) else names
+    return Table(path, TEXT, tuple(names), delimiter, number + 1)
+
+
+def _delimiter(lines):
+    """The one that parts most lines into as many fields as the first, more than one, and many."""
+
+    def rank(candidate):
+        first, *others = (len(_fields(line, candidate)) for line in lines)
+        alike = others.count(first) if first > 1 else -1
+        return alike, first, -DELIMITERS.index(candidate)
+
+    return max(DELIMITERS, key=rank)
+
+
+def _fields(line, delimiter):
+    if len(delimiter) > 1:
+        return line.split(delimiter)
+    return next(csv.reader([line], delimiter=delimiter), [])
+
+
+# --- rows -----------------------------------------------------------------------------------------
+
+
+def rows(
+    table: Table, wanted: Sequence[str], reading: Reading, ids: Sequence[str] = ()
+) -> Iterator[Rows]:
+    """All rows of a table, with the columns `wanted`; blank lines are none.
+
+    ids: columns of ids, where a JSON number has to be whole. A row may be at fault: text that
+    parts into another number of fields or has an open quote, a line that is no JSON object, has a
+    wanted key twice, or a value that is neither text nor number.
+    """
+    if table.kind == "Parquet":
+        yield from _parquet(table, wanted, reading)
+    elif table.kind == JSON:
+        yield from _json_lines(table, wanted, reading, ids)
+    else:
+        yield from _delimited(table, list(wanted), reading)
+
+
+def _delimited(table, wanted, reading):
+    """Without a quote in a block lines are rows and delimiters part them. With quotes polars reads
+    the block if its lines are rows; from the first other one on Python's csv reads, to which a row
+    may span lines and which says what is wrong."""
+    n, feed = len(table.columns), blocks(table.path, reading)
+    places = [table.columns.index(name) for name in wanted]
+    for number, block in feed:
+        lines, numbers = _numbered_lines(table, number, block)
+        if b'"' in block and len(table.delimiter) == 1:
+            parts = _parted(table, lines)
+            if parts is None:
+                yield from _quoted(table, wanted, itertools.chain([(number, block)], feed), reading)
+                return
+        else:
+            parts = lines.str.split_exact(table.delimiter, n).struct.unnest()
+        reading.count(table.path, n_lines(block))
+        bad = parts[:, n].is_not_null() | parts[:, n - 1].is_null()
+        fault = pl.repeat(None, len(lines), dtype=pl.String, eager=True)
+        if bad.any():
+            counts = lines.str.count_matches(table.delimiter, literal=True) + 1
+            said = pl.format("found {} fields, expected {}", counts, pl.lit(n))
+            fault = pl.select(pl.when(bad).then(said)).to_series()
+        fields = parts[:, places]
+        fields.columns = wanted
+        yield Rows(numbers, fault, fields)
+
+
+def n_lines(block: bytes) -> int:
+    return block.count(b"\n") + (not block.endswith(b"\n"))
+
+
+def _parted(table, lines):
+    """Fields of lines with quotes, and an empty column; None if a line is not as many fields."""
+    delimiter, n = re.escape(table.delimiter), len(table.columns)
+    field = rf'(?:"(?:[^"\r]|"")*"|[^"\r{delimiter}]*)'
+    row = f"^{field}(?:{delimiter}{field}){{{n - 1}}}$"
+    if not len(lines) or not lines.str.contains(row).all():
+        return None
+    content, schema = lines.str.join("\n").item().encode(), {str(k): pl.String for k in range(n)}
+    parts = pl.read_csv(content, separator=table.delimiter, has_header=False, schema=schema)
+    if len(parts) != len(lines):
+        return None
+    return parts.fill_null("").with_columns(pl.lit(None, pl.String).alias("more"))
+
+
+def _numbered_lines(table, number, block):
+    """Lines that are not blank, from the table's first one on, and their numbers."""
+    lines = lines_of(block)
+    numbers = pl.int_range(number, number + len(lines), dtype=pl.UInt32, eager=True)
+    there = (lines.str.strip_chars() != "") & (numbers >= table.first)
+    return lines.filter(there), numbers.filter(there)
+
+
+def _quoted(table, wanted, feed, reading):
+    """Rows from the block with the first quote on."""
+    number, block = next(feed)
+    n, places = len(table.columns), [table.columns.index(name) for name in wanted]
+    schema = {"": pl.UInt32, " ": pl.String} | {f"_{name}": pl.String for name in wanted}
+
+    def lines():
+        for _, part in itertools.chain([(number, block)], feed):
+            yield from io.StringIO(part.decode("utf-8", "replace"))
+
+    reader = csv.reader(lines(), delimiter=table.delimiter, strict=True)
+    records = _records(reader, number, n, places)
+    while batch := list(itertools.islice(records, BLOCK_ROWS // 4)):
+        whole = pl.DataFrame(
+            [row for row in batch if row[0] >= table.first], schema=schema, orient="row"
+        )
+        fields = whole[:, 2:]
+        fields.columns = wanted
+        yield Rows(whole[:, 0], whole[:, 1], fields)
+    reading.count(table.path, reader.line_num)
+
+
+def _records(reader, number, n, places):
+    """(line, fault, *fields) of every record that is not blank; `number` is the first line's."""
+    while True:
+        line = number + reader.line_num
+        try:
+            record, fault = next(reader), None
+            if len(record) != n:
+                fault = f"found {len(record)} fields, expected {n}"
+        except StopIteration:
+            return
+        except csv.Error as error:
+            record, fault = ["?"], f"found {error}, expected a field in quotes to end in one"
+        if len(record) > 1 or any(map(str.strip, record)):
+            yield line, fault, *([None] * len(places) if fault else (record[p] for p in places))
+
+
+def _json_lines(table, wanted, reading, ids):
+    names = "|".join(map(re.escape, wanted))
+    # Values that are no plain text or number, numbers that two parsers might write in two ways.
+    doubtful = rf'"(?:{names})"\s*:\s*(?:[^\s"0-9n-]|-?[0-9.]*[eE]|-?[0-9]{{19}})'
+    if ids:
+        names = "|".join(map(re.escape, ids))
+        doubtful += rf'|"(?:{names})"\s*:\s*(?:-?[0-9]+\.|"[^"\\]*\\)'
+    schema = dict.fromkeys(wanted, pl.String)
+    for number, block in blocks(table.path, reading):
+        n, fields = n_lines(block), plain_json(block, schema, doubtful)
+        reading.count(table.path, n)
+        numbers = pl.int_range(number, number + n, dtype=pl.UInt32, eager=True)
+        fault = pl.repeat(None, n, dtype=pl.String, eager=True)
+        whole = fields is not None and len(fields) == n
+        if not whole or any(fields[name].null_count() for name in ids):
+            lines, numbers = _numbered_lines(table, number, block)
+            found = [_texts(json_object(line, {*wanted}), wanted, ids) for line in lines]
+            fault = pl.Series([one if isinstance(one, str) else None for one in found])
+            found = [[None] * len(wanted) if isinstance(one, str) else one for one in found]
+            fields = pl.DataFrame(found, schema=schema, orient="row")
+        yield Rows(numbers, fault.cast(pl.String), fields)
+
+
+def plain_json(block: bytes, schema: dict, doubtful: str) -> pl.DataFrame | None:
+    """The objects of a block as polars reads them: None where a line is no JSON, a key stands
+    twice or is written with escapes, or the pattern `doubtful` occurs."""
+    content = pl.Series([block.decode("utf-8", "replace")])
+    if content.str.contains(rf"{doubtful}|\\u00[4-7]").item():
+        return None
+    try:
+        table = pl.read_ndjson(block, schema=schema, ignore_errors=True)
+    except pl.exceptions.PolarsError:
+        return None
+    for name in schema:
+        if block.count(f'"{name}"'.encode()) != len(table) - table[name].null_count():
+            return None
+    return table
+
+
+def _texts(item, wanted, ids):
+    """Values of a JSON object as text, or what is wrong with it."""
+    if item is None:
+        return "found no JSON object with each of these keys once, expected one"
+    out = []
+    for name in wanted:
+        value = item.get(name)
+        kinds = (str, int, type(None), *(() if name in ids else (float,)))
+        if type(value) not in kinds or (value and type(value) is str and not id_of(value)):
+            what = "a text or a whole number" if name in ids else "a text or a number"
+            return f"{name}: found {shown(value)}, expected {what}"
+        out.append(None if value is None else str(value))
+    return out
+
+
+def _parquet(table, wanted, reading):
+    with parquet_errors(table.path):
+        scan = pl.scan_parquet(table.path).select(wanted)
+        for begin in itertools.count(0, BLOCK_ROWS):
+            fields = scan.slice(begin, BLOCK_ROWS).collect()
+            n = len(fields)
+            reading.count(table.path, n)
+            numbers = pl.int_range(begin + 1, begin + n + 1, dtype=pl.UInt32, eager=True)
+            yield Rows(numbers, pl.repeat(None, n, dtype=pl.String, eager=True), fields)
+            if n < BLOCK_ROWS:
+                return
+
+
+@contextlib.contextmanager
+def parquet_errors(path):
+    try:
+        yield
+    except (pl.exceptions.PolarsError, OSError) as error:
+        reason = shown(" ".join(str(error).split()))
+        raise UserError(f"{path}: expected a whole Parquet file, found: {reason}") from None

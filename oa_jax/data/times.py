@@ -1,0 +1,105 @@
+"""Times of anyone's events as whole numbers: unix times in any unit, dates, or numbers in order.
+
+Inside they are millionths: microseconds since 1970, or a millionth of a number that is no unix
+time, so that one column holds all of them without loss.
+"""
+
+from __future__ import annotations
+
+import polars as pl
+
+from oa_jax.data.store import MICROSECONDS, MILLISECONDS, NUMBERS, SECONDS
+
+MILLION = 1_000_000
+NUMBER, DATE = "number", "date"
+# Unit -> factor to millionths, a negative one divides. Unix times from 1973 to 2103 are told apart
+# by their size; below are numbers that are no unix times.
+FACTORS = {"s": MILLION, "ms": 1000, "us": 1, "ns": -1000, NUMBER: MILLION}
+FROM, TO, LARGEST = 1e8, 4.2e9, 9.2e18
+SCALES = {"s": 1, "ms": 1e3, "us": 1e6, "ns": 1e9}
+WORDS = {"s": "unix seconds", "ms": "unix milliseconds", "us": "unix microseconds"}
+WORDS |= {"ns": "unix nanoseconds", NUMBER: "numbers below 1e8", DATE: "dates"}
+EXPECTED = "a unix time of 1973 to 2103, a number below 1e8 or a date such as 2024-05-31T12:00:00Z"
+ISO = (
+    r"^([0-9]{4}-[0-9]{2}-[0-9]{2})"
+    r"(?:[T ]([0-9]{2}:[0-9]{2})(?::([0-9]{2})(?:[.,]([0-9]{1,9}))?)?)?"
+    r" ?(?:Z|z|UTC|([+-])([0-9]{2}):?([0-9]{2})?)?$"
+)
+
+
+def parsed(column: pl.Series, unit: str | None = None) -> tuple[pl.Series, pl.Series]:
+    """(millionths, unit) of every value, null where it is none.
+
+    column: text, numbers, or dates of Parquet; dates without a zone are UTC. unit: of numbers,
+    None tells it apart for each. Raises TypeError for a column of another type.
+    """
+    kind = column.dtype
+    if kind.is_temporal() and kind not in (pl.Time, pl.Duration):
+        micros = column.cast(pl.Datetime("us", getattr(kind, "time_zone", None))).dt.epoch("us")
+        return micros, _said(micros, pl.lit(DATE))
+    if kind == pl.String:
+        text = column.str.strip_chars()
+        whole, real = (text.cast(t, strict=False) for t in (pl.Int64, pl.Float64))
+    elif kind.is_numeric():
+        whole = column.cast(pl.Int64, strict=False) if kind.is_integer() else None
+        real, text = column.cast(pl.Float64, strict=False), None
+        whole = pl.repeat(None, len(column), dtype=pl.Int64, eager=True) if whole is None else whole
+    else:
+        raise TypeError(kind)
+    micros, units = _numbers(whole, real, unit)
+    if text is not None and micros.null_count():
+        dates = _dates(text.filter(micros.is_null()))
+        if dates.null_count() < len(dates):
+            micros = micros.scatter(micros.is_null().arg_true(), dates)
+            units = pl.select(units.fill_null(_said(micros, pl.lit(DATE)))).to_series()
+    return micros, units
+
+
+def _said(micros, unit):
+    return pl.select(pl.when(micros.is_not_null()).then(unit)).to_series().cast(pl.String)
+
+
+def _numbers(whole, real, unit):
+    table, size = pl.DataFrame({"whole": whole, "real": real}), pl.col("real").abs()
+    if unit:
+        kind = pl.lit(unit)
+    else:
+        kind = pl.when(size < FROM).then(pl.lit(NUMBER))
+        for name, scale in SCALES.items():
+            inside = size.is_between(FROM * scale, TO * scale, closed="left")
+            kind = kind.when(inside).then(pl.lit(name))
+    table = table.with_columns(unit=kind)
+    value = pl.lit(None, pl.Int64)
+    for name, factor in FACTORS.items():
+        small = size * max(factor, 1) < LARGEST
+        if factor > 0:
+            exact, near = pl.col("whole") * factor, (pl.col("real") * factor).round()
+        else:
+            exact, near = pl.col("whole") // -factor, pl.col("real") / -factor
+        one = exact.fill_null(near.cast(pl.Int64, strict=False))
+        value = pl.when((pl.col("unit") == name) & small).then(one).otherwise(value)
+    micros = table.select(value).to_series()
+    return micros, _said(micros, table["unit"])
+
+
+def _dates(text):
+    """Millionths of ISO dates, null where the text is none."""
+    found = text.str.extract_groups(ISO).struct.unnest()
+    found.columns = ["day", "minute", "second", "part", "sign", "hours", "minutes"]
+    clock = pl.format("{}T{}:{}", "day", pl.col("minute").fill_null("00:00"),
+                      pl.col("second").fill_null("00"))  # fmt: skip
+    begin = clock.str.to_datetime("%Y-%m-%dT%H:%M:%S", strict=False).dt.epoch("us")
+    part = pl.col("part").str.pad_end(9, "0").str.head(6).cast(pl.Int64).fill_null(0)
+    zone = pl.col("hours").cast(pl.Int64) * 60 + pl.col("minutes").cast(pl.Int64).fill_null(0)
+    zone = pl.when(pl.col("sign") == "-").then(-zone).otherwise(zone).fill_null(0)
+    valid = zone.abs() < 24 * 60
+    return found.select(pl.when(valid).then(begin + part - zone * 60 * MILLION)).to_series()
+
+
+def stored(micros: pl.Series, is_unix: bool) -> tuple[pl.Series, str]:
+    """Times in the coarsest unit that loses nothing, and what it is called."""
+    units = ((MILLION, SECONDS), (1000, MILLISECONDS), (1, MICROSECONDS))
+    for factor, word in units if is_unix else ((MILLION, NUMBERS), (1, f"{NUMBERS}, millionths")):
+        if factor == 1 or (micros % factor == 0).all():
+            return micros // factor, word
+    raise AssertionError

@@ -1,0 +1,189 @@
+"""What the cells of a table hold: ids, times, ratings and titles, checked row by row."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+
+import polars as pl
+
+from oa_jax.data import tables, times
+from oa_jax.data.tables import NO_UTF8, Rows, Table
+from oa_jax.data.texts import Reading, shown
+from oa_jax.errors import UserError
+
+NO_IDS = ("", "nan", "NaN", "null", "NULL", "None", "<NA>")  # what tables write for nothing
+ROW = 1 << 32  # the number of a file times this, plus the line: where an event comes from
+TITLES = {"domain": pl.String, "item": pl.String, "title": pl.String}
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """A file, the domain that all its rows are of (None: a column says), its columns by role."""
+
+    table: Table
+    domain: str | None
+    roles: dict[str, str]
+
+    def at(self, line: int) -> str:
+        return f"{self.table.path.name}: {self.table.unit} {line}"
+
+
+class LeftOut:
+    """Rows that are left out: reason -> [how many, the first]."""
+
+    def __init__(self, sources: list[Source]):
+        self.sources, self.reasons = sources, {}
+
+    def note(self, reason: str, n_rows: int, first: str) -> None:
+        if n_rows:
+            self.reasons.setdefault(reason, [0, first])[0] += n_rows
+
+    def latest(self) -> str:
+        """The first row of the reason that came up last."""
+        return [*self.reasons.values()][-1][1]
+
+    def filtered(self, reason: str, events: pl.DataFrame, mask: pl.Series) -> pl.DataFrame:
+        """The events under a mask; the others are noted."""
+        out = events.filter(~mask)
+        if not len(out):
+            return events
+        file, line = divmod(out["row"].min(), ROW)
+        self.note(reason, len(out), self.sources[file].at(line))
+        return events.filter(mask)
+
+    def facts(self) -> list[dict]:
+        return [{"reason": r, "rows": n, "first": first} for r, (n, first) in self.reasons.items()]
+
+
+def read(
+    sources: list[Source], time_unit: str | None, bad_rows: str, reading: Reading, left: LeftOut
+) -> tuple[pl.DataFrame, pl.DataFrame, list[str]]:
+    """All good rows of the sources, in the order of time: (events, titles, the unit of
+    each file's times, none without times).
+
+    events: user, item, domain (categories), time (millionths; of files without times the place),
+    row and, where it is asked for, rating. titles: domain, item and title, the first of each.
+    bad_rows: "refuse" raises UserError for the first row that is wrong, "skip" notes and leaves
+    out, unless more than half of a file is wrong.
+    """
+    parts, titles, units = [], [pl.DataFrame(schema=TITLES)], []
+    for number, source in enumerate(sources):
+        unit = Unit(time_unit)
+        for frame in _frames(source, unit, bad_rows, reading, left):
+            frame = frame.with_columns(row=pl.col("line").cast(pl.Int64) + number * ROW)
+            if source.domain is not None:
+                frame = frame.with_columns(domain=pl.lit(source.domain))
+            if "title" in frame.columns:
+                titled = frame.filter(pl.col("title").is_not_null()).select(*TITLES)
+                titles.append(titled.unique(["domain", "item"], keep="first", maintain_order=True))
+            if "time" not in frame.columns:
+                frame = frame.with_columns(time="row")
+            parts.append(frame.cast(dict.fromkeys(("user", "item", "domain"), pl.Categorical)))
+        if "time" in source.roles:
+            units.append(unit.word)
+    order = ["user", "item", "domain", "time", "row"]
+    order += ["rating"] if all("rating" in part.columns for part in parts) else []
+    events = pl.concat([part.select(order) for part in parts])
+    titles = pl.concat(titles).unique(["domain", "item"], keep="first", maintain_order=True)
+    return events.sort("time", maintain_order=True), titles, units
+
+
+def _frames(source, unit, bad_rows, reading, left) -> Iterator[pl.DataFrame]:
+    """The good rows of a source: columns by role, and their lines."""
+    n_rows, n_good = 0, 0
+    ids = [name for role, name in source.roles.items() if role in ("user", "item", "domain")]
+    for rows in tables.rows(source.table, list(source.roles.values()), reading, ids):
+        columns, faults = _checked(source, rows, unit)
+        good = _note_faults(source, rows, faults, left, bad_rows == "refuse")
+        frame = pl.DataFrame(columns | {"line": rows.number}).filter(good)
+        n_rows, n_good = n_rows + len(good), n_good + len(frame)
+        yield frame
+    if not n_rows:
+        raise UserError(f"{source.table.path}: expected rows, found a header alone")
+    if 2 * n_good < n_rows:
+        said = f"{n_rows - n_good} of {n_rows} rows are wrong, the first: {left.latest()}"
+        raise UserError(f"{source.table.path}: {said}: expected more good rows than bad ones")
+
+
+class Unit:
+    """Of the times of a file: that of its first time, which the others have to have."""
+
+    def __init__(self, given: str | None):
+        self.given, self.word, self.line = given, None, None
+
+    def other(self, units: pl.Series, lines: pl.Series) -> pl.Series:
+        """Which times are of another unit."""
+        if self.word is None and units.null_count() < len(units):
+            first = units.is_not_null().arg_max()
+            self.word, self.line = units[first], lines[first]
+        return units.is_not_null() & (units != (self.word or ""))
+
+
+def _checked(source: Source, rows: Rows, unit: Unit):
+    """Columns by role, and what is wrong with them: [(role, bad rows, what was expected)]."""
+    out, faults = {}, []
+    for role, name in source.roles.items():
+        column = rows.fields[name]
+        if role == "time":
+            if column.dtype.is_nested() or column.dtype in (pl.Boolean, pl.Time, pl.Duration):
+                _wrong_type(source, name, column, "times as numbers, text or dates")
+            out[role], units = times.parsed(column, unit.given)
+            other = unit.other(units, rows.number)
+            expected = f"{times.WORDS.get(unit.word)} as in {source.table.unit} {unit.line}"
+            faults.append((role, out[role].is_null(), times.EXPECTED))
+            faults.append((role, other, f"{expected}, or --time_unit"))
+        elif role == "rating":
+            if not (column.dtype.is_numeric() or column.dtype == pl.String):
+                _wrong_type(source, name, column, "numbers")
+            text = column.str.strip_chars() if column.dtype == pl.String else column
+            out[role] = text.cast(pl.Float64, strict=False)
+            faults.append((role, ~out[role].is_finite().fill_null(False), "a finite number"))
+        elif role == "title":
+            out[role] = _text(source, name, column)
+            broken = out[role].str.contains(NO_UTF8, literal=True).fill_null(False)
+            faults.append((role, broken, "UTF-8 text"))
+        else:
+            out[role] = _text(source, name, column)
+            broken = out[role].str.contains(f"[{NO_UTF8}\r\n]").fill_null(True)
+            faults.append((role, broken, "an id"))
+    return out, faults
+
+
+def _text(source, name, column):
+    """Text without blanks around it, null where there is none."""
+    if column.dtype.is_float():  # whole numbers beside missing ones, as pandas has them
+        whole = column.cast(pl.Int64, strict=False)
+        column = pl.select(pl.when(whole.cast(column.dtype) == column).then(whole)).to_series()
+    elif not (column.dtype.is_integer() or column.dtype in (pl.String, pl.Categorical, pl.Enum)):
+        _wrong_type(source, name, column, "text or whole numbers")
+    text = column.cast(pl.String).str.strip_chars()
+    return pl.select(pl.when(~text.is_in(NO_IDS)).then(text)).to_series()
+
+
+def _wrong_type(source, name, column, expected):
+    found = f"found {column.dtype}, expected {expected}"
+    raise UserError(f"{source.table.path}: column {name}: {found}")
+
+
+def _note_faults(source, rows, faults, left, refuse):
+    """Mask of the good rows. Raises UserError for the first other one, if such are refused."""
+    good, firsts = pl.repeat(True, len(rows.number), dtype=pl.Boolean, eager=True), []
+    for role, bad, expected in [(None, rows.fault.is_not_null(), None), *faults]:
+        bad = bad & good
+        if not bad.any():
+            continue
+        first, good = bad.arg_max(), good & ~bad
+        if role is None:
+            found, message = rows.fault[first], rows.fault[first]
+        else:
+            found = f"{source.roles[role]}: found {shown(rows.fields[source.roles[role]][first])}"
+            message = f"{found}, expected {expected}"
+        firsts.append((first, message))
+        reason = f"bad {role or 'row'}"
+        left.note(reason, int(bad.sum()), f"{source.at(rows.number[first])}: {found}")
+    if firsts and refuse:
+        first, message = min(firsts)
+        where = f"{source.table.unit} {rows.number[first]}"
+        raise UserError(f"{source.table.path}: {where}: {message}")
+    return good

@@ -1,0 +1,96 @@
+"""Item vectors of a synthetic world, as encoders might give them, and how two domains' lie.
+
+Shapes: I items, W columns, n_a the items of A, which come first.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+
+from oa_jax.errors import UserError
+from oa_jax.events.world import IMAGES, PLACES, TEXTS, World, latents, stream
+
+
+def embeddings(
+    world: World,
+    width: int = 64,
+    noise: float = 0.5,
+    align: Callable[[np.ndarray], np.ndarray] | None = None,
+) -> np.ndarray:
+    """(I, width) float32 unit rows, one for each item, as a text encoder might give them:
+
+        e_i = unit( (M [√K onehot(k_i) ; y_i]) / √(K + D) + noise ε_i ),   M, ε ~ N(0, 1)
+
+    With K = D the topic counts as much as all of y. Users and events have no part in it. With two
+    views there is another M and ε for images, which A's items are seen by. `world.aligned` then
+    trains both views by `align`, (2, I, W) -> (2, I, W); `displaced` turns and shifts those of B.
+
+    Raises UserError if the world is to be aligned and nothing is given to do it.
+    """
+    texts_IxW = _encoded(world, TEXTS, width, noise)
+    images_IxW = texts_IxW if world.views == 1 else _encoded(world, IMAGES, width, noise)
+    views_2xIxW = np.stack([images_IxW, texts_IxW])
+    if world.aligned and align is None:
+        raise UserError("synthetic: aligned True: expected `align`, which trains the views")
+    if world.aligned:
+        views_2xIxW = align(views_2xIxW)
+    return seen(views_2xIxW, world.n_items[0], world.rotation, world.gap, stream(world, PLACES))
+
+
+def _encoded(world, purpose, width, noise):
+    """What one encoder says of all items."""
+    truth, rng = latents(world), stream(world, purpose)
+    topic_IxK = math.sqrt(world.topics) * np.eye(world.topics)[truth.item_topic]
+    meaning_IxF = np.concatenate([topic_IxK, truth.item_latent], axis=1)
+    map_FxW = rng.standard_normal((meaning_IxF.shape[1], width)) / math.sqrt(meaning_IxF.shape[1])
+    rows_IxW = meaning_IxF @ map_FxW + noise * rng.standard_normal((len(meaning_IxF), width))
+    return (rows_IxW / np.linalg.norm(rows_IxW, axis=1, keepdims=True)).astype(np.float32)
+
+
+def seen(
+    views_2xIxW: np.ndarray,
+    n_a: int,
+    rotation: float = 0.0,
+    gap: float = 0.0,
+    rng: np.random.Generator | None = None,
+) -> np.ndarray:
+    """(I, W) float32: A's items by the first view and B's by the second, B's displaced.
+
+    rotation: 0 to 1; see `turned`. gap: then e becomes e + gap |e| u, u one random unit vector,
+    scaled back to the length that e had: what tells B's items apart stays, but for the scale.
+    """
+    a, b = views_2xIxW[0, :n_a], views_2xIxW[1, n_a:]
+    if rotation:
+        b = turned(b, rotation, rng)
+    if gap:
+        direction_W = rng.standard_normal(b.shape[1])
+        length = np.linalg.norm(b, axis=1, keepdims=True)
+        b = with_length(b + gap * length * direction_W / np.linalg.norm(direction_W), length)
+    return np.concatenate([a, b]).astype(np.float32)
+
+
+def turned(rows_NxW: np.ndarray, rotation: float, rng: np.random.Generator) -> np.ndarray:
+    """The rows times an orthogonal matrix: lengths and angles among them stay.
+
+    In each of W/2 planes at random that are at right angles, the rows turn by `rotation` times an
+    angle of its own, these being spread evenly over 0 to π. The mean cosine of a row and what it
+    becomes is sin(πr) / πr of the rotation r: 1 at 0, and none is left at 1.
+    """
+    width = rows_NxW.shape[1]
+    planes = width // 2
+    basis_WxW, upper = np.linalg.qr(rng.standard_normal((width, width)))
+    basis_WxW *= np.sign(np.diag(upper))  # which makes it uniform (Haar)
+    turn = np.exp(1j * rotation * math.pi * (np.arange(planes) + 0.5) / planes)
+    inside_NxW = rows_NxW @ basis_WxW
+    point = (inside_NxW[:, 0 : 2 * planes : 2] + 1j * inside_NxW[:, 1 : 2 * planes : 2]) * turn
+    inside_NxW[:, 0 : 2 * planes : 2], inside_NxW[:, 1 : 2 * planes : 2] = point.real, point.imag
+    return inside_NxW @ basis_WxW.T
+
+
+def with_length(rows_NxW: np.ndarray, length_Nx1: np.ndarray) -> np.ndarray:
+    """The rows scaled to these lengths; a row of zeros stays what it is."""
+    now = np.linalg.norm(rows_NxW, axis=1, keepdims=True)
+    return rows_NxW * (length_Nx1 / np.where(now > 0, now, 1))

@@ -1,0 +1,131 @@
+"""Where the rows of metrics.jsonl go besides: TensorBoard, MLflow, Weights & Biases.
+
+A writer is a class with `row(row)` and `close()`, and its name in `WRITERS`.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+from oa_jax import processes
+from oa_jax.configuration import Config
+from oa_jax.errors import UserError
+from oa_jax.runs.workdir import Workdir
+
+
+class Writer(Protocol):
+    def row(self, row: Mapping[str, Any]) -> None:
+        """A row of metrics.jsonl: epoch, seed, and numbers by name."""
+
+    def close(self) -> None: ...
+
+
+def opened(config: Config, workdir: Workdir) -> list[Writer]:
+    """The writers of `train.writers`, in the process that writes files.
+
+    Raises UserError where the package of one is not installed.
+    """
+    names = config.train.writers if processes.is_first() else ()
+    return [WRITERS[name](config, workdir) for name in names]
+
+
+def _package(name, extra):
+    try:
+        return importlib.import_module(name)
+    except ImportError:
+        raise UserError(
+            f"train.writers={extra}: {name} is not installed: expected the extra `{extra}` "
+            f"(pip install 'oa-jax[{extra}]')"
+        ) from None
+
+
+def _numbers(row):
+    """{seedS/name: number} of a row."""
+    return {f"seed{row['seed']}/{k}": v for k, v in row.items() if k not in ("seed", "epoch")}
+
+
+def _flat(config):
+    """Dotted fields as MLflow and W&B show them."""
+    out = {}
+    for name, value in config.to_dict().items():
+        inner = value.items() if isinstance(value, dict) else [("", value)]
+        out |= {f"{name}.{k}".rstrip("."): v for k, v in inner}
+    return out
+
+
+class TensorBoard:
+    """Event files in WORKDIR/tensorboard."""
+
+    def __init__(self, config: Config, workdir: Workdir):
+        board = _package("tensorboardX", "tensorboard")
+        self._board = board.SummaryWriter(str(workdir.path / "tensorboard"))
+
+    def row(self, row: Mapping[str, Any]) -> None:
+        for name, value in _numbers(row).items():
+            self._board.add_scalar(name, value, row["epoch"])
+        self._board.flush()
+
+    def close(self) -> None:
+        self._board.close()
+
+
+class MLflow:
+    """A run of MLflow, where MLFLOW_TRACKING_URI says; by default in WORKDIR/mlruns.
+
+    A workdir that goes on goes on with its run there. Names have `_at_` for @, which it refuses.
+    """
+
+    def __init__(self, config: Config, workdir: Workdir):
+        mlflow = _package("mlflow", "mlflow")
+        path = workdir.path.absolute()
+        os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")  # of recent versions
+        uri = os.environ.get("MLFLOW_TRACKING_URI") or f"file:{path / 'mlruns'}"
+        self._client = mlflow.MlflowClient(uri)
+        kept = path / "mlflow.run"
+        if kept.exists():
+            self._run = kept.read_text()
+            return
+        name = os.environ.get("MLFLOW_EXPERIMENT_NAME", "oa-jax")
+        found = self._client.get_experiment_by_name(name)
+        experiment = found.experiment_id if found else self._client.create_experiment(name)
+        self._run = self._client.create_run(experiment, run_name=path.name).info.run_id
+        for field, value in _flat(config).items():
+            self._client.log_param(self._run, field, value)
+        kept.write_text(self._run)
+
+    def row(self, row: Mapping[str, Any]) -> None:
+        for name, value in _numbers(row).items():
+            name = name.replace("@", "_at_").replace("|", "_")
+            self._client.log_metric(self._run, name, float(value), step=row["epoch"])
+
+    def close(self) -> None:
+        self._client.set_terminated(self._run)
+
+
+class WandB:
+    """A run of Weights & Biases, offline unless WANDB_MODE says else: `wandb sync` sends it."""
+
+    def __init__(self, config: Config, workdir: Workdir):
+        wandb = _package("wandb", "wandb")
+        os.environ.setdefault("WANDB_MODE", "offline")
+        path = workdir.path.absolute()
+        self._run = wandb.init(
+            project="oa-jax",
+            name=path.name,
+            id=path.name,
+            resume="allow",
+            dir=str(path),
+            config=_flat(config),
+        )
+
+    def row(self, row: Mapping[str, Any]) -> None:
+        self._run.log({"epoch": row["epoch"], **_numbers(row)})
+
+    def close(self) -> None:
+        self._run.finish()
+
+
+WRITERS = {"tensorboard": TensorBoard, "mlflow": MLflow, "wandb": WandB}

@@ -1,0 +1,94 @@
+"""The conditions that would refute the mechanism, on runs whose answer is known."""
+
+import numpy as np
+import pytest
+
+from analysis import statistics, verdicts
+from analysis.runs import find_runs
+from tests.analysis._plain import plain_run
+
+
+def made(folder, *, angle, slope, gain, equal=True):
+    """A baseline, its equal in parameters, and six widths of GCA early whose angle is about
+    `angle` and whose quality goes with it by `slope`."""
+    plain_run(folder / "base", n_parameters=1000)
+    if equal:
+        plain_run(folder / "wide", n_parameters=1210, seed=1, model__d_embed=36)
+    for k in range(6):
+        step = (k - 2.5) / 10
+        plain_run(
+            folder / f"early{k}",
+            "early",
+            better=gain + slope * step,
+            seed=2 + k,
+            gated=angle + step,
+            cosine=lambda slot, place, domain: 0.3,
+            n_parameters=1200,
+            train__learning_rate=0.001 + k / 1000,
+        )
+    return find_runs(str(folder))[0]
+
+
+def found(runs):
+    frame = verdicts.verdicts(runs, "auc/full", draws=200)
+    return {(r["condition"], r["domain"]): r for r in frame.iter_rows(named=True)}
+
+
+def test_a_world_without_any_of_them(tmp_path):
+    rows = found(made(tmp_path, angle=0.3, slope=-0.3, gain=0.4))
+    for condition in ("not orthogonal", "positive", "parameters"):
+        assert rows[condition, "A"]["verdict"] == "not met", condition
+    assert rows["not orthogonal", "A"]["runs"] == 6
+    assert rows["not orthogonal", "A"]["value"] == pytest.approx(0.3)
+    assert rows["parameters", "A"]["value"] > 0
+    assert rows["parameters", "A"]["note"].endswith("on wide")
+    # One data set says nothing of what follows what over data sets.
+    assert rows["follows Y", "A"]["verdict"] == "open"
+    assert "1 data sets: expected at least 4" in rows["follows Y", "A"]["note"]
+
+
+def test_a_world_with_all_of_them(tmp_path):
+    rows = found(made(tmp_path, angle=0.9, slope=0.3, gain=-0.3))
+    for condition in ("not orthogonal", "positive", "parameters"):
+        assert rows[condition, "B"]["verdict"] == "met", condition
+
+
+def test_without_an_equal_baseline_parameters_are_not_judged(tmp_path):
+    rows = found(made(tmp_path, angle=0.3, slope=-0.3, gain=0.4, equal=False))
+    assert not any(condition == "parameters" for condition, _ in rows)
+
+
+def test_over_data_sets_the_one_follows_the_other(tmp_path):
+    for k in range(5):
+        angle = 0.1 + k / 10
+        plain_run(
+            tmp_path / f"set{k}",
+            "early",
+            fingerprint=f"{k}abcdef0",
+            data__name=f"set{k}",
+            cosine=lambda slot, place, domain, angle=angle: angle,
+        )
+    runs = find_runs(str(tmp_path))[0]
+    rows = found(runs)  # (X, Y) of every run is 0.3: nothing to follow
+    assert rows["follows Y", "A"]["verdict"] == "open" and rows["follows Y", "A"]["runs"] == 5
+
+
+def test_no_runs_with_gca_no_verdicts(tmp_path):
+    plain_run(tmp_path / "base")
+    assert verdicts.verdicts(find_runs(str(tmp_path))[0]).is_empty()
+
+
+def test_the_mixed_model_sees_through_configurations():
+    """Between configurations y rises with x, within them it falls: the slope is within's sign."""
+    rng = np.random.default_rng(0)
+    groups = np.repeat(np.arange(12), 8)
+    inner = rng.normal(0, 1, len(groups))
+    x, y = 3 * groups + inner, 3 * groups - inner + rng.normal(0, 0.1, len(groups))
+    slope, low, high = statistics.mixed(x, y, groups)
+    assert statistics.pearson(x, y) > 0.9 and high < 0 and low < slope < high
+    # Without an effect of the configuration it is the slope of least squares.
+    x, y = rng.normal(0, 1, (2, 96))
+    y = 0.5 * x + y
+    slope, *_ = statistics.mixed(x, y, groups)
+    assert slope == pytest.approx(statistics.pearson(x, y), abs=0.05)
+    assert np.isnan(statistics.mixed([1, 2, 3, 4], [1, 1, 1, 1], [0, 0, 1, 1])[0])

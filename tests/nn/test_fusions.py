@@ -1,0 +1,227 @@
+"""Every fusion of the list keeps the rules of `Fusion`, and has the size that is said of it."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from oa_jax.errors import UserError
+from oa_jax.nn import known
+from oa_jax.nn.fusion import make, matched_width, n_parameters
+from oa_jax.nn.known import GCAConfig
+from tests.backbones.abxi import _batches as abxi
+from tests.nn.test_gca import (
+    AT,
+    HEADS,
+    Q_TIME,
+    QUERY_REAL,
+    S_TIME,
+    B,
+    D,
+    S,
+    T,
+    allowed_keys,
+    streams,
+    without_key,
+)
+
+pytestmark = pytest.mark.usefixtures("quick_compile")
+NAMES = tuple(known.FUSIONS)
+ONE_Y = ("add", "concat_mlp", "film", "bilinear")
+LOOK_BACK = ("co_attention",)
+
+
+class Case:
+    """A fusion with random parameters; one compiled function says all that is asked of it."""
+
+    def __init__(self, **fields):
+        self.module = make(GCAConfig(**fields), HEADS)
+        args = *streams(), Q_TIME, S_TIME
+        shapes = jax.eval_shape(self.module.init, jax.random.key(0), *args)["params"]
+        rng = np.random.default_rng(3)
+        self.params = jax.tree.map(lambda a: jnp.asarray(rng.normal(0, 0.4, a.shape)), shapes)
+        self.run = jax.jit(self._run)
+
+    def _run(self, query, source, hidden=None):
+        """(stream, probe, how much the stream's slots depend on those of the query and of the
+        source, the gradient of all by the parameters)."""
+
+        def out(query_h, source_h, params):
+            both = query.replace(h_PxD=query_h), source.replace(h_PxD=source_h)
+            return self.module.apply({"params": params}, *both, Q_TIME, S_TIME, hidden)
+
+        args = query.h_PxD, source.h_PxD, self.params
+        h, back = jax.vjp(lambda *args: out(*args)[0].h_PxD, *args)
+        basis = jnp.eye(len(h))[:, :, None] * jax.random.normal(jax.random.key(1), h.shape)
+        on_query, on_source, _ = jax.vmap(back)(basis)
+        depends = [jnp.abs(gradient).max(-1) for gradient in (on_query, on_source)]
+        return *out(*args), *depends, back(jnp.ones_like(h))[2]
+
+    def __call__(self, query=None, source=None, hidden=None):
+        default_query, default_source = streams()
+        return self.run(query or default_query, source or default_source, hidden)
+
+
+@functools.cache
+def case(name):
+    return Case(fusion=name)
+
+
+def row_and_time(slot):
+    return int(AT[slot]) // T, int(Q_TIME.ravel()[AT[slot]])
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_token_depends_on_what_it_may_see(name):
+    _, _, on_query, on_source, _ = case(name)()
+    for slot in np.flatnonzero(QUERY_REAL):
+        row, time = row_and_time(slot)
+        keys = allowed_keys(slot)
+        seen = np.asarray(on_source[slot]).reshape(B, S) > 0
+        assert not seen[np.arange(B) != row].any() and not seen[row][~keys].any()
+        if name in ONE_Y:
+            assert list(np.flatnonzero(seen[row])) == list(np.flatnonzero(keys)[-1:])
+        else:
+            assert seen[row][keys].all()
+        # Of its own stream itself alone; or those whose news the source may have.
+        others = np.flatnonzero(np.asarray(on_query[slot]) > 0)
+        assert slot in others
+        for other in set(others) - {slot}:
+            assert name in LOOK_BACK and keys.any() and row_and_time(other)[0] == row
+            assert 0 <= row_and_time(other)[1] <= time
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_padding_and_what_is_missing(name):
+    query, source = streams()
+    out, probe, *_ = case(name)()
+    np.testing.assert_array_equal(out.h_PxD, case(name)(source=streams(garbage=5.0)[1])[0].h_PxD)
+    np.testing.assert_array_equal(out.h_PxD[~QUERY_REAL], 0)
+    np.testing.assert_array_equal(probe.update[without_key()], 0)
+    assert np.abs(probe.update[~without_key()]).max(-1).min() > 1e-4
+    for leaf in jax.tree.leaves(probe):
+        assert leaf.shape in ((len(AT), D), (len(AT),), (len(AT), S))
+    np.testing.assert_allclose(probe.weights_PxS.sum(-1)[:10], ~without_key()[:10], atol=1e-5)
+    for slot in range(10):
+        assert not np.asarray(probe.weights_PxS[slot])[~allowed_keys(slot)].any()
+    no_source = source.replace(h_PxD=source.h_PxD * 0, real_P=source.real_P & False)
+    no_query = query.replace(h_PxD=query.h_PxD * 0, real_P=query.real_P & False)
+    for q, s in ((query, source), (query, no_source), (no_query, source), (no_query, no_source)):
+        assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(case(name)(q, s)))
+
+
+def test_a_fusion_that_looks_ahead_is_found_out():
+    """The twin of causality: with all keys allowed later ones count."""
+    _, _, _, on_source, _ = Case(fusion="experts", causal=False)()
+    seen = np.asarray(on_source).reshape(len(AT), B, S) > 0
+    later = [seen[slot, row_and_time(slot)[0]] & ~allowed_keys(slot) for slot in range(10)]
+    assert np.any(later)
+
+
+def test_the_mean_of_all_y():
+    _, probe, _, on_source, _ = Case(fusion="film", pool="mean")()
+    for slot in range(10):
+        seen = np.asarray(on_source[slot]).reshape(B, S)[row_and_time(slot)[0]] > 0
+        np.testing.assert_array_equal(seen, allowed_keys(slot))
+
+
+def counts(name, w):
+    """By hand: parameters of a module of inner width w, 0 its own, with its last norm."""
+    norm, latents, e, g = 2 * D, 4, w or D, w or 4 * D
+    attention = 3 * (D * e + e) + (e * D + D)
+
+    def mlp(given, made):
+        hidden = w or given
+        return (given * hidden + hidden) + (hidden * made + made)
+
+    found = {
+        "gca": 4 * (D * D + D) + (2 * D * g + g) + (g * D + D),
+        "add": mlp(D, D),
+        "concat_mlp": mlp(2 * D, D),
+        "film": mlp(D, 2 * D),
+        "bilinear": 2 * (D * e + e) + e * D + D,
+        "cross_attention": attention,
+        "flamingo": 4 * (D * D + D) + (D * g + g) + (g * D + D) + 2 * 2 * D + 2,
+        "head_gate": attention + D * HEADS + HEADS,
+        "orthogonal_residual": attention,
+        "exclusive": attention,
+        "co_attention": 2 * attention,
+        "bottleneck": latents * e + 3 * (D * e + e) + (e * D + D),
+        "experts": 2 * D * 3 + 3 + attention + mlp(D, 2 * D) + mlp(D, D),
+    }
+    return found[name] + norm
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_numbers_of_parameters(name):
+    for width in (0, 6, 12):
+        gca = GCAConfig(fusion=name, width=width)
+        assert n_parameters(gca, D, HEADS) == counts(name, width)
+    assert sum(a.size for a in jax.tree.leaves(case(name).params)) == counts(name, 0)
+    fields = {"fusion": name, "positions": (0, 2)}
+    sizes = [
+        sum(a.size for a in jax.tree.leaves(jax.eval_shape(abxi.backbone(of).init, KEY)))
+        for of in (fields, {})
+    ]
+    assert sizes[0] - sizes[1] == 4 * counts(name, 0)  # two places, two domains
+
+
+KEY = jax.random.key(0)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_width_that_matches_gca(name):
+    gca, d, heads = GCAConfig(fusion=name), 32, 4
+    target = n_parameters(GCAConfig(), d, heads)
+    width = matched_width(gca, d, heads)
+    widths = (width - heads, width, width + heads)
+    near = {w: n_parameters(GCAConfig(fusion=name, width=w), d, heads) for w in widths}
+    assert width % heads == 0 and abs(near[width] - target) == min(
+        abs(size - target) for size in near.values()
+    )
+    assert abs(near[width] / target - 1) < 0.02
+    with pytest.raises(UserError, match=rf"gca.fusion={name}: has at least \d+ .*, expected 9"):
+        matched_width(gca, d, heads, target=9)
+
+
+def test_flamingo_begins_as_the_baseline():
+    module = make(GCAConfig(fusion="flamingo", layer_norm=False), HEADS)
+    query, source = streams()
+    out, probe = jax.jit(lambda: module.init_with_output(KEY, query, source, Q_TIME, S_TIME)[0])()
+    np.testing.assert_array_equal(out.h_PxD, query.h_PxD)
+    assert np.abs(probe.update).max() > 0
+
+
+def test_what_is_left_out_is_left_out():
+    """Of the update what lies along X; of each head what lies along the token's own value."""
+    _, probe, *_ = case("orthogonal_residual")()
+    np.testing.assert_allclose(jnp.sum(probe.update * probe.x, -1), 0, atol=1e-4)
+    _, plain, *_ = case("cross_attention")()
+    assert np.abs(jnp.sum(plain.update * plain.x, -1)).max() > 0.1
+    # One head, values and the last product as they are: X' lies across X.
+    module = make(GCAConfig(fusion="exclusive", heads=1), 1)
+    params = jax.tree.map(jnp.zeros_like, module.init(KEY, *streams(), Q_TIME, S_TIME))["params"]
+    attention = params["attention"]
+    attention["w_in"] = attention["w_in"].at[:, 2 * D :].set(jnp.eye(D))
+    attention["out"]["kernel"] = jnp.eye(D)
+    _, probe = module.apply({"params": params}, *streams(), Q_TIME, S_TIME)
+    np.testing.assert_allclose(jnp.sum(probe.update * probe.x, -1), 0, atol=1e-4)
+    assert np.abs(probe.update[~without_key()]).max(-1).min() > 0.01
+
+
+def test_experts_are_weighed():
+    _, probe, *_ = case("experts")()
+    weights = [probe.more[f"weight_{name}"] for name in GCAConfig().experts]
+    np.testing.assert_allclose(sum(weights), 1, atol=1e-5)
+    assert 0 <= probe.more["weight_film"].min() < probe.more["weight_film"].max() <= 1
+
+
+def test_gates_are_in_the_probe():
+    """α where it acts on X', a statistic where it acts on something else."""
+    flamingo, params = case("flamingo")()[1], case("flamingo").params
+    np.testing.assert_allclose(flamingo.gate, jnp.tanh(params["gate"]), atol=1e-6)
+    heads = case("head_gate")()[1]
+    np.testing.assert_array_equal(heads.gate, 1)
+    assert 0 < heads.more["head_gate"].min() < heads.more["head_gate"].max() < 1
