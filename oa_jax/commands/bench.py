@@ -5,12 +5,15 @@ values of a field (`--vary=train.compute_dtype=float32,bfloat16`); with --offici
 PyTorch code of the backbone on the same batches. Every round measures each case once, so that
 ratios compare what ran side by side; the tables show medians. On a CPU they show ratios alone, the
 JSON file holds the seconds. Programs are compiled anew, not taken from the cache, as compiling is
-measured.
+measured. `--study=FILE.py` sweeps a study instead, and says how busy the slots were and what the
+wall clock was beside the work.
 """
 
 from __future__ import annotations
 
+import pathlib
 import sys
+import tempfile
 
 import jax
 from absl import flags
@@ -21,6 +24,8 @@ from oa_jax.bench import tables
 from oa_jax.bench.cases import Cases
 from oa_jax.bench.measure import counts, measure, variants
 from oa_jax.commands import cli
+from oa_jax.runs import study
+from oa_jax.runs.search import sweep_of
 
 flags.DEFINE_list("seeds", ["1", "2", "5", "8", "16"], "Numbers of seeds in one program.")
 flags.DEFINE_integer(
@@ -32,11 +37,14 @@ flags.DEFINE_string("vary", None, "FIELD=VALUE,VALUE of the configuration: side 
 flags.DEFINE_string("official", None, "Folder of the backbone's official code: beside ours.")
 flags.DEFINE_string("official_python", sys.executable, "With PyTorch, and tqdm for ABXI.")
 flags.DEFINE_string("out", None, "JSON file for everything that was measured.")
+flags.DEFINE_string("study", None, "FILE.py[:ARGS]: how well its sweep uses the slots, instead.")
 cli.define_config()
 
 
 def main(_):
     given = flags.FLAGS
+    if given.study:
+        return of_sweep(given.study)
     configs, seeds = variants(cli.config_value(), given.vary), counts(given.seeds)
     official = (given.official, given.official_python) if given.official else None
     jax.config.update("jax_enable_compilation_cache", False)
@@ -57,6 +65,13 @@ def main(_):
         cli.say(tables.official_line(found, absolute))
     if given.out:
         files.write_json(given.out, found)
+
+
+def of_sweep(reference: str) -> None:
+    """Sweep a study in a folder that is thrown away, and say what its time went to."""
+    with tempfile.TemporaryDirectory() as out:
+        progress = sweep_of(study.load(reference), pathlib.Path(out), cli.say, keep="none").run()
+    cli.say(progress.cost)
 
 
 def start() -> None:

@@ -209,7 +209,7 @@ def _parse(argv):
             flags.FLAGS.register_key_flag_for_module(argv[0], flag)  # what --help shows
     try:
         with one_line_errors(resumes=False):
-            return flags.FLAGS(["--help" if word == "-h" else word for word in argv])
+            return flags.FLAGS([argv[0], *map(_as_absl_has_it, argv[1:])])
     except flags.Error as error:
         message = str(error)
         for found, said in FLAG_ERRORS.items():
@@ -217,6 +217,14 @@ def _parse(argv):
         fail(message)
     except SystemExit as left:
         sys.exit(left.code if left.code != 1 else 0)  # --help, which absl ends with status 1
+
+
+def _as_absl_has_it(word):
+    """`--dry-run` is --dry_run, `-h` is --help."""
+    name, is_value, value = word.partition("=")
+    underlined = re.sub(r"(?<=\w)-", "_", name)
+    known = underlined.lstrip("-") in flags.FLAGS
+    return "--help" if word == "-h" else underlined + is_value + value if known else word
 
 
 @contextlib.contextmanager

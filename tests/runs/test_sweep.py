@@ -14,6 +14,7 @@ import pytest
 import swept
 import toy
 
+from oa_jax.engine.program import Engine
 from oa_jax.errors import UserError
 from oa_jax.runs import index, study, sweep
 from oa_jax.runs.claims import Claims
@@ -78,6 +79,50 @@ def test_slots_are_given_to_those_that_wait(done):
     assert use.slots - use.busy <= 6
 
 
+def test_side_by_side_it_is_so_to_rounding_and_the_program_shrinks(tmp_path, alone, monkeypatch):
+    sizes, epoch = [], Engine.epoch
+
+    def counted(self, states, *args):
+        sizes.append(len(states.seed))
+        return epoch(self, states, *args)
+
+    monkeypatch.setattr(Engine, "epoch", counted)
+    progress = swept.sweep_of(tmp_path, swept.runs(seed_axis="vmap"), slots=4).run()
+    assert progress.finished == 3
+    assert sizes[0] == 4 and sizes[-1] < 4 and sizes == sorted(sizes, reverse=True)
+    for name, path in alone.items():
+        (summary, _, _), (expected, _, _) = results(tmp_path / name), results(path)
+        for found, there in zip(summary["per_seed"], expected["per_seed"], strict=True):
+            assert found["epochs"] == there["epochs"]
+            assert found["test/A/mrr/full"] == pytest.approx(there["test/A/mrr/full"], abs=0.02)
+
+
+@pytest.mark.slow
+def test_slots_lie_over_the_devices(tmp_path, alone):
+    """Two devices, a slot on each: the same bits."""
+    flags = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=2"
+    process = worker(tmp_path, XLA_FLAGS=flags)
+    said = process.communicate(timeout=300)[0].split()
+    assert said[0] == "3" and said[3] == "2"
+    check_equal(tmp_path, alone)
+
+
+def test_a_full_disk_is_one_line_and_loses_nothing(tmp_path, alone, monkeypatch):
+    append, calls = Workdir.append_rows, []
+
+    def full(self, rows):
+        calls.append(rows)
+        if len(calls) == 9:
+            raise UserError(f"{self.path}: cannot write: No space left on device")
+        append(self, rows)
+
+    monkeypatch.setattr(Workdir, "append_rows", full)
+    with pytest.raises(UserError, match="No space left on device"):
+        swept.sweep_of(tmp_path).run()
+    swept.sweep_of(tmp_path).run()  # there is room again
+    check_equal(tmp_path, alone)
+
+
 def test_the_same_command_again_does_nothing(done):
     out, _ = done
     before = {p: p.stat().st_mtime_ns for p in out.glob("*/summary.json")}
@@ -86,8 +131,8 @@ def test_the_same_command_again_does_nothing(done):
     assert before == {p: p.stat().st_mtime_ns for p in out.glob("*/summary.json")}
 
 
-def worker(out, pause=0.0):
-    env = os.environ | {"PYTHONPATH": os.pathsep.join([str(SCRIPT.parent), str(toy.ROOT)])}
+def worker(out, pause=0.0, **more):
+    env = os.environ | more | {"PYTHONPATH": os.pathsep.join([str(SCRIPT.parent), str(toy.ROOT)])}
     command = [sys.executable, str(SCRIPT), str(out), str(pause)]
     return subprocess.Popen(command, env=env, stdout=subprocess.PIPE, text=True)
 

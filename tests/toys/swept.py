@@ -8,6 +8,7 @@ import pathlib
 import sys
 import time
 
+import jax
 import toy
 
 from oa_jax.backbones import known
@@ -27,9 +28,9 @@ UNEVEN = {
 RATES = {"slow": (0.003, 0), "quick": (0.03, 0), "patient": (0.03, 1)}
 
 
-def runs():
+def runs(**more):
     def config(rate, patience):
-        values = UNEVEN | {"train__learning_rate": rate, "train__stop_patience": patience}
+        values = UNEVEN | more | {"train__learning_rate": rate, "train__stop_patience": patience}
         return known.resolve(toy.abxi_config(**values))
 
     return {name: config(*values) for name, values in RATES.items()}
@@ -52,4 +53,4 @@ def sweep_of(out, studied=None, say=lambda line: None, **options):
 if __name__ == "__main__":
     pause = float(sys.argv[2]) if len(sys.argv) > 2 else 0.0
     progress = sweep_of(sys.argv[1], watch=lambda now: time.sleep(pause)).run()
-    print(progress.finished, progress.done_here, os.getpid(), flush=True)
+    print(progress.finished, progress.done_here, os.getpid(), jax.device_count(), flush=True)
