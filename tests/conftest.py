@@ -1,6 +1,8 @@
 """Fixtures for all tests: reference files beside the repository, and random logs."""
 
 import atexit
+import gc
+import importlib.metadata
 import os
 import pathlib
 import shutil
@@ -16,16 +18,35 @@ from oa_jax.events.log import make_log
 for folder in ("toys", "backbones"):
     sys.path.insert(0, str(pathlib.Path(__file__).parent / folder))
 
-# One folder of compiled programs for all processes of a session, and not the user's own.
+# One folder of compiled programs for all processes of a session, and not the user's own. Also of
+# those that are compiled in a blink: tests run many operations one by one.
 if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="oa-jax-xla-")
     atexit.register(shutil.rmtree, os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+
+# Tests compile for longer than they compute. Where the compiler matters: toy.as_users.
+QUICK = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": "true"}
+QUICK["xla_cpu_parallel_codegen_split_count"] = 1
+if importlib.metadata.version("jaxlib").startswith("0.10."):  # later ones do not know the flag
+    QUICK["xla_cpu_use_fusion_emitters"] = "false"
+flags = os.environ.get("XLA_FLAGS", "").split()
+flags += [f"--{k}={v}" for k, v in QUICK.items() if not any(f"--{k}=" in f for f in flags)]
+os.environ["XLA_FLAGS"] = " ".join(flags)
+# A tracing leaves many objects behind, and those of a session are few enough to be kept.
+gc.set_threshold(50_000, 20, 100)
 
 SHARED = pathlib.Path(__file__).resolve().parents[2] / "shared"
+# Made by training, or by compiling many programs: tests that wait for one are slow.
+SLOW_FIXTURES = {"alone", "finished", "found", "resident", "stack", "trained", "uneven", "whole"}
 
 
+@pytest.hookimpl(tryfirst=True)  # before those that are marked are left out
 def pytest_collection_modifyitems(items):
     """Files with slow tests first: one that began last would run alone while the others wait."""
+    for item in items:
+        if SLOW_FIXTURES & set(getattr(item, "fixturenames", ())):
+            item.add_marker("slow")
     slow = {item.path for item in items if item.get_closest_marker("slow")}
     items.sort(key=lambda item: item.path not in slow)
 
@@ -77,16 +98,6 @@ def random_log():
         return make_log(*map(np.concatenate, zip(*columns, strict=True)), n_items, "random")
 
     return draw
-
-
-@pytest.fixture(scope="module")
-def quick_compile():
-    """Programs compile in a fraction of the time and run slower: for tests that mostly compile."""
-    import jax
-
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
 
 
 @pytest.fixture(scope="session")

@@ -19,12 +19,17 @@ def small(**changes):
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory):
+def trained(tmp_path_factory):
     said = []
     path = tmp_path_factory.mktemp("runs") / "early"
     out = oa.train(small(), oa.World(**WORLD), path, said.append)
     assert any(line.startswith("epoch   3") for line in said)
     return out
+
+
+@pytest.fixture
+def run(trained):
+    return trained
 
 
 def test_importing_it_costs_no_jax():
@@ -102,6 +107,7 @@ def test_the_events_of_a_world_are_known_by_their_world(run):
     assert said == [f"{run.path} is finished: nothing to do"] and again.data is None
 
 
+@pytest.mark.slow
 def test_one_s_own_events(tmp_path):
     log = oa.World(**WORLD).log()
     own = oa.make_log(log.user, log.item, log.time, log.n_items, "my shop")

@@ -30,7 +30,8 @@ def set_switches(say: Callable[[str], None]) -> None:
 
 
 def use_compilation_cache(say: Callable[[str], None] = lambda line: None) -> None:
-    """Keep programs in JAX_COMPILATION_CACHE_DIR or the user's cache, those that took a second.
+    """Keep programs in JAX_COMPILATION_CACHE_DIR or the user's cache, those that took a second,
+    or JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS.
 
     JAX_ENABLE_COMPILATION_CACHE=false turns it off. Every command that compiles calls this first.
     say: is told in a line that there is none, as its folder cannot be written.
@@ -38,7 +39,6 @@ def use_compilation_cache(say: Callable[[str], None] = lambda line: None) -> Non
     given = os.environ.get("JAX_COMPILATION_CACHE_DIR")
     is_url = "://" in (given or "")  # JAX's own affair
     jax.config.update("jax_compilation_cache_dir", given if is_url else _folder(given, say))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 1.0)
 
 
 def _folder(given, say) -> str | None:

@@ -41,6 +41,7 @@ assert not foreign, foreign
 """
 
 
+@pytest.mark.slow
 def test_the_installed_name_works_and_reading_a_run_imports_no_jax(tmp_path):
     """As package-dir puts it: the same files under another name, away from the checkout."""
     (tmp_path / "oa_jax_analysis").symlink_to(ROOT / "analysis", target_is_directory=True)

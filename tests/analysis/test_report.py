@@ -11,6 +11,7 @@ import sys
 
 import numpy as np
 import pytest
+import toy
 
 from analysis.page import Section, page
 from analysis.runs import read_run
@@ -18,8 +19,8 @@ from oa_jax.ranking.metrics import metrics_by_domain
 from oa_jax.runs.run import run as train
 from oa_jax.runs.workdir import Workdir
 from oa_jax.sheets import Sheet
-from tests.analysis._made_runs import SIZES, contents
-from tests.analysis._plain import config_file, plain_run
+from tests.analysis._made_runs import contents
+from tests.analysis._plain import plain_run
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 SERVER = ROOT / "tests" / "commands" / "_server.py"
@@ -88,12 +89,10 @@ def command(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """An early GCA, really trained (two seeds, two epochs, 60 users), and a baseline beside it
+    """An early GCA, really trained (two seeds, three epochs, 60 users), and a baseline beside it
     whose ranks are those of the trained run, handed on from user to user."""
     folder = tmp_path_factory.mktemp("trained")
-    config = config_file().get_config("pair=synthetic,gca=early")
-    small = {"seeds": 2, "train.max_epochs": 2, "train.warmup_epochs": 0}
-    config.update_from_flattened_dict(SIZES | small)
+    config = toy.abxi_config("pair=synthetic,gca=early", seeds=2)  # whose programs others share
     train(config, folder / "early", lambda line: None)
     baseline_beside(folder / "early", folder / "none")
     return folder
@@ -220,6 +219,7 @@ def test_a_browser_shows_every_image_and_complains_of_nothing(browser, reported,
     assert counts["good"] == counts["all"] - 1 and any("seen" in line for line in console)
 
 
+@pytest.mark.slow
 def test_what_is_missing_is_said_and_the_rest_is_there(command, tmp_path):
     """Unfinished, damaged, another code, a single finished run, no checkpoints: still a page."""
     runs, out = tmp_path / "runs", tmp_path / "out"
@@ -242,6 +242,7 @@ def test_what_is_missing_is_said_and_the_rest_is_there(command, tmp_path):
     assert not re.search(r"\bnan\b|\bNone\b", words)
 
 
+@pytest.mark.slow
 def test_only_unfinished_runs_still_make_a_page(command, tmp_path):
     plain_run(tmp_path / "run", "early", finished=False)
     where = (f"--runs={tmp_path / 'run'}", f"--out={tmp_path / 'out'}")

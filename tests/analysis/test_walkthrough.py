@@ -4,12 +4,20 @@ import pathlib
 
 import nbformat
 import pytest
+import toy
 from nbclient import NotebookClient
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 NOTEBOOK = nbformat.read(ROOT / "analysis" / "walkthrough.ipynb", as_version=4)
-# A training of two epochs shows that every cell runs, not what it stands for.
-SHORT = {"EPOCHS, SEEDS = 24, 3": "EPOCHS, SEEDS = 3, 2"}
+# A toy shows that every cell runs, not what it stands for. Its programs are those of other tests.
+WORLD = {k.split(".")[-1]: v for k, v in toy.SMALL.items() if k.startswith("data.world.")}
+FIELDS = {k: v for k, v in toy.SMALL.items() if not k.startswith("data.")} | toy.OWN["abxi"]
+SHORT = {
+    "EPOCHS, SEEDS = 24, 3": "EPOCHS, SEEDS = 3, 2",
+    "World(redundancy=0.5)": f"World(redundancy=0.5, **{WORLD})",
+    'gca=gca, seeds=SEEDS, train={"max_epochs": EPOCHS}': f"gca=gca, **{FIELDS | {'seeds': 2}}",
+    "uni99": "uni10",
+}
 
 
 @pytest.mark.slow

@@ -3,8 +3,6 @@
 They know a backbone by its contract alone: parameters, evaluation rows, batches of its task.
 """
 
-import dataclasses
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -18,9 +16,12 @@ CLOSE = {"rtol": 2e-4, "atol": 2e-5}
 
 
 class Case:
-    """A backbone on the data of a small experiment, its functions compiled once."""
+    """A backbone on the data of a small experiment, its functions compiled once.
 
-    def __init__(self, experiment):
+    learner: function of the backbone -> what makes losses, if not the backbone itself.
+    """
+
+    def __init__(self, experiment, learner=lambda backbone: backbone):
         self.experiment, self.task = experiment, experiment.data.task
         self.rows = experiment.evaluation.rows["test"]
         self.arrays = jax.tree.map(jnp.asarray, self.task.train_arrays())
@@ -28,9 +29,7 @@ class Case:
         self.hparams = {name: values[0] for name, values in experiment.hparams().items()}
         self.batch = jax.jit(self.task.batch, static_argnums=4)
         whole = experiment.engine.settings.on(experiment.tables).backbone
-        # With the parameters of the whole: a loss compiles faster with one fusion than with six.
-        gca = dataclasses.replace(whole.gca, positions=(0,))
-        self.replace_backbone(whole, dataclasses.replace(whole, gca=gca))
+        self.replace_backbone(whole, learner(whole))
         # Random parameters at the start are so small that a mistake could hide in rounding.
         self.params = jax.tree.map(lambda a: 3 * a, jax.jit(self.backbone.init)(jax.random.key(0)))
 

@@ -4,6 +4,10 @@ import json
 import subprocess
 import sys
 
+import pytest
+
+pytestmark = pytest.mark.slow
+
 SMALL = (
     "--config.model.d_embed=8", "--config.model.d_ffn=8", "--config.train.batch_size=16",
     "--config.evaluate.block_users=16", "--config.train.probe_users=8",

@@ -22,8 +22,6 @@ from oa_jax.errors import UserError
 from oa_jax.events.log import make_log
 from oa_jax.events.world import World, generate
 
-pytestmark = pytest.mark.usefixtures("quick_compile")
-
 # What the interpreter with PyTorch is asked to do, without it: argv is as the worker's.
 STAND_IN = """#!{python}
 import json, sys
@@ -92,13 +90,13 @@ def test_batches_are_ours_position_by_position(cases):
 
 
 def test_rows_of_llm4cdsr_are_as_its_loss_pairs_them():
-    cases = cases_of("llm4cdsr", 4)
+    cases = cases_of("llm4cdsr", 4, model__blocks=3)
     task, (n_a, n_b) = cases.task, cases.task.log.n_items
     assert 3 * 16 < task.n_users < 4 * 16  # the last batch is not full
     found = inputs_of(cases)
     sizes = json.loads(str(found["sizes"]))
     assert sizes["n_items"] == [n_a, n_b] and sizes["args"]["hidden_size"] == 8
-    assert sizes["args"]["trm_num"] == 2 and sizes["n_batches"] == 4
+    assert sizes["args"]["trm_num"] == 3 and sizes["n_batches"] == 4
     width = cases.experiment.tables.items.shape[1]
     assert found["table/items_all"].shape == (n_a + n_b, width)
     for d, n in (("A", n_a), ("B", n_b)):

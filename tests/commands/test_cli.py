@@ -65,7 +65,6 @@ def test_signs_that_the_output_has_not_are_replaced(monkeypatch, encoding):
 def switches():
     """JAX's configuration is put back after the test."""
     names = [*compilation.SWITCHES, "jax_compilation_cache_dir", "jax_default_prng_impl"]
-    names.append("jax_persistent_cache_min_compile_time_secs")
     before = {name: getattr(jax.config, name) for name in names}
     yield
     for name, value in before.items():

@@ -58,10 +58,9 @@ class Result:
 
 
 @pytest.fixture(scope="module")
-def environment(tmp_path_factory):
-    """Variables of the commands: a compilation cache of their own, and no data by default."""
-    cache = tmp_path_factory.mktemp("cache")
-    return {"JAX_COMPILATION_CACHE_DIR": str(cache), "OA_DATA_DIR": ""}
+def environment():
+    """Variables of the commands: no data by default."""
+    return {"OA_DATA_DIR": ""}
 
 
 @pytest.fixture(scope="module")

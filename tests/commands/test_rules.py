@@ -16,7 +16,6 @@ from oa_jax.commands import report, rules
 from oa_jax.evaluation import SPLITS
 from oa_jax.ranking import similar
 
-pytestmark = pytest.mark.usefixtures("quick_compile")
 TINY = {
     "data.world.n_users": 40,
     "data.world.single": (9, 8),

@@ -57,6 +57,7 @@ def test_other_sizes_are_refused(text):
         made_up(text)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backbone", known.NAMES)
 def test_the_epoch_of_sizes_alone_is_traced(backbone):
     """What the command compiles without data, of every backbone: with tables that are made up."""
@@ -207,6 +208,7 @@ def test_a_mistake_is_one_line(argv, said):
     assert len(result.stderr.splitlines()) == 1
 
 
+@pytest.mark.slow
 def test_programs_of_a_small_experiment_are_examined():
     changes = {"seeds": 2, "seed_axis": "vmap", "train__batch_size": 8}
     config = known.resolve(toy.abxi_config(train__quick_compile=True, **changes))

@@ -11,6 +11,7 @@ def error(result):
     return line
 
 
+@pytest.mark.slow
 def test_from_files_to_figures(run, small_pair, raw_files, tmp_path):
     raw = tmp_path / "raw"
     for path in small_pair.iterdir():

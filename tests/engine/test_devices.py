@@ -19,8 +19,7 @@ OTHERS = {"map seed:4": (4, 1, 1), "vmap seed:2,data:2,table:2": (2, 2, 2), "vma
 def ask(folder, *questions):
     """The answers of devices.py in a process with eight CPU devices."""
     variables = {
-        "XLA_FLAGS": "--xla_force_host_platform_device_count=8 "
-        "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true",
+        "XLA_FLAGS": f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=8",
         "JAX_PLATFORMS": "cpu",
         "PYTHONPATH": str(toy.ROOT),
     }

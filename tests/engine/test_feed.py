@@ -14,7 +14,6 @@ from oa_jax.engine.feed import Feed, places
 from oa_jax.errors import UserError
 from oa_jax.events import split as splits
 
-pytestmark = pytest.mark.usefixtures("quick_compile")
 SEEDS = (0, 7)
 CORRECTED = Quirks.of("corrected")
 # Batches that end in the middle of the rows, and one that is larger than all of them. global_time
@@ -99,6 +98,7 @@ def test_chunks_have_the_shapes_foretold_and_room(make_feed, name):
         assert 0 < most <= task.list_room(one) == chunks[0][one].shape[-1]
 
 
+@pytest.mark.slow
 @each_task
 def test_fed_batches_are_the_resident_ones(make_feed, name):
     """Same rows, same negatives, for every seed and step; the last batch is partial."""

@@ -10,14 +10,16 @@ from oa_jax.backbones import known
 from oa_jax.engine import program as engine_lib
 from oa_jax.engine.program import take_seeds
 
+pytestmark = pytest.mark.slow
+
 CAPACITY = (128, 128)
 
 
 @pytest.fixture(scope="module")
 def by_axis():
     """An experiment of three seeds per seed axis, same in all else; compiled as users have it."""
-    axes = ("map", "vmap")
-    return {a: toy.toy_experiment(seed_axis=a, train__quick_compile=False) for a in axes}
+    configs = {a: known.resolve(toy.abxi_config(seed_axis=a)) for a in ("map", "vmap")}
+    return {axis: toy.as_users(toy.with_toy(config)) for axis, config in configs.items()}
 
 
 @pytest.fixture(scope="module")

@@ -15,8 +15,6 @@ from oa_jax.nn.draws import Purpose, epoch_rows, key_of
 from oa_jax.ranking.ranks import Ranks
 from oa_jax.runs import metrics_file as rows_lib
 
-pytestmark = pytest.mark.usefixtures("quick_compile")
-
 
 @pytest.fixture(scope="module")
 def experiment():

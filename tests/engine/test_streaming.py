@@ -96,7 +96,7 @@ def test_slices_of_users_are_ranked_as_all_at_once(resident, twin, bitwise, monk
 
 @pytest.mark.slow
 @pytest.mark.parametrize("backbone", ["llm4cdsr", "cdsrnp"])
-def test_the_other_backbones_train_from_files_too(backbone, bitwise, quick_compile):
+def test_the_other_backbones_train_from_files_too(backbone, bitwise):
     """With frozen tables, with a support set drawn beside each batch."""
     experiment = toy.small_experiment(backbone, "pair=synthetic,gca=none", seeds=1)
     twin, found, task = streamed(experiment, 3), [], experiment.data.task

@@ -161,6 +161,7 @@ def test_no_allowed_key_gives_exactly_0():
     assert np.abs(probe.update[none & np.asarray(QUERY_REAL)]).max(-1).min() > 0.01
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("part_of", PART_OF)
 @pytest.mark.parametrize("part", PARTS)
 def test_no_nan_without_any_key_or_query(part, part_of):

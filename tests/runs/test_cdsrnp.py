@@ -11,29 +11,15 @@ from oa_jax.backbones import known
 from oa_jax.commands import report
 from oa_jax.errors import UserError
 
+BACKBONE = "cdsrnp"
+
 
 def build(argument="pair=synthetic,gca=early", **changes):
-    return toy.small_experiment("cdsrnp", argument, **changes)
+    return toy.small_experiment(BACKBONE, argument, **changes)
 
 
-@pytest.fixture(scope="module")
-def experiment():
-    return build()
-
-
-@pytest.fixture(scope="module")
-def whole(experiment, tmp_path_factory):
-    """(workdir, final states) of an uninterrupted run, concluded."""
-    return toy.train_whole(experiment, tmp_path_factory.mktemp("whole"))
-
-
-def test_an_interrupted_run_goes_on_bit_for_bit(experiment, whole, bitwise, tmp_path):
-    path, states = whole
-    again, said = toy.train_interrupted(experiment, tmp_path)
-    assert said[0] == "going on after epoch 1"
-    assert bitwise(again, states)
-    rows = [(p / "metrics.jsonl").read_text() for p in (path, tmp_path)]
-    assert rows[0] == rows[1] and len(rows[0].splitlines()) == 8
+def test_an_interrupted_run_goes_on_bit_for_bit(check_going_on):
+    check_going_on()
 
 
 def test_groups_part_the_users(whole):

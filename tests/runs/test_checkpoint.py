@@ -133,6 +133,7 @@ def test_a_file_in_the_place_of_the_folder_is_one_line(tmp_path):
         Checkpoints(tmp_path / "checkpoints")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["whole", "halved", "halved without sums"])
 def test_a_read_says_nothing_and_leaves_the_process_as_it_was(folder, kind, capfd):
     if kind != "whole":

@@ -10,6 +10,8 @@ from oa_jax import experiment as experiment_lib
 from oa_jax.errors import UserError
 from oa_jax.runs import run as run_lib
 
+pytestmark = pytest.mark.slow
+
 # By `map` seeds are bit for bit alone, whatever stands beside them in the program.
 BASE = {"seed_axis": "map", "train__compaction": False, "seeds": 2, "train__max_epochs": 2}
 

@@ -20,7 +20,7 @@ from oa_jax.runs.workdir import Workdir
 from oa_jax.serving import exported
 from oa_jax.serving.stored import StoredModel
 
-pytestmark = pytest.mark.usefixtures("quick_compile")
+pytestmark = pytest.mark.slow
 
 
 def begun(path, source, backbone="abxi", gca="0-1", **changes):

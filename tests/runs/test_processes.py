@@ -44,8 +44,8 @@ def start(tmp_path_factory):
             "JAX_PLATFORMS": "cpu",
             "PYTHONPATH": str(toy.ROOT),
             "JAX_COMPILATION_CACHE_DIR": str(cache),
-            "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices} "
-            "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true",
+            "XLA_FLAGS": f"{os.environ['XLA_FLAGS']} "
+            f"--xla_force_host_platform_device_count={devices}",
         }
         command = [sys.executable, str(COMMAND), name, f"--workdir={path}"]
         if name == "train":

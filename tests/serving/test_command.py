@@ -13,7 +13,8 @@ from _runs import run_of
 
 from oa_jax.commands import report
 
-pytestmark = pytest.mark.usefixtures("quick_compile")
+pytestmark = pytest.mark.slow
+
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 
 

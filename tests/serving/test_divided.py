@@ -11,14 +11,15 @@ import pytest
 sys.path.insert(0, str(pathlib.Path(__file__).parent))
 from _runs import run_of
 
-pytestmark = pytest.mark.usefixtures("quick_compile")
+pytestmark = pytest.mark.slow
+
 TESTS = pathlib.Path(__file__).parents[1]
 
 
 def test_lists_of_divided_tables():
     script = TESTS / "toys" / "divided_lists.py"
-    env = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
-    env |= {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1", "PYTHONPATH": str(TESTS.parent)}
+    flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=2"
+    env = os.environ | {"XLA_FLAGS": flags, "PYTHONPATH": str(TESTS.parent)}
     result = subprocess.run(
         [sys.executable, script, run_of("abxi")[1]], capture_output=True, text=True, env=env
     )

@@ -18,7 +18,8 @@ from oa_jax.ranking.metrics import user_metrics
 from oa_jax.serving import histories, lists
 from oa_jax.serving.stored import StoredModel
 
-pytestmark = pytest.mark.usefixtures("quick_compile")
+pytestmark = pytest.mark.slow
+
 K = 6
 
 

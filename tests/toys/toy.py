@@ -5,6 +5,7 @@ Scripts beside it and tests of all rooms import it by its bare name.
 
 import dataclasses
 import functools
+import os
 import pathlib
 
 import jax
@@ -14,6 +15,7 @@ import pytest
 from oa_jax import experiment as experiment_lib
 from oa_jax import presets
 from oa_jax.backbones import known
+from oa_jax.engine import program as engine_lib
 from oa_jax.nn.layers import Packing
 from oa_jax.runs import loop
 from oa_jax.runs.run import conclude
@@ -52,12 +54,14 @@ OWN = {
     },
     "llm4cdsr": {
         "seeds": 2,
+        "model.blocks": 1,
         "model.length": 10,
         "data.global_width": 12,
     },
     "sasrec": {"seeds": 2, "model.length": 10},
     "cdsrnp": {
         "seeds": 2,
+        "model.blocks": 1,
         "model.length": 6,
         "model.merged_length": 10,
         "model.decoder_widths": (8, 4),
@@ -71,6 +75,26 @@ OWN = {
 def config_file(backbone, argument):
     """configs/BACKBONE.py:argument."""
     return presets.load(f"configs/{backbone}.py:{argument}")
+
+
+# Options with which programs are compiled as a user has them, and not as tests do (conftest.py).
+AS_USERS = {"xla_backend_optimization_level": 3, "xla_llvm_disable_expensive_passes": False}
+if "xla_cpu_use_fusion_emitters" in os.environ.get("XLA_FLAGS", ""):
+    AS_USERS["xla_cpu_use_fusion_emitters"] = True
+
+
+def as_users(experiment):
+    """The same, its programs compiled as those of a user without quick_compile."""
+    engine = experiment.engine
+    compiled = type(engine)._program
+
+    def program(*args):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(engine_lib, "QUICK_OPTIONS", AS_USERS)
+            return compiled(engine, *args)
+
+    engine._program = program
+    return experiment
 
 
 def small_config(backbone, argument, **overrides):
@@ -163,10 +187,12 @@ class Toy:
         at_P = jnp.concatenate([batch["at_A"], batch["at_B"]])
         packing = Packing(at_P, batch["gt"].shape)
         h_PxD = self._hidden(params, packing.pack(batch["seq_x"]))
-        # A mask over the grid, so that the draw does not depend on the slots.
-        grid_BxLxD = jax.random.uniform(key, (*packing.shape, self.width))
-        keep_PxD = packing.pack(grid_BxLxD >= hparams["dropout"])
-        h_PxD = jnp.where(keep_PxD, h_PxD, 0.0) / (1 - hparams["dropout"]) / hparams["temperature"]
+        if key is not None:
+            # A mask over the grid, so that the draw does not depend on the slots.
+            grid_BxLxD = jax.random.uniform(key, (*packing.shape, self.width))
+            keep_PxD = packing.pack(grid_BxLxD >= hparams["dropout"])
+            h_PxD = jnp.where(keep_PxD, h_PxD, 0.0) / (1 - hparams["dropout"])
+        h_PxD = h_PxD / hparams["temperature"]
         negatives_PxK = batch["negatives"] if "negatives" in batch else self._shared(batch, at_P)
         ids_PxK = jnp.concatenate([packing.pack(batch["gt"])[:, None], negatives_PxK], 1)
         scores_PxK = jnp.einsum("pd,pkd->pk", h_PxD, params["items"][ids_PxK])

@@ -28,7 +28,8 @@ from tests.backbones.abxi._batches import (
     training_batch,
 )
 
-pytestmark = pytest.mark.usefixtures("quick_compile")
+pytestmark = pytest.mark.slow
+
 ROWS = np.arange(len(HISTORIES))
 COLUMN = LENGTH - np.array([len(items) - 1 for items in HISTORIES]) + STEP
 LAST_STEP = np.array([len(items) - 2 for items in HISTORIES]) == STEP

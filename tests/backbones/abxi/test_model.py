@@ -27,7 +27,8 @@ from tests.backbones.abxi._batches import (
     with_negatives,
 )
 
-pytestmark = pytest.mark.usefixtures("quick_compile")
+pytestmark = pytest.mark.slow
+
 ALL = {"positions": (0, 1, 2)}
 AFK, ABE = (11837, 16258), (10379, 14188)
 N_A, N_B = N_ITEMS

@@ -19,15 +19,10 @@ from oa_jax.errors import UserError
 from oa_jax.ranking.ranks import among_candidates
 from tests.backbones.abxi._batches import OFFICIAL, forward, on_grid
 
-pytestmark = pytest.mark.usefixtures("quick_compile")
-FILE = pathlib.Path(__file__).parents[2] / "golden" / "abxi_small.npz"
+pytestmark = pytest.mark.slow
+
+GOLDEN = pathlib.Path(__file__).parents[2] / "golden" / "abxi_small.npz"
 HPARAMS = {"temperature": 0.75, "dropout": 0.0, "ortho_weight": 0.0}
-
-
-@pytest.fixture(scope="module")
-def golden():
-    with np.load(FILE) as arrays:
-        return dict(arrays)
 
 
 @pytest.fixture(scope="module")

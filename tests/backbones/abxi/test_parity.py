@@ -13,26 +13,9 @@ from oa_jax.backbones.parity import relative
 from oa_jax.commands import verify
 from oa_jax.errors import UserError
 
-pytestmark = pytest.mark.usefixtures("quick_compile")
+pytestmark = pytest.mark.slow
+
 GOLDEN = pathlib.Path(__file__).resolve().parents[2] / "golden" / "abxi_small.npz"
-
-
-@pytest.fixture(scope="module")
-def golden():
-    with np.load(GOLDEN) as archive:
-        return dict(archive)
-
-
-@pytest.fixture
-def save(golden, tmp_path):
-    """Function (drop, **changed) -> path of the golden fixture with arrays changed."""
-
-    def write(drop="", changed=()):
-        path = tmp_path / "fixture.npz"
-        np.savez(path, **{k: v for k, v in (golden | dict(changed)).items() if k != drop})
-        return str(path)
-
-    return write
 
 
 def status(path, capsys):

@@ -14,14 +14,12 @@ from oa_jax.events.log import make_log
 from oa_jax.events.split import leave_one_out
 from oa_jax.nn import draws
 
-pytestmark = pytest.mark.usefixtures("quick_compile")
+pytestmark = pytest.mark.slow
+
 N_ITEMS, LENGTH, BATCH, N_NEGATIVES = (40, 50), 12, 8, 6
 ROWS = jnp.asarray([3, 0, 1, 2, 29, 17, 4, 11])
 PARTIAL = jnp.asarray([5, 9, 2, 30, 30, 30, 30, 30])  # 30 users: the rest is filler
 WIDE = (128, 128)
-
-
-pytestmark = pytest.mark.usefixtures("quick_compile")
 
 
 @pytest.fixture(scope="module")

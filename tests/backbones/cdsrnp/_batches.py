@@ -9,7 +9,7 @@ from oa_jax.backbones.cdsrnp.arrays import STREAMS
 from oa_jax.backbones.cdsrnp.fields import Model
 from oa_jax.backbones.cdsrnp.model import Backbone
 from oa_jax.nn.known import GCAConfig
-from tests.backbones.llm4cdsr._batches import all_test, log_of
+from tests.backbones.llm4cdsr._batches import all_test, blocks_for, log_of
 
 LENGTH, MERGED, WIDTH = 6, 10, 8
 HPARAMS = {"dropout": 0.0, "kl_weight": 0.5, "ortho_weight": 0.0}
@@ -17,7 +17,7 @@ HPARAMS = {"dropout": 0.0, "kl_weight": 0.5, "ortho_weight": 0.0}
 
 def backbone(n_items, gca=None, tables=None, **config):
     sizes = {"d_embed": WIDTH, "heads": 2, "length": LENGTH, "merged_length": MERGED}
-    sizes |= {"decoder_widths": (8, 4)}
+    sizes |= {"decoder_widths": (8, 4), "blocks": blocks_for(gca)}
     return Backbone(n_items, Model(**sizes | config), tables, GCAConfig(**gca or {}))
 
 

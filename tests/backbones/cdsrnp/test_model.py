@@ -19,7 +19,8 @@ from tests.backbones.cdsrnp._batches import (
 )
 from tests.backbones.llm4cdsr._batches import histories
 
-pytestmark = pytest.mark.usefixtures("quick_compile")
+pytestmark = pytest.mark.slow
+
 PATTERNS = ("ABBAABABA", "BBABAB", "AABBA", "BAAB", "AAAA", "BBBBB")
 ITEMS, N_ITEMS = histories(PATTERNS)
 QUERY = np.array([True, True, True, False, True, True])
@@ -111,7 +112,7 @@ def scores_of(model, params, rows, candidates):
         {"neural_process": False},
         {"interest": "attention", "latents": "shared", "np_state": "last", "d_latent": 3},
         {"interest": "none", "score_state": "mean", "eval_latent": "draw"}
-        | {"pair_negative": False, "film_from_one": False},
+        | {"pair_negative": False, "film_from_one": False, "decoder_widths": (32, 32)},
     ],
     ids=str,
 )
@@ -214,7 +215,8 @@ def test_number_of_parameters():
     process += z * 8 + 2 * (z * d + d) + 2 * (d * 8 + 8) + 2 * (d * 4 + 4)  # z, gamma, beta, FiLM
 
     def count(**config):
-        shapes = jax.eval_shape(backbone(N_ITEMS, **config).init, jax.random.key(0))
+        sizes = {"blocks": 2} | config
+        shapes = jax.eval_shape(backbone(N_ITEMS, **sizes).init, jax.random.key(0))
         return sum(a.size for a in jax.tree.leaves(shapes))
 
     assert count(neural_process=False) == encoder + tables + plain

@@ -12,7 +12,6 @@ from oa_jax.errors import UserError
 from oa_jax.events.log import make_log
 from oa_jax.events.split import leave_one_out
 
-pytestmark = pytest.mark.usefixtures("quick_compile")
 BATCH, SUPPORT = 8, 12
 
 

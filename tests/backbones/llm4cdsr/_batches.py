@@ -77,8 +77,13 @@ def random_tables(n_items, seed=0, width=WIDTH):
     return Tables(**rows)
 
 
+def blocks_for(gca):
+    """As few blocks as there can be with fusions at these places."""
+    return max([1, *(gca or {}).get("positions", ())])
+
+
 def backbone(n_items, gca=None, quirks=CORRECTED, length=LENGTH, **config):
-    sizes = {"d_embed": WIDTH, "heads": 2, "length": length} | config
+    sizes = {"d_embed": WIDTH, "heads": 2, "length": length, "blocks": blocks_for(gca)} | config
     return Backbone(n_items, Model(**sizes), random_tables(n_items), GCAConfig(**gca or {}), quirks)
 
 

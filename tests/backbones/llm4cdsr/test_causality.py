@@ -25,7 +25,8 @@ from tests.backbones.llm4cdsr._batches import (
     training_batch,
 )
 
-pytestmark = pytest.mark.usefixtures("quick_compile")
+pytestmark = pytest.mark.slow
+
 # Every pattern once for each token of its domain streams that has a target.
 CASES = [
     (pattern, domain, step)

@@ -28,10 +28,11 @@ from tests.backbones.llm4cdsr._batches import (
     training_batch,
 )
 
+pytestmark = pytest.mark.slow
+
 ITEMS, N_ITEMS = histories(PATTERNS)
 BATCH = training_batch(ITEMS, N_ITEMS)
 ROWS = evaluation_batch(ITEMS, N_ITEMS)
-pytestmark = pytest.mark.usefixtures("quick_compile")
 EARLY = {"positions": (0,)}
 
 
