@@ -166,7 +166,8 @@ def of_command(words, parse) -> list[str]:
         return [f"{program}: no such script"]
     if script.name in PASSED_ON:
         flags = [word for word in words if word.startswith("--")]
-        return of_module(["oa_jax", PASSED_ON[script.name], *flags], parse)
+        is_sweep = script.name == "slurm.sbatch" and flags[:1] and flags[0].startswith("--study")
+        return of_module(["oa_jax", "sweep" if is_sweep else PASSED_ON[script.name], *flags], parse)
     return [f"{program}: no {w}" for w in words if w.split("=")[0] not in script.read_text()]
 
 
