@@ -152,7 +152,7 @@ def of_command(words, parse) -> list[str]:
     if program == "mpirun":
         return of_command(words[words.index("python") :], parse)
     if program == "sbatch":
-        program, *words = [word for word in words if not word.startswith("--nodes")]
+        program, *words = [word for word in words if not word.startswith(("--nodes", "--array"))]
     if program == "pip":
         wanted = [w for word in words for w in re.findall(r"^\.\[(.+)\]$", word)]
         extras = (ROOT / "pyproject.toml").read_text()
