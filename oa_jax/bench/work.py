@@ -58,8 +58,8 @@ def _of_equation(equation) -> Work:
     params = jax.tree.leaves(
         list(equation.params.values()), is_leaf=lambda value: not isinstance(value, (list, tuple))
     )
-    inner = [_of(one.jaxpr) for one in params if isinstance(one, ClosedJaxpr)]
-    inner += [_of(one) for one in params if isinstance(one, Jaxpr)]
+    jaxprs = [one for one in params if isinstance(one, (ClosedJaxpr, Jaxpr))]  # newer JAX: one type
+    inner = [_of(getattr(one, "jaxpr", one)) for one in jaxprs]
     if name == "cond":
         return max(inner, key=lambda work: (work.flops, work.bytes))
     return sum(inner, Work()) * equation.params.get("length", 1)

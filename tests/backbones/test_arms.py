@@ -13,7 +13,7 @@ from tests.backbones.abxi import _batches as abxi
 from tests.backbones.cdsrnp import _batches as cdsrnp
 from tests.nn.test_fusion import BACKBONES, ITEMS, N_ITEMS
 
-pytestmark = pytest.mark.usefixtures("quick_compile")
+pytestmark = pytest.mark.slow
 SOURCES = ("merged", "other", "self", "shuffled")
 
 

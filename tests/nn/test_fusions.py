@@ -27,7 +27,6 @@ from tests.nn.test_gca import (
     without_key,
 )
 
-pytestmark = pytest.mark.usefixtures("quick_compile")
 NAMES = tuple(known.FUSIONS)
 ONE_Y = ("add", "concat_mlp", "film", "bilinear")
 LOOK_BACK = ("co_attention",)

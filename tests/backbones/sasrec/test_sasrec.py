@@ -15,7 +15,7 @@ from oa_jax.backbones.sasrec.task import FILLS
 from oa_jax.errors import UserError
 from oa_jax.nn.known import GCAConfig
 
-pytestmark = pytest.mark.usefixtures("quick_compile")
+pytestmark = pytest.mark.slow
 LENGTH, N_ITEMS = 6, (5, 7)
 HPARAMS = {"dropout": 0.0, "ortho_weight": 0.0}
 STREAMS = ("merged", "apart", "A", "B")
