@@ -2,8 +2,7 @@
 
     python -m oa_jax train --config=configs/sasrec.py:pair=beauty_elec,stream=apart --workdir=DIR
 
-Arguments: `pair` beauty_elec | food_kitchen | cloth_sport | elec_phone | llmcdsr_food_kitchen |
-elec_phone_amid | cloth_sport_amid | synthetic; `stream` merged | apart | A | B
+Arguments: `pair` synthetic, or any set by its name; `stream` merged | apart | A | B
 (oa_jax/backbones/README.md); `gca` none | early | stack or places such as 0-2, with stream=merged;
 `size` official | small, the latter for a machine without accelerator; `runlocal`, the same pair
 and five seeds in a size that ends in under a minute on two cores.
@@ -16,10 +15,6 @@ add 50 n + 50.
 
 from oa_jax import presets
 
-AMID = {"data.split": "published"}
-PAIRS = dict.fromkeys(
-    ("beauty_elec", "food_kitchen", "cloth_sport", "elec_phone", "llmcdsr_food_kitchen"), {}
-) | {"elec_phone_amid": AMID, "cloth_sport_amid": AMID, "synthetic": {}}
 # For two cores: shorter streams, larger batches and rates, an earlier end.
 SMALL = {
     "model.length": 20,
@@ -62,14 +57,13 @@ DEFAULTS = {
 
 def get_config(arg=None):
     args = presets.arguments(arg, DEFAULTS)
-    pair = presets.choice("pair", args["pair"], PAIRS)
+    pair = args["pair"]
     small = presets.choice("size", args["size"], ("official", "small")) == "small"
     runlocal = presets.is_true("runlocal", args["runlocal"])
     stream = presets.choice("stream", args["stream"], ("merged", "apart", "A", "B"))
     return presets.configure(
         "sasrec",
         {"data.name": pair, "gca.positions": presets.places(args["gca"]), "model.stream": stream},
-        PAIRS[pair],
         small and SMALL,
         pair == "synthetic" and SYNTHETIC,
         runlocal and RUNLOCAL,

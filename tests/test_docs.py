@@ -152,7 +152,7 @@ def of_command(words, parse) -> list[str]:
     if program == "mpirun":
         return of_command(words[words.index("python") :], parse)
     if program == "sbatch":
-        program, *words = [word for word in words if not word.startswith("--nodes")]
+        program, *words = [word for word in words if not word.startswith(("--nodes", "--array"))]
     if program == "pip":
         wanted = [w for word in words for w in re.findall(r"^\.\[(.+)\]$", word)]
         extras = (ROOT / "pyproject.toml").read_text()
@@ -166,7 +166,8 @@ def of_command(words, parse) -> list[str]:
         return [f"{program}: no such script"]
     if script.name in PASSED_ON:
         flags = [word for word in words if word.startswith("--")]
-        return of_module(["oa_jax", PASSED_ON[script.name], *flags], parse)
+        is_sweep = script.name == "slurm.sbatch" and flags[:1] and flags[0].startswith("--study")
+        return of_module(["oa_jax", "sweep" if is_sweep else PASSED_ON[script.name], *flags], parse)
     return [f"{program}: no {w}" for w in words if w.split("=")[0] not in script.read_text()]
 
 

@@ -122,7 +122,7 @@ class StreamNet(nn.Module):
         if last_only:
             streams = {name: stream.last() for name, stream in streams.items()}
         if "x" in streams:
-            streams["x"] = without_donors(streams["x"], len(batch["seq"]))
+            streams["x"] = without_donors(streams["x"], batch["seq"].shape[0])
         return streams, probes
 
 

@@ -32,6 +32,7 @@ from oa_jax.runs.workdir import Workdir
 
 KEEP = ("last", "best", "none")  # checkpoints of a run that has ended
 SAVE_SECONDS = 300.0  # between two checkpoints of a run under way, at least
+INDEX_SECONDS = 60.0  # between two writings of the index
 MOST_SLOTS = 64
 FAILED = "failed.json"
 Say = Callable[[str], None]
@@ -100,7 +101,7 @@ class Sweep:
         self.runs, self.out, self.say, self.watch = dict(runs), out, say, watch
         self.slots, self.keep, self.save_seconds = slots, keep, save_seconds
         self.progress = Progress(len(self.runs))
-        self._notice = processes.Notice()
+        self._notice, self._indexed = processes.Notice(), time.monotonic()
         self._open: dict[str, contextlib.ExitStack] = {}  # files of the runs in the program
 
     def run(self) -> Progress:
@@ -112,9 +113,11 @@ class Sweep:
             for name in self.runs:
                 if self._workdir(name).is_finished:
                     self._count(name)
-            while group := self._next_program():
-                self._train(group)
-            self.write_index()
+            try:
+                while group := self._next_program():
+                    self._train(group)
+            finally:
+                self._write_index()
             if others := set(self._claims.others()) & set(self._open_runs()):
                 self.say(f"{len(others)} runs are with other workers")
         return self.progress
@@ -241,6 +244,8 @@ class Sweep:
         self._count(name)
         self._claims.free(name)
         self.say(self._line(name))
+        if time.monotonic() - self._indexed > INDEX_SECONDS:
+            self._write_index()
 
     def _count(self, name):
         summary = self._workdir(name).read_json("summary.json")
@@ -266,8 +271,9 @@ class Sweep:
             f"slots {here.busy:.0%} busy, about {here.seconds_left / 60:.0f} min left"
         )
 
-    def write_index(self) -> None:
+    def _write_index(self):
         index.write(self.out, self.runs)
+        self._indexed = time.monotonic()
 
 
 def default_slots(experiment: Experiment) -> int:

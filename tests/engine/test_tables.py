@@ -11,7 +11,12 @@ pytestmark = pytest.mark.slow
 N_ITEMS, N_ROWS, WIDTH = 55, 56, 8
 WHOLE, DIVIDED = "seed:2", {"table:4": 4, "data:2,table:2": 2}
 # Both meshes divide batches by four.
-CASES = [("abxi", "table:4"), ("llm4cdsr", "data:2,table:2"), ("cdsrnp", "data:2,table:2")]
+CASES = [
+    ("abxi", "table:4"),
+    ("llm4cdsr", "data:2,table:2"),
+    ("cdsrnp", "data:2,table:2"),
+    ("sasrec", "table:4"),
+]
 
 
 @pytest.fixture(scope="module")

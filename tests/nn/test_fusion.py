@@ -6,6 +6,7 @@ import sys
 import jax
 import pytest
 
+from oa_jax.backbones.sasrec import model as sasrec
 from oa_jax.nn import known
 from oa_jax.nn.fusion import Fusion, Taken, make
 from oa_jax.nn.gca import GatedCrossAttention
@@ -38,6 +39,10 @@ BACKBONES = {
     "cdsrnp": lambda gca: (
         cdsrnp.backbone(N_ITEMS, gca, neural_process=False),
         cdsrnp.evaluation_rows(ITEMS, N_ITEMS),
+    ),
+    "sasrec": lambda gca: (
+        sasrec.Backbone(N_ITEMS, sasrec.Model(d_embed=8, heads=2, length=10), GCAConfig(**gca)),
+        cdsrnp.evaluation_rows(ITEMS, N_ITEMS, 10, 10),
     ),
 }
 

@@ -85,6 +85,8 @@ def table_experiment(backbone, mesh):
     changes = {"seeds": 2, "seed_axis": "vmap", "mesh": mesh, "evaluate__block_items": 10}
     if backbone == "llm4cdsr":
         changes |= {"model__local_llm": False}  # local tables are trained
+    if backbone == "sasrec":
+        changes |= {"model__tied": False}
     gca = "early" if backbone == "abxi" else "none"  # which has no table
     return toy.small_experiment(backbone, f"pair=synthetic,gca={gca}", **changes)
 

@@ -64,7 +64,7 @@ class ABXI(nn.Module):
             # What follows the attention is pointwise, unless a fusion stands at the last place.
             if last_only and (place == 2 or (place == 1 and 2 not in self.gca.positions)):
                 streams = {name: stream.last() for name, stream in streams.items()}
-        streams["x"] = without_donors(streams["x"], len(batch["seq_x"]))
+        streams["x"] = without_donors(streams["x"], batch["seq_x"].shape[0])
         return self._project(streams, "at_A" in batch, rate), probes
 
     def _embed(self, batch, rate):

@@ -11,6 +11,7 @@ import toy
 from oa_jax.backbones import known
 from oa_jax.backbones.sasrec.fields import Model
 from oa_jax.backbones.sasrec.model import Backbone
+from oa_jax.backbones.sasrec.task import FILLS
 from oa_jax.errors import UserError
 from oa_jax.nn.known import GCAConfig
 
@@ -74,6 +75,32 @@ def test_a_stream_of_one_domain_does_not_know_the_other():
     np.testing.assert_array_equal(one, same)
     assert np.abs(one - other).max() > 1e-3
     assert not any("_B" in name or "_x" in name for name in params)
+
+
+@pytest.mark.parametrize("window", ["own", "now"])
+def test_no_token_sees_its_target_through_a_fusion(window):
+    """In training: an event of the merged stream becomes another of its domain."""
+    whole = toy.small_experiment("sasrec", "pair=synthetic,gca=0-1-2", gca__window=window)
+    model, task = whole.engine.settings.backbone, whole.data.task
+    params, (n_a, n_b) = random_params(model), task.log.n_items
+    run = jax.jit(lambda rows: model.net.apply({"params": params}, rows)[0])
+    rows = {name: task.train_arrays()[name][:16] for name in FILLS}
+    before, column = run(rows), 6
+    old = rows["seq"][:, column, None]
+    new = np.where(old > n_a, (old - n_a) % n_b + n_a + 1, old % n_a + 1)
+    changed = {"seq": np.where(np.arange(task.length) == column, new, rows["seq"])}
+    for d in "AB":
+        changed[f"seq_{d}"] = np.where(rows[f"time_{d}"] == column, new, rows[f"seq_{d}"])
+    assert (old > 0).all()
+    after = run(rows | changed)
+    for d in "AB":
+        time, h = rows[f"time_{d}"], np.asarray(after[d] - before[d]).reshape(16, task.length, -1)
+        target, moved = np.roll(time, -1, 1), np.abs(h).max(-1) > 1e-6
+        target[:, -1] = task.length
+        assert not moved[(time >= 0) & (target <= column)].any()
+        between = (time >= 0) & (time < column) & (target > column)
+        assert between.any() and moved[between].any() == (window == "now")
+        assert moved[time == column].all()
 
 
 @pytest.mark.parametrize("stream", STREAMS)
