@@ -42,6 +42,7 @@ def alone(tmp_path_factory):
 def done(tmp_path_factory):
     out = tmp_path_factory.mktemp("sweep")
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sweep.experiment_lib, "build", swept.build)
         patch.setattr(sweep, "use_compilation_cache", lambda say: None)
         return out, swept.sweep_of(out).run()
 

@@ -44,13 +44,13 @@ def build(config, log=None):
 
 
 def sweep_of(out, studied=None, say=lambda line: None, **options):
-    """A `Sweep` of toys that saves every run after each epoch."""
-    sweep.experiment_lib.build = build
+    """A `Sweep` that saves every run after each epoch; of toys where `build` builds them."""
     options = {"slots": SLOTS, "save_seconds": 0.0} | options
     return search.sweep_of(studied or runs(), pathlib.Path(out), say, **options)
 
 
 if __name__ == "__main__":
+    sweep.experiment_lib.build = build
     pause = float(sys.argv[2]) if len(sys.argv) > 2 else 0.0
     progress = sweep_of(sys.argv[1], watch=lambda now: time.sleep(pause)).run()
     print(progress.finished, progress.done_here, os.getpid(), jax.device_count(), flush=True)
