@@ -20,12 +20,12 @@ from oa_jax.serving import exported, lists
 from oa_jax.serving.histories import Histories
 from oa_jax.serving.stored import StoredModel
 
+pytestmark = pytest.mark.slow
 K = 5
 # A process in which this program and what it is made of cannot be imported.
 ELSEWHERE = """
 import json, sys
 
-pytestmark = pytest.mark.slow
 class Refuse:
     def find_spec(self, name, path=None, target=None):
         if name.split(".")[0] in ("oa_jax", "flax", "optax", "orbax", "polars", "safetensors"):
