@@ -61,7 +61,7 @@ MISTAKES = {
     "model__dropout": 1.0,
     "model__temperature": float("nan"),
     "gca__positions": (1, 0),
-    "gca__kv": "self",
+    "gca__source": "nobody",
     "model__heads": 3,
     "train__warmup_epochs": 24,
     "data__split": "random",

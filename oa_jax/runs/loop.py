@@ -206,7 +206,8 @@ class Slots:
             self._leave(groups, counters, spent)
             leaving = notice.holds()
             due = [run for run in groups if leaving or run.is_due()]
-            if due or any(run.done.all() for run in groups):
+            # Several processes fetch together, which must not meet an epoch under way.
+            if due or any(run.done.all() for run in groups) or processes.several():
                 late()
                 late = None
             for run in due:

@@ -137,8 +137,8 @@ def test_the_page_is_whole_and_needs_nothing_else(reported):
     text = (reported[0] / "report.html").read_text()
     page = Page(text)
     assert page.headings == [
-        *("Runs", "Ranking quality", "Angles", "Angle and quality", "Interventions"),
-        *("Quality and parameters", "Over training", "Published values"),
+        *("Runs", "What would refute it", "Ranking quality", "Angles", "Angle and quality"),
+        *("Interventions", "Quality and parameters", "Over training", "Published values"),
     ]
     assert [link.removeprefix("#") for link in page.links] == page.ids
     assert all(source.startswith("data:") for source in page.sources)

@@ -94,4 +94,4 @@ def test_a_run_goes_on_on_another_mesh_and_stopped_seeds_leave_it(answers):
     found = answers["uneven"]
     assert found["begun"] == "interrupted"
     assert isinstance(found["whole"], list) and len(set(found["whole"])) > 1, found
-    assert found["slots"] == [3, 6], found
+    assert found["slots"] == [6], found  # in turn, a free slot costs nothing
