@@ -61,6 +61,15 @@ def check_equal(out, alone):
         assert results(out / name) == results(path), name
 
 
+def check_close(out, alone):
+    """Equal but for ranks that rounding turns."""
+    for name, path in alone.items():
+        (summary, _, _), (expected, _, _) = results(out / name), results(path)
+        for found, there in zip(summary["per_seed"], expected["per_seed"], strict=True):
+            assert found["epochs"] == there["epochs"]
+            assert found["test/A/mrr/full"] == pytest.approx(there["test/A/mrr/full"], abs=0.02)
+
+
 def test_a_run_of_a_sweep_is_the_run_made_alone(done, alone):
     """Also of seeds that came late into a slot: there are 6 seeds and 2 slots."""
     out, progress = done
@@ -91,21 +100,17 @@ def test_side_by_side_it_is_so_to_rounding_and_the_program_shrinks(tmp_path, alo
     progress = swept.sweep_of(tmp_path, swept.runs(seed_axis="vmap"), slots=4).run()
     assert progress.finished == 3
     assert sizes[0] == 4 and sizes[-1] < 4 and sizes == sorted(sizes, reverse=True)
-    for name, path in alone.items():
-        (summary, _, _), (expected, _, _) = results(tmp_path / name), results(path)
-        for found, there in zip(summary["per_seed"], expected["per_seed"], strict=True):
-            assert found["epochs"] == there["epochs"]
-            assert found["test/A/mrr/full"] == pytest.approx(there["test/A/mrr/full"], abs=0.02)
+    check_close(tmp_path, alone)
 
 
 @pytest.mark.slow
 def test_slots_lie_over_the_devices(tmp_path, alone):
-    """Two devices, a slot on each: the same bits."""
+    """Two devices, two slots on each: another program, and so to rounding."""
     flags = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=2"
-    process = worker(tmp_path, XLA_FLAGS=flags)
+    process = worker(tmp_path, slots=4, XLA_FLAGS=flags)
     said = process.communicate(timeout=300)[0].split()
     assert said[0] == "3" and said[3] == "2"
-    check_equal(tmp_path, alone)
+    check_close(tmp_path, alone)
 
 
 def test_a_full_disk_is_one_line_and_loses_nothing(tmp_path, alone, monkeypatch):
@@ -132,9 +137,9 @@ def test_the_same_command_again_does_nothing(done):
     assert before == {p: p.stat().st_mtime_ns for p in out.glob("*/summary.json")}
 
 
-def worker(out, pause=0.0, **more):
+def worker(out, pause=0.0, slots=swept.SLOTS, **more):
     env = os.environ | more | {"PYTHONPATH": os.pathsep.join([str(SCRIPT.parent), str(toy.ROOT)])}
-    command = [sys.executable, str(SCRIPT), str(out), str(pause)]
+    command = [sys.executable, str(SCRIPT), str(out), str(pause), str(slots)]
     return subprocess.Popen(command, env=env, stdout=subprocess.PIPE, text=True)
 
 

@@ -1,4 +1,4 @@
-"""A sweep of the toy, for tests: `python swept.py OUT [SECONDS]` is a worker that can be killed.
+"""A sweep of the toy, for tests; `python swept.py OUT SECONDS SLOTS` is a worker to be killed.
 
 SECONDS: each epoch takes at least as long, so that there is time to be killed in.
 """
@@ -51,6 +51,7 @@ def sweep_of(out, studied=None, say=lambda line: None, **options):
 
 if __name__ == "__main__":
     sweep.experiment_lib.build = build
-    pause = float(sys.argv[2]) if len(sys.argv) > 2 else 0.0
-    progress = sweep_of(sys.argv[1], watch=lambda now: time.sleep(pause)).run()
+    out, pause, slots = sys.argv[1:]
+    waits = float(pause)
+    progress = sweep_of(out, watch=lambda now: time.sleep(waits), slots=int(slots)).run()
     print(progress.finished, progress.done_here, os.getpid(), jax.device_count(), flush=True)
