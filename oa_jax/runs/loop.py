@@ -219,6 +219,7 @@ class Slots:
             for run in groups:
                 if run.done.all():
                     self._aside(ended, run)
+        self.use.host += time.perf_counter() - ready
 
     def _aside(self, fn, *args):
         """`fn(*args)`, whose time is not the host's part of an epoch."""

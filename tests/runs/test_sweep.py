@@ -87,6 +87,7 @@ def test_slots_are_given_to_those_that_wait(done):
     # Idle at the end at most: the epochs of one seed.
     assert use.slots == use.epochs * swept.SLOTS
     assert use.slots - use.busy <= 6
+    assert use.host > 0 and use.other > 0
 
 
 def test_side_by_side_it_is_so_to_rounding_and_the_program_shrinks(tmp_path, alone, monkeypatch):
