@@ -4,8 +4,8 @@
 
 Baseline, early and stack on each pair, official size, five seeds, to early stopping: 6 runs of each
 backbone. Primary comparison: early against the baseline, test NDCG@10 by the paper's candidates, of
-each domain, seeds paired. The data have to be prepared: oa_jax/data/README.md. A run takes hours on
-a GPU; on a CPU take `size=small`, and `--dry_run` says how long.
+each domain, seeds paired. The data have to be prepared: oa_jax/data/README.md. On a CPU take
+`size=small`; `--dry-run` says how long it takes.
 
 Arguments: `backbone` abxi | llm4cdsr | cdsrnp | all; `size` official | small; `runlocal`, the
 synthetic pair with two seeds, in under a minute on two cores.

@@ -1,7 +1,7 @@
 """`python -m oa_jax sweep --study=FILE.py[:ARGUMENT] --out=DIR`: train the runs of a study.
 
 The same command goes on where it was, and several of them, on one machine or on many, can share
-DIR. `--dry_run` says what there is to do and how long it takes.
+DIR. `--dry-run` says what there is to do and how long it takes.
 """
 
 from __future__ import annotations
