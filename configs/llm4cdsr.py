@@ -72,10 +72,8 @@ DEFAULTS = {"pair": "synthetic", "gca": "none", "size": "official", "runlocal": 
 
 
 def get_config(arg=None):
-    args = presets.arguments(arg, DEFAULTS)
+    args, small, runlocal = presets.arguments_and_size(arg, DEFAULTS)
     pair = args["pair"]
-    small = presets.choice("size", args["size"], ("official", "small")) == "small"
-    runlocal = presets.is_true("runlocal", args["runlocal"])
     return presets.configure(
         "llm4cdsr",
         {"data.name": pair, "gca.positions": presets.places(args["gca"])},

@@ -56,10 +56,8 @@ DEFAULTS = {
 
 
 def get_config(arg=None):
-    args = presets.arguments(arg, DEFAULTS)
+    args, small, runlocal = presets.arguments_and_size(arg, DEFAULTS)
     pair = args["pair"]
-    small = presets.choice("size", args["size"], ("official", "small")) == "small"
-    runlocal = presets.is_true("runlocal", args["runlocal"])
     stream = presets.choice("stream", args["stream"], ("merged", "apart", "A", "B"))
     return presets.configure(
         "sasrec",

@@ -70,6 +70,15 @@ def arguments(text: str | None, defaults: Mapping[str, str]) -> dict[str, str]:
     return out
 
 
+def arguments_and_size(
+    text: str | None, defaults: Mapping[str, str]
+) -> tuple[dict[str, str], bool, bool]:
+    """(arguments, size=small, runlocal) of a file in configs/."""
+    args = arguments(text, defaults)
+    small = choice("size", args["size"], ("official", "small")) == "small"
+    return args, small, is_true("runlocal", args["runlocal"])
+
+
 def is_true(name: str, value: str) -> bool:
     return choice(name, value, ("true", "false")) == "true"
 
