@@ -15,7 +15,7 @@ import swept
 import toy
 
 from oa_jax.engine.program import Engine
-from oa_jax.errors import UserError
+from oa_jax.errors import Interrupted, UserError
 from oa_jax.runs import index, study, sweep
 from oa_jax.runs.claims import Claims
 from oa_jax.runs.workdir import Workdir
@@ -112,6 +112,23 @@ def test_slots_lie_over_the_devices(tmp_path, alone):
     said = process.communicate(timeout=300)[0].split()
     assert said[0] == "3" and said[3] == "2"
     check_close(tmp_path, alone)
+
+
+def test_told_to_leave_it_saves_its_runs_and_goes_on(tmp_path, alone):
+    calls = []
+
+    def leave(now):
+        calls.append(now)
+        if len(calls) == 4:
+            first._notice._receive(signal.SIGTERM, None)
+
+    first = swept.sweep_of(tmp_path, watch=leave, save_seconds=1e6)
+    with pytest.raises(Interrupted, match="saved after epoch"):
+        first.run()
+    assert list(tmp_path.glob("*/checkpoints/[0-9]*"))  # long before the next one was due
+    assert not list(tmp_path.glob("*/summary.json"))
+    swept.sweep_of(tmp_path).run()
+    check_equal(tmp_path, alone)
 
 
 def test_a_full_disk_is_one_line_and_loses_nothing(tmp_path, alone, monkeypatch):
