@@ -77,6 +77,8 @@ class CoAttention(CrossAttention):
     The source's stream itself is not changed, as by no fusion: what comes back is felt by X alone.
     """
 
+    by_token = False
+
     def take(self, query, source, view):
         back = self.attend(source, query, view.back_BxSxT, name="attention_back").update
         source = source.map(lambda h: h + back)

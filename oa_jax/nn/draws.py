@@ -53,15 +53,23 @@ def distinct(key: jax.Array, n: int | jax.Array, size: int) -> jax.Array:
 
     n may be traced and must be at least `size`. The modulo's bias is n / 2**32.
     """
-    bits = jax.random.bits(key, (size,))
-    last = (n - size + jnp.arange(size)).astype(jnp.int32)  # step j draws from 0..last[j]
+    bits, at = jax.random.bits(key, (size,)), jnp.arange(size)
+    last = (n - size + at).astype(jnp.int32)  # step j draws from 0..last[j]
     draws = (bits % (last + 1).astype(jnp.uint32)).astype(jnp.int32)
+    # Step j takes last[j] where its draw is taken: by the draw of an earlier step, or because it
+    # is the last[i] of an earlier step i that took it. The second is a chain of steps, which is
+    # followed until nothing changes: two or three turns for all rows at once, not `size`.
+    repeated = jnp.any((draws[:, None] == draws) & (at < at[:, None]), 1)
+    link = draws - last[0]
+    link = jnp.where((link >= 0) & (link < at), link, size)
 
-    def step(j, chosen):
-        taken = jnp.any(chosen == draws[j])
-        return chosen.at[j].set(jnp.where(taken, last[j], draws[j]))
+    def follow(taken):
+        _, now = taken
+        return now, repeated | now.at[link].get(mode="fill", fill_value=False)
 
-    return jax.lax.fori_loop(0, size, step, jnp.full(size, -1, jnp.int32))
+    start = (jnp.zeros_like(repeated), repeated)
+    _, taken = jax.lax.while_loop(lambda taken: jnp.any(taken[0] != taken[1]), follow, start)
+    return jnp.where(taken, last, draws)
 
 
 def distinct_outside(

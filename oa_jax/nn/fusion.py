@@ -6,7 +6,7 @@ import dataclasses
 import importlib
 import types
 from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import flax
 import flax.linen as nn
@@ -98,6 +98,7 @@ class Fusion(nn.Module):
     part_of: str = "update"
     key_mask: bool = True
     causal: bool = True
+    by_token: ClassVar[bool] = True  # what a token becomes depends on no other of its stream
 
     def take(self, query: Stream, source: Stream, view: View) -> Taken:
         """X' and what it is made of. A token uses nothing that `view` does not allow."""
@@ -274,30 +275,36 @@ def fuse(
     times: Times,
     heads: int,
     initial: Init = ABXI_INIT,
+    last_only: bool = False,
 ) -> tuple[dict[str, Stream], dict[str, Probe]]:
     """GCA[place]: each domain's stream looks at what `gca.source` says.
 
     streams: of "x" (merged), "A" and "B", of which x is not changed (paper, Section 3).
     -> (streams, {"place/domain": Probe}), as they were and {} where `gca` has no such place.
+    last_only: the last position of each row, for which alone the fusion is asked if it can be.
     To be called in a network's compact method, whose submodules `gca_{place}_{domain}` they are:
     stored parameters have these names.
     """
+    out, probes = {name: s.last() for name, s in streams.items()} if last_only else streams, {}
     if place not in gca.positions:
-        return streams, {}
-    out, probes = dict(streams), {}
+        return out, probes
+    alone = last_only and kind_of(gca.fusion).by_token and not callable(gca.part)
+    queries, out = out if alone else streams, dict(out)
     if gca.source == "shuffled":
         others = of_other_users(streams["x"], len(times.query["A"]))
     for domain, other in zip(DOMAINS, reversed(DOMAINS), strict=True):
         name = {"other": other, "self": domain}.get(gca.source, "x")
         source = others if gca.source == "shuffled" else streams[name]
-        hidden = None
+        query, hidden = queries[domain], None
+        columns = slice(-query.packing.shape[1], None)
         if gca.own_item == "hidden" and gca.source in ("merged", "self"):
-            own_BxTx1 = times.own[domain][:, :, None]
+            own_BxTx1 = times.own[domain][:, columns, None]
             hidden = (times.own[name][:, None, :] == own_BxTx1) & (own_BxTx1 >= 0)
         module = make(gca, heads, initial, f"gca_{place}_{domain}")
-        out[domain], probes[f"{place}/{domain}"] = module(
-            streams[domain], source, times.query[domain], times.key[name], hidden
+        fused, probes[f"{place}/{domain}"] = module(
+            query, source, times.query[domain][:, columns], times.key[name], hidden
         )
+        out[domain] = fused.last() if last_only else fused
     return out, probes
 
 

@@ -107,7 +107,8 @@ class StreamNet(nn.Module):
         until = _last_columns(batch, own) if self.gca.window == "now" else own
         for at in range(cfg.blocks + 1):
             # What follows the last block is pointwise, unless a fusion stands there.
-            shorten = last_only and at == cfg.blocks and at not in self.gca.positions
+            alone = last_only and at == cfg.blocks
+            shorten = alone and at not in self.gca.positions
             if at:
                 for name, stream in streams.items():
                     allowed = allowed_keys(stream, causal, key_mask)
@@ -117,7 +118,7 @@ class StreamNet(nn.Module):
                 times = Times(
                     until, own if at == min(self.gca.positions, default=at) else until, own
                 )
-                streams, seen = fuse(self.gca, at, streams, times, cfg.heads, INIT)
+                streams, seen = fuse(self.gca, at, streams, times, cfg.heads, INIT, alone)
                 probes |= seen
         if last_only:
             streams = {name: stream.last() for name, stream in streams.items()}

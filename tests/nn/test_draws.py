@@ -34,6 +34,24 @@ def test_distinct_numbers_in_range(n, size):
     assert all(len(set(row)) == size for row in drawn.tolist())
 
 
+def floyd(key, n, size):
+    """R. Floyd's loop as it is written: step j draws from 0..n - size + j, and takes the largest
+    of these where its draw is taken."""
+    bits, chosen = np.asarray(jax.random.bits(key, (size,))), []
+    for j in range(size):
+        draw = int(bits[j]) % (n - size + j + 1)
+        chosen.append(n - size + j if draw in chosen else draw)
+    return chosen
+
+
+@pytest.mark.parametrize(("n", "size"), [(1, 1), (12, 12), (13, 12), (130, 128), (10_379, 128)])
+def test_distinct_is_floyds_loop(n, size):
+    keys_N = keys(300 if n < 1000 else 30, seed=n)
+    drawn = jax.jit(jax.vmap(lambda key: draws.distinct(key, n, size)))(keys_N)
+    for row, key in zip(np.asarray(drawn).tolist(), keys_N, strict=True):
+        assert row == floyd(key, n, size)
+
+
 @pytest.mark.parametrize(("n", "size"), [(6, 1), (6, 3), (6, 5), (6, 6)])
 def test_every_set_is_equally_likely(n, size):
     drawn = jax.vmap(lambda key: draws.distinct(key, n, size))(keys(8000, seed=size))

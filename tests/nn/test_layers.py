@@ -3,7 +3,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from oa_jax.nn.layers import Dropout, LayerNorm, MultiHeadAttention, Packing, Stream
+from oa_jax.nn.layers import (
+    Dropout,
+    LayerNorm,
+    MultiHeadAttention,
+    Packing,
+    Stream,
+    _cut_halves,
+    _own_halves,
+)
 
 
 def drop(h, rate, seed=0):
@@ -19,6 +27,14 @@ def test_dropout_keeps_the_mean_at_a_traced_rate(rate):
     assert abs(kept.mean() - (1 - rate)) < five_sigma
     assert abs(dropped.mean() - 1) < five_sigma / (1 - rate)
     np.testing.assert_allclose(dropped[kept], 1 / (1 - rate), rtol=1e-6)
+
+
+@pytest.mark.parametrize("size", [1, 2, 4097])
+def test_the_form_for_tpus_draws_the_same_halves(size):
+    for seed in range(3):
+        cut, own = (form(jax.random.key(seed), size) for form in (_cut_halves, _own_halves))
+        assert cut.dtype == own.dtype == jnp.uint16
+        np.testing.assert_array_equal(own, cut)
 
 
 def test_dropout_without_rescaling_would_be_noticed():

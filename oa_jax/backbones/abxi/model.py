@@ -55,15 +55,15 @@ class ABXI(nn.Module):
         streams, columns = self._embed(batch, rate)
         own = columns if self.gca.own_item == "visible" else own_columns(batch, self.n_items[0])
         times = Times(columns, columns, own)
-        probes = {}
+        probes, heads = {}, self.config.heads
+        # What follows the last place at which positions meet is pointwise.
+        mixing = max((1, *self.gca.positions))
         for place, layer in enumerate((None, self._attend, self._feed_forward)):
+            alone = last_only and place == mixing
             if layer:
-                streams = layer(streams, rate)
-            streams, seen = fuse(self.gca, place, streams, times, self.config.heads)
+                streams = layer(streams, rate, alone and place not in self.gca.positions)
+            streams, seen = fuse(self.gca, place, streams, times, heads, last_only=alone)
             probes |= seen
-            # What follows the attention is pointwise, unless a fusion stands at the last place.
-            if last_only and (place == 2 or (place == 1 and 2 not in self.gca.positions)):
-                streams = {name: stream.last() for name, stream in streams.items()}
         streams["x"] = without_donors(streams["x"], batch["seq_x"].shape[0])
         return self._project(streams, "at_A" in batch, rate), probes
 
@@ -88,19 +88,21 @@ class ABXI(nn.Module):
             streams[name] = Stream(Dropout()(h_PxD, rate, packing.parts), ids_P != 0, packing)
         return streams, times
 
-    def _attend(self, streams, rate):
+    def _attend(self, streams, rate, last_only):
         attention = MultiHeadAttention(self.config.heads, name="attention")
         norm = LayerNorm(name="norm_attention")
 
         def block(stream):
             key_mask = not self.quirks.q3_attend_to_padding
-            update = attention(stream, stream, allowed_keys(stream, True, key_mask))
-            update = Dropout()(update, rate, stream.packing.parts)
-            return stream.map(lambda h: norm(h + update))
+            allowed = allowed_keys(stream, True, key_mask)
+            query = stream.last() if last_only else stream
+            update = attention(query, stream, allowed[:, -1:] if last_only else allowed)
+            update = Dropout()(update, rate, query.packing.parts)
+            return query.map(lambda h: norm(h + update))
 
         return {name: block(stream) for name, stream in streams.items()}
 
-    def _feed_forward(self, streams, rate):
+    def _feed_forward(self, streams, rate, _):
         ffn = SwiGLU(self.config.d_ffn, name="ffn")
 
         def block(name, stream):

@@ -119,7 +119,16 @@ def test_closed_gates_without_norm_are_the_baseline(gate_act):
 
 @pytest.mark.parametrize(
     "gca",
-    [{}, {"positions": (1,)}, {"positions": (0, 2)}, {"positions": (0, 1, 2), "source": "other"}],
+    [
+        {},
+        {"positions": (0,)},
+        {"positions": (1,)},
+        {"positions": (0, 2)},
+        {"positions": (0, 1, 2), "source": "other"},
+        {"positions": (2,), "source": "self", "own_item": "hidden"},
+        {"positions": (1,), "source": "shuffled"},
+        {"positions": (2,), "fusion": "co_attention"},
+    ],
     ids=str,
 )
 def test_encode_is_the_last_position_of_the_whole_pass(gca):
