@@ -31,7 +31,8 @@ from oa_jax.nn.known import GCAConfig, changed
 NOT_OF_THE_MODEL = {
     "": "seeds first_seed seed_axis mesh",
     "data": "dir",
-    "train": "block_positions checkpoint_every keep_checkpoints compaction writers probe_users",
+    "train": "block_positions softmax checkpoint_every keep_checkpoints compaction writers "
+    "probe_users",
     "evaluate": "block_users block_items",
 }
 # Fields of GCA that make another arm of an experiment, beside the fusion, its part and λ.

@@ -61,6 +61,7 @@ class Train:
     n_negatives: int = whole(128, "negatives of a domain")
     negatives: str = one_of("per_position", "who shares negatives", "per_position", "per_sequence")
     block_positions: int = whole(256, "positions whose softmax is taken together", free=True)
+    softmax: str = one_of("auto", "form of the sampled one", "auto", "gather", "products")
     probe_users: int = whole(1024, "validation users whose angles are measured")
     checkpoint_every: int = whole(5, "epochs between checkpoints", free=True)
     keep_checkpoints: int = whole(2, "checkpoints that stay", free=True)
@@ -75,6 +76,12 @@ class Train:
     matmul_precision: str = one_of("default", "of products", "default", "high", "highest")
     compute_dtype: str = one_of("float32", "of a step's products", "float32", "bfloat16")
     quick_compile: bool = flag(False, "programs are ready sooner and run slower", free=True)
+
+    @property
+    def softmax_form(self) -> str:
+        """`softmax`; gather where full precision makes products slow."""
+        exact = self.softmax == "auto" and self.matmul_precision == "highest"
+        return "gather" if exact else self.softmax
 
 
 @dataclasses.dataclass(frozen=True)

@@ -107,7 +107,8 @@ def remedies(experiment: Experiment, found: Found, n_devices: int) -> list[str]:
     if not is_epoch:
         out += ["smaller evaluate.block_users", "smaller evaluate.block_items"]
     elif config.train.negatives == "per_position" and config.train.n_negatives > 1:
-        out += ["smaller train.block_positions", "train.negatives=per_sequence"]
+        out += ["train.softmax=gather", "smaller train.block_positions"]
+        out += ["train.negatives=per_sequence"]
     if config.seeds > n_devices:
         out.append("fewer seeds or more devices, a seed each")
     elif is_epoch:

@@ -33,11 +33,12 @@ def shared_negatives(
     return jnp.sum(terms_P), jax.lax.stop_gradient(terms_P)
 
 
+TPU_BLOCK = 256  # positions whose products with all items stay in vector memory
 # A CPU is fastest while the item vectors of a block, and their gradients, stay in its cache.
 CPU_BLOCK_BYTES = 2**21
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(5,))
+@functools.partial(jax.custom_vjp, nondiff_argnums=(5, 6))
 def position_negatives(
     table: jax.Array,
     h_PxD: jax.Array,
@@ -45,39 +46,78 @@ def position_negatives(
     target_P: jax.Array,
     negatives_PxK: jax.Array,
     block: int,
+    form: str = "auto",
 ) -> tuple[jax.Array, jax.Array]:
-    """Negatives of each position's own, in blocks of at most `block` positions; on a CPU in blocks
-    whose item vectors are at most `CPU_BLOCK_BYTES`.
+    """Negatives of each position's own, in blocks of positions.
 
-    The gradient is formed in the forward pass, while a block's item vectors are at hand, so
-    nothing of size (P, K, D) outlives its block and nothing is gathered twice.
+    form: "gather" looks up the vectors of the drawn items, of at most `block` positions at a time,
+    on a CPU of as many as take `CPU_BLOCK_BYTES`.  "products" multiplies with the whole table and
+    picks the scores of the drawn items out; its rounding is that of the device's matrix products.
+    Their blocks are a third of the positions, on a TPU `TPU_BLOCK`.  "auto": products on
+    accelerators where they are the smaller array (V scores at most K·D), gather elsewhere.
+
+    The gradient is formed in the forward pass, while a block's scores are at hand, so nothing of a
+    block outlives it and nothing is gathered twice.
     Differentiable in `table` and `h_PxD`; `weight_P` is a constant.
     """
-    return _forward(table, h_PxD, weight_P, target_P, negatives_PxK, block)[0]
+    return _forward(table, h_PxD, weight_P, target_P, negatives_PxK, block, form)[0]
 
 
-def _forward(table, h_PxD, weight_P, target_P, negatives_PxK, block):
+def _forward(table, h_PxD, weight_P, target_P, negatives_PxK, block, form):
     ids_Px1K = jnp.concatenate([target_P[:, None], negatives_PxK], 1)
-    part = functools.partial(_in_blocks, block=block)
+    part = functools.partial(_in_blocks, block=block, form=form)
     (total, d_table), (terms_P, d_h) = shards.over_batch(part, table, h_PxD, weight_P, ids_Px1K)
     return (total, terms_P), (d_table, d_h)
 
 
-def _in_blocks(held: shards.Rows, h_PxD, weight_P, ids_Px1K, *, block):
+def _in_blocks(held: shards.Rows, h_PxD, weight_P, ids_Px1K, *, block, form):
     """((total, its gradient of the table), (terms_P, gradient of h))."""
-    table = held.array
-    a_position = ids_Px1K.shape[1] * table.shape[1] * table.dtype.itemsize
-    of_cpu = min(block, max(CPU_BLOCK_BYTES // a_position, 1))
-    cpu, default = (
-        functools.partial(_scan_blocks, held.divided, block=size) for size in (of_cpu, block)
-    )
-    args = (table, h_PxD, weight_P, ids_Px1K)
-    if of_cpu == block:
-        return default(*args)
-    return jax.lax.platform_dependent(*args, cpu=cpu, default=default)
+    table, by = held.array, functools.partial(_scan_blocks, held.divided)
+    of_position = ids_Px1K.shape[1] * table.shape[1]
+    of_cpu = min(block, max(CPU_BLOCK_BYTES // (of_position * table.dtype.itemsize), 1))
+    forms = {
+        "cpu": functools.partial(by, _gathered, of_cpu),
+        "default": functools.partial(by, _gathered, block),
+    }
+    if form == "products" or (form == "auto" and len(table) <= of_position):
+        # On a TPU one seed after another, so that table, gradient and scores of a block stay in
+        # vector memory.
+        of_tpu = functools.partial(by, _picked, TPU_BLOCK)
+        forms["tpu"] = jax.custom_batching.sequential_vmap(of_tpu)
+        forms["default"] = functools.partial(by, _picked, -(-len(h_PxD) // 3))
+        if form == "products":
+            forms["cpu"] = forms["default"]
+    elif of_cpu == block:
+        return forms["cpu"](table, h_PxD, weight_P, ids_Px1K)
+    return jax.lax.platform_dependent(table, h_PxD, weight_P, ids_Px1K, **forms)
 
 
-def _scan_blocks(divided, table, h_PxD, weight_P, ids_Px1K, *, block):
+def _gathered(held, h_PxD, ids_PxK):
+    """Scores (P, K) of the rows `ids` for each position, and what makes of their gradient that of
+    the table, added to one, and that of h."""
+    items = held.get(ids_PxK)
+
+    def back(d_table, d_scores):
+        d_items = d_scores[:, :, None] * h_PxD[:, None, :]
+        d_h = jnp.einsum("pk,pkd->pd", d_scores, items)
+        return held.add(d_table, ids_PxK, d_items), d_h
+
+    return jnp.einsum("pd,pkd->pk", h_PxD, items), back
+
+
+def _picked(held, h_PxD, ids_PxK):
+    """The same, without a vector of an item by itself: out of the products with all rows."""
+    every_PxV, places = h_PxD @ held.array.T, held.places(ids_PxK)
+
+    def back(d_table, d_scores):
+        rows = jnp.arange(len(h_PxD))[:, None]
+        d_every = jnp.zeros_like(every_PxV).at[rows, places].add(d_scores, mode="drop")
+        return d_table + d_every.T @ h_PxD, d_every @ held.array
+
+    return jnp.take_along_axis(every_PxV, places, 1, mode="fill", fill_value=0), back
+
+
+def _scan_blocks(divided, form, block, table, h_PxD, weight_P, ids_Px1K):
     held, (size, width) = shards.Rows(table, divided), h_PxD.shape
     n_blocks = -(-size // block)
 
@@ -87,13 +127,12 @@ def _scan_blocks(divided, table, h_PxD, weight_P, ids_Px1K, *, block):
 
     def step(d_table, inputs):
         h, weight, ids = inputs
-        items = held.get(ids)
-        scores = held.sum(jnp.einsum("pd,pkd->pk", h, items))
+        own, back = form(held, h, ids)
+        scores = held.sum(own)
         terms = weight * _nll(scores[:, 0], scores[:, 1:])
         d_scores = weight[:, None] * jax.nn.softmax(scores, -1).at[:, 0].add(-1.0)
-        d_h = jnp.einsum("pk,pkd->pd", d_scores, items)
-        d_items = d_scores[:, :, None] * h[:, None, :]
-        return held.add(d_table, ids, d_items), (terms, d_h)
+        d_table, d_h = back(d_table, d_scores)
+        return d_table, (terms, d_h)
 
     xs = (blocks(h_PxD), blocks(weight_P), blocks(ids_Px1K))
     d_table, (terms, d_h) = jax.lax.scan(step, jnp.zeros_like(table), xs)
@@ -101,7 +140,7 @@ def _scan_blocks(divided, table, h_PxD, weight_P, ids_Px1K, *, block):
     return (jnp.sum(terms_P), d_table), (held.once(terms_P), d_h.reshape(-1, width)[:size])
 
 
-def _backward(block, gradient, cotangents):
+def _backward(block, form, gradient, cotangents):
     scale = cotangents[0]
     return *(scale * d for d in gradient), None, None, None  # nothing for weights and ids
 

@@ -59,7 +59,7 @@ class Rows:
         """(…, D): the rows `ids`, 0 for those that other devices hold."""
         if not self.divided:
             return self.array[ids]
-        return self.array.at[self._places(ids)].get(mode="fill", fill_value=0)
+        return self.array.at[self.places(ids)].get(mode="fill", fill_value=0)
 
     def products(self, h: jax.Array, ids_BxK: jax.Array) -> jax.Array:
         """(B, …, K): products of `h` (B, …, D) with the rows `ids_BxK` of each, 0 where others
@@ -70,14 +70,14 @@ class Rows:
         """
         if h.ndim > 2 or len(self.array) > ids_BxK.shape[1] * self.array.shape[1]:
             return jnp.einsum("b...d,bkd->b...k", h, self.get(ids_BxK))
-        places, every = self._places(ids_BxK), h @ self.array.T
+        places, every = self.places(ids_BxK), h @ self.array.T
         return jnp.take_along_axis(every, places, axis=1, mode="fill", fill_value=0)
 
     def add(self, total: jax.Array, ids: jax.Array, values: jax.Array) -> jax.Array:
         """`total`, of the same rows, with `values` (…, D) added at those of `ids` held here."""
         if not self.divided:
             return total.at[ids].add(values)
-        return total.at[self._places(ids)].add(values, mode="drop")
+        return total.at[self.places(ids)].add(values, mode="drop")
 
     def sum(self, values: Any) -> Any:
         """`values` added up over the devices that hold the parts of the table."""
@@ -89,7 +89,8 @@ class Rows:
             return values
         return jnp.where(jax.lax.axis_index("table") == 0, values, 0)
 
-    def _places(self, ids):
+    def places(self, ids: jax.Array) -> jax.Array:
+        """Where the rows `ids` stand in `array`; beyond it, those of other devices."""
         if not self.divided:
             return ids
         places = ids - jax.lax.axis_index("table") * len(self.array)

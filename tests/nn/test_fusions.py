@@ -29,7 +29,6 @@ from tests.nn.test_gca import (
 
 NAMES = tuple(known.FUSIONS)
 ONE_Y = ("add", "concat_mlp", "film", "bilinear")
-LOOK_BACK = ("co_attention",)
 
 
 class Case:
@@ -88,7 +87,7 @@ def test_a_token_depends_on_what_it_may_see(name):
         others = np.flatnonzero(np.asarray(on_query[slot]) > 0)
         assert slot in others
         for other in set(others) - {slot}:
-            assert name in LOOK_BACK and keys.any() and row_and_time(other)[0] == row
+            assert not case(name).module.by_token and keys.any() and row_and_time(other)[0] == row
             assert 0 <= row_and_time(other)[1] <= time
 
 

@@ -30,20 +30,25 @@ def naive_terms(table, h_PxD, target_P=TARGET, negatives_PxK=NEGATIVES):
     return -WEIGHT * jax.nn.log_softmax(scores)[:, 0]
 
 
-def by_position(table, h, block, negatives=NEGATIVES):
-    return position_negatives(table, h, WEIGHT, TARGET, negatives, block)
+def by_position(table, h, block, negatives=NEGATIVES, form="auto"):
+    return position_negatives(table, h, WEIGHT, TARGET, negatives, block, form)
 
 
+@pytest.mark.parametrize("form", ["gather", "products"])
 @pytest.mark.parametrize("block", BLOCKS)
-def test_position_negatives(block):
+def test_position_negatives(block, form):
     terms = naive_terms(TABLE, H)
-    total, terms_P = by_position(TABLE, H, block)
+    total, terms_P = by_position(TABLE, H, block, form=form)
     np.testing.assert_allclose(total, terms.sum(), rtol=1e-5)
     np.testing.assert_allclose(terms_P, terms, atol=1e-6)
 
     # A factor outside: the cotangent is not always 1.
     expected = jax.grad(lambda t, h: 3 * naive_terms(t, h).sum(), (0, 1))(TABLE, H)
-    got, aux = jax.grad(lambda t, h: (3 * by_position(t, h, block)[0], 0), (0, 1), True)(TABLE, H)
+
+    def tripled(table, h):
+        return 3 * by_position(table, h, block, form=form)[0]
+
+    got = jax.grad(tripled, (0, 1))(TABLE, H)
     for one, other in zip(got, expected, strict=True):
         np.testing.assert_allclose(one, other, atol=1e-5)
     np.testing.assert_array_equal(got[1][-2:], 0)
@@ -55,7 +60,10 @@ def test_the_block_of_a_cpu_changes_nothing(allowed, monkeypatch):
     """Blocks of 1, 3 and 5 positions where 13 are asked for; other platforms keep those."""
 
     def both(h):
-        return jax.value_and_grad(lambda h: by_position(TABLE, h, 13), has_aux=True)(h)
+        def loss(h):
+            return by_position(TABLE, h, 13, form="gather")
+
+        return jax.value_and_grad(loss, has_aux=True)(h)
 
     monkeypatch.setattr(losses, "CPU_BLOCK_BYTES", 2**30)
     expected = both(H)
@@ -67,6 +75,26 @@ def test_the_block_of_a_cpu_changes_nothing(allowed, monkeypatch):
     blocks = f"tensor<{-(-13 // block)}x{block}x{D}xf32>"
     here = jax.jit(both).lower(H).as_text()
     assert blocks in here and blocks not in exported
+
+
+@pytest.mark.parametrize("platform", ["tpu", "cuda"])
+def test_accelerators_make_products_while_that_is_the_smaller_array(platform):
+    """Seeds side by side on a GPU, in a third of the positions each; in turn on a TPU."""
+
+    def text(table, form="auto"):
+        def loss(table, h):
+            return by_position(table, h, 13, form=form)[0]
+
+        lowered = jax.export.export(jax.jit(jax.vmap(jax.grad(loss))), platforms=[platform])
+        seeds = (jnp.stack([a, a]) for a in (table, H))
+        return lowered(*seeds).mlir_module()
+
+    many = jnp.tile(TABLE, (6, 1))  # 60 items, 7 · 8 numbers of a position's drawn ones
+    vectors = f"tensor<2x13x{K + 1}x{D}xf32>"
+    scores = {"cuda": f"tensor<2x5x{ITEMS}xf32>", "tpu": f"tensor<{losses.TPU_BLOCK}x{ITEMS}xf32>"}
+    assert vectors not in text(TABLE) and scores[platform] in text(TABLE)
+    assert vectors in text(TABLE, "gather") and vectors in text(many)
+    assert vectors not in text(many, "products")
 
 
 def test_the_comparison_notices_one_wrong_negative_and_a_lost_repeat():

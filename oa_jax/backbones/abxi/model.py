@@ -172,7 +172,8 @@ class Backbone(ByTable):
     config: Model
     gca: GCAConfig = GCAConfig()
     quirks: Quirks = Quirks.of("official")
-    block: int = 256  # positions per block of the sampled softmax
+    block: int = 256  # of the sampled softmax: see `losses.position_negatives`
+    form: str = "auto"
 
     @property
     def net(self) -> ABXI:
@@ -203,7 +204,9 @@ class Backbone(ByTable):
         if "shared_negatives" in batch:
             softmax = losses.shared_negatives(*of_target, packing, batch["shared_negatives"])
         else:
-            softmax = losses.position_negatives(*of_target, batch["negatives"], self.block)
+            softmax = losses.position_negatives(
+                *of_target, batch["negatives"], self.block, self.form
+            )
         total, terms_P = softmax
         split = len(batch["at_A"])
         aux = {"loss_a": jnp.sum(terms_P[:split]), "loss_b": jnp.sum(terms_P[split:])}

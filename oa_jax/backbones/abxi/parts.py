@@ -17,8 +17,9 @@ class Parts(base.Parts):
         return Task(log, split, length, of.batch_size, of.n_negatives, of.negatives, q1)
 
     def backbone(self, n_items, tables=None) -> Backbone:
-        of, block = self.config, self.config.train.block_positions
-        return Backbone(n_items, of.model, of.gca, of.quirks, block)
+        of, train = self.config, self.config.train
+        how = train.block_positions, train.softmax_form
+        return Backbone(n_items, of.model, of.gca, of.quirks, *how)
 
     @property
     def tie_weight(self) -> float:

@@ -75,7 +75,8 @@ class Backbone(ByTable):
     n_items: tuple[int, int]
     config: Model
     gca: GCAConfig = GCAConfig()
-    block: int = 256  # positions whose softmax is taken together
+    block: int = 256  # of the sampled softmax: see `losses.position_negatives`
+    form: str = "auto"
 
     @property
     def net(self) -> SASRec:
@@ -104,7 +105,8 @@ class Backbone(ByTable):
             if self.config.loss == "full":
                 loss = losses.whole_domain(*args, self.n_items, self.block)
             elif self.config.loss == "sampled":
-                loss = losses.position_negatives(*args, batch[f"neg_{name}"], self.block)[0]
+                how = self.block, self.form
+                loss = losses.position_negatives(*args, batch[f"neg_{name}"], *how)[0]
             else:
                 loss = losses.position_binary(*args, batch[f"neg_{name}"])
             aux[f"loss_{name}"] = loss

@@ -21,8 +21,9 @@ class Parts(base.Parts):
         return SASRecTask(log, split, model.length, train.batch_size, *streams, n_negatives)
 
     def backbone(self, n_items, tables=None) -> Backbone:
-        block = self.config.train.block_positions
-        return Backbone(n_items, self.config.model, self.config.gca, block)
+        of, train = self.config, self.config.train
+        how = train.block_positions, train.softmax_form
+        return Backbone(n_items, of.model, of.gca, *how)
 
     @property
     def name(self) -> str:
