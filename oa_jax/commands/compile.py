@@ -106,6 +106,13 @@ def work_lines(found: Found, topology: Topology, precision: str) -> list[str]:
             f"from memory, collectives: {'; '.join(sent) or 'none'}",
             f"  roofline: {', '.join(parts)}: at least {si(least[limit], 's')}, bound by {limit}",
         ]
+        if cost.cycles:
+            clock = topology.device.clock
+            takes = si(cost.cycles / clock, "s") if clock else si(cost.cycles, " cycles")
+            lines.append(
+                f"  the compiler expects {takes}, without {cost.unestimated:,} kernels (gathers, "
+                "scatters) of which it says nothing"
+            )
         if cost.unknown_loops:
             lines.append(f"  loops of unknown length, counted once: {cost.unknown_loops}")
     return lines

@@ -19,13 +19,18 @@ COLLECTIVES |= {"collective-permute", "collective-broadcast"}
 FREE = {"parameter", "constant", "tuple", "get-tuple-element", "bitcast", "after-all", "domain"}
 FREE |= {"partition-id", "replica-id", "opt-barrier", "while", "conditional", "call", "async-start"}
 FREE |= {"async-done", "async-update", "copy-done", "send-done", "recv-done", "reshape"}
+FREE |= {"slice-done"}
 READS_A_PART = {"dynamic-slice", "slice", "gather"}
 # Which array of the tuple is the result: the start of a pair names its operand too.
-RESULT_OF_START = {"copy-start": 0, "all-gather-start": 1, "collective-permute-start": 1}
+RESULT_OF_START = {"copy-start": 0, "slice-start": 1, "all-gather-start": 1}
+RESULT_OF_START |= {"collective-permute-start": 1}
 # A TPU's compiler writes an asynchronous collective into the fusion that starts it, again into each
 # that runs beside it, and into the one that ends it. All name its chain; the first and the last
 # have one of these calls.
 CHAIN, CHAIN_START, CHAIN_END = 'chain_id="', '"AsyncCollectiveStart"', '"AsyncCollectiveDone"'
+
+# A TPU's compiler says what it expects a kernel to take; of gathers and scatters nothing.
+CYCLES = r'"estimated_cycles":"(\d+)"'
 
 ARRAY = re.compile(r"([a-z]+(\d+)|pred)\[([\d,]*)\](?:\{([^}]*)\})?")
 INSTRUCTION = re.compile(r"\s+(ROOT )?%(\S+) = (.+)")
@@ -35,12 +40,26 @@ COMPUTATION = re.compile(r"(ENTRY )?%(\S+) \(.*\{$")
 
 @dataclasses.dataclass(frozen=True)
 class Array:
-    """Dimensions, bytes, and bytes in the device's main memory: none of an array that lies in a
-    TPU's vector memory, which the compiler writes as layout S(1)."""
+    """Dimensions, bytes with the padding of a TPU's tiles, and bytes in the device's main memory:
+    none of an array that lies in a TPU's vector memory, which is written as layout S(1)."""
 
     dims: tuple[int, ...]
     size: int
     traffic: int
+
+    @classmethod
+    def parse(cls, kind: str, width: str | None, dims: str, layout: str) -> Array:
+        """Of a match of `ARRAY`. A tile T(8,128) pads the last two axes in the order of memory,
+        which the layout names from the last one on."""
+        dims = tuple(int(n) for n in dims.split(",") if n)
+        padded = list(dims)
+        if tile := re.search(r"T\(([\d,]+)\)", layout):
+            tiles = [int(n) for n in tile[1].split(",")]
+            minor = [int(n) for n in layout.partition(":")[0].split(",") if n]
+            for axis, of in zip(minor, reversed(tiles), strict=False):
+                padded[axis] = -(-dims[axis] // of) * of
+        size = math.prod(padded) * max(1, int(width or 8) // 8)
+        return cls(dims, size, size if "S(" not in layout or "S(0)" in layout else 0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,11 +79,8 @@ class Instruction:
         close = _closing(rest, opcode.end() - 1)
         arguments = rest[opcode.end() : close]
         start = opcode.end() if opcode[1] in ("constant", "parameter") else close + 1
-        arrays = []
-        for match in ARRAY.finditer(rest[: end + 1]):
-            dims, layout = tuple(int(n) for n in match[3].split(",") if n), match[4] or ""
-            size = math.prod(dims) * max(1, int(match[2] or 8) // 8)
-            arrays.append(Array(dims, size, size if "S(" not in layout or "S(0)" in layout else 0))
+        shapes = ARRAY.finditer(rest[: end + 1])
+        arrays = [Array.parse(*match.groups(default="")) for match in shapes]
         operands = tuple(re.findall(r"%([\w.-]+)", arguments))
         return cls(name, opcode[1], tuple(arrays), operands, rest[start:], bool(root))
 
@@ -98,16 +114,21 @@ Scope = dict[str, Instruction]  # a computation
 class Cost:
     """flops of matrix products; bytes moved to and from memory; {kind: (times, bytes)} of
     collectives, bytes of all times together; loops whose number of turns is not in the text and
-    which were counted once."""
+    which were counted once.  cycles: what a TPU's compiler expects its kernels to take, one after
+    another; unestimated: kernels of which it says nothing."""
 
     flops: float = 0
     traffic: float = 0
+    cycles: float = 0
+    unestimated: int = 0
     collectives: dict[str, tuple[int, float]] = dataclasses.field(default_factory=dict)
     unknown_loops: int = 0
 
     def add(self, other: Cost, times: int = 1) -> None:
         self.flops += times * other.flops
         self.traffic += times * other.traffic
+        self.cycles += times * other.cycles
+        self.unestimated += times * other.unestimated
         self.unknown_loops += other.unknown_loops
         for kind, (n, size) in other.collectives.items():
             before = self.collectives.get(kind, (0, 0))
@@ -162,6 +183,9 @@ class Program:
                 total.add(self._within(one, scope))
                 if one.opcode not in FREE:
                     total.traffic += self._traffic(one, scope)
+                    cycles = one.attribute(CYCLES)
+                    total.cycles += int(cycles or 0)
+                    total.unestimated += cycles is None
         return total
 
     def _within(self, one: Instruction, scope: Scope) -> Cost:
@@ -220,6 +244,8 @@ class Program:
             return 0  # it is passed on
         if use.opcode in READS_A_PART and first:
             return min(use.size, whole)
+        if use.opcode == "slice-start":
+            return min(use.arrays[1].size, whole)
         if use.opcode == "dynamic-update-slice" and first:
             return 0  # in place
         if use.opcode == "scatter" and first:  # the rows that it touches

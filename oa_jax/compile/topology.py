@@ -24,7 +24,8 @@ class Device:
     bfloat16 products; a GPU of TF32, TF32 and float32.
     memory: bytes.  bandwidth: of it, bytes a second.  link: bytes a second that a device sends to
     its neighbours; network: the same between nodes, where that is something else.
-    axes: of a topology's shape.
+    axes: of a topology's shape.  clock: cycles a second, by the flops of a cycle of all its matrix
+    units; None where their number is not public.
     """
 
     platform: str
@@ -34,11 +35,14 @@ class Device:
     link: float
     network: float | None = None
     axes: int = 2
+    clock: float | None = None
 
 
-def _tpu(peak, memory, bandwidth, link, axes=2):
+def _tpu(peak, memory, bandwidth, link, axes=2, units=0):
+    """units: matrix units of 128 x 128."""
     flops = tuple(peak * TERA / passes for passes in (1, 1, 3, 6))
-    return Device("tpu", flops, memory * GIBI, bandwidth * GIGA, link * GIGA, None, axes)
+    clock = peak * TERA / (units * 128 * 128 * 2) if units else None
+    return Device("tpu", flops, memory * GIBI, bandwidth * GIGA, link * GIGA, None, axes, clock)
 
 
 def _hopper(memory, bandwidth):
@@ -49,7 +53,7 @@ def _hopper(memory, bandwidth):
 
 # Cloud TPU's pages of each version; NVIDIA's data sheets of the SXM boards.
 DEVICES = {
-    "v5e": _tpu(197, 16, 819, 200),
+    "v5e": _tpu(197, 16, 819, 200, units=4),
     "v6e": _tpu(918, 32, 1640, 448),
     "v5p": _tpu(459, 95, 2765, 600, axes=3),
     "h100": _hopper(80, 3350),

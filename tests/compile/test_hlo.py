@@ -1,6 +1,7 @@
 """What is read off HLO texts: of three compilers, and of small texts with answers by hand."""
 
 import pathlib
+import re
 import subprocess
 import sys
 
@@ -76,9 +77,47 @@ INSTRUCTIONS = {
     "(f32[1000,64]{1,0:S(1)}, f32[1000,64]{1,0}, u32[]{:S(2)}) copy-start(%table)": TABLE,
     "(f32[1000,64]{1,0}, f32[1000,64]{1,0:S(1)}, u32[]{:S(2)}) copy-start(%table)": 2 * TABLE,
     "f32[1000,64]{1,0} copy-done(%table)": 0,
+    # A part that is fetched beside other work: read and written once, into vector memory read.
+    "((f32[1000,64]{1,0}), f32[8,64]{1,0:S(1)}, u32[]{:S(2)}) slice-start(%table), "
+    "slice={[0:8], [0:64]}": ROWS,
+    "((f32[1000,64]{1,0}), f32[8,64]{1,0}, u32[]{:S(2)}) slice-start(%table), "
+    "slice={[0:8], [0:64]}": 2 * ROWS,
+    "f32[8,64]{1,0} slice-done(%rows)": 0,
     "f32[64000]{0} bitcast(%table)": 0,
     "(f32[1000,64]{1,0}, s32[8]{0}) tuple(%table, %ids)": 0,
 }
+
+
+@pytest.mark.parametrize(
+    ("shape", "size"),
+    [
+        ("u32[5,524288,2]{0,2,1:T(2,128)}", 128 * 524288 * 2 * 4),  # seeds along the lanes
+        ("f32[5,3]{1,0:T(8,128)}", 8 * 128 * 4),
+        ("bf16[20,300]{1,0:T(8,128)(2,1)}", 24 * 384 * 2),
+        ("f32[7,20,300]{2,1,0:T(8,128)}", 7 * 24 * 384 * 4),
+        ("f32[20,300]{0,1:T(8,128)}", 128 * 304 * 4),
+        ("f32[1000]{0:T(1024)}", 4096),
+        ("s32[]{:T(128)}", 4),
+        ("f32[20,300]{1,0}", 20 * 300 * 4),
+    ],
+)
+def test_a_tile_is_filled_up(shape, size):
+    text = (
+        f"HloModule m\n\nENTRY %main (x: f32[]) -> f32[] {{\n  ROOT %x = {shape} parameter(0)\n}}\n"
+    )
+    (scope,) = Program(text).computations.values()
+    assert scope["x"].size == scope["x"].traffic == size
+
+
+def test_what_the_compiler_expects_is_added_up():
+    kernel = 'f32[1000,64]{1,0} negate(%table), backend_config={"estimated_cycles":"1826"}'
+    cost = Program(module(kernel)).cost()
+    assert (cost.cycles, cost.unestimated) == (1826, 0)
+    told = r'\1, backend_config={"estimated_cycles":"10"}'
+    loop = Program(re.sub(r"( fusion\(.*)", told, (HERE / "v5e.hlo").read_text()))
+    assert loop.loop(7).cycles >= 10 and loop.cost().cycles >= 7 * loop.loop(7).cycles
+    silent = Program(module("f32[8,64]{1,0} gather(%table, %ids), slice_sizes={1,64}")).cost()
+    assert (silent.cycles, silent.unestimated) == (0, 1)
 
 
 def module(instruction, fused=False):
