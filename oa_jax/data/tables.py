@@ -92,8 +92,10 @@ def _unpacked(path, raw, stack):
     if path.suffix == ".gz" or start.startswith(GZIP):
         return stack.enter_context(gzip.open(raw))
     if path.suffix == ".zst" or start == ZSTD:
-        import pyarrow  # Python itself unpacks zstd from 3.14 on
-
+        try:
+            import pyarrow  # Python itself unpacks zstd from 3.14 on
+        except ImportError:
+            raise UserError(f"{path}: packed by zstd: expected the extra `data`") from None
         return stack.enter_context(pyarrow.CompressedInputStream(pyarrow.PythonFile(raw), "zstd"))
     return raw
 
