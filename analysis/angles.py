@@ -16,7 +16,7 @@ import polars as pl
 from oa_jax.nn.angles import null_abs_cos
 from oa_jax.sheets import Sheet
 
-from . import figures, orthogonality, published
+from . import figures, orthogonality, published, tokens
 from .output import mean_sd, number, read_frame
 from .page import Section
 from .runs import Run, finished
@@ -237,7 +237,7 @@ def section(runs: list[Run], out, options) -> Section:
         title = "Angles beside the nulls that matter: another user's update, and centred vectors"
         sheets.append(measured_sheet(measured, title, NULLS, orthogonality.FORMS))
         title = "Is X′ new, or a rotation of what is there? Trained models, means over seeds"
-        sheets.append(measured_sheet(measured, title, SUBSPACES))
+        sheets += [measured_sheet(measured, title, SUBSPACES), *tokens.sheets(measured)]
         drawn |= draw_cosines(measured, runs)
     first = {run.name: f"{headline(run)}abs_cos" for run in runs}
     rows = [r for r in frame.filter(when="best").to_dicts() if r["statistic"] == first[r["run"]]]

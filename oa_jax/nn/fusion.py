@@ -40,7 +40,7 @@ class Probe:
     there is none.  real_P: tokens that count.  has_key_P: those with at least one allowed key.
     has_aligned_P: those with a Y token at their own time.  weights_PxS: how much each token looks
     at each position of the source.  more: {name: (P,)}, what a fusion has to say beside; its means
-    become statistics.
+    become statistics.  allowed_PxS: which of the positions of the source it may use.
     """
 
     x: jax.Array
@@ -53,6 +53,7 @@ class Probe:
     has_aligned_P: jax.Array
     weights_PxS: jax.Array | None = None
     more: dict[str, jax.Array] = flax.struct.field(default_factory=dict)
+    allowed_PxS: jax.Array | None = None
 
 
 class View(NamedTuple):
@@ -87,6 +88,8 @@ class Fusion(nn.Module):
     the gate sees what is left; with "gated" the gate sees X', and α ⊙ X' is what is replaced: with
     `gate_act="tanh"` only this does not depend on the arbitrary signs of X' (see `angles`).
     """
+
+    attends = True  # its weights are its own choice; no field, but a trait of the class
 
     heads: int = 1
     initial: Init = ABXI_INIT
@@ -177,7 +180,8 @@ class Fusion(nn.Module):
         norm = LayerNorm(name="norm") if self.layer_norm else lambda h: h
         out = query.map(lambda h: norm(self.last(h + gated if self.residual else gated)))
         masks = query.real_P, has_key, has_aligned
-        return out, Probe(x, raw, y_pooled, y_aligned, gate, *masks, taken.weights_PxS, more)
+        seen = taken.weights_PxS, more, query.packing.pack(view.allowed_BxTxS)
+        return out, Probe(x, raw, y_pooled, y_aligned, gate, *masks, *seen)
 
     def one_y(self, query: Stream, source: Stream, view: View) -> tuple[jax.Array, jax.Array]:
         """(P, D), the Y of each token for a fusion that does not attend, and its weights (P, S).
