@@ -8,7 +8,6 @@ model. The paper's |cos| is the second.
 from __future__ import annotations
 
 import itertools
-import math
 
 import numpy as np
 import polars as pl
@@ -157,9 +156,8 @@ def _drawn(frame, setting, runs):
 def _row(axis, part, y, look):
     for when, place in (("init", "1"), ("best", "0")):  # hollow, filled
         for row in part.filter(when=when).iter_rows(named=True):
-            sd = row["sd"] if row["sd"] is not None and math.isfinite(row["sd"]) else 0
             style = figures.point_style(look, place) | {"elinewidth": 0.9, "capsize": 2}
-            axis.errorbar(row["mean"], y, xerr=sd, **style)
+            axis.errorbar(row["mean"], y, xerr=row["sd"] or 0, **style)
 
 
 def measured_sheet(frame: pl.DataFrame, title: str, names: dict, forms=("",)) -> Sheet:

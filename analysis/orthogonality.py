@@ -68,7 +68,7 @@ def measure(
     experiment = restore.experiment_of(run, say, data_dir)
     rows, chosen = parts_of_users(experiment, split), set()
     records = []
-    if not tokens.attends(experiment):
+    if "key_A" not in rows["fit"]:
         fusion = experiment.config.gca.fusion
         say(f"{run.name}: fusion {fusion} has no attention weights: nothing of where tokens look")
     for restored in restore.parameters(run, experiment, which, say):

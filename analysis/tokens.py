@@ -51,18 +51,13 @@ def levels(count_I: np.ndarray) -> np.ndarray:
     return (LEVELS * middle / max(events.sum(), 1)).astype(int)[which]
 
 
-def attends(experiment: Experiment) -> bool:
-    """Whether the fusion chooses where it looks, so that its weights say something."""
-    return kind_of(experiment.config.gca.fusion).attends
-
-
 def described(experiment: Experiment, rows: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """What there is to know of the tokens of evaluation rows: int32, -1 for what is not known, as
     of tokens that are older than the merged sequence.
 
     token_A, token_B: (R, T, 2) of the stream that asks: the item's level of popularity, and the
     column of the merged sequence. key_A, key_B: (R, S, 3) of its source: these and the domain;
-    only where the fusion `attends`.
+    only where the fusion chooses where it looks, so that its weights say something.
     """
     log, source = experiment.data.log, experiment.config.gca.source
     n_a, trained = log.n_items[0], log.item[experiment.data.split.in_training(log)]
@@ -84,7 +79,7 @@ def described(experiment: Experiment, rows: dict[str, np.ndarray]) -> dict[str, 
         # No key of another user is the token itself.
         column = columns[domain] if source != "shuffled" else np.full_like(columns[domain], -1)
         out[f"token_{domain}"] = np.stack([level_I[ids[domain]], column], -1)
-        if attends(experiment):
+        if kind_of(experiment.config.gca.fusion).attends:
             name = {"other": other, "self": domain}.get(source, "x")
             of = np.where(ids[name] > 0, ids[name] > n_a, -1)
             out[f"key_{domain}"] = np.stack([level_I[ids[name]], columns[name], of], -1)
@@ -108,15 +103,10 @@ def sums(probe: Probe, rows: dict, domain: str) -> dict[str, jax.Array]:
     values = [value for of_form in cos.values() for value in (jnp.abs(of_form), of_form)]
     values_PxC = used_Px1 * jnp.stack([jnp.ones_like(values[0]), *values], -1)
     from_end_P = jnp.tile(length - jnp.arange(length), n_rows)
-    bins = {"popularity": (token_RxTx2[..., 0].ravel(), LEVELS)}
-    bins["position"] = doublings(from_end_P), length.bit_length()
-    out = {
-        f"tokens/{by}": jnp.einsum(
-            *("pn,pc->nc", jax.nn.one_hot(bin_P, n), values_PxC),
-            precision=jax.lax.Precision.HIGHEST,
-        )
-        for by, (bin_P, n) in bins.items()
-    }
+    bins = {"popularity": jax.nn.one_hot(token_RxTx2[..., 0].ravel(), LEVELS)}
+    bins["position"] = jax.nn.one_hot(doublings(from_end_P), length.bit_length())
+    exactly = {"precision": jax.lax.Precision.HIGHEST}
+    out = {f"tokens/{by}": jnp.matmul(of.T, values_PxC, **exactly) for by, of in bins.items()}
     if key_RxSx3 is not None:
         out["tokens/attention"] = _attention(probe, used_Px1, token_RxTx2, key_RxSx3, domain)
     return out
@@ -155,13 +145,12 @@ def statistics(total: dict) -> dict[str, float]:
         found = total.get(f"tokens/{by}", ())
         names = ranges(len(found)) if by == "position" else range(1, len(found) + 1)
         for name, (n, *values) in zip(names, found, strict=False):
-            out[f"{by}/{name}/tokens"] = float(n)
-            means = (value / n if n else float("nan") for value in values)
-            out |= {f"{by}/{name}/{c}": float(v) for c, v in zip(SHOWN, means, strict=True)}
-    found, n = total.get("tokens/attention", ()), float(total["sums/tokens"])
-    for name, values in zip([*KEYS, "items"], found, strict=False):
-        mass, null = values / n if n else (float("nan"),) * 2
-        out |= {f"attention/{name}": float(mass), f"attention/{name}_null": float(null)}
+            means = np.array(values) / (n or np.nan)
+            of_bin = dict(zip(("tokens", *SHOWN), (n, *means), strict=True))
+            out |= {f"{by}/{name}/{statistic}": float(v) for statistic, v in of_bin.items()}
+    found, n = total.get("tokens/attention", ()), float(total["sums/tokens"]) or np.nan
+    for name, (weight, null) in zip([*KEYS, "items"], found, strict=False):
+        out |= {f"attention/{name}": float(weight / n), f"attention/{name}_null": float(null / n)}
     return out
 
 

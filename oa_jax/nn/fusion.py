@@ -332,11 +332,16 @@ def of_other_users(x: Stream, n_rows: int) -> Stream:
         h_BxLxD, real_BxL = h_BxLxD[n_rows:], real_BxL[n_rows:]
     else:
         there_B = real_BxL.any(1)
-        count, order_B = there_B.sum(), jnp.argsort(~there_B, stable=True)
-        next_B = order_B[jnp.cumsum(there_B) % jnp.maximum(count, 1)]
-        next_B = jnp.where(there_B & (count > 1), next_B, n_rows)
+        next_B = jnp.where(there_B & (there_B.sum() > 1), next_with_tokens(real_BxL), n_rows)
         h_BxLxD, real_BxL = (
             a.at[next_B].get(mode="fill", fill_value=0) for a in (h_BxLxD, real_BxL)
         )
     packing = Packing(None, real_BxL.shape)
     return Stream(packing.pack(h_BxLxD), packing.pack(real_BxL), packing)
+
+
+def next_with_tokens(real_BxL: jax.Array) -> jax.Array:
+    """(B,): the next row that has a token; rows come round again, to the row itself at last."""
+    there_B = real_BxL.any(1)
+    order_B = jnp.argsort(~there_B, stable=True)
+    return order_B[jnp.cumsum(there_B) % jnp.maximum(there_B.sum(), 1)]
