@@ -52,12 +52,11 @@ def levels(count_I: np.ndarray) -> np.ndarray:
 
 
 def described(experiment: Experiment, rows: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """What there is to know of the tokens of evaluation rows: int32, -1 for what is not known, as
-    of tokens that are older than the merged sequence.
+    """What there is to know of the tokens of evaluation rows: int32, -1 at padding.
 
     token_A, token_B: (R, T, 2) of the stream that asks: the item's level of popularity, and the
-    column of the merged sequence. key_A, key_B: (R, S, 3) of its source: these and the domain;
-    only where the fusion chooses where it looks, so that its weights say something.
+    column of the merged sequence, -1 for older tokens than that shows. key_A, key_B: (R, S, 3) of
+    its source: these and the domain; only where the fusion chooses where it looks.
     """
     log, source = experiment.data.log, experiment.config.gca.source
     n_a, trained = log.n_items[0], log.item[experiment.data.split.in_training(log)]
@@ -70,7 +69,9 @@ def described(experiment: Experiment, rows: dict[str, np.ndarray]) -> dict[str, 
         own = np.where((merged > n_a) == (d == 1), columns["x"], -1)
         columns[domain] = rows.get(f"time_{domain}", np.sort(own, 1))
         there = np.take_along_axis(merged, np.maximum(columns[domain], 0), 1)
-        ids[domain] = np.where(columns[domain] >= 0, there, 0)
+        # A stream of a domain's own ids does not reach further back than the merged sequence.
+        stream = rows[f"seq_{domain}" if f"seq_{domain}" in rows else f"seq_{domain.lower()}"]
+        ids[domain] = np.where(columns[domain] >= 0, there, stream)
     if source == "shuffled":
         ids["x"] = rows["donor"]
         columns["x"] = np.where(ids["x"] > 0, np.arange(merged.shape[1]), -1)

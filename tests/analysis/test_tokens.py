@@ -184,20 +184,26 @@ def test_tokens_are_those_of_the_models_streams(backbone, own, fields):
     for user, item, place in zip(log.user, log.item, log.position, strict=True):
         count[item] += place < experiment.data.split.n_train[user]
     level = np.concatenate([[-1], *map(tokens.levels, np.split(count[1:], [n_a]))])
-    stream = rows[own]
+    stream, older = rows[own], 0
     for r in range(len(stream)):
         in_a = [c for c in range(merged.shape[1]) if 0 < merged[r, c] <= n_a]
-        for t in range(1, min(len(in_a), (stream[r] > 0).sum()) + 1):
-            at = told["token_A"][r, -t]
-            item = stream[r, -t]
+        for t in range(1, stream.shape[1] + 1):
+            at, item = told["token_A"][r, -t], stream[r, -t]
             assert at[0] == level[item]
-            assert source == "shuffled" or merged[r, at[1]] == item
-            assert source == "shuffled" or backbone == "llm4cdsr" or at[1] == in_a[-t]
+            if source != "shuffled" and item:
+                older += at[1] < 0
+                assert at[1] < 0 or merged[r, at[1]] == item
+                if backbone != "llm4cdsr":  # whose streams lack the last item of the other domain
+                    assert at[1] == (in_a[-t] if t <= len(in_a) else -1)
         keys = {"merged": merged, "shuffled": rows.get("donor")}.get(source)
         if keys is not None:
             of = [-1 if item == 0 else int(item > n_a) for item in keys[r]]
             assert told["key_A"][r, :, 2].tolist() == of
             assert told["key_A"][r, :, 0].tolist() == level[keys[r]].tolist()
+    if source in ("other", "self"):  # keys that the merged sequence lacks have an item all the same
+        real = rows["seq_B" if source == "other" else "seq_A"] > 0
+        assert older > 0 and ((told["key_A"][..., 2] >= 0) == real).all()
+        assert ((told["key_A"][..., 0] >= 0) == real).all()
     if source == "shuffled":  # no key of another user is the token itself
         assert (told["token_A"][..., 1] == -1).all()
     domains = {"other": {-1, 1}, "self": {-1, 0}}.get(source, {-1, 0, 1})
