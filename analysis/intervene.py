@@ -232,9 +232,8 @@ def at_once(frame: pl.DataFrame, metric: str, run: Run) -> pl.DataFrame:
 
     metric: by default of the sampled ranking.
     """
-    name = metric if "/" in metric else f"{metric}/{run.candidates}"
-    where = {"run": run.name, "metric": name, "parameters": "best", "split": "test"}
-    return frame.filter(pl.col("seed").is_null(), places="all", scale=1.0, **where)
+    where = {"run": run.name, "metric": run.full_name(metric), "places": "all", "scale": 1.0}
+    return frame.filter(pl.col("seed").is_null(), parameters="best", split="test", **where)
 
 
 def sheet(frame: pl.DataFrame, runs: list[Run], metric: str, which="best", split="test") -> Sheet:

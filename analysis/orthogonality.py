@@ -45,8 +45,10 @@ define_flags = restore.define_flags
 def command(runs: list[Run], out, say) -> int:
     """Measure every run with GCA and write orthogonality.parquet and .csv, and tokens.md."""
     values = flags.FLAGS
-    asked = {"which": values.which, "split": values.split, "data_dir": values.data_dir}
-    of_run = functools.partial(measure, say=say, **asked)
+
+    def of_run(run):
+        return measure(run, values.which, values.split, say, values.data_dir)
+
     frame, status = restore.of_every_run(runs, "orthogonality", SCHEMA, out, say, of_run)
     pages = [sheet.markdown() for sheet in tokens.sheets(frame)]
     if pages:

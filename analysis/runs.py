@@ -137,6 +137,10 @@ class Run:
         """Name of the sampled ranking, such as uni999."""
         return f"uni{self.config['evaluate']['n_negatives']}"
 
+    def full_name(self, metric: str) -> str:
+        """A metric with its ranking, by default the sampled one: `ndcg@10/uni999`."""
+        return metric if "/" in metric else f"{metric}/{self.candidates}"
+
     @property
     def rankings(self) -> list[str]:
         """Names of all rankings that the run was measured by."""

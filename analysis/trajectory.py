@@ -86,7 +86,7 @@ def _drawn(frame, setting, runs, metric):
     )
     form = "gated_" if with_gated and with_raw <= with_gated else ""
     with_gca = bool(with_gated if form else with_raw)
-    sampled = metric if "/" in metric else f"{metric}/{runs[0].candidates}"
+    sampled = runs[0].full_name(metric)
     angle = "mean |cos(X, α ⊙ X′)|" if form else "mean |cos(X, X′)|"
 
     def panel(axes, domain):

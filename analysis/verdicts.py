@@ -59,15 +59,10 @@ def _row(condition, setting, domain, n_runs, value, low, high, bound, note=""):
     return lead | {"runs": n_runs} | numbers | {"note": note}
 
 
-def _groups(points):
-    if not points.is_empty():
-        for key, part in points.group_by("setting", "domain", maintain_order=True):
-            yield *key, part
-
-
 def _orthogonal(points):
     """The mean over configurations, each of which counts once."""
-    for setting, domain, part in _groups(points):
+    groups = () if points.is_empty() else points.group_by("setting", "domain", maintain_order=True)
+    for (setting, domain), part in groups:
         x = part.group_by("configuration").agg(pl.col("x").mean())["x"].to_numpy()
         note = f"{np.mean(x > ORTHOGONAL):.0%} of {len(x)} configurations are above"
         row = "not orthogonal", setting, domain, len(x), *mean_interval(x)

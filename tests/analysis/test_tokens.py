@@ -204,6 +204,8 @@ def test_tokens_are_those_of_the_models_streams(backbone, own, fields):
         real = rows["seq_B" if source == "other" else "seq_A"] > 0
         assert older > 0 and ((told["key_A"][..., 2] >= 0) == real).all()
         assert ((told["key_A"][..., 0] >= 0) == real).all()
+    parts = orthogonality.parts_of_users(experiment, "test")
+    assert ("donor" in parts["fit"]) == (source == "shuffled")  # the users that evaluation takes
     if source == "shuffled":  # no key of another user is the token itself
         assert (told["token_A"][..., 1] == -1).all()
     domains = {"other": {-1, 1}, "self": {-1, 0}}.get(source, {-1, 0, 1})
