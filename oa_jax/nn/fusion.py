@@ -89,7 +89,7 @@ class Fusion(nn.Module):
     `gate_act="tanh"` only this does not depend on the arbitrary signs of X' (see `angles`).
     """
 
-    attends = True  # its weights are its own choice; no field, but a trait of the class
+    attends = True  # False in a class whose weights are not its choice, as those of `one_y`
 
     heads: int = 1
     initial: Init = ABXI_INIT
