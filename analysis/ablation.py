@@ -65,12 +65,11 @@ def collect(runs: list[Run], interventions: pl.DataFrame) -> pl.DataFrame:
 
 def used(run: Run) -> str:
     """What a run was trained to use of X', a key of `USED`; others by the names of the fields."""
-    return f"{run.part} + ortho term" if run.config["gca"].get("ortho_weight") else run.part
+    return f"{run.part} + ortho term" if run.gca["ortho_weight"] else run.part
 
 
 def _trained(run):
-    weight = run.config["gca"].get("ortho_weight")
-    lead = {"source": SOURCES[0], "used": used(run)}
+    weight, lead = run.gca["ortho_weight"], {"source": SOURCES[0], "used": used(run)}
     lead["detail"] = run.name + (f", λ={weight:g}" if weight else "")
     seeds, records = run.seeds(), []
     for name in seeds.columns:

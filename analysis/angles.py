@@ -8,7 +8,6 @@ model. The paper's |cos| is the second.
 from __future__ import annotations
 
 import itertools
-import math
 
 import numpy as np
 import polars as pl
@@ -16,7 +15,7 @@ import polars as pl
 from oa_jax.nn.angles import null_abs_cos
 from oa_jax.sheets import Sheet
 
-from . import figures, orthogonality, published
+from . import figures, orthogonality, published, tokens
 from .output import mean_sd, number, read_frame
 from .page import Section
 from .runs import Run, finished
@@ -157,9 +156,8 @@ def _drawn(frame, setting, runs):
 def _row(axis, part, y, look):
     for when, place in (("init", "1"), ("best", "0")):  # hollow, filled
         for row in part.filter(when=when).iter_rows(named=True):
-            sd = row["sd"] if row["sd"] is not None and math.isfinite(row["sd"]) else 0
             style = figures.point_style(look, place) | {"elinewidth": 0.9, "capsize": 2}
-            axis.errorbar(row["mean"], y, xerr=sd, **style)
+            axis.errorbar(row["mean"], y, xerr=row["sd"] or 0, **style)
 
 
 def measured_sheet(frame: pl.DataFrame, title: str, names: dict, forms=("",)) -> Sheet:
@@ -237,7 +235,7 @@ def section(runs: list[Run], out, options) -> Section:
         title = "Angles beside the nulls that matter: another user's update, and centred vectors"
         sheets.append(measured_sheet(measured, title, NULLS, orthogonality.FORMS))
         title = "Is X′ new, or a rotation of what is there? Trained models, means over seeds"
-        sheets.append(measured_sheet(measured, title, SUBSPACES))
+        sheets += [measured_sheet(measured, title, SUBSPACES), *tokens.sheets(measured)]
         drawn |= draw_cosines(measured, runs)
     first = {run.name: f"{headline(run)}abs_cos" for run in runs}
     rows = [r for r in frame.filter(when="best").to_dicts() if r["statistic"] == first[r["run"]]]

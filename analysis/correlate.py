@@ -58,7 +58,6 @@ def points_of(
     lacking = {group_of(run) for run in chosen if statistic not in statistics_in(seeds[run.name])}
     rows = []
     for run in chosen:
-        name = metric if "/" in metric else f"{metric}/{run.candidates}"
         of_run = raw if group_of(run) in lacking else statistic
         lead = {"run": run.name, "variant": run.variant, "setting": group_of(run)}
         lead |= {"configuration": run.configuration, "statistic": of_run}
@@ -76,7 +75,7 @@ def points_of(
             found = published.correlation(run.config["backbone"], domain) or {}
             beside = of_run == PAPERS and published.beside(run)
             of_seed = {"seed": entry["seed"], "domain": domain}
-            of_seed |= {"y": entry.get(f"test/{domain}/{name}")}
+            of_seed |= {"y": entry.get(f"test/{domain}/{run.full_name(metric)}")}
             of_seed |= {"progress": entry["best_epoch"] / max(entry["epochs"], 1)}
             of_seed |= {"published": found.get("r") if beside else None}
             for place, x, start in zip(places, at["best"], at["init"], strict=True):

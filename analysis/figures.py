@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import io
 import pathlib
+import re
 
 import matplotlib
 import polars as pl
@@ -47,14 +48,6 @@ NULL = {"color": "#777777", "linestyle": (0, (1, 2)), "linewidth": 1.1, "zorder"
 PLACE_LINES = {"0": "-", "1": "--", "2": ":"}  # of the places of GCA
 FIRST = ("baseline", "early", "stack")  # these look the same in every figure
 WIDTH = 7.2  # inches
-
-
-def new_figure(rows: int = 1, columns: int = 1, height: float = 2.9, **more):
-    """A figure in this style, not known to pyplot, and its (rows, columns) array of axes."""
-    with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(WIDTH, height * rows), layout="constrained")
-        axes = figure.subplots(rows, columns, squeeze=False, **more)
-    return figure, axes
 
 
 def marks(names) -> dict[str, dict]:
@@ -105,7 +98,9 @@ def by_domain(
     panel: function (column of axes, domain) that draws; a single axis where there is one row.
     label: what the figure shows, for those who cannot see it; the panels' titles are added.
     """
-    figure, axes = new_figure(rows, 2, height, **more)
+    with matplotlib.rc_context(STYLE):  # a figure that pyplot does not know
+        figure = Figure(figsize=(WIDTH, height * rows), layout="constrained")
+        axes = figure.subplots(rows, 2, squeeze=False, **more)
     for column, domain in zip(axes.T, "AB", strict=True):
         title(column[0], f"Domain {domain}")
         panel(column if rows > 1 else column[0], domain)
@@ -147,9 +142,7 @@ def save(out: pathlib.Path, figures: dict[str, Figure]) -> None:
 
 def file_name(*parts: str) -> str:
     """A plain name for a file from texts: `correlate_abxi_synthetic`."""
-    text = "_".join(parts).lower()
-    kept = "".join(c if c.isalnum() and c.isascii() else "_" for c in text)
-    return "_".join(filter(None, kept.split("_")))
+    return re.sub(r"[^a-z0-9]+", "_", "_".join(parts).lower()).strip("_")
 
 
 def by_setting(drawn, frame: pl.DataFrame, runs, *more) -> dict[str, Figure]:

@@ -106,7 +106,7 @@ def intervene(
     if not run.places:
         return pl.DataFrame(schema=SCHEMA)
     if run.part != "full":  # a part of the one has no counterpart in the other
-        part_of = run.config["gca"].get("part_of", "update")
+        part_of = run.gca["part_of"]
     experiment = restore.experiment_of(run, say, data_dir)
     if run.env["fingerprints"]:  # ranks of other candidates cannot be held against the run's
         check_same_data(Workdir(run.path), {"fingerprints": experiment.identity()})
@@ -207,7 +207,8 @@ def _records(ranker, names, base, group, values, draws):
             for i, (seed, epoch) in enumerate(zip(ranker.seeds, ranker.epochs, strict=True))
         ]
         for seed, step, slots in whose:
-            found = paired(mine[:, slots] - there[:, slots], draws)
+            change = mine[:, slots] - there[:, slots]
+            found = compare(change, None, np.random.default_rng(0), draws)
             ends = (mine[:, slots].mean((1, 2)), there[:, slots].mean((1, 2)))
             for (intervention, name), change, now, before in zip(kinds, found, *ends, strict=True):
                 out.append(
@@ -218,11 +219,6 @@ def _records(ranker, names, base, group, values, draws):
                     | {"users": int(rows.sum())}
                 )
     return out
-
-
-def paired(difference_MxSxR, draws: int):
-    """Mean changes and intervals from differences of the same seed and user, both drawn paired."""
-    return compare(difference_MxSxR, None, np.random.default_rng(0), draws)
 
 
 def names_of(frame: pl.DataFrame, metric: str) -> list[str]:
@@ -236,9 +232,8 @@ def at_once(frame: pl.DataFrame, metric: str, run: Run) -> pl.DataFrame:
 
     metric: by default of the sampled ranking.
     """
-    name = metric if "/" in metric else f"{metric}/{run.candidates}"
-    where = {"run": run.name, "metric": name, "parameters": "best", "split": "test"}
-    return frame.filter(pl.col("seed").is_null(), places="all", scale=1.0, **where)
+    where = {"run": run.name, "metric": run.full_name(metric), "places": "all", "scale": 1.0}
+    return frame.filter(pl.col("seed").is_null(), parameters="best", split="test", **where)
 
 
 def sheet(frame: pl.DataFrame, runs: list[Run], metric: str, which="best", split="test") -> Sheet:

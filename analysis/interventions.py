@@ -23,7 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from oa_jax.errors import UserError
-from oa_jax.nn.fusion import DOMAINS
+from oa_jax.nn.fusion import DOMAINS, next_with_tokens
 from oa_jax.nn.fusion import PARTS as TRAINED
 from oa_jax.nn.layers import parallel_part
 
@@ -183,14 +183,7 @@ def of_other_users(used, query):
     """
     real_BxL = query.packing.unpack(query.real_P)
     grid_BxLxD = query.packing.unpack(used)
-    rows, length = real_BxL.shape
-    count_B = real_BxL.sum(1)
-    row_B = jnp.arange(rows)
-    # The nearest row after b that has tokens; rows come round again.
-    twice = jnp.concatenate([row_B, row_B + rows])
-    usable = jnp.where(jnp.tile(count_B > 0, 2), twice, 2 * rows)
-    nearest = jax.lax.cummin(usable, reverse=True)
-    donor_B = nearest[row_B + 1] % rows
+    length, count_B, donor_B = real_BxL.shape[1], real_BxL.sum(1), next_with_tokens(real_BxL)
     from_end_BxL = jnp.cumsum(real_BxL[:, ::-1], 1)[:, ::-1]  # 1 for the latest token
     column_BxL = jnp.argsort(real_BxL, 1, stable=True)  # padding first, then tokens in order
     place_BxL = length - jnp.clip(from_end_BxL, 1, jnp.maximum(count_B[donor_B], 1)[:, None])

@@ -17,11 +17,12 @@ import polars as pl
 import scipy.stats
 from absl import flags
 
+from oa_jax import files
 from oa_jax.errors import UserError
 from oa_jax.experiment import Experiment
 from oa_jax.nn import angles as sums_lib
 
-from . import restore, subspaces
+from . import restore, subspaces, tokens
 from .output import columns
 from .runs import Run
 
@@ -42,11 +43,18 @@ define_flags = restore.define_flags
 
 
 def command(runs: list[Run], out, say) -> int:
-    """Measure every run with GCA and write orthogonality.parquet and .csv."""
+    """Measure every run with GCA and write orthogonality.parquet and .csv, and tokens.md."""
     values = flags.FLAGS
-    asked = {"which": values.which, "split": values.split, "data_dir": values.data_dir}
-    of_run = functools.partial(measure, say=say, **asked)
-    return restore.of_every_run(runs, "orthogonality", SCHEMA, out, say, of_run)[1]
+
+    def of_run(run):
+        return measure(run, values.which, values.split, say, values.data_dir)
+
+    frame, status = restore.of_every_run(runs, "orthogonality", SCHEMA, out, say, of_run)
+    pages = [sheet.markdown() for sheet in tokens.sheets(frame)]
+    if pages:
+        files.write(out / "tokens.md", "\n".join(pages))
+        say(f"which tokens, where they look: {out / 'tokens.md'}")
+    return status
 
 
 def measure(
@@ -62,6 +70,9 @@ def measure(
     experiment = restore.experiment_of(run, say, data_dir)
     rows, chosen = parts_of_users(experiment, split), set()
     records = []
+    if "key_A" not in rows["fit"]:
+        fusion = experiment.config.gca.fusion
+        say(f"{run.name}: fusion {fusion} has no attention weights: nothing of where tokens look")
     for restored in restore.parameters(run, experiment, which, say):
         chosen |= set(np.flatnonzero(restored.good_S).tolist())
         records += _measured(run, experiment, restored, restored.good_S, rows, split, say)
@@ -92,8 +103,10 @@ def parts_of_users(experiment: Experiment, split: str) -> dict[str, dict[str, np
 
     A user's part follows from its place among the users with a target, whatever the block size.
     """
-    rows = experiment.data.task.eval_arrays(split)
-    rows = {name: array for name, array in rows.items() if name != "seen"}
+    rows = experiment.evaluation.rows[split]
+    unused = {"seen", *experiment.evaluation.rankings}
+    rows = {name: array for name, array in rows.items() if name not in unused}
+    rows |= tokens.described(experiment, rows)
     part_R = np.arange(len(rows["user"])) % 4
     if len(part_R) < 4:
         raise UserError(f"--split={split}: {len(part_R)} users have a target: expected at least 4")
@@ -177,6 +190,7 @@ def block_sums(backbone, params, rows, means, tables=None):
         for form, update, centre in zip(FORMS, forms, mean["forms"], strict=True):
             of_form = _of_form(probe.x, update, mean["pooled"][0], centre, used_P)
             found |= {f"form:{form}/{name}": value for name, value in of_form.items()}
+        found |= tokens.sums(probe, rows, module[-1])
         has_y = {"pooled": used_P, "aligned": used_P & probe.has_aligned_P}
         for view, token_P in has_y.items():
             vectors = (probe.x, probe.update, getattr(probe, f"y_{view}"))
@@ -230,7 +244,7 @@ def statistics(total: dict) -> dict[str, float]:
     out |= distribution(total["cos"], width) | subspaces.own_statistics(moments["pooled"])
     for view, suffix in VIEWS.items():
         out |= subspaces.statistics(moments[view], suffix)
-    return out
+    return out | tokens.statistics(total)
 
 
 def _form_statistics(total, form, mean_x, mean, n):

@@ -71,6 +71,15 @@ def t_over_normal(df: float) -> float:
     return float(stats.t.isf(TAIL, df) / stats.norm.isf(TAIL))
 
 
+def mean_interval(values) -> tuple[float, float, float]:
+    """Mean of independent values and the ends of its interval by Student's t; nan where too few."""
+    values = np.asarray(values, np.float64)
+    mean, half = float(values.mean()) if len(values) else math.nan, math.nan
+    if len(values) > 1:
+        half = 1.96 * t_over_normal(len(values) - 1) * values.std(ddof=1) / math.sqrt(len(values))
+    return mean, mean - half, mean + half
+
+
 def standard_error(*sides_SxR) -> tuple[float, float]:
     """Standard error of the difference of means, and Satterthwaite's degrees of freedom.
 

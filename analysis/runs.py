@@ -66,18 +66,20 @@ class Run:
         return tuple(self.config["gca"]["positions"])
 
     @property
+    def gca(self) -> dict:
+        """The group `gca` with the names of today; older runs have others, or none for some."""
+        return vars(GCAConfig()) | upgraded(self.config)["gca"]
+
+    @property
     def part(self) -> str:
-        """What training used of X': full | parallel | orthogonal. Older runs call it `update`."""
-        gca = self.config["gca"]
-        return gca.get("part", gca.get("update", "full"))
+        """What training used of X': full | parallel | orthogonal."""
+        return self.gca["part"]
 
     @property
     def gate(self) -> str:
         """Activation of GCA's gate, or the other fusion; runs of different ones are never pooled
         where X' counts."""
-        gca = self.config["gca"]
-        fusion = gca.get("fusion", "gca")
-        return gca.get("gate_act", "sigmoid") if fusion == "gca" else fusion
+        return self.gca["gate_act" if self.gca["fusion"] == "gca" else "fusion"]
 
     @property
     def width(self) -> int:
@@ -101,11 +103,10 @@ class Run:
     @property
     def variant(self) -> str:
         """The placement, and what is unusual about the update: `early, parallel part, λ=0.1`."""
-        gca = upgraded(self.config)["gca"]
-        weight, fusion = gca.get("ortho_weight"), gca.get("fusion", "gca")
+        weight, fusion = self.gca["ortho_weight"], self.gca["fusion"]
         more = [fusion] * (fusion != "gca") + [f"{self.part} part"] * (self.part != "full")
         more += [f"λ={weight:g}"] * bool(weight)
-        more += [one for one in changed(gca) if one.split("=")[0] in ARMS]
+        more += [one for one in changed(self.gca) if one.split("=")[0] in ARMS]
         return ", ".join([self.placement, *(more if self.places else [])])
 
     @property
@@ -116,9 +117,7 @@ class Run:
             node = plain.get(group, {}) if group else plain
             for field in fields.split():
                 node.pop(field, None)
-        # Older runs have other names for some fields, and none for others.
-        plain["gca"] = vars(GCAConfig()) | upgraded(plain)["gca"]
-        return json.dumps(plain, sort_keys=True)
+        return json.dumps(plain | {"gca": self.gca}, sort_keys=True)
 
     @property
     def backbone_configuration(self) -> str:
@@ -138,6 +137,10 @@ class Run:
     def candidates(self) -> str:
         """Name of the sampled ranking, such as uni999."""
         return f"uni{self.config['evaluate']['n_negatives']}"
+
+    def full_name(self, metric: str) -> str:
+        """A metric with its ranking, by default the sampled one: `ndcg@10/uni999`."""
+        return metric if "/" in metric else f"{metric}/{self.candidates}"
 
     @property
     def rankings(self) -> list[str]:

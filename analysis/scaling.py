@@ -9,6 +9,7 @@ log parameters. Outside its range there is no ratio, only a bound.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 
 import numpy as np
@@ -106,14 +107,12 @@ class Curve:
 def points_of(runs: list[Run], metric: str = "ndcg@10") -> list[Point]:
     """A point for each configuration and domain: seeds of equal configurations are put together."""
     pooled: dict[tuple, list] = {}
-    for run in finished(runs):
-        for domain in "AB":
-            name = metric if "/" in metric else f"{metric}/{run.candidates}"
-            values = run.seeds().to_dict(as_series=False).get(f"test/{domain}/{name}", [])
-            values = [value for value in values if value is not None]
-            if values:
-                key = (run.setting, domain, run.configuration)
-                pooled.setdefault(key, []).append((run, values))
+    for run, domain in itertools.product(finished(runs), "AB"):
+        seeds, name = run.seeds(), f"test/{domain}/{run.full_name(metric)}"
+        values = seeds[name].drop_nulls().to_list() if name in seeds.columns else []
+        if values:
+            key = (run.setting, domain, run.configuration)
+            pooled.setdefault(key, []).append((run, values))
     points = []
     for (setting, domain, _), found in pooled.items():
         run, values = found[0][0], tuple(value for _, of_run in found for value in of_run)

@@ -11,13 +11,12 @@ import polars as pl
 from oa_jax.nn.angles import null_abs_cos
 
 from . import figures
+from .angles import SHOWN
 from .output import columns, number, read_frame, sheet_of, write_frame
 from .page import Section
 from .runs import Run
 
 FORMS = ("gated_", "")  # of the update: the first that all runs of a setting have is drawn
-STATISTICS = (*(f"{form}{name}" for form in FORMS for name in ("cos", "abs_cos", "cos_abs")),)
-STATISTICS += ("parallel_share", "xy_abs_cos", "xy_cos_abs", "gate_mean")
 SCHEMA = columns("setting run variant", "seed epoch") | columns("place domain quantity")
 SCHEMA |= columns("", "", "value") | columns("", "best_epoch") | columns("source")
 
@@ -55,7 +54,7 @@ def _parse(name):
     parts = name.split("/")
     if parts[0] == "val" and len(parts) == 4:
         return {"place": None, "domain": parts[1], "quantity": f"val/{parts[2]}/{parts[3]}"}
-    if parts[0] == "gca" and len(parts) == 4 and parts[3] in STATISTICS:
+    if parts[0] == "gca" and len(parts) == 4 and parts[3] in SHOWN:
         return {"place": parts[1], "domain": parts[2], "quantity": parts[3]}
     return None
 
@@ -87,7 +86,7 @@ def _drawn(frame, setting, runs, metric):
     )
     form = "gated_" if with_gated and with_raw <= with_gated else ""
     with_gca = bool(with_gated if form else with_raw)
-    sampled = metric if "/" in metric else f"{metric}/{runs[0].candidates}"
+    sampled = runs[0].full_name(metric)
     angle = "mean |cos(X, α ⊙ X′)|" if form else "mean |cos(X, X′)|"
 
     def panel(axes, domain):

@@ -20,7 +20,7 @@ from oa_jax.sheets import Sheet
 from . import correlate
 from .output import columns, interval, number, sheet_of, write_frame
 from .page import Section
-from .resampling import DRAWS, t_over_normal
+from .resampling import DRAWS, mean_interval
 from .runs import Run, finished
 from .statistics import pearson
 from .table import gains
@@ -59,22 +59,13 @@ def _row(condition, setting, domain, n_runs, value, low, high, bound, note=""):
     return lead | {"runs": n_runs} | numbers | {"note": note}
 
 
-def _groups(points):
-    if not points.is_empty():
-        for key, part in points.group_by("setting", "domain", maintain_order=True):
-            yield *key, part
-
-
 def _orthogonal(points):
     """The mean over configurations, each of which counts once."""
-    for setting, domain, part in _groups(points):
+    groups = () if points.is_empty() else points.group_by("setting", "domain", maintain_order=True)
+    for (setting, domain), part in groups:
         x = part.group_by("configuration").agg(pl.col("x").mean())["x"].to_numpy()
-        half = math.nan
-        if len(x) > 1:
-            half = 1.96 * t_over_normal(len(x) - 1) * x.std(ddof=1) / math.sqrt(len(x))
         note = f"{np.mean(x > ORTHOGONAL):.0%} of {len(x)} configurations are above"
-        mean = float(x.mean())
-        row = "not orthogonal", setting, domain, len(x), mean, mean - half, mean + half
+        row = "not orthogonal", setting, domain, len(x), *mean_interval(x)
         yield _row(*row, ORTHOGONAL, note)
 
 

@@ -48,8 +48,10 @@ class Evaluation:
 
     def arrays(self, n_probe: int) -> dict[str, dict[str, np.ndarray]]:
         """What an epoch looks at: "val", the validation users with the watched candidates, and
-        "probe", `n_probe` of them without any, whose angles are measured."""
+        "probe", `n_probe` of them without any (all, if there are fewer), whose angles are
+        measured."""
         val = self.rows["val"]
+        n_probe = min(n_probe, len(val["target"]))
         # Evenly spaced users, so that the probe does not depend on the order of the ids' ends.
         chosen = np.unique(np.linspace(0, len(val["target"]) - 1, n_probe).astype(int))
         unused = {"seen", *self.rankings}

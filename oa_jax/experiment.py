@@ -6,6 +6,8 @@ import dataclasses
 import functools
 import hashlib
 import json
+import math
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -16,7 +18,7 @@ import optax
 
 from oa_jax.backbones import known
 from oa_jax.backbones.base import Backbone, Task
-from oa_jax.configuration import Config, value_of
+from oa_jax.configuration import Config, fields_of, value_of
 from oa_jax.data import sources
 from oa_jax.engine.feed import Feed, open_records
 from oa_jax.engine.program import Engine, resolve_axis
@@ -27,6 +29,8 @@ from oa_jax.errors import UserError
 from oa_jax.evaluation import SPLITS, Evaluation
 from oa_jax.events import split as splits
 from oa_jax.events.log import InteractionLog
+from oa_jax.events.world import World
+from oa_jax.fields import is_int
 from oa_jax.ranking.candidates import donors
 
 # Values that need no recompilation, of every backbone; each has more of its own.
@@ -119,11 +123,62 @@ def build(
 ) -> Experiment:
     """The experiment of a configuration. log: events to use instead of `config.data`'s.
     candidates: see `evaluate`. Raises UserError when the data are missing or do not fit the
-    configuration."""
+    configuration, or a size that it asks for fits no memory here."""
+    if log is None and config.data.name == sources.SYNTHETIC:
+        check_room(config, {"data.world.n_users": bytes_of_world(config.data.world)})
+    check_room(config, {"model.length": _bytes_of_user(config)})
     data = load(config, log)
+    check_room(config, bytes_of_model(config, data))
     config = config.replace(data={"split": splits.rule_of(data.log, config.data.split)})
     evaluation = evaluate(config, data, candidates)
     return Experiment(config, data, evaluation, engine(config, data, evaluation))
+
+
+def check_room(config: Config, needs: dict[str, int]) -> None:
+    """Raise UserError where a field alone needs more bytes than this machine has. needs: {field:
+    bytes}, what it takes at least and at a time; `inspect` predicts the whole more closely."""
+    devices = [one for one in jax.local_devices() if one.platform != "cpu"]
+    have = sum((one.memory_stats() or {}).get("bytes_limit", 0) for one in devices)
+    have = max(have, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+    have *= jax.process_count()
+    for field, need in needs.items():
+        if need > have:
+            value = value_of(config, field)
+            raise UserError(
+                f"--config.{field}={value}: needs at least {need / 2**30:,.0f} GiB of memory: "
+                f"expected what fits into the {have / 2**30:,.0f} GiB here"
+            )
+
+
+def bytes_of_world(world: World) -> int:
+    """Of drawing its events: item, user, time and gap of each."""
+    return (world.n_users + sum(world.single)) * world.max_length * 4 * 8
+
+
+def _bytes_of_user(config):
+    """Of one user's stream: its embedding, or the weights of its attention."""
+    model = config.model
+    return 4 * model.length * max(model.d_embed, model.heads * model.length)
+
+
+def bytes_of_model(config: Config, data: Data) -> dict[str, int]:
+    """Of a seed's state (parameters, best ones, two moments), under the name of the field that is
+    farthest above its default; of a batch; of the users and items that are ranked together."""
+    backbone = known.parts(config).backbone(data.log.n_items, data.tables)
+    shapes = jax.tree.leaves(jax.eval_shape(backbone.init, jax.random.key(0)))
+    ratio = {
+        name: value_of(config, name) / (one.default or 1)
+        for name, one in fields_of(type(config))
+        if name.startswith(("model.", "gca.")) and is_int(one.default)
+    }
+    evaluate, user = config.evaluate, _bytes_of_user(config)
+    return {
+        max(ratio, key=ratio.get): 4 * 4 * sum(math.prod(leaf.shape) for leaf in shapes),
+        "train.batch_size": config.train.batch_size * user,
+        "evaluate.block_users": evaluate.block_users * user,
+        "evaluate.n_negatives": evaluate.block_users * evaluate.n_negatives * 4,
+        "evaluate.block_items": evaluate.block_users * evaluate.block_items * 4,
+    }
 
 
 def load(config: Config, log: InteractionLog | None = None) -> Data:

@@ -20,10 +20,13 @@ def field(default: Any, holds: Callable[[Any], bool], expected: str, meaning: st
     return dataclasses.field(default=default, metadata=metadata)
 
 
-def whole(default: int, meaning: str, least: int = 1, most: float = math.inf, free=False):
+LARGEST = 2**31 - 1  # of the numbers that programs count with
+
+
+def whole(default: int, meaning: str, least: int = 1, most: int = LARGEST, free=False):
     """A whole number from `least` to `most`."""
-    expected = f"a whole number of at least {least}"
-    if most < math.inf:
+    expected = f"a whole number of at least {least} and below 2**31"
+    if most < LARGEST:
         expected = f"a whole number from {least} to {most}"
     return field(default, lambda v: is_int(v) and least <= v <= most, expected, meaning, free)
 

@@ -4,6 +4,7 @@ import jax
 import numpy as np
 import pytest
 
+import oa_jax as oa
 from oa_jax import experiment as experiment_lib
 from oa_jax import presets
 from oa_jax.backbones import known
@@ -221,3 +222,39 @@ def config_of_split(changes, role=None):
     log = make_log(np.repeat(np.arange(30), 5), item, np.arange(150), (20, 20), "toy", role)
     config = resolve("pair=synthetic", **TINY | {"gca.positions": ()} | changes)
     return experiment_lib.build(config, log).config.data.split
+
+
+BEYOND = {
+    "model.d_embed": 2_000_000,
+    "model.d_ffn": 10**9,
+    "model.length": 10**7,
+    "gca.gate_hidden": 10**9,
+    "train.batch_size": 10**9,
+    "evaluate.block_users": 10**9,
+    "evaluate.block_items": 2 * 10**9,
+    "evaluate.n_negatives": 10**9,
+    "data.world.n_users": 10**9,
+}
+
+
+@pytest.mark.parametrize("field", BEYOND)
+def test_a_size_beyond_the_machine_is_named_before_anything_is_made(field):
+    config = oa.config(gca="early", runlocal=True, **{field: BEYOND[field]})
+    said = rf"^--config.{field}={BEYOND[field]}: needs at least [\d,]+ GiB .* the [\d,]+ GiB here$"
+    with pytest.raises(UserError, match=said):
+        experiment_lib.build(config)
+
+
+def test_a_size_that_no_program_counts_to_is_refused():
+    for field in ("evaluate.block_items", "train.max_epochs"):
+        with pytest.raises(UserError, match=f"{field}=1{'0' * 12}: expected .* below 2"):
+            oa.config(**{field: 10**12})
+
+
+def test_more_probe_users_than_there_are_is_all_of_them():
+    evaluation = experiment_lib.build(oa.config(runlocal=True)).evaluation
+    n_users = len(evaluation.rows["val"]["target"])
+    probe = evaluation.arrays(10**9)["probe"]
+    assert probe["real"].sum() == n_users and set(probe["user"][probe["real"]]) == set(
+        evaluation.rows["val"]["user"]
+    )

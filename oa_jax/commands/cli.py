@@ -242,7 +242,7 @@ def one_line_errors(resumes: bool) -> Iterator[None]:
     except Interrupted as error:
         if processes.is_first():
             print(f"interrupted: {error}: the same command goes on there", file=sys.stderr)
-        sys.exit(130 if error.by_key else TEMPORARY)
+        leave(130 if error.by_key else TEMPORARY)
     except (MemoryError, JaxRuntimeError) as error:
         if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error):
             fail(f"out of memory: {error}")
@@ -260,7 +260,18 @@ def one_line_errors(resumes: bool) -> Iterator[None]:
     except KeyboardInterrupt:
         hint = ": the same command goes on after the last epoch that was saved" if resumes else ""
         print(f"interrupted{hint}", file=sys.stderr)
-        sys.exit(130)
+        leave(130)
+
+
+def leave(status: int) -> None:
+    """Exit now. Python's own exit waits for the program that is under way on a device, which may
+    be a whole epoch; several processes leave together and do wait."""
+    if processes.several():
+        sys.exit(status)
+    for stream in filter(None, (sys.stdout, sys.stderr)):
+        with contextlib.suppress(OSError, ValueError):
+            stream.flush()
+    os._exit(status)
 
 
 def fail(error) -> None:

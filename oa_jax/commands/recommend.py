@@ -13,6 +13,7 @@ from absl import flags
 from oa_jax import files
 from oa_jax.commands import cli, report
 from oa_jax.configuration import MESH_EXPECTED
+from oa_jax.data import texts
 from oa_jax.engine.compilation import use_compilation_cache
 from oa_jax.errors import UserError
 from oa_jax.serving import histories as asked
@@ -21,7 +22,8 @@ from oa_jax.serving.stored import StoredModel
 
 flags.DEFINE_string("workdir", None, "Folder of a run with a checkpoint.")
 flags.DEFINE_string("users", "all", "all, or a file with a raw user id a line.")
-flags.DEFINE_string("histories", None, f"New users, instead: {asked.EXPECTED}.")
+flags.DEFINE_string("histories", None, "New users, instead: a file of their events.")
+flags.DEFINE_string("time_unit", None, "Of numbers in it: s, ms, us, ns or number.")
 flags.DEFINE_enum("domain", "both", ["A", "B", "both"], "Whose items.")
 flags.DEFINE_integer("k", 10, "Items of a list.", lower_bound=1)
 flags.DEFINE_integer("seed", None, "Whose scores; by default those of the first seed.")
@@ -46,7 +48,7 @@ def main(_):
     model = StoredModel(path, *whose, cli.say, values.mesh)
     users = None if values.users == "all" else _users(values.users)
     if values.histories:
-        histories = asked.of_events(values.histories, model.names)
+        histories = asked.of_events(values.histories, model.names, values.time_unit)
     else:
         histories = asked.of_set(model.experiment.data.log, model.names, users)
     for line in histories.left_out:
@@ -63,11 +65,8 @@ def main(_):
 
 
 def _users(path):
-    try:
-        lines = files.local(path, "--users").read_text("utf-8-sig").splitlines()
-        return [line.strip() for line in lines if line.strip()]
-    except (OSError, ValueError) as error:
-        raise UserError(f"--users={path}: {error}: expected all, or a file of raw ids") from None
+    lines = texts.text(files.local(path, "--users")).split("\n")
+    return [line.strip() for line in lines if line.strip()]
 
 
 def start() -> None:

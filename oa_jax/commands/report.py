@@ -262,6 +262,9 @@ def main(paths):
     for path in sweeps:
         sheet = ranked(read(path))
         print(getattr(sheet, form)()) if form else sheet.show(cli.console)
+        if not form:
+            command = f"python -m analysis report --fast --runs={path} --out=FOLDER"
+            cli.say(f"gains with their intervals, as a page: {command}")
     others = [path for path in paths if flags.FLAGS.tables or path not in sweeps]
     if others:
         output([summary for path in others for summary in read(path)])

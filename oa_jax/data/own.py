@@ -98,7 +98,7 @@ def sources_of(given: Sequence[str | os.PathLike], options: Options) -> list[Sou
     looked = [tables.look(path, options.columns, options.delimiter) for _, path in named]
     found = []
     for (name, _), table in zip(named, looked, strict=True):
-        roles = _roles(table, options, "rating" in [step[0] for step in steps])
+        roles = roles_of(table, options, "rating" in [step[0] for step in steps])
         if name is not None:
             roles.pop("domain", None)
         found.append((name, table, roles))
@@ -129,7 +129,13 @@ def _named(text):
     return name, local_files.local(rest)
 
 
-def _roles(table, options, needs_rating):
+def roles_of(
+    table: tables.Table, options: Options, needs_rating: bool = False, flags: bool = True
+) -> dict[str, str]:
+    """{role: column} of a table. flags: whether those of `Options` can be said, in errors.
+
+    Raises UserError for a column that is missing, twice there, or named for two roles.
+    """
     roles = {}
     for role, usual in USUAL.items():
         name = getattr(options, role)
@@ -147,8 +153,9 @@ def _roles(table, options, needs_rating):
             found = f"found {_list(table.columns)}"
             header = table.kind == tables.TEXT and not options.columns
             line = f"line {table.first - 1}: " if header else ""
-            hint = ", or --columns= where the file has no header" if header else ""
-            expected = f"expected --{role}= or a column called {' or '.join(usual[:2])}{hint}"
+            hint = ", or --columns= where the file has no header" if header and flags else ""
+            flag = f"--{role}= or " if flags else ""
+            expected = f"expected {flag}a column called {' or '.join(usual[:2])}{hint}"
             raise UserError(f"{table.path}: {line}no column of {role}: {found}: {expected}")
     for role, name in roles.items():
         if table.columns.count(name) > 1:

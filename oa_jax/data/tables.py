@@ -27,7 +27,7 @@ BLOCK_ROWS = 1 << 20
 LONGEST_LINE = 1 << 28
 GZIP, ZSTD, PARQUET = b"\x1f\x8b", b"\x28\xb5\x2f\xfd", b"PAR1"
 FOREIGN = {b"PK\x03\x04": "a ZIP archive or spreadsheet", b"SQLite f": "an SQLite database"}
-TEXT, JSON = "text", "JSON lines"
+TEXT, JSON, FRAME = "text", "JSON lines", "frame"
 DELIMITERS = ("\t", "::", ";", "|", ",", " ")
 LOOKED_AT = 20  # lines that tell a delimiter apart
 TYPED = re.compile(r"(.+):(?:token|float)(?:_seq)?")  # a name in a header of RecBole
@@ -36,17 +36,19 @@ NO_UTF8 = "\ufffd"
 
 @dataclasses.dataclass(frozen=True)
 class Table:
-    """A file and what its rows are. first: the line of its first row. unit: "line" or "row"."""
+    """A file and what its rows are. first: the line of its first row. unit: "line" or "row".
+    frame: the rows themselves, where there is no file."""
 
     path: pathlib.Path
     kind: str
     columns: tuple[str, ...]
     delimiter: str = ""
     first: int = 1
+    frame: pl.DataFrame | None = None
 
     @property
     def unit(self) -> str:
-        return "row" if self.kind == "Parquet" else "line"
+        return "line" if self.kind in (TEXT, JSON) else "row"
 
 
 class Rows(NamedTuple):
@@ -90,8 +92,10 @@ def _unpacked(path, raw, stack):
     if path.suffix == ".gz" or start.startswith(GZIP):
         return stack.enter_context(gzip.open(raw))
     if path.suffix == ".zst" or start == ZSTD:
-        import pyarrow  # Python itself unpacks zstd from 3.14 on
-
+        try:
+            import pyarrow  # Python itself unpacks zstd from 3.14 on
+        except ImportError:
+            raise UserError(f"{path}: packed by zstd: expected the extra `data`") from None
         return stack.enter_context(pyarrow.CompressedInputStream(pyarrow.PythonFile(raw), "zstd"))
     return raw
 
@@ -130,6 +134,11 @@ def look(path: pathlib.Path, columns: Sequence[str] = (), delimiter: str | None 
         flag = "--columns" if columns else "--delimiter"
         raise UserError(f"{flag}: {path} is {table.kind}: expected text, or no {flag}")
     return table
+
+
+def of_frame(frame: pl.DataFrame, name: str) -> Table:
+    """A frame as a table, with a name for what is said of it."""
+    return Table(pathlib.Path(name), FRAME, tuple(frame.columns), frame=frame)
 
 
 def _look_at_text(path, columns, delimiter):
@@ -190,7 +199,7 @@ def rows(
     parts into another number of fields or has an open quote, a line that is no JSON object, has a
     wanted key twice, or a value that is neither text nor number.
     """
-    if table.kind == "Parquet":
+    if table.unit == "row":
         yield from _parquet(table, wanted, reading)
     elif table.kind == JSON:
         yield from _json_lines(table, wanted, reading, ids)
@@ -345,9 +354,9 @@ def _texts(item, wanted, ids):
 
 def _parquet(table, wanted, reading):
     with parquet_errors(table.path):
-        scan = pl.scan_parquet(table.path).select(wanted)
+        scan = pl.scan_parquet(table.path) if table.frame is None else table.frame.lazy()
         for begin in itertools.count(0, BLOCK_ROWS):
-            fields = scan.slice(begin, BLOCK_ROWS).collect()
+            fields = scan.select(wanted).slice(begin, BLOCK_ROWS).collect()
             n = len(fields)
             reading.count(table.path, n)
             numbers = pl.int_range(begin + 1, begin + n + 1, dtype=pl.UInt32, eager=True)

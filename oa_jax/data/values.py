@@ -125,10 +125,12 @@ def _checked(source: Source, rows: Rows, unit: Unit):
     out, faults = {}, []
     for role, name in source.roles.items():
         column = rows.fields[name]
+        column = column.cast(pl.String) if column.dtype == pl.Null else column
         if role == "time":
-            if column.dtype.is_nested() or column.dtype in (pl.Boolean, pl.Time, pl.Duration):
+            try:
+                out[role], units = times.parsed(column, unit.given)
+            except TypeError:
                 _wrong_type(source, name, column, "times as numbers, text or dates")
-            out[role], units = times.parsed(column, unit.given)
             other = unit.other(units, rows.number)
             expected = f"{times.WORDS.get(unit.word)} as in {source.table.unit} {unit.line}"
             faults.append((role, out[role].is_null(), times.EXPECTED))

@@ -40,7 +40,7 @@ class Probe:
     there is none.  real_P: tokens that count.  has_key_P: those with at least one allowed key.
     has_aligned_P: those with a Y token at their own time.  weights_PxS: how much each token looks
     at each position of the source.  more: {name: (P,)}, what a fusion has to say beside; its means
-    become statistics.
+    become statistics.  allowed_PxS: which of the positions of the source it may use.
     """
 
     x: jax.Array
@@ -53,6 +53,7 @@ class Probe:
     has_aligned_P: jax.Array
     weights_PxS: jax.Array | None = None
     more: dict[str, jax.Array] = flax.struct.field(default_factory=dict)
+    allowed_PxS: jax.Array | None = None
 
 
 class View(NamedTuple):
@@ -87,6 +88,8 @@ class Fusion(nn.Module):
     the gate sees what is left; with "gated" the gate sees X', and α ⊙ X' is what is replaced: with
     `gate_act="tanh"` only this does not depend on the arbitrary signs of X' (see `angles`).
     """
+
+    attends = True  # False in a class whose weights are not its choice, as those of `one_y`
 
     heads: int = 1
     initial: Init = ABXI_INIT
@@ -178,7 +181,8 @@ class Fusion(nn.Module):
         norm = LayerNorm(name="norm") if self.layer_norm else lambda h: h
         out = query.map(lambda h: norm(self.last(h + gated if self.residual else gated)))
         masks = query.real_P, has_key, has_aligned
-        return out, Probe(x, raw, y_pooled, y_aligned, gate, *masks, taken.weights_PxS, more)
+        seen = taken.weights_PxS, more, query.packing.pack(view.allowed_BxTxS)
+        return out, Probe(x, raw, y_pooled, y_aligned, gate, *masks, *seen)
 
     def one_y(self, query: Stream, source: Stream, view: View) -> tuple[jax.Array, jax.Array]:
         """(P, D), the Y of each token for a fusion that does not attend, and its weights (P, S).
@@ -335,11 +339,16 @@ def of_other_users(x: Stream, n_rows: int) -> Stream:
         h_BxLxD, real_BxL = h_BxLxD[n_rows:], real_BxL[n_rows:]
     else:
         there_B = real_BxL.any(1)
-        count, order_B = there_B.sum(), jnp.argsort(~there_B, stable=True)
-        next_B = order_B[jnp.cumsum(there_B) % jnp.maximum(count, 1)]
-        next_B = jnp.where(there_B & (count > 1), next_B, n_rows)
+        next_B = jnp.where(there_B & (there_B.sum() > 1), next_with_tokens(real_BxL), n_rows)
         h_BxLxD, real_BxL = (
             a.at[next_B].get(mode="fill", fill_value=0) for a in (h_BxLxD, real_BxL)
         )
     packing = Packing(None, real_BxL.shape)
     return Stream(packing.pack(h_BxLxD), packing.pack(real_BxL), packing)
+
+
+def next_with_tokens(real_BxL: jax.Array) -> jax.Array:
+    """(B,): the next row that has a token; rows come round again, to the row itself at last."""
+    there_B = real_BxL.any(1)
+    order_B = jnp.argsort(~there_B, stable=True)
+    return order_B[jnp.cumsum(there_B) % jnp.maximum(there_B.sum(), 1)]

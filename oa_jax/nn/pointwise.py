@@ -16,6 +16,8 @@ from oa_jax.nn.fusion import Fusion, Taken, fields_for, kind_of
 class Add(Fusion):
     """X' = MLP(Y), so that X'' is a sum: the simplest that has parameters, of no paper."""
 
+    attends = False
+
     def take(self, query, source, view):
         y, weights = self.one_y(query, source, view)
         return Taken(self.mlp(y, y.shape[-1]), weights)
@@ -47,6 +49,8 @@ class FiLM(Add):
 
 class Bilinear(Fusion):
     """X' = W (tanh(U X) ⊙ tanh(V Y)): low-rank bilinear pooling (Kim et al., arXiv 1610.04325)."""
+
+    attends = False
 
     def take(self, query, source, view):
         x, (y, weights) = query.h_PxD, self.one_y(query, source, view)

@@ -4,24 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import pathlib
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from oa_jax import files
+from oa_jax.data.texts import Reading, shown
 from oa_jax.errors import UserError
-from oa_jax.events.log import InteractionLog
+from oa_jax.events.log import DOMAINS, InteractionLog
 from oa_jax.runs.names import Names
-
-if TYPE_CHECKING:
-    import polars as pl
-
-READERS = {
-    ".parquet": "read_parquet",
-    ".jsonl": "read_ndjson",
-    **dict.fromkeys((".csv", ".tsv"), "read_csv"),
-}
-EXPECTED = "events: user, item, time (and domain) in columns of a .parquet, .jsonl, .csv or .tsv"
 
 
 def polars() -> Any:
@@ -72,36 +63,30 @@ def of_set(log: InteractionLog, names: Names, users: list[str] | None = None) ->
     return Histories(known, some.item, some.offsets, _said("users", unknown))
 
 
-def of_events(events: Any, names: Names, where: str = "histories") -> Histories:
-    """Histories out of events with raw ids: a file (`EXPECTED`), or what polars makes a frame of.
+def of_events(events: Any, names: Names, time_unit: str | None = None) -> Histories:
+    """Histories out of events with raw ids: a file, or what polars makes a frame of.
 
-    Each user's events are taken in the order of `time`, equal ones in that of the input; without
-    times in that of the input. Unknown items, and users without a known one, are left out and
-    counted. Raises UserError naming column and row, also where an id is of both domains and there
-    is no column `domain`.
+    Files and columns are read as by `data import`: user, item, and where they are there time and
+    domain (A or B). Each user's events are taken in the order of time, equal ones in that of the
+    input; without times in that of the input. time_unit: of numbers, None tells it apart. Unknown
+    items, and users without a known one, are left out and counted. Raises UserError naming line
+    and column, also where an id is of both domains and there is no column of domains.
     """
     pl = polars()
-    if isinstance(events, (str, pathlib.Path)):
-        events, where = read(events), str(events)
-    frame = _checked(pl.DataFrame(events), where)
+    frame, source = _read(events, time_unit)
     ids = pl.DataFrame({"item": names.raw, "domain": names.domain}).with_row_index("id", 1)
-    on = ["item", "domain"] if "domain" in frame.columns else ["item"]
+    on = ["item", "domain"] if "domain" in source.roles else ["item"]
     if len(on) == 1:
         twice = ids.filter(pl.col("item").is_duplicated())["item"]
-        both = frame.filter(pl.col("item").is_in(twice.implode()))
-        if len(both):
-            row, item = both["row"][0], both["item"][0]
-            found = f"row {row}, item {item!r}: of both domains"
-            raise UserError(f"{where}: {found}: expected a column domain, A or B")
+        both = pl.col("item").is_in(twice.implode())
+        _refuse(frame.filter(both), "item", source, "a column domain, A or B: it is of both")
     found = frame.join(ids.select(*on, "id"), on=on, how="left", maintain_order="left")
     unknown = found.filter(pl.col("id").is_null())["item"].to_list()
     users = frame["user"].unique(maintain_order=True)
-    found = found.filter(pl.col("id").is_not_null())
+    found = found.filter(pl.col("id").is_not_null()).sort("time", maintain_order=True)
     if not len(found):
-        raise UserError(
-            f"{where}: no known item in {len(frame)} events: the first is {unknown[0]!r}"
-        )
-    found = found.sort("time", maintain_order=True) if "time" in found.columns else found
+        said = f"no known item in {len(frame)} events: the first is {unknown[0]!r}"
+        raise UserError(f"{source.table.path}: {said}")
     known = users.filter(users.is_in(found["user"].implode()))
     number = pl.DataFrame({"user": known}).with_row_index("number")
     found = found.join(number, on="user", maintain_order="left").sort("number", maintain_order=True)
@@ -111,57 +96,30 @@ def of_events(events: Any, names: Names, where: str = "histories") -> Histories:
     return Histories(known.to_list(), found["id"].to_numpy(), np.r_[0, np.cumsum(count)], said)
 
 
-def read(path: str | pathlib.Path) -> pl.DataFrame:
-    """The events of a file; see `EXPECTED`. Ids are text."""
-    pl, file = polars(), files.local(path, "--histories")
-    if file.suffix not in READERS:
-        raise UserError(f"--histories={path}: expected {EXPECTED}")
-    options = {}
-    if READERS[file.suffix] == "read_csv":
-        separator = "\t" if file.suffix == ".tsv" else ","
-        options = {"infer_schema": False, "separator": separator}
-    try:
-        return getattr(pl, READERS[file.suffix])(file, **options)
-    except (OSError, pl.exceptions.PolarsError) as error:
-        reason = " ".join(str(error).split())[:160]
-        raise UserError(f"--histories={path}: {reason}: expected {EXPECTED}") from None
-
-
-def _checked(frame, where):
-    """The events with ids as text and times as numbers. Raises UserError for what is neither."""
+def _read(events, time_unit):
+    """The events in the order of the input, and what they were read from."""
     pl = polars()
-    missing = [column for column in ("user", "item") if column not in frame.columns]
-    if missing:
-        found = ", ".join(frame.columns) or "nothing"
-        raise UserError(f"{where}: no column {missing[0]}: found {found}: expected {EXPECTED}")
-    if not len(frame):
-        raise UserError(f"{where}: no events: expected {EXPECTED}")
-    text = [column for column in ("user", "item", "domain") if column in frame.columns]
-    out = frame.with_columns(pl.col(text).cast(pl.String)).with_row_index("row", 1)
-    for column in text:
-        expected = "A or B" if column == "domain" else "an id"
-        good = pl.col("domain").is_in(["A", "B"]) if column == "domain" else pl.col(column) != ""
-        _refuse(out.filter(~good.fill_null(False)), column, where, expected)
-    if "time" in frame.columns:
-        time = pl.col("time")
-        if frame["time"].dtype == pl.String:
-            dates = time.str.to_datetime(strict=False, time_zone="UTC").dt.timestamp("us")
-            number = time.cast(pl.Float64, strict=False)
-            # One or the other in the whole file: a number is no date.
-            time = dates if frame.select(number.is_null().all()).item() else number
-        else:
-            time = time.to_physical().cast(pl.Float64, strict=False)
-        times = out.with_columns(parsed=time)
-        bad = times.filter(pl.col("parsed").is_null() | ~pl.col("parsed").is_finite())
-        _refuse(bad, "time", where, "a number or an ISO date")
-        out = times.with_columns(time="parsed").drop("parsed")
-    return out
+    from oa_jax.data import own, tables, values
+
+    if isinstance(events, (str, pathlib.Path)):
+        table = tables.look(files.local(events, "--histories"))
+    else:
+        table = tables.of_frame(pl.DataFrame(events), "histories")
+    options = own.Options(title="", time_unit=time_unit)
+    roles = own.roles_of(table, options, flags=False)
+    source = values.Source(table, None if "domain" in roles else "", roles)
+    left = values.LeftOut([source])
+    frame, *_ = values.read([source], time_unit, "refuse", Reading(), left)
+    frame = frame.sort("row").cast(dict.fromkeys(("user", "item", "domain"), pl.String))
+    if "domain" in roles:
+        _refuse(frame.filter(~pl.col("domain").is_in(DOMAINS)), "domain", source, "A or B")
+    return frame, source
 
 
-def _refuse(bad, column, where, expected):
+def _refuse(bad, role, source, expected):
     if len(bad):
-        row, found = bad["row"][0], bad[column][0]
-        raise UserError(f"{where}: row {row}, {column} {found!r}: expected {expected}")
+        where = f"{source.table.path}: {source.table.unit} {bad['row'][0]}: {source.roles[role]}"
+        raise UserError(f"{where}: found {shown(bad[role][0])}, expected {expected}")
 
 
 def _said(what, left_out):

@@ -32,8 +32,7 @@ def test_variants_keep_their_marks_and_other_names_differ():
 
 
 def test_a_figure_is_saved_as_png_and_pdf(tmp_path):
-    figure, axes = figures.new_figure(1, 2)
-    axes[0, 0].plot([0, 1], [1, 2])
+    _, figure = figures.by_domain("a", "b", lambda axis, _: axis.plot([0, 1], [1, 2]), "c", "d")
     figures.save(tmp_path, {"one": figure})
     assert (tmp_path / "figures/one.png").read_bytes()[:4] == b"\x89PNG"
     assert (tmp_path / "figures/one.pdf").read_bytes()[:4] == b"%PDF"

@@ -11,6 +11,7 @@ from scipy import stats
 from analysis import ablation, intervene
 from analysis.interventions import UNCHANGED, Intervention
 from analysis.output import interval, number
+from analysis.resampling import compare
 from analysis.runs import read_run
 from oa_jax.errors import UserError
 from tests.analysis import _made_runs as made
@@ -111,13 +112,17 @@ def test_all_places_are_not_one_place(measured):
 # ---- intervals
 
 
+def paired(difference, draws):
+    return compare(difference, None, np.random.default_rng(0), draws)
+
+
 def test_interval_of_one_seed_is_that_of_paired_users():
     difference = np.random.default_rng(0).normal(0.1, 1.0, (1, 1, 400))
-    (found,) = intervene.paired(difference, 4000)
+    (found,) = paired(difference, 4000)
     expected = stats.t.interval(0.95, 399, difference.mean(), difference.std(ddof=1) / 20)
     assert found.estimate == pytest.approx(difference.mean())
     assert (found.low, found.high) == pytest.approx(expected, abs=0.01)
-    (again,) = intervene.paired(difference, 4000)
+    (again,) = paired(difference, 4000)
     assert again == found  # draws follow from nothing but their number
 
 
@@ -125,13 +130,13 @@ def test_seeds_that_disagree_widen_the_interval():
     users = np.random.default_rng(1).normal(0, 1, 400)
     agree = np.stack([users + 0.1] * 4)
     disagree = agree + np.array([-0.5, -0.2, 0.2, 0.5])[:, None]
-    narrow, wide = intervene.paired(np.stack([agree, disagree]), 1000)
+    narrow, wide = paired(np.stack([agree, disagree]), 1000)
     assert narrow.estimate == pytest.approx(wide.estimate)
     assert wide.high - wide.low > 3 * (narrow.high - narrow.low)
 
 
 def test_a_constant_change_is_certain_and_nan_stays_nan():
-    same, lost = intervene.paired(np.stack([np.full((2, 30), 0.25), np.full((2, 30), np.nan)]), 100)
+    same, lost = paired(np.stack([np.full((2, 30), 0.25), np.full((2, 30), np.nan)]), 100)
     assert (same.estimate, same.low, same.high) == (0.25, 0.25, 0.25)
     assert np.isnan([lost.estimate, lost.low, lost.high]).all()
 

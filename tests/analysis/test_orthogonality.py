@@ -300,7 +300,9 @@ def test_command_writes_what_can_be_measured_and_says_the_rest(call, finished, t
     assert set(frame["run"]) == {"stack"}
     csv = pl.read_csv(out / "orthogonality.csv", schema=orthogonality.SCHEMA)
     assert csv.equals(frame) or np.allclose(csv["value"], frame["value"], equal_nan=True)
-    assert sorted(p.name for p in out.iterdir()) == ["orthogonality.csv", "orthogonality.parquet"]
+    names = ["orthogonality.csv", "orthogonality.parquet", "tokens.md"]
+    assert sorted(p.name for p in out.iterdir()) == names
+    assert "| stack | 0 | A | position | 2-3 |" in (out / "tokens.md").read_text()
     with pytest.raises(UserError, match="nowhere"):
         call([lost])
     assert call([baseline])[0] == 0

@@ -32,11 +32,34 @@ OUTSIDE = {
 
 
 @pytest.mark.parametrize("error", OUTSIDE, ids=lambda error: type(error).__name__)
-def test_what_goes_wrong_outside_is_a_line_and_a_status(capsys, error):
+def test_what_goes_wrong_outside_is_a_line_and_a_status(monkeypatch, capsys, error):
     status, line = OUTSIDE[error]
+    monkeypatch.setattr(os, "_exit", sys.exit)
     with pytest.raises(SystemExit) as left, cli.one_line_errors(resumes=True):
         raise error
     assert (left.value.code, capsys.readouterr().err) == (status, line + "\n")
+
+
+AT_WORK = """
+import os, signal, sys, threading, time
+import jax, jax.numpy as jnp
+from oa_jax.commands import cli
+work = jax.jit(lambda x: jax.lax.fori_loop(0, 10**7, lambda i, a: jnp.tanh(a @ a), x))
+x = jnp.ones((64, 64))
+work = work.lower(x).compile()
+with cli.one_line_errors(resumes=True):
+    threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGINT)).start()
+    jax.device_get(work(x))
+"""
+
+
+def test_leaving_at_once_does_not_wait_for_the_device():
+    """What is under way there would take minutes."""
+    process = subprocess.run(
+        [sys.executable, "-c", AT_WORK], capture_output=True, text=True, timeout=60
+    )
+    assert process.returncode == 130, process.stderr
+    assert "goes on after the last epoch" in process.stderr
 
 
 @pytest.mark.parametrize("error", [RuntimeError("ours"), AssertionError(), ValueError("ours")])

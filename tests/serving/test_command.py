@@ -75,7 +75,10 @@ WRONG = {
     "--out: missing: expected a file that ends in": [],
     "expected a file that ends in .parquet, .csv, .jsonl": ["--out=recs.txt"],
     "--users, --histories: expected one of them": ["--out=a.csv", "--users=a", "--histories=b"],
-    "no_such.csv: No such file": ["--out=a.csv", "--histories=no_such.csv"],
+    "no_such.csv: expected a readable file, found: No such file": [
+        "--out=a.csv",
+        "--histories=no_such.csv",
+    ],
 }
 
 

@@ -1,5 +1,6 @@
 """Lists of stored runs against all scores, sorted."""
 
+import gzip
 import json
 import sys
 
@@ -109,13 +110,15 @@ def test_new_histories_by_raw_ids(tmp_path):
     )
     run = oa.open(path)
     expected = run.recommend(["3", "5"], k=4)
-    for suffix, write in {
-        ".parquet": "write_parquet",
-        ".csv": "write_csv",
-        ".jsonl": "write_ndjson",
-    }.items():
-        file = tmp_path / f"events{suffix}"
-        getattr(shuffled, write)(file)
+    text = shuffled.write_csv(separator=";", include_bom=True).replace("\n", "\r\n")
+    inter = shuffled.select("time", "item", "user").write_csv(separator="\t")
+    inter = inter.replace("time\titem\tuser", "timestamp:float\titem_id:token\tuser_id:token")
+    (tmp_path / "events.csv").write_text(text)
+    (tmp_path / "packed").write_bytes(gzip.compress(shuffled.write_ndjson().encode()))
+    (tmp_path / "events.inter").write_text(inter)
+    shuffled.write_parquet(tmp_path / "events.parquet")
+    for name in ("events.csv", "packed", "events.inter", "events.parquet"):
+        file = tmp_path / name
         with pytest.warns(UserWarning, match="left out: ") as told:
             found = run.recommend(file, k=4)
         said = [str(one.message) for one in told]
@@ -127,16 +130,21 @@ def test_new_histories_by_raw_ids(tmp_path):
 
 
 BAD = {
-    "no column item: found user, time": {"user": ["a"], "time": [1]},
-    "row 2, time 'soon': expected a number or an ISO date": {
+    "no column of item: found 'user, time': expected a column called item": {
+        "user": ["a"],
+        "time": [1],
+    },
+    "row 2: time: found 'soon', expected a unix time": {
         "user": ["a", "a"],
         "item": ["1", "2"],
         "time": ["1", "soon"],
     },
-    "row 2, item None: expected an id": {"user": ["a", "a"], "item": ["1", None]},
-    "row 1, user '': expected an id": {"user": [""], "item": ["1"]},
-    "row 1, domain 'C': expected A or B": {"user": ["a"], "item": ["1"], "domain": ["C"]},
-    "no events": {"user": [], "item": []},
+    "row 2: item: found None, expected an id": {"user": ["a", "a"], "item": ["1", None]},
+    "row 1: item: found None, expected an id": {"user": ["a", "a"], "item": [None, None]},
+    "row 1: user: found '', expected an id": {"user": [""], "item": ["1"]},
+    "row 1: domain: found 'C', expected A or B": {"user": ["a"], "item": ["1"], "domain": ["C"]},
+    "column time: found Binary, expected times": {"user": ["a"], "item": ["1"], "time": [b"1"]},
+    "expected rows, found": {"user": [], "item": []},
     "no known item in 1 events: the first is 'such'": {"user": ["a"], "item": ["such"]},
 }
 
@@ -149,13 +157,25 @@ def test_bad_events_are_one_line(expected):
     assert expected in str(error.value)
 
 
+def test_a_bad_file_is_one_line(tmp_path):
+    names, file = StoredModel(run_of("abxi")[1]).names, tmp_path / "new.csv"
+    for text, expected in {
+        "user,item\na,1\na\n": "new.csv: line 3: found 1 fields, expected 2",
+        "user,item,time\na,1,1.7e9\na,2,1.7e12\n": "line 3: time: found '1.7e12', expected unix s",
+        "user,thing\na,1\n": "line 1: no column of item: .*: expected a column called item or i",
+    }.items():
+        file.write_text(text)
+        with pytest.raises(UserError, match=expected):
+            histories.of_events(file, names)
+
+
 def test_dates_order_events_and_an_id_of_both_domains_needs_its_domain():
     from oa_jax.runs.names import Names
 
     names = Names([], ["x", "y", "x"], [None] * 3, (2, 1), True)
     columns = {"user": ["u"] * 3, "item": ["x", "y", "x"]}
     times = ["2024-01-02T00:00:00Z", "2024-01-02T00:30:00+01:00", "2023-05-01T12:00:00Z"]
-    with pytest.raises(UserError, match="row 1, item 'x': of both domains: expected a column dom"):
+    with pytest.raises(UserError, match="row 1: item: found 'x', expected a column domain, A or B"):
         histories.of_events(columns | {"time": times}, names)
     columns["domain"] = ["A", "A", "B"]
     found = histories.of_events(columns | {"time": times}, names)
