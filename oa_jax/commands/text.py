@@ -19,8 +19,9 @@ from oa_jax.text import align, build, encoders
 from oa_jax.text.tables import Tables, default_folder
 
 ENCODER = (
-    "hashing (no model); A.npy,B.npy or .pkl, vectors in the order of the items; a folder with the "
-    "official code's tables; or name or folder of a model of sentence-transformers."
+    "hashing (no model); minilm (shipped by a package); A.npy,B.npy or .pkl, vectors in the order "
+    "of the items; a folder with the official code's tables; or name or folder of a model of "
+    "sentence-transformers."
 )
 cli.define_data_dir()
 flags.DEFINE_string("name", None, "Prepared data set whose items are embedded.")

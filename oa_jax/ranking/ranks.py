@@ -11,6 +11,8 @@ import jax.numpy as jnp
 
 from oa_jax.nn.shards import Blocks
 
+STORED_BYTES = 2**26  # of the scores of a block of users and all items, float32, on a device
+
 
 class Ranks(NamedTuple):
     """Of each row (B,): 1 + candidates scored above the target, other candidates scored equal,
@@ -78,21 +80,26 @@ def among_all(score_items, target_B, seen_BxH, n_items: tuple[int, int], block: 
     """Ranks among all items of the target's domain that the user has not taken before.
 
     Arguments: see `AllItems`. The target's score is read off the same products as its rivals', in
-    a first pass, so that equal scores compare equal.
+    a first pass, so that equal scores compare equal. Where the scores of all items take at most
+    `STORED_BYTES` they are stored for the second; where they are more they are made again.
     """
     domain_B = (target_B > n_items[0]).astype(jnp.int32)
     items = AllItems(score_items, domain_B, seen_BxH, n_items, block)
     by_part = items.blocks.by_part
 
-    def find(target_scores, number):
-        ids_K = items.blocks.ids(number)
-        found = jnp.where(ids_K == target_B[:, None], score_items(ids_K), 0.0)
+    visited, visit = items.numbers, items.visit
+    if 4 * len(target_B) * len(items.blocks) * items.blocks.width <= STORED_BYTES:
+        visited, visit = jax.lax.map(items.visit, items.numbers), lambda block: block
+
+    def find(target_scores, block):
+        ids_K, scores, _ = visit(block)
+        found = jnp.where(ids_K == target_B[:, None], scores, 0.0)
         return target_scores + by_part(found).sum(-1), None
 
-    target_score_B = jax.lax.scan(find, jnp.zeros(items.parts), items.numbers)[0].sum(-1)
+    target_score_B = jax.lax.scan(find, jnp.zeros(items.parts), visited)[0].sum(-1)
 
-    def count(counts, number):
-        ids_K, scores, rival = items.visit(number)
+    def count(counts, block):
+        ids_K, scores, rival = visit(block)
         rival &= ids_K != target_B[:, None]
         above = rival & (scores > target_score_B[:, None])
         equal = rival & (scores == target_score_B[:, None])
@@ -100,7 +107,7 @@ def among_all(score_items, target_B, seen_BxH, n_items: tuple[int, int], block: 
         more = [by_part(of).sum(-1, dtype=jnp.int32) for of in (above, equal, rival, broken)]
         return jax.tree.map(jnp.add, counts, more), None
 
-    counts, _ = jax.lax.scan(count, [jnp.zeros(items.parts, jnp.int32)] * 4, items.numbers)
+    counts, _ = jax.lax.scan(count, [jnp.zeros(items.parts, jnp.int32)] * 4, visited)
     above, equal, n_rivals, broken = (of.sum(-1) for of in counts)
     finite = jnp.isfinite(target_score_B) & (broken == 0)
     return Ranks(1 + above, equal, 1 + n_rivals, finite)

