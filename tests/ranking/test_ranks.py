@@ -93,10 +93,13 @@ def full(scores, target, seen, block):
 
 
 @pytest.mark.parametrize("odd", [False, True])
+@pytest.mark.parametrize("stored", [0, 2**26])
 @pytest.mark.parametrize("block", [1, 4, 9, 23, 40])
-def test_among_all(block, odd):
+def test_among_all(block, stored, odd, monkeypatch):
+    """By scores that are made once, and by ones that are made twice."""
+    monkeypatch.setattr("oa_jax.ranking.ranks.STORED_BYTES", stored)
     scores, (target, seen) = scores_of_all(odd), rows()
-    ranks = jax.jit(full, static_argnums=3)(scores, target, seen, block)
+    ranks = jax.jit(lambda *args: full(*args, block))(scores, target, seen)
     expected = [
         naive(s[t], s[rivals(t, row)]) for s, t, row in zip(scores, target, seen, strict=True)
     ]
