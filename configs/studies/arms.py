@@ -12,12 +12,9 @@ seeds paired, as a share of what the oracle gains; then Kendall's τ of gain and
 `runlocal`: the baseline and one fusion, two seeds, in under a minute on two cores.
 """
 
-import functools
-
 from oa_jax import presets
-from oa_jax.backbones import known
 from oa_jax.nn.known import FUSIONS
-from oa_jax.runs.study import grid, matched
+from oa_jax.runs.study import grid, matched, with_fusion
 
 ARMS = {
     "gca": {},
@@ -54,20 +51,9 @@ def get_study(arg=None):
             return matched(config("early", redundancy, {}), config("none", redundancy, {}))
         if arm in ARMS:
             return config("early", redundancy, ARMS[arm])
-        return config("early", redundancy, {"gca.fusion": arm, "gca.width": width_of(arm)})
+        return with_fusion(config("early", redundancy, {}), arm)
 
     if runlocal:
         return grid(make, arm=("baseline", "film"), redundancy=(0.5,))
     arms = ("baseline", "wider", *ARMS, *OTHERS)
     return grid(make, arm=arms, redundancy=(0.0, 0.5, 1.0))
-
-
-@functools.cache
-def width_of(fusion):
-    """The inner width at which a fusion is as large as GCA."""
-    from oa_jax.nn.fusion import matched_width
-
-    of = presets.load("configs/abxi.py:gca=early")
-    of.gca.fusion = fusion
-    model = known.resolve(of).model
-    return matched_width(known.resolve(of).gca, model.d_embed, model.heads)

@@ -136,6 +136,20 @@ def _parameters(key: str) -> int:
     return sum(leaf.size for leaf in jax.tree.leaves(shapes))
 
 
+def with_fusion(of: Any, fusion: str) -> Config:
+    """A configuration with GCA, with another fusion in its place that has as many parameters."""
+    config = known.resolve(of).replace(**{"gca.fusion": fusion})
+    width = _width(config.gca, config.model.d_embed, config.model.heads)
+    return config.replace(**{"gca.width": width}) if fusion != "gca" else config
+
+
+@functools.cache
+def _width(gca, d_embed, heads):
+    from oa_jax.nn.fusion import matched_width
+
+    return matched_width(gca, d_embed, heads)
+
+
 def matched(of: Any, base: Any, by: str = "width") -> Config:
     """`base` in the size whose number of parameters is nearest to that of `of`.
 
