@@ -25,6 +25,7 @@ COMMANDS = {
     "intervene": "what happens to quality when X' is replaced in a trained model?",
     "scaling": "quality against parameters, parameter ratio at equal quality",
     "table": "Table 1 with intervals, beside the published values",
+    "phase": "gain and angle over two fields of the configuration, as heat maps",
     "trajectory": "statistics and metrics over training",
     "report": "one HTML page and a folder of figures with all of the above",
 }

@@ -1,0 +1,173 @@
+"""`phase`: where GCA gains, and how its update lies to X, over two fields of the configuration.
+
+A cell is a run with GCA at one value of `--x` and of `--y`: its gain over the baseline of the same
+configuration, and the angle of its best parameters. Runs that differ in more are drawn apart, each
+kind on a diagram of its own; a field that follows from the two, as a feed-forward width that is a
+multiple of the width, makes no kind.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+
+import polars as pl
+from absl import flags
+from matplotlib import colormaps, colors
+from matplotlib.patches import Rectangle
+
+from oa_jax.errors import UserError
+from oa_jax.events.log import DOMAINS
+
+from . import correlate, figures, table
+from .output import columns, interval, number, sheet_of, write_frame
+from .page import Section
+from .resampling import mean_interval
+from .runs import Run, check_metric, finished
+
+ANGLE = "gated_abs_cos"
+SCHEMA = columns("kind domain run baseline x y", "", "gain low high angle angle_low angle_high")
+TITLES = {"gain": "gain in {metric}", "angle": "mean |cos(X, α ⊙ X')|"}
+
+
+def define_flags() -> None:
+    flags.DEFINE_string("x", "data.world.redundancy", "phase: the field from left to right.")
+    flags.DEFINE_string("y", "model.d_embed", "phase: the field from bottom to top.")
+
+
+def fields_of(run: Run) -> dict[str, str]:
+    """{dotted field: value, as JSON} of everything that makes the configuration."""
+
+    def leaves(node, name):
+        if isinstance(node, dict):
+            for key, value in node.items():
+                yield from leaves(value, f"{name}.{key}" if name else key)
+        else:
+            yield name, json.dumps(node)
+
+    return dict(leaves(json.loads(run.configuration), ""))
+
+
+def kinds(runs: list[Run], x: str, y: str) -> dict[str, str]:
+    """{run: its places, and what it has beside x and y that not all have}: `early, source=self`."""
+    fields = {run.name: fields_of(run) for run in runs}
+    names = dict.fromkeys(name for of in fields.values() for name in of)
+    cells = {run: (of.get(x), of.get(y)) for run, of in fields.items()}
+
+    def follows(name):
+        found: dict = {}
+        for run, of in fields.items():
+            found.setdefault(cells[run], set()).add(of.get(name))
+        return all(len(values) == 1 for values in found.values())
+
+    apart = [name for name in names if name not in (x, y, "gca.positions") and not follows(name)]
+
+    def kind(run):
+        of = fields[run.name]
+        more = (f"{n.rpartition('.')[2]}={json.loads(of[n])}" for n in apart if n in of)
+        return ", ".join([run.placement, *more])
+
+    return {run.name: kind(run) for run in runs}
+
+
+def cells(
+    runs: list[Run], x: str, y: str, metric: str = "ndcg@10", draws: int = table.DRAWS
+) -> tuple[pl.DataFrame, list[str]]:
+    """-> (a row per run with GCA and domain, see `SCHEMA`; sentences about what is missing)."""
+    chosen = [run for run in finished(runs) if run.places]
+    with_field = [run for run in chosen if {x, y} <= fields_of(run).keys()]
+    if chosen and not with_field:
+        raise UserError(f"--x={x} --y={y}: expected two fields of config.json: no run has both")
+    kind, rows = kinds(with_field, x, y), []
+    gains, notes = table.gains(runs, metrics=(metric.partition("/")[0],), draws=draws)
+    points = correlate.points_of(with_field, ANGLE, metric, "mean")
+    for run, domain in itertools.product(with_field, DOMAINS):
+        _, ranking = run.full_name(metric).split("/")
+        row = {"kind": kind[run.name], "domain": domain, "run": run.name}
+        row |= {name: fields_of(run)[field] for name, field in (("x", x), ("y", y))}
+        found = gains.filter(run=run.name, domain=domain, ranking=ranking)
+        row |= found.select("baseline", "gain", "low", "high").row(0, named=True)
+        if not points.is_empty():
+            values = points.filter(run=run.name, domain=domain)["x"].to_numpy()
+            ends = ("angle", "angle_low", "angle_high")
+            row |= dict(zip(ends, map(float, mean_interval(values)), strict=True))
+        rows.append(row)
+    return pl.DataFrame(rows, schema=SCHEMA).fill_nan(None), notes
+
+
+def section(runs: list[Run], out, options) -> Section:
+    """The diagrams and their numbers; writes `phase`."""
+    x, y, metric = options.x, options.y, options.metric
+    check_metric(metric, runs)
+    frame, notes = cells(runs, x, y, metric, options.draws)
+    write_frame(out, "phase", frame)
+    drawn = {}
+    for (kind,), part in frame.group_by("kind", maintain_order=True):
+        if part["x"].n_unique() > 1 and part["y"].n_unique() > 1:
+            name, figure = draw(part, kind, x, y, metric)
+            drawn[name] = figure
+    how = (
+        "Each cell is a run: above its gain over the baseline of the same configuration, bold "
+        "where the 95 % interval over seeds and users leaves 0 out; below the angle, whose null "
+        "is that of independent directions, √(2/πd)."
+    )
+    missing = notes + ([] if drawn else [f"no two values of {x} and of {y} among runs of one kind"])
+    shown = {
+        "kind": "kind",
+        x: "x",
+        y: "y",
+        "domain": "domain",
+        "gain": lambda r: number(r["gain"], 4, sign=True),
+        "95 % interval": lambda r: interval(r["low"], r["high"], 4, sign=True),
+        "angle": lambda r: number(r["angle"]),
+        "its interval": lambda r: interval(r["angle_low"], r["angle_high"]),
+    }
+    sheet = sheet_of(frame.iter_rows(named=True), f"Gain in {metric} and angle", 4, shown)
+    return Section("Phase diagram", how, "", [], missing, [sheet] * (len(frame) > 0), drawn)
+
+
+def draw(part: pl.DataFrame, kind: str, x: str, y: str, metric: str):
+    """(file's name, figure): gain and angle of one kind of runs as heat maps, by domain."""
+    values = {name: sorted(part[name].unique(), key=_order) for name in ("x", "y")}
+    most = part["gain"].abs().max() or 1.0
+    looks = {
+        "gain": (colormaps["PuOr_r"], colors.Normalize(-most, most), 3),
+        "angle": (colormaps["cividis"], colors.Normalize(0, max(part["angle"].max() or 0, 0.5)), 2),
+    }
+
+    def panel(axes, domain):
+        for axis, (what, (colours, norm, digits)) in zip(axes, looks.items(), strict=True):
+            axis.set_xlim(-0.5, len(values["x"]) - 0.5)
+            axis.set_ylim(-0.5, len(values["y"]) - 0.5)
+            for row in part.filter(domain=domain).drop_nulls(what).iter_rows(named=True):
+                at = values["x"].index(row["x"]), values["y"].index(row["y"])
+                _cell(axis, at, row, what, colours(norm(row[what])), digits)
+            axis.set_xticks(range(len(values["x"])), values["x"])
+            axis.set_yticks(range(len(values["y"])), values["y"])
+            axis.grid(False)
+            axis.set_ylabel(f"{TITLES[what].format(metric=metric.upper())}\n{y}")
+        axes[-1].set_xlabel(x)
+
+    label = f"Gain and angle over {x} and {y}: {kind}"
+    height = 0.9 + 0.45 * len(values["y"])
+    return figures.by_domain("phase", kind, panel, kind, label, height, rows=2, sharex=True)
+
+
+def _cell(axis, at, row, what, colour, digits):
+    """A coloured square with its number and interval, in black or white by its lightness."""
+    square = (at[0] - 0.5, at[1] - 0.5)
+    axis.add_patch(Rectangle(square, 1, 1, facecolor=colour, edgecolor="w"))
+    low, high = ("low", "high") if what == "gain" else ("angle_low", "angle_high")
+    known = row[low] is not None and row[high] is not None
+    text = number(row[what], digits, sign=what == "gain")
+    text += f"\n±{number((row[high] - row[low]) / 2, digits)}" if known else ""
+    sure = what == "gain" and known and (row[low] > 0 or row[high] < 0)
+    light = 0.299 * colour[0] + 0.587 * colour[1] + 0.114 * colour[2] > 0.5
+    style = {"ha": "center", "va": "center", "fontsize": 6, "color": "k" if light else "w"}
+    axis.text(*at, text, weight="bold" if sure else "normal", **style)
+
+
+def _order(text):
+    """Numbers by size, other values by name."""
+    value = json.loads(text)
+    return (0, value, "") if isinstance(value, (int, float)) else (1, 0, text)

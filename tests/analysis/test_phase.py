@@ -1,0 +1,73 @@
+"""Phase diagrams: which runs are one kind, whose gain stands in which cell, what is missing."""
+
+import pytest
+
+from analysis import phase, table
+from analysis.runs import find_runs
+from oa_jax.errors import UserError
+from tests.analysis._plain import plain_run
+
+X, Y = "data.world.redundancy", "model.d_embed"
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """Two worlds, two widths (with a feed-forward width that follows), two sources; the source
+    `self` at one width alone. At redundancy 0 GCA gains, and its angle is smaller."""
+    folder = tmp_path_factory.mktemp("phase")
+    for rho in (0.0, 1.0):
+        for width in (16, 32):
+            world = {"data__world__redundancy": rho, "model__d_embed": width}
+            world |= {"model__d_ffn": 3 * width, "fingerprint": f"world{rho:g}"}
+            plain_run(folder / f"none-{rho:g}-{width}", **world)
+            for source in ("merged", "self"):
+                if source == "self" and width == 16:
+                    continue
+                better = 0.2 * (rho == 0 and source == "merged")
+                name = folder / f"early-{source}-{rho:g}-{width}"
+                of_gca = {"gca__source": source, "gated": 0.3 if better else 0.6}
+                plain_run(name, "early", better, seed=1, **world, **of_gca)
+    return find_runs(str(folder))[0]
+
+
+def test_a_field_that_follows_makes_no_kind(runs):
+    chosen = [run for run in runs if run.places]
+    found = phase.kinds(chosen, X, Y)
+    assert set(found.values()) == {"early, source=merged", "early, source=self"}
+    assert all(f"source={name.split('-')[1]}" in kind for name, kind in found.items())
+    # Without the width as an axis, the widths are kinds.
+    assert "d_embed=16" in " ".join(phase.kinds(chosen, X, "gca.heads").values())
+
+
+def test_cells_hold_the_gains_of_the_table_and_the_angles(runs):
+    frame, notes = phase.cells(runs, X, Y, draws=200)
+    assert len(frame) == 2 * 6 and not notes
+    gains = table.gains(runs, metrics=("ndcg@10",), draws=200)[0]
+    for row in frame.iter_rows(named=True):
+        same = gains.filter(run=row["run"], domain=row["domain"], ranking="uni99")
+        assert row["gain"] == same["gain"][0] and row["low"] <= row["gain"] <= row["high"]
+        assert row["baseline"] == f"none-{float(row['x']):g}-{row['y']}"
+        good = row["x"] == "0.0" and "merged" in row["kind"]
+        assert (row["low"] > 0) == good
+        assert row["angle"] == pytest.approx(0.3 if good else 0.6)
+
+
+def test_a_kind_with_one_value_of_an_axis_has_no_diagram(runs, tmp_path):
+    class options:
+        x, y, metric, draws = X, Y, "ndcg@10", 200
+
+    section = phase.section(runs, tmp_path, options)
+    (name,) = section.figures
+    assert name == "phase_early_source_merged" and not section.missing
+    texts = [text.get_text() for axis in section.figures[name].axes for text in axis.texts]
+    assert len(texts) == 2 * 2 * 4  # quantities, domains, cells
+    bold = [
+        t for axis in section.figures[name].axes for t in axis.texts if t.get_weight() == "bold"
+    ]
+    assert len(bold) == 2 * 2  # redundancy 0, of both domains and widths
+    assert (tmp_path / "phase.csv").exists()
+    options.y = "gca.heads"
+    assert phase.section(runs, tmp_path, options).missing[0].startswith("no two values")
+    options.y = "model.width"
+    with pytest.raises(UserError, match="--y=model.width: expected two fields"):
+        phase.section(runs, tmp_path, options)
