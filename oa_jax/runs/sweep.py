@@ -43,7 +43,8 @@ class Progress:
     """What is to be seen of a sweep under way; `watch` is called when it has changed."""
 
     runs: int
-    finished: int = 0
+    finished: int = 0  # by any worker, as far as this one knows
+    found: int = 0  # of these, when it began
     failed: list[str] = dataclasses.field(default_factory=list)
     diverged: list[str] = dataclasses.field(default_factory=list)
     running: dict[str, list[int]] = dataclasses.field(default_factory=dict)  # epochs by seed
@@ -76,9 +77,9 @@ class Progress:
 
     @property
     def seconds_left(self) -> float:
-        """From the time that the runs have taken which were ended here."""
-        spent = time.monotonic() - self.begun
-        return spent / max(self.done_here, 1) * (self.runs - self.finished - len(self.failed))
+        """By the runs that all workers have ended since this one began."""
+        spent, ended = time.monotonic() - self.begun, self.finished - self.found
+        return spent / max(ended, 1) * (self.runs - self.finished - len(self.failed))
 
 
 class Sweep:
@@ -103,6 +104,7 @@ class Sweep:
         self.progress = Progress(len(self.runs))
         self._notice, self._indexed = processes.Notice(), time.monotonic()
         self._open: dict[str, contextlib.ExitStack] = {}  # files of the runs in the program
+        self._counted: set[str] = set()
 
     def run(self) -> Progress:
         """Train what is not finished. Raises Interrupted, with everything saved, when told to
@@ -110,9 +112,8 @@ class Sweep:
         use_compilation_cache(self.say)
         self._claim_folder()
         with self._notice, Claims(self.out / ".workers") as self._claims:
-            for name in self.runs:
-                if self._workdir(name).is_finished:
-                    self._count(name)
+            self._count_finished()
+            self.progress.found = self.progress.finished
             try:
                 while group := self._next_program():
                     self._train(group)
@@ -191,7 +192,7 @@ class Sweep:
         while waiting and (name := self._claims.take(waiting)):
             waiting.remove(name)
             if self._workdir(name).is_finished:  # by another worker, meanwhile
-                self._count(name)
+                self._count_finished()
                 continue
             config = group[name].replace(data={"split": experiment.config.data.split})
             training = self._begin(name, dataclasses.replace(experiment, config=config))
@@ -241,11 +242,19 @@ class Sweep:
         if self.keep == "none":
             shutil.rmtree(workdir.checkpoints, ignore_errors=True)
         self.progress.done_here += 1
-        self._count(name)
+        self._count_finished()
         self._claims.free(name)
         self.say(self._line(name))
         if time.monotonic() - self._indexed > INDEX_SECONDS:
             self._write_index()
+
+    def _count_finished(self):
+        """Take in what has ended, here and elsewhere."""
+        for name in [name for name in self.runs if name not in self._counted]:
+            if self._workdir(name).is_finished:
+                self._counted.add(name)
+                self._count(name)
+        self.watch(self.progress)
 
     def _count(self, name):
         summary = self._workdir(name).read_json("summary.json")
@@ -255,7 +264,6 @@ class Sweep:
             self.progress.diverged.append(name)
         score = index.validation_score(summary)
         self.progress.best = max(self.progress.best, (score, name))
-        self.watch(self.progress)
 
     def _fail(self, name, error):
         self.progress.failed.append(name)

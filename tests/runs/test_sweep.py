@@ -4,6 +4,7 @@ import json
 import os
 import pathlib
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from oa_jax.engine.program import Engine
 from oa_jax.errors import Interrupted, UserError
 from oa_jax.runs import index, study, sweep
 from oa_jax.runs.claims import Claims
+from oa_jax.runs.sweep import Progress
 from oa_jax.runs.workdir import Workdir
 
 SCRIPT = pathlib.Path(swept.__file__)
@@ -287,3 +289,17 @@ def test_folders_of_others_are_refused(done, tmp_path):
         (tmp_path / "notes.txt").write_text("")
     with pytest.raises(UserError, match="holds notes.txt but no study.json"):
         swept.sweep_of(tmp_path).run()
+
+
+def test_what_other_workers_end_counts(done, tmp_path):
+    """Of ten runs two were there; since then two have ended in a minute, six wait."""
+    now = Progress(runs=10, found=2, finished=4, begun=time.monotonic() - 60)
+    assert now.seconds_left == pytest.approx(180, abs=1)
+    sweep = swept.sweep_of(tmp_path)
+    sweep._count_finished()
+    assert sweep.progress.finished == 0
+    name = next(iter(swept.runs()))
+    shutil.copytree(done[0] / name, tmp_path / name)  # as another worker leaves it
+    for _ in range(2):
+        sweep._count_finished()
+        assert sweep.progress.finished == 1 and sweep.progress.best[1] == name
