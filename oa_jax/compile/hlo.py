@@ -119,10 +119,10 @@ class Cost:
 
     flops: float = 0
     traffic: float = 0
-    cycles: float = 0
-    unestimated: int = 0
     collectives: dict[str, tuple[int, float]] = dataclasses.field(default_factory=dict)
     unknown_loops: int = 0
+    cycles: float = 0
+    unestimated: int = 0
 
     def add(self, other: Cost, times: int = 1) -> None:
         self.flops += times * other.flops

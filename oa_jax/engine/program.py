@@ -224,14 +224,21 @@ def put_seeds(tree, slots, values):
     return jax.tree.map(lambda a, new: a.at[slots].set(new), tree, values)
 
 
+# Programs of their own: leaf by leaf, a few hundred calls would keep the device waiting.
+_take = jax.jit(lambda tree, slots: jax.tree.map(lambda a: a[slots], tree))
+_join = jax.jit(
+    lambda trees, order: jax.tree.map(lambda *a: jnp.concatenate(a)[order], *trees),
+)
+
+
 def take_seeds(tree, slots):
     """The states of the given slots, in that order."""
-    return jax.tree.map(lambda a: a[np.asarray(slots)], tree)
+    return _take(tree, np.asarray(slots))
 
 
 def join_seeds(trees, order):
     """States of several groups of seeds as one, slot i of the result being row order[i]."""
-    return jax.tree.map(lambda *a: jnp.concatenate(a)[np.asarray(order)], *trees)
+    return _join(trees, np.asarray(order))
 
 
 def resolve_axis(axis: str, width: int) -> str:

@@ -63,9 +63,16 @@ class Claims:
             claims.pop(name, None)
 
     @contextlib.contextmanager
+    def alone(self):
+        """While no other worker writes what all of them write: claims, index, the study."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with contextlib.closing(files.lock(self.folder / "lock", wait=True)):
+            yield
+
+    @contextlib.contextmanager
     def _claims(self):
         path = self.folder / "claims.json"
-        with contextlib.closing(files.lock(self.folder / "lock", wait=True)):
+        with self.alone():
             claims = files.read_json(path, "the claims of a sweep") if path.exists() else {}
             before = dict(claims)
             yield claims

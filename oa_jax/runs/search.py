@@ -38,7 +38,6 @@ class SearchSweep(Sweep):
                 "a study that searches: optuna is not installed: expected the extra `search`"
             ) from None
         path = self.out / "study.json"
-        files.check_folder(self.out, path.name, "--out")
         if not path.exists():
             files.write_json(path, {"search": True})
         elif files.read_json(path) != {"search": True}:

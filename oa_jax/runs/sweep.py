@@ -105,13 +105,16 @@ class Sweep:
         self._notice, self._indexed = processes.Notice(), time.monotonic()
         self._open: dict[str, contextlib.ExitStack] = {}  # files of the runs in the program
         self._counted: set[str] = set()
+        self._claims = Claims(out / ".workers")
 
     def run(self) -> Progress:
         """Train what is not finished. Raises Interrupted, with everything saved, when told to
         leave, and UserError when the folder is another study's or cannot be written."""
         use_compilation_cache(self.say)
-        self._claim_folder()
-        with self._notice, Claims(self.out / ".workers") as self._claims:
+        files.check_folder(self.out, "study.json", "--out")
+        with self._claims.alone():
+            self._claim_folder()
+        with self._notice, self._claims:
             self._count_finished()
             self.progress.found = self.progress.finished
             try:
@@ -130,7 +133,6 @@ class Sweep:
         """Store the study in the folder, unless it has another."""
         path = self.out / "study.json"
         asked = {name: config.to_dict() for name, config in self.runs.items()}
-        files.check_folder(self.out, path.name, "--out")
         if not path.exists():
             files.write_json(path, asked)
             return
@@ -280,7 +282,8 @@ class Sweep:
         )
 
     def _write_index(self):
-        index.write(self.out, self.runs)
+        with self._claims.alone():
+            index.write(self.out, self.runs)
         self._indexed = time.monotonic()
 
 

@@ -181,6 +181,10 @@ def test_work_is_said_with_collectives():
     assert lines[1].endswith("links 10 ms: at least 10 ms, bound by links")
     assert lines[2].strip() == "loops of unknown length, counted once: 1"
     assert lines[3].startswith("a step of it: ")
+    cost = Cost(197e9, 8.19e8, cycles=1.503e6, unestimated=3)
+    lines = command.work_lines(Found("training epoch", {}, 0.0, cost), CHIP, "default")
+    said = "the compiler expects 1 ms, without 3 kernels (gathers, scatters) of which it says"
+    assert lines[2].strip().startswith(said)
 
 
 # --- the command ---------------------------------------------------------------------------------

@@ -1,5 +1,6 @@
 """Sweeps: each run is what it is alone, whatever shared its program and whoever was killed."""
 
+import concurrent.futures
 import json
 import os
 import pathlib
@@ -303,3 +304,11 @@ def test_what_other_workers_end_counts(done, tmp_path):
     for _ in range(2):
         sweep._count_finished()
         assert sweep.progress.finished == 1 and sweep.progress.best[1] == name
+
+
+def test_workers_write_the_index_one_after_the_other(done):
+    sweeps = [swept.sweep_of(done[0]) for _ in range(4)]
+    with concurrent.futures.ThreadPoolExecutor(4) as pool:
+        for _ in pool.map(lambda i: sweeps[i % 4]._write_index(), range(60)):
+            pass
+    assert len((done[0] / "index.csv").read_text().splitlines()) == 7
