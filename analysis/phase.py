@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import itertools
 import json
+from collections import Counter
 
 import polars as pl
 from absl import flags
@@ -49,7 +50,7 @@ def fields_of(run: Run) -> dict[str, str]:
 
 
 def kinds(runs: list[Run], x: str, y: str) -> dict[str, str]:
-    """{run: its places, and what it has beside x and y that not all have}: `early, source=self`."""
+    """{run: its places, and what else but x and y is not as in most runs}: `early, source=self`."""
     fields = {run.name: fields_of(run) for run in runs}
     names = dict.fromkeys(name for of in fields.values() for name in of)
     cells = {run: (of.get(x), of.get(y)) for run, of in fields.items()}
@@ -62,9 +63,12 @@ def kinds(runs: list[Run], x: str, y: str) -> dict[str, str]:
 
     apart = [name for name in names if name not in (x, y, "gca.positions") and not follows(name)]
 
+    counts = {name: Counter(of.get(name) for of in fields.values()) for name in apart}
+    usual = {name: count.most_common(1)[0][0] for name, count in counts.items()}
+
     def kind(run):
-        of = fields[run.name]
-        more = (f"{n.rpartition('.')[2]}={json.loads(of[n])}" for n in apart if n in of)
+        of = {name: value for name, value in fields[run.name].items() if name in apart}
+        more = [f"{n.rpartition('.')[2]}={json.loads(v)}" for n, v in of.items() if v != usual[n]]
         return ", ".join([run.placement, *more])
 
     return {run.name: kind(run) for run in runs}

@@ -255,9 +255,15 @@ def notes(runs: list[Run]) -> list[str]:
     }
     for what, of_runs in versions.items():
         names = {v: [r.name for r, w in zip(runs, of_runs, strict=True) if v == w] for v in of_runs}
-        parts = [f"{version} ({', '.join(of_it)})" for version, of_it in names.items()]
+        parts = [f"{version} ({few(of_it)})" for version, of_it in names.items()]
         out += [f"runs of different {what}: {'; '.join(parts)}"] if len(parts) > 1 else []
     return out
+
+
+def few(names: list[str], most: int = 4) -> str:
+    """Names, the first of them where they are many."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
 
 
 def check_metric(metric: str, runs: list[Run]) -> None:

@@ -33,8 +33,8 @@ def runs(tmp_path_factory):
 def test_a_field_that_follows_makes_no_kind(runs):
     chosen = [run for run in runs if run.places]
     found = phase.kinds(chosen, X, Y)
-    assert set(found.values()) == {"early, source=merged", "early, source=self"}
-    assert all(f"source={name.split('-')[1]}" in kind for name, kind in found.items())
+    assert set(found.values()) == {"early", "early, source=self"}
+    assert all(("self" in name) == ("source=self" in kind) for name, kind in found.items())
     # Without the width as an axis, the widths are kinds.
     assert "d_embed=16" in " ".join(phase.kinds(chosen, X, "gca.heads").values())
 
@@ -47,7 +47,7 @@ def test_cells_hold_the_gains_of_the_table_and_the_angles(runs):
         same = gains.filter(run=row["run"], domain=row["domain"], ranking="uni99")
         assert row["gain"] == same["gain"][0] and row["low"] <= row["gain"] <= row["high"]
         assert row["baseline"] == f"none-{float(row['x']):g}-{row['y']}"
-        good = row["x"] == "0.0" and "merged" in row["kind"]
+        good = row["x"] == "0.0" and row["kind"] == "early"
         assert (row["low"] > 0) == good
         assert row["angle"] == pytest.approx(0.3 if good else 0.6)
 
@@ -58,7 +58,7 @@ def test_a_kind_with_one_value_of_an_axis_has_no_diagram(runs, tmp_path):
 
     section = phase.section(runs, tmp_path, options)
     (name,) = section.figures
-    assert name == "phase_early_source_merged" and not section.missing
+    assert name == "phase_early" and not section.missing
     texts = [text.get_text() for axis in section.figures[name].axes for text in axis.texts]
     assert len(texts) == 2 * 2 * 4  # quantities, domains, cells
     bold = [
