@@ -1,10 +1,15 @@
 """The published values are complete, consistent, and those of the collected sources."""
 
 import json
+import pathlib
 
+import numpy as np
+import polars as pl
 import pytest
 
 from analysis import published
+
+PHASE = pathlib.Path(published.__file__).parent / "phase"
 
 
 def test_tables_are_found_by_the_names_of_runs():
@@ -74,3 +79,39 @@ def test_summaries_of_our_own_runs_are_whole(name):
     root = published.pathlib.Path(published.__file__).parents[2]
     summary = json.loads((root / path / f"{name}.json").read_text())
     assert summary["n_seeds"] == 5 and len(summary["per_seed"]) == 5
+
+
+def with_gca(index, rho):
+    same = (pl.col("data.world.redundancy") == rho) & (pl.col("data.world.synergy") == 0)
+    return index.filter(same & pl.col("gca.positions").is_not_null())
+
+
+def angle(runs, domain):
+    both = [f"best/gca/{place}/{domain}/gated_abs_cos" for place in (0, 1)]
+    return runs.select(pl.mean_horizontal(both)).to_series().to_numpy()
+
+
+def test_the_cells_of_the_phase_diagram_are_those_of_its_index():
+    index, cells = (pl.read_csv(PHASE / name) for name in ("index.csv", "phase.csv"))
+    assert len(index) == 330 and index["run"].n_unique() == 66
+    for cell in cells.iter_rows(named=True):
+        run, base = (index.filter(run=cell[name]) for name in ("run", "baseline"))
+        metric = f"test/{cell['domain']}/ndcg@10/full"
+        assert cell["gain"] == pytest.approx(run[metric].mean() - base[metric].mean(), abs=3e-5)
+        assert cell["angle"] == pytest.approx(angle(run, cell["domain"]).mean(), abs=3e-5)
+
+
+def test_the_correlations_of_the_phase_diagram_change_with_the_widths():
+    index = pl.read_csv(PHASE / "index.csv")
+    said = " ".join((PHASE.parent / "README.md").read_text().replace("−", "-").split())
+    for least in (0, 32):
+        found = {}
+        for domain in "AB":
+            for rho in (0, 0.5, 1):
+                runs = with_gca(index, rho).filter(pl.col("model.d_embed") >= least)
+                y = runs[f"test/{domain}/ndcg@10/full"].to_numpy()
+                found.setdefault(domain, []).append(np.corrcoef(angle(runs, domain), y)[0, 1])
+        sign = "+" if least else ""
+        texts = {d: ", ".join(f"{r:{sign}.2f}" for r in values) for d, values in found.items()}
+        joint = " and " if least else " in A and "
+        assert f"is {texts['A']}{joint}{texts['B']}" in said
