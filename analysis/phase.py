@@ -99,6 +99,12 @@ def cells(
     return pl.DataFrame(rows, schema=SCHEMA).fill_nan(None), notes
 
 
+def applies(runs: list[Run], options) -> bool:
+    """Whether these runs have two values of either field, so that `report` shows them."""
+    fields = [fields_of(run) for run in finished(runs) if run.places]
+    return all(len({of.get(axis) for of in fields}) > 1 for axis in (options.x, options.y))
+
+
 def section(runs: list[Run], out, options) -> Section:
     """The diagrams and their numbers; writes `phase`."""
     x, y, metric = options.x, options.y, options.metric

@@ -22,6 +22,7 @@ from . import (
     figures,
     intervene,
     orthogonality,
+    phase,
     published,
     scaling,
     table,
@@ -38,7 +39,7 @@ SECTIONS = (verdicts, table, angles, correlate, intervene, scaling, trajectory)
 
 def define_flags() -> None:
     flags.DEFINE_bool("fast", False, "Nothing that needs checkpoints: no probes, no interventions.")
-    for module in (correlate, intervene, orthogonality, table):
+    for module in (correlate, intervene, orthogonality, phase, table):
         module.define_flags()
 
 
@@ -66,7 +67,7 @@ def command(runs: list[Run], out, say) -> int:
 def build(runs: list[Run], left_out: list[str], out, options, failed: dict):
     """-> (HTML, {name: figure}); writes the frames of the sections into `out`."""
     sections = [runs_section(runs, left_out)]
-    for module in SECTIONS:
+    for module in (*SECTIONS, *[phase] * phase.applies(runs, options)):
         section = module.section(runs, out, options)
         missing = [failed[module]] if module in failed else []
         sections.append(dataclasses.replace(section, missing=[*missing, *section.missing]))

@@ -66,7 +66,9 @@ def test_a_kind_with_one_value_of_an_axis_has_no_diagram(runs, tmp_path):
     ]
     assert len(bold) == 2 * 2  # redundancy 0, of both domains and widths
     assert (tmp_path / "phase.csv").exists()
+    assert phase.applies(runs, options)
     options.y = "gca.heads"
+    assert not phase.applies(runs, options)
     assert phase.section(runs, tmp_path, options).missing[0].startswith("no two values")
     options.y = "model.width"
     with pytest.raises(UserError, match="--y=model.width: expected two fields"):
