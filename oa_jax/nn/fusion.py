@@ -89,7 +89,10 @@ class Fusion(nn.Module):
     `gate_act="tanh"` only this does not depend on the arbitrary signs of X' (see `angles`).
     """
 
-    attends = True  # False in a class whose weights are not its choice, as those of `one_y`
+    # Traits of a class: its weights are its choice, unlike those of `one_y`; what becomes of a token
+    # depends on no other of its stream.
+    attends: ClassVar[bool] = True
+    by_token: ClassVar[bool] = True
 
     heads: int = 1
     initial: Init = ABXI_INIT
@@ -101,7 +104,6 @@ class Fusion(nn.Module):
     part_of: str = "update"
     key_mask: bool = True
     causal: bool = True
-    by_token: ClassVar[bool] = True  # what a token becomes depends on no other of its stream
 
     def take(self, query: Stream, source: Stream, view: View) -> Taken:
         """X' and what it is made of. A token uses nothing that `view` does not allow."""
