@@ -104,6 +104,8 @@ bench() {
     try oa_jax bench "--config=${timed[$backbone]}" --seeds=1,2,5,8,16 "${beside[@]}" \
       "--out=$out/bench_$backbone.json"
   done
+  try oa_jax bench "--config=${timed[abxi]}" --vary=train.softmax=gather,products --seeds=5 \
+    "--out=$out/bench_softmax.json"
 }
 
 sweep() {

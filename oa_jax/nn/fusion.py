@@ -89,8 +89,8 @@ class Fusion(nn.Module):
     `gate_act="tanh"` only this does not depend on the arbitrary signs of X' (see `angles`).
     """
 
-    # Traits of a class: its weights are its choice, unlike those of `one_y`; what becomes of a token
-    # depends on no other of its stream.
+    # Traits of a class: its weights are its own choice, unlike those of `one_y`; what becomes of a
+    # token depends on no other of its stream.
     attends: ClassVar[bool] = True
     by_token: ClassVar[bool] = True
 
