@@ -8,26 +8,34 @@ multiple of the width, makes no kind.
 
 from __future__ import annotations
 
+import functools
 import itertools
 import json
 from collections import Counter
 
+import numpy as np
 import polars as pl
 from absl import flags
 from matplotlib import colormaps, colors
 from matplotlib.patches import Rectangle
+from scipy.stats import kendalltau
 
 from oa_jax.errors import UserError
 from oa_jax.events.log import DOMAINS
+from oa_jax.events.oracles import target_ranks
+from oa_jax.events.world import World, generate
 
 from . import correlate, figures, table
-from .output import columns, interval, number, sheet_of, write_frame
+from .output import columns, interval, number, percent, sheet_of, write_frame
 from .page import Section
-from .resampling import mean_interval
+from .resampling import cluster_interval, mean_interval
 from .runs import Run, check_metric, finished
 
 ANGLE = "gated_abs_cos"
 SCHEMA = columns("kind domain run baseline x y", "", "gain low high angle angle_low angle_high")
+SCHEMA |= columns("", "", "oracle")
+LEAST_ORACLE = 0.005  # of which a gain is shown as a share
+FEWEST_KINDS = 6  # whose order says something
 TITLES = {"gain": "gain in {metric}", "angle": "mean |cos(X, α ⊙ X')|"}
 
 
@@ -95,8 +103,48 @@ def cells(
             values = points.filter(run=run.name, domain=domain)["x"].to_numpy()
             ends = ("angle", "angle_low", "angle_high")
             row |= dict(zip(ends, map(float, mean_interval(values)), strict=True))
-        rows.append(row)
+        rows.append(row | {"oracle": _oracle_gain(run, domain, metric)})
     return pl.DataFrame(rows, schema=SCHEMA).fill_nan(None), notes
+
+
+def _oracle_gain(run, domain, metric):
+    """What knowing both histories is worth on the test events of a synthetic world, in NDCG@10
+    among all items; None of other data, splits and metrics."""
+    data = run.config["data"]
+    known = (data["name"], data["split"], metric) == ("synthetic", "leave_one_out", "ndcg@10/full")
+    if not known:
+        return None
+    return _of_world(json.dumps(data["world"]))[DOMAINS.index(domain)]
+
+
+@functools.cache
+def _of_world(world):
+    world = World(**json.loads(world))
+    log = generate(world)
+    rows = log.offsets[1:] - 1  # leave one out: the last event of each user
+    ranks, domain = target_ranks(world, log, rows), log.domain[rows]
+    ndcg = np.where(ranks <= 10, 1 / np.log2(1 + ranks), 0)
+    return [float((ndcg[1] - ndcg[0])[domain == d].mean()) for d in (0, 1)]
+
+
+def orders(frame: pl.DataFrame, draws: int = table.DRAWS) -> list[str]:
+    """Does a smaller angle go with a larger gain, over kinds of runs at one x and y? Sentences
+    with Kendall's τ; its interval draws kinds."""
+    lines = []
+    for (x, y, domain), part in frame.drop_nulls(["gain", "angle"]).group_by(
+        "x", "y", "domain", maintain_order=True
+    ):
+        if len(part) < FEWEST_KINDS:
+            continue
+        gain, angle = part["gain"].to_numpy(), part["angle"].to_numpy()
+
+        def tau(i, gain=gain, angle=angle):
+            return float(kendalltau(angle[i], gain[i]).statistic)
+
+        low, high, _ = cluster_interval(np.arange(len(part)), tau, np.random.default_rng(0), draws)
+        value = f"{number(tau(np.arange(len(part))), 2, sign=True)} {interval(low, high, 2, True)}"
+        lines.append(f"{x}, {y}, {domain}: τ of angle and gain over {len(part)} kinds {value}")
+    return lines
 
 
 def applies(runs: list[Run], options) -> bool:
@@ -119,7 +167,8 @@ def section(runs: list[Run], out, options) -> Section:
     how = (
         "Each cell is a run: above its gain over the baseline of the same configuration, bold "
         "where the 95 % interval over seeds and users leaves 0 out; below the angle, whose null "
-        "is that of independent directions, √(2/πd)."
+        "is that of independent directions, √(2/πd). In a synthetic world, ranked among all items, "
+        "the gain stands beside that of an oracle that knows the tastes and both histories."
     )
     missing = notes + ([] if drawn else [f"no two values of {x} and of {y} among runs of one kind"])
     shown = {
@@ -131,9 +180,16 @@ def section(runs: list[Run], out, options) -> Section:
         "95 % interval": lambda r: interval(r["low"], r["high"], 4, sign=True),
         "angle": lambda r: number(r["angle"]),
         "its interval": lambda r: interval(r["angle_low"], r["angle_high"]),
+        "of the oracle's gain": _share,
     }
     sheet = sheet_of(frame.iter_rows(named=True), f"Gain in {metric} and angle", 4, shown)
-    return Section("Phase diagram", how, "", [], missing, [sheet] * (len(frame) > 0), drawn)
+    lines = orders(frame, options.draws)
+    return Section("Phase diagram", how, "", lines, missing, [sheet] * (len(frame) > 0), drawn)
+
+
+def _share(row):
+    large = row["oracle"] is not None and row["oracle"] >= LEAST_ORACLE
+    return percent(row["gain"] / row["oracle"]) if large and row["gain"] is not None else ""
 
 
 def draw(part: pl.DataFrame, kind: str, x: str, y: str, metric: str):

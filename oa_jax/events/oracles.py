@@ -1,0 +1,49 @@
+"""What a synthetic world allows at best: the law of the next item, and the ranks that it gives."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+import numpy as np
+
+from oa_jax.events.log import InteractionLog
+from oa_jax.events.world import World, latents, topic_oracles
+
+
+def item_laws(
+    world: World, log: InteractionLog, rows: np.ndarray
+) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
+    """For each event of `rows` (R,), rows of the log: (its place in `rows`, the exact law (I,) of
+    its item by the history of its own domain, the same by both histories); I items of the domain,
+    0 for those that the user has taken.
+
+    Both know the user's tastes, which no model can know exactly, and differ in the topic alone:
+    the law of the topic, times the odds of an item among those of its topic that are left. log: as
+    for `topic_oracles`, with all users of the world.
+    """
+    truth = latents(world)
+    for domain, first in enumerate((0, world.n_items[0])):
+        mine = slice(first, first + world.n_items[domain])
+        topic_I, oracles = truth.item_topic[mine], topic_oracles(world, log, domain)
+        popularity_I = -world.zipf * np.log(truth.item_rank[mine])
+        for place in np.flatnonzero(log.domain[rows] == domain):
+            row, user = rows[place], log.user[rows[place]]
+            affinity_I = truth.item_latent[mine] @ truth.user_latent[domain, user]
+            odds_I = np.exp(popularity_I + world.taste / math.sqrt(world.latent_dim) * affinity_I)
+            taken = log.item[log.offsets[user] : row] - 1 - first
+            odds_I[taken[(taken >= 0) & (taken < len(odds_I))]] = 0
+            odds_I /= np.bincount(topic_I, odds_I, world.topics)[topic_I]
+            event = np.searchsorted(oracles.row, row)
+            yield int(place), *(law[event, topic_I] * odds_I for law in (oracles.own, oracles.both))
+
+
+def target_ranks(world: World, log: InteractionLog, rows: np.ndarray) -> np.ndarray:
+    """(2, R) int: the ranks of the items of some events among all items of their domain that the
+    user had not taken, by the law that knows the own domain and by that which knows both."""
+    ranks = np.empty((2, len(rows)), int)
+    for place, *laws in item_laws(world, log, rows):
+        item = log.item[rows[place]] - 1
+        item -= world.n_items[0] if log.domain[rows[place]] else 0
+        ranks[:, place] = [1 + np.sum(law > law[item]) for law in laws]
+    return ranks
