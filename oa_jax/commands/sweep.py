@@ -57,11 +57,13 @@ def table(now: Progress) -> Table:
     score, name = now.best
     waiting = now.runs - now.finished - len(now.failed) - len(now.running)
     rows = {
-        "program": f"{now.program}, {now.slots} slots, {now.busy:.0%} of them busy",
+        "program": f"{now.program}, {now.slots} slots, {now.busy:.0%} of them busy"
+        if now.program
+        else "–",
         "runs": f"{now.finished} of {now.runs} done, {len(now.running)} running, "
         f"{waiting} waiting, {len(now.failed)} failed",
         "best so far": f"{name}, validation ndcg@10 {score:.4f}" if name else "–",
-        "time left": f"about {now.seconds_left / 60:.0f} min" if now.done_here else "–",
+        "time left": f"about {now.seconds_left / 60:.0f} min" if now.finished > now.found else "–",
     }
     for what, text in rows.items():
         page.add_row(what, text)

@@ -150,9 +150,8 @@ class Engine:
 
     def _padded(self, seeded):
         """Values of seeds with copies of the first behind them until they fill the mesh."""
-        seeded, n_seeds = self.layout.with_rows(seeded, axis=1), _n_seeds(seeded)
-        n_slots = self.layout.slots(n_seeds)
-        return seeded if n_slots == n_seeds else pad_seeds(seeded, n_slots)
+        seeded = self.layout.with_rows(seeded, axis=1)
+        return pad_seeds(seeded, self.layout.slots(_n_seeds(seeded)))
 
     def _compile(self, name, one, seeded, shared, donate=False):
         seeded, shared = self._padded(seeded), self.layout.with_rows(shared, axis=0)
@@ -211,8 +210,10 @@ def with_shardings(shapes, shardings):
 
 def pad_seeds(tree, n_slots: int):
     """Values, or their shapes, of seeds with copies of the first behind them."""
-    slots = np.arange(n_slots)
-    slots[_n_seeds(tree) :] = 0
+    slots, n_seeds = np.arange(n_slots), _n_seeds(tree)
+    if n_slots == n_seeds:
+        return tree
+    slots[n_seeds:] = 0
     if isinstance(jax.tree.leaves(tree)[0], jax.ShapeDtypeStruct):
         return jax.eval_shape(lambda tree: take_seeds(tree, slots), tree)
     return take_seeds(tree, slots)

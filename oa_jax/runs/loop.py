@@ -297,7 +297,10 @@ class Slots:
                 self._states = engine_lib.put_seeds(self._states, np.array([slot]), state)
         else:
             parts = [engine_lib.take_seeds(self._states, staying)] if staying else []
-            joined = engine_lib.join_seeds([*parts, *states], np.arange(len(staying + entering)))
+            parts += states
+            joined = parts[0]
+            if len(parts) > 1:
+                joined = engine_lib.join_seeds(parts, np.arange(len(staying + entering)))
             seats = [self._seats[slot] for slot in staying] + entering
             self._seats = seats + [None] * (size - len(seats))
             padded = engine_lib.pad_seeds(joined, size)
@@ -315,8 +318,11 @@ class Slots:
 
     def _states_of(self, seats, together) -> list[State]:
         """States of seeds that come in, each with an axis of 1. Those that begin get the row of
-        their epoch 0: `together` by one program, otherwise one by one, also by one program."""
+        their epoch 0: `together` by one program, otherwise one by one, also by one program. Where
+        all begin together theirs are the whole."""
         fresh = [seat for seat in seats if seat[1] not in seat[0].outside]
+        if together and fresh == seats:
+            return [self._aside(self._begin, fresh)]
         groups, begun = [fresh] if together and fresh else [[seat] for seat in fresh], {}
         for group in groups:
             states = self._aside(self._begin, group)
