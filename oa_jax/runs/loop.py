@@ -268,7 +268,8 @@ class Slots:
                 run.epochs[place] = counters["epoch"][slot]
                 if counters["done"][slot] or run.stop:
                     run.done[place] = True
-                    run.outside[place] = engine_lib.take_seeds(self._states, [slot])
+                    state = self._aside(engine_lib.take_seeds, self._states, [slot])
+                    run.outside[place] = state
                     self._seats[slot] = None
         free = np.array([seat is None for seat in self._seats])
         if (free & ~counters["done"]).any():  # stopped from outside
@@ -285,7 +286,7 @@ class Slots:
         """Give free slots to seeds that wait; False if there is nothing left to train."""
         staying = [slot for slot, seat in enumerate(self._seats) if seat]
         free = self.size - len(staying)
-        entering = list(itertools.islice(self._queue, free))
+        entering = self._aside(list, itertools.islice(self._queue, free))  # opens their files
         if not staying and not entering:
             return False
         states = self._states_of(entering, together=not staying)
