@@ -70,14 +70,15 @@ def kinds(runs: list[Run], x: str, y: str) -> dict[str, str]:
         return all(len(values) == 1 for values in found.values())
 
     apart = [name for name in names if name not in (x, y, "gca.positions") and not follows(name)]
-
     counts = {name: Counter(of.get(name) for of in fields.values()) for name in apart}
     usual = {name: count.most_common(1)[0][0] for name, count in counts.items()}
 
     def kind(run):
         of = {name: value for name, value in fields[run.name].items() if name in apart}
         more = [f"{n.rpartition('.')[2]}={json.loads(v)}" for n, v in of.items() if v != usual[n]]
-        return ", ".join([run.placement, *more])
+        alike = {other.places for other in runs if other.placement == run.placement}
+        places = f"GCA[{','.join(map(str, run.places))}]"
+        return ", ".join([run.placement if len(alike) == 1 else places, *more])
 
     return {run.name: kind(run) for run in runs}
 

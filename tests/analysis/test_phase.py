@@ -39,6 +39,13 @@ def test_a_field_that_follows_makes_no_kind(runs):
     assert "d_embed=16" in " ".join(phase.kinds(chosen, X, "gca.heads").values())
 
 
+def test_stacks_of_different_places_are_kinds_of_their_own(tmp_path):
+    for places in ("stack", "1-2"):
+        plain_run(tmp_path / places, places)
+    found = phase.kinds(find_runs(str(tmp_path))[0], X, Y)
+    assert found == {"stack": "GCA[0,1]", "1-2": "GCA[1,2]"}
+
+
 def test_cells_hold_the_gains_of_the_table_and_the_angles(runs):
     frame, notes = phase.cells(runs, X, Y, draws=200)
     assert len(frame) == 2 * 6 and not notes
