@@ -1,3 +1,7 @@
+import pathlib
+import subprocess
+import sys
+
 import jax
 import jax.export
 import jax.numpy as jnp
@@ -95,6 +99,13 @@ def test_accelerators_make_products_while_that_is_the_smaller_array(platform):
     assert vectors not in text(TABLE) and scores[platform] in text(TABLE)
     assert vectors in text(TABLE, "gather") and vectors in text(many)
     assert vectors not in text(many, "products")
+
+
+def test_both_forms_on_a_divided_table():
+    script = pathlib.Path(__file__).parent / "divided_losses.py"
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, check=True)
+    errors = [float(line) for line in done.stdout.split()]
+    assert len(errors) == 4 and max(errors) < 1e-5
 
 
 def test_the_comparison_notices_one_wrong_negative_and_a_lost_repeat():
