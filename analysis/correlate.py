@@ -148,9 +148,7 @@ def _coefficients(part, draws, rng):
         enough = name != "partial r" or count >= needed
         row = {"coefficient": name, "value": measure(np.arange(len(x))) if enough else math.nan}
         if math.isfinite(row["value"]):
-            # A few configurations leave a partial r less freedom than their percentiles show.
-            wider = name == "partial r"
-            low, high, lost = cluster_interval(drawn, measure, rng, draws, wider)
+            low, high, lost = cluster_interval(drawn, measure, rng, draws)
             low, high = np.clip([low, high], -1, 1).tolist()
             note = _warning(len(set(drawn)), low, lost, unit)
             out.append(base | row | {"low": low, "high": high, "note": note})

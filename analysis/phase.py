@@ -143,6 +143,7 @@ def orders(frame: pl.DataFrame, draws: int = table.DRAWS) -> list[str]:
             return float(kendalltau(angle[i], gain[i]).statistic)
 
         low, high, _ = cluster_interval(np.arange(len(part)), tau, np.random.default_rng(0), draws)
+        low, high = np.clip([low, high], -1, 1)
         value = f"{number(tau(np.arange(len(part))), 2, sign=True)} {interval(low, high, 2, True)}"
         lines.append(f"{x}, {y}, {domain}: τ of angle and gain over {len(part)} kinds {value}")
     return lines

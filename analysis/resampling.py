@@ -147,13 +147,14 @@ def _weights(rng, draws, n):
 
 
 def cluster_interval(
-    clusters, statistic: Callable[[np.ndarray], float], rng, draws: int = DRAWS, wider: bool = False
+    clusters, statistic: Callable[[np.ndarray], float], rng, draws: int = DRAWS
 ) -> tuple[float, float, float]:
-    """Percentile interval of `statistic(indices)` when whole clusters are drawn with replacement.
+    """Percentile interval of `statistic(indices)` when whole clusters are drawn with replacement,
+    its deviations scaled from a normal to Student's t with a degree of freedom less than there are
+    clusters: as it is, the interval covers too little when they are few.
 
     clusters: a label per observation. statistic: int indices -> float, nan where it is undefined.
-    wider: the deviations are scaled from a normal to Student's t with a degree of freedom less than
-    there are clusters. -> low, high, share of draws that were undefined and are left out. nan, nan
+    -> low, high, share of draws that were undefined and are left out. nan, nan
     below 3 clusters.
     """
     labels = np.unique(np.asarray(clusters), return_inverse=True)[1]
@@ -168,8 +169,6 @@ def cluster_interval(
     lost = 1 - len(defined) / draws
     if lost > 0.5:
         return math.nan, math.nan, lost
-    low, high = np.quantile(defined, [TAIL, 1 - TAIL])
-    if wider:
-        value, stretch = statistic(np.arange(len(labels))), t_over_normal(len(members) - 1)
-        low, high = (value + stretch * (end - value) for end in (low, high))
+    value, stretch = statistic(np.arange(len(labels))), t_over_normal(len(members) - 1)
+    low, high = value + stretch * (np.quantile(defined, [TAIL, 1 - TAIL]) - value)
     return float(low), float(high), lost
