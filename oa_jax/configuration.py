@@ -75,6 +75,7 @@ class Train:
     )
     matmul_precision: str = one_of("default", "of products", "default", "high", "highest")
     compute_dtype: str = one_of("float32", "of a step's products", "float32", "bfloat16")
+    activation_dtype: str = one_of("float32", "of a step's activations", "float32", "bfloat16")
     quick_compile: bool = flag(False, "programs are ready sooner and run slower", free=True)
 
     @property

@@ -234,6 +234,7 @@ def engine(
         config.evaluate.block_items,
         evaluation.watched,
         train.compute_dtype,
+        train.activation_dtype,
         train.matmul_precision,
         train.quick_compile,
     )

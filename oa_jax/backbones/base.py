@@ -32,7 +32,9 @@ class Backbone(Protocol):
     """A model as pure functions of one seed's parameters; shapes as in the README's legend.
 
     One with frozen inputs that all seeds share also has them as `tables`, and `on(tables)`, which
-    returns the same backbone reading others, which may be traced.
+    returns the same backbone reading others, which may be traced. For
+    `train.activation_dtype` it is a dataclass with a field `dtype`: the type of the activations of
+    `loss`; parameters and the loss itself stay float32.
     """
 
     def init(self, key: jax.Array) -> Params: ...

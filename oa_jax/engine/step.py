@@ -32,6 +32,7 @@ class Settings:
     block_items: int
     watched: str = "candidates"  # the ranking that training selects by
     compute_dtype: str = "float32"  # of the matrix products of a training step
+    activation_dtype: str = "float32"  # of what a training step keeps of its layers
     matmul_precision: str = "default"  # of all matrix products
     quick_compile: bool = False  # programs are ready sooner and run slower
 
@@ -50,7 +51,10 @@ def train_step(settings: Settings, capacity, state: State, rows_N, arrays):
     rows_N = on_batch(rows_N)
     batch = on_batch(settings.task.batch(arrays, rows_N, state.seed, state.step, capacity))
     key = key_of(state.seed, Purpose.DROPOUT, state.step)
-    value_and_grad = jax.value_and_grad(settings.backbone.loss, has_aux=True)
+    backbone = settings.backbone
+    if settings.activation_dtype != "float32":
+        backbone = dataclasses.replace(backbone, dtype=settings.activation_dtype)
+    value_and_grad = jax.value_and_grad(backbone.loss, has_aux=True)
     value_and_grad = products_in(settings.compute_dtype, value_and_grad)
     (loss, aux), grads = value_and_grad(state.params, batch, key, state.hparams)
     directions, moments = settings.optimizer.update(grads, state.moments)

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 
 from oa_jax.errors import UserError
 from oa_jax.nn.known import FUSIONS, GCAConfig
-from oa_jax.nn.layers import ABXI_INIT, Init, LayerNorm, Packing, Stream, parallel_part
+from oa_jax.nn.layers import ABXI_INIT, Dense, Init, LayerNorm, Packing, Stream, parallel_part
 
 DOMAINS = ("A", "B")
 # What `part` makes of an update, given X and the scales of "split".
@@ -196,13 +196,14 @@ class Fusion(nn.Module):
         return mean_of(query, source, chosen), query.packing.pack(shares(chosen))
 
     def dense(self, width: int, name: str) -> nn.Dense:
-        return nn.Dense(width, kernel_init=self.initial.weight, name=name)
+        return Dense(width, kernel_init=self.initial.weight, name=name)
 
 
 def mean_of(query: Stream, source: Stream, chosen_BxTxS: jax.Array) -> jax.Array:
     """(P, D): the mean of the source's tokens that are chosen for each token of the query."""
     y_BxSxD = source.packing.unpack(source.h_PxD)
-    return query.packing.pack(jnp.einsum("bts,bsd->btd", shares(chosen_BxTxS), y_BxSxD))
+    shares_BxTxS = shares(chosen_BxTxS).astype(y_BxSxD.dtype)
+    return query.packing.pack(jnp.einsum("bts,bsd->btd", shares_BxTxS, y_BxSxD))
 
 
 def shares(chosen_BxTxS: jax.Array) -> jax.Array:

@@ -2,6 +2,9 @@
 
 Token streams are *packed*: about half of all (row, position) slots of a batch are padding, so the
 pointwise layers run on an array of real tokens (P, D), and only attention sees (B, L, D).
+
+Parameters are float32. A layer computes in the type of what it is given (`train.activation_dtype`),
+but for what is sensitive to rounding: the statistics of norms, and the softmax of attention.
 """
 
 from __future__ import annotations
@@ -38,6 +41,14 @@ class Init(NamedTuple):
 
 
 ABXI_INIT = Init()
+
+
+def _of_input(h, *parameters, dtype=None, **_):
+    """What `nn.Dense` multiplies and adds, in the type of its input."""
+    return h, *(p if p is None else p.astype(h.dtype) for p in parameters)
+
+
+Dense = functools.partial(nn.Dense, promote_dtype=_of_input)
 
 
 def parallel_part(update: jax.Array, x: jax.Array) -> jax.Array:
@@ -100,8 +111,9 @@ class Stream:
     packing: Packing
 
     def map(self, fn: Callable[[jax.Array], jax.Array]) -> Stream:
-        """Apply a pointwise function and keep padding at 0."""
-        return self.replace(h_PxD=fn(self.h_PxD) * self.real_P[:, None])
+        """Apply a pointwise function, and keep padding at 0 and the type of the states."""
+        h_PxD = fn(self.h_PxD).astype(self.h_PxD.dtype)
+        return self.replace(h_PxD=h_PxD * self.real_P[:, None])
 
     def last(self) -> Stream:
         """The stream's last position only: (B, D)."""
@@ -142,7 +154,7 @@ class Dropout(nn.Module):
         bits = [half_words(k, n * width) for k, n in zip(keys, sizes, strict=True)]
         halves = jnp.concatenate(bits).reshape(h.shape)
         keep = halves >= jnp.round(rate * 65536).astype(jnp.uint32)
-        return jnp.where(keep, h / (1.0 - rate), 0.0)
+        return jnp.where(keep, h / (1.0 - rate), 0.0).astype(h.dtype)
 
 
 def half_words(key: jax.Array, size: int) -> jax.Array:
@@ -176,7 +188,8 @@ class LayerNorm(nn.Module):
     @nn.compact
     def __call__(self, h: jax.Array) -> jax.Array:
         # Two-pass variance: the fast one-pass form loses digits that parity tests look at.
-        return nn.LayerNorm(epsilon=self.epsilon, use_fast_variance=False, name="norm")(h)
+        how = {"epsilon": self.epsilon, "use_fast_variance": False, "dtype": h.dtype}
+        return nn.LayerNorm(**how, name="norm")(h)
 
 
 class SwiGLU(nn.Module):
@@ -187,7 +200,7 @@ class SwiGLU(nn.Module):
     @nn.compact
     def __call__(self, h: jax.Array) -> jax.Array:
         def dense(features, name):
-            return nn.Dense(features, use_bias=False, kernel_init=WEIGHT_INIT, name=name)
+            return Dense(features, use_bias=False, kernel_init=WEIGHT_INIT, name=name)
 
         gated = nn.silu(dense(self.width, "gate")(h)) * dense(self.width, "up")(h)
         return dense(h.shape[-1], "down")(gated)
@@ -203,7 +216,7 @@ class LoRA(nn.Module):
         width = h.shape[-1]
         a = self.param("a", LORA_A_INIT, (width, self.rank))
         b = self.param("b", nn.initializers.zeros, (self.rank, width))
-        return (h @ b.T) @ a.T
+        return (h @ b.T.astype(h.dtype)) @ a.T.astype(h.dtype)
 
 
 class MultiHeadAttention(nn.Module):
@@ -246,10 +259,11 @@ class MultiHeadAttention(nn.Module):
         change: what is made of the heads' outputs (B, H, T, E) before they are mixed; its second
         argument gives the query's own values.
         """
-        width = query.h_PxD.shape[-1]
+        width, dtype = query.h_PxD.shape[-1], query.h_PxD.dtype
         inner = self.inner or width
         w_in = self.param("w_in", self.initial.in_projection, (width, 3 * inner))
         b_in = self.param("b_in", nn.initializers.zeros, (3 * inner,))
+        w_in, b_in = w_in.astype(dtype), b_in.astype(dtype)
 
         def project(stream, part):
             columns = slice(part * inner, (part + 1) * inner)
@@ -258,13 +272,15 @@ class MultiHeadAttention(nn.Module):
 
         q_BxHxTxE, k_BxHxSxE, v_BxHxSxE = project(query, 0), project(source, 1), project(source, 2)
         logits_BxHxTxS = (q_BxHxTxE @ k_BxHxSxE.swapaxes(2, 3)) * (inner // self.heads) ** -0.5
-        logits_BxHxTxS = jnp.where(allowed_BxTxS[:, None], logits_BxHxTxS, -1e30)
-        weights_BxHxTxS = Dropout()(nn.softmax(logits_BxHxTxS, axis=-1), rate)
+        logits_BxHxTxS = jnp.where(
+            allowed_BxTxS[:, None], logits_BxHxTxS.astype(jnp.float32), -1e30
+        )
+        weights_BxHxTxS = Dropout()(nn.softmax(logits_BxHxTxS, axis=-1).astype(dtype), rate)
         mixed_BxHxTxE = weights_BxHxTxS @ v_BxHxSxE
         if change is not None:
             mixed_BxHxTxE = change(mixed_BxHxTxE, lambda: project(query, 2))
         mixed_BxTxI = mixed_BxHxTxE.swapaxes(1, 2).reshape(*allowed_BxTxS.shape[:2], inner)
-        dense = nn.Dense(width, kernel_init=self.initial.weight, name="out")
+        dense = Dense(width, kernel_init=self.initial.weight, name="out")
         out = dense(query.packing.pack(mixed_BxTxI))
         has_key_Px1 = query.packing.pack(allowed_BxTxS.any(-1))[:, None]
         weights_PxS = query.packing.pack(weights_BxHxTxS.mean(1)) * has_key_Px1

@@ -233,9 +233,10 @@ def mean_cos2(probes: dict[str, Probe], part_of: str = "update") -> jax.Array:
     cos²(X, α ⊙ X'), which does not depend on the signs of X' (`angles`)."""
 
     def one(probe):
-        update = probe.update if part_of == "update" else probe.gate * probe.update
-        dot = jnp.sum(probe.x * update, -1)
-        norms = jnp.sum(probe.x**2, -1) * jnp.sum(update**2, -1)
+        x, update = (a.astype(jnp.float32) for a in (probe.x, probe.update))
+        update = update if part_of == "update" else probe.gate * update
+        dot = jnp.sum(x * update, -1)
+        norms = jnp.sum(x**2, -1) * jnp.sum(update**2, -1)
         # A direction this short is rounding: without the bound its gradient would overflow, and
         # spoil the step even at λ = 0.
         there = norms > 1e-18

@@ -19,6 +19,7 @@ from oa_jax.nn.fusion import DOMAINS, Probe, Times, fuse, with_donors, without_d
 from oa_jax.nn.known import GCAConfig
 from oa_jax.nn.layers import (
     XAVIER_NORMAL,
+    Dense,
     Dropout,
     Init,
     LayerNorm,
@@ -53,7 +54,7 @@ class Block(nn.Module):
         update = attention(query, stream, allowed, rate)
         norm = LayerNorm(EPSILON, name="norm_ffn")
         init = {"kernel_init": XAVIER_NORMAL, "bias_init": linear_bias(width)}
-        ffn_in, ffn_out = (nn.Dense(width, **init, name=f"ffn_{part}") for part in ("in", "out"))
+        ffn_in, ffn_out = (Dense(width, **init, name=f"ffn_{part}") for part in ("in", "out"))
 
         def feed_forward(h):
             h = norm(h + update)
@@ -70,6 +71,7 @@ class StreamNet(nn.Module):
     n_items: tuple[int, int]
     config: Any  # the group `model` of the backbone
     gca: GCAConfig
+    dtype: str  # of what passes between the layers; what comes out is float32
 
     def add_layers(self) -> None:
         """What every stream has of its own: blocks, last norm, dropout."""
@@ -100,7 +102,7 @@ class StreamNet(nn.Module):
             ids_BxL = with_donors(batch["seq"], batch) if name == "x" else batch[f"seq_{name}"]
             packing = Packing(batch.get(f"at_{name}"), ids_BxL.shape)
             ids_P, place_P = packing.pack(ids_BxL), packing.pack(place(ids_BxL != 0))
-            h_PxD = vectors(name, ids_P) + self.positions[name][place_P]
+            h_PxD = (vectors(name, ids_P) + self.positions[name][place_P]).astype(self.dtype)
             stream = Stream(self.dropout[name](h_PxD, rate), ids_P != 0, packing)
             streams[name] = stream.map(lambda h: h)  # padding back to 0
         own = _own_columns(batch)
@@ -124,7 +126,8 @@ class StreamNet(nn.Module):
             streams = {name: stream.last() for name, stream in streams.items()}
         if "x" in streams:
             streams["x"] = without_donors(streams["x"], batch["seq"].shape[0])
-        return streams, probes
+        exact = {s: one.replace(h_PxD=one.h_PxD.astype(jnp.float32)) for s, one in streams.items()}
+        return exact, probes
 
 
 def _own_columns(batch):

@@ -3,9 +3,13 @@
 They know a backbone by its contract alone: parameters, evaluation rows, batches of its task.
 """
 
+import dataclasses
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.extend.core import jaxprs_in_params
 
 from oa_jax import experiment as experiment_lib
 from oa_jax.backbones import base
@@ -171,6 +175,35 @@ def seeds_are_alone(case):
     assert abs(loss[0] - loss[1]) > 1e-4, "two seeds have one loss"
 
 
+def activations_of_bfloat16_are_rounded_and_nothing_else(case):
+    rows = case.task.rows_of_batch(jnp.arange(case.task.batch_size), 0, 0)
+    batch = case.batch(case.arrays, rows, 0, 0, case.capacity)
+
+    def loss_in(dtype):
+        learner = dataclasses.replace(case.learner, dtype=dtype)
+        return lambda params: learner.loss(params, batch, None, case.hparams)[0]
+
+    exact, rounded = (jax.jit(loss_in(dtype))(case.params) for dtype in ("float32", "bfloat16"))
+    assert 0 < abs(rounded - exact) < 0.03 * abs(exact)
+    assert exact.dtype == rounded.dtype == jnp.float32
+    gradient = jax.grad(loss_in("bfloat16"))
+    of_parameters = jax.tree.leaves(jax.eval_shape(gradient, case.params))
+    assert {leaf.dtype for leaf in of_parameters} == {jnp.dtype("float32")}
+    assert products_of_layers(jax.make_jaxpr(gradient)(case.params).jaxpr) == {"bfloat16"}
+
+
+def products_of_layers(jaxpr):
+    """Types of the operands of all products in attention, feed-forward layers and fusions."""
+    found = set()
+    for equation in jaxpr.eqns:
+        within = str(equation.source_info.name_stack)
+        if equation.primitive.name == "dot_general" and re.search("attention|ffn|gca", within):
+            found |= {str(operand.aval.dtype) for operand in equation.invars}
+        for inner in jaxprs_in_params(equation.params):
+            found |= products_of_layers(inner)
+    return found
+
+
 CHECKS = (
     has_the_functions_of_the_contract,
     no_token_sees_a_later_event,
@@ -180,4 +213,5 @@ CHECKS = (
     candidates_are_scored_as_in_full_ranking,
     rows_of_histories_are_the_tasks,
     seeds_are_alone,
+    activations_of_bfloat16_are_rounded_and_nothing_else,
 )

@@ -223,3 +223,23 @@ def test_gates_are_in_the_probe():
     heads = case("head_gate")()[1]
     np.testing.assert_array_equal(heads.gate, 1)
     assert 0 < heads.more["head_gate"].min() < heads.more["head_gate"].max() < 1
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_states_of_bfloat16_stay_of_it(name):
+    query, source = (
+        one.replace(h_PxD=one.h_PxD.astype(jnp.bfloat16).astype(jnp.float32)) for one in streams()
+    )
+    exact, *_, exact_gradient = case(name)(query, source)
+    half = [one.replace(h_PxD=one.h_PxD.astype(jnp.bfloat16)) for one in (query, source)]
+
+    def out(params):
+        return case(name).module.apply({"params": params}, *half, Q_TIME, S_TIME)[0].h_PxD
+
+    rounded, back = jax.vjp(out, case(name).params)
+    gradient = back(jnp.ones_like(rounded))[0]
+    assert rounded.dtype == jnp.bfloat16
+    np.testing.assert_allclose(rounded.astype(jnp.float32), exact.h_PxD, atol=0.1)
+    for found, leaf in zip(*map(jax.tree.leaves, (gradient, exact_gradient)), strict=True):
+        assert found.dtype == jnp.float32
+        assert jnp.linalg.norm(found - leaf) < 0.1 * jnp.linalg.norm(leaf) + 0.05

@@ -41,6 +41,7 @@ class ABXI(nn.Module):
     config: Model
     gca: GCAConfig
     quirks: Quirks
+    dtype: str = "float32"  # of what passes between the layers
 
     @nn.compact
     def __call__(
@@ -85,6 +86,7 @@ class ABXI(nn.Module):
                 count = count[:, -1:] - count + 1
             ids_P, place_P = packing.pack(ids_BxL), packing.pack(count * real_BxL)
             h_PxD = (shards.rows(items, ids_P) + positions[place_P]) * (ids_P != 0)[:, None]
+            h_PxD = h_PxD.astype(self.dtype)
             streams[name] = Stream(Dropout()(h_PxD, rate, packing.parts), ids_P != 0, packing)
         return streams, times
 
@@ -174,10 +176,11 @@ class Backbone(ByTable):
     quirks: Quirks = Quirks.of("official")
     block: int = 256  # of the sampled softmax: see `losses.position_negatives`
     form: str = "auto"
+    dtype: str = "float32"  # of activations
 
     @property
     def net(self) -> ABXI:
-        return ABXI(self.n_items, self.config, self.gca, self.quirks)
+        return ABXI(self.n_items, self.config, self.gca, self.quirks, self.dtype)
 
     def init(self, key: jax.Array) -> dict:
         ids = jnp.ones((1, self.config.length), jnp.int32)

@@ -112,10 +112,11 @@ class Backbone(OnTables):
     config: Model
     tables: Any = None
     gca: GCAConfig = GCAConfig()
+    dtype: str = "float32"  # of activations
 
     @property
     def net(self) -> CDSRNP:
-        return CDSRNP(self.n_items, self.config, self.gca)
+        return CDSRNP(self.n_items, self.config, self.gca, self.dtype)
 
     def init(self, key: jax.Array) -> dict:
         cfg = self.config

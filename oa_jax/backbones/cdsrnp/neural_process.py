@@ -12,7 +12,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from oa_jax.nn.layers import XAVIER_NORMAL, linear_bias
+from oa_jax.nn.layers import XAVIER_NORMAL, Dense, linear_bias
 
 
 class Gaussian(NamedTuple):
@@ -53,7 +53,7 @@ class LatentHead(nn.Module):
 
 def linear(n_in: int, n_out: int, name: str) -> nn.Dense:
     """A linear layer, its weights Xavier-normal and its bias as PyTorch draws it."""
-    return nn.Dense(n_out, kernel_init=XAVIER_NORMAL, bias_init=linear_bias(n_in), name=name)
+    return Dense(n_out, kernel_init=XAVIER_NORMAL, bias_init=linear_bias(n_in), name=name)
 
 
 class Sums(NamedTuple):

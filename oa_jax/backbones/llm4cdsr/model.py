@@ -133,10 +133,11 @@ class Backbone(OnTables):
     tables: Tables
     gca: GCAConfig = GCAConfig()
     quirks: Quirks = Quirks.of("official")
+    dtype: str = "float32"  # of activations
 
     @property
     def net(self) -> LLM4CDSR:
-        return LLM4CDSR(self.n_items, self.config, self.gca, self.quirks)
+        return LLM4CDSR(self.n_items, self.config, self.gca, self.dtype, self.quirks)
 
     def init(self, key: jax.Array) -> dict:
         """-> {"net": …} and the tables that are trained."""

@@ -77,10 +77,11 @@ class Backbone(ByTable):
     gca: GCAConfig = GCAConfig()
     block: int = 256  # of the sampled softmax: see `losses.position_negatives`
     form: str = "auto"
+    dtype: str = "float32"  # of activations
 
     @property
     def net(self) -> SASRec:
-        return SASRec(self.n_items, self.config, self.gca)
+        return SASRec(self.n_items, self.config, self.gca, self.dtype)
 
     def init(self, key: jax.Array) -> dict:
         row = jnp.ones((1, self.config.length), jnp.int32)
