@@ -1,9 +1,10 @@
 """`phase`: where GCA gains, and how its update lies to X, over two fields of the configuration.
 
 A cell is a run with GCA at one value of `--x` and of `--y`: its gain over the baseline of the same
-configuration, and the angle of its best parameters. Runs that differ in more are drawn apart, each
-kind on a diagram of its own; a field that follows from the two, as a feed-forward width that is a
-multiple of the width, makes no kind.
+configuration, and the angle of its best parameters, beside what `orthogonality` has measured of
+them if that was run. Runs that differ in more are drawn apart, each kind on a diagram of its own; a
+field that follows from the two, as a feed-forward width that is a multiple of the width, makes no
+kind.
 """
 
 from __future__ import annotations
@@ -26,14 +27,14 @@ from oa_jax.events.oracles import target_ranks
 from oa_jax.events.world import World, generate
 
 from . import correlate, figures, table
-from .output import columns, interval, number, percent, sheet_of, write_frame
+from .output import columns, interval, number, percent, read_frame, sheet_of, write_frame
 from .page import Section
 from .resampling import cluster_interval, mean_interval
 from .runs import Run, check_metric, finished
 
 ANGLE = "gated_abs_cos"
 SCHEMA = columns("kind domain run baseline x y", "", "gain low high angle angle_low angle_high")
-SCHEMA |= columns("", "", "oracle")
+SCHEMA |= columns("", "", "shuffled centred oracle")
 LEAST_ORACLE = 0.005  # of which a gain is shown as a share
 FEWEST_KINDS = 6  # whose order says something
 TITLES = {"gain": "gain in {metric}", "angle": "mean |cos(X, α ⊙ X')|"}
@@ -84,9 +85,18 @@ def kinds(runs: list[Run], x: str, y: str) -> dict[str, str]:
 
 
 def cells(
-    runs: list[Run], x: str, y: str, metric: str = "ndcg@10", draws: int = table.DRAWS
+    runs: list[Run],
+    x: str,
+    y: str,
+    metric: str = "ndcg@10",
+    draws: int = table.DRAWS,
+    measured: pl.DataFrame | None = None,
 ) -> tuple[pl.DataFrame, list[str]]:
-    """-> (a row per run with GCA and domain, see `SCHEMA`; sentences about what is missing)."""
+    """-> (a row per run with GCA and domain, see `SCHEMA`; sentences about what is missing).
+
+    measured: of `orthogonality`, for `shuffled`, the angle of X with what another user's token
+    takes, and `centred`, the angle once the means of both are removed.
+    """
     chosen = [run for run in finished(runs) if run.places]
     with_field = [run for run in chosen if {x, y} <= fields_of(run).keys()]
     if chosen and not with_field:
@@ -104,8 +114,19 @@ def cells(
             values = points.filter(run=run.name, domain=domain)["x"].to_numpy()
             ends = ("angle", "angle_low", "angle_high")
             row |= dict(zip(ends, map(float, mean_interval(values)), strict=True))
+        for name in ("shuffled", "centred"):
+            statistic = ANGLE.replace("abs", f"{name}_abs")
+            row[name] = _measured(measured, run, domain, statistic)
         rows.append(row | {"oracle": _oracle_gain(run, domain, metric)})
     return pl.DataFrame(rows, schema=SCHEMA).fill_nan(None), notes
+
+
+def _measured(frame, run, domain, statistic):
+    """Mean over seeds and places, of the best parameters."""
+    if frame is None:
+        return None
+    of = {"run": run.name, "domain": domain, "statistic": statistic, "parameters": "best"}
+    return frame.filter(**of)["value"].mean()
 
 
 def _oracle_gain(run, domain, metric):
@@ -159,7 +180,7 @@ def section(runs: list[Run], out, options) -> Section:
     """The diagrams and their numbers; writes `phase`."""
     x, y, metric = options.x, options.y, options.metric
     check_metric(metric, runs)
-    frame, notes = cells(runs, x, y, metric, options.draws)
+    frame, notes = cells(runs, x, y, metric, options.draws, read_frame(out, "orthogonality"))
     write_frame(out, "phase", frame)
     drawn = {}
     for (kind,), part in frame.group_by("kind", maintain_order=True):
@@ -169,8 +190,10 @@ def section(runs: list[Run], out, options) -> Section:
     how = (
         "Each cell is a run: above its gain over the baseline of the same configuration, bold "
         "where the 95 % interval over seeds and users leaves 0 out; below the angle, whose null "
-        "is that of independent directions, √(2/πd). In a synthetic world, ranked among all items, "
-        "the gain stands beside that of an oracle that knows the tastes and both histories."
+        "is that of independent directions, √(2/πd). Where `orthogonality` was run, the table has "
+        "it for what another user's token takes, too, and without both means. In a synthetic "
+        "world, ranked among all items, the gain stands beside that of an oracle that knows the "
+        "tastes and both histories."
     )
     missing = notes + ([] if drawn else [f"no two values of {x} and of {y} among runs of one kind"])
     shown = {
@@ -182,6 +205,8 @@ def section(runs: list[Run], out, options) -> Section:
         "95 % interval": lambda r: interval(r["low"], r["high"], 4, sign=True),
         "angle": lambda r: number(r["angle"]),
         "its interval": lambda r: interval(r["angle_low"], r["angle_high"]),
+        "another user's": lambda r: number(r["shuffled"]),
+        "centred": lambda r: number(r["centred"]),
         "of the oracle's gain": _share,
     }
     sheet = sheet_of(frame.iter_rows(named=True), f"Gain in {metric} and angle", 4, shown)

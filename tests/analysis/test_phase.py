@@ -1,5 +1,6 @@
 """Phase diagrams: which runs are one kind, whose gain stands in which cell, what is missing."""
 
+import polars as pl
 import pytest
 
 from analysis import phase, table
@@ -57,6 +58,25 @@ def test_cells_hold_the_gains_of_the_table_and_the_angles(runs):
         good = row["x"] == "0.0" and row["kind"] == "early"
         assert (row["low"] > 0) == good
         assert row["angle"] == pytest.approx(0.3 if good else 0.6)
+
+
+def test_what_orthogonality_measured_stands_beside(runs):
+    run = next(run.name for run in runs if run.places)
+    lead = {"run": run, "split": "val", "step": 7, "place": "0"}
+    values = {("A", "best", 0): 0.2, ("A", "best", 1): 0.4, ("A", "init", 0): 0.9}
+    measured = pl.DataFrame(
+        [
+            lead | {"domain": d, "parameters": of, "seed": seed, "statistic": statistic, "value": v}
+            for (d, of, seed), v in values.items()
+            for statistic in ("gated_centred_abs_cos", "gated_abs_cos")
+        ],
+        strict=False,
+    )
+    frame, _ = phase.cells(runs, X, Y, draws=100, measured=measured)
+    (row,) = frame.filter(run=run, domain="A").to_dicts()
+    assert row["centred"] == pytest.approx(0.3) and row["shuffled"] is None
+    assert frame.filter(pl.col("run") != run)["centred"].null_count() == len(frame) - 2
+    assert phase.cells(runs, X, Y, draws=100)[0]["centred"].null_count() == len(frame)
 
 
 def test_a_kind_with_one_value_of_an_axis_has_no_diagram(runs, tmp_path):
