@@ -23,6 +23,7 @@ from oa_jax.sheets import Sheet
 flags.DEFINE_string("topology", None, f"Devices to compile for: {EXPECTED}.")
 flags.DEFINE_string("sizes", None, "users:U,items:A+B,events:E of a data set that is not at hand.")
 cli.define_config()
+LARGEST = 8  # parts of the model that move the most bytes
 
 
 def main(_):
@@ -106,6 +107,11 @@ def work_lines(found: Found, topology: Topology, precision: str) -> list[str]:
             f"from memory, collectives: {'; '.join(sent) or 'none'}",
             f"  roofline: {', '.join(parts)}: at least {si(least[limit], 's')}, bound by {limit}",
         ]
+        largest = sorted(cost.places.items(), key=lambda item: -item[1])[:LARGEST]
+        if largest:
+            lines.append(
+                "  bytes by place: " + "; ".join(f"{si(n, 'B')} {at}" for at, n in largest)
+            )
         if cost.cycles:
             clock = topology.device.clock
             takes = si(cost.cycles / clock, "s") if clock else si(cost.cycles, " cycles")

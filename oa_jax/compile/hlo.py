@@ -32,6 +32,11 @@ CHAIN, CHAIN_START, CHAIN_END = 'chain_id="', '"AsyncCollectiveStart"', '"AsyncC
 # A TPU's compiler says what it expects a kernel to take; of gathers and scatters nothing.
 CYCLES = r'"estimated_cycles":"(\d+)"'
 
+OP_NAME = r'op_name="([^"]*)"'
+# Of an operation's name: what says nothing, and parts of a step, said where no layer is.
+CONTROL = {"while", "body", "cond", "closed_call", "branch_fun", "norm"}
+SCOPES = {"batch", "loss", "optimizer", "validation"}
+
 ARRAY = re.compile(r"([a-z]+(\d+)|pred)\[([\d,]*)\](?:\{([^}]*)\})?")
 INSTRUCTION = re.compile(r"\s+(ROOT )?%(\S+) = (.+)")
 OPCODE = re.compile(r"([a-z][a-z0-9-]*)\(")
@@ -114,13 +119,15 @@ Scope = dict[str, Instruction]  # a computation
 class Cost:
     """flops of matrix products; bytes moved to and from memory; {kind: (times, bytes)} of
     collectives, bytes of all times together; loops whose number of turns is not in the text and
-    which were counted once.  cycles: what a TPU's compiler expects its kernels to take, one after
-    another; unestimated: kernels of which it says nothing."""
+    which were counted once.  places: {part of the model: bytes}, see `place_of`.  cycles: what a
+    TPU's compiler expects its kernels to take, one after another; unestimated: kernels of which it
+    says nothing."""
 
     flops: float = 0
     traffic: float = 0
     collectives: dict[str, tuple[int, float]] = dataclasses.field(default_factory=dict)
     unknown_loops: int = 0
+    places: dict[str, float] = dataclasses.field(default_factory=dict)
     cycles: float = 0
     unestimated: int = 0
 
@@ -130,6 +137,8 @@ class Cost:
         self.cycles += times * other.cycles
         self.unestimated += times * other.unestimated
         self.unknown_loops += other.unknown_loops
+        for place, size in other.places.items():
+            self.places[place] = self.places.get(place, 0) + times * size
         for kind, (n, size) in other.collectives.items():
             before = self.collectives.get(kind, (0, 0))
             self.collectives[kind] = (before[0] + times * n, before[1] + times * size)
@@ -182,7 +191,8 @@ class Program:
             else:
                 total.add(self._within(one, scope))
                 if one.opcode not in FREE:
-                    total.traffic += self._traffic(one, scope)
+                    moved, place = self._traffic(one, scope), place_of(one.attribute(OP_NAME) or "")
+                    total.add(Cost(traffic=moved, places={place: moved}))
                     cycles = one.attribute(CYCLES)
                     total.cycles += int(cycles or 0)
                     total.unestimated += cycles is None
@@ -276,6 +286,19 @@ class Program:
             part = scope[root.operands[1 if root.opcode == "dynamic-update-slice" else -1]]
             return min(part.size, root.traffic)
         return root.traffic
+
+
+def place_of(op_name: str) -> str:
+    """Where in the model an operation stands: of `jit(program)/while/body/jvp(ABXI)/ffn/up/dot` it
+    is "ffn up", of its gradient "ffn up, backward". Streams and blocks are not told apart."""
+    words = []
+    for part in re.split(r"/(?![^(]*\))", op_name)[:-1]:  # the last is the operation
+        word = re.sub(r"_(x|[A-Z]|\d+)(?=_|$)", "", part).lower()
+        if re.fullmatch("[a-z_]+", word) and word not in CONTROL and word not in words:
+            words.append(word)
+    words = words[1:] if words[1:] and words[0] in SCOPES else words
+    back = ", backward" if "transpose(" in op_name else ""
+    return (" ".join(words) or "elsewhere") + back
 
 
 def _goes_on(one: Instruction, scope: Scope) -> bool:

@@ -49,18 +49,20 @@ def train_step(settings: Settings, capacity, state: State, rows_N, arrays):
     Decay is decoupled and reaches every parameter, biases and norms included (quirk Q7).
     """
     rows_N = on_batch(rows_N)
-    batch = on_batch(settings.task.batch(arrays, rows_N, state.seed, state.step, capacity))
+    with jax.named_scope("batch"):
+        batch = on_batch(settings.task.batch(arrays, rows_N, state.seed, state.step, capacity))
     key = key_of(state.seed, Purpose.DROPOUT, state.step)
     backbone = settings.backbone
     if settings.activation_dtype != "float32":
         backbone = dataclasses.replace(backbone, dtype=settings.activation_dtype)
     value_and_grad = jax.value_and_grad(backbone.loss, has_aux=True)
     value_and_grad = products_in(settings.compute_dtype, value_and_grad)
-    (loss, aux), grads = value_and_grad(state.params, batch, key, state.hparams)
-    directions, moments = settings.optimizer.update(grads, state.moments)
-    rate = settings.schedule.learning_rate(state)
-    decay = state.hparams["weight_decay"]
-    params = jax.tree.map(lambda p, d: p - rate * (d + decay * p), state.params, directions)
+    with jax.named_scope("loss"):
+        (loss, aux), grads = value_and_grad(state.params, batch, key, state.hparams)
+    rate, decay = settings.schedule.learning_rate(state), state.hparams["weight_decay"]
+    with jax.named_scope("optimizer"):
+        directions, moments = settings.optimizer.update(grads, state.moments)
+        params = jax.tree.map(lambda p, d: p - rate * (d + decay * p), state.params, directions)
     diverged = ~jnp.isfinite(loss) & (state.diverged_step == 0)
     share = batch["n_users"] / settings.task.n_users  # of the epoch's mean
     state = state.replace(
@@ -122,7 +124,8 @@ def unless_done(before: State, after: State) -> State:
 def assess(settings: Settings, params, arrays):
     """Ranks among the candidates of the validation users, GCA sums over the probe users."""
     settings = settings.on(arrays.get("tables"))
-    ranks = all_ranks(settings, params, arrays["val"], rankings=(settings.watched,))
+    with jax.named_scope("validation"):
+        ranks = all_ranks(settings, params, arrays["val"], rankings=(settings.watched,))
     return {"ranks": ranks[settings.watched], "gca": probe_sums(settings, params, arrays["probe"])}
 
 

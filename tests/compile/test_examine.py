@@ -172,15 +172,17 @@ def test_numbers_have_prefixes(value, said):
 
 
 def test_work_is_said_with_collectives():
-    cost = Cost(197e9, 8.19e8, {"all-reduce": (3, 1e9)}, unknown_loops=1)
+    places = {"gca": 2e8, "ffn up, backward": 6.19e8}
+    cost = Cost(197e9, 8.19e8, {"all-reduce": (3, 1e9)}, unknown_loops=1, places=places)
     lines = command.work_lines(Found("training epoch", {}, 0.0, cost, cost), CHIP, "default")
     assert lines[0] == (
         "training epoch: 197 Gflop of matrix products, 819 MB to and from memory, "
         "collectives: 3 all-reduce, 1 GB"
     )
     assert lines[1].endswith("links 10 ms: at least 10 ms, bound by links")
-    assert lines[2].strip() == "loops of unknown length, counted once: 1"
-    assert lines[3].startswith("a step of it: ")
+    assert lines[2].strip() == "bytes by place: 619 MB ffn up, backward; 200 MB gca"
+    assert lines[3].strip() == "loops of unknown length, counted once: 1"
+    assert lines[4].startswith("a step of it: ")
     cost = Cost(197e9, 8.19e8, cycles=1.503e6, unestimated=3)
     lines = command.work_lines(Found("training epoch", {}, 0.0, cost), CHIP, "default")
     said = "the compiler expects 1 ms, without 3 kernels (gathers, scatters) of which it says"

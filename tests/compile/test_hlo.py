@@ -51,6 +51,29 @@ def test_a_loop_that_never_turns_costs_nothing():
     assert (cost.flops, cost.unknown_loops) == (0, 0)
 
 
+def test_bytes_by_place_are_all_of_them(text):
+    for cost in (Program(text).cost(), Program(text).loop(7)):
+        assert sum(cost.places.values()) == cost.traffic > 0
+
+
+def test_places_are_those_of_the_model():
+    path = "jit(program)/vmap()/while/body/closed_call"
+    names = {
+        f"{path}/loss/jvp(ABXI)/ffn/up/dot_general": "ffn up",
+        f"{path}/loss/transpose(jvp(ABXI))/gca_0_B/gca_0_B.fused/attention/attention.attend/exp": (
+            "gca attention, backward"
+        ),
+        f"{path}/loss/jvp(SASRec)/SASRec.run/block_x_1/Dropout_0/cond/branch_0_fun/add": (
+            "block dropout"
+        ),
+        f"{path}/loss/jvp()/vmap(jit(a/b))/reduce_sum": "loss",
+        f"{path}/optimizer/mul": "optimizer",
+        "jit(program)/add": "elsewhere",
+        "": "elsewhere",
+    }
+    assert {name: hlo.place_of(name) for name in names} == names
+
+
 def test_what_is_no_module():
     with pytest.raises(ValueError, match="no ENTRY computation"):
         Program("HloModule nothing\n")
