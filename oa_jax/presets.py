@@ -83,6 +83,11 @@ def is_true(name: str, value: str) -> bool:
     return choice(name, value, ("true", "false")) == "true"
 
 
+def only_runlocal(text: str | None) -> bool:
+    """Whether `runlocal` is given to a file that has no other argument."""
+    return is_true("runlocal", arguments(text, {"runlocal": "false"})["runlocal"])
+
+
 def places(text: str) -> tuple[int, ...]:
     """Places of GCA from `none`, `early`, `stack` or numbers such as `0-1`."""
     parts = {"none": [], "early": ["0"], "stack": ["0", "1"]}.get(text, text.split("-"))

@@ -17,7 +17,7 @@ PENALTIES = (-1.0, -0.3, -0.1, -0.03, 0.0, 0.03, 0.1, 0.3, 1.0, 3.0)
 
 
 def get_study(arg=None):
-    runlocal = presets.arguments(arg, {"runlocal": "false"})["runlocal"] == "true"
+    runlocal = presets.only_runlocal(arg)
 
     def make(gca="early", part="full", of="gated", penalty=0.0):
         config = presets.load(f"configs/abxi.py:gca={gca}" + ",runlocal" * runlocal)

@@ -31,8 +31,7 @@ CHANGES = {
 
 
 def get_study(arg=None):
-    args = presets.arguments(arg, {"runlocal": "false"})
-    runlocal = presets.is_true("runlocal", args["runlocal"])
+    runlocal = presets.only_runlocal(arg)
 
     def make(act="sigmoid", tied=True, width=32, change=""):
         config = presets.load("configs/abxi.py:gca=early" + ",runlocal" * runlocal)

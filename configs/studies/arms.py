@@ -35,7 +35,7 @@ OTHERS = tuple(name for name in FUSIONS if name != "gca")
 
 
 def get_study(arg=None):
-    runlocal = presets.arguments(arg, {"runlocal": "false"})["runlocal"] == "true"
+    runlocal = presets.only_runlocal(arg)
 
     def config(gca, redundancy, fields):
         found = presets.load(f"configs/abxi.py:gca={gca}" + ",runlocal" * runlocal)

@@ -19,7 +19,7 @@ KNOBS = (0.0, 0.25, 0.5, 0.75, 1.0)
 
 
 def get_study(arg=None):
-    runlocal = presets.arguments(arg, {"runlocal": "false"})["runlocal"] == "true"
+    runlocal = presets.only_runlocal(arg)
 
     def make(redundancy, gca, width=32, source="merged", tied=True, synergy=0.0, heads=0):
         if gca == "none" and source != "merged":

@@ -17,7 +17,7 @@ PLACES = ("none", "0", "1", "2", "0-1", "0-2", "1-2", "0-1-2")
 
 
 def get_study(arg=None):
-    runlocal = presets.arguments(arg, {"runlocal": "false"})["runlocal"] == "true"
+    runlocal = presets.only_runlocal(arg)
 
     def make(gca, act, norm, heads):
         if gca == "none" and (act, norm, heads) != ("sigmoid", True, 2):

@@ -22,7 +22,7 @@ DEFAULTS = {"backbone": "abxi", "pair": "synthetic", "size": "official", "runloc
 
 def get_study(arg=None):
     args = presets.arguments(arg, DEFAULTS)
-    backbone, runlocal = args["backbone"], args["runlocal"] == "true"
+    backbone, runlocal = args["backbone"], presets.is_true("runlocal", args["runlocal"])
     text = f"configs/{backbone}.py:pair={args['pair']},size={args['size']}" + ",runlocal" * runlocal
 
     def sized(gca, width, rate):

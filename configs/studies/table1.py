@@ -24,7 +24,7 @@ DEFAULTS = {"backbone": "all", "size": "official", "runlocal": "false"}
 def get_study(arg=None):
     args = presets.arguments(arg, DEFAULTS)
     presets.choice("backbone", args["backbone"], ("all", *PAIRS))
-    if args["runlocal"] == "true":
+    if presets.is_true("runlocal", args["runlocal"]):
         small = {}
         for gca in ("none", "early"):
             small[gca] = presets.load(f"configs/abxi.py:gca={gca},runlocal")

@@ -38,6 +38,12 @@ def test_runlocal_of_a_study_can_be_built(path):
         experiment.load(config)
 
 
+@pytest.mark.parametrize("path", STUDIES, ids=lambda path: path.stem)
+def test_runlocal_is_true_or_false(path):
+    with pytest.raises(UserError, match="runlocal=yes: expected one of true, false"):
+        study.load(f"{path}:runlocal=yes")
+
+
 @pytest.mark.slow
 def test_runlocal_ends_in_a_minute(tmp_path):
     begin, path = time.process_time(), toy.ROOT / "configs" / "studies" / "ablation.py"
