@@ -20,6 +20,7 @@ from oa_jax.events.world import World
 from oa_jax.fields import field, flag, is_int, one_of, real, text, whole
 from oa_jax.nn.known import GCAConfig
 
+FORMS = ("auto", "gather", "products", "counts")  # of the sampled softmax
 WRITERS = ("tensorboard", "mlflow", "wandb")
 PROTOCOLS = ("official", "corrected")
 MESH_AXES = ("seed", "data", "table")
@@ -61,7 +62,7 @@ class Train:
     n_negatives: int = whole(128, "negatives of a domain")
     negatives: str = one_of("per_position", "who shares negatives", "per_position", "per_sequence")
     block_positions: int = whole(256, "positions whose softmax is taken together", free=True)
-    softmax: str = one_of("auto", "form of the sampled one", "auto", "gather", "products")
+    softmax: str = one_of("auto", "form of the sampled one", *FORMS)
     probe_users: int = whole(1024, "validation users whose angles are measured")
     checkpoint_every: int = whole(5, "epochs between checkpoints", free=True)
     keep_checkpoints: int = whole(2, "checkpoints that stay", free=True)

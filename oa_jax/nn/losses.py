@@ -33,6 +33,7 @@ def shared_negatives(
     return jnp.sum(terms_P), jax.lax.stop_gradient(terms_P)
 
 
+LANES = 128
 TPU_BLOCK = 256  # positions whose products with all items stay in vector memory
 # A CPU is fastest while the item vectors of a block, and their gradients, stay in its cache.
 CPU_BLOCK_BYTES = 2**21
@@ -53,6 +54,8 @@ def position_negatives(
     form: "gather" looks up the vectors of the drawn items, of at most `block` positions at a time,
     on a CPU of as many as take `CPU_BLOCK_BYTES`.  "products" multiplies with the whole table and
     picks the scores of the drawn items out; its rounding is that of the device's matrix products.
+    "counts" does so too, and weighs all scores by how often each item was drawn, which is a product
+    of one-hot digits: nothing is looked up or scattered, for more products.
     Their blocks are a third of the positions, on a TPU `TPU_BLOCK`.  "auto": products on
     accelerators where they are the smaller array (V scores at most K·D), gather elsewhere.
 
@@ -79,22 +82,36 @@ def _in_blocks(held: shards.Rows, h_PxD, weight_P, ids_Px1K, *, block, form):
         "cpu": functools.partial(by, _gathered, of_cpu),
         "default": functools.partial(by, _gathered, block),
     }
-    if form == "products" or (form == "auto" and len(table) <= of_position):
+    if form in ("products", "counts") or (form == "auto" and len(table) <= of_position):
         # On a TPU one seed after another, so that table, gradient and scores of a block stay in
         # vector memory.
-        of_tpu = functools.partial(by, _picked, TPU_BLOCK)
+        every = _counted if form == "counts" else _picked
+        of_tpu = functools.partial(by, every, TPU_BLOCK)
         forms["tpu"] = jax.custom_batching.sequential_vmap(of_tpu)
-        forms["default"] = functools.partial(by, _picked, -(-len(h_PxD) // 3))
-        if form == "products":
+        forms["default"] = functools.partial(by, every, -(-len(h_PxD) // 3))
+        if form != "auto":
             forms["cpu"] = forms["default"]
     elif of_cpu == block:
         return forms["cpu"](table, h_PxD, weight_P, ids_Px1K)
     return jax.lax.platform_dependent(table, h_PxD, weight_P, ids_Px1K, **forms)
 
 
+def _softmax_of(scored):
+    """A form, of one that gives scores (P, K) of the rows `ids` for each position, and what makes
+    of their gradient that of the table, added to one, and that of h."""
+
+    def form(held, d_table, h_PxD, weight_P, ids_PxK):
+        own, back = scored(held, h_PxD, ids_PxK)
+        scores = held.sum(own)
+        terms = weight_P * _nll(scores[:, 0], scores[:, 1:])
+        d_scores = weight_P[:, None] * jax.nn.softmax(scores, -1).at[:, 0].add(-1.0)
+        return terms, *back(d_table, d_scores)
+
+    return form
+
+
+@_softmax_of
 def _gathered(held, h_PxD, ids_PxK):
-    """Scores (P, K) of the rows `ids` for each position, and what makes of their gradient that of
-    the table, added to one, and that of h."""
     items = held.get(ids_PxK)
 
     def back(d_table, d_scores):
@@ -105,8 +122,9 @@ def _gathered(held, h_PxD, ids_PxK):
     return jnp.einsum("pd,pkd->pk", h_PxD, items), back
 
 
+@_softmax_of
 def _picked(held, h_PxD, ids_PxK):
-    """The same, without a vector of an item by itself: out of the products with all rows."""
+    """Without a vector of an item by itself: out of the products with all rows."""
     every_PxV, places = h_PxD @ held.array.T, held.places(ids_PxK)
 
     def back(d_table, d_scores):
@@ -115,6 +133,28 @@ def _picked(held, h_PxD, ids_PxK):
         return d_table + d_every.T @ h_PxD, d_every @ held.array
 
     return jnp.take_along_axis(every_PxV, places, 1, mode="fill", fill_value=0), back
+
+
+def _counted(held, d_table, h_PxD, weight_P, ids_PxK):
+    """A form without a look-up or a scatter."""
+    every_PxV, places = h_PxD @ held.array.T, held.places(ids_PxK)
+    times_PxV, target_PxV = (_counts(of, every_PxV.shape[1]) for of in (places, places[:, :1]))
+    peak_P = held.largest(jnp.max(jnp.where(times_PxV > 0, every_PxV, -1e30), 1))
+    share_PxV = times_PxV * jnp.exp(jnp.minimum(every_PxV - peak_P[:, None], 0.0))
+    total_P = held.sum(share_PxV.sum(1))
+    terms = weight_P * (jnp.log(total_P) + peak_P - held.sum((target_PxV * every_PxV).sum(1)))
+    d_every = weight_P[:, None] * (share_PxV / total_P[:, None] - target_PxV)
+    return terms, d_table + d_every.T @ h_PxD, d_every @ held.array
+
+
+def _counts(places_PxK, n_rows):
+    """(P, V): how often each row is among the places of a position."""
+    high, low = (
+        jax.nn.one_hot(digit, size, dtype=jnp.bfloat16)
+        for digit, size in ((places_PxK // LANES, -(-n_rows // LANES)), (places_PxK % LANES, LANES))
+    )
+    counts = jnp.einsum("pkh,pkl->phl", high, low, preferred_element_type=jnp.float32)
+    return counts.reshape(len(places_PxK), -1)[:, :n_rows]
 
 
 def _scan_blocks(divided, form, block, table, h_PxD, weight_P, ids_Px1K):
@@ -126,12 +166,7 @@ def _scan_blocks(divided, form, block, table, h_PxD, weight_P, ids_Px1K):
         return padded.reshape(n_blocks, block, *array.shape[1:])
 
     def step(d_table, inputs):
-        h, weight, ids = inputs
-        own, back = form(held, h, ids)
-        scores = held.sum(own)
-        terms = weight * _nll(scores[:, 0], scores[:, 1:])
-        d_scores = weight[:, None] * jax.nn.softmax(scores, -1).at[:, 0].add(-1.0)
-        d_table, d_h = back(d_table, d_scores)
+        terms, d_table, d_h = form(held, d_table, *inputs)
         return d_table, (terms, d_h)
 
     xs = (blocks(h_PxD), blocks(weight_P), blocks(ids_Px1K))

@@ -83,6 +83,10 @@ class Rows:
         """`values` added up over the devices that hold the parts of the table."""
         return jax.lax.psum(values, "table") if self.divided else values
 
+    def largest(self, values: jax.Array) -> jax.Array:
+        """The largest of `values` over those devices."""
+        return jax.lax.pmax(values, "table") if self.divided else values
+
     def once(self, values: jax.Array) -> jax.Array:
         """`values` that those devices know alike, on one of them, 0 on the others."""
         if not self.divided:

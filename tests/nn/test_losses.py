@@ -38,7 +38,7 @@ def by_position(table, h, block, negatives=NEGATIVES, form="auto"):
     return position_negatives(table, h, WEIGHT, TARGET, negatives, block, form)
 
 
-@pytest.mark.parametrize("form", ["gather", "products"])
+@pytest.mark.parametrize("form", ["gather", "products", "counts"])
 @pytest.mark.parametrize("block", BLOCKS)
 def test_position_negatives(block, form):
     terms = naive_terms(TABLE, H)
@@ -98,14 +98,15 @@ def test_accelerators_make_products_while_that_is_the_smaller_array(platform):
     scores = {"cuda": f"tensor<2x5x{ITEMS}xf32>", "tpu": f"tensor<{losses.TPU_BLOCK}x{ITEMS}xf32>"}
     assert vectors not in text(TABLE) and scores[platform] in text(TABLE)
     assert vectors in text(TABLE, "gather") and vectors in text(many)
-    assert vectors not in text(many, "products")
+    assert vectors not in text(many, "products") and vectors not in text(many, "counts")
+    assert "gather" not in text(many, "counts") and "scatter" not in text(many, "counts")
 
 
-def test_both_forms_on_a_divided_table():
+def test_all_forms_on_a_divided_table():
     script = pathlib.Path(__file__).parent / "divided_losses.py"
     done = subprocess.run([sys.executable, script], capture_output=True, text=True, check=True)
     errors = [float(line) for line in done.stdout.split()]
-    assert len(errors) == 4 and max(errors) < 1e-5
+    assert len(errors) == 6 and max(errors) < 1e-5
 
 
 def test_the_comparison_notices_one_wrong_negative_and_a_lost_repeat():
