@@ -115,6 +115,7 @@ class Model:
     length: int = whole(50, "events of a stream, the last ones")
     dropout: float = real(0.5, "rate of dropout", 0, 0.999)
     blocks: int = whole(2, "SASRec blocks of each stream")
+    attention: str = one_of("auto", "how blocks are trained", "auto", "rows", "chunks")
 
     @property
     def places(self) -> tuple[int, ...]:

@@ -279,7 +279,7 @@ def test_a_file_gets_its_arguments(tmp_path):
 
 OVERRIDES = {
     "--config.bogus=1": "--config.bogus: no such field: --config has backbone, data, ",
-    "--config.model.width=1": "--config.model.width: no such field: --config.model has blocks, ",
+    "--config.model.width=1": "--config.model.width: no such field: --config.model has attention, ",
     "--config.seeds.x=1": "--config.seeds.x: no such field: --config.seeds is a single value",
     "-config.modle": "--config.modle: no such field: did you mean model? --config has",
     "--noconfig.train.compress": "--config.train.compress: no such field: --config.train has ",

@@ -121,6 +121,42 @@ class Stream:
         return Stream(h, real, Packing(None, (self.packing.shape[0], 1)))
 
 
+@flax.struct.dataclass
+class Neighbours:
+    """A packing of slots in chunks (n, 2C): each with the one before it, the first with zeros."""
+
+    shape: tuple[int, int] = flax.struct.field(pytree_node=False)
+
+    def unpack(self, packed_P: jax.Array) -> jax.Array:
+        """(n C, …) -> (n, 2C, …)."""
+        own = packed_P.reshape(self.shape[0], -1, *packed_P.shape[1:])
+        return jnp.concatenate([jnp.zeros_like(own).at[1:].set(own[:-1]), own], 1)
+
+
+def in_chunks(query: Stream, source: Stream) -> tuple[Stream, Stream, jax.Array]:
+    """Two views of one packed stream, and which keys a token may use: the earlier ones of its row.
+
+    A row's slots stand side by side and are at most L, so that in chunks of L a token finds all of
+    them in its own chunk and the one before. Of short rows that is far less than grids (B, L, L),
+    which are empty but for their corners. What attention gives has the slots of the query's view:
+    the stream's, and some that are added to fill the last chunk.
+    """
+    length, size = query.packing.shape[1], len(query.real_P)
+    n_chunks, spare = -(-size // length), -size % length
+    row_P = query.packing.at_P // length
+
+    def filled(array):
+        return jnp.pad(array, [(0, spare)] + [(0, 0)] * (array.ndim - 1))
+
+    own, both = Packing(None, (n_chunks, length)), Neighbours((n_chunks, 2 * length))
+    real_P, row_P, slot_P = filled(query.real_P), filled(row_P), jnp.arange(n_chunks * length)
+    allowed = own.unpack(row_P)[:, :, None] == both.unpack(row_P)[:, None]
+    allowed &= own.unpack(slot_P)[:, :, None] >= both.unpack(slot_P)[:, None]
+    allowed &= both.unpack(real_P)[:, None]
+    views = (Stream(filled(s.h_PxD), real_P, p) for s, p in ((query, own), (source, both)))
+    return *views, allowed
+
+
 def allowed_keys(stream: Stream, causal: bool, key_mask: bool) -> jax.Array:
     """(B, L, L) of a stream's attention to itself: which keys (last axis) each token may use."""
     rows, length = stream.packing.shape

@@ -27,12 +27,15 @@ from oa_jax.nn.layers import (
     Packing,
     Stream,
     allowed_keys,
+    in_chunks,
     linear_bias,
 )
 
 STREAMS = ("x", *DOMAINS)
 INIT = Init(XAVIER_NORMAL, XAVIER_NORMAL)
 EPSILON = 1e-8
+# Most rows fill little of a window this long: chunks have far fewer places than grids.
+CHUNKED_LENGTH = 48
 Rate = float | jax.Array | None  # of dropout; None without
 
 
@@ -43,15 +46,25 @@ class Block(nn.Module):
 
     @nn.compact
     def __call__(
-        self, stream: Stream, allowed_BxTxS: jax.Array, rate: Rate, last_only: bool = False
+        self,
+        stream: Stream,
+        allowed_BxTxS: jax.Array | None,
+        rate: Rate,
+        last_only: bool = False,
     ) -> Stream:
-        """The stream after the block, or only its last position, of which alone it is computed."""
+        """The stream after the block, or only its last position, of which alone it is computed.
+
+        allowed: None for the earlier tokens of the row, of a packed stream, by `in_chunks`.
+        """
         width = stream.h_PxD.shape[-1]
         query = stream.last() if last_only else stream
         query = query.map(LayerNorm(EPSILON, name="norm_attention"))
-        allowed = allowed_BxTxS[:, -1:] if last_only else allowed_BxTxS
         attention = MultiHeadAttention(self.heads, INIT, name="attention")
-        update = attention(query, stream, allowed, rate)
+        if allowed_BxTxS is None:
+            update = attention(*in_chunks(query, stream), rate)[: len(query.h_PxD)]
+        else:
+            allowed = allowed_BxTxS[:, -1:] if last_only else allowed_BxTxS
+            update = attention(query, stream, allowed, rate)
         norm = LayerNorm(EPSILON, name="norm_ffn")
         init = {"kernel_init": XAVIER_NORMAL, "bias_init": linear_bias(width)}
         ffn_in, ffn_out = (Dense(width, **init, name=f"ffn_{part}") for part in ("in", "out"))
@@ -79,6 +92,13 @@ class StreamNet(nn.Module):
         self.block = {s: [Block(cfg.heads) for _ in range(cfg.blocks)] for s in STREAMS}
         self.norm = {s: LayerNorm(EPSILON) for s in STREAMS}
         self.dropout = {s: Dropout() for s in STREAMS}
+
+    def takes_chunks(self, stream: Stream) -> bool:
+        """Whether a block's attention is taken `in_chunks`, as `model.attention` says: of packed
+        streams, which training has."""
+        form, length = self.config.attention, stream.packing.shape[1]
+        wanted = form == "chunks" or (form == "auto" and length >= CHUNKED_LENGTH)
+        return wanted and stream.packing.at_P is not None
 
     def run(
         self,
@@ -113,7 +133,8 @@ class StreamNet(nn.Module):
             shorten = alone and at not in self.gca.positions
             if at:
                 for name, stream in streams.items():
-                    allowed = allowed_keys(stream, causal, key_mask)
+                    chunks = self.takes_chunks(stream) and causal and key_mask
+                    allowed = None if chunks else allowed_keys(stream, causal, key_mask)
                     streams[name] = self.block[name][at - 1](stream, allowed, rate, shorten)
             if len(streams) > 1:
                 # Before the first fusion a token of a domain knows of nothing beyond itself.

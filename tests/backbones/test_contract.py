@@ -47,6 +47,28 @@ def test_the_contract(backbone, check):
     check(case(backbone))
 
 
+@pytest.mark.parametrize("backbone", [name for name in known.NAMES if name != "abxi"])
+@pytest.mark.slow
+def test_attention_in_chunks_changes_no_loss(backbone):
+    """Nor its gradients, without dropout."""
+    whole = case(backbone)
+    rows = whole.task.rows_of_batch(jnp.arange(whole.task.batch_size), 0, 0)
+    batch = whole.batch(whole.arrays, rows, 0, 0, whole.capacity)
+
+    def found(attention):
+        model = dataclasses.replace(whole.learner.config, attention=attention)
+        learner = dataclasses.replace(whole.learner, config=model)
+        loss = jax.value_and_grad(lambda p: learner.loss(p, batch, None, whole.hparams)[0])
+        return jax.jit(loss), str(jax.make_jaxpr(loss)(whole.params))
+
+    (by_rows, text), (by_chunks, other) = found("rows"), found("chunks")
+    assert text != other
+    both = [jax.tree.leaves(of(whole.params)) for of in (by_rows, by_chunks)]
+    largest = max(np.abs(one).max() for one in both[0])
+    for one, other in zip(*both, strict=True):
+        np.testing.assert_allclose(other, one, atol=1e-4 * np.abs(one).max() + 1e-6 * largest)
+
+
 class Broken:
     """A backbone with one function in another form."""
 

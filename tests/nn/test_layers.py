@@ -11,6 +11,8 @@ from oa_jax.nn.layers import (
     Stream,
     _cut_halves,
     _own_halves,
+    allowed_keys,
+    in_chunks,
 )
 
 
@@ -173,6 +175,43 @@ def test_attention_against_loops(heads):
 RNG = np.random.default_rng(5)
 X, U = RNG.normal(size=(2, 6, 16)) * [[[3.0]], [[1.0]]]
 ETAS = (0.4, 0.2, 0.1)
+
+
+@pytest.mark.parametrize("n_slots", [23, 24, 31])  # of 23 tokens, in chunks of 6
+def test_attention_in_chunks_is_that_of_rows(n_slots):
+    """Rows of every number of tokens, from none to all, at the end of the window or not."""
+    lengths, n, d = (6, 0, 1, 6, 3, 5, 2), 6, 8
+    real_BxL = np.arange(n) >= n - np.array(lengths)[:, None]
+    real_BxL[5] = np.arange(n) < 5
+    at_P = jnp.nonzero(real_BxL.ravel(), size=n_slots, fill_value=real_BxL.size)[0]
+    real_P = at_P < real_BxL.size
+    h_PxD, other_PxD, weight_PxD = np.random.default_rng(0).normal(size=(3, n_slots, d))
+    attention = MultiHeadAttention(2)
+    packing = Packing(at_P, real_BxL.shape)
+
+    def both(h_PxD, other_PxD):
+        states = (jnp.asarray(h * real_P[:, None]) for h in (h_PxD, other_PxD))
+        return [Stream(h, real_P, packing) for h in states]
+
+    streams = both(h_PxD, other_PxD)
+    allowed = allowed_keys(streams[1], True, True)
+    params = attention.init(jax.random.key(0), *streams, allowed)
+
+    def rows(h, other):
+        return attention.apply(params, *both(h, other), allowed)
+
+    def chunks(h, other):
+        return attention.apply(params, *in_chunks(*both(h, other)))[:n_slots]
+
+    expected, found = rows(h_PxD, other_PxD), chunks(h_PxD, other_PxD)
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+    assert (np.abs(expected)[real_P].max(1) > 1e-3).all() and (found[~real_P] == 0).all()
+    gradients = (
+        jax.grad(lambda *h, of=of: jnp.sum(of(*h) * weight_PxD), (0, 1))(h_PxD, other_PxD)
+        for of in (rows, chunks)
+    )
+    for one, other in zip(*gradients, strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-5)
 
 
 def layer_norm(x):

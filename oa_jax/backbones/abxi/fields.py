@@ -22,6 +22,7 @@ class Model(configuration.Model):
     temperature: float = real(0.75, "of the softmax over items", above=True)
     tied: bool = flag(True, "one table of items for inputs and outputs")
     blocks: int = one_of(1, "ABXI has one block by its design", 1)
+    attention: str = one_of("rows", "its slots are not in the order of rows", "rows")
 
     @property
     def places(self) -> tuple[int, ...]:
