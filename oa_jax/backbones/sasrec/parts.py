@@ -22,8 +22,7 @@ class Parts(base.Parts):
 
     def backbone(self, n_items, tables=None) -> Backbone:
         of, train = self.config, self.config.train
-        how = train.block_positions, train.softmax_form
-        return Backbone(n_items, of.model, of.gca, *how)
+        return Backbone(n_items, of.model, of.gca, train.block_positions, train.softmax_form)
 
     @property
     def name(self) -> str:

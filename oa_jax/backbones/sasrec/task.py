@@ -75,8 +75,7 @@ class SASRecTask(Slots):
     def eval_arrays(self, split: str) -> dict[str, np.ndarray]:
         """Host arrays of "val" or "test": one row per user that has a target."""
         arrays, place, row, event = rows_lib.evaluation_rows(self.log, self.split, split)
-        sizes = len(place), self.length, self.length
-        return arrays | rows_lib.streams(self.log, row, event, *sizes)
+        return arrays | rows_lib.streams(self.log, row, event, len(place), *[self.length] * 2)
 
     def batch(self, arrays, rows_B, seed, step, capacity: tuple[int, ...]) -> dict[str, jax.Array]:
         """Training batch of rows `rows_B` (out of range: an empty row).
