@@ -1,9 +1,17 @@
 """`python -m oa_jax quickstart`: baseline and GCA_early on the embedded synthetic pair, five seeds.
 
 What launch/quickstart.sh runs. A second call finds the runs finished and prints the table again.
+Where there is a second core, the baseline trains in a process of its own meanwhile.
 """
 
 from __future__ import annotations
+
+import contextlib
+import os
+import pathlib
+import subprocess
+import sys
+from collections.abc import Iterator
 
 from absl import flags
 
@@ -11,6 +19,7 @@ from oa_jax import files, presets
 from oa_jax.commands import cli, report
 from oa_jax.events.world import World, generate, topic_oracles
 from oa_jax.runs.run import run
+from oa_jax.runs.workdir import Workdir
 
 flags.DEFINE_string("workdir", "runs/quickstart", "Folder of the two runs.")
 flags.DEFINE_float("redundancy", 0.5, "The synthetic world's knob, 0 (complementary) to 1.")
@@ -27,14 +36,43 @@ def main(_):
         f"synthetic world, redundancy {redundancy:g}: knowing B is worth {oracle['gain']:.3f} nats "
         "about the topic of A's next item"
     )
-    summaries = []
-    for name, gca in VARIANTS.items():
-        config = presets.load(f"configs/abxi.py:pair=synthetic,gca={gca}")
+    words = {
+        name: [f"--config=configs/abxi.py:pair=synthetic,gca={gca}", f"--workdir={folder / name}"]
+        for name, gca in VARIANTS.items()
+    }
+    change = f"--config.data.world.redundancy={redundancy}"
+
+    def trained(name):
+        config = presets.load(words[name][0].removeprefix("--config="))
         config.data.world.redundancy = redundancy
-        summaries.append(report.described(run(config, folder / name, cli.say), folder / name))
-    status = report.conclude(summaries)
+        return report.described(run(config, folder / name, cli.say), folder / name)
+
+    with beside(folder / "baseline", [*words["baseline"], change]):
+        early = trained("gca_early")
+    # By now it is finished. If it could not be, it goes on here and says why.
+    status = report.conclude([trained("baseline"), early])
     cli.say("\nnull: |cos| of independent random directions of this width; init: before training")
     return status
+
+
+@contextlib.contextmanager
+def beside(workdir: pathlib.Path, arguments: list[str]) -> Iterator[None]:
+    """A run that trains in a process of its own as long as the block takes, and to its end if that
+    ends well. Nothing without a second core, or when the run is finished."""
+    if (os.cpu_count() or 1) < 2 or Workdir(workdir).is_finished:
+        yield
+        return
+    workdir.parent.mkdir(parents=True, exist_ok=True)
+    said = workdir.parent / f"{workdir.name}.log"
+    cli.say(f"{workdir} trains beside it: what it says is in {said}")
+    command = [sys.executable, "-m", "oa_jax", "train", *arguments]
+    with said.open("w") as log, subprocess.Popen(command, stdout=log, stderr=log) as other:
+        try:
+            yield
+        except BaseException:
+            other.terminate()  # what it has is saved
+            raise
+        cli.say(f"waiting for {workdir}")
 
 
 def start() -> None:
