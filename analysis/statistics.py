@@ -15,7 +15,7 @@ def pearson(x, y) -> float:
     x, y = np.asarray(x, np.float64), np.asarray(y, np.float64)
     if len(x) < 3 or is_constant(x) or is_constant(y):
         return math.nan
-    return float(stats.pearsonr(x, y).statistic)
+    return float(np.clip(np.corrcoef(x, y)[0, 1], -1, 1))
 
 
 def spearman(x, y) -> float:
