@@ -2,14 +2,17 @@
 
 import json
 import pathlib
+import re
 
 import numpy as np
 import polars as pl
 import pytest
 
 from analysis import published
+from analysis.phase import orders
 
-PHASE = pathlib.Path(published.__file__).parent / "phase"
+FOLDER = pathlib.Path(published.__file__).parent
+PHASE = FOLDER / "phase"
 
 
 def test_tables_are_found_by_the_names_of_runs():
@@ -87,13 +90,14 @@ def with_gca(index, rho):
 
 
 def angle(runs, domain):
-    both = [f"best/gca/{place}/{domain}/gated_abs_cos" for place in (0, 1)]
-    return runs.select(pl.mean_horizontal(both)).to_series().to_numpy()
+    places = pl.col(f"^best/gca/./{domain}/gated_abs_cos$")
+    return runs.select(pl.mean_horizontal(places)).to_series().to_numpy()
 
 
-def test_the_cells_of_the_phase_diagram_are_those_of_its_index():
-    index, cells = (pl.read_csv(PHASE / name) for name in ("index.csv", "phase.csv"))
-    assert len(index) == 330 and index["run"].n_unique() == 66
+@pytest.mark.parametrize(("study", "n_runs"), [("phase", 330), ("arms", 405)])
+def test_the_cells_of_a_study_are_those_of_its_index(study, n_runs):
+    index, cells = (pl.read_csv(FOLDER / study / name) for name in ("index.csv", "phase.csv"))
+    assert len(index) == n_runs and index["run"].n_unique() == n_runs / 5
     for cell in cells.iter_rows(named=True):
         run, base = (index.filter(run=cell[name]) for name in ("run", "baseline"))
         metric = f"test/{cell['domain']}/ndcg@10/full"
@@ -115,3 +119,18 @@ def test_the_correlations_of_the_phase_diagram_change_with_the_widths():
         texts = {d: ", ".join(f"{r:{sign}.2f}" for r in values) for d, values in found.items()}
         joint = " and " if least else " in A and "
         assert f"is {texts['A']}{joint}{texts['B']}" in said
+
+
+def test_what_is_said_of_arms_is_in_their_cells():
+    cells = pl.read_csv(FOLDER / "arms" / "phase.csv")
+    said = (FOLDER / "README.md").read_text().replace("−", "-")
+    said = " ".join(said[said.index("## Arms and other") :].split())
+    assert len(cells) == 150 and (cells["low"] > 0).sum() == 4 and "four lie above 0" in said
+    for cell in cells.filter(domain="A", x=0).iter_rows(named=True):
+        bounds = f"[{cell['low']:+.4f}, {cell['high']:+.4f}]"
+        angles = " | ".join(f"{cell[name]:.2f}" for name in ("angle", "shuffled", "centred"))
+        row = rf"{re.escape(bounds)} [^\n]*? \| {re.escape(angles)} \|"
+        assert re.search(row, said), cell["kind"]
+    taus = [re.search(r"kinds (\S+)", line)[1] for line in orders(cells)]
+    in_a, in_b = ([tau.replace("−", "-") for tau in taus[d::2]] for d in (0, 1))
+    assert f"{', '.join(in_b)} in B" in said and all(f"{tau} [" in said for tau in in_a)
