@@ -132,8 +132,9 @@ class StreamNet(nn.Module):
             alone = last_only and at == cfg.blocks
             shorten = alone and at not in self.gca.positions
             if at:
+                whole = causal and key_mask and not shorten
                 for name, stream in streams.items():
-                    chunks = self.takes_chunks(stream) and causal and key_mask
+                    chunks = whole and self.takes_chunks(stream)
                     allowed = None if chunks else allowed_keys(stream, causal, key_mask)
                     streams[name] = self.block[name][at - 1](stream, allowed, rate, shorten)
             if len(streams) > 1:

@@ -47,18 +47,25 @@ def test_the_contract(backbone, check):
     check(case(backbone))
 
 
-@pytest.mark.parametrize("backbone", [name for name in known.NAMES if name != "abxi"])
+@pytest.mark.parametrize(
+    ("backbone", "quirks"),
+    [("llm4cdsr", {}), ("llm4cdsr", {"q16_second_pass": True}), ("cdsrnp", {}), ("sasrec", {})],
+)
 @pytest.mark.slow
-def test_attention_in_chunks_changes_no_loss(backbone):
-    """Nor its gradients, without dropout."""
+def test_attention_in_chunks_changes_no_loss(backbone, quirks):
+    """Nor its gradients, without dropout. Q16 asks a training batch for its last places, too."""
     whole = case(backbone)
     rows = whole.task.rows_of_batch(jnp.arange(whole.task.batch_size), 0, 0)
     batch = whole.batch(whole.arrays, rows, 0, 0, whole.capacity)
+    hparams = whole.hparams | {"dropout": 0.0}
 
     def found(attention):
-        model = dataclasses.replace(whole.learner.config, attention=attention)
-        learner = dataclasses.replace(whole.learner, config=model)
-        loss = jax.value_and_grad(lambda p: learner.loss(p, batch, None, whole.hparams)[0])
+        changes = {"config": dataclasses.replace(whole.learner.config, attention=attention)}
+        key = jax.random.key(0) if quirks else None
+        if quirks:
+            changes["quirks"] = dataclasses.replace(whole.learner.quirks, **quirks)
+        learner = dataclasses.replace(whole.learner, **changes)
+        loss = jax.value_and_grad(lambda p: learner.loss(p, batch, key, hparams)[0])
         return jax.jit(loss), str(jax.make_jaxpr(loss)(whole.params))
 
     (by_rows, text), (by_chunks, other) = found("rows"), found("chunks")
