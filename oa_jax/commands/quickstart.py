@@ -1,7 +1,7 @@
 """`python -m oa_jax quickstart`: baseline and GCA_early on the embedded synthetic pair, five seeds.
 
 What launch/quickstart.sh runs. A second call finds the runs finished and prints the table again.
-Where there is a second core, the baseline trains in a process of its own meanwhile.
+On a CPU with a second core the baseline trains in a process of its own meanwhile.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 
+import jax
 from absl import flags
 
 from oa_jax import files, presets
@@ -58,8 +59,10 @@ def main(_):
 @contextlib.contextmanager
 def beside(workdir: pathlib.Path, arguments: list[str]) -> Iterator[None]:
     """A run that trains in a process of its own as long as the block takes, and to its end if that
-    ends well. Nothing without a second core, or when the run is finished."""
-    if (os.cpu_count() or 1) < 2 or Workdir(workdir).is_finished:
+    ends well. Nothing on an accelerator, which one process takes for itself, without a second core,
+    or when the run is finished."""
+    alone = jax.default_backend() != "cpu" or (os.cpu_count() or 1) < 2
+    if alone or Workdir(workdir).is_finished:
         yield
         return
     workdir.parent.mkdir(parents=True, exist_ok=True)

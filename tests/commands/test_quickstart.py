@@ -25,10 +25,11 @@ def test_it_is_finished_when_the_block_is_left(tmp_path, monkeypatch):
     assert (tmp_path / "run.log").read_text() == said
 
 
-@pytest.mark.parametrize("cores", [1, 2])
-def test_it_ends_with_the_block_that_fails(tmp_path, cores, monkeypatch):
+@pytest.mark.parametrize(("cores", "backend"), [(1, "cpu"), (2, "cpu"), (2, "gpu")])
+def test_it_ends_with_the_block_that_fails(tmp_path, cores, backend, monkeypatch):
     monkeypatch.setattr("os.cpu_count", lambda: cores)
+    monkeypatch.setattr("jax.default_backend", lambda: backend)
     with pytest.raises(KeyError), beside(tmp_path / "run", arguments(tmp_path / "run")):
         raise KeyError
     assert not Workdir(tmp_path / "run").is_finished
-    assert (tmp_path / "run.log").exists() == (cores == 2)
+    assert (tmp_path / "run.log").exists() == (cores == 2 and backend == "cpu")
