@@ -192,17 +192,19 @@ class Run:
 def find_runs(spec: str) -> tuple[list[Run], list[str]]:
     """Runs of `DIR[,DIR…]|GLOB`, and a sentence for each folder that had to be left out.
 
-    A folder is a workdir, or holds workdirs. Sorted by path, each once. Raises UserError when
-    there is none.
+    A folder is a workdir, or holds workdirs; its name may hold commas, as a sweep's do. Sorted by
+    path, each once. Raises UserError when there is none.
     """
     folders: dict[pathlib.Path, None] = {}
     expected = "expected a workdir of oa_jax.train, or a folder of workdirs"
-    for part in filter(None, (p.strip() for p in (spec or "").split(","))):
-        path = pathlib.Path(part).expanduser()
-        paths = [path] if path.is_dir() else map(pathlib.Path, sorted(glob.glob(str(path))))
-        found = [path for path in paths if path.is_dir()]
-        if not found:
-            raise UserError(f"--runs: {part}: no such folder: {expected}")
+    parts = [p for p in (spec or "").split(",") if p.strip()]
+    while parts:
+        for size in range(len(parts), 0, -1):  # the longest name that there is
+            if found := _folders(",".join(parts[:size]).strip()):
+                break
+        else:
+            raise UserError(f"--runs: {parts[0].strip()}: no such folder: {expected}")
+        parts = parts[size:]
         for path in found:
             inside = [path] if _is_workdir(path) else filter(_is_workdir, sorted(path.iterdir()))
             folders |= dict.fromkeys(inside)
@@ -217,6 +219,12 @@ def find_runs(spec: str) -> tuple[list[Run], list[str]]:
     if not runs:
         raise UserError(f"--runs={spec}: no readable run: {left_out[0]}")
     return runs, left_out
+
+
+def _folders(pattern):
+    path = pathlib.Path(pattern).expanduser()
+    paths = [path] if path.is_dir() else map(pathlib.Path, sorted(glob.glob(str(path))))
+    return [path for path in paths if path.is_dir()]
 
 
 def read_run(path: pathlib.Path, name: str | None = None) -> Run:

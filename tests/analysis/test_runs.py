@@ -58,6 +58,15 @@ def test_equal_folder_names_are_told_apart(tmp_path):
     assert [run.name for run in runs] == ["a/run", "b/run"]
 
 
+def test_names_of_a_sweep_hold_commas(tmp_path):
+    for name in ("arm=a,rho=0", "arm=a,rho=1", "arm=b,rho=0"):
+        plain_run(tmp_path / name)
+    runs, _ = find_runs(f"{tmp_path}/arm=a,rho=0, {tmp_path}/arm=b,rho=*")
+    assert [run.name for run in runs] == ["arm=a,rho=0", "arm=b,rho=0"]
+    with pytest.raises(UserError, match="--runs: .*arm=c: no such folder"):
+        find_runs(f"{tmp_path}/arm=a,rho=0,{tmp_path}/arm=c,rho=0")
+
+
 def test_an_unfinished_run_says_how_far_it_is(folder):
     run = read_run(folder / "later")
     assert not run.is_finished and run.variant == "stack" and len(run.seeds()) == 0
