@@ -6,21 +6,13 @@ On a CPU with a second core the baseline trains in a process of its own meanwhil
 
 from __future__ import annotations
 
-import contextlib
-import os
-import pathlib
-import subprocess
-import sys
-from collections.abc import Iterator
-
-import jax
 from absl import flags
 
 from oa_jax import files, presets
 from oa_jax.commands import cli, report
 from oa_jax.events.world import World, generate, topic_oracles
+from oa_jax.runs.beside import beside
 from oa_jax.runs.run import run
-from oa_jax.runs.workdir import Workdir
 
 flags.DEFINE_string("workdir", "runs/quickstart", "Folder of the two runs.")
 flags.DEFINE_float("redundancy", 0.5, "The synthetic world's knob, 0 (complementary) to 1.")
@@ -48,34 +40,12 @@ def main(_):
         config.data.world.redundancy = redundancy
         return report.described(run(config, folder / name, cli.say), folder / name)
 
-    with beside(folder / "baseline", [*words["baseline"], change]):
+    with beside(folder / "baseline", [*words["baseline"], change], cli.say):
         early = trained("gca_early")
     # By now it is finished. If it could not be, it goes on here and says why.
     status = report.conclude([trained("baseline"), early])
     cli.say("\nnull: |cos| of independent random directions of this width; init: before training")
     return status
-
-
-@contextlib.contextmanager
-def beside(workdir: pathlib.Path, arguments: list[str]) -> Iterator[None]:
-    """A run that trains in a process of its own as long as the block takes, and to its end if that
-    ends well. Nothing on an accelerator, which one process takes for itself, without a second core,
-    or when the run is finished."""
-    alone = jax.default_backend() != "cpu" or (os.cpu_count() or 1) < 2
-    if alone or Workdir(workdir).is_finished:
-        yield
-        return
-    workdir.parent.mkdir(parents=True, exist_ok=True)
-    said = workdir.parent / f"{workdir.name}.log"
-    cli.say(f"{workdir} trains beside it: what it says is in {said}")
-    command = [sys.executable, "-m", "oa_jax", "train", *arguments]
-    with said.open("w") as log, subprocess.Popen(command, stdout=log, stderr=log) as other:
-        try:
-            yield
-        except BaseException:
-            other.terminate()  # what it has is saved
-            raise
-        cli.say(f"waiting for {workdir}")
 
 
 def start() -> None:

@@ -3,7 +3,7 @@
 import pytest
 import toy
 
-from oa_jax.commands.quickstart import beside
+from oa_jax.runs.beside import beside
 from oa_jax.runs.workdir import Workdir
 
 
@@ -15,12 +15,12 @@ def arguments(workdir):
 @pytest.mark.slow
 def test_it_is_finished_when_the_block_is_left(tmp_path, monkeypatch):
     monkeypatch.setattr("os.cpu_count", lambda: 2)
-    with beside(tmp_path / "run", arguments(tmp_path / "run")):
+    with beside(tmp_path / "run", arguments(tmp_path / "run"), print):
         pass
     assert Workdir(tmp_path / "run").is_finished
     said = (tmp_path / "run.log").read_text()
     assert "results in" in said
-    with beside(tmp_path / "run", arguments(tmp_path / "run")):  # nothing is left to do
+    with beside(tmp_path / "run", arguments(tmp_path / "run"), print):  # nothing is left to do
         pass
     assert (tmp_path / "run.log").read_text() == said
 
@@ -29,7 +29,7 @@ def test_it_is_finished_when_the_block_is_left(tmp_path, monkeypatch):
 def test_it_ends_with_the_block_that_fails(tmp_path, cores, backend, monkeypatch):
     monkeypatch.setattr("os.cpu_count", lambda: cores)
     monkeypatch.setattr("jax.default_backend", lambda: backend)
-    with pytest.raises(KeyError), beside(tmp_path / "run", arguments(tmp_path / "run")):
+    with pytest.raises(KeyError), beside(tmp_path / "run", arguments(tmp_path / "run"), print):
         raise KeyError
     assert not Workdir(tmp_path / "run").is_finished
     assert (tmp_path / "run.log").exists() == (cores == 2 and backend == "cpu")
