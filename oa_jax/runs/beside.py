@@ -32,7 +32,8 @@ def beside(
     with said.open("w") as log, subprocess.Popen(command, stdout=log, stderr=log) as other:
         try:
             yield
+            say(f"waiting for {workdir}")
+            other.wait()
         except BaseException:
             other.terminate()  # what it has is saved
             raise
-        say(f"waiting for {workdir}")

@@ -33,3 +33,16 @@ def test_it_ends_with_the_block_that_fails(tmp_path, cores, backend, monkeypatch
         raise KeyError
     assert not Workdir(tmp_path / "run").is_finished
     assert (tmp_path / "run.log").exists() == (cores == 2 and backend == "cpu")
+
+
+def test_it_ends_with_a_wait_that_is_interrupted(tmp_path, monkeypatch):
+    monkeypatch.setattr("os.cpu_count", lambda: 2)
+
+    def told_to_leave(line):
+        if line.startswith("waiting"):
+            raise KeyError
+
+    run = beside(tmp_path / "run", arguments(tmp_path / "run"), told_to_leave)
+    with pytest.raises(KeyError), run:
+        pass
+    assert not Workdir(tmp_path / "run").is_finished
