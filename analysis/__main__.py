@@ -26,6 +26,7 @@ COMMANDS = {
     "scaling": "quality against parameters, parameter ratio at equal quality",
     "table": "Table 1 with intervals, beside the published values",
     "phase": "gain and angle over two fields of the configuration, as heat maps",
+    "factors": "what one change of the configuration does to the angle, and what it costs",
     "trajectory": "statistics and metrics over training",
     "report": "one HTML page and a folder of figures with all of the above",
 }

@@ -30,7 +30,7 @@ from . import correlate, figures, table
 from .output import columns, interval, number, percent, read_frame, sheet_of, write_frame
 from .page import Section
 from .resampling import cluster_interval, mean_interval
-from .runs import Run, check_metric, finished
+from .runs import Run, check_metric, differing_fields, fields_of, finished
 
 ANGLE = "gated_abs_cos"
 SCHEMA = columns("kind domain run baseline x y", "", "gain low high angle angle_low angle_high")
@@ -45,33 +45,20 @@ def define_flags() -> None:
     flags.DEFINE_string("y", "model.d_embed", "phase: the field from bottom to top.")
 
 
-def fields_of(run: Run) -> dict[str, str]:
-    """{dotted field: value, as JSON} of everything that makes the configuration."""
-
-    def leaves(node, name):
-        if isinstance(node, dict):
-            for key, value in node.items():
-                yield from leaves(value, f"{name}.{key}" if name else key)
-        else:
-            yield name, json.dumps(node)
-
-    return dict(leaves(json.loads(run.configuration), ""))
-
-
 def kinds(runs: list[Run], x: str, y: str) -> dict[str, str]:
     """{run: its places, and what else but x and y is not as in most runs}: `early, source=self`."""
-    fields = {run.name: fields_of(run) for run in runs}
+    fields = differing_fields(runs)
     names = dict.fromkeys(name for of in fields.values() for name in of)
     cells = {run: (of.get(x), of.get(y)) for run, of in fields.items()}
 
     def follows(name):
         found: dict = {}
         for run, of in fields.items():
-            found.setdefault(cells[run], set()).add(of.get(name))
+            found.setdefault(cells[run], set()).add(of[name])
         return all(len(values) == 1 for values in found.values())
 
     apart = [name for name in names if name not in (x, y, "gca.positions") and not follows(name)]
-    counts = {name: Counter(of.get(name) for of in fields.values()) for name in apart}
+    counts = {name: Counter(of[name] for of in fields.values()) for name in apart}
     usual = {name: count.most_common(1)[0][0] for name, count in counts.items()}
 
     def kind(run):
@@ -221,7 +208,7 @@ def _share(row):
 
 def draw(part: pl.DataFrame, kind: str, x: str, y: str, metric: str):
     """(file's name, figure): gain and angle of one kind of runs as heat maps, by domain."""
-    values = {name: sorted(part[name].unique(), key=_order) for name in ("x", "y")}
+    values = {name: sorted(part[name].unique(), key=order) for name in ("x", "y")}
     most = part["gain"].abs().max() or 1.0
     looks = {
         "gain": (colormaps["PuOr_r"], colors.Normalize(-most, most), 3),
@@ -260,7 +247,7 @@ def _cell(axis, at, row, what, colour, digits):
     axis.text(*at, text, weight="bold" if sure else "normal", **style)
 
 
-def _order(text):
-    """Numbers by size, other values by name."""
+def order(text: str) -> tuple:
+    """Sorts values, as JSON: numbers by size, others by name."""
     value = json.loads(text)
     return (0, value, "") if isinstance(value, (int, float)) else (1, 0, text)

@@ -19,6 +19,7 @@ from oa_jax.sheets import Sheet
 from . import (
     angles,
     correlate,
+    factors,
     figures,
     intervene,
     orthogonality,
@@ -33,6 +34,7 @@ from .output import plural
 from .page import Section, page
 from .runs import Run, check_metric, find_runs, finished, notes
 
+SOMETIMES = (phase, factors)  # where there is something to show
 MEASURE = {orthogonality: angles, intervene: intervene}  # command -> whose section shows it
 SECTIONS = (verdicts, table, angles, correlate, intervene, scaling, trajectory)
 
@@ -67,7 +69,7 @@ def command(runs: list[Run], out, say) -> int:
 def build(runs: list[Run], left_out: list[str], out, options, failed: dict):
     """-> (HTML, {name: figure}); writes the frames of the sections into `out`."""
     sections = [runs_section(runs, left_out)]
-    for module in (*SECTIONS, *[phase] * phase.applies(runs, options)):
+    for module in (*SECTIONS, *(m for m in SOMETIMES if m.applies(runs, options))):
         section = module.section(runs, out, options)
         missing = [failed[module]] if module in failed else []
         sections.append(dataclasses.replace(section, missing=[*missing, *section.missing]))

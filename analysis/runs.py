@@ -17,6 +17,7 @@ import itertools
 import json
 import math
 import pathlib
+from collections import Counter
 from typing import Any
 
 import numpy as np
@@ -252,6 +253,33 @@ def read_run(path: pathlib.Path, name: str | None = None) -> Run:
 
 def finished(runs: list[Run]) -> list[Run]:
     return [run for run in runs if run.is_finished]
+
+
+def fields_of(run: Run) -> dict[str, str]:
+    """{dotted field: value, as JSON} of everything that makes the configuration."""
+
+    def leaves(node, name):
+        if isinstance(node, dict):
+            for key, value in node.items():
+                yield from leaves(value, f"{name}.{key}" if name else key)
+        else:
+            yield name, json.dumps(node)
+
+    return dict(leaves(json.loads(run.configuration), ""))
+
+
+def differing_fields(runs: list[Run]) -> dict[str, dict[str, str]]:
+    """{run: {dotted field: value, as JSON}} of fields in which these runs differ. What an older
+    version did not know is taken to be as in most of the others."""
+    of = {run.name: fields_of(run) for run in runs}
+    found: dict[str, dict[str, str]] = {name: {} for name in of}
+    for field in dict.fromkeys(field for fields in of.values() for field in fields):
+        counts = Counter(fields[field] for fields in of.values() if field in fields)
+        if len(counts) > 1:
+            usual = counts.most_common(1)[0][0]
+            for name, fields in of.items():
+                found[name][field] = fields.get(field, usual)
+    return found
 
 
 def notes(runs: list[Run]) -> list[str]:

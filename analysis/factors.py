@@ -1,0 +1,140 @@
+"""`factors`: what one change of the configuration does to the angle, and what it costs.
+
+Of runs with GCA, each is compared with the one that differs in a single field and has its usual
+value there, the value that most runs have. Seeds are paired: runs of one seed number share the
+order of batches, and their initial weights as far as their shapes allow. Fields that always change
+together are one, called by the first of them.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+
+import polars as pl
+
+from . import correlate, figures
+from .output import columns, interval, number, plural, sheet_of, write_frame
+from .page import Section
+from .phase import order
+from .resampling import mean_interval
+from .runs import Run, check_metric, differing_fields, finished
+
+# Column -> statistic, see `correlate.points_of`; the last is the metric.
+MEASURES = {"angle": "gated_abs_cos", "mean_cos": "cos_abs", "quality": ""}
+SCHEMA = columns("change others run reference domain", "seeds")
+SCHEMA |= columns(real=" ".join(f"{m} {m}_from {m}_by {m}_low {m}_high" for m in MEASURES))
+
+
+def pairs(runs: list[Run]) -> list[tuple[Run, Run, str, str]]:
+    """(run, reference, what differs, what else is unusual in both): `gate_act: sigmoid → tanh`."""
+    of = differing_fields(runs)
+    names = dict.fromkeys(name for fields in of.values() for name in fields)
+    values = {name: [fields[name] for fields in of.values()] for name in names}
+    kept: list[str] = []
+    for name in sorted(names, key=lambda name: -len(set(values[name]))):
+        joint = (set(zip(values[other], values[name], strict=True)) for other in kept)
+        if all(len(both) > len(set(values[k])) for both, k in zip(joint, kept, strict=True)):
+            kept.append(name)  # else it follows from one of them
+    usual = {name: Counter(values[name]).most_common(1)[0][0] for name in kept}
+    at = {tuple(of[run.name][name] for name in kept): run for run in runs}
+    found = []
+    for run in runs:
+        fields = of[run.name]
+        unusual = {n: fields[n] for n in kept if fields[n] != usual[n]}
+        for name, value in unusual.items():
+            twin = at.get(tuple(usual[n] if n == name else fields[n] for n in kept))
+            if twin is not None:
+                change = f"{_short(name)}: {json.loads(usual[name])} → {json.loads(value)}"
+                more = [f"{_short(n)}={json.loads(v)}" for n, v in unusual.items() if n != name]
+                key = bool(more), kept.index(name), order(value)
+                found.append((key, (run, twin, change, ", ".join(more))))
+    return [pair for _, pair in sorted(found, key=lambda one: one[0])]
+
+
+def _short(name):
+    return name.rpartition(".")[2]
+
+
+def effects(runs: list[Run], metric: str = "ndcg@10") -> pl.DataFrame:
+    """A row per pair and domain, columns `SCHEMA`: of each measure its mean over the run's seeds,
+    that of the reference, and the mean difference over seeds of both with its 95 % interval."""
+    chosen, rows = [run for run in finished(runs) if run.places], []
+    points = {
+        name: correlate.points_of(chosen, statistic or "gated_abs_cos", metric, "mean")
+        for name, statistic in MEASURES.items()
+    }
+    for run, twin, change, others in pairs(chosen):
+        for domain in "AB":
+            lead = {"change": change, "others": others, "run": run.name, "reference": twin.name}
+            row = lead | {"domain": domain}
+            for name, statistic in MEASURES.items():
+                column = "x" if statistic else "y"
+                sides = (points[name].filter(run=r.name, domain=domain) for r in (run, twin))
+                both = next(sides).join(next(sides), on="seed", suffix="_from")
+                by = mean_interval((both[column] - both[f"{column}_from"]).to_numpy())
+                values = both[column].mean(), both[f"{column}_from"].mean(), *by
+                keys = (name, *(f"{name}_{part}" for part in ("from", "by", "low", "high")))
+                row |= dict(zip(keys, values, strict=True)) | {"seeds": len(both)}
+            rows.append(row)
+    return pl.DataFrame(rows, schema=SCHEMA).fill_nan(None)
+
+
+def applies(runs: list[Run], options) -> bool:
+    """Whether two runs differ in one field, so that `report` shows them."""
+    return bool(pairs([run for run in finished(runs) if run.places]))
+
+
+def section(runs: list[Run], out, options) -> Section:
+    """The table and the figure; writes `factors`."""
+    check_metric(options.metric, runs)
+    frame = effects(runs, options.metric)
+    write_frame(out, "factors", frame)
+    how = (
+        "Each row is a run beside the one that differs in this field alone: how far mean "
+        "|cos(X, α ⊙ X')| and the metric of the best parameters move, with 95 % intervals over "
+        "paired seeds. |mean cos(X, X')|, the paper's statistic, stands beside."
+    )
+    if frame.is_empty():
+        missing = ["no two runs with GCA differ in a single field: nothing to compare"]
+        return Section("What moves the angle", how, missing=missing)
+    sure = frame.filter((pl.col("angle_low") > 0) | (pl.col("angle_high") < 0))
+    short = f"The angle moves for sure in {len(sure)} of {plural(len(frame), 'comparison')}."
+    shown = {"change": "change", "where": "others", "domain": "domain"}
+    for name, heading, digits in (
+        ("angle", "mean |cos|", 2),
+        ("mean_cos", "|mean cos|", 2),
+        ("quality", options.metric, 4),
+    ):
+        shown |= {
+            heading: lambda r, n=name, d=digits: number(r[n], d),
+            f"{heading}, by": lambda r, n=name, d=digits: number(r[f"{n}_by"], d, sign=True),
+            f"{heading}, interval": lambda r, n=name, d=digits: interval(
+                r[f"{n}_low"], r[f"{n}_high"], d, sign=True
+            ),
+        }
+    sheet = sheet_of(frame.iter_rows(named=True), "One change at a time", 3, shown)
+    return Section("What moves the angle", how, short, sheets=[sheet], figures=dict([draw(frame)]))
+
+
+def draw(frame: pl.DataFrame):
+    """(file's name, figure): a line for each change; hollow where other fields are unusual, too."""
+    changes = frame["change"].unique(maintain_order=True).to_list()
+
+    def panel(axis, domain):
+        for row in frame.filter(domain=domain).drop_nulls("angle_by").iter_rows(named=True):
+            y, alone = changes.index(row["change"]), not row["others"]
+            mark = figures.point_style(figures.MARKS[0 if alone else 1], "0" if alone else "1")
+            label = "all else as usual, 95 %" if alone else "with another change"
+            if alone and row["angle_low"] is not None:
+                ends = row["angle_low"], row["angle_high"]
+                axis.plot(ends, (y, y), color=mark["color"], linewidth=1.2)
+            axis.plot(row["angle_by"], y, label=label, zorder=3 if alone else 2, **mark)
+        axis.axvline(0, **figures.NULL)
+        axis.set_yticks(range(len(changes)), changes)
+        axis.set_ylim(len(changes) - 0.5, -0.5)
+        axis.set_xlabel("difference in mean |cos(X, α ⊙ X')|")
+
+    heading = "What moves the angle between X and its update"
+    height = 1.2 + 0.21 * len(changes)
+    return figures.by_domain("factors", "", panel, heading, heading, height, sharey=True)
