@@ -238,7 +238,7 @@ def engine(
         train.matmul_precision,
         train.quick_compile,
     )
-    axis = resolve_axis(config.seed_axis, config.model.d_embed)
+    axis = resolve_axis(config.seed_axis)
     if config.data.resident:
         return Engine(settings, axis, config.mesh)
     records = open_records(log, config.data.name, config.data.dir)

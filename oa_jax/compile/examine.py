@@ -47,7 +47,8 @@ def examine(experiment: Experiment, devices: tuple) -> list[Found]:
     states = engine.abstract(seeds, experiment.hparams())
     arrays, tables = _shapes(experiment.train_arrays()), _shapes(experiment.tables)
     # The draws of batches are asked on this machine, as the devices are not there.
-    epoch = (states, arrays, here.capacity(seeds, 0))
+    capacity = engine.layout.even(here.capacity(seeds, 0), len(seeds))
+    epoch = (states, arrays, capacity)
     final = (states.params, rows, tuple(evaluation.rankings), tables)
     return [
         _found(EPOCH, n_steps, lambda: engine.compiled("epoch", *epoch)),

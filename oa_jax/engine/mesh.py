@@ -59,6 +59,11 @@ class Layout:
         size = self.seed_size(n_seeds)
         return -(-n_seeds // size) * size
 
+    def even(self, capacity: tuple[int, ...], n_seeds: int) -> tuple[int, ...]:
+        """Slots of a batch, with as many more as let the devices of a seed have equal parts."""
+        parts = len(self.devices) // self.seed_size(n_seeds)
+        return tuple(-(-size // parts) * parts for size in capacity)
+
     def mesh(self, n_seeds: int) -> Mesh:
         """The mesh of that many seeds, and of their slots. All have the same devices in the same
         order, so that arrays can go from one to another inside a program."""

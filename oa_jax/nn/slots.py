@@ -14,7 +14,7 @@ from oa_jax.events.log import DOMAINS
 from oa_jax.events.rows import own_items
 from oa_jax.nn import draws
 
-SLOT_MULTIPLE = 128  # capacities are rounded up to this many slots
+SLOT_MULTIPLE = 32  # capacities are rounded up to this many slots
 
 
 def take(arrays, name: str, rows_B, fill=0):

@@ -89,6 +89,12 @@ def test_divided_tables_get_rows_of_zeros(axis):
     assert Layout.of("data:4", devices(4)).with_rows(tree, axis) is tree
 
 
+def test_a_batch_gets_slots_that_the_devices_of_a_seed_share_evenly():
+    layout = Layout.of("seed:2,data:24", devices(48))
+    assert layout.even((96, 928), 2) == (96, 936)
+    assert Layout(devices(8)).even((96, 928), 8) == (96, 928)  # a seed has one device
+
+
 def test_fewer_devices_than_there_are_will_do_in_one_process():
     assert Layout.of("seed:2", devices(4)).devices == devices(4)[:2]
     with pytest.raises(UserError, match="^--config.mesh=seed:2: 2 devices: found 4: .* all"):

@@ -166,7 +166,7 @@ def test_take_and_join_are_inverse(bitwise):
     assert bitwise(engine_lib.join_seeds(parts, order), tree)
 
 
-def test_auto_axis_is_by_width_on_a_cpu():
-    assert [engine_lib.resolve_axis("auto", width) for width in (32, 64)] == ["vmap", "map"]
-    assert engine_lib.resolve_axis("map", 32) == "map"
-    assert engine_lib.resolve_axis("vmap", 256) == "vmap"
+def test_auto_axis_is_by_device(monkeypatch):
+    assert [engine_lib.resolve_axis(a) for a in ("auto", "map", "vmap")] == ["map", "map", "vmap"]
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    assert engine_lib.resolve_axis("auto") == "vmap"
