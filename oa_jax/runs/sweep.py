@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import itertools
 import pathlib
 import shutil
 import time
@@ -105,6 +106,7 @@ class Sweep:
         self._notice, self._indexed = processes.Notice(), time.monotonic()
         self._open: dict[str, contextlib.ExitStack] = {}  # files of the runs in the program
         self._counted: set[str] = set()
+        self._last = -1  # place in the study of the program that this worker took last
         self._claims = Claims(out / ".workers")
 
     def run(self) -> Progress:
@@ -155,11 +157,26 @@ class Sweep:
         }
 
     def _next_program(self) -> dict[str, Config] | None:
-        """The program with open runs that the fewest others work on."""
-        others = self._claims.others()
+        """A program with open runs, of those that the fewest others work on.
+
+        Neighbours in a study are often one program to the compiler, whose cache then has it. So it
+        is the one after this worker's last, or, where others work, from the middle of the longest
+        stretch that is free: two workers would compile the same at once.
+        """
+        others = set(self._claims.others())
         groups = study_lib.programs(self._open_runs())
-        free = [group for group in groups if set(group) - set(others)]
-        return min(free, key=lambda group: len(set(group) & set(others)), default=None)
+        shared = {i: len(set(group) & others) for i, group in enumerate(groups)}
+        free = [i for i, group in enumerate(groups) if set(group) - others]
+        free = [i for i in free if shared[i] == min(shared[j] for j in free)]
+        if not free:
+            return None
+        places = {name: place for place, name in enumerate(self.runs)}
+        behind = (i for i, group in enumerate(groups) if places[next(iter(group))] > self._last)
+        if self._last >= 0 and (following := next(behind, None)) in free:
+            return groups[following]
+        stretches = itertools.groupby(range(len(groups)), free.__contains__)
+        longest = max((list(part) for is_free, part in stretches if is_free), key=len)
+        return groups[longest[len(longest) // 2 if others else 0]]
 
     def _train(self, group: dict[str, Config]):
         """Train the runs of a program until nobody waits."""
@@ -193,6 +210,7 @@ class Sweep:
         waiting = list(group)
         while waiting and (name := self._claims.take(waiting)):
             waiting.remove(name)
+            self._last = list(self.runs).index(next(iter(group)))
             if self._workdir(name).is_finished:  # by another worker, meanwhile
                 self._count_finished()
                 continue

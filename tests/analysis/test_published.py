@@ -9,6 +9,7 @@ import polars as pl
 import pytest
 
 from analysis import published
+from analysis.output import interval
 from analysis.phase import orders
 
 FOLDER = pathlib.Path(published.__file__).parent
@@ -134,3 +135,48 @@ def test_what_is_said_of_arms_is_in_their_cells():
     taus = [re.search(r"kinds (\S+)", line)[1] for line in orders(cells)]
     in_a, in_b = ([tau.replace("−", "-") for tau in taus[d::2]] for d in (0, 1))
     assert f"{', '.join(in_b)} in B" in said and all(f"{tau} [" in said for tau in in_a)
+
+
+def angle_study():
+    """(index, factors, what the page says)"""
+    names = "index.csv", "factors.csv"
+    index, found = (pl.read_csv(FOLDER / "angle" / n, infer_schema_length=None) for n in names)
+    said = (FOLDER / "README.md").read_text().replace("−", "-")
+    said = said[said.index("## What moves the angle") : said.index("## Arms and other")]
+    return index, found, " ".join(said.split())
+
+
+def test_the_changes_of_the_angle_are_those_of_its_index():
+    index, found, said = angle_study()
+    assert len(index) == 135 and len(found) == 2 * 39
+    for row in found.iter_rows(named=True):
+        run, twin = (index.filter(run=row[name]).sort("seed") for name in ("run", "reference"))
+        d = row["domain"]
+        by = angle(run, d) - angle(twin, d)
+        assert row["angle_by"] == pytest.approx(by.mean(), abs=3e-5)
+        half = 2.776 * by.std(ddof=1) / 5**0.5  # Student's t with four degrees of freedom
+        assert row["angle_high"] - row["angle_by"] == pytest.approx(half, abs=2e-3)
+        metric = f"test/{d}/ndcg@10/full"
+        assert row["quality_by"] == pytest.approx((run[metric] - twin[metric]).mean(), abs=3e-5)
+        if d == "A" and not row["others"]:
+            ends = ((m, row[f"{m}_low"], row[f"{m}_high"]) for m in ("angle", "quality"))
+            bounds = [interval(*at, 2 if m == "angle" else 4, True) for m, *at in ends]
+            bounds = [text.replace("−", "-") for text in bounds]
+            assert re.search(".*?".join(map(re.escape, bounds)), said), row["change"]
+    alone = found.filter(others="")
+    assert len(alone) == 32 and not (alone["quality_low"] > 0).any()  # none raises it for sure
+    untied = found.filter(change="tied: True → False", domain="A")
+    assert -untied["angle_by"].max() > 0.345 and -untied["angle_by"].min() < 0.495
+
+
+def test_the_shares_of_the_scatter_are_those_of_its_index():
+    index, _, said = angle_study()
+    shares = {}
+    for tied in (True, False):
+        mixed = index.filter(pl.col("run").str.contains(f"tied={tied},"))
+        for d in "AB":
+            counts, _ = np.histogram(mixed[f"best/gca/0/{d}/cos"].abs(), [0, 0.05, 0.25, 0.4, 1])
+            shares[tied, d] = [f"{100 * n / len(mixed):.0f}" for n in counts]
+    for tied in (True, False):
+        both = zip(shares[tied, "A"], shares[tied, "B"], strict=True)
+        assert ", ".join(f"{a} and {b} %" for a, b in both) in said

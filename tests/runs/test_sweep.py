@@ -1,6 +1,7 @@
 """Sweeps: each run is what it is alone, whatever shared its program and whoever was killed."""
 
 import concurrent.futures
+import contextlib
 import json
 import os
 import pathlib
@@ -312,3 +313,26 @@ def test_workers_write_the_index_one_after_the_other(done):
         for _ in pool.map(lambda i: sweeps[i % 4]._write_index(), range(60)):
             pass
     assert len((done[0] / "index.csv").read_text().splitlines()) == 7
+
+
+def test_workers_begin_apart_and_go_on_with_the_neighbour(tmp_path):
+    """Eight programs, as a study lists them: neighbours are often one to the compiler."""
+    one = swept.runs()["slow"]
+    experiment = swept.build(one)
+    studied = {f"{i}": one.replace(model={"d_embed": 8 + 2 * i}) for i in range(8)}
+    workers = [swept.sweep_of(tmp_path, studied) for _ in range(4)]
+
+    def takes(worker):
+        (name,) = worker._next_program()
+        assert list(worker._queue({name: one}, experiment)) == ["begun"]
+        return name
+
+    with contextlib.ExitStack() as stack:
+        for worker in workers:
+            worker._begin = lambda name, experiment: "begun"
+            stack.enter_context(worker._claims)
+        first, second, third, fourth = workers
+        assert [takes(first), takes(second)] == ["0", "4"]
+        assert [takes(first), takes(second), takes(first)] == ["1", "5", "2"]
+        assert takes(third) == "7"  # 3, and 6 and 7 are left
+        assert [takes(second), takes(first), fourth._next_program()] == ["6", "3", None]
