@@ -58,7 +58,8 @@ def _short(name):
 
 def effects(runs: list[Run], metric: str = "ndcg@10") -> pl.DataFrame:
     """A row per pair and domain, columns `SCHEMA`: of each measure its mean over the run's seeds,
-    that of the reference, and the mean difference over seeds of both with its 95 % interval."""
+    that of the reference, and the mean difference over seeds of both with its 95 % interval;
+    none of the metric where the data differ."""
     chosen, rows = [run for run in finished(runs) if run.places], []
     points = {
         name: correlate.points_of(chosen, statistic or "gated_abs_cos", metric, "mean")
@@ -73,6 +74,8 @@ def effects(runs: list[Run], metric: str = "ndcg@10") -> pl.DataFrame:
                 sides = (points[name].filter(run=r.name, domain=domain) for r in (run, twin))
                 both = next(sides).join(next(sides), on="seed", suffix="_from")
                 by = mean_interval((both[column] - both[f"{column}_from"]).to_numpy())
+                if name == "quality" and run.setting != twin.setting:
+                    by = (None, None, None)  # the metrics of two data sets say nothing together
                 values = both[column].mean(), both[f"{column}_from"].mean(), *by
                 keys = (name, *(f"{name}_{part}" for part in ("from", "by", "low", "high")))
                 row |= dict(zip(keys, values, strict=True)) | {"seeds": len(both)}

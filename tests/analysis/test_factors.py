@@ -69,6 +69,15 @@ def test_differences_are_of_paired_seeds(runs):
     assert row["quality_high"] - row["quality_by"] == pytest.approx(half, rel=2e-3)
 
 
+def test_metrics_of_other_data_are_not_compared(tmp_path):
+    for rho in (0.0, 1.0):
+        world = {"data__world__redundancy": rho, "fingerprint": f"world{rho:g}", "gated": 0.5 * rho}
+        plain_run(tmp_path / f"{rho:g}", "early", **world)
+    for row in factors.effects(find_runs(str(tmp_path))[0]).iter_rows(named=True):
+        assert row["angle_by"] == pytest.approx(0.5) and row["quality"] > 0
+        assert row["quality_by"] is row["quality_low"] is None
+
+
 def test_the_figure_has_a_line_for_each_change(runs):
     name, figure = factors.draw(factors.effects(runs))
     axis = figure.axes[0]
