@@ -23,7 +23,7 @@ STREAMS = ("seq_x", "seq_a", "seq_b", "gt")
 
 @dataclasses.dataclass(frozen=True)
 class Task(Slots):
-    """Arrays and draws of one data set; its training rows are the users.
+    """Arrays and draws of one data set; its training rows are the users that train.
 
     negatives: "per_position" (official: every position draws its own) or "per_sequence" (the
     positions of a row share one draw). n_negatives: drawn from each domain.
@@ -46,12 +46,12 @@ class Task(Slots):
 
     @functools.cached_property
     def row_users(self) -> np.ndarray:
-        return np.arange(self.log.n_users)
+        return np.flatnonzero(self.split.n_train)  # all, unless `data.users` leaves some out
 
     @functools.cached_property
     def slot_counts(self) -> np.ndarray:
-        """(2, U): training targets of each user in A and in B."""
-        return abxi_arrays.target_counts(self.log, self.split, self.length)
+        """(2, U): training targets of each row in A and in B."""
+        return abxi_arrays.target_counts(self.log, self.split, self.length)[:, self.row_users]
 
     def arrays_of(self, log: InteractionLog, split: Split, rows: np.ndarray):
         """seq_x, seq_a, seq_b, gt (U, L); lists own_A, own_B, counted from each pool's begin."""

@@ -305,3 +305,23 @@ def test_a_domain_without_training_targets_is_refused(item, empty):
     log = make_log([0] * 6, [other] + [item] * 3 + [other] * 2, np.arange(6), N_ITEMS, "lop")
     with pytest.raises(UserError, match=f"lop: no training target in domain {empty}"):
         Task(log, leave_one_out(log), LENGTH, BATCH, N_NEGATIVES)
+
+
+def test_users_that_train_nothing_take_no_place_in_a_batch(make_task):
+    """Of `data.users=overlap`, and of published sets whose test users have rows of their own."""
+    whole = make_task()
+    n_train = whole.split.n_train.copy()
+    n_train[::3] = 0
+    task = dataclasses.replace(whole, split=dataclasses.replace(whole.split, n_train=n_train))
+    assert whole.n_users == 30 and whole.n_steps == 4
+    assert task.n_users == 20 and task.n_steps == 3
+    np.testing.assert_array_equal(task.row_users, [u for u in range(30) if u % 3])
+    np.testing.assert_array_equal(task.slot_counts, whole.slot_counts[:, task.row_users])
+    arrays, expected = task.train_arrays(), whole.train_arrays()
+    for name in ("seq_x", "seq_a", "seq_b", "gt"):
+        np.testing.assert_array_equal(arrays[name], expected[name][task.row_users])
+    # Every row of an epoch's batches has targets, so that their mean is over users that train.
+    rows_TxB = np.asarray(task.epoch_rows(0, 0))
+    assert (arrays["gt"][rows_TxB[rows_TxB < task.n_users]] > 0).any(1).all()
+    batch = task.batch(jax.tree.map(jnp.asarray, arrays), jnp.arange(8), 0, 0, WIDE)
+    assert batch["n_users"] == 8 == len(np.unique(np.nonzero(batch["gt"])[0]))
