@@ -46,7 +46,9 @@ class Task(Slots):
 
     @functools.cached_property
     def row_users(self) -> np.ndarray:
-        return np.flatnonzero(self.split.n_train)  # all, unless `data.users` leaves some out
+        """Users with a training part: not those that `data.users` leaves out, nor the test users
+        that have rows of their own in a published set."""
+        return np.flatnonzero(self.split.n_train)
 
     @functools.cached_property
     def slot_counts(self) -> np.ndarray:
