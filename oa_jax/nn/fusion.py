@@ -15,7 +15,17 @@ import jax.numpy as jnp
 
 from oa_jax.errors import UserError
 from oa_jax.nn.known import FUSIONS, GCAConfig
-from oa_jax.nn.layers import ABXI_INIT, Dense, Init, LayerNorm, Packing, Stream, parallel_part
+from oa_jax.nn.layers import (
+    ABXI_INIT,
+    Dense,
+    Init,
+    LayerNorm,
+    Packing,
+    Stream,
+    chunks_pay,
+    in_chunks,
+    parallel_part,
+)
 
 DOMAINS = ("A", "B")
 # What `part` makes of an update, given X and the scales of "split".
@@ -28,6 +38,7 @@ PARTS = {
         + (scales["scale_parallel"] - scales["scale_orthogonal"]) * parallel_part(update, x)
     ),
 }
+PLAIN = "merged", "visible", True, True  # source, own_item, causal, key_mask
 SCALES = ("scale_parallel", "scale_orthogonal")  # λ∥ and λ⊥ of "split"
 
 
@@ -60,12 +71,12 @@ class View(NamedTuple):
     """Which tokens of a source (last axis) each token of a query may use; bool.
 
     aligned: of these, the ones at the token's own time.  back: the other way round, which tokens
-    of the query each token of the source may use.
+    of the query each token of the source may use; None for a fusion `by_token` in training.
     """
 
     allowed_BxTxS: jax.Array
     aligned_BxTxS: jax.Array
-    back_BxSxT: jax.Array
+    back_BxSxT: jax.Array | None
 
 
 class Taken(NamedTuple):
@@ -283,12 +294,15 @@ def fuse(
     heads: int,
     initial: Init = ABXI_INIT,
     last_only: bool = False,
+    form: str = "rows",
 ) -> tuple[dict[str, Stream], dict[str, Probe]]:
     """GCA[place]: each domain's stream looks at what `gca.source` says.
 
     streams: of "x" (merged), "A" and "B", of which x is not changed (paper, Section 3).
     -> (streams, {"place/domain": Probe}), as they were and {} where `gca` has no such place.
     last_only: the last position of each row, for which alone the fusion is asked if it can be.
+    form: rows or chunks, see `chunks_pay`; what has other keys than the earlier ones of the merged
+    stream is fused by rows.
     To be called in a network's compact method, whose submodules `gca_{place}_{domain}` they are:
     stored parameters have these names.
     """
@@ -297,6 +311,8 @@ def fuse(
         return out, probes
     alone = last_only and kind_of(gca.fusion).by_token and not callable(gca.part)
     queries, out = out if alone else streams, dict(out)
+    chunks = chunks_pay(form, streams["x"].packing) and kind_of(gca.fusion).by_token
+    chunks &= (gca.source, gca.own_item, gca.causal, gca.key_mask) == PLAIN
     if gca.source == "shuffled":
         others = of_other_users(streams["x"], len(times.query["A"]))
     for domain, other in zip(DOMAINS, reversed(DOMAINS), strict=True):
@@ -307,12 +323,28 @@ def fuse(
         if gca.own_item == "hidden" and gca.source in ("merged", "self"):
             own_BxTx1 = times.own[domain][:, columns, None]
             hidden = (times.own[name][:, None, :] == own_BxTx1) & (own_BxTx1 >= 0)
-        module = make(gca, heads, initial, f"gca_{place}_{domain}")
-        fused, probes[f"{place}/{domain}"] = module(
-            query, source, times.query[domain][:, columns], times.key[name], hidden
-        )
+        module, time_BxT = make(gca, heads, initial, f"gca_{place}_{domain}"), times.query[domain]
+        if chunks:
+            fused, probes[f"{place}/{domain}"] = module.fused(*in_columns(query, source, time_BxT))
+            fused = fused.replace(packing=query.packing)
+        else:
+            fused, probes[f"{place}/{domain}"] = module(
+                query, source, time_BxT[:, columns], times.key[name], hidden
+            )
         out[domain] = fused.last() if last_only else fused
     return out, probes
+
+
+def in_columns(query: Stream, source: Stream, time_BxT: jax.Array) -> tuple[Stream, Stream, View]:
+    """Views `in_chunks` of a domain's stream and the merged one, with each token of the first in
+    its column of the other, and what it may use there."""
+    rows, length = source.packing.shape
+    place_BxT = jnp.arange(rows)[:, None] * length + time_BxT
+    at_P = query.packing.pack(jnp.where(time_BxT < 0, rows * length, place_BxT))
+    at_P = jnp.where(query.real_P, at_P, rows * length)
+    query, source, allowed = in_chunks(query, source, at_P)
+    own = jnp.eye(*allowed.shape[1:], allowed.shape[1], dtype=bool)
+    return query, source, View(allowed, allowed & own, None)
 
 
 def with_donors(ids_BxL: jax.Array, batch: dict[str, jax.Array]) -> jax.Array:

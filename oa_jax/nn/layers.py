@@ -10,6 +10,7 @@ but for what is sensitive to rounding: the statistics of norms, and the softmax 
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -122,39 +123,86 @@ class Stream:
 
 
 @flax.struct.dataclass
-class Neighbours:
-    """A packing of slots in chunks (n, 2C): each with the one before it, the first with zeros."""
+class Chunks:
+    """A packing of slots in chunks of C, (n, C), or of them and what stands before each: an empty
+    place, if there is room for it, and the chunk before, of the first one zeros: (n, 1 + 2C).
 
+    rank_P: the place of each slot in the row of chunks, out of range for none; None: in order.
+    size: the number of slots, P.
+    """
+
+    rank_P: jax.Array | None
+    size: int = flax.struct.field(pytree_node=False)
+    chunk: int = flax.struct.field(pytree_node=False)
     shape: tuple[int, int] = flax.struct.field(pytree_node=False)
 
+    def pack(self, grid_nxC: jax.Array) -> jax.Array:
+        """(n, C, …) -> (P, …)."""
+        if self.rank_P is not None:
+            return self._ranked().pack(grid_nxC)
+        return grid_nxC.reshape(-1, *grid_nxC.shape[2:])[: self.size]
+
     def unpack(self, packed_P: jax.Array) -> jax.Array:
-        """(n C, …) -> (n, 2C, …)."""
-        own = packed_P.reshape(self.shape[0], -1, *packed_P.shape[1:])
-        return jnp.concatenate([jnp.zeros_like(own).at[1:].set(own[:-1]), own], 1)
+        """(P, …) -> (n, C, …), or with what stands before."""
+        n, length = self.shape
+        if self.rank_P is not None:
+            own = self._ranked().unpack(packed_P)
+        else:
+            spare = [(0, n * self.chunk - self.size)] + [(0, 0)] * (packed_P.ndim - 1)
+            own = jnp.pad(packed_P, spare).reshape(n, self.chunk, *packed_P.shape[1:])
+        if length == self.chunk:
+            return own
+        before = jnp.zeros((n, length - self.chunk, *own.shape[2:]), own.dtype)
+        return jnp.concatenate([before.at[1:, -self.chunk :].set(own[:-1]), own], 1)
+
+    def _ranked(self):
+        return Packing(self.rank_P, (self.shape[0], self.chunk))
 
 
-def in_chunks(query: Stream, source: Stream) -> tuple[Stream, Stream, jax.Array]:
-    """Two views of one packed stream, and which keys a token may use: the earlier ones of its row.
+def chunks_pay(form: str, packing: Packing) -> bool:
+    """Whether a packed stream's attention is better made `in_chunks`. form: rows, chunks, or auto:
+    chunks where twice the slots, their keys, are not more than the places of the grid."""
+    if packing.at_P is None or form != "auto":
+        return packing.at_P is not None and form == "chunks"
+    return 2 * len(packing.at_P) <= math.prod(packing.shape)
 
-    A row's slots stand side by side and are at most L, so that in chunks of L a token finds all of
-    them in its own chunk and the one before. Of short rows that is far less than grids (B, L, L),
-    which are empty but for their corners. What attention gives has the slots of the query's view:
-    the stream's, and some that are added to fill the last chunk.
+
+def in_chunks(
+    query: Stream, source: Stream, at_P: jax.Array | None = None, empty: bool = False
+) -> tuple[Stream, Stream, jax.Array]:
+    """Two views of packed streams, and how often a token may use each key: those of its row that
+    are not later than it.
+
+    A row's tokens stand side by side, at most L of them, so that in chunks of L a token finds all
+    of them in its own chunk and the one before. Of short rows that is far less than grids
+    (B, L, L), which are empty but for their corners.
+
+    at_P: the place of each token of the query in the source's grid, if the query is another
+    stream; where the source has no token, it has no key. empty: the grid's empty places up to the
+    token's own are keys as well: they are all alike, so that one of them counts for all.
     """
-    length, size = query.packing.shape[1], len(query.real_P)
-    n_chunks, spare = -(-size // length), -size % length
-    row_P = query.packing.at_P // length
-
-    def filled(array):
-        return jnp.pad(array, [(0, spare)] + [(0, 0)] * (array.ndim - 1))
-
-    own, both = Packing(None, (n_chunks, length)), Neighbours((n_chunks, 2 * length))
-    real_P, row_P, slot_P = filled(query.real_P), filled(row_P), jnp.arange(n_chunks * length)
-    allowed = own.unpack(row_P)[:, :, None] == both.unpack(row_P)[:, None]
-    allowed &= own.unpack(slot_P)[:, :, None] >= both.unpack(slot_P)[:, None]
-    allowed &= both.unpack(real_P)[:, None]
-    views = (Stream(filled(s.h_PxD), real_P, p) for s, p in ((query, own), (source, both)))
-    return *views, allowed
+    packing, size = source.packing, len(source.real_P)
+    rows, length = packing.shape
+    n = -(-size // length)
+    ranks = [None, None]  # of the query, of the source
+    if packing.parts or at_P is not None:
+        there = jnp.zeros(rows * length, jnp.int32).at[packing.at_P].set(1, mode="drop")
+        rank = jnp.where(there > 0, jnp.cumsum(there) - 1, n * length)
+        places = packing.at_P if at_P is None else at_P, packing.at_P
+        ranks = [rank.at[at].get(mode="fill", fill_value=n * length) for at in places]
+    ranks[1] = ranks[1] if packing.parts else None
+    keys = int(empty) + 2 * length
+    own = Chunks(ranks[0], len(query.real_P), length, (n, length))
+    mine, both = (Chunks(ranks[1], size, length, (n, many)) for many in (length, keys))
+    row_P = packing.at_P // length
+    allowed = mine.unpack(row_P)[:, :, None] == both.unpack(row_P)[:, None]
+    allowed &= jnp.tril(jnp.ones((length, keys), bool), keys - length)
+    allowed &= both.unpack(source.real_P)[:, None]
+    if empty:
+        column = mine.unpack(packing.at_P % length)
+        empty_places = 1 + column - allowed.sum(-1)
+        allowed = allowed.astype(jnp.int32).at[:, :, 0].set(empty_places)
+    return query.replace(packing=own), source.replace(packing=both), allowed
 
 
 def allowed_keys(stream: Stream, causal: bool, key_mask: bool) -> jax.Array:
@@ -260,7 +308,8 @@ class MultiHeadAttention(nn.Module):
 
     The three in-projections are one (D, 3D) matrix, Xavier-initialised as a whole, as in the
     official code. Empty places enter as zero states, so their keys and values are the biases:
-    whether anybody may look at them is the caller's choice of `allowed_BxTxS`.
+    whether anybody may look at them is the caller's choice of `allowed_BxTxS`: bool, or numbers,
+    how often a key counts.
     """
 
     heads: int
@@ -308,9 +357,11 @@ class MultiHeadAttention(nn.Module):
 
         q_BxHxTxE, k_BxHxSxE, v_BxHxSxE = project(query, 0), project(source, 1), project(source, 2)
         logits_BxHxTxS = (q_BxHxTxE @ k_BxHxSxE.swapaxes(2, 3)) * (inner // self.heads) ** -0.5
-        logits_BxHxTxS = jnp.where(
-            allowed_BxTxS[:, None], logits_BxHxTxS.astype(jnp.float32), -1e30
-        )
+        logits_BxHxTxS = logits_BxHxTxS.astype(jnp.float32)
+        if allowed_BxTxS.dtype != bool:  # a key that counts n times has n times the weight
+            logits_BxHxTxS += jnp.log(jnp.maximum(allowed_BxTxS, 1))[:, None]
+            allowed_BxTxS = allowed_BxTxS > 0
+        logits_BxHxTxS = jnp.where(allowed_BxTxS[:, None], logits_BxHxTxS, -1e30)
         weights_BxHxTxS = Dropout()(nn.softmax(logits_BxHxTxS, axis=-1).astype(dtype), rate)
         mixed_BxHxTxE = weights_BxHxTxS @ v_BxHxSxE
         if change is not None:

@@ -61,7 +61,7 @@ class Block(nn.Module):
         query = query.map(LayerNorm(EPSILON, name="norm_attention"))
         attention = MultiHeadAttention(self.heads, INIT, name="attention")
         if allowed_BxTxS is None:
-            update = attention(*in_chunks(query, stream), rate)[: len(query.h_PxD)]
+            update = attention(*in_chunks(query, stream), rate)
         else:
             allowed = allowed_BxTxS[:, -1:] if last_only else allowed_BxTxS
             update = attention(query, stream, allowed, rate)
@@ -142,7 +142,8 @@ class StreamNet(nn.Module):
                 times = Times(
                     until, own if at == min(self.gca.positions, default=at) else until, own
                 )
-                streams, seen = fuse(self.gca, at, streams, times, cfg.heads, INIT, alone)
+                form = cfg.attention
+                streams, seen = fuse(self.gca, at, streams, times, cfg.heads, INIT, alone, form)
                 probes |= seen
         if last_only:
             streams = {name: stream.last() for name, stream in streams.items()}

@@ -49,7 +49,14 @@ def test_the_contract(backbone, check):
 
 @pytest.mark.parametrize(
     ("backbone", "quirks"),
-    [("llm4cdsr", {}), ("llm4cdsr", {"q16_second_pass": True}), ("cdsrnp", {}), ("sasrec", {})],
+    [
+        ("llm4cdsr", {}),
+        ("llm4cdsr", {"q16_second_pass": True}),
+        ("cdsrnp", {}),
+        ("sasrec", {}),
+        ("abxi", {}),
+        ("abxi", {"q3_attend_to_padding": True}),
+    ],
 )
 @pytest.mark.slow
 def test_attention_in_chunks_changes_no_loss(backbone, quirks):

@@ -2,6 +2,7 @@
 
 import functools
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,8 +10,9 @@ import pytest
 
 from oa_jax.errors import UserError
 from oa_jax.nn import known
-from oa_jax.nn.fusion import make, matched_width, n_parameters
+from oa_jax.nn.fusion import Times, fuse, in_columns, kind_of, make, matched_width, n_parameters
 from oa_jax.nn.known import GCAConfig
+from oa_jax.nn.layers import Packing, Stream
 from tests.backbones.abxi import _batches as abxi
 from tests.nn.test_gca import (
     AT,
@@ -108,6 +110,91 @@ def test_padding_and_what_is_missing(name):
     no_query = query.replace(h_PxD=query.h_PxD * 0, real_P=query.real_P & False)
     for q, s in ((query, source), (query, no_source), (no_query, source), (no_query, no_source)):
         assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(case(name)(q, s)))
+
+
+def packed(there_BxL, seed, spare):
+    """A stream with a token at each of some places of a grid, and unused slots."""
+    at_P = np.r_[np.flatnonzero(there_BxL), np.full(spare, there_BxL.size)]
+    real_P = at_P < there_BxL.size
+    h_PxD = np.random.default_rng(seed).normal(size=(len(at_P), D)) * real_P[:, None]
+    return Stream(jnp.asarray(h_PxD), jnp.asarray(real_P), Packing(jnp.asarray(at_P), (B, 6)))
+
+
+@pytest.mark.parametrize(
+    ("name", "pool", "ordered"),
+    [(name, "newest", True) for name in NAMES if kind_of(name).by_token]
+    + [(name, "mean", True) for name in ONE_Y]
+    + [("gca", "newest", False)],
+)
+def test_a_fusion_in_chunks_is_that_of_rows(name, pool, ordered):
+    """Rows of all numbers of tokens; tokens of the domain without a gap, at columns of their own,
+    one of them older than the merged stream. The merged stream's slots in order or in two parts."""
+    rng = np.random.default_rng(7)
+    there_BxL = np.arange(6) >= 6 - rng.integers(0, 7, B)[:, None]
+    there_BxL[0] = True
+    of_domain = there_BxL & (rng.random((B, 6)) < 0.5)
+    time_BxT = np.sort(np.where(of_domain, np.arange(6), -1), 1)
+    query_BxT = time_BxT >= 0
+    query_BxT[0] = True  # and what stood before
+    query, source = packed(query_BxT, 1, 4), packed(there_BxL, 2, 3)
+    if not ordered:
+        order = rng.permutation(len(source.real_P))
+        parts = Packing(source.packing.at_P[order], (B, 6), (4, len(order) - 4))
+        source = Stream(source.h_PxD[order], source.real_P[order], parts)
+    module, params = make(GCAConfig(fusion=name, pool=pool), HEADS), case(name).params
+
+    def rows(query_h, source_h):
+        both = query.replace(h_PxD=query_h), source.replace(h_PxD=source_h)
+        column_BxL = jnp.broadcast_to(jnp.arange(6), (B, 6))
+        return module.apply({"params": params}, *both, jnp.asarray(time_BxT), column_BxL)
+
+    def chunks(query_h, source_h):
+        both = query.replace(h_PxD=query_h), source.replace(h_PxD=source_h)
+        view = in_columns(*both, jnp.asarray(time_BxT))
+        return module.apply({"params": params}, *view, method=module.fused)
+
+    expected, found = (jax.jit(of)(query.h_PxD, source.h_PxD) for of in (rows, chunks))
+    np.testing.assert_allclose(found[0].h_PxD, expected[0].h_PxD, atol=1e-5)
+    for said in ("update", "y_pooled", "y_aligned", "gate", "has_key_P", "has_aligned_P"):
+        one, other = (getattr(of[1], said) for of in (found, expected))
+        np.testing.assert_allclose(one, other, atol=1e-5, err_msg=said)
+    assert 0 < expected[1].has_key_P.sum() < query.real_P.sum()
+    gradients = (
+        jax.jit(jax.grad(lambda *h, of=of: jnp.sum(of(*h)[0].h_PxD ** 2), (0, 1)))
+        for of in (rows, chunks)
+    )
+    for one, other in zip(*(of(query.h_PxD, source.h_PxD) for of in gradients), strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-4)
+
+
+class Meeting(nn.Module):
+    """`fuse` at place 0."""
+
+    gca: GCAConfig
+    form: str
+
+    @nn.compact
+    def __call__(self, streams):
+        column_BxL = jnp.broadcast_to(jnp.arange(6), (B, 6))
+        times = Times(*[dict.fromkeys(streams, column_BxL)] * 3)
+        return fuse(self.gca, 0, streams, times, HEADS, form=self.form)[0]
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [{"source": "other"}, {"source": "self"}, {"source": "shuffled"}, {"own_item": "hidden"}]
+    + [{"causal": False}, {"key_mask": False}, {"fusion": "co_attention"}],
+)
+def test_what_has_other_keys_is_fused_by_rows(fields):
+    there = np.arange(6) >= np.arange(B)[:, None]
+    streams = {"x": packed(there, 0, 1), "A": packed(there, 1, 0), "B": packed(there, 2, 0)}
+
+    def program(form, **fields):
+        net = Meeting(GCAConfig(positions=(0,), **fields), form)
+        return str(jax.make_jaxpr(lambda: net.init_with_output(jax.random.key(0), streams)[0])())
+
+    assert program("rows", **fields) == program("chunks", **fields)
+    assert program("rows") != program("chunks")
 
 
 def test_a_fusion_that_looks_ahead_is_found_out():

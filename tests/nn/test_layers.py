@@ -12,6 +12,7 @@ from oa_jax.nn.layers import (
     _cut_halves,
     _own_halves,
     allowed_keys,
+    chunks_pay,
     in_chunks,
 )
 
@@ -201,7 +202,7 @@ def test_attention_in_chunks_is_that_of_rows(n_slots):
         return attention.apply(params, *both(h, other), allowed)
 
     def chunks(h, other):
-        return attention.apply(params, *in_chunks(*both(h, other)))[:n_slots]
+        return attention.apply(params, *in_chunks(*both(h, other)))
 
     expected, found = rows(h_PxD, other_PxD), chunks(h_PxD, other_PxD)
     np.testing.assert_allclose(found, expected, atol=1e-6)
@@ -212,6 +213,16 @@ def test_attention_in_chunks_is_that_of_rows(n_slots):
     )
     for one, other in zip(*gradients, strict=True):
         np.testing.assert_allclose(one, other, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("form", "n_slots", "expected"),
+    [("auto", 30, True), ("auto", 31, False), ("rows", 1, False), ("chunks", 60, True)]
+    + [("auto", None, False), ("chunks", None, False)],
+)
+def test_chunks_where_they_pay(form, n_slots, expected):
+    at_P = None if n_slots is None else jnp.arange(n_slots)
+    assert chunks_pay(form, Packing(at_P, (10, 6))) is expected
 
 
 def layer_norm(x):

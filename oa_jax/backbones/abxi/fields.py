@@ -22,7 +22,8 @@ class Model(configuration.Model):
     temperature: float = real(0.75, "of the softmax over items", above=True)
     tied: bool = flag(True, "one table of items for inputs and outputs")
     blocks: int = one_of(1, "ABXI has one block by its design", 1)
-    attention: str = one_of("rows", "its slots are not in the order of rows", "rows")
+    # Its attention has no dropout, so that the form decides no draw.
+    attention: str = one_of("auto", "how attention is trained", "auto", "rows", "chunks", free=True)
 
     @property
     def places(self) -> tuple[int, ...]:

@@ -28,6 +28,8 @@ from oa_jax.nn.layers import (
     Stream,
     SwiGLU,
     allowed_keys,
+    chunks_pay,
+    in_chunks,
 )
 from oa_jax.nn.streams import ByTable
 
@@ -63,7 +65,8 @@ class ABXI(nn.Module):
             alone = last_only and place == mixing
             if layer:
                 streams = layer(streams, rate, alone and place not in self.gca.positions)
-            streams, seen = fuse(self.gca, place, streams, times, heads, last_only=alone)
+            how = {"last_only": alone, "form": self.config.attention}
+            streams, seen = fuse(self.gca, place, streams, times, heads, **how)
             probes |= seen
         streams["x"] = without_donors(streams["x"], batch["seq_x"].shape[0])
         return self._project(streams, "at_A" in batch, rate), probes
@@ -92,13 +95,15 @@ class ABXI(nn.Module):
 
     def _attend(self, streams, rate, last_only):
         attention = MultiHeadAttention(self.config.heads, name="attention")
-        norm = LayerNorm(name="norm_attention")
+        norm, padding = LayerNorm(name="norm_attention"), self.quirks.q3_attend_to_padding
 
         def block(stream):
-            key_mask = not self.quirks.q3_attend_to_padding
-            allowed = allowed_keys(stream, True, key_mask)
             query = stream.last() if last_only else stream
-            update = attention(query, stream, allowed[:, -1:] if last_only else allowed)
+            if chunks_pay(self.config.attention, stream.packing):
+                update = attention(*in_chunks(query, stream, empty=padding))
+            else:
+                allowed = allowed_keys(stream, True, not padding)
+                update = attention(query, stream, allowed[:, -1:] if last_only else allowed)
             update = Dropout()(update, rate, query.packing.parts)
             return query.map(lambda h: norm(h + update))
 
