@@ -93,6 +93,7 @@ class Training:
             self.workdir.keep_rows({})
             return
         self.step, states, seconds = found
+        self._check_steps(states)
         states = states.replace(hparams=self.values_of(saved))
         # The configuration may allow more epochs than it did.
         states = states.replace(done=engine.settings.schedule.is_over(states))
@@ -107,6 +108,18 @@ class Training:
         epochs = self.epochs[saved].tolist()
         self.workdir.keep_rows(dict(zip(seeds[saved].tolist(), epochs, strict=True)))
         self.say(f"going on after epoch {self.epochs.max()}")
+
+    def _check_steps(self, states):
+        """Batches are drawn by their number: others would be trained on without a word."""
+        n, (steps, epochs) = (
+            self.experiment.engine.settings.task.n_steps,
+            processes.fetch((states.step, states.epoch)),
+        )
+        if (steps != n * epochs).any():
+            raise UserError(
+                f"{self.workdir.path}: saved after {steps.max()} steps in {epochs.max()} epochs: "
+                f"expected {n} an epoch: begin anew, or go on with the version that began it"
+            )
 
     def values_of(self, places) -> dict[str, jax.Array]:
         """The `hparams` of some of the seeds."""

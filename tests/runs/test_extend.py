@@ -8,6 +8,7 @@ import toy
 
 from oa_jax import experiment as experiment_lib
 from oa_jax.errors import UserError
+from oa_jax.nn import slots
 from oa_jax.runs import run as run_lib
 
 pytestmark = pytest.mark.slow
@@ -82,3 +83,12 @@ def test_less_is_refused_and_what_changes_no_result_is_not(tmp_path):
     _, said = go(tmp_path, evaluate__block_items=7, train__keep_checkpoints=1, seed_axis="vmap")
     assert said == [f"{tmp_path} is finished: nothing to do"]
     assert (tmp_path / "summary.json").read_text() == before
+
+
+def test_steps_of_another_length_of_epoch_are_refused(tmp_path, monkeypatch):
+    go(tmp_path)
+    before = (tmp_path / "metrics.jsonl").read_bytes()
+    monkeypatch.setattr(slots.Slots, "n_steps", 7)
+    with pytest.raises(UserError, match="steps in 2 epochs: expected 7 an epoch"):
+        go(tmp_path, extend=True, train__max_epochs=4)
+    assert (tmp_path / "metrics.jsonl").read_bytes() == before
