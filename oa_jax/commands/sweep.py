@@ -25,7 +25,6 @@ from oa_jax.runs.workdir import Workdir
 from oa_jax.sheets import Sheet
 
 TIMED_STEPS = 4
-A_STUDY = study_lib.EXPECTED
 
 flags.DEFINE_string("study", None, "FILE.py[:a=x,b=y] whose get_study returns the runs.")
 flags.DEFINE_string("out", None, "Folder of the sweep: each run gets a folder in it.")
@@ -35,7 +34,7 @@ flags.DEFINE_bool("dry_run", False, "Print runs, programs, times and memory; tra
 
 
 def main(_):
-    study = study_lib.load(cli.given("study", A_STUDY))
+    study = study_lib.load(cli.given("study", study_lib.EXPECTED))
     out = files.local(cli.given("out", "a folder for the runs"), "--out")
     if flags.FLAGS.dry_run:
         if isinstance(study, study_lib.Search):
