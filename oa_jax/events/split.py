@@ -206,12 +206,16 @@ def limit_targets(split: Split, log: InteractionLog, most: int) -> Split:
     """
     if not most:
         return split
+
+    def lot(user):
+        return hashlib.sha256(f"evaluated users:{user}".encode()).digest()
+
     columns = {"val": split.val.copy(), "test": split.test.copy()}
     for column in columns.values():
         kind = kinds(log, column)
         for one in (EMPTY, ONLY_A, ONLY_B, BOTH):
             users = np.flatnonzero((column >= 0) & (kind == one))
-            column[sorted(users, key=_lot)[most:]] = -1
+            column[sorted(users, key=lot)[most:]] = -1
     return dataclasses.replace(split, **columns)
 
 
@@ -223,7 +227,3 @@ def limit_domain(split: Split, log: InteractionLog, domain: int) -> Split:
         return np.where(log.domain[event] == domain, place, -1).astype(np.int32)
 
     return dataclasses.replace(split, val=kept(split.val), test=kept(split.test))
-
-
-def _lot(user):
-    return hashlib.sha256(f"evaluated users:{user}".encode()).digest()

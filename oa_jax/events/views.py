@@ -90,7 +90,7 @@ def turned(rows_NxW: np.ndarray, rotation: float, rng: np.random.Generator) -> n
     return inside_NxW @ basis_WxW.T
 
 
-def with_length(rows_NxW: np.ndarray, length_Nx1: np.ndarray) -> np.ndarray:
-    """The rows scaled to these lengths; a row of zeros stays what it is."""
-    now = np.linalg.norm(rows_NxW, axis=1, keepdims=True)
-    return rows_NxW * (length_Nx1 / np.where(now > 0, now, 1))
+def with_length(rows: np.ndarray, length: np.ndarray) -> np.ndarray:
+    """Rows (…, N, W) scaled to lengths (…, N, 1) or (1,); a row of zeros stays what it is."""
+    now = np.linalg.norm(rows, axis=-1, keepdims=True)
+    return rows * (length / np.where(now > 0, now, 1))
