@@ -10,7 +10,6 @@ import time
 
 import jax
 from absl import flags
-from rich.live import Live
 from rich.table import Table
 
 from oa_jax import experiment as experiment_lib
@@ -42,10 +41,8 @@ def main(_):
         use_compilation_cache(cli.say)
         return predict(study, out)
     options = {"slots": flags.FLAGS.slots, "keep": flags.FLAGS.keep}
-    if not cli.console.is_terminal:
-        return conclude(sweep_of(study, out, cli.say, **options).run(), out)
-    with Live(console=cli.console, refresh_per_second=2) as live:
-        options["watch"] = lambda now: live.update(table(now))
+    with cli.watching(table, per_second=2) as watch:
+        options |= {"watch": watch} if watch else {}
         progress = sweep_of(study, out, cli.say, **options).run()
     return conclude(progress, out)
 

@@ -58,7 +58,11 @@ def export(
     out, path = files.local(out, "--out"), files.local(workdir, "--workdir")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"--out={out}: not empty: expected a new folder")
-    pl, save = polars(), _safetensors()
+    pl = polars()
+    try:
+        from safetensors.numpy import save
+    except ImportError:
+        raise UserError(f"safetensors: not installed: expected {NEEDS}") from None
     model = StoredModel(path, seed, data_dir=data_dir, say=say)
     params, index = jax.tree.map(lambda a: a[0], model._seeded)
     params, extra, program = scorer(model, params, index)
@@ -146,14 +150,6 @@ def _about(model, path):
         mine = [entry for entry in seeds if entry["seed"] == model.seeds[0]]
         about["metrics"] = mine[0] if mine else {}
     return about
-
-
-def _safetensors():
-    try:
-        from safetensors.numpy import save
-    except ImportError:
-        raise UserError(f"safetensors: not installed: expected {NEEDS}") from None
-    return save
 
 
 def load_export(folder: str | os.PathLike) -> ExportedModel:
