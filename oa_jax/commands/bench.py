@@ -44,7 +44,9 @@ cli.define_config()
 def main(_):
     given = flags.FLAGS
     if given.study:
-        return of_sweep(given.study)
+        with tempfile.TemporaryDirectory() as folder:
+            runs, out = study.load(given.study), pathlib.Path(folder)
+            return cli.say(sweep_of(runs, out, cli.say, keep="none").run().cost)
     configs, seeds = variants(cli.config_value(), given.vary), counts(given.seeds)
     official = (given.official, given.official_python) if given.official else None
     jax.config.update("jax_enable_compilation_cache", False)
@@ -65,13 +67,6 @@ def main(_):
         cli.say(tables.official_line(found, absolute))
     if given.out:
         files.write_json(given.out, found)
-
-
-def of_sweep(reference: str) -> None:
-    """Sweep a study in a folder that is thrown away, and say what its time went to."""
-    with tempfile.TemporaryDirectory() as out:
-        progress = sweep_of(study.load(reference), pathlib.Path(out), cli.say, keep="none").run()
-    cli.say(progress.cost)
 
 
 def start() -> None:

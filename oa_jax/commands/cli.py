@@ -10,13 +10,14 @@ import re
 import sys
 import traceback
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from absl import app, flags, logging
 from jax.errors import JaxRuntimeError
 from ml_collections import ConfigDict, config_flags
 from rich import console as rich_console
+from rich.live import Live
 
 from oa_jax import files, presets, processes
 from oa_jax.backbones import known
@@ -72,6 +73,16 @@ def working(what: str) -> Iterator[None]:
         return
     print(what, file=sys.stderr, flush=True)
     yield
+
+
+@contextlib.contextmanager
+def watching(view: Callable, per_second: int) -> Iterator[Callable | None]:
+    """What shows `view` of its arguments: one live view on a terminal; None elsewhere."""
+    if not console.is_terminal:
+        yield None
+        return
+    with Live(console=console, refresh_per_second=per_second) as live:
+        yield lambda *args: live.update(view(*args))
 
 
 def talk_no_more() -> None:

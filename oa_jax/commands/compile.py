@@ -16,7 +16,6 @@ from oa_jax.compile.examine import EPOCH, Found, examine, remedies, roofline
 from oa_jax.compile.sizes import made_up, shapes_of
 from oa_jax.compile.topology import EXPECTED, GIBI, Topology
 from oa_jax.configuration import Train
-from oa_jax.errors import UserError
 from oa_jax.experiment import Experiment
 from oa_jax.sheets import Sheet
 
@@ -27,9 +26,7 @@ LARGEST = 8  # parts of the model that move the most bytes
 
 
 def main(_):
-    if not flags.FLAGS.topology:
-        raise UserError(f"--topology: missing: expected one such as {EXPECTED}")
-    topology = Topology.parse(flags.FLAGS.topology)
+    topology = Topology.parse(cli.given("topology", f"one such as {EXPECTED}"))
     log = made_up(flags.FLAGS.sizes) if flags.FLAGS.sizes else None
     config = cli.config_value()
     jax.config.update("jax_platforms", "cpu")  # this machine's own devices are not asked

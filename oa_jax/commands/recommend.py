@@ -61,7 +61,8 @@ def main(_):
     found = lists.figures(model, beyond, values.k, len(histories))
     if users is None and not values.histories:
         lists.keep(path, found)
-    report.show_lists([{"run": path.resolve().name, "lists": [found]}])
+    cli.console.print()
+    report.lists_sheet([{"run": path.resolve().name, "lists": [found]}]).show(cli.console)
 
 
 def _users(path):

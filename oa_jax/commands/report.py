@@ -7,7 +7,6 @@ below the two domains. Of the folder of a sweep its configurations are ranked fi
 
 from __future__ import annotations
 
-import functools
 import json
 import math
 import os
@@ -17,7 +16,7 @@ import sys
 from collections.abc import Callable
 
 from absl import flags
-from jax.scipy.special import betainc
+from scipy.special import stdtrit
 
 from oa_jax import files, processes
 from oa_jax.commands import cli
@@ -116,12 +115,6 @@ def lists_sheet(summaries: list[dict]) -> Sheet | None:
     return Sheet("", header, rows, words=4) if rows else None
 
 
-def show_lists(summaries: list[dict]) -> None:
-    if found := lists_sheet(summaries):
-        cli.console.print()
-        found.show(cli.console)
-
-
 def conclude(summaries: list[dict]) -> int:
     """Show the runs that a command has ended, once for all processes; its exit status."""
     if processes.is_first():
@@ -165,20 +158,17 @@ def _read(file, run):
     if not summaries:
         raise UserError(f"{file}: an empty list: expected {EXPECTED}")
     for summary in summaries:
-        _check(summary, file)
+        for field, kind in FIELDS.items():
+            if not isinstance(summary, dict) or field not in summary:
+                raise UserError(f"{file}: no field {field!r}: expected {EXPECTED}")
+            if not isinstance(value := summary[field], kind):
+                found = json.dumps(value)[:40]
+                raise UserError(f"{file}: {field}: found {found}: expected {EXPECTED}")
+        for name, value in [*summary["mean"].items(), *summary["sd"].items()]:
+            if not isinstance(value, int | float | None):
+                found = json.dumps(value)[:40]
+                raise UserError(f"{file}: {name}: found {found}: expected a number")
     return [described(summary, file.parent) | {"run": run} for summary in summaries]
-
-
-def _check(summary, file):
-    for field, kind in FIELDS.items():
-        if not isinstance(summary, dict) or field not in summary:
-            raise UserError(f"{file}: no field {field!r}: expected {EXPECTED}")
-        if not isinstance(summary[field], kind):
-            found = json.dumps(summary[field])[:40]
-            raise UserError(f"{file}: {field}: found {found}: expected {EXPECTED}")
-    for name, value in [*summary["mean"].items(), *summary["sd"].items()]:
-        if not isinstance(value, int | float | None):
-            raise UserError(f"{file}: {name}: found {json.dumps(value)[:40]}: expected a number")
 
 
 def described(summary: dict, workdir: str | os.PathLike) -> dict:
@@ -240,18 +230,7 @@ def interval(summary: dict, name: str) -> str:
         return "–"
     if sd is None or n_seeds < 2:
         return f"{mean:.4f}"
-    return f"{mean:.4f} ± {t_quantile(n_seeds - 1) * sd / math.sqrt(n_seeds):.4f}"
-
-
-@functools.cache
-def t_quantile(freedom: int) -> float:
-    """The 97.5 % point of Student's t."""
-    low, high = 0.0, 1e3
-    for _ in range(60):
-        t = (low + high) / 2
-        beyond = betainc(freedom / 2, 0.5, freedom / (freedom + t * t))
-        low, high = (t, high) if beyond > 0.05 else (low, t)
-    return high
+    return f"{mean:.4f} ± {stdtrit(n_seeds - 1, 0.975) * sd / math.sqrt(n_seeds):.4f}"
 
 
 def main(paths):

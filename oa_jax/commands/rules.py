@@ -47,7 +47,7 @@ from oa_jax.ranking import similar
 class Rule:
     """A backbone as far as ranking needs one: `params` are a number for every item, (V + 1,).
 
-    score_items: (params, rows, ids (B or 1, …)) -> scores of the ids, with axes that broadcast.
+    score_items: (params, rows, ids (B or 1, N)) -> scores of the ids (B or 1, N).
     """
 
     score_items: Callable
@@ -61,9 +61,9 @@ class Rule:
     def score(self, params: jax.Array, rows: dict, ids: jax.Array) -> jax.Array:
         """ids: (K,), (B, K) or (B, 2, K) -> (B, K)."""
         ids = ids[None] if ids.ndim == 1 else ids
-        scores = self.score_items(params, rows, ids)
-        scores = jnp.broadcast_to(scores, (len(rows["target"]), *ids.shape[1:]))
-        return scores if ids.ndim == 2 else scores.sum(1)
+        scores = self.score_items(params, rows, ids.reshape(len(ids), -1))
+        scores = jnp.broadcast_to(scores, (len(rows["target"]), scores.shape[1]))
+        return scores if ids.ndim == 2 else scores.reshape(-1, *ids.shape[1:]).sum(1)
 
 
 def by_number(params: jax.Array, rows: dict, ids: jax.Array) -> jax.Array:
@@ -72,19 +72,25 @@ def by_number(params: jax.Array, rows: dict, ids: jax.Array) -> jax.Array:
 
 def by_chance(params: jax.Array, rows: dict, ids: jax.Array) -> jax.Array:
     """24 bits mixed from user and item."""
-    bits = _mixed(_as_column(rows["user"], ids).astype(jnp.uint32)) + ids.astype(jnp.uint32)
+    bits = _mixed(rows["user"][:, None].astype(jnp.uint32)) + ids.astype(jnp.uint32)
     return (_mixed(bits) >> 8).astype(jnp.float32)
 
 
 def larger_ids_first(params: jax.Array, rows: dict, ids: jax.Array) -> jax.Array:
-    return params[ids] + (1 + params.max()) * (ids > _as_column(rows["largest"], ids))
+    return params[ids] + (1 + params.max()) * (ids > rows["largest"][:, None])
+
+
+def by_user(params: jax.Array, rows: dict, ids: jax.Array) -> jax.Array:
+    ids = jnp.broadcast_to(ids, (len(rows["scores"]), ids.shape[1]))
+    # Blocks end above the last item.
+    return jnp.take_along_axis(rows["scores"], ids, 1, mode="clip")
 
 
 @dataclasses.dataclass(frozen=True)
 class Similar(Rule):
     """`params` are weights (V + 1, V + 1) of `ranking.similar`."""
 
-    score_items: Callable = lambda params, rows, ids: by_user(rows, ids)
+    score_items: Callable = by_user
 
     def encode(self, params: jax.Array, rows: dict) -> dict:
         """The rows with `scores` (B, V + 1) of all items."""
@@ -97,17 +103,6 @@ class Similar(Rule):
 
         nothing = jnp.zeros((len(seen), params.shape[1]), params.dtype)
         return rows | {"scores": jax.lax.fori_loop(0, seen.shape[1], add, nothing)}
-
-
-def by_user(rows: dict, ids: jax.Array) -> jax.Array:
-    scores = rows["scores"]
-    scores = scores.reshape(len(scores), *(1 for _ in ids.shape[2:]), -1)
-    ids = jnp.broadcast_to(ids, (len(scores), *ids.shape[1:]))
-    return jnp.take_along_axis(scores, ids, -1, mode="clip")  # blocks end above the last item
-
-
-def _as_column(values_B, ids):
-    return values_B.reshape(-1, *(1 for _ in ids.shape[1:]))
 
 
 def _mixed(bits):

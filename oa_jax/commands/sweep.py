@@ -10,7 +10,6 @@ import time
 
 import jax
 from absl import flags
-from rich.live import Live
 from rich.table import Table
 
 from oa_jax import experiment as experiment_lib
@@ -25,7 +24,6 @@ from oa_jax.runs.workdir import Workdir
 from oa_jax.sheets import Sheet
 
 TIMED_STEPS = 4
-A_STUDY = study_lib.EXPECTED
 
 flags.DEFINE_string("study", None, "FILE.py[:a=x,b=y] whose get_study returns the runs.")
 flags.DEFINE_string("out", None, "Folder of the sweep: each run gets a folder in it.")
@@ -35,7 +33,7 @@ flags.DEFINE_bool("dry_run", False, "Print runs, programs, times and memory; tra
 
 
 def main(_):
-    study = study_lib.load(cli.given("study", A_STUDY))
+    study = study_lib.load(cli.given("study", study_lib.EXPECTED))
     out = files.local(cli.given("out", "a folder for the runs"), "--out")
     if flags.FLAGS.dry_run:
         if isinstance(study, study_lib.Search):
@@ -43,10 +41,8 @@ def main(_):
         use_compilation_cache(cli.say)
         return predict(study, out)
     options = {"slots": flags.FLAGS.slots, "keep": flags.FLAGS.keep}
-    if not cli.console.is_terminal:
-        return conclude(sweep_of(study, out, cli.say, **options).run(), out)
-    with Live(console=cli.console, refresh_per_second=2) as live:
-        options["watch"] = lambda now: live.update(table(now))
+    with cli.watching(table, per_second=2) as watch:
+        options |= {"watch": watch} if watch else {}
         progress = sweep_of(study, out, cli.say, **options).run()
     return conclude(progress, out)
 

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
 
 from absl import flags
 from rich.console import Group
-from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
@@ -24,19 +22,9 @@ cli.define_distributed()
 
 def main(_):
     workdir = cli.given("workdir", "a folder for the run")
-    with watching() as watch:
+    with cli.watching(view, per_second=4) as watch:
         summary = run(cli.config_value(), workdir, cli.say, None, flags.FLAGS.extend, watch)
     return report.conclude([report.described(summary, workdir)])
-
-
-@contextlib.contextmanager
-def watching():
-    """What shows the epochs of a run: one live view on a terminal; None elsewhere, for lines."""
-    if not cli.console.is_terminal:
-        yield None
-        return
-    with Live(console=cli.console, refresh_per_second=4) as live:
-        yield lambda run, seconds: live.update(view(run, seconds))
 
 
 def view(run: Training, seconds: float) -> Group:

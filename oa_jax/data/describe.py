@@ -26,15 +26,16 @@ def describe(data: Prepared) -> list[list[str]]:
 
     lengths = [np.bincount(log.user[side], minlength=log.n_users) for side in sides]
     overlap = (lengths[0] > 0) & (lengths[1] > 0)
-    words = ["–" if not n.any() else _spread(n[n > 0]) for n in lengths]
+    some = [n[n > 0] for n in lengths]
+    spread = [f"{n.mean():.1f} / {np.median(n):g} / {n.max()}" if len(n) else "–" for n in some]
     kinds = {"validation targets": role == VALIDATION, "test targets": role == TEST}
     rows = [
         ["items", *(f"{n:,}" for n in (*log.n_items, sum(log.n_items)))],
         row("interactions", sides[2]),
-        ["users with events", *(f"{(n > 0).sum():,}" for n in lengths)],
+        ["users with events", *(f"{len(n):,}" for n in some)],
         ["users with both", "", "", f"{overlap.sum():,} ({overlap.mean():.1%})"],
         ["users with one domain alone", *(f"{((n > 0) & ~overlap).sum():,}" for n in lengths)],
-        ["length: mean / median / longest", *words],
+        ["length: mean / median / longest", *spread],
         row("training events", role == TRAINING),
         *(row(name, of) for name, of in kinds.items()),
         *(row(f"cold {name}", of & cold(data), of) for name, of in kinds.items()),
@@ -51,10 +52,6 @@ def describe(data: Prepared) -> list[list[str]]:
         ]
     popularity = [f"{value:.3f}" for value in popularity_ndcg(data)]
     return [*rows, ["NDCG@10 of popularity, 1 of 1000", *popularity, ""]]
-
-
-def _spread(counts):
-    return f"{counts.mean():.1f} / {np.median(counts):g} / {counts.max()}"
 
 
 def cold(data: Prepared) -> np.ndarray:

@@ -91,10 +91,14 @@ def domain_core(events: pl.DataFrame, user_least: int = 5, item_least: int = 10)
     """AMID's and CDSRNP's cores: every user has at least `user_least` events in each domain that it
     has at all, every item at least `item_least` in its domain."""
     users, items = pl.len().over("user", "domain"), pl.len().over("item", "domain")
+    return _until_stable(events, (users >= user_least) & (items >= item_least))
+
+
+def _until_stable(events, mask):
+    """What the mask keeps, of that again what it keeps, and so on until it keeps all."""
     n_before = -1
     while len(events) != n_before:
-        n_before = len(events)
-        events = events.filter(users >= user_least, items >= item_least)
+        n_before, events = len(events), events.filter(mask)
     return events
 
 
@@ -157,15 +161,6 @@ def kept(events: pl.DataFrame, word: str, *values: str) -> pl.Series:
         users, items = int(values[0]), int(values[-1])
         mask = (n_events.over("user") >= users) & (n_events.over("item", "domain") >= items)
         if word == "core":
-            return _fixed_point(events, mask)
+            numbered = events.select("user", "item", "domain", place=place)
+            mask = place.is_in(_until_stable(numbered, mask)["place"].implode())
     return events.select(mask).to_series()
-
-
-def _fixed_point(events, mask):
-    left = events.select("user", "item", "domain").with_columns(place=pl.int_range(pl.len()))
-    n_before = -1
-    while len(left) != n_before:
-        n_before = len(left)
-        left = left.filter(mask)
-    kept = pl.repeat(False, len(events), dtype=pl.Boolean, eager=True)
-    return kept.scatter(left["place"], True) if len(left) else kept

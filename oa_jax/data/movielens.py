@@ -33,10 +33,10 @@ def genres(paths: list[pathlib.Path], reading: Reading, what: str, duplicates: s
     source = Source(table, "film", {role: role for role in ("user", "item", "time")})
     events, _, _ = values.read([source], "s", "refuse", reading, LeftOut([source]))
     known = _films_100k(films, names[0]) if names else _films_1m(films)
-    group = {film: _group(own) for film, (_, own) in known.items()}
-    domain = (
-        pl.col("item").cast(pl.String).replace_strict(group, default=None, return_dtype=pl.Int8)
-    )
+    inside = {film: [bool(own & group) for group in GENRES] for film, (_, own) in known.items()}
+    group = {film: groups.index(True) for film, groups in inside.items() if sum(groups) == 1}
+    domain = pl.col("item").cast(pl.String)
+    domain = domain.replace_strict(group, default=None, return_dtype=pl.Int8)
     events = events.with_columns(domain=domain)
     n_films = events.filter(pl.col("domain").is_null())["item"].n_unique()
     events = filters.without_copies(events.drop_nulls("domain"), duplicates)
@@ -50,11 +50,6 @@ def genres(paths: list[pathlib.Path], reading: Reading, what: str, duplicates: s
     built = numbered(events, what, by_name=True, texts=texts, times=ORDER, notes=notes)
     time, word = times.stored(pl.Series(built.time), is_unix=True)
     return dataclasses.replace(built, time=time.to_numpy(), times=word)
-
-
-def _group(own):
-    inside = [bool(own & group) for group in GENRES]
-    return inside.index(True) if sum(inside) == 1 else None
 
 
 def _films_1m(path):

@@ -218,7 +218,8 @@ def _delimited(table, wanted, reading):
         if b'"' in block and len(table.delimiter) == 1:
             parts = _parted(table, lines)
             if parts is None:
-                yield from _quoted(table, wanted, itertools.chain([(number, block)], feed), reading)
+                content = itertools.chain([block], (block for _, block in feed))
+                yield from _quoted(table, wanted, number, content, reading)
                 return
         else:
             parts = lines.str.split_exact(table.delimiter, n).struct.unnest()
@@ -260,17 +261,13 @@ def _numbered_lines(table, number, block):
     return lines.filter(there), numbers.filter(there)
 
 
-def _quoted(table, wanted, feed, reading):
-    """Rows from the block with the first quote on."""
-    number, block = next(feed)
+def _quoted(table, wanted, number, content, reading):
+    """Rows of blocks from the first with a quote on; `number` is that of its first line."""
     n, places = len(table.columns), [table.columns.index(name) for name in wanted]
     schema = {"": pl.UInt32, " ": pl.String} | {f"_{name}": pl.String for name in wanted}
-
-    def lines():
-        for _, part in itertools.chain([(number, block)], feed):
-            yield from io.StringIO(part.decode("utf-8", "replace"))
-
-    reader = csv.reader(lines(), delimiter=table.delimiter, strict=True)
+    lines = (io.StringIO(block.decode("utf-8", "replace")) for block in content)
+    lines = itertools.chain.from_iterable(lines)
+    reader = csv.reader(lines, delimiter=table.delimiter, strict=True)
     records = _records(reader, number, n, places)
     while batch := list(itertools.islice(records, BLOCK_ROWS // 4)):
         whole = pl.DataFrame(

@@ -41,9 +41,9 @@ def parsed(column: pl.Series, unit: str | None = None) -> tuple[pl.Series, pl.Se
         text = column.str.strip_chars()
         whole, real = (text.cast(t, strict=False) for t in (pl.Int64, pl.Float64))
     elif kind.is_numeric():
-        whole = column.cast(pl.Int64, strict=False) if kind.is_integer() else None
         real, text = column.cast(pl.Float64, strict=False), None
-        whole = pl.repeat(None, len(column), dtype=pl.Int64, eager=True) if whole is None else whole
+        nothing = pl.repeat(None, len(column), dtype=pl.Int64, eager=True)
+        whole = column.cast(pl.Int64, strict=False) if kind.is_integer() else nothing
     else:
         raise TypeError(kind)
     micros, units = _numbers(whole, real, unit)

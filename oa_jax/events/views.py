@@ -90,7 +90,7 @@ def turned(rows_NxW: np.ndarray, rotation: float, rng: np.random.Generator) -> n
     return inside_NxW @ basis_WxW.T
 
 
-def with_length(rows: np.ndarray, length: np.ndarray | float) -> np.ndarray:
-    """Rows (…, N, W) scaled to these lengths (…, N, 1); a row of zeros stays what it is."""
+def with_length(rows: np.ndarray, length: np.ndarray) -> np.ndarray:
+    """Rows (…, N, W) scaled to lengths (…, N, 1) or (1,); a row of zeros stays what it is."""
     now = np.linalg.norm(rows, axis=-1, keepdims=True)
     return rows * (length / np.where(now > 0, now, 1))

