@@ -9,7 +9,6 @@ together are one, called by the first of them.
 from __future__ import annotations
 
 import json
-from collections import Counter
 
 import polars as pl
 
@@ -18,7 +17,7 @@ from .output import columns, interval, number, plural, sheet_of, write_frame
 from .page import Section
 from .phase import order
 from .resampling import mean_interval
-from .runs import Run, check_metric, differing_fields, finished
+from .runs import Run, check_metric, differing_fields, finished, follows, in_words
 
 # Column -> statistic, see `correlate.points_of`; the last is the metric.
 MEASURES = {"angle": "gated_abs_cos", "mean_cos": "cos_abs", "quality": ""}
@@ -28,32 +27,25 @@ SCHEMA |= columns(real=" ".join(f"{m} {m}_from {m}_by {m}_low {m}_high" for m in
 
 def pairs(runs: list[Run]) -> list[tuple[Run, Run, str, str]]:
     """(run, reference, what differs, what else is unusual in both): `gate_act: sigmoid → tanh`."""
-    of = differing_fields(runs)
-    names = dict.fromkeys(name for fields in of.values() for name in fields)
-    values = {name: [fields[name] for fields in of.values()] for name in names}
+    values, usual = differing_fields(runs)
     kept: list[str] = []
-    for name in sorted(names, key=lambda name: -len(set(values[name]))):
-        joint = (set(zip(values[other], values[name], strict=True)) for other in kept)
-        if all(len(both) > len(set(values[k])) for both, k in zip(joint, kept, strict=True)):
-            kept.append(name)  # else it follows from one of them
-    usual = {name: Counter(values[name]).most_common(1)[0][0] for name in kept}
-    at = {tuple(of[run.name][name] for name in kept): run for run in runs}
+    for name in sorted(values, key=lambda name: -len(set(values[name]))):
+        if not any(follows(values[name], values[other]) for other in kept):
+            kept.append(name)
+    of = [{name: values[name][i] for name in kept} for i in range(len(runs))]
+    at = {tuple(fields.values()): run for run, fields in zip(runs, of, strict=True)}
     found = []
-    for run in runs:
-        fields = of[run.name]
-        unusual = {n: fields[n] for n in kept if fields[n] != usual[n]}
+    for run, fields in zip(runs, of, strict=True):
+        unusual = {name: value for name, value in fields.items() if value != usual[name]}
         for name, value in unusual.items():
-            twin = at.get(tuple(usual[n] if n == name else fields[n] for n in kept))
+            twin = at.get(tuple((fields | {name: usual[name]}).values()))
             if twin is not None:
-                change = f"{_short(name)}: {json.loads(usual[name])} → {json.loads(value)}"
-                more = [f"{_short(n)}={json.loads(v)}" for n, v in unusual.items() if n != name]
+                usually = json.loads(usual[name])
+                change = f"{name.rpartition('.')[2]}: {usually} → {json.loads(value)}"
+                more = [in_words(n, v) for n, v in unusual.items() if n != name]
                 key = bool(more), kept.index(name), order(value)
                 found.append((key, (run, twin, change, ", ".join(more))))
     return [pair for _, pair in sorted(found, key=lambda one: one[0])]
-
-
-def _short(name):
-    return name.rpartition(".")[2]
 
 
 def effects(runs: list[Run], metric: str = "ndcg@10") -> pl.DataFrame:

@@ -12,7 +12,6 @@ from __future__ import annotations
 import functools
 import itertools
 import json
-from collections import Counter
 
 import numpy as np
 import polars as pl
@@ -30,7 +29,7 @@ from . import correlate, figures, table
 from .output import columns, interval, number, percent, read_frame, sheet_of, write_frame
 from .page import Section
 from .resampling import cluster_interval, mean_interval
-from .runs import Run, check_metric, differing_fields, fields_of, finished
+from .runs import Run, check_metric, differing_fields, fields_of, finished, follows, in_words
 
 ANGLE = "gated_abs_cos"
 SCHEMA = columns("kind domain run baseline x y", "", "gain low high angle angle_low angle_high")
@@ -47,28 +46,18 @@ def define_flags() -> None:
 
 def kinds(runs: list[Run], x: str, y: str) -> dict[str, str]:
     """{run: its places, and what else but x and y is not as in most runs}: `early, source=self`."""
-    fields = differing_fields(runs)
-    names = dict.fromkeys(name for of in fields.values() for name in of)
-    cells = {run: (of.get(x), of.get(y)) for run, of in fields.items()}
-
-    def follows(name):
-        found: dict = {}
-        for run, of in fields.items():
-            found.setdefault(cells[run], set()).add(of[name])
-        return all(len(values) == 1 for values in found.values())
-
-    apart = [name for name in names if name not in (x, y, "gca.positions") and not follows(name)]
-    counts = {name: Counter(of[name] for of in fields.values()) for name in apart}
-    usual = {name: count.most_common(1)[0][0] for name, count in counts.items()}
-
-    def kind(run):
-        of = {name: value for name, value in fields[run.name].items() if name in apart}
-        more = [f"{n.rpartition('.')[2]}={json.loads(v)}" for n, v in of.items() if v != usual[n]]
-        alike = {other.places for other in runs if other.placement == run.placement}
-        places = f"GCA[{','.join(map(str, run.places))}]"
-        return ", ".join([run.placement if len(alike) == 1 else places, *more])
-
-    return {run.name: kind(run) for run in runs}
+    values, usual = differing_fields(runs)
+    alike = [None] * len(runs)  # in a field that is no difference
+    cells = list(zip(values.pop(x, alike), values.pop(y, alike), strict=True))
+    apart = {name: of for name, of in values.items() if not follows(of, cells)}
+    apart.pop("gca.positions", None)
+    found = {}
+    for i, run in enumerate(runs):
+        of_name = {other.places for other in runs if other.placement == run.placement}
+        places = run.placement if len(of_name) == 1 else f"GCA[{','.join(map(str, run.places))}]"
+        more = [in_words(name, of[i]) for name, of in apart.items() if of[i] != usual[name]]
+        found[run.name] = ", ".join([places, *more])
+    return found
 
 
 def cells(
@@ -217,8 +206,7 @@ def draw(part: pl.DataFrame, kind: str, x: str, y: str, metric: str):
 
     def panel(axes, domain):
         for axis, (what, (colours, norm, digits)) in zip(axes, looks.items(), strict=True):
-            axis.set_xlim(-0.5, len(values["x"]) - 0.5)
-            axis.set_ylim(-0.5, len(values["y"]) - 0.5)
+            axis.set(xlim=(-0.5, len(values["x"]) - 0.5), ylim=(-0.5, len(values["y"]) - 0.5))
             for row in part.filter(domain=domain).drop_nulls(what).iter_rows(named=True):
                 at = values["x"].index(row["x"]), values["y"].index(row["y"])
                 _cell(axis, at, row, what, colours(norm(row[what])), digits)
