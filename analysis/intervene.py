@@ -268,8 +268,7 @@ def draw(frame: pl.DataFrame, runs: list[Run], metric: str) -> dict:
 
 def _drawn(frame, setting, runs, metric):
     parts = [part for part in PARTS if part in frame["intervention"]]
-    labels, part_of = figures.labels(runs), frame["part_of"][0]
-    looks = figures.marks(labels.values())
+    (labels, looks), part_of = figures.of_runs(runs), frame["part_of"][0]
 
     def panel(axis, domain):
         for i, run in enumerate(runs):
@@ -278,13 +277,12 @@ def _drawn(frame, setting, runs, metric):
             x, low, high = (rows[name].to_numpy() for name in ("change", "low", "high"))
             y = [parts.index(part) + shift for part in rows["intervention"]]
             widths = np.nan_to_num(np.maximum(np.array([x - low, high - x]), 0))
-            style = figures.point_style(looks[labels[run.name]])
+            style = figures.point_style(looks[run.name])
             style |= {"elinewidth": 0.9, "markersize": 4, "label": labels[run.name]}
             axis.errorbar(x, y, xerr=widths, **style)
-        figures.draw_null(axis, 0, "no change", vertical=True)
+        axis.axvline(0, label="no change", **figures.NULL)
         axis.set_yticks(range(len(parts)), [_named(part, part_of) for part in parts])
-        axis.set_ylim(len(parts) - 0.5, -0.5)
-        axis.set_xlabel(f"change of test {metric}")
+        axis.set(ylim=(len(parts) - 0.5, -0.5), xlabel=f"change of test {metric}")
         axis.locator_params("x", nbins=5)
 
     heading = f"{setting}: the update replaced in trained models, 95 % intervals"

@@ -275,12 +275,11 @@ def _drawn(part, setting):
             shift = (at - (len(series) - 1) / 2) * 0.8 / len(series)
             look = figures.point_style(looks[variant], "1" if ranking == "full" else "0")
             limits += _intervals(axis, here, metrics, shift, look, f"{run}, {ranking}")
-        figures.draw_null(axis, 0, "no gain", vertical=True)
+        axis.axvline(0, label="no gain", **figures.NULL)
         room = 0.05 * (max(limits) - min(limits)) or 1
-        axis.set_xlim(min(limits) - room, max(limits) + room)
+        axis.set(xlim=(min(limits) - room, max(limits) + room), ylim=(len(metrics) - 0.5, -0.5))
         axis.set_xlabel("gain in percent of the baseline")
         axis.set_yticks(range(len(metrics)), [m.upper() for m in metrics])
-        axis.set_ylim(len(metrics) - 0.5, -0.5)
 
     height = min(1.3 + 0.15 * len(metrics) * max(len(series), 2), 9)
     heading = f"{setting}: gain over the baseline, 95 % intervals"

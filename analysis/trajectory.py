@@ -78,8 +78,7 @@ def draw(frame: pl.DataFrame, runs: list[Run], metric: str = "ndcg@10") -> dict:
 
 
 def _drawn(frame, setting, runs, metric):
-    labels = figures.labels(runs)
-    looks = figures.marks([labels[run.name] for run in runs])
+    labels, looks = figures.of_runs(runs)
     # The gated update's angles, if all runs that have any have these.
     with_raw, with_gated = (
         set(frame.filter(quantity=name)["run"]) for name in ("abs_cos", "gated_abs_cos")
@@ -93,7 +92,7 @@ def _drawn(frame, setting, runs, metric):
         axes = axes if with_gca else [axes]
         for run in runs:
             here = frame.filter(run=run.name, domain=domain)
-            label, look = labels[run.name], looks[labels[run.name]]
+            label, look = labels[run.name], looks[run.name]
             # Named once: those with GCA by the lines of their places, of the same look.
             named = None if with_gca and run.places else label
             _lines(axes[0], here.filter(quantity=f"val/{sampled}"), look, named)
@@ -105,7 +104,7 @@ def _drawn(frame, setting, runs, metric):
         if with_gca:
             for width in sorted({r.width for r in runs if r.places}):
                 text = f"null: independent directions, d = {width}"
-                figures.draw_null(axes[1], null_abs_cos(width), text)
+                axes[1].axhline(null_abs_cos(width), label=text, **figures.NULL)
             axes[1].set_ylabel(angle)
             axes[1].set_ylim(0, 1.05 * axes[1].dataLim.y1)  # room for the highest ring
         axes[-1].set_xlabel("epoch")
