@@ -339,4 +339,4 @@ def sheet(table: pl.DataFrame) -> Sheet:
     cells |= {"paper": paper}
     cells |= {name: name for name in ("points", "configurations", "note")}
     title = "Correlation of the statistic with the metric"
-    return sheet_of(table.iter_rows(named=True), title, 4, cells)
+    return sheet_of(table, title, 4, cells)

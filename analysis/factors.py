@@ -108,7 +108,7 @@ def section(runs: list[Run], out, options) -> Section:
                 r[f"{n}_low"], r[f"{n}_high"], d, sign=True
             ),
         }
-    sheet = sheet_of(frame.iter_rows(named=True), "One change at a time", 3, shown)
+    sheet = sheet_of(frame, "One change at a time", 3, shown)
     return Section("What moves the angle", how, short, sheets=[sheet], figures=dict([draw(frame)]))
 
 

@@ -185,7 +185,7 @@ def section(runs: list[Run], out, options) -> Section:
         "centred": lambda r: number(r["centred"]),
         "of the oracle's gain": _share,
     }
-    sheet = sheet_of(frame.iter_rows(named=True), f"Gain in {metric} and angle", 4, shown)
+    sheet = sheet_of(frame, f"Gain in {metric} and angle", 4, shown)
     lines = orders(frame, options.draws)
     return Section("Phase diagram", how, "", lines, missing, [sheet] * (len(frame) > 0), drawn)
 

@@ -278,7 +278,7 @@ def sheet(table: pl.DataFrame, title: str) -> Sheet:
     cells |= {"parameters": lambda r: f"{r['parameters']:,}"}
     cells |= {"quality": lambda r: number(r["quality"], 4), "ratio": value}
     cells |= {"95 % interval": bounds, "note": lambda r: r["note"] or ""}
-    return sheet_of(table.iter_rows(named=True), title, 3, cells)
+    return sheet_of(table, title, 3, cells)
 
 
 def section(runs: list[Run], out, options) -> Section:

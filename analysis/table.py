@@ -249,7 +249,7 @@ def _gain_sheet(part, title):
         ),
         "paper's gain": of_paper,
     }
-    return sheet_of(part.drop_nulls("gain").iter_rows(named=True), title, 8, cells)
+    return sheet_of(part.drop_nulls("gain"), title, 8, cells)
 
 
 def small(p) -> str:

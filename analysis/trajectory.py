@@ -173,6 +173,6 @@ def section(runs: list[Run], out, options) -> Section:
     cells |= {"at epoch": lambda r: number(r["epoch_of_highest"], 0)}
     cells |= {"last": lambda r: number(r["last"])}
     title = "Mean |cos| over training, means over seeds"
-    sheets = [sheet_of(found.iter_rows(named=True), title, 4, cells)] if len(found) else []
+    sheets = [sheet_of(found, title, 4, cells)] if len(found) else []
     drawn = draw(frame, runs, options.metric)
     return Section("Over training", how, "", [], [], sheets, drawn)

@@ -150,4 +150,4 @@ def sheet(frame: pl.DataFrame) -> Sheet:
     cells |= {"value": lambda r: number(r["value"], 3, sign=True)}
     cells |= {"95 % interval": lambda r: interval(r["low"], r["high"], 3, sign=True)}
     cells |= {"runs": "runs", "note": "note"}
-    return sheet_of(frame.iter_rows(named=True), "Conditions that would refute it", 4, cells)
+    return sheet_of(frame, "Conditions that would refute it", 4, cells)
