@@ -19,8 +19,9 @@ from .phase import order
 from .resampling import mean_interval
 from .runs import Run, check_metric, differing_fields, finished, follows, in_words
 
-# Column -> statistic, see `correlate.points_of`; the last is the metric.
-MEASURES = {"angle": "gated_abs_cos", "mean_cos": "cos_abs", "quality": ""}
+# Column -> of which points of `correlate.points_of`, and which of their columns.
+MEASURES = {"angle": ("gated_abs_cos", "x"), "mean_cos": ("cos_abs", "x")}
+MEASURES |= {"quality": ("gated_abs_cos", "y")}
 SCHEMA = columns("change others run reference domain", "seeds")
 SCHEMA |= columns(real=" ".join(f"{m} {m}_from {m}_by {m}_low {m}_high" for m in MEASURES))
 
@@ -53,17 +54,14 @@ def effects(runs: list[Run], metric: str = "ndcg@10") -> pl.DataFrame:
     that of the reference, and the mean difference over seeds of both with its 95 % interval;
     none of the metric where the data differ."""
     chosen, rows = [run for run in finished(runs) if run.places], []
-    points = {
-        name: correlate.points_of(chosen, statistic or "gated_abs_cos", metric, "mean")
-        for name, statistic in MEASURES.items()
-    }
+    names = dict.fromkeys(statistic for statistic, _ in MEASURES.values())
+    points = {name: correlate.points_of(chosen, name, metric, "mean") for name in names}
     for run, twin, change, others in pairs(chosen):
         for domain in "AB":
             lead = {"change": change, "others": others, "run": run.name, "reference": twin.name}
             row = lead | {"domain": domain}
-            for name, statistic in MEASURES.items():
-                column = "x" if statistic else "y"
-                sides = (points[name].filter(run=r.name, domain=domain) for r in (run, twin))
+            for name, (statistic, column) in MEASURES.items():
+                sides = (points[statistic].filter(run=r.name, domain=domain) for r in (run, twin))
                 both = next(sides).join(next(sides), on="seed", suffix="_from")
                 by = mean_interval((both[column] - both[f"{column}_from"]).to_numpy())
                 if name == "quality" and run.setting != twin.setting:
@@ -95,19 +93,18 @@ def section(runs: list[Run], out, options) -> Section:
         return Section("What moves the angle", how, missing=missing)
     sure = frame.filter((pl.col("angle_low") > 0) | (pl.col("angle_high") < 0))
     short = f"The angle moves for sure in {len(sure)} of {plural(len(frame), 'comparison')}."
-    shown = {"change": "change", "where": "others", "domain": "domain"}
-    for name, heading, digits in (
-        ("angle", "mean |cos|", 2),
-        ("mean_cos", "|mean cos|", 2),
-        ("quality", options.metric, 4),
-    ):
-        shown |= {
-            heading: lambda r, n=name, d=digits: number(r[n], d),
-            f"{heading}, by": lambda r, n=name, d=digits: number(r[f"{n}_by"], d, sign=True),
-            f"{heading}, interval": lambda r, n=name, d=digits: interval(
-                r[f"{n}_low"], r[f"{n}_high"], d, sign=True
-            ),
+
+    def cells(name, heading, digits):
+        low, high = f"{name}_low", f"{name}_high"
+        return {
+            heading: lambda r: number(r[name], digits),
+            f"{heading}, by": lambda r: number(r[f"{name}_by"], digits, sign=True),
+            f"{heading}, interval": lambda r: interval(r[low], r[high], digits, sign=True),
         }
+
+    shown = {"change": "change", "where": "others", "domain": "domain"}
+    shown |= cells("angle", "mean |cos|", 2) | cells("mean_cos", "|mean cos|", 2)
+    shown |= cells("quality", options.metric, 4)
     sheet = sheet_of(frame, "One change at a time", 3, shown)
     return Section("What moves the angle", how, short, sheets=[sheet], figures=dict([draw(frame)]))
 

@@ -36,7 +36,6 @@ SCHEMA = columns("kind domain run baseline x y", "", "gain low high angle angle_
 SCHEMA |= columns("", "", "shuffled centred oracle")
 LEAST_ORACLE = 0.005  # of which a gain is shown as a share
 FEWEST_KINDS = 6  # whose order says something
-TITLES = {"gain": "gain in {metric}", "angle": "mean |cos(X, α ⊙ X')|"}
 
 
 def define_flags() -> None:
@@ -90,27 +89,18 @@ def cells(
             values = points.filter(run=run.name, domain=domain)["x"].to_numpy()
             ends = ("angle", "angle_low", "angle_high")
             row |= dict(zip(ends, map(float, mean_interval(values)), strict=True))
-        for name in ("shuffled", "centred"):
-            statistic = ANGLE.replace("abs", f"{name}_abs")
-            row[name] = _measured(measured, run, domain, statistic)
+        for name in ("shuffled", "centred") if measured is not None else ():
+            of = {"domain": domain, "statistic": ANGLE.replace("abs", f"{name}_abs")}
+            row[name] = measured.filter(run=run.name, parameters="best", **of)["value"].mean()
         rows.append(row | {"oracle": _oracle_gain(run, domain, metric)})
     return pl.DataFrame(rows, schema=SCHEMA).fill_nan(None), notes
-
-
-def _measured(frame, run, domain, statistic):
-    """Mean over seeds and places, of the best parameters."""
-    if frame is None:
-        return None
-    of = {"run": run.name, "domain": domain, "statistic": statistic, "parameters": "best"}
-    return frame.filter(**of)["value"].mean()
 
 
 def _oracle_gain(run, domain, metric):
     """What knowing both histories is worth on the test events of a synthetic world, in NDCG@10
     among all items; None of other data, splits and metrics."""
     data = run.config["data"]
-    known = (data["name"], data["split"], metric) == ("synthetic", "leave_one_out", "ndcg@10/full")
-    if not known:
+    if (data["name"], data["split"], metric) != ("synthetic", "leave_one_out", "ndcg@10/full"):
         return None
     return _of_world(json.dumps(data["world"]))[DOMAINS.index(domain)]
 
@@ -134,10 +124,10 @@ def orders(frame: pl.DataFrame, draws: int = table.DRAWS) -> list[str]:
     ):
         if len(part) < FEWEST_KINDS:
             continue
-        gain, angle = part["gain"].to_numpy(), part["angle"].to_numpy()
+        values_Kx2 = part.select("angle", "gain").to_numpy()
 
-        def tau(i, gain=gain, angle=angle):
-            return float(kendalltau(angle[i], gain[i]).statistic)
+        def tau(i, values_Kx2=values_Kx2):
+            return float(kendalltau(*values_Kx2[i].T).statistic)
 
         low, high, _ = cluster_interval(np.arange(len(part)), tau, np.random.default_rng(0), draws)
         low, high = np.clip([low, high], -1, 1)
@@ -158,11 +148,11 @@ def section(runs: list[Run], out, options) -> Section:
     check_metric(metric, runs)
     frame, notes = cells(runs, x, y, metric, options.draws, read_frame(out, "orthogonality"))
     write_frame(out, "phase", frame)
-    drawn = {}
-    for (kind,), part in frame.group_by("kind", maintain_order=True):
-        if part["x"].n_unique() > 1 and part["y"].n_unique() > 1:
-            name, figure = draw(part, kind, x, y, metric)
-            drawn[name] = figure
+    drawn = dict(
+        draw(part, kind, x, y, metric)
+        for (kind,), part in frame.group_by("kind", maintain_order=True)
+        if part["x"].n_unique() > 1 and part["y"].n_unique() > 1
+    )
     how = (
         "Each cell is a run: above its gain over the baseline of the same configuration, bold "
         "where the 95 % interval over seeds and users leaves 0 out; below the angle, whose null "
@@ -198,14 +188,14 @@ def _share(row):
 def draw(part: pl.DataFrame, kind: str, x: str, y: str, metric: str):
     """(file's name, figure): gain and angle of one kind of runs as heat maps, by domain."""
     values = {name: sorted(part[name].unique(), key=order) for name in ("x", "y")}
-    most = part["gain"].abs().max() or 1.0
-    looks = {
-        "gain": (colormaps["PuOr_r"], colors.Normalize(-most, most), 3),
-        "angle": (colormaps["cividis"], colors.Normalize(0, max(part["angle"].max() or 0, 0.5)), 2),
-    }
+    most, widest = part["gain"].abs().max() or 1.0, max(part["angle"].max() or 0, 0.5)
+    gain = f"gain in {metric.upper()}", colormaps["PuOr_r"], colors.Normalize(-most, most), 3
+    angle = "mean |cos(X, α ⊙ X')|", colormaps["cividis"], colors.Normalize(0, widest), 2
+    looks = {"gain": gain, "angle": angle}
 
     def panel(axes, domain):
-        for axis, (what, (colours, norm, digits)) in zip(axes, looks.items(), strict=True):
+        for axis, (what, look) in zip(axes, looks.items(), strict=True):
+            title, colours, norm, digits = look
             axis.set(xlim=(-0.5, len(values["x"]) - 0.5), ylim=(-0.5, len(values["y"]) - 0.5))
             for row in part.filter(domain=domain).drop_nulls(what).iter_rows(named=True):
                 at = values["x"].index(row["x"]), values["y"].index(row["y"])
@@ -213,7 +203,7 @@ def draw(part: pl.DataFrame, kind: str, x: str, y: str, metric: str):
             axis.set_xticks(range(len(values["x"])), values["x"])
             axis.set_yticks(range(len(values["y"])), values["y"])
             axis.grid(False)
-            axis.set_ylabel(f"{TITLES[what].format(metric=metric.upper())}\n{y}")
+            axis.set_ylabel(f"{title}\n{y}")
         axes[-1].set_xlabel(x)
 
     label = f"Gain and angle over {x} and {y}: {kind}"

@@ -67,15 +67,12 @@ def baseline_of(run: Run, runs: list[Run], name: str | None = None) -> Run | Non
 
     name: compare with the run of this name instead, where it shares the setting.
     """
-
     others = [r for r in finished(runs) if r is not run and r.setting == run.setting]
     if name:
-        found = [r for r in others if r.name == name]
-    else:
-        same = run.backbone_configuration
-        plain = [r for r in others if run.places and not r.places]
-        found = [r for r in plain if r.backbone_configuration == same]
-    return found[0] if found else None
+        return next((r for r in others if r.name == name), None)
+    same = run.backbone_configuration
+    plain = (r for r in others if run.places and not r.places)
+    return next((r for r in plain if r.backbone_configuration == same), None)
 
 
 def gains(

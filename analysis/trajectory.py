@@ -16,7 +16,6 @@ from .output import columns, number, read_frame, sheet_of, write_frame
 from .page import Section
 from .runs import Run
 
-FORMS = ("gated_", "")  # of the update: the first that all runs of a setting have is drawn
 SCHEMA = columns("setting run variant", "seed epoch") | columns("place domain quantity")
 SCHEMA |= columns("", "", "value") | columns("", "best_epoch") | columns("source")
 
@@ -142,7 +141,7 @@ def summary(frame: pl.DataFrame) -> pl.DataFrame:
 
     Means over seeds of each seed's first, greatest and last value, and the epoch of the greatest.
     """
-    angles = frame.filter(pl.col("quantity").is_in([f"{form}abs_cos" for form in FORMS]))
+    angles = frame.filter(pl.col("quantity").is_in(["gated_abs_cos", "abs_cos"]))
     angles = angles.filter(source="metrics.jsonl").sort("epoch")
     keys = ["setting", "run", "place", "domain", "quantity"]
     per_seed = angles.group_by([*keys, "seed"], maintain_order=True).agg(
