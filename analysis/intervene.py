@@ -67,13 +67,9 @@ def command(runs: list[Run], out, say) -> int:
         given = ",".join(values.scales)
         raise UserError(f"--scales={given}: expected numbers such as 0.5,1,2") from None
     asked = {"scales": scales, "parts": values.interventions}
-    asked |= {name: values[name].value for name in ("each_place", "draws", "data_dir", "part_of")}
+    asked |= {name: values[name].value for name in ("each_place", "draws", "part_of")}
     interventions(asked["parts"], asked["scales"])  # what is wrong is said before the work
-
-    def of_run(run):
-        return intervene(run, values.which, values.split, say, **asked)
-
-    frame, status = restore.of_every_run(runs, "intervene", SCHEMA, out, say, of_run)
+    frame, status = restore.of_every_run(runs, "intervene", SCHEMA, out, say, intervene, **asked)
     for name in names_of(frame, values.metric):
         found = sheet(frame, runs, name, values.which, values.split)
         if found.rows:
