@@ -122,20 +122,22 @@ def draw(frame: pl.DataFrame, runs: list[Run]) -> dict:
 
 
 def _drawn(frame, setting, runs):
-    names, forms = figures.labels(runs), {run.name: headline(run) for run in runs}
+    (names, looks), forms = figures.of_runs(runs), {run.name: headline(run) for run in runs}
     keys = frame.select("run", "place").unique(maintain_order=True).rows()
-    looks = figures.marks([names[run.name] for run in runs])
 
     def panel(axes, domain):
         for axis, (kind, text) in zip(axes, KINDS.items(), strict=True):
             for y, (run, place) in enumerate(keys):
                 here = frame.filter(run=run, place=place, domain=domain)
                 here = here.filter(statistic=forms[run] + kind)
-                _row(axis, here, y, looks[names[run]])
+                for row in here.iter_rows(named=True):
+                    look = figures.point_style(looks[run], "1" if row["when"] == "init" else "0")
+                    look |= {"elinewidth": 0.9, "capsize": 2}
+                    axis.errorbar(row["mean"], y, xerr=row["sd"] or 0, **look)
             for width in sorted({run.width for run in runs}) if kind == "abs_cos" else ():
                 null = null_abs_cos(width)
                 label = f"null: independent directions ({null:.3f})"
-                figures.draw_null(axis, null, label, vertical=True)
+                axis.axvline(null, label=label, **figures.NULL)
             # The paper's number belongs on the axis of its own statistic alone.
             for value in {published.mean_angle(run, kind) for run in runs} - {None}:
                 axis.axvline(value, color="#999999", lw=0.8, label=f"paper's mean ({value})")
@@ -151,13 +153,6 @@ def _drawn(frame, setting, runs):
     more = {"rows": 2, "sharey": True, "sharex": "row"}
     height = 0.9 + 0.3 * len(keys)
     return figures.by_domain("angles", setting, panel, heading, label, height, **more)
-
-
-def _row(axis, part, y, look):
-    for when, place in (("init", "1"), ("best", "0")):  # hollow, filled
-        for row in part.filter(when=when).iter_rows(named=True):
-            style = figures.point_style(look, place) | {"elinewidth": 0.9, "capsize": 2}
-            axis.errorbar(row["mean"], y, xerr=row["sd"] or 0, **style)
 
 
 def measured_sheet(frame: pl.DataFrame, title: str, names: dict, forms=("",)) -> Sheet:
@@ -185,17 +180,15 @@ def draw_cosines(frame: pl.DataFrame, runs: list[Run]) -> dict:
 
 
 def _drawn_cosines(mean, setting, runs):
-    labels = figures.labels(runs)
-    looks = figures.marks(labels.values())
+    labels, looks = figures.of_runs(runs)
 
     def panel(axis, domain):
         for run, place in ((r, place) for r in runs for place in r.places):
             part = mean.filter(run=run.name, place=place, domain=domain).drop_nans()
-            look = looks[labels[run.name]]
-            style = {"color": look["color"], "marker": look["marker"], "markevery": 5, "ms": 4}
-            style["linestyle"] = figures.PLACE_LINES.get(str(place), "-.")
-            style["label"] = f"{labels[run.name]}, place {place}"
-            axis.plot(part["at"], part["value"], **style)
+            line = figures.PLACE_LINES.get(str(place), "-.")
+            style = looks[run.name] | {"linestyle": line, "markevery": 5, "markersize": 4}
+            label = f"{labels[run.name]}, place {place}"
+            axis.plot(part["at"], part["value"], label=label, **style)
         middles = mean["at"].unique().sort().to_numpy()
         half = (middles[1] - middles[0]) / 2
         for width in sorted({run.width for run in runs}):

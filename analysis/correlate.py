@@ -258,7 +258,7 @@ def _draw_null(axis, part, what, nulls):
     for null in nulls:
         text = f"null: {what} ({number(null)}"
         if low - 2 * (high - low) <= null <= high + 2 * (high - low):
-            figures.draw_null(axis, null, f"{text})", vertical=True)
+            axis.axvline(null, label=f"{text})", **figures.NULL)
         else:
             side = "left" if null < low else "right"
             axis.plot([], [], label=f"{text}, {side} of the axis)", **figures.NULL)
@@ -339,4 +339,4 @@ def sheet(table: pl.DataFrame) -> Sheet:
     cells |= {"paper": paper}
     cells |= {name: name for name in ("points", "configurations", "note")}
     title = "Correlation of the statistic with the metric"
-    return sheet_of(table.iter_rows(named=True), title, 4, cells)
+    return sheet_of(table, title, 4, cells)

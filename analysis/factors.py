@@ -9,7 +9,6 @@ together are one, called by the first of them.
 from __future__ import annotations
 
 import json
-from collections import Counter
 
 import polars as pl
 
@@ -18,42 +17,36 @@ from .output import columns, interval, number, plural, sheet_of, write_frame
 from .page import Section
 from .phase import order
 from .resampling import mean_interval
-from .runs import Run, check_metric, differing_fields, finished
+from .runs import Run, check_metric, differing_fields, finished, follows, in_words
 
-# Column -> statistic, see `correlate.points_of`; the last is the metric.
-MEASURES = {"angle": "gated_abs_cos", "mean_cos": "cos_abs", "quality": ""}
+# Column -> of which points of `correlate.points_of`, and which of their columns.
+MEASURES = {"angle": ("gated_abs_cos", "x"), "mean_cos": ("cos_abs", "x")}
+MEASURES |= {"quality": ("gated_abs_cos", "y")}
 SCHEMA = columns("change others run reference domain", "seeds")
 SCHEMA |= columns(real=" ".join(f"{m} {m}_from {m}_by {m}_low {m}_high" for m in MEASURES))
 
 
 def pairs(runs: list[Run]) -> list[tuple[Run, Run, str, str]]:
     """(run, reference, what differs, what else is unusual in both): `gate_act: sigmoid → tanh`."""
-    of = differing_fields(runs)
-    names = dict.fromkeys(name for fields in of.values() for name in fields)
-    values = {name: [fields[name] for fields in of.values()] for name in names}
+    values, usual = differing_fields(runs)
     kept: list[str] = []
-    for name in sorted(names, key=lambda name: -len(set(values[name]))):
-        joint = (set(zip(values[other], values[name], strict=True)) for other in kept)
-        if all(len(both) > len(set(values[k])) for both, k in zip(joint, kept, strict=True)):
-            kept.append(name)  # else it follows from one of them
-    usual = {name: Counter(values[name]).most_common(1)[0][0] for name in kept}
-    at = {tuple(of[run.name][name] for name in kept): run for run in runs}
+    for name in sorted(values, key=lambda name: -len(set(values[name]))):
+        if not any(follows(values[name], values[other]) for other in kept):
+            kept.append(name)
+    of = [{name: values[name][i] for name in kept} for i in range(len(runs))]
+    at = {tuple(fields.values()): run for run, fields in zip(runs, of, strict=True)}
     found = []
-    for run in runs:
-        fields = of[run.name]
-        unusual = {n: fields[n] for n in kept if fields[n] != usual[n]}
+    for run, fields in zip(runs, of, strict=True):
+        unusual = {name: value for name, value in fields.items() if value != usual[name]}
         for name, value in unusual.items():
-            twin = at.get(tuple(usual[n] if n == name else fields[n] for n in kept))
+            twin = at.get(tuple((fields | {name: usual[name]}).values()))
             if twin is not None:
-                change = f"{_short(name)}: {json.loads(usual[name])} → {json.loads(value)}"
-                more = [f"{_short(n)}={json.loads(v)}" for n, v in unusual.items() if n != name]
+                usually = json.loads(usual[name])
+                change = f"{name.rpartition('.')[2]}: {usually} → {json.loads(value)}"
+                more = [in_words(n, v) for n, v in unusual.items() if n != name]
                 key = bool(more), kept.index(name), order(value)
                 found.append((key, (run, twin, change, ", ".join(more))))
     return [pair for _, pair in sorted(found, key=lambda one: one[0])]
-
-
-def _short(name):
-    return name.rpartition(".")[2]
 
 
 def effects(runs: list[Run], metric: str = "ndcg@10") -> pl.DataFrame:
@@ -61,17 +54,14 @@ def effects(runs: list[Run], metric: str = "ndcg@10") -> pl.DataFrame:
     that of the reference, and the mean difference over seeds of both with its 95 % interval;
     none of the metric where the data differ."""
     chosen, rows = [run for run in finished(runs) if run.places], []
-    points = {
-        name: correlate.points_of(chosen, statistic or "gated_abs_cos", metric, "mean")
-        for name, statistic in MEASURES.items()
-    }
+    names = dict.fromkeys(statistic for statistic, _ in MEASURES.values())
+    points = {name: correlate.points_of(chosen, name, metric, "mean") for name in names}
     for run, twin, change, others in pairs(chosen):
         for domain in "AB":
             lead = {"change": change, "others": others, "run": run.name, "reference": twin.name}
             row = lead | {"domain": domain}
-            for name, statistic in MEASURES.items():
-                column = "x" if statistic else "y"
-                sides = (points[name].filter(run=r.name, domain=domain) for r in (run, twin))
+            for name, (statistic, column) in MEASURES.items():
+                sides = (points[statistic].filter(run=r.name, domain=domain) for r in (run, twin))
                 both = next(sides).join(next(sides), on="seed", suffix="_from")
                 by = mean_interval((both[column] - both[f"{column}_from"]).to_numpy())
                 if name == "quality" and run.setting != twin.setting:
@@ -103,20 +93,19 @@ def section(runs: list[Run], out, options) -> Section:
         return Section("What moves the angle", how, missing=missing)
     sure = frame.filter((pl.col("angle_low") > 0) | (pl.col("angle_high") < 0))
     short = f"The angle moves for sure in {len(sure)} of {plural(len(frame), 'comparison')}."
-    shown = {"change": "change", "where": "others", "domain": "domain"}
-    for name, heading, digits in (
-        ("angle", "mean |cos|", 2),
-        ("mean_cos", "|mean cos|", 2),
-        ("quality", options.metric, 4),
-    ):
-        shown |= {
-            heading: lambda r, n=name, d=digits: number(r[n], d),
-            f"{heading}, by": lambda r, n=name, d=digits: number(r[f"{n}_by"], d, sign=True),
-            f"{heading}, interval": lambda r, n=name, d=digits: interval(
-                r[f"{n}_low"], r[f"{n}_high"], d, sign=True
-            ),
+
+    def cells(name, heading, digits):
+        low, high = f"{name}_low", f"{name}_high"
+        return {
+            heading: lambda r: number(r[name], digits),
+            f"{heading}, by": lambda r: number(r[f"{name}_by"], digits, sign=True),
+            f"{heading}, interval": lambda r: interval(r[low], r[high], digits, sign=True),
         }
-    sheet = sheet_of(frame.iter_rows(named=True), "One change at a time", 3, shown)
+
+    shown = {"change": "change", "where": "others", "domain": "domain"}
+    shown |= cells("angle", "mean |cos|", 2) | cells("mean_cos", "|mean cos|", 2)
+    shown |= cells("quality", options.metric, 4)
+    sheet = sheet_of(frame, "One change at a time", 3, shown)
     return Section("What moves the angle", how, short, sheets=[sheet], figures=dict([draw(frame)]))
 
 

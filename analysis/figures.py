@@ -44,6 +44,7 @@ MARKS = (
     {"color": "#56B4E9", "marker": "P", "linestyle": (0, (6, 2))},
     {"color": "#E69F00", "marker": "X", "linestyle": (0, (3, 1))},
 )
+# A null as a dotted line, so that a number can be held against it.
 NULL = {"color": "#777777", "linestyle": (0, (1, 2)), "linewidth": 1.1, "zorder": 1}
 PLACE_LINES = {"0": "-", "1": "--", "2": ":"}  # of the places of GCA
 FIRST = ("baseline", "early", "stack")  # these look the same in every figure
@@ -67,16 +68,21 @@ def marks(names) -> dict[str, dict]:
     return out
 
 
-def labels(runs) -> dict[str, str]:
-    """{run's name: how figures call it}: the variant, with the name where that is not enough."""
+def of_runs(runs) -> tuple[dict[str, str], dict[str, dict]]:
+    """({run's name: how figures call it}, {run's name: its mark}).
+
+    A run is called by its variant, with its name where that is not enough.
+    """
     variants = [run.variant for run in runs]
     one_model = len({run.backbone_configuration for run in runs}) == 1
-    return {
+    labels = {
         run.name: run.variant
         if one_model and variants.count(run.variant) == 1
         else f"{run.variant} ({run.name})"
         for run in runs
     }
+    looks = marks(labels.values())
+    return labels, {name: looks[label] for name, label in labels.items()}
 
 
 def point_style(mark: dict, place: str = "0") -> dict:
@@ -116,11 +122,6 @@ def by_domain(
     titles = "; ".join(axis.get_title("left") for axis in axes[0])
     figure.set_label(f"{label}. {titles}")
     return file_name(name, setting), figure
-
-
-def draw_null(axis, value: float, label: str, vertical: bool = False) -> None:
-    """The null as a dotted line, so that a number can be held against it; named in the legend."""
-    (axis.axvline if vertical else axis.axhline)(value, label=label, **NULL)
 
 
 @functools.lru_cache(maxsize=128)

@@ -67,13 +67,9 @@ def command(runs: list[Run], out, say) -> int:
         given = ",".join(values.scales)
         raise UserError(f"--scales={given}: expected numbers such as 0.5,1,2") from None
     asked = {"scales": scales, "parts": values.interventions}
-    asked |= {name: values[name].value for name in ("each_place", "draws", "data_dir", "part_of")}
+    asked |= {name: values[name].value for name in ("each_place", "draws", "part_of")}
     interventions(asked["parts"], asked["scales"])  # what is wrong is said before the work
-
-    def of_run(run):
-        return intervene(run, values.which, values.split, say, **asked)
-
-    frame, status = restore.of_every_run(runs, "intervene", SCHEMA, out, say, of_run)
+    frame, status = restore.of_every_run(runs, "intervene", SCHEMA, out, say, intervene, **asked)
     for name in names_of(frame, values.metric):
         found = sheet(frame, runs, name, values.which, values.split)
         if found.rows:
@@ -227,15 +223,6 @@ def names_of(frame: pl.DataFrame, metric: str) -> list[str]:
     return [name for name in names if metric in (name, name.split("/")[0])]
 
 
-def at_once(frame: pl.DataFrame, metric: str, run: Run) -> pl.DataFrame:
-    """Changes of a run over all seeds, at all places at once and at scale 1.
-
-    metric: by default of the sampled ranking.
-    """
-    where = {"run": run.name, "metric": run.full_name(metric), "places": "all", "scale": 1.0}
-    return frame.filter(pl.col("seed").is_null(), parameters="best", split="test", **where)
-
-
 def sheet(frame: pl.DataFrame, runs: list[Run], metric: str, which="best", split="test") -> Sheet:
     """A row for each run, replacement, scale and places, the change in either domain."""
     rows, keys = [], ("part_of", "intervention", "scale", "places")
@@ -260,16 +247,10 @@ def _named(part, part_of):
     return PARTS[part].replace("U", "α ⊙ X′" if part_of == "gated" else "X′")
 
 
-def draw(frame: pl.DataFrame, runs: list[Run], metric: str) -> dict:
-    """{name: figure}: change of the metric by each replacement, a marker for each run."""
-    found = pl.concat([at_once(frame, metric, run) for run in runs])
-    return figures.by_setting(_drawn, found.filter(pl.col("intervention") != "full"), runs, metric)
-
-
 def _drawn(frame, setting, runs, metric):
+    """(file's name, figure): change of the metric by each replacement, a marker for each run."""
     parts = [part for part in PARTS if part in frame["intervention"]]
-    labels, part_of = figures.labels(runs), frame["part_of"][0]
-    looks = figures.marks(labels.values())
+    (labels, looks), part_of = figures.of_runs(runs), frame["part_of"][0]
 
     def panel(axis, domain):
         for i, run in enumerate(runs):
@@ -278,13 +259,12 @@ def _drawn(frame, setting, runs, metric):
             x, low, high = (rows[name].to_numpy() for name in ("change", "low", "high"))
             y = [parts.index(part) + shift for part in rows["intervention"]]
             widths = np.nan_to_num(np.maximum(np.array([x - low, high - x]), 0))
-            style = figures.point_style(looks[labels[run.name]])
+            style = figures.point_style(looks[run.name])
             style |= {"elinewidth": 0.9, "markersize": 4, "label": labels[run.name]}
             axis.errorbar(x, y, xerr=widths, **style)
-        figures.draw_null(axis, 0, "no change", vertical=True)
+        axis.axvline(0, label="no change", **figures.NULL)
         axis.set_yticks(range(len(parts)), [_named(part, part_of) for part in parts])
-        axis.set_ylim(len(parts) - 0.5, -0.5)
-        axis.set_xlabel(f"change of test {metric}")
+        axis.set(ylim=(len(parts) - 0.5, -0.5), xlabel=f"change of test {metric}")
         axis.locator_params("x", nbins=5)
 
     heading = f"{setting}: the update replaced in trained models, 95 % intervals"
@@ -307,7 +287,11 @@ def section(runs: list[Run], out, options) -> Section:
     if not mine:
         why = "no trained model was intervened on (--fast, or no run with GCA and checkpoints)"
         return Section("Interventions", how, missing=[why])
-    whole = pl.concat([at_once(frame, options.metric, run) for run in mine])
+    # Over all seeds, at all places at once, by the sampled ranking if none is named.
+    frame = frame.filter(pl.col("seed").is_null(), parameters="best", split="test")
+    frame = frame.filter(places="all", scale=1.0)
+    names = [(run.name, run.full_name(options.metric)) for run in mine]
+    whole = pl.concat([frame.filter(run=run, metric=metric) for run, metric in names])
     sheets = [sheet(whole, mine, name) for name in names_of(whole, options.metric)]
     ablated = read_frame(out, "ablation")
     sheets += [] if ablated is None else ablation.sheets(ablated)
@@ -321,5 +305,6 @@ def section(runs: list[Run], out, options) -> Section:
         "Does the orthogonal part carry it? In trained models "
         f"{options.metric} changes, over runs and domains, {', '.join(parts)}."
     )
-    drawn = draw(frame, mine, options.metric)
+    changed = whole.filter(pl.col("intervention") != "full")
+    drawn = figures.by_setting(_drawn, changed, mine, options.metric)
     return Section("Interventions", how, short if parts else "", [], [], sheets, drawn)

@@ -15,7 +15,6 @@ import jax.numpy as jnp
 import numpy as np
 import polars as pl
 import scipy.stats
-from absl import flags
 
 from oa_jax import files
 from oa_jax.errors import UserError
@@ -44,12 +43,7 @@ define_flags = restore.define_flags
 
 def command(runs: list[Run], out, say) -> int:
     """Measure every run with GCA and write orthogonality.parquet and .csv, and tokens.md."""
-    values = flags.FLAGS
-
-    def of_run(run):
-        return measure(run, values.which, values.split, say, values.data_dir)
-
-    frame, status = restore.of_every_run(runs, "orthogonality", SCHEMA, out, say, of_run)
+    frame, status = restore.of_every_run(runs, "orthogonality", SCHEMA, out, say, measure)
     pages = [sheet.markdown() for sheet in tokens.sheets(frame)]
     if pages:
         files.write(out / "tokens.md", "\n".join(pages))

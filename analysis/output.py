@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import math
 import pathlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
 import polars as pl
 
@@ -66,11 +66,12 @@ def percent(share: float | None) -> str:
 
 
 def sheet_of(
-    rows: Iterable[dict], title: str, words: int, cells: dict[str, str | Callable[[dict], str]]
+    frame: pl.DataFrame, title: str, words: int, cells: dict[str, str | Callable[[dict], str]]
 ) -> Sheet:
-    """A table for people. cells: heading -> a field of a row, or a function. words: as `Sheet`."""
+    """A table for people. cells: heading -> a column, or a function of a row. words: as `Sheet`."""
     made = [c if callable(c) else lambda row, name=c: str(row[name]) for c in cells.values()]
-    return Sheet(title, [*cells], [[cell(row) for cell in made] for row in rows], words)
+    rows = [[cell(row) for cell in made] for row in frame.iter_rows(named=True)]
+    return Sheet(title, [*cells], rows, words)
 
 
 def plural(count: int, noun: str) -> str:

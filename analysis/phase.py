@@ -12,7 +12,6 @@ from __future__ import annotations
 import functools
 import itertools
 import json
-from collections import Counter
 
 import numpy as np
 import polars as pl
@@ -30,14 +29,13 @@ from . import correlate, figures, table
 from .output import columns, interval, number, percent, read_frame, sheet_of, write_frame
 from .page import Section
 from .resampling import cluster_interval, mean_interval
-from .runs import Run, check_metric, differing_fields, fields_of, finished
+from .runs import Run, check_metric, differing_fields, fields_of, finished, follows, in_words
 
 ANGLE = "gated_abs_cos"
 SCHEMA = columns("kind domain run baseline x y", "", "gain low high angle angle_low angle_high")
 SCHEMA |= columns("", "", "shuffled centred oracle")
 LEAST_ORACLE = 0.005  # of which a gain is shown as a share
 FEWEST_KINDS = 6  # whose order says something
-TITLES = {"gain": "gain in {metric}", "angle": "mean |cos(X, α ⊙ X')|"}
 
 
 def define_flags() -> None:
@@ -47,28 +45,18 @@ def define_flags() -> None:
 
 def kinds(runs: list[Run], x: str, y: str) -> dict[str, str]:
     """{run: its places, and what else but x and y is not as in most runs}: `early, source=self`."""
-    fields = differing_fields(runs)
-    names = dict.fromkeys(name for of in fields.values() for name in of)
-    cells = {run: (of.get(x), of.get(y)) for run, of in fields.items()}
-
-    def follows(name):
-        found: dict = {}
-        for run, of in fields.items():
-            found.setdefault(cells[run], set()).add(of[name])
-        return all(len(values) == 1 for values in found.values())
-
-    apart = [name for name in names if name not in (x, y, "gca.positions") and not follows(name)]
-    counts = {name: Counter(of[name] for of in fields.values()) for name in apart}
-    usual = {name: count.most_common(1)[0][0] for name, count in counts.items()}
-
-    def kind(run):
-        of = {name: value for name, value in fields[run.name].items() if name in apart}
-        more = [f"{n.rpartition('.')[2]}={json.loads(v)}" for n, v in of.items() if v != usual[n]]
-        alike = {other.places for other in runs if other.placement == run.placement}
-        places = f"GCA[{','.join(map(str, run.places))}]"
-        return ", ".join([run.placement if len(alike) == 1 else places, *more])
-
-    return {run.name: kind(run) for run in runs}
+    values, usual = differing_fields(runs)
+    alike = [None] * len(runs)  # in a field that is no difference
+    cells = list(zip(values.pop(x, alike), values.pop(y, alike), strict=True))
+    apart = {name: of for name, of in values.items() if not follows(of, cells)}
+    apart.pop("gca.positions", None)
+    found = {}
+    for i, run in enumerate(runs):
+        of_name = {other.places for other in runs if other.placement == run.placement}
+        places = run.placement if len(of_name) == 1 else f"GCA[{','.join(map(str, run.places))}]"
+        more = [in_words(name, of[i]) for name, of in apart.items() if of[i] != usual[name]]
+        found[run.name] = ", ".join([places, *more])
+    return found
 
 
 def cells(
@@ -101,27 +89,18 @@ def cells(
             values = points.filter(run=run.name, domain=domain)["x"].to_numpy()
             ends = ("angle", "angle_low", "angle_high")
             row |= dict(zip(ends, map(float, mean_interval(values)), strict=True))
-        for name in ("shuffled", "centred"):
-            statistic = ANGLE.replace("abs", f"{name}_abs")
-            row[name] = _measured(measured, run, domain, statistic)
+        for name in ("shuffled", "centred") if measured is not None else ():
+            of = {"domain": domain, "statistic": ANGLE.replace("abs", f"{name}_abs")}
+            row[name] = measured.filter(run=run.name, parameters="best", **of)["value"].mean()
         rows.append(row | {"oracle": _oracle_gain(run, domain, metric)})
     return pl.DataFrame(rows, schema=SCHEMA).fill_nan(None), notes
-
-
-def _measured(frame, run, domain, statistic):
-    """Mean over seeds and places, of the best parameters."""
-    if frame is None:
-        return None
-    of = {"run": run.name, "domain": domain, "statistic": statistic, "parameters": "best"}
-    return frame.filter(**of)["value"].mean()
 
 
 def _oracle_gain(run, domain, metric):
     """What knowing both histories is worth on the test events of a synthetic world, in NDCG@10
     among all items; None of other data, splits and metrics."""
     data = run.config["data"]
-    known = (data["name"], data["split"], metric) == ("synthetic", "leave_one_out", "ndcg@10/full")
-    if not known:
+    if (data["name"], data["split"], metric) != ("synthetic", "leave_one_out", "ndcg@10/full"):
         return None
     return _of_world(json.dumps(data["world"]))[DOMAINS.index(domain)]
 
@@ -145,10 +124,10 @@ def orders(frame: pl.DataFrame, draws: int = table.DRAWS) -> list[str]:
     ):
         if len(part) < FEWEST_KINDS:
             continue
-        gain, angle = part["gain"].to_numpy(), part["angle"].to_numpy()
+        values_Kx2 = part.select("angle", "gain").to_numpy()
 
-        def tau(i, gain=gain, angle=angle):
-            return float(kendalltau(angle[i], gain[i]).statistic)
+        def tau(i, values_Kx2=values_Kx2):
+            return float(kendalltau(*values_Kx2[i].T).statistic)
 
         low, high, _ = cluster_interval(np.arange(len(part)), tau, np.random.default_rng(0), draws)
         low, high = np.clip([low, high], -1, 1)
@@ -169,11 +148,11 @@ def section(runs: list[Run], out, options) -> Section:
     check_metric(metric, runs)
     frame, notes = cells(runs, x, y, metric, options.draws, read_frame(out, "orthogonality"))
     write_frame(out, "phase", frame)
-    drawn = {}
-    for (kind,), part in frame.group_by("kind", maintain_order=True):
-        if part["x"].n_unique() > 1 and part["y"].n_unique() > 1:
-            name, figure = draw(part, kind, x, y, metric)
-            drawn[name] = figure
+    drawn = dict(
+        draw(part, kind, x, y, metric)
+        for (kind,), part in frame.group_by("kind", maintain_order=True)
+        if part["x"].n_unique() > 1 and part["y"].n_unique() > 1
+    )
     how = (
         "Each cell is a run: above its gain over the baseline of the same configuration, bold "
         "where the 95 % interval over seeds and users leaves 0 out; below the angle, whose null "
@@ -196,7 +175,7 @@ def section(runs: list[Run], out, options) -> Section:
         "centred": lambda r: number(r["centred"]),
         "of the oracle's gain": _share,
     }
-    sheet = sheet_of(frame.iter_rows(named=True), f"Gain in {metric} and angle", 4, shown)
+    sheet = sheet_of(frame, f"Gain in {metric} and angle", 4, shown)
     lines = orders(frame, options.draws)
     return Section("Phase diagram", how, "", lines, missing, [sheet] * (len(frame) > 0), drawn)
 
@@ -209,23 +188,22 @@ def _share(row):
 def draw(part: pl.DataFrame, kind: str, x: str, y: str, metric: str):
     """(file's name, figure): gain and angle of one kind of runs as heat maps, by domain."""
     values = {name: sorted(part[name].unique(), key=order) for name in ("x", "y")}
-    most = part["gain"].abs().max() or 1.0
-    looks = {
-        "gain": (colormaps["PuOr_r"], colors.Normalize(-most, most), 3),
-        "angle": (colormaps["cividis"], colors.Normalize(0, max(part["angle"].max() or 0, 0.5)), 2),
-    }
+    most, widest = part["gain"].abs().max() or 1.0, max(part["angle"].max() or 0, 0.5)
+    gain = f"gain in {metric.upper()}", colormaps["PuOr_r"], colors.Normalize(-most, most), 3
+    angle = "mean |cos(X, α ⊙ X')|", colormaps["cividis"], colors.Normalize(0, widest), 2
+    looks = {"gain": gain, "angle": angle}
 
     def panel(axes, domain):
-        for axis, (what, (colours, norm, digits)) in zip(axes, looks.items(), strict=True):
-            axis.set_xlim(-0.5, len(values["x"]) - 0.5)
-            axis.set_ylim(-0.5, len(values["y"]) - 0.5)
+        for axis, (what, look) in zip(axes, looks.items(), strict=True):
+            title, colours, norm, digits = look
+            axis.set(xlim=(-0.5, len(values["x"]) - 0.5), ylim=(-0.5, len(values["y"]) - 0.5))
             for row in part.filter(domain=domain).drop_nulls(what).iter_rows(named=True):
                 at = values["x"].index(row["x"]), values["y"].index(row["y"])
                 _cell(axis, at, row, what, colours(norm(row[what])), digits)
             axis.set_xticks(range(len(values["x"])), values["x"])
             axis.set_yticks(range(len(values["y"])), values["y"])
             axis.grid(False)
-            axis.set_ylabel(f"{TITLES[what].format(metric=metric.upper())}\n{y}")
+            axis.set_ylabel(f"{title}\n{y}")
         axes[-1].set_xlabel(x)
 
     label = f"Gain and angle over {x} and {y}: {kind}"

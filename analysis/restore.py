@@ -47,21 +47,24 @@ def define_flags() -> None:
 
 
 def of_every_run(
-    runs: list[Run], name: str, schema: dict, out: pathlib.Path, say, measure: Callable
+    runs: list[Run], name: str, schema: dict, out: pathlib.Path, say, measure: Callable, **asked
 ) -> tuple[pl.DataFrame, int]:
-    """Frame of `measure(run)` over the runs with GCA, written to `out` as `name`.
+    """Frame of `measure(run, which, split, say, …)`, with what the flags of this file ask for, over
+    the runs with GCA, written to `out` as `name`.
 
     A run that cannot be measured is said and left out. -> frame, exit status: 1 when some are.
     Raises UserError when none could be.
     """
     use_compilation_cache()
+    options = flags.FLAGS
+    asked |= {"which": options.which, "split": options.split, "data_dir": options.data_dir}
     frames, missing = [pl.DataFrame(schema=schema)], []
     for run in runs:
         if not run.places:
             say(f"{run.name}: no GCA: nothing to measure")
             continue
         try:
-            frames.append(measure(run))
+            frames.append(measure(run, say=say, **asked))
         except UserError as error:
             missing.append(str(error))
             say(f"{run.name}: left out: {error}")
@@ -123,22 +126,17 @@ def parameters(run: Run, experiment: Experiment, which: str, say) -> Iterator[Re
         say(f"{run.name}: {line}")
 
     found = stored.steps(run.path, experiment, which == "best", tell, which != "all")
-    for step in found if which == "all" else itertools.islice(found, 1):
-        yield _checked(experiment, which, *step, tell)
-
-
-def _checked(experiment, which, epoch, params, counters, say) -> Restored:
-    finite_S = np.ones(len(experiment.seeds), bool)
-    for leaf in jax.tree.leaves(params):
-        finite_S &= np.isfinite(leaf).reshape(len(leaf), -1).all(1)
-    diverged_S = counters["diverged_step"] > 0
-    for seed, finite, diverged in zip(experiment.seeds, finite_S, diverged_S, strict=True):
-        if diverged or not finite:
-            why = "it diverged" if diverged else "its parameters are not finite"
-            say(f"seed {seed} left out at step {epoch}: {why}")
-    of_seed = counters["best_epoch" if which == "best" else "epoch"]
-    kind = "kept" if which == "all" else which
-    return Restored(kind, epoch, params, of_seed, finite_S & ~diverged_S)
+    for epoch, params, counters in found if which == "all" else itertools.islice(found, 1):
+        leaves = jax.tree.leaves(params)
+        finite_S = np.all([np.isfinite(a).reshape(len(a), -1).all(1) for a in leaves], 0)
+        diverged_S = counters["diverged_step"] > 0
+        for seed, finite, diverged in zip(experiment.seeds, finite_S, diverged_S, strict=True):
+            if diverged or not finite:
+                why = "it diverged" if diverged else "its parameters are not finite"
+                tell(f"seed {seed} left out at step {epoch}: {why}")
+        of_seed = counters["best_epoch" if which == "best" else "epoch"]
+        kind = "kept" if which == "all" else which
+        yield Restored(kind, epoch, params, of_seed, finite_S & ~diverged_S)
 
 
 def initial(experiment: Experiment) -> Restored:

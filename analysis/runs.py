@@ -268,18 +268,27 @@ def fields_of(run: Run) -> dict[str, str]:
     return dict(leaves(json.loads(run.configuration), ""))
 
 
-def differing_fields(runs: list[Run]) -> dict[str, dict[str, str]]:
-    """{run: {dotted field: value, as JSON}} of fields in which these runs differ. What an older
-    version did not know is taken to be as in most of the others."""
-    of = {run.name: fields_of(run) for run in runs}
-    found: dict[str, dict[str, str]] = {name: {} for name in of}
-    for field in dict.fromkeys(field for fields in of.values() for field in fields):
-        counts = Counter(fields[field] for fields in of.values() if field in fields)
+def differing_fields(runs: list[Run]) -> tuple[dict[str, list[str]], dict[str, str]]:
+    """({dotted field: its value, as JSON, of each run} of fields in which these runs differ,
+    {field: the value that most of them have}). What an older version did not know is taken to be
+    that value."""
+    of, values, usual = [fields_of(run) for run in runs], {}, {}
+    for field in dict.fromkeys(field for fields in of for field in fields):
+        counts = Counter(fields[field] for fields in of if field in fields)
         if len(counts) > 1:
-            usual = counts.most_common(1)[0][0]
-            for name, fields in of.items():
-                found[name][field] = fields.get(field, usual)
-    return found
+            usual[field] = counts.most_common(1)[0][0]
+            values[field] = [fields.get(field, usual[field]) for fields in of]
+    return values, usual
+
+
+def follows(values: list, others: list) -> bool:
+    """Whether runs that are alike in the one of `others` are alike in that of `values`, too."""
+    return len(set(zip(others, values, strict=True))) == len(set(others))
+
+
+def in_words(field: str, value: str) -> str:
+    """`gate_act=tanh` of a dotted field and a value as JSON."""
+    return f"{field.rpartition('.')[2]}={json.loads(value)}"
 
 
 def notes(runs: list[Run]) -> list[str]:

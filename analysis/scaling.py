@@ -8,7 +8,6 @@ log parameters. Outside its range there is no ratio, only a bound.
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 import math
 
@@ -26,36 +25,11 @@ from .runs import Run, check_metric, finished
 
 SCHEMA = columns("setting domain variant", "parameters")
 SCHEMA |= columns("", "", "quality ratio more_than less_than low high") | columns("note")
-
-
-@dataclasses.dataclass(frozen=True)
-class Point:
-    """A model size with the quality of its seeds, or, where only these are known, mean and se."""
-
-    setting: str
-    domain: str
-    variant: str
-    parameters: int
-    quality: float
-    sd: float
-    n_seeds: int
-    values: tuple[float, ...] = ()
-    source: str = ""
-
-    def drawn(self, rng, draws: int):
-        """(draws,) means of resampled seeds; of a normal, where only mean and sd are known.
-
-        The seeds' deviations are widened by √(S/(S-1)), as resampled ones vary too little by that,
-        and by what Student's t is wider than a normal.
-        """
-        # A ratio rests on the seeds of the variant and, halved, of its two neighbours on the curve:
-        # by Satterthwaite's formula that is 2 (S - 1) degrees of freedom.
-        wider = t_over_normal(2 * (self.n_seeds - 1))
-        if not self.values:
-            return rng.normal(self.quality, wider * self.sd / math.sqrt(self.n_seeds), draws)
-        means = rng.choice(self.values, (draws, len(self.values))).mean(1)
-        wider *= math.sqrt(self.n_seeds / (self.n_seeds - 1))
-        return self.quality + wider * (means - self.quality)
+# A point is a model size with the quality of its seeds; `values` is null where only their mean and
+# sd are known.
+POINTS = columns("setting domain variant", "parameters", "quality sd") | columns("", "n_seeds")
+POINTS |= {"values": pl.List(pl.Float64)} | columns("source")
+OF_CURVE = ("parameters", "quality", "n_seeds")
 
 
 class Curve:
@@ -104,52 +78,73 @@ class Curve:
         return np.where(reached_DxU.any(1), found, np.inf)
 
 
-def points_of(runs: list[Run], metric: str = "ndcg@10") -> list[Point]:
-    """A point for each configuration and domain: seeds of equal configurations are put together."""
-    pooled: dict[tuple, list] = {}
+def points_of(runs: list[Run], metric: str = "ndcg@10") -> pl.DataFrame:
+    """A row for each configuration and domain, columns `POINTS`: seeds of equal configurations are
+    put together."""
+    pooled: dict[tuple, dict] = {}
     for run, domain in itertools.product(finished(runs), "AB"):
         seeds, name = run.seeds(), f"test/{domain}/{run.full_name(metric)}"
         values = seeds[name].drop_nulls().to_list() if name in seeds.columns else []
         if values:
-            key = (run.setting, domain, run.configuration)
-            pooled.setdefault(key, []).append((run, values))
-    points = []
-    for (setting, domain, _), found in pooled.items():
-        run, values = found[0][0], tuple(value for _, of_run in found for value in of_run)
-        sd = float(np.std(values, ddof=1)) if len(values) > 1 else math.nan
-        of_size = run.variant, int(run.summary["n_parameters"]), float(np.mean(values)), sd
-        names = ", ".join(run.name for run, _ in found)
-        points.append(Point(setting, domain, *of_size, len(values), values, names))
-    return sorted(points, key=lambda p: (p.setting, p.domain, p.parameters))
+            point = {"setting": run.setting, "domain": domain, "variant": run.variant}
+            point |= {"parameters": int(run.summary["n_parameters"]), "source": "", "values": []}
+            point = pooled.setdefault((run.setting, domain, run.configuration), point)
+            point["source"] += ", " * bool(point["source"]) + run.name
+            point["values"] += values
+    for point in pooled.values():
+        values = point["values"]
+        sd = float(np.std(values, ddof=1)) if len(values) > 1 else None
+        point |= {"quality": float(np.mean(values)), "sd": sd, "n_seeds": len(values)}
+    frame = pl.DataFrame(list(pooled.values()), schema=POINTS)
+    return frame.sort("setting", "domain", "parameters", maintain_order=True)
 
 
-def published_points() -> list[Point]:
+def published_points() -> pl.DataFrame:
     """The paper's figures of quality against parameters, to go through the same code.
 
     They have no seeds: every point takes the sd that Table 1 states for its variant over 5 seeds.
     Where a figure draws a point against Table 1, the series of its data come a second time, with
     Table 1's values.
     """
-    drawn, right, contradicted = [], [], set()
+    as_drawn, stated, contradicted = [], [], set()
     for series in published.paper()["model_comparison"]["series"]:
         setting = f"{series['model']} · {series['dataset']}"
         domain, variant = series["domain"], series["variant"]
         plain = series["dataset"].split(" (")[0].lower().replace("-", "_")
         mean, sd = published.table1(series["model"], plain)[variant][f"{domain}/ndcg@10"]
-        first, *more = (Point(setting, domain, variant, *at, sd, 5) for at in series["points"])
-        wrong = abs(mean - first.quality) > 0.001
+        lead = {"setting": setting, "domain": domain, "variant": variant, "sd": sd, "n_seeds": 5}
+        lead["source"] = ""
+        first, *more = (lead | {"parameters": n, "quality": value} for n, value in series["points"])
+        wrong = abs(mean - first["quality"]) > 0.001
         contradicted |= {setting} if wrong else set()
-        drawn += [first, *more]
-        right += [dataclasses.replace(first, quality=mean) if wrong else first, *more]
-    again = [point for point in right if point.setting in contradicted]
-    return [
-        dataclasses.replace(point, setting=f"{point.setting} · {text}")
-        for text, points in (("as drawn", drawn), ("as in Table 1", again))
+        as_drawn += [first, *more]
+        stated += [first | {"quality": mean} if wrong else first, *more]
+    again = [point for point in stated if point["setting"] in contradicted]
+    rows = [
+        point | {"setting": f"{point['setting']} · {text}"}
+        for text, points in (("as drawn", as_drawn), ("as in Table 1", again))
         for point in points
     ]
+    return pl.DataFrame(rows, schema=POINTS)
 
 
-def ratios(points: list[Point], draws: int = DRAWS, seed: int = 0) -> pl.DataFrame:
+def drawn(point: dict, rng, draws: int):
+    """(draws,) means of a point's resampled seeds; of a normal, where only mean and sd are known.
+
+    The seeds' deviations are widened by √(S/(S-1)), as resampled ones vary too little by that, and
+    by what Student's t is wider than a normal.
+    """
+    mean, n_seeds = point["quality"], point["n_seeds"]
+    # A ratio rests on the seeds of the variant and, halved, of its two neighbours on the curve:
+    # by Satterthwaite's formula that is 2 (S - 1) degrees of freedom.
+    wider = t_over_normal(2 * (n_seeds - 1))
+    if point["values"] is None:
+        return rng.normal(mean, wider * point["sd"] / math.sqrt(n_seeds), draws)
+    means = rng.choice(point["values"], (draws, n_seeds)).mean(1)
+    return mean + wider * math.sqrt(n_seeds / (n_seeds - 1)) * (means - mean)
+
+
+def ratios(points: pl.DataFrame, draws: int = DRAWS, seed: int = 0) -> pl.DataFrame:
     """Parameter ratio at equal quality of every point that is no baseline. Columns: `SCHEMA`.
 
     The interval is that of the resampled seeds of the variant and of every baseline; a draw above
@@ -157,38 +152,36 @@ def ratios(points: list[Point], draws: int = DRAWS, seed: int = 0) -> pl.DataFra
     is null, which `note` says. Off the curve there is no ratio, but a bound: more_than, less_than.
     """
     rows = []
-    for point in (p for p in points if p.variant != "baseline"):
-        beside = [p for p in points if (p.setting, p.domain) == (point.setting, point.domain)]
-        baselines = [p for p in beside if p.variant == "baseline"]
-        row = {"setting": point.setting, "domain": point.domain, "variant": point.variant}
-        row |= {"parameters": point.parameters, "quality": point.quality}
-        rows.append(row | _ratio(point, baselines, draws, np.random.default_rng(seed)))
+    for point in points.filter(pl.col("variant") != "baseline").iter_rows(named=True):
+        beside = points.filter(setting=point["setting"], domain=point["domain"])
+        ratio = _ratio(point, beside.filter(variant="baseline"), draws, np.random.default_rng(seed))
+        rows.append({name: point[name] for name in SCHEMA if name in point} | ratio)
     return pl.DataFrame(rows, schema=SCHEMA)
 
 
 def _ratio(point, baselines, draws, rng):
-    sizes, weights = [p.parameters for p in baselines], [p.n_seeds for p in baselines]
-    if len(set(sizes)) < 2:
-        found = plural(len(set(sizes)), "baseline size")
+    sizes, quality, weights = (baselines[name] for name in OF_CURVE)
+    if sizes.n_unique() < 2:
+        found = plural(sizes.n_unique(), "baseline size")
         return {"note": f"no curve: {found}, expected at least 2 different ones"}
-    curve = Curve(sizes, [p.quality for p in baselines], weights)
-    size = float(curve.size_for(point.quality)[0])
-    out, notes = {"ratio": size / point.parameters}, []
+    curve = Curve(sizes, quality, weights)
+    size = float(curve.size_for(point["quality"])[0])
+    out, notes = {"ratio": size / point["parameters"]}, []
     if not 0 < size < math.inf:  # off the curve there is a bound
         end, side, bound = (-1, "above", "more_than") if size else (0, "below", "less_than")
-        out = {bound: float(curve.sizes[end] / point.parameters)}
+        out = {bound: float(curve.sizes[end] / point["parameters"])}
         notes.append(
-            f"{point.quality:.4f} is {side} the baseline's curve (which ends with "
+            f"{point['quality']:.4f} is {side} the baseline's curve (which ends with "
             f"{curve.quality_DxU[0, end]:.4f} at {curve.sizes[end]:,.0f}): the ratio is "
             f"{bound.replace('_', ' ')} {out[bound]:.2f}, not extrapolated"
         )
-    if any(math.isnan(p.sd) for p in [point, *baselines]):
+    if None in (point["sd"], *baselines["sd"]):
         return out | {"note": "; ".join([*notes, "no interval: a size with a single seed"])}
-    drawn_DxP = np.column_stack([p.drawn(rng, draws) for p in baselines])
-    drawn = Curve(sizes, drawn_DxP, weights).size_for(point.drawn(rng, draws))
+    drawn_DxP = np.column_stack([drawn(p, rng, draws) for p in baselines.iter_rows(named=True)])
+    size_D = Curve(sizes, drawn_DxP, weights).size_for(drawn(point, rng, draws))
     # A method that takes one of the draws: between a number and infinity there is no middle.
-    ends = np.quantile(drawn / point.parameters, [TAIL, 1 - TAIL], method="inverted_cdf")
-    shares = {"above": np.isinf(drawn).mean(), "below": (drawn == 0).mean()}
+    ends = np.quantile(size_D / point["parameters"], [TAIL, 1 - TAIL], method="inverted_cdf")
+    shares = {"above": np.isinf(size_D).mean(), "below": (size_D == 0).mean()}
     parts = [f"{s:.0%} {side}" if s >= 0.01 else f"<1% {side}" for side, s in shares.items() if s]
     if parts:
         notes.append(f"of the draws, {' and '.join(parts)} the baseline's range")
@@ -196,24 +189,22 @@ def _ratio(point, baselines, draws, rng):
     return out | inside | {"note": "; ".join(notes)}
 
 
-def draw(points: list[Point], metric: str, table: pl.DataFrame) -> dict:
+def draw(points: pl.DataFrame, metric: str, table: pl.DataFrame) -> dict:
     """{name: figure}: per setting a panel for each domain, the curve and the ratios' arrows."""
-    names = dict.fromkeys(point.setting for point in points)
-    groups = {name: [p for p in points if p.setting == name] for name in names}
     return dict(
         _drawn(here, table.filter(setting=setting), setting, metric)
-        for setting, here in groups.items()
-        if len({p.parameters for p in here}) > 1  # else nothing to compare
+        for (setting,), here in points.group_by("setting", maintain_order=True)
+        if here["parameters"].n_unique() > 1  # else nothing to compare
     )
 
 
 def _drawn(points, table, setting, metric):
-    large = max(p.parameters for p in points) >= 1e6
+    large = points["parameters"].max() >= 1e6
     unit, name = (1e6, "millions") if large else (1e3, "thousands")
-    looks = figures.marks([p.variant for p in points])
+    looks = figures.marks(points["variant"])
 
     def panel(axis, domain):
-        _panel(axis, [p for p in points if p.domain == domain], looks, unit)
+        _panel(axis, points.filter(domain=domain), looks, unit)
         rows = table.filter(domain=domain).drop_nulls("ratio")
         arrow = {"arrowstyle": "->", "color": "#555555", "linestyle": ":"}
         arrow |= {"shrinkA": 0, "shrinkB": 4}
@@ -233,26 +224,17 @@ def _drawn(points, table, setting, metric):
 
 
 def _panel(axis, points, looks, unit):
-    for variant in dict.fromkeys(p.variant for p in points):
-        here = sorted((p for p in points if p.variant == variant), key=lambda p: p.parameters)
-        x = [p.parameters / unit for p in here]
-        sd = [0.0 if math.isnan(p.sd) else p.sd for p in here]
+    for (variant,), here in points.group_by("variant", maintain_order=True):
+        here = here.sort("parameters", maintain_order=True)
         style = figures.point_style(looks[variant]) | {"capsize": 2, "elinewidth": 0.8}
-        axis.errorbar(x, [p.quality for p in here], yerr=sd, label=f"{variant} (± sd)", **style)
-    baselines = [p for p in points if p.variant == "baseline"]
-    if len({p.parameters for p in baselines}) < 2:
+        style |= {"yerr": here["sd"].fill_null(0.0), "label": f"{variant} (± sd)"}
+        axis.errorbar(here["parameters"] / unit, here["quality"], **style)
+    baselines = points.filter(variant="baseline")
+    if baselines["parameters"].n_unique() < 2:
         return
-    fields = ("parameters", "quality", "n_seeds")
-    curve = Curve(*([getattr(p, name) for p in baselines] for name in fields))
+    curve = Curve(*(baselines[name] for name in OF_CURVE))
     sizes = np.geomspace(curve.sizes[0], curve.sizes[-1], 200)
     axis.plot(sizes / unit, curve(sizes)[0], color="#555555", lw=1, label="baseline, monotone")
-
-
-def frame(points: list[Point]) -> pl.DataFrame:
-    """The points as a table."""
-    rows = [dataclasses.asdict(point) for point in points]
-    whole = pl.DataFrame(rows, schema_overrides={"sd": pl.Float64, "values": pl.List(pl.Float64)})
-    return whole.drop("values", strict=False).fill_nan(None)
 
 
 def value(row: dict) -> str:
@@ -278,7 +260,7 @@ def sheet(table: pl.DataFrame, title: str) -> Sheet:
     cells |= {"parameters": lambda r: f"{r['parameters']:,}"}
     cells |= {"quality": lambda r: number(r["quality"], 4), "ratio": value}
     cells |= {"95 % interval": bounds, "note": lambda r: r["note"] or ""}
-    return sheet_of(table.iter_rows(named=True), title, 3, cells)
+    return sheet_of(table, title, 3, cells)
 
 
 def section(runs: list[Run], out, options) -> Section:
@@ -290,14 +272,14 @@ def section(runs: list[Run], out, options) -> Section:
     )
     check_metric(options.metric, runs)
     points, paper = points_of(runs, options.metric), published_points()
-    lack = [] if points else ["no finished run with this metric: nothing to scale"]
+    lack = [] if len(points) else ["no finished run with this metric: nothing to scale"]
     found, of_paper = ratios(points, options.draws), ratios(paper, options.draws)
-    write_frame(out, "scaling_points", frame(points + paper))
+    write_frame(out, "scaling_points", pl.concat([points, paper]).drop("values"))
     write_frame(out, "scaling", pl.concat([found, of_paper]))
-    backbones = tuple(f"{run.config['backbone'].upper()} " for run in runs)
-    shown = [point for point in paper if point.setting.startswith(backbones)]
-    of_paper = of_paper.filter(pl.col("setting").is_in([p.setting for p in shown]))
-    drawn = draw(points, options.metric, found) | draw(shown, "NDCG@10", of_paper)
+    backbones = [run.config["backbone"].upper() for run in runs]
+    here = pl.col("setting").str.split(" ").list.first().is_in(backbones)
+    paper, of_paper = paper.filter(here), of_paper.filter(here)
+    shown = draw(points, options.metric, found) | draw(paper, "NDCG@10", of_paper)
     titles = ("Parameter ratio at equal quality", "The same for the points of the paper's figures")
     sheets = [sheet(t, title) for t, title in zip((found, of_paper), titles, strict=True) if len(t)]
     known = [
@@ -308,4 +290,4 @@ def section(runs: list[Run], out, options) -> Section:
     short += f"Ratios at equal quality: {', '.join(known)}." if known else "Not known: "
     short += "" if known or found.is_empty() else f"{found['note'][0]}."
     short = short if len(found) else ""
-    return Section("Quality and parameters", how, short, [], lack, sheets, drawn)
+    return Section("Quality and parameters", how, short, [], lack, sheets, shown)

@@ -67,15 +67,12 @@ def baseline_of(run: Run, runs: list[Run], name: str | None = None) -> Run | Non
 
     name: compare with the run of this name instead, where it shares the setting.
     """
-
     others = [r for r in finished(runs) if r is not run and r.setting == run.setting]
     if name:
-        found = [r for r in others if r.name == name]
-    else:
-        same = run.backbone_configuration
-        plain = [r for r in others if run.places and not r.places]
-        found = [r for r in plain if r.backbone_configuration == same]
-    return found[0] if found else None
+        return next((r for r in others if r.name == name), None)
+    same = run.backbone_configuration
+    plain = (r for r in others if run.places and not r.places)
+    return next((r for r in plain if r.backbone_configuration == same), None)
 
 
 def gains(
@@ -249,7 +246,7 @@ def _gain_sheet(part, title):
         ),
         "paper's gain": of_paper,
     }
-    return sheet_of(part.drop_nulls("gain").iter_rows(named=True), title, 8, cells)
+    return sheet_of(part.drop_nulls("gain"), title, 8, cells)
 
 
 def small(p) -> str:
@@ -275,12 +272,11 @@ def _drawn(part, setting):
             shift = (at - (len(series) - 1) / 2) * 0.8 / len(series)
             look = figures.point_style(looks[variant], "1" if ranking == "full" else "0")
             limits += _intervals(axis, here, metrics, shift, look, f"{run}, {ranking}")
-        figures.draw_null(axis, 0, "no gain", vertical=True)
+        axis.axvline(0, label="no gain", **figures.NULL)
         room = 0.05 * (max(limits) - min(limits)) or 1
-        axis.set_xlim(min(limits) - room, max(limits) + room)
+        axis.set(xlim=(min(limits) - room, max(limits) + room), ylim=(len(metrics) - 0.5, -0.5))
         axis.set_xlabel("gain in percent of the baseline")
         axis.set_yticks(range(len(metrics)), [m.upper() for m in metrics])
-        axis.set_ylim(len(metrics) - 0.5, -0.5)
 
     height = min(1.3 + 0.15 * len(metrics) * max(len(series), 2), 9)
     heading = f"{setting}: gain over the baseline, 95 % intervals"

@@ -16,7 +16,6 @@ from .output import columns, number, read_frame, sheet_of, write_frame
 from .page import Section
 from .runs import Run
 
-FORMS = ("gated_", "")  # of the update: the first that all runs of a setting have is drawn
 SCHEMA = columns("setting run variant", "seed epoch") | columns("place domain quantity")
 SCHEMA |= columns("", "", "value") | columns("", "best_epoch") | columns("source")
 
@@ -78,8 +77,7 @@ def draw(frame: pl.DataFrame, runs: list[Run], metric: str = "ndcg@10") -> dict:
 
 
 def _drawn(frame, setting, runs, metric):
-    labels = figures.labels(runs)
-    looks = figures.marks([labels[run.name] for run in runs])
+    labels, looks = figures.of_runs(runs)
     # The gated update's angles, if all runs that have any have these.
     with_raw, with_gated = (
         set(frame.filter(quantity=name)["run"]) for name in ("abs_cos", "gated_abs_cos")
@@ -93,7 +91,7 @@ def _drawn(frame, setting, runs, metric):
         axes = axes if with_gca else [axes]
         for run in runs:
             here = frame.filter(run=run.name, domain=domain)
-            label, look = labels[run.name], looks[labels[run.name]]
+            label, look = labels[run.name], looks[run.name]
             # Named once: those with GCA by the lines of their places, of the same look.
             named = None if with_gca and run.places else label
             _lines(axes[0], here.filter(quantity=f"val/{sampled}"), look, named)
@@ -105,7 +103,7 @@ def _drawn(frame, setting, runs, metric):
         if with_gca:
             for width in sorted({r.width for r in runs if r.places}):
                 text = f"null: independent directions, d = {width}"
-                figures.draw_null(axes[1], null_abs_cos(width), text)
+                axes[1].axhline(null_abs_cos(width), label=text, **figures.NULL)
             axes[1].set_ylabel(angle)
             axes[1].set_ylim(0, 1.05 * axes[1].dataLim.y1)  # room for the highest ring
         axes[-1].set_xlabel("epoch")
@@ -143,7 +141,7 @@ def summary(frame: pl.DataFrame) -> pl.DataFrame:
 
     Means over seeds of each seed's first, greatest and last value, and the epoch of the greatest.
     """
-    angles = frame.filter(pl.col("quantity").is_in([f"{form}abs_cos" for form in FORMS]))
+    angles = frame.filter(pl.col("quantity").is_in(["gated_abs_cos", "abs_cos"]))
     angles = angles.filter(source="metrics.jsonl").sort("epoch")
     keys = ["setting", "run", "place", "domain", "quantity"]
     per_seed = angles.group_by([*keys, "seed"], maintain_order=True).agg(
@@ -174,6 +172,6 @@ def section(runs: list[Run], out, options) -> Section:
     cells |= {"at epoch": lambda r: number(r["epoch_of_highest"], 0)}
     cells |= {"last": lambda r: number(r["last"])}
     title = "Mean |cos| over training, means over seeds"
-    sheets = [sheet_of(found.iter_rows(named=True), title, 4, cells)] if len(found) else []
+    sheets = [sheet_of(found, title, 4, cells)] if len(found) else []
     drawn = draw(frame, runs, options.metric)
     return Section("Over training", how, "", [], [], sheets, drawn)

@@ -41,18 +41,14 @@ def verdicts(runs: list[Run], metric: str = "ndcg@10/full", draws: int = DRAWS) 
     """A row per condition, setting and domain; columns `SCHEMA`. value: the mean, the r or the gain
     that decides, with its 95 % interval."""
     points = correlate.points_of(runs, "gated_abs_cos", metric, "mean")
-    rows = [*_orthogonal(points), *_positive(points, draws), *_parameters(runs, metric, draws)]
-    return pl.DataFrame([*rows, *_follows(runs, metric)], schema=SCHEMA)
+    rows = [] if points.is_empty() else [*_orthogonal(points), *_positive(points, draws)]
+    rows += [*_parameters(runs, metric, draws), *_follows(runs, metric)]
+    return pl.DataFrame(rows, schema=SCHEMA)
 
 
 def _row(condition, setting, domain, n_runs, value, low, high, bound, note=""):
     """bound: below it the condition is not met, above it it is."""
-    known = math.isfinite(low) and math.isfinite(high)
-    verdict = "open"
-    if known and low > bound:
-        verdict = "met"
-    if known and high < bound:
-        verdict = "not met"
+    verdict = "met" if low > bound else "not met" if high < bound else "open"  # also with nan
     numbers = {"value": value, "low": low, "high": high}
     numbers = {name: v if math.isfinite(v) else None for name, v in numbers.items()}
     lead = {"condition": condition, "setting": setting, "domain": domain, "verdict": verdict}
@@ -61,17 +57,15 @@ def _row(condition, setting, domain, n_runs, value, low, high, bound, note=""):
 
 def _orthogonal(points):
     """The mean over configurations, each of which counts once."""
-    groups = () if points.is_empty() else points.group_by("setting", "domain", maintain_order=True)
-    for (setting, domain), part in groups:
-        x = part.group_by("configuration").agg(pl.col("x").mean())["x"].to_numpy()
+    for (setting, domain), part in points.group_by("setting", "domain", maintain_order=True):
+        means = part.group_by("configuration", maintain_order=True).agg(pl.col("x").mean())
+        x = means["x"].to_numpy()
         note = f"{np.mean(x > ORTHOGONAL):.0%} of {len(x)} configurations are above"
         row = "not orthogonal", setting, domain, len(x), *mean_interval(x)
         yield _row(*row, ORTHOGONAL, note)
 
 
 def _positive(points, draws):
-    if points.is_empty():
-        return
     found = correlate.correlations(points, draws).filter(coefficient="Pearson r")
     for row in found.iter_rows(named=True):
         numbers = [math.nan if row[k] is None else row[k] for k in ("value", "low", "high")]
@@ -82,8 +76,7 @@ def _positive(points, draws):
 def _parameters(runs, metric, draws):
     """Of each setting the run with GCA that gains least over its equal."""
     name, _, ranking = metric.partition("/")
-    worst: dict[tuple[str, str], tuple] = {}
-    counts: dict[tuple[str, str], int] = {}
+    found: dict[tuple[str, str], list] = {}
     for run in finished(runs):
         equal = equal_of(run, runs) if run.places else None
         if equal is None:
@@ -91,13 +84,13 @@ def _parameters(runs, metric, draws):
         frame, _ = gains([run, equal], equal.name, (name,), draws)
         frame = frame.filter(run=run.name, ranking=ranking or run.candidates)
         for row in frame.drop_nulls("gain").iter_rows(named=True):
-            key = run.setting, row["domain"]
-            counts[key] = counts.get(key, 0) + 1
-            if key not in worst or row["gain"] < worst[key][0]:
-                worst[key] = row["gain"], row["low"], row["high"], f"{run.name} on {equal.name}"
-    for key, (gain, low, high, note) in worst.items():
+            row["note"] = f"{run.name} on {equal.name}"
+            found.setdefault((run.setting, row["domain"]), []).append(row)
+    for key, rows in found.items():
+        worst = min(rows, key=lambda row: row["gain"])
+        gain, low, high, note = (worst[name] for name in ("gain", "low", "high", "note"))
         # As good or better is a gain below 0: the sign is turned for the bound.
-        row = _row("parameters", *key, counts[key], -gain, -high, -low, 0.0, note)
+        row = _row("parameters", *key, len(rows), -gain, -high, -low, 0.0, note)
         yield row | {"value": gain, "low": low, "high": high}
 
 
@@ -150,4 +143,4 @@ def sheet(frame: pl.DataFrame) -> Sheet:
     cells |= {"value": lambda r: number(r["value"], 3, sign=True)}
     cells |= {"95 % interval": lambda r: interval(r["low"], r["high"], 3, sign=True)}
     cells |= {"runs": "runs", "note": "note"}
-    return sheet_of(frame.iter_rows(named=True), "Conditions that would refute it", 4, cells)
+    return sheet_of(frame, "Conditions that would refute it", 4, cells)

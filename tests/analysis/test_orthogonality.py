@@ -9,7 +9,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from analysis import orthogonality
+from analysis import orthogonality, restore
 from analysis.runs import read_run
 from oa_jax.errors import UserError
 from oa_jax.nn.angles import null_abs_cos
@@ -280,7 +280,7 @@ def call(monkeypatch, tmp_path):
     def run(runs, **given):
         values = {"which": "best", "split": "test", "data_dir": None} | given
         flags = types.SimpleNamespace(FLAGS=types.SimpleNamespace(**values))
-        monkeypatch.setattr(orthogonality, "flags", flags)
+        monkeypatch.setattr(restore, "flags", flags)
         said = made.Said()
         return orthogonality.command(runs, tmp_path / "out", said), tmp_path / "out", said
 

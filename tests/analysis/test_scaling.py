@@ -52,23 +52,28 @@ def test_outside_there_is_no_size():
 
 def points(qualities, variant, sizes, spread=0.002, seeds=5):
     """Points of one setting and domain with seeds about their mean."""
-    out = []
-    for size, quality in zip(sizes, qualities, strict=True):
-        values = tuple(quality + spread * np.linspace(-1, 1, seeds))
-        sd = float(np.std(values, ddof=1))
-        out.append(scaling.Point("s", "A", variant, int(size), quality, sd, seeds, values))
-    return out
+    seeds_S = spread * np.linspace(-1, 1, seeds)
+    pairs = zip(sizes, qualities, strict=True)
+    return pl.concat([point(variant, size, quality + seeds_S) for size, quality in pairs])
+
+
+def point(variant, size, values):
+    sd = float(np.std(values, ddof=1)) if len(values) > 1 else None
+    row = {"setting": "s", "domain": "A", "variant": variant, "parameters": int(size), "sd": sd}
+    row |= {"quality": float(np.mean(values)), "n_seeds": len(values), "values": list(values)}
+    return pl.DataFrame([row], schema=scaling.POINTS)
 
 
 def test_a_ratio_by_hand_with_its_interval():
     base = points([0.10, 0.20], "baseline", [1e6, 4e6])
     early = points([0.15], "early", [1.25e6])
-    row = scaling.ratios(base + early, 500).to_dicts()[0]
+    row = scaling.ratios(pl.concat([base, early]), 500).to_dicts()[0]
     assert row["ratio"] == pytest.approx(2e6 / 1.25e6) and not row["note"]
     assert 1.4 < row["low"] < 1.6 < row["high"] < 1.8
     # With seeds that agree, the interval closes.
     certain = points([0.10, 0.20], "baseline", [1e6, 4e6], spread=0)
-    row = scaling.ratios(certain + points([0.15], "early", [1.25e6], spread=0), 100).to_dicts()[0]
+    early = points([0.15], "early", [1.25e6], spread=0)
+    row = scaling.ratios(pl.concat([certain, early]), 100).to_dicts()[0]
     assert row["low"] == pytest.approx(row["ratio"]) == row["high"]
 
 
@@ -81,10 +86,8 @@ def coverage(n_seeds, repeats):
             ("early", 1.6e6, 1.92e6)
         ]:
             truth = 0.1 + 0.1 * np.log(equal / 1e6) / np.log(4)
-            values = tuple(rng.normal(truth, 0.004, n_seeds))
-            mean, sd = float(np.mean(values)), float(np.std(values, ddof=1))
-            drawn.append(scaling.Point("s", "A", variant, int(size), mean, sd, n_seeds, values))
-        row = scaling.ratios(drawn, 300, seed=i).to_dicts()[0]
+            drawn.append(point(variant, size, rng.normal(truth, 0.004, n_seeds)))
+        row = scaling.ratios(pl.concat(drawn), 300, seed=i).to_dicts()[0]
         hits += (row["low"] or 0) <= 1.2 <= (row["high"] or np.inf)
     return hits / repeats
 
@@ -105,22 +108,24 @@ def test_without_students_t_it_covers_too_little(monkeypatch):
 def test_outside_the_range_is_a_bound_and_said():
     base = points([0.10, 0.20], "baseline", [1e6, 4e6])
     for quality, words in ((0.30, "more than 2.00"), (0.05, "less than 0.50")):
-        row = scaling.ratios(base + points([quality], "stack", [2e6]), 100).to_dicts()[0]
+        both = pl.concat([base, points([quality], "stack", [2e6])])
+        row = scaling.ratios(both, 100).to_dicts()[0]
         assert row["ratio"] is None and words in row["note"] and "not extrapolated" in row["note"]
         assert (row["more_than"], row["less_than"]) == (2, None) or row["less_than"] == 0.5
         assert scaling.value(row)[2:] == words[-4:]
-    near = scaling.ratios(base + points([0.1995], "stack", [2e6]), 300).to_dicts()[0]
+    both = pl.concat([base, points([0.1995], "stack", [2e6])])
+    near = scaling.ratios(both, 300).to_dicts()[0]
     assert near["ratio"] is not None and near["low"] is not None and near["high"] is None
     assert "above the baseline's range" in near["note"]
     assert "above the range]" in scaling.bounds(near)
 
 
 def test_one_baseline_size_or_one_seed_is_said():
-    row = scaling.ratios(points([0.1], "baseline", [1e6]) + points([0.15], "early", [2e6]))
+    one = points([0.1], "baseline", [1e6]), points([0.15], "early", [2e6])
+    row = scaling.ratios(pl.concat(one))
     assert row["ratio"][0] is None and "no curve: 1 baseline size" in row["note"][0]
     base = points([0.1, 0.2], "baseline", [1e6, 4e6])
-    single = [scaling.Point("s", "A", "early", 10**6, 0.15, float("nan"), 1, (0.15,))]
-    row = scaling.ratios(base + single).to_dicts()[0]
+    row = scaling.ratios(pl.concat([base, point("early", 1e6, [0.15])])).to_dicts()[0]
     assert row["ratio"] == pytest.approx(2) and row["low"] is None and "no interval" in row["note"]
 
 
@@ -135,7 +140,7 @@ def test_the_papers_points_through_the_same_code():
     beauty = table.filter(setting="ABXI · Beauty-Elec · as drawn", domain="B")
     assert beauty["ratio"].max() < 0.9
     # Where a figure contradicts Table 1, both are there; elsewhere there is one.
-    settings = {p.setting for p in paper}
+    settings = set(paper["setting"])
     assert "ABXI · Beauty-Elec · as in Table 1" in settings
     assert "ABXI · Food-Kitch · as in Table 1" not in settings
 
@@ -152,14 +157,14 @@ def runs(tmp_path_factory):
 
 
 def test_seeds_of_one_configuration_are_put_together(runs):
-    found = [p for p in scaling.points_of(runs) if p.domain == "A"]
-    assert [(p.variant, p.parameters, p.n_seeds) for p in found] == [
+    found = scaling.points_of(runs).filter(domain="A")
+    assert found.select("variant", "parameters", "n_seeds").rows() == [
         ("baseline", 1_000_000, 6),
         ("early", 1_500_000, 3),
         ("baseline", 4_000_000, 3),
     ]
-    assert found[0].source == "more, small"
-    table = scaling.ratios([p for p in scaling.points_of(runs, "mrr")], 200)
+    assert found["source"][0] == "more, small"
+    table = scaling.ratios(scaling.points_of(runs, "mrr"), 200)
     assert table["ratio"].is_not_null().all()
 
 
@@ -169,13 +174,13 @@ def test_figures_draw_the_curve_and_skip_what_cannot_be_compared(runs):
     labels = figure.axes[0].get_legend_handles_labels()[1]
     assert {"baseline, monotone", "early (± sd)"} <= set(labels)
     assert "millions" in figure.axes[0].get_xlabel()
-    alone = [p for p in points if p.parameters == 1_000_000]
+    alone = points.filter(parameters=1_000_000)
     assert scaling.draw(alone, "ndcg@10", scaling.ratios(alone, 100)) == {}
 
 
 def test_tables_hold_no_nan(runs):
     points = scaling.points_of(runs)
-    frame = scaling.frame(points + scaling.published_points())
+    frame = pl.concat([points, scaling.published_points()])
     table = scaling.ratios(points, 100)
     for each in (frame, table):
         numbers = each.select(pl.col(pl.Float64))
