@@ -83,15 +83,18 @@ def main(words: list[str]) -> int:
 
 def raw_dir() -> str:
     """The folder of raw files, which has to be there."""
-    directory = flags.FLAGS.raw_dir or cli.data_dir()
+    given = flags.FLAGS.raw_dir
+    directory = given or cli.data_dir()
     if not store.place(directory).is_dir():
-        raise UserError(f"--raw_dir={directory}: no such folder: expected that of the raw files")
+        flag = "raw_dir" if given else "data_dir"
+        raise UserError(f"--{flag}={directory}: no such folder: expected that of the raw files")
     return directory
 
 
 def show_list() -> None:
     """Prepared sets with their sizes; for the others each source and the file that is missing."""
-    directory, raw, rows, damaged = cli.data_dir(), raw_dir(), [], None
+    directory, rows, damaged = cli.data_dir(), [], None
+    raw = raw_dir() if flags.FLAGS.raw_dir or store.place(directory).is_dir() else None
     for name in dict.fromkeys((*catalogue.SETS, *store.names(directory))):
         data_set = catalogue.SETS.get(name)
         lines = [_files(source, raw) for source in data_set.sources] if data_set else []

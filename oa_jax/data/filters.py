@@ -129,8 +129,9 @@ STEPS = {
 
 def parsed(step: str) -> tuple[str, ...]:
     """A step as (word, *values). Raises UserError for what is none of STEPS."""
+    plain = re.sub(r"\s*([<>=,]+)\s*", r"\1", step.strip())  # a date may have a blank inside
     for pattern in STEPS:
-        if match := re.fullmatch(pattern, step.replace(" ", "")):
+        if match := re.fullmatch(pattern, plain):
             return tuple(value for value in match.groups() if value is not None)
     raise UserError(f"--filter={step}: expected one such as {'; '.join(STEPS.values())}")
 

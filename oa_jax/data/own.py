@@ -7,6 +7,7 @@ is left out, by reason and with the first of each, is said and stands in the met
 from __future__ import annotations
 
 import dataclasses
+import math
 import os
 from collections.abc import Callable, Sequence
 
@@ -18,7 +19,7 @@ from oa_jax.data import filters, tables, times, values
 from oa_jax.data.raw import check_columns, numbered
 from oa_jax.data.store import ORDER, Built
 from oa_jax.data.texts import Reading, shown
-from oa_jax.data.values import LeftOut, Source
+from oa_jax.data.values import FINER, LeftOut, Source
 from oa_jax.errors import UserError
 
 # Role of a column -> its usual names, the first that is there is taken.
@@ -39,7 +40,8 @@ BAD_ROWS = ("refuse", "skip")
 class Options:
     """How files are read.
 
-    user … title: names of the columns; None: one of the USUAL names, "": there is none.
+    user … title: names of the columns, or several with commas, of which each file has one; None:
+    one of the USUAL names, "": there is none.
     columns: names of all columns, of text without a header. delimiter: None tells it apart.
     domains: names of A and B, where there are more than two. time_unit: of numbers, one of
     `times.FACTORS`, None tells it apart. shared_items: items with events in both domains are kept
@@ -92,13 +94,16 @@ def sources_of(given: Sequence[str | os.PathLike], options: Options) -> list[Sou
     if len({name is None for name, _ in named}) > 1:
         plain = next(path for name, path in named if name is None)
         raise UserError(f"{plain}: expected DOMAIN=FILE, as of the other files, or FILE for all")
-    paths = [path.resolve() for _, path in named]
+    paths = [os.path.realpath(path) for _, path in named]
     if twice := [path for path in paths if paths.count(path) > 1]:
         raise UserError(f"{twice[0]}: given twice, expected each file once")
     looked = [tables.look(path, options.columns, options.delimiter) for _, path in named]
     found = []
     for (name, _), table in zip(named, looked, strict=True):
         roles = roles_of(table, options, "rating" in [step[0] for step in steps])
+        if name is not None and options.domain:
+            expected = "expected FILE, or DOMAIN=FILE without the flag"
+            raise UserError(f"--domain={options.domain}: {name}={table.path.name}: {expected}")
         if name is not None:
             roles.pop("domain", None)
         found.append((name, table, roles))
@@ -145,8 +150,11 @@ def roles_of(
             if role == "rating" and not needs_rating:
                 continue  # it may hold anything
         elif name and name not in table.columns:
-            found = f"{table.path} has {_list(table.columns)}"
-            raise UserError(f"--{role}={name}: no such column: {found}")
+            names = [one for one in name.split(",") if one in table.columns]
+            if not names:
+                found = f"{table.path} has {_list(table.columns)}"
+                raise UserError(f"--{role}={name}: no such column: {found}")
+            name = names[0]
         if name:
             roles[role] = name
         elif role in ("user", "item") or (role == "rating" and needs_rating):
@@ -192,6 +200,9 @@ def read(
     left = LeftOut(sources)
     events, titles, units = values.read(sources, options.time_unit, options.bad_rows, reading, left)
     _say_times(sources, units, say)
+    if FINER in events.columns:
+        say("times finer than a millionth are cut to it; the order is that of the whole ones")
+        events = events.drop(FINER)
     events, names = _two_domains(events, sources, options.domains, left)
     say(f"domains: A {names[0]}, B {names[1]}")
     check_columns(events, f"{names[0]} and {names[1]}", "the same people in both domains")
@@ -277,12 +288,12 @@ def _limit_in_millionths(step, units):
     elif not units:
         raise UserError(f"--filter={text}: the files have no times")
     else:
-        limit, found = times.parsed(pl.Series([rest[1]]))
+        limit, found, _ = times.parsed(pl.Series([rest[1]]))
         if (found[0] == times.NUMBER) is not (units[0] == times.NUMBER):
             raise UserError(f"--filter={text}: expected a time as the files have: "
                             f"{times.WORDS[units[0]]}")  # fmt: skip
-    if limit[0] is None:
-        raise UserError(f"--filter={text}: found {rest[1]!r}, expected a number or a date")
+    if limit[0] is None or not math.isfinite(limit[0]):
+        raise UserError(f"--filter={text}: found {rest[1]!r}, expected a finite number or a date")
     return word, rest[0], limit[0]
 
 

@@ -92,9 +92,9 @@ def prepare_own(
         raise UserError(f"--name={name}: the name of a public set: expected another")
     if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_-]{0,99}", name):
         raise UserError(f"--name={name}: expected letters of a to z, digits, _ and -")
-    paths = [source.table.path for source in own.sources_of(given, options)]
+    sources = own.sources_of(given, options)
     asked = files.plain(dataclasses.asdict(options))
-    file_facts = [_file_facts(path, None) for path in paths]
+    file_facts = [_file_facts(s.table.path, None) | {"domain": s.domain} for s in sources]
 
     def make():
         built, domains, left_out = own.read(given, options, reading, say)
@@ -105,10 +105,13 @@ def prepare_own(
         }
 
     def check(facts):
-        for what, there, now in (
-            ("options", facts.get("options"), asked),
-            ("files", [f["sha256"] for f in facts["files"]], [f["sha256"] for f in file_facts]),
-        ):
+        named = all("domain" in file for file in facts["files"])  # sets of older versions don't say
+        keys = {"files": "sha256"} | ({"domains": "domain"} if named else {})
+        columns = {
+            what: [[file[key] for file in of] for of in (facts["files"], file_facts)]
+            for what, key in keys.items()
+        }
+        for what, (there, now) in {"options": (facts.get("options"), asked), **columns}.items():
             if there != now:
                 where = store.folder(data_dir, name)
                 raise UserError(

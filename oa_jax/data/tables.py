@@ -6,6 +6,7 @@ lines, where the first sign is a brace; else text. A byte order mark is skipped.
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import csv
 import dataclasses
@@ -32,6 +33,8 @@ DELIMITERS = ("\t", "::", ";", "|", ",", " ")
 LOOKED_AT = 20  # lines that tell a delimiter apart
 TYPED = re.compile(r"(.+):(?:token|float)(?:_seq)?")  # a name in a header of RecBole
 NO_UTF8 = "\ufffd"
+RETURN = "found a carriage return, expected line ends, or a field in quotes"
+TOO_LONG = f"found a field of more than {csv.field_size_limit():,} signs, expected fewer"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,7 +106,7 @@ def _unpacked(path, raw, stack):
 def lines_of(block: bytes) -> pl.Series:
     """Lines of a block, without their ends; bytes that are no UTF-8 become U+FFFD."""
     content = block.decode("utf-8", "replace").removesuffix("\n")
-    return pl.Series([content]).str.split("\n").explode().str.strip_chars_end("\r")
+    return pl.Series([content]).str.split("\n").explode().str.strip_suffix("\r")
 
 
 def is_id(name: str) -> pl.Expr:
@@ -127,7 +130,7 @@ def look(path: pathlib.Path, columns: Sequence[str] = (), delimiter: str | None 
             raise UserError(f"{path}: found {what}, expected text, JSON lines or Parquet")
     if start.startswith(PARQUET):
         with parquet_errors(path):
-            table = Table(path, "Parquet", tuple(pl.scan_parquet(path).collect_schema()))
+            table = Table(path, "Parquet", tuple(_scan(path).collect_schema()))
     else:
         table = _look_at_text(path, tuple(columns), delimiter)
     if table.kind != TEXT and (columns or delimiter):
@@ -143,7 +146,7 @@ def of_frame(frame: pl.DataFrame, name: str) -> Table:
 
 def _look_at_text(path, columns, delimiter):
     feed = blocks(path, Reading())
-    _, block = next(feed, (1, b""))
+    block = b"".join(block for _, block in itertools.islice(feed, 2))
     feed.close()
     if b"\0" in block:
         line = block.count(b"\n", 0, block.index(b"\0")) + 1
@@ -158,6 +161,9 @@ def _look_at_text(path, columns, delimiter):
         raise UserError(f"{path}: line {number}: found a JSON list, expected a JSON object a line")
     if first.lstrip().startswith("{"):
         objects = [json_object(line) or {} for line in lines]
+        with contextlib.suppress(pl.exceptions.PolarsError):  # keys that come later in the block
+            later = pl.read_ndjson(block, infer_schema_length=None, ignore_errors=True)
+            objects.append(later.columns)
         return Table(path, JSON, tuple(dict.fromkeys(itertools.chain(*objects))))
     if "\r" in first:
         raise UserError(f"{path}: line {number}: found carriage returns alone, expected line ends")
@@ -182,9 +188,10 @@ def _delimiter(lines):
 
 
 def _fields(line, delimiter):
-    if len(delimiter) > 1:
-        return line.split(delimiter)
-    return next(csv.reader([line], delimiter=delimiter), [])
+    if len(delimiter) == 1:
+        with contextlib.suppress(csv.Error):  # what is wrong with a row is said where it is read
+            return next(csv.reader([line], delimiter=delimiter), [])
+    return line.split(delimiter)
 
 
 # --- rows -----------------------------------------------------------------------------------------
@@ -215,14 +222,15 @@ def _delimited(table, wanted, reading):
     places = [table.columns.index(name) for name in wanted]
     for number, block in feed:
         lines, numbers = _numbered_lines(table, number, block)
-        if b'"' in block and len(table.delimiter) == 1:
-            parts = _parted(table, lines)
-            if parts is None:
-                content = itertools.chain([block], (block for _, block in feed))
-                yield from _quoted(table, wanted, number, content, reading)
-                return
-        else:
-            parts = lines.str.split_exact(table.delimiter, n).struct.unnest()
+        quotes = b'"' in block and len(table.delimiter) == 1
+        parted = _parted(table, lines) if quotes else None
+        if quotes and parted is None:
+            content = itertools.chain([block], (block for _, block in feed))
+            yield from _quoted(table, wanted, number, content, reading)
+            return
+        parts = (
+            lines.str.split_exact(table.delimiter, n).struct.unnest() if parted is None else parted
+        )
         reading.count(table.path, n_lines(block))
         bad = parts[:, n].is_not_null() | parts[:, n - 1].is_null()
         fault = pl.repeat(None, len(lines), dtype=pl.String, eager=True)
@@ -230,6 +238,11 @@ def _delimited(table, wanted, reading):
             counts = lines.str.count_matches(table.delimiter, literal=True) + 1
             said = pl.format("found {} fields, expected {}", counts, pl.lit(n))
             fault = pl.select(pl.when(bad).then(said)).to_series()
+        if parted is None:  # what Python's csv reader refuses, too
+            long = _too_long(lines, parts)
+            returns = lines.str.contains("\r", literal=True)
+            for wrong, said in ((long, TOO_LONG), (returns, RETURN)):
+                fault = pl.select(pl.when(wrong).then(pl.lit(said)).otherwise(fault)).to_series()
         fields = parts[:, places]
         fields.columns = wanted
         yield Rows(numbers, fault, fields)
@@ -241,10 +254,12 @@ def n_lines(block: bytes) -> int:
 
 def _parted(table, lines):
     """Fields of lines with quotes, and an empty column; None if a line is not as many fields."""
+    if len(table.delimiter.encode()) > 1:  # which polars does not take
+        return None
     delimiter, n = re.escape(table.delimiter), len(table.columns)
     field = rf'(?:"(?:[^"\r]|"")*"|[^"\r{delimiter}]*)'
     row = f"^{field}(?:{delimiter}{field}){{{n - 1}}}$"
-    if not len(lines) or not lines.str.contains(row).all():
+    if not len(lines) or not lines.str.contains(row).all() or _too_long(lines).any():
         return None
     content, schema = lines.str.join("\n").item().encode(), {str(k): pl.String for k in range(n)}
     parts = pl.read_csv(content, separator=table.delimiter, has_header=False, schema=schema)
@@ -261,14 +276,27 @@ def _numbered_lines(table, number, block):
     return lines.filter(there), numbers.filter(there)
 
 
+def _too_long(lines, parts=None):
+    """Which lines have a field that is longer than Python's csv reader takes; without the fields:
+    may have."""
+    most = csv.field_size_limit()
+    long = lines.str.len_chars() > most
+    if parts is None or not long.any():
+        return long
+    return long & parts.select(pl.any_horizontal(pl.all().str.len_chars() > most)).to_series()
+
+
 def _quoted(table, wanted, number, content, reading):
     """Rows of blocks from the first with a quote on; `number` is that of its first line."""
-    n, places = len(table.columns), [table.columns.index(name) for name in wanted]
+    places = [table.columns.index(name) for name in wanted]
     schema = {"": pl.UInt32, " ": pl.String} | {f"_{name}": pl.String for name in wanted}
-    lines = (io.StringIO(block.decode("utf-8", "replace")) for block in content)
-    lines = itertools.chain.from_iterable(lines)
-    reader = csv.reader(lines, delimiter=table.delimiter, strict=True)
-    records = _records(reader, number, n, places)
+
+    def lines():
+        for block in content:
+            reading.count(table.path, n_lines(block))
+            yield from io.StringIO(block.decode("utf-8", "replace"))
+
+    records = _records(lines(), table, number, places)
     while batch := list(itertools.islice(records, BLOCK_ROWS // 4)):
         whole = pl.DataFrame(
             [row for row in batch if row[0] >= table.first], schema=schema, orient="row"
@@ -276,13 +304,24 @@ def _quoted(table, wanted, number, content, reading):
         fields = whole[:, 2:]
         fields.columns = wanted
         yield Rows(whole[:, 0], whole[:, 1], fields)
-    reading.count(table.path, reader.line_num)
 
 
-def _records(reader, number, n, places):
-    """(line, fault, *fields) of every record that is not blank; `number` is the first line's."""
+def _records(lines, table, number, places):
+    """(line, fault, *fields) of every record that is not blank; `number` is the first line's.
+
+    Of a record at fault its first line is one, and the next one is read anew: a quote that nobody
+    closed takes no other line with it.
+    """
+    n, again, held = len(table.columns), collections.deque(), []
+
+    def feed():
+        while again or (line := next(lines, None)) is not None:
+            held.append(again.popleft() if again else line)
+            yield held[-1]
+
+    reader = csv.reader(feed(), delimiter=table.delimiter, strict=True)
     while True:
-        line = number + reader.line_num
+        held.clear()
         try:
             record, fault = next(reader), None
             if len(record) != n:
@@ -290,9 +329,16 @@ def _records(reader, number, n, places):
         except StopIteration:
             return
         except csv.Error as error:
-            record, fault = ["?"], f"found {error}, expected a field in quotes to end in one"
+            known = {"new-line": RETURN, "field larger": TOO_LONG}
+            fault = f"found {error}, expected a field in quotes to end in one"
+            fault = next((said for word, said in known.items() if word in str(error)), fault)
+            record = ["?"]
         if len(record) > 1 or any(map(str.strip, record)):
-            yield line, fault, *([None] * len(places) if fault else (record[p] for p in places))
+            yield number, fault, *([None] * len(places) if fault else (record[p] for p in places))
+        if fault:
+            again.extendleft(reversed(held[1:]))
+            reader = csv.reader(feed(), delimiter=table.delimiter, strict=True)
+        number += 1 if fault else len(held)
 
 
 def _json_lines(table, wanted, reading, ids):
@@ -322,7 +368,11 @@ def plain_json(block: bytes, schema: dict, doubtful: str) -> pl.DataFrame | None
     """The objects of a block as polars reads them: None where a line is no JSON, a key stands
     twice or is written with escapes, or the pattern `doubtful` occurs."""
     content = pl.Series([block.decode("utf-8", "replace")])
-    if content.str.contains(rf"{doubtful}|\\u00[4-7]").item():
+    # Escapes of letters and _, in which a key may be written; of any sign where it has others; and
+    # halves of signs, which two parsers read in two ways.
+    letters = all(re.fullmatch("[A-Za-z_]+", name) for name in schema)
+    escapes = r"\\u(?:00[4-7]|[dD][89a-fA-F])" if letters else r"\\"
+    if content.str.contains(f"{doubtful}|{escapes}").item():
         return None
     try:
         table = pl.read_ndjson(block, schema=schema, ignore_errors=True)
@@ -351,7 +401,7 @@ def _texts(item, wanted, ids):
 
 def _parquet(table, wanted, reading):
     with parquet_errors(table.path):
-        scan = pl.scan_parquet(table.path) if table.frame is None else table.frame.lazy()
+        scan = _scan(table.path) if table.frame is None else table.frame.lazy()
         for begin in itertools.count(0, BLOCK_ROWS):
             fields = scan.select(wanted).slice(begin, BLOCK_ROWS).collect()
             n = len(fields)
@@ -360,6 +410,10 @@ def _parquet(table, wanted, reading):
             yield Rows(numbers, pl.repeat(None, n, dtype=pl.String, eager=True), fields)
             if n < BLOCK_ROWS:
                 return
+
+
+def _scan(path):
+    return pl.scan_parquet(path, glob=False)  # a name may hold brackets
 
 
 @contextlib.contextmanager

@@ -20,23 +20,28 @@ SCALES = {"s": 1, "ms": 1e3, "us": 1e6, "ns": 1e9}
 WORDS = {"s": "unix seconds", "ms": "unix milliseconds", "us": "unix microseconds"}
 WORDS |= {"ns": "unix nanoseconds", NUMBER: "numbers below 1e8", DATE: "dates"}
 EXPECTED = "a unix time of 1973 to 2103, a number below 1e8 or a date such as 2024-05-31T12:00:00Z"
+ROUNDING = 2.0**-50  # of a float, and of what is computed of it
+FINE = r"^(-?)([0-9]{1,12})\.([0-9]{6})([0-9]+)$"  # seconds or numbers, with more than millionths
 ISO = (
     r"^([0-9]{4}-[0-9]{2}-[0-9]{2})"
     r"(?:[T ]([0-9]{2}:[0-9]{2})(?::([0-9]{2})(?:[.,]([0-9]{1,9}))?)?)?"
-    r" ?(?:Z|z|UTC|([+-])([0-9]{2}):?([0-9]{2})?)?$"
+    r" ?(?:Z|z|UTC|([+-])([0-9]{2}):?([0-5][0-9])?)?$"
 )
 
 
-def parsed(column: pl.Series, unit: str | None = None) -> tuple[pl.Series, pl.Series]:
-    """(millionths, unit) of every value, null where it is none.
+def parsed(column: pl.Series, unit: str | None = None) -> tuple[pl.Series, pl.Series, pl.Series]:
+    """(millionths, unit, what the millionths leave over) of every value, null where it is none.
 
+    left over: in the order of the values among equal millionths, 0 if nothing is.
     column: text, numbers, or dates of Parquet; dates without a zone are UTC. unit: of numbers,
     None tells it apart for each. Raises TypeError for a column of another type.
     """
     kind = column.dtype
     if kind.is_temporal() and kind not in (pl.Time, pl.Duration):
         micros = column.cast(pl.Datetime("us", getattr(kind, "time_zone", None))).dt.epoch("us")
-        return micros, _said(micros, pl.lit(DATE))
+        nanos = getattr(kind, "time_unit", None) == "ns"
+        over = column.dt.epoch("ns") - micros * 1000 if nanos else micros * 0
+        return micros, _said(micros, pl.lit(DATE)), over.cast(pl.Float64)
     if kind == pl.String:
         text = column.str.strip_chars()
         whole, real = (text.cast(t, strict=False) for t in (pl.Int64, pl.Float64))
@@ -46,13 +51,22 @@ def parsed(column: pl.Series, unit: str | None = None) -> tuple[pl.Series, pl.Se
         whole = column.cast(pl.Int64, strict=False) if kind.is_integer() else nothing
     else:
         raise TypeError(kind)
-    micros, units = _numbers(whole, real, unit)
+    micros, units, over = _numbers(whole, real, unit)
+    if text is not None and (found := text.str.contains(FINE)).any():
+        rows = (found & units.is_in([NUMBER, "s"])).arg_true()
+        parts = text[rows].str.extract_groups(FINE).struct.unnest()
+        parts.columns = ["sign", "whole", "part", "over"]
+        sign = pl.when(pl.col("sign") == "-").then(-1).otherwise(1)
+        exact = (pl.col("whole") + pl.col("part")).cast(pl.Int64) * sign
+        exact = parts.select(exact, over=pl.format("0.{}", "over").cast(pl.Float64) * sign)
+        micros, over = micros.scatter(rows, exact[:, 0]), over.scatter(rows, exact["over"])
     if text is not None and micros.null_count():
-        dates = _dates(text.filter(micros.is_null()))
+        dates, digits = _dates(text.filter(micros.is_null()))
         if dates.null_count() < len(dates):
-            micros = micros.scatter(micros.is_null().arg_true(), dates)
+            rest = micros.is_null().arg_true()
+            micros, over = micros.scatter(rest, dates), over.scatter(rest, digits)
             units = pl.select(units.fill_null(_said(micros, pl.lit(DATE)))).to_series()
-    return micros, units
+    return micros, units, over
 
 
 def _said(micros, unit):
@@ -69,7 +83,7 @@ def _numbers(whole, real, unit):
             inside = size.is_between(FROM * scale, TO * scale, closed="left")
             kind = kind.when(inside).then(pl.lit(name))
     table = table.with_columns(unit=kind)
-    value = pl.lit(None, pl.Int64)
+    value, over = pl.lit(None, pl.Int64), pl.lit(0.0)
     for name, factor in FACTORS.items():
         small = size * max(factor, 1) < LARGEST
         if factor > 0:
@@ -77,23 +91,30 @@ def _numbers(whole, real, unit):
         else:
             exact, near = pl.col("whole") // -factor, pl.col("real") / -factor
         one = exact.fill_null(near.cast(pl.Int64, strict=False))
-        value = pl.when((pl.col("unit") == name) & small).then(one).otherwise(value)
+        scaled = pl.col("real") * factor if factor > 0 else pl.col("real") / -factor
+        rest = pl.when((scaled - one).abs() > scaled.abs() * ROUNDING).then(scaled - one)
+        rest = rest.otherwise(pl.col("whole") % max(-factor, 1)).fill_null(0)
+        mine = (pl.col("unit") == name) & small
+        value = pl.when(mine).then(one).otherwise(value)
+        over = pl.when(mine).then(rest).otherwise(over)
     micros = table.select(value).to_series()
-    return micros, _said(micros, table["unit"])
+    return micros, _said(micros, table["unit"]), table.select(over.cast(pl.Float64)).to_series()
 
 
 def _dates(text):
-    """Millionths of ISO dates, null where the text is none."""
+    """(millionths, billionths left over) of ISO dates, null where the text is none."""
     found = text.str.extract_groups(ISO).struct.unnest()
     found.columns = ["day", "minute", "second", "part", "sign", "hours", "minutes"]
     clock = pl.format("{}T{}:{}", "day", pl.col("minute").fill_null("00:00"),
                       pl.col("second").fill_null("00"))  # fmt: skip
     begin = clock.str.to_datetime("%Y-%m-%dT%H:%M:%S", strict=False).dt.epoch("us")
-    part = pl.col("part").str.pad_end(9, "0").str.head(6).cast(pl.Int64).fill_null(0)
+    part = pl.col("part").str.pad_end(9, "0").cast(pl.Int64).fill_null(0)
     zone = pl.col("hours").cast(pl.Int64) * 60 + pl.col("minutes").cast(pl.Int64).fill_null(0)
     zone = pl.when(pl.col("sign") == "-").then(-zone).otherwise(zone).fill_null(0)
     valid = zone.abs() < 24 * 60
-    return found.select(pl.when(valid).then(begin + part - zone * 60 * MILLION)).to_series()
+    micros = pl.when(valid).then(begin + part // 1000 - zone * 60 * MILLION)
+    both = found.select(micros=micros, over=(part % 1000).cast(pl.Float64))
+    return both["micros"], both["over"]
 
 
 def stored(micros: pl.Series, is_unix: bool) -> tuple[pl.Series, str]:

@@ -14,6 +14,7 @@ from oa_jax.errors import UserError
 
 NO_IDS = ("", "nan", "NaN", "null", "NULL", "None", "<NA>")  # what tables write for nothing
 ROW = 1 << 32  # the number of a file times this, plus the line: where an event comes from
+FINER = "finer"  # what millionths leave over of a time
 TITLES = {"domain": pl.String, "item": pl.String, "title": pl.String}
 
 
@@ -63,7 +64,8 @@ def read(
     each file's times, none without times).
 
     events: user, item, domain (categories), time (millionths; of files without times the place),
-    row and, where it is asked for, rating. titles: domain, item and title, the first of each.
+    row, FINER if times are finer than that and, where it is asked for, rating. titles: domain, item
+    and title, the first of each.
     bad_rows: "refuse" raises UserError for the first row that is wrong, "skip" notes and leaves
     out, unless more than half of a file is wrong.
     """
@@ -83,10 +85,20 @@ def read(
         if "time" in source.roles:
             units.append(unit.word)
     order = ["user", "item", "domain", "time", "row"]
+    parts = _finer(parts)
+    order += [FINER] if FINER in parts[0].columns else []
     order += ["rating"] if all("rating" in part.columns for part in parts) else []
     events = pl.concat([part.select(order) for part in parts])
     titles = pl.concat(titles).unique(["domain", "item"], keep="first", maintain_order=True)
-    return events.sort("time", maintain_order=True), titles, units
+    by = [name for name in ("time", FINER) if name in events.columns]
+    return events.sort(by, maintain_order=True), titles, units
+
+
+def _finer(parts):
+    """Frames with a column FINER, if it matters in any of them: files have times all, or none."""
+    if any(FINER in part.columns and (part[FINER] != 0).any() for part in parts):
+        return parts
+    return [part.drop(FINER, strict=False) for part in parts]
 
 
 def _frames(source, unit, bad_rows, reading, left) -> Iterator[pl.DataFrame]:
@@ -128,7 +140,7 @@ def _checked(source: Source, rows: Rows, unit: Unit):
         column = column.cast(pl.String) if column.dtype == pl.Null else column
         if role == "time":
             try:
-                out[role], units = times.parsed(column, unit.given)
+                out[role], units, out[FINER] = times.parsed(column, unit.given)
             except TypeError:
                 _wrong_type(source, name, column, "times as numbers, text or dates")
             other = unit.other(units, rows.number)

@@ -85,7 +85,7 @@ def read_export(folder: pathlib.Path) -> tuple[dict, dict[str, np.ndarray], Name
         raise UserError(f"{missing}: expected pip install 'oa-jax[export]'") from None
     about = files.read_json(folder / MODEL, "the folder of an export")
     try:
-        params, items = load_file(folder / PARAMETERS), pl.read_parquet(folder / ITEMS)
+        params, items = load_file(folder / PARAMETERS), pl.read_parquet(folder / ITEMS, glob=False)
         columns = [items[name].to_list() for name in ("raw", "title")]
         taken = np.r_[0, items["users"].to_numpy()]
         n_items = tuple(about["n_items"])

@@ -181,7 +181,9 @@ def write(frames: Iterable[pl.DataFrame], out: str | os.PathLike) -> int:
             frame.write_parquet(parts / f"{number:08d}.parquet")
             n_rows += len(frame)
         whole = parts / file.name
-        getattr(pl.scan_parquet(parts / "*.parquet"), FORMS[file.suffix])(whole)
+        getattr(pl.scan_parquet(sorted(parts.glob("*.parquet")), glob=False), FORMS[file.suffix])(
+            whole
+        )
         os.replace(whole, file)
     finally:
         shutil.rmtree(parts, ignore_errors=True)

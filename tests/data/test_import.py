@@ -166,6 +166,17 @@ def test_files_of_domains(tmp_path):
     assert events(read(there)[0]) == expected()
 
 
+def test_columns_called_otherwise_in_each_file(tmp_path):
+    names = ["user", "thing", "rating", "time", "domain"]
+    a, b = (write(tmp_path / f"{n}.csv", text(bare(ROWS[n::2]), names)) for n in (0, 1))
+    write(b, b.read_text().replace("thing", "item_id", 1))
+    assert events(read(a, b, item="thing,item_id")[0]) == events(
+        read(write(tmp_path / "c.csv", text(bare(), NAMES[:5])))[0]
+    )
+    with pytest.raises(UserError, match="--item=thing,other: no such column: .*1.csv has"):
+        read(a, b, item="thing,other")
+
+
 def test_columns_without_a_header(tmp_path):
     path = write(tmp_path / "a.csv", text(names=None))
     built, _ = read(path, columns=tuple(NAMES))
@@ -341,6 +352,15 @@ def test_filters_in_the_order_given(tmp_path, steps):
     short = [reason for reason in left if reason.startswith("users with fewer than 3")]
     counts = {(short[0] if k == "core=3,1" and short else k): v for k, v in counts.items()}
     assert left == counts
+
+
+def test_a_date_in_a_filter_may_have_a_blank(tmp_path):
+    path = write(tmp_path / "a.csv", text())
+    found, _ = read(path, filters=(" time >= 2023-11-14 22:20:00",))
+    assert events(found) == events(read(path, filters=("time>=2023-11-14T22:20:00",))[0])
+    for limit in ("nan", "inf", "1e400"):
+        with pytest.raises(UserError, match=f"found '{limit}', expected a finite number"):
+            read(path, filters=(f"rating<{limit}",))
 
 
 def test_a_core_that_is_empty(tmp_path):
@@ -662,6 +682,107 @@ def test_bad_rows_are_counted_by_reason(tmp_path):
         read(path, bad_rows="skip")
 
 
+# --- what one row does to others -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("closed", [False, True])
+def test_a_quote_that_is_open_takes_its_own_line_alone(blocks, tmp_path, closed):
+    rows = [f"u{k % 3},b{k % 4},{k}" for k in range(60)]
+    rows[20] = 'u1,"b1,20'
+    rows[40] = 'u1,b"1",40' if closed else rows[40]
+    path = write(tmp_path / "b.csv", "user,item,time\n" + "\n".join(rows) + "\n")
+    other = write(tmp_path / "m.csv", "user,item,time\nu0,x,1\nu1,x,2\nu2,x,3\n")
+    built, left = read(path, other, bad_rows="skip")
+    assert [n for n, _ in left.values()] == [1] and len(built.user) == 62
+    with pytest.raises(UserError, match="b.csv: line 22: found .*, expected"):
+        read(path, other)
+
+
+@pytest.mark.parametrize("quoted", [False, True])
+@pytest.mark.parametrize(
+    ("title", "found"),
+    [("a\rb", "found a carriage return"), ("x" * 140_000, "found a field of more than 131,072")],
+    ids=["return", "long"],
+)
+@pytest.mark.parametrize("at", [3, 40])  # among the lines that tell the delimiter apart, or not
+def test_a_row_is_wrong_whatever_stands_beside_it(tmp_path, quoted, title, found, at):
+    rows = [f"u{k % 3},b{k % 4},{k},t" for k in range(60)]
+    rows[at] = f"u1,b1,{at},{title}"
+    rows[50] = 'u1,b1,50,"two\nlines"' if quoted else rows[50]
+    path = write(tmp_path / "b.csv", "user,item,time,title\n" + "\n".join(rows))
+    other = write(tmp_path / "m.csv", "user,item,time\nu0,x,1\nu1,x,2\nu2,x,3\n")
+    _, left = read(path, other, bad_rows="skip")
+    ((n, first),) = left.values()
+    assert n == 1 and first.startswith(f"b.csv: line {at + 2}: {found}")
+
+
+def test_a_delimiter_of_two_bytes_with_quotes(tmp_path):
+    content = text(bare(), NAMES[:5], "ß", quoting=csv.QUOTE_ALL)
+    built, _ = read(write(tmp_path / "a.csv", content), delimiter="ß")
+    assert [e[:2] for e in events(built)] == [e[:2] for e in expected()]
+
+
+# Times that differ by less than a millionth; the file has them the other way round.
+FINER = {
+    "numbers": ["0.000000030", "0.000000020", "0.000000010"],
+    "seconds": ["1700000000.1234569", "1700000000.1234568", "1700000000.1234561"],
+    "ns": [f"1700000000123456{n}" for n in (900, 500, 100)],
+    "dates": [f"2024-01-01T00:00:00.123456{n}Z" for n in (900, 500, 100)],
+}
+
+
+@pytest.mark.parametrize("kind", FINER)
+def test_times_finer_than_a_millionth_keep_their_order(tmp_path, kind):
+    def rows(name):
+        columns = zip("cba", FINER[kind], strict=True)
+        return "user,item,time\n" + "".join(f"u,{name}{i},{t}\n" for i, t in columns)
+
+    said, paths = [], [write(tmp_path / f"{name}.csv", rows(name)) for name in "xy"]
+    built, _ = read(*paths, said=said)
+    assert [e[1] for e in events(built)] == ["xa", "ya", "xb", "yb", "xc", "yc"]
+    assert sum("finer than a millionth" in line for line in said) == 1
+    frame = pl.read_csv(paths[0]).with_columns(pl.Series("time", FINER[kind]))
+    if kind in ("ns", "dates"):
+        stamps = (
+            frame["time"].cast(pl.Int64)
+            if kind == "ns"
+            else frame["time"].str.to_datetime(time_unit="ns")
+        )
+        stamps = stamps.cast(pl.Datetime("ns")) if kind == "ns" else stamps
+        frame = frame.with_columns(time=stamps)
+        path = write(tmp_path / "x.parquet", parquet(frame))
+        assert [e[1] for e in events(read(path, paths[1])[0])][::2] == ["xa", "xb", "xc"]
+
+
+def test_keys_of_json_that_come_late(tmp_path):
+    first = [json.dumps({"user": f"u{k % 3}", "item": f"b{k % 4}"}) for k in range(30)]
+    late = json.dumps({"user": "u1", "item": "b1", "time": 5})
+    path = write(tmp_path / "b.jsonl", "\n".join([*first, late]))
+    other = write(tmp_path / "m.csv", "user,item,time\nu0,x,1\nu1,x,2\nu2,x,3\n")
+    with pytest.raises(UserError, match="b.jsonl: line 1: time: found None"):
+        read(path, other)
+
+
+@pytest.mark.parametrize("beside", ["1", "1e0"])
+def test_json_is_read_in_one_way(tmp_path, beside):
+    """Halves of signs in a text, escapes in the name of a key that has more than letters."""
+    good = '{"user":"u","item":"b","время":%s,"title":"t"}'
+    other = write(tmp_path / "m.jsonl", "\n".join([good % 1] * 3))
+    half = good.replace('"t"', r'"caf\ud800e"') % 2
+    twice = r'{"user":"u","item":"b","время":1,"\u0432\u0440\u0435\u043c\u044f":9,"title":"t"}'
+    for bad in (half, twice):
+        path = write(tmp_path / "b.jsonl", "\n".join([good % beside] * 3 + [bad]))
+        with pytest.raises(UserError, match="b.jsonl: line 4: "):
+            read(path, other, time="время")
+
+
+def test_names_with_brackets_are_names(tmp_path):
+    path = write(tmp_path / "b[12].parquet", parquet(FRAME))
+    write(tmp_path / "b1.parquet", parquet(FRAME.with_columns(item=pl.lit("WRONG"))))
+    built, _ = read(path)
+    assert events(built) == expected()
+
+
 # --- the set --------------------------------------------------------------------------------------
 
 
@@ -682,6 +803,19 @@ def test_again_does_nothing_and_others_are_refused(tmp_path):
     write(path, text(ROWS[:-1]))
     with pytest.raises(UserError, match="--name=mine: .* is of other files: expected the same"):
         make()
+    both = [
+        write(tmp_path / f"{name}.csv", text(bare()[k:], NAMES[:5])) for k, name in enumerate("bc")
+    ]
+    for names in ("AB", "AB", "BA"):
+        given = [f"{name}={path}" for name, path in zip(names, both, strict=True)]
+        args = own.Options(), tmp_path, Reading(), said.append
+        if names == "BA":
+            with pytest.raises(UserError, match="--name=two: .* is of other domains"):
+                prepare_own("two", given, *args)
+        else:
+            prepare_own("two", given, *args)
+    with pytest.raises(UserError, match="--domain=domain: B=b.csv: expected FILE, or DOMAIN=FILE"):
+        prepare_own("two", given, own.Options(domain="domain"), tmp_path, Reading(), said.append)
     for name, what in (("beauty_elec", "the name of a public set"), ("a/b", "expected letters")):
         with pytest.raises(UserError, match=f"--name={name}: {what}"):
             make(name)

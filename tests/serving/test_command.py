@@ -53,7 +53,7 @@ def test_other_forms(tmp_path, suffix):
     from oa_jax.serving import lists
 
     frames = [pl.DataFrame({"user": ["a", "ü"], "score": [1.5, n]}) for n in (1.0, 2.0)]
-    out = tmp_path / f"recs.{suffix}"
+    out = tmp_path / f"recs[1].{suffix}"  # a name, and no pattern
     assert lists.write(iter(frames), out) == 4
     read = pl.read_csv if suffix == "csv" else pl.read_ndjson
     assert read(out).equals(pl.concat(frames))

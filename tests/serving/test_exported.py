@@ -43,7 +43,7 @@ def folder_of(tmp_path_factory):
 
     def make(backbone):
         if backbone not in made:
-            path = tmp_path_factory.mktemp("exports") / backbone
+            path = tmp_path_factory.mktemp("exports") / f"{backbone}[1]"  # a name, and no pattern
             made[backbone] = exported.export(run_of(backbone)[1], path, seed=1, licence="cc0-1.0")
         return made[backbone]
 

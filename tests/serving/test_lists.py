@@ -129,6 +129,19 @@ def test_new_histories_by_raw_ids(tmp_path):
             assert of["item"].to_list() == there["item"].to_list()
 
 
+def test_times_finer_than_a_microsecond_decide_the_order():
+    names = StoredModel(run_of("abxi")[1]).names
+    columns = {"user": ["a"] * 3, "item": ["1", "2", "3"]}
+    times = ["2024-01-01T00:00:00.000000003", "2024-01-01T00:00:00.000000001", "2024-01-01"]
+    assert histories.of_events(columns | {"time": times}, names).item.tolist() == [3, 2, 1]
+
+
+def test_unknown_users_are_counted_once():
+    experiment, path = run_of("abxi")
+    found = histories.of_set(experiment.data.log, StoredModel(path).names, ["zz", "3", "zz"])
+    assert found.users == ["3"] and found.left_out == ("left out: 1 users, the first 'zz'",)
+
+
 BAD = {
     "no column of item: found 'user, time': expected a column called item": {
         "user": ["a"],
