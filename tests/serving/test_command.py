@@ -56,7 +56,7 @@ def test_other_forms(tmp_path, suffix):
     out = tmp_path / f"recs[1].{suffix}"  # a name, and no pattern
     assert lists.write(iter(frames), out) == 4
     read = pl.read_csv if suffix == "csv" else pl.read_ndjson
-    assert read(out).equals(pl.concat(frames))
+    assert read(out.read_bytes()).equals(pl.concat(frames))
 
 
 def test_what_fails_leaves_nothing(tmp_path):
