@@ -84,7 +84,11 @@ def _drawn(frame, setting, runs, metric):
     )
     form = "gated_" if with_gated and with_raw <= with_gated else ""
     with_gca = bool(with_gated if form else with_raw)
-    sampled = runs[0].full_name(metric)
+    # Training watches one ranking alone, which need not be the one asked for.
+    metric, sampled = metric.partition("/")[0], runs[0].full_name(metric)
+    found = frame.filter(pl.col("quantity").str.starts_with(f"val/{metric}/"))["quantity"]
+    names = found.str.strip_prefix("val/").unique(maintain_order=True).to_list()
+    sampled = sampled if sampled in names else [*names, f"{metric}: none"][0]
     angle = "mean |cos(X, α ⊙ X′)|" if form else "mean |cos(X, X′)|"
 
     def panel(axes, domain):
