@@ -1,9 +1,9 @@
 """`factors`: what one change of the configuration does to the angle, and what it costs.
 
 Of runs with GCA in one setting (backbone, protocol, data and ranking), each is compared with the
-one that differs in a single field and has its usual value there, that of most runs. Seeds are paired: runs of one seed number share the
-order of batches, and their initial weights as far as their shapes allow. Fields that always change
-together are one, called by the first of them.
+one that differs in a single field and has its usual value there, that of most runs. Seeds are
+paired: runs of one seed number share the order of batches, and their initial weights as far as
+their shapes allow. Fields that always change together are one, called by the first of them.
 """
 
 from __future__ import annotations
@@ -91,7 +91,7 @@ def section(runs: list[Run], out, options) -> Section:
         "paired seeds. |mean cos(X, X')|, the paper's statistic, stands beside."
     )
     if frame.is_empty():
-        missing = ["no two runs with GCA of a setting differ in a single field: nothing to compare"]
+        missing = ["no two runs with GCA of one setting differ in one field alone"]
         return Section("What moves the angle", how, missing=missing)
     sure = frame.filter((pl.col("angle_low") > 0) | (pl.col("angle_high") < 0))
     short = f"The angle moves for sure in {len(sure)} of {plural(len(frame), 'comparison')}."

@@ -96,5 +96,5 @@ def test_nothing_to_compare_is_said(runs, tmp_path):
     alone = [run for run in runs if run.name in ("none", "sigmoid-32-merged")]
     assert not factors.applies(alone, options) and factors.applies(runs, options)
     section = factors.section(alone, tmp_path, options)
-    assert section.missing == ["no two runs with GCA of a setting differ in a single field: nothing to compare"]
+    assert section.missing == ["no two runs with GCA of one setting differ in one field alone"]
     assert "10 comparisons" in factors.section(runs, tmp_path, options).short

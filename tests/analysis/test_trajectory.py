@@ -80,6 +80,6 @@ def test_the_figure_takes_the_ranking_that_training_watched(runs):
     for metric in ("ndcg@10", "ndcg@10/full"):
         (figure,) = trajectory.draw(watched, runs, metric).values()
         assert figure.axes[0].get_ylabel() == "validation ndcg@10/official99"
-        assert len(figure.axes[0].lines) == 2 * (1 + 3 * 2)  # a mean, and a line and a ring of each seed
+        assert len(figure.axes[0].lines) == 2 * (1 + 3 * 2)  # mean; line and ring of each seed
     (figure,) = trajectory.draw(frame, runs, "auc").values()
     assert figure.axes[0].get_ylabel() == "validation auc: none" and not figure.axes[0].lines
