@@ -1,8 +1,9 @@
-"""`verdicts`: three results that would refute the paper's mechanism, and what these runs say.
+"""`verdicts`: results that would refute the paper's mechanism, and what these runs say.
 
-1. X' is not orthogonal: mean |cos(X, α ⊙ X')| stays above 0.5, or goes with quality positively.
-2. It is parameters: a baseline with as many parameters is as good.
-3. It is Y: over data sets |cos(X, X')| follows |cos(X, Y)|.
+1. X' is not orthogonal: mean |cos(X, α ⊙ X')| stays above 0.5.
+2. The angle does not help: mean |cos(X, α ⊙ X')| goes with quality positively.
+3. It is parameters: a baseline with as many parameters is as good.
+4. It is Y: over data sets |cos(X, X')| follows |cos(X, Y)|.
 
 A condition is `met` where its interval lies on its side, `not met` where it lies on the other,
 `open` where it covers both or there is too little, which the note says.
