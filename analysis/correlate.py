@@ -214,6 +214,9 @@ def draw(points: pl.DataFrame, table: pl.DataFrame, metric: str) -> dict:
 def _drawn(part, rows, setting, statistic, metric):
     rows = rows.filter(setting=setting, statistic=statistic)
     looks = figures.marks(part["variant"].to_list())
+    metric = (
+        metric if "/" in metric else f"{metric}/{setting.split(' · ')[3]}"
+    )  # as `setting` has it
 
     def panel(axis, domain):
         _panel(axis, part.filter(domain=domain), looks, statistic)
@@ -314,7 +317,7 @@ def section(runs: list[Run], out, options) -> Section:
     read_first = points["statistic"][0]
     first = frame.filter(coefficient="Pearson r", statistic=read_first)
     short = f"Does a smaller |cos| go with a better ranking? {read_first}: " + "; ".join(
-        f"{r['domain']} {in_words(r)}" for r in first.iter_rows(named=True)
+        f"{r['setting']}, {r['domain']} {in_words(r)}" for r in first.iter_rows(named=True)
     )
     return Section("Angle and quality", how, short + ".", lines, [], [sheet(frame)], drawn)
 

@@ -7,6 +7,7 @@ checkpoints of a run (`--which=all`), its values come as well, with another `sou
 from __future__ import annotations
 
 import polars as pl
+from matplotlib.ticker import MaxNLocator
 
 from oa_jax.nn.angles import null_abs_cos
 
@@ -111,6 +112,7 @@ def _drawn(frame, setting, runs, metric):
             axes[1].set_ylabel(angle)
             axes[1].set_ylim(0, 1.05 * axes[1].dataLim.y1)  # room for the highest ring
         axes[-1].set_xlabel("epoch")
+        axes[-1].xaxis.set_major_locator(MaxNLocator(integer=True))
 
     heading = f"{setting}: thin a seed, thick the mean of all while all train"
     label = (

@@ -219,7 +219,9 @@ def test_figures_name_what_they_show(runs):
     table = correlate.correlations(points, 100)
     (figure,) = correlate.draw(points, table, "ndcg@10").values()
     left, right = figure.axes
-    assert "|cos(X, X′)|" in left.get_xlabel() and "domain B" in right.get_ylabel()
+    assert (
+        "|cos(X, X′)|" in left.get_xlabel() and right.get_ylabel() == "test ndcg@10/uni99, domain B"
+    )
     labels = left.get_legend_handles_labels()[1]
     assert {"early, place 0", "stack, place 1", "null: independent directions (0.142)"} <= set(
         labels

@@ -72,6 +72,7 @@ def test_the_figure_draws_metric_angle_and_null(runs):
     assert "stack, place 1" in labels and "null: independent directions, d = 32" in labels
     assert figure.axes[0].get_ylabel() == "validation ndcg@10/uni99"
     assert figure.axes[2].get_xlabel() == "epoch"
+    assert all(float(tick).is_integer() for tick in figure.axes[2].get_xticks())
 
 
 def test_the_figure_takes_the_ranking_that_training_watched(runs):
