@@ -21,7 +21,7 @@ from oa_jax.errors import UserError
 COMMANDS = {
     "orthogonality": "statistics of X, X' and Y from checkpoints, with null controls",
     "correlate": "does the statistic go with ranking quality?",
-    "verdicts": "three results that would refute the mechanism, and what the runs say",
+    "verdicts": "results that would refute the mechanism, and what the runs say",
     "intervene": "what happens to quality when X' is replaced in a trained model?",
     "scaling": "quality against parameters, parameter ratio at equal quality",
     "table": "Table 1 with intervals, beside the published values",
@@ -72,7 +72,7 @@ def start(argv: list[str]) -> None:
     """Define the flags of the command in `argv` and run it."""
     flags.DEFINE_string("runs", None, "Workdirs, or a folder of workdirs: DIR[,DIR…] or a GLOB.")
     flags.DEFINE_string("out", None, "Folder for the results; made when missing.")
-    meaning = "Test metric of correlate, scaling and report; ndcg@10/full: among all items."
+    meaning = "Test metric of all but orthogonality and table; ndcg@10/full: among all items."
     flags.DEFINE_string("metric", "ndcg@10", meaning)
     flags.DEFINE_integer("draws", 2000, "Bootstrap draws.", lower_bound=100)
     flags.FLAGS.set_gnu_getopt(True)  # flags may stand on both sides of COMMAND

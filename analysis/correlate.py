@@ -130,10 +130,10 @@ def _coefficients(part, draws, rng):
     clusters = part["configuration"].to_numpy()
     groups = (part["configuration"] + "/" + part["place"]).to_numpy()
     covariates = part.select(COVARIATES).to_numpy()
-    count = len(set(clusters))
+    count, distinct = len(set(clusters)), len(set(zip(x, y, strict=True)))
     base = {"points": len(part), "configurations": count}
     # Two of the covariates are constant in a configuration: with few of them nothing is left.
-    needed = 3 + sum(not is_constant(column) for column in covariates.T)
+    least = 3 + sum(not is_constant(column) for column in covariates.T)
     by_seed = part.select(pl.concat_str("configuration", pl.col("seed").cast(pl.String)))
     whole, seeds = ("configuration", clusters), ("seed", by_seed.to_series().to_numpy())
     measures = {
@@ -145,7 +145,8 @@ def _coefficients(part, draws, rng):
     }
     out = []
     for name, (measure, (unit, drawn)) in measures.items():
-        enough = name != "partial r" or count >= needed
+        needed = {"partial r": least, WITHIN: 1}.get(name, 2)
+        enough = distinct >= 3 and count >= needed
         row = {"coefficient": name, "value": measure(np.arange(len(x))) if enough else math.nan}
         if math.isfinite(row["value"]):
             low, high, lost = cluster_interval(drawn, measure, rng, draws)
@@ -153,11 +154,11 @@ def _coefficients(part, draws, rng):
             note = _warning(len(set(drawn)), low, lost, unit)
             out.append(base | row | {"low": low, "high": high, "note": note})
         else:
-            out.append(base | row | {"note": _why(name, x, y, count, needed)})
+            out.append(base | row | {"note": _why(name, x, y, count, needed, distinct)})
     out[0]["published"] = part["published"][0]
-    slope, low, high = mixed(x, y, clusters)
+    slope, low, high = mixed(x, y, clusters) if distinct >= 3 else [math.nan] * 3
     row = {"coefficient": MIXED, "value": slope, "low": low, "high": high}
-    note = "" if math.isfinite(slope) else _why(MIXED, x, y, count, needed)
+    note = "" if math.isfinite(slope) else _why(MIXED, x, y, count, 2, distinct)
     out.append(base | row | {"note": note})
     low, high = leave_one_out(x, y, clusters)
     note = "" if math.isfinite(low) else f"{plural(count, 'configuration')}: expected at least 3"
@@ -165,20 +166,21 @@ def _coefficients(part, draws, rng):
     return [*out, base | row | {"low": low, "high": high}]
 
 
-def _why(name, x, y, count, needed):
-    if len(x) < 3:
-        return f"undefined: {plural(len(x), 'point')}, expected at least 3"
+def _why(name, x, y, count, needed, distinct):
+    if distinct < 3:
+        return f"undefined: {plural(distinct, 'distinct point')}, expected at least 3"
     for what, values in (("statistic", x), ("metric", y)):
         if is_constant(values):
             return f"undefined: the {what} is constant"
-    if name == "partial r" and count < needed:
+    if count < needed:
+        more = ", 3 more than covariates" if name == "partial r" else ""
         found = plural(count, "configuration")
-        return f"not computed: {found}, expected at least {needed}, 3 more than covariates"
+        return f"not computed: {found}, expected at least {needed}{more}"
     if name == "partial r":
         return "undefined: nothing is left once parameters, width and progress are held fixed"
     if name == WITHIN:
         return "undefined: no configuration with two seeds that differ"
-    return f"undefined for these {count} configurations"
+    return f"undefined for {plural(count, 'configuration')}"
 
 
 def _warning(count, low, lost, unit):
@@ -212,6 +214,9 @@ def draw(points: pl.DataFrame, table: pl.DataFrame, metric: str) -> dict:
 def _drawn(part, rows, setting, statistic, metric):
     rows = rows.filter(setting=setting, statistic=statistic)
     looks = figures.marks(part["variant"].to_list())
+    metric = (
+        metric if "/" in metric else f"{metric}/{setting.split(' · ')[3]}"
+    )  # as `setting` has it
 
     def panel(axis, domain):
         _panel(axis, part.filter(domain=domain), looks, statistic)
@@ -312,7 +317,7 @@ def section(runs: list[Run], out, options) -> Section:
     read_first = points["statistic"][0]
     first = frame.filter(coefficient="Pearson r", statistic=read_first)
     short = f"Does a smaller |cos| go with a better ranking? {read_first}: " + "; ".join(
-        f"{r['domain']} {in_words(r)}" for r in first.iter_rows(named=True)
+        f"{r['setting']}, {r['domain']} {in_words(r)}" for r in first.iter_rows(named=True)
     )
     return Section("Angle and quality", how, short + ".", lines, [], [sheet(frame)], drawn)
 

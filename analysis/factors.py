@@ -1,9 +1,9 @@
 """`factors`: what one change of the configuration does to the angle, and what it costs.
 
-Of runs with GCA, each is compared with the one that differs in a single field and has its usual
-value there, the value that most runs have. Seeds are paired: runs of one seed number share the
-order of batches, and their initial weights as far as their shapes allow. Fields that always change
-together are one, called by the first of them.
+Of runs with GCA in one setting (backbone, protocol, data and ranking), each is compared with the
+one that differs in a single field and has its usual value there, that of most runs. Seeds are
+paired: runs of one seed number share the order of batches, and their initial weights as far as
+their shapes allow. Fields that always change together are one, called by the first of them.
 """
 
 from __future__ import annotations
@@ -22,12 +22,17 @@ from .runs import Run, check_metric, differing_fields, finished, follows, in_wor
 # Column -> of which points of `correlate.points_of`, and which of their columns.
 MEASURES = {"angle": ("gated_abs_cos", "x"), "mean_cos": ("cos_abs", "x")}
 MEASURES |= {"quality": ("gated_abs_cos", "y")}
-SCHEMA = columns("change others run reference domain", "seeds")
+SCHEMA = columns("setting change others run reference domain", "seeds")
 SCHEMA |= columns(real=" ".join(f"{m} {m}_from {m}_by {m}_low {m}_high" for m in MEASURES))
 
 
 def pairs(runs: list[Run]) -> list[tuple[Run, Run, str, str]]:
     """(run, reference, what differs, what else is unusual in both): `gate_act: sigmoid → tanh`."""
+    alike = [[r for r in runs if r.setting == s] for s in dict.fromkeys(r.setting for r in runs)]
+    return [pair for of_setting in alike for pair in _pairs(of_setting)]
+
+
+def _pairs(runs):
     values, usual = differing_fields(runs)
     kept: list[str] = []
     for name in sorted(values, key=lambda name: -len(set(values[name]))):
@@ -51,21 +56,18 @@ def pairs(runs: list[Run]) -> list[tuple[Run, Run, str, str]]:
 
 def effects(runs: list[Run], metric: str = "ndcg@10") -> pl.DataFrame:
     """A row per pair and domain, columns `SCHEMA`: of each measure its mean over the run's seeds,
-    that of the reference, and the mean difference over seeds of both with its 95 % interval;
-    none of the metric where the data differ."""
+    that of the reference, and the mean difference over seeds of both with its 95 % interval."""
     chosen, rows = [run for run in finished(runs) if run.places], []
     names = dict.fromkeys(statistic for statistic, _ in MEASURES.values())
     points = {name: correlate.points_of(chosen, name, metric, "mean") for name in names}
     for run, twin, change, others in pairs(chosen):
         for domain in "AB":
-            lead = {"change": change, "others": others, "run": run.name, "reference": twin.name}
-            row = lead | {"domain": domain}
+            row = {"setting": run.setting, "change": change, "others": others, "domain": domain}
+            row |= {"run": run.name, "reference": twin.name}
             for name, (statistic, column) in MEASURES.items():
                 sides = (points[statistic].filter(run=r.name, domain=domain) for r in (run, twin))
                 both = next(sides).join(next(sides), on="seed", suffix="_from")
                 by = mean_interval((both[column] - both[f"{column}_from"]).to_numpy())
-                if name == "quality" and run.setting != twin.setting:
-                    by = (None, None, None)  # the metrics of two data sets say nothing together
                 values = both[column].mean(), both[f"{column}_from"].mean(), *by
                 keys = (name, *(f"{name}_{part}" for part in ("from", "by", "low", "high")))
                 row |= dict(zip(keys, values, strict=True)) | {"seeds": len(both)}
@@ -89,7 +91,7 @@ def section(runs: list[Run], out, options) -> Section:
         "paired seeds. |mean cos(X, X')|, the paper's statistic, stands beside."
     )
     if frame.is_empty():
-        missing = ["no two runs with GCA differ in a single field: nothing to compare"]
+        missing = ["no two runs with GCA of one setting differ in one field alone"]
         return Section("What moves the angle", how, missing=missing)
     sure = frame.filter((pl.col("angle_low") > 0) | (pl.col("angle_high") < 0))
     short = f"The angle moves for sure in {len(sure)} of {plural(len(frame), 'comparison')}."
@@ -102,14 +104,16 @@ def section(runs: list[Run], out, options) -> Section:
             f"{heading}, interval": lambda r: interval(r[low], r[high], digits, sign=True),
         }
 
-    shown = {"change": "change", "where": "others", "domain": "domain"}
+    shown = {"setting": "setting", "change": "change", "where": "others", "domain": "domain"}
     shown |= cells("angle", "mean |cos|", 2) | cells("mean_cos", "|mean cos|", 2)
     shown |= cells("quality", options.metric, 4)
-    sheet = sheet_of(frame, "One change at a time", 3, shown)
-    return Section("What moves the angle", how, short, sheets=[sheet], figures=dict([draw(frame)]))
+    sheet = sheet_of(frame, "One change at a time", 4, shown)
+    groups = frame.group_by("setting", maintain_order=True)
+    drawn = dict(draw(part, setting) for (setting,), part in groups)
+    return Section("What moves the angle", how, short, sheets=[sheet], figures=drawn)
 
 
-def draw(frame: pl.DataFrame):
+def draw(frame: pl.DataFrame, setting: str):
     """(file's name, figure): a line for each change; hollow where other fields are unusual, too."""
     changes = frame["change"].unique(maintain_order=True).to_list()
 
@@ -127,6 +131,6 @@ def draw(frame: pl.DataFrame):
         axis.set_ylim(len(changes) - 0.5, -0.5)
         axis.set_xlabel("difference in mean |cos(X, α ⊙ X')|")
 
-    heading = "What moves the angle between X and its update"
+    heading = f"{setting}: what moves the angle between X and its update"
     height = 1.2 + 0.21 * len(changes)
-    return figures.by_domain("factors", "", panel, heading, heading, height, sharey=True)
+    return figures.by_domain("factors", setting, panel, heading, heading, height, sharey=True)

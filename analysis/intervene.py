@@ -251,6 +251,7 @@ def _drawn(frame, setting, runs, metric):
     """(file's name, figure): change of the metric by each replacement, a marker for each run."""
     parts = [part for part in PARTS if part in frame["intervention"]]
     (labels, looks), part_of = figures.of_runs(runs), frame["part_of"][0]
+    full = runs[0].full_name(metric)
 
     def panel(axis, domain):
         for i, run in enumerate(runs):
@@ -264,11 +265,11 @@ def _drawn(frame, setting, runs, metric):
             axis.errorbar(x, y, xerr=widths, **style)
         axis.axvline(0, label="no change", **figures.NULL)
         axis.set_yticks(range(len(parts)), [_named(part, part_of) for part in parts])
-        axis.set(ylim=(len(parts) - 0.5, -0.5), xlabel=f"change of test {metric}")
+        axis.set(ylim=(len(parts) - 0.5, -0.5), xlabel=f"change of test {full}")
         axis.locator_params("x", nbins=5)
 
     heading = f"{setting}: the update replaced in trained models, 95 % intervals"
-    label = f"Change of test {metric} when the update is replaced at all places, {setting}"
+    label = f"Change of test {full} when the update is replaced at all places, {setting}"
     height = 1.5 + 0.26 * len(parts)
     return figures.by_domain("interventions", setting, panel, heading, label, height, sharey=True)
 

@@ -22,7 +22,7 @@ from oa_jax.experiment import Experiment
 from oa_jax.nn import angles as sums_lib
 
 from . import restore, subspaces, tokens
-from .output import columns
+from .output import columns, number
 from .runs import Run
 
 N_FINE, N_BINS = 2000, 40  # bins of the streamed histogram, and of the one in the table
@@ -44,6 +44,12 @@ define_flags = restore.define_flags
 def command(runs: list[Run], out, say) -> int:
     """Measure every run with GCA and write orthogonality.parquet and .csv, and tokens.md."""
     frame, status = restore.of_every_run(runs, "orthogonality", SCHEMA, out, say, measure)
+    main = frame.filter(pl.col("parameters").is_in(["best", "last"]), statistic="gated_abs_cos")
+    for (run, place), part in main.group_by("run", "place", maintain_order=True):
+        means = (
+            f"{domain} {number(part.filter(domain=domain)['value'].mean())}" for domain in "AB"
+        )
+        say(f"{run}, place {place}: mean |cos(X, α ⊙ X′)| {', '.join(means)}")
     pages = [sheet.markdown() for sheet in tokens.sheets(frame)]
     if pages:
         files.write(out / "tokens.md", "\n".join(pages))

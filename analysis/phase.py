@@ -17,6 +17,7 @@ import numpy as np
 import polars as pl
 from absl import flags
 from matplotlib import colormaps, colors
+from matplotlib.cm import ScalarMappable
 from matplotlib.patches import Rectangle
 from scipy.stats import kendalltau
 
@@ -189,7 +190,7 @@ def draw(part: pl.DataFrame, kind: str, x: str, y: str, metric: str):
     """(file's name, figure): gain and angle of one kind of runs as heat maps, by domain."""
     values = {name: sorted(part[name].unique(), key=order) for name in ("x", "y")}
     most, widest = part["gain"].abs().max() or 1.0, max(part["angle"].max() or 0, 0.5)
-    gain = f"gain in {metric.upper()}", colormaps["PuOr_r"], colors.Normalize(-most, most), 3
+    gain = f"gain in {metric}", colormaps["PuOr_r"], colors.Normalize(-most, most), 3
     angle = "mean |cos(X, α ⊙ X')|", colormaps["cividis"], colors.Normalize(0, widest), 2
     looks = {"gain": gain, "angle": angle}
 
@@ -203,7 +204,9 @@ def draw(part: pl.DataFrame, kind: str, x: str, y: str, metric: str):
             axis.set_xticks(range(len(values["x"])), values["x"])
             axis.set_yticks(range(len(values["y"])), values["y"])
             axis.grid(False)
-            axis.set_ylabel(f"{title}\n{y}")
+            axis.set_ylabel(y)
+            if domain == "B":  # one bar for both panels of a row, which share its colours
+                axis.figure.colorbar(ScalarMappable(norm, colours), ax=axis, label=title)
         axes[-1].set_xlabel(x)
 
     label = f"Gain and angle over {x} and {y}: {kind}"

@@ -24,18 +24,14 @@ import numpy as np
 import polars as pl
 
 from oa_jax import files
-from oa_jax.configuration import upgraded
+from oa_jax.configuration import Config, upgraded
+from oa_jax.configuration import fields_of as fields_of_config
 from oa_jax.errors import UserError
 from oa_jax.nn.known import GCAConfig, changed
 
 # Fields of a configuration that change neither what is learnt nor what is measured.
-NOT_OF_THE_MODEL = {
-    "": "seeds first_seed seed_axis mesh",
-    "data": "dir",
-    "train": "block_positions softmax checkpoint_every keep_checkpoints compaction writers "
-    "probe_users",
-    "evaluate": "block_users block_items",
-}
+NOT_OF_THE_MODEL = {name for name, one in fields_of_config(Config) if one.metadata.get("free")}
+NOT_OF_THE_MODEL |= {"seeds", "first_seed", "train.softmax", "train.probe_users"}
 # Fields of GCA that make another arm of an experiment, beside the fusion, its part and λ.
 ARMS = ("source", "window", "own_item", "width", "gate", "residual", "pool", "latents", "experts")
 NEEDED = {
@@ -114,10 +110,9 @@ class Run:
     def configuration(self) -> str:
         """Equal for runs that differ in nothing but seeds, folders and block sizes."""
         plain = copy.deepcopy(self.config)
-        for group, fields in NOT_OF_THE_MODEL.items():
-            node = plain.get(group, {}) if group else plain
-            for field in fields.split():
-                node.pop(field, None)
+        for name in NOT_OF_THE_MODEL:
+            group, _, field = name.rpartition(".")
+            (plain.get(group, {}) if group else plain).pop(field, None)
         return json.dumps(plain | {"gca": self.gca}, sort_keys=True)
 
     @property
@@ -194,10 +189,11 @@ def find_runs(spec: str) -> tuple[list[Run], list[str]]:
     """Runs of `DIR[,DIR…]|GLOB`, and a sentence for each folder that had to be left out.
 
     A folder is a workdir, or holds workdirs; its name may hold commas, as a sweep's do. Sorted by
-    path, each once. Raises UserError when there is none.
+    path, each once; of runs that are the same but for `NOT_OF_THE_MODEL`, seeds included, the first
+    stays, as its twins would count its seeds twice. Raises UserError when there is none.
     """
     folders: dict[pathlib.Path, None] = {}
-    expected = "expected a workdir of oa_jax.train, or a folder of workdirs"
+    expected = "expected a workdir of `oa_jax train`, or a folder of workdirs"
     parts = [p for p in (spec or "").split(",") if p.strip()]
     while parts:
         for size in range(len(parts), 0, -1):  # the longest name that there is
@@ -211,12 +207,20 @@ def find_runs(spec: str) -> tuple[list[Run], list[str]]:
             folders |= dict.fromkeys(inside)
     if not folders:
         raise UserError(f"--runs={spec or ''}: no run found: {expected}")
-    runs, left_out = [], []
+    runs, left_out, seen = [], [], {}
     for path, name in _names(sorted(folders)).items():
         try:
-            runs.append(read_run(path, name))
+            run = read_run(path, name)
         except UserError as error:
             left_out.append(f"{error}: the run is left out")
+            continue
+        same = run.configuration, run.fingerprint, run.is_finished
+        first = seen.setdefault((*same, run.config.get("first_seed", 0), run.config["seeds"]), run)
+        if first is run:
+            runs.append(run)
+        else:
+            twin = f"the configuration, data and seeds of {first.name}"
+            left_out.append(f"{name}: {twin}: the run is left out")
     if not runs:
         raise UserError(f"--runs={spec}: no readable run: {left_out[0]}")
     return runs, left_out

@@ -7,6 +7,7 @@ checkpoints of a run (`--which=all`), its values come as well, with another `sou
 from __future__ import annotations
 
 import polars as pl
+from matplotlib.ticker import MaxNLocator
 
 from oa_jax.nn.angles import null_abs_cos
 
@@ -84,7 +85,11 @@ def _drawn(frame, setting, runs, metric):
     )
     form = "gated_" if with_gated and with_raw <= with_gated else ""
     with_gca = bool(with_gated if form else with_raw)
-    sampled = runs[0].full_name(metric)
+    # Training watches one ranking alone, which need not be the one asked for.
+    metric, sampled = metric.partition("/")[0], runs[0].full_name(metric)
+    found = frame.filter(pl.col("quantity").str.starts_with(f"val/{metric}/"))["quantity"]
+    names = found.str.strip_prefix("val/").unique(maintain_order=True).to_list()
+    sampled = sampled if sampled in names else [*names, f"{metric}: none"][0]
     angle = "mean |cos(X, α ⊙ X′)|" if form else "mean |cos(X, X′)|"
 
     def panel(axes, domain):
@@ -107,6 +112,7 @@ def _drawn(frame, setting, runs, metric):
             axes[1].set_ylabel(angle)
             axes[1].set_ylim(0, 1.05 * axes[1].dataLim.y1)  # room for the highest ring
         axes[-1].set_xlabel("epoch")
+        axes[-1].xaxis.set_major_locator(MaxNLocator(integer=True))
 
     heading = f"{setting}: thin a seed, thick the mean of all while all train"
     label = (

@@ -1,8 +1,9 @@
-"""`verdicts`: three results that would refute the paper's mechanism, and what these runs say.
+"""`verdicts`: results that would refute the paper's mechanism, and what these runs say.
 
-1. X' is not orthogonal: mean |cos(X, α ⊙ X')| stays above 0.5, or goes with quality positively.
-2. It is parameters: a baseline with as many parameters is as good.
-3. It is Y: over data sets |cos(X, X')| follows |cos(X, Y)|.
+1. X' is not orthogonal: mean |cos(X, α ⊙ X')| stays above 0.5.
+2. The angle does not help: mean |cos(X, α ⊙ X')| goes with quality positively.
+3. It is parameters: a baseline with as many parameters is as good.
+4. It is Y: over data sets |cos(X, X')| follows |cos(X, Y)|.
 
 A condition is `met` where its interval lies on its side, `not met` where it lies on the other,
 `open` where it covers both or there is too little, which the note says.
@@ -18,7 +19,7 @@ import polars as pl
 from oa_jax.sheets import Sheet
 
 from . import correlate
-from .output import columns, interval, number, sheet_of, write_frame
+from .output import columns, interval, number, plural, sheet_of, write_frame
 from .page import Section
 from .resampling import DRAWS, mean_interval
 from .runs import Run, finished
@@ -60,7 +61,7 @@ def _orthogonal(points):
     for (setting, domain), part in points.group_by("setting", "domain", maintain_order=True):
         means = part.group_by("configuration", maintain_order=True).agg(pl.col("x").mean())
         x = means["x"].to_numpy()
-        note = f"{np.mean(x > ORTHOGONAL):.0%} of {len(x)} configurations are above"
+        note = f"above it: {(x > ORTHOGONAL).sum()} of {plural(len(x), 'configuration')}"
         row = "not orthogonal", setting, domain, len(x), *mean_interval(x)
         yield _row(*row, ORTHOGONAL, note)
 
@@ -117,7 +118,7 @@ def _follows(runs, metric):
         if n > 3 and abs(r) < 1:
             half = 1.96 / math.sqrt(n - 3)
             low, high = np.tanh([np.arctanh(r) - half, np.arctanh(r) + half]).tolist()
-        note = "" if n > 3 else f"{n} data sets: expected at least 4"
+        note = "" if n > 3 else f"{plural(n, 'data set')}: expected at least 4"
         yield _row("follows Y", str(name), domain, n, r, low, high, 0.0, note)
 
 

@@ -155,7 +155,17 @@ def test_few_configurations_have_no_interval_and_it_is_said():
     assert row["low"] is None and row["note"] == note
     one = correlate.correlations(made_points(1, 1), 100)
     assert one["value"].null_count() == len(one)
-    assert "1 point, expected at least 3" in one["note"][0]
+    assert "1 distinct point, expected at least 3" in one["note"][0]
+
+
+def test_one_configuration_or_two_distinct_points_have_no_r():
+    one = correlate.correlations(made_points(1, 4), 100)
+    assert one.drop_nulls("value")["coefficient"].to_list() == [correlate.WITHIN]
+    assert one["note"][0] == "not computed: 1 configuration, expected at least 2"
+    twice = pl.concat([made_points(2, 1)] * 3)
+    table = correlate.correlations(twice, 100)
+    assert table["value"].null_count() == len(table)
+    assert table["note"][0] == "undefined: 2 distinct points, expected at least 3"
 
 
 @pytest.fixture(scope="module")
@@ -209,7 +219,9 @@ def test_figures_name_what_they_show(runs):
     table = correlate.correlations(points, 100)
     (figure,) = correlate.draw(points, table, "ndcg@10").values()
     left, right = figure.axes
-    assert "|cos(X, X′)|" in left.get_xlabel() and "domain B" in right.get_ylabel()
+    assert (
+        "|cos(X, X′)|" in left.get_xlabel() and right.get_ylabel() == "test ndcg@10/uni99, domain B"
+    )
     labels = left.get_legend_handles_labels()[1]
     assert {"early, place 0", "stack, place 1", "null: independent directions (0.142)"} <= set(
         labels
@@ -267,7 +279,8 @@ def test_gates_of_different_activation_are_never_pooled(tmp_path):
 
 
 def test_the_gated_angle_is_first_and_older_runs_fall_back_to_the_raw_one(tmp_path):
-    new, old = plain_run(tmp_path / "new", "early", gated=0.6), plain_run(tmp_path / "old", "early")
+    new = plain_run(tmp_path / "new", "early", gated=0.6)
+    old = plain_run(tmp_path / "old", "early", first_seed=3)
     both = find_runs(str(tmp_path))[0]
     alone = correlate.points_of([read_run(new)], "gated_abs_cos")
     assert set(alone["statistic"]) == {"gated_abs_cos"} and set(alone["x"]) == {0.6}

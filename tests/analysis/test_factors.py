@@ -69,19 +69,22 @@ def test_differences_are_of_paired_seeds(runs):
     assert row["quality_high"] - row["quality_by"] == pytest.approx(half, rel=2e-3)
 
 
-def test_metrics_of_other_data_are_not_compared(tmp_path):
-    for rho in (0.0, 1.0):
-        world = {"data__world__redundancy": rho, "fingerprint": f"world{rho:g}", "gated": 0.5 * rho}
-        plain_run(tmp_path / f"{rho:g}", "early", **world)
-    for row in factors.effects(find_runs(str(tmp_path))[0]).iter_rows(named=True):
-        assert row["angle_by"] == pytest.approx(0.5) and row["quality"] > 0
-        assert row["quality_by"] is row["quality_low"] is None
+def test_runs_of_another_setting_are_not_paired(runs):
+    """Another backbone, protocol, ranking or data, which would each be one field that differs."""
+    run = next(run for run in runs if run.name == "sigmoid-32-merged")
+    fields = {"backbone": "cdsrnp"}, {"protocol": "corrected"}, {"evaluate": {"n_negatives": 9}}
+    others = [dataclasses.replace(run, config=run.config | change) for change in fields]
+    others.append(dataclasses.replace(run, env=run.env | {"fingerprints": {"data": "other"}}))
+    for other in others:
+        assert factors.pairs([run, other]) == []
+    wide = next(run for run in runs if run.name == "sigmoid-16-merged")
+    assert len(factors.pairs([run, wide, *others])) == 1
 
 
 def test_the_figure_has_a_line_for_each_change(runs):
-    name, figure = factors.draw(factors.effects(runs))
+    name, figure = factors.draw(factors.effects(runs), "abxi")
     axis = figure.axes[0]
-    assert name == "factors" and len(axis.get_yticklabels()) == 3
+    assert name == "factors_abxi" and len(axis.get_yticklabels()) == 3
     assert [text.get_text() for text in figure.legends[0].get_texts()] == [
         "all else as usual, 95 %",
         "with another change",
@@ -93,5 +96,5 @@ def test_nothing_to_compare_is_said(runs, tmp_path):
     alone = [run for run in runs if run.name in ("none", "sigmoid-32-merged")]
     assert not factors.applies(alone, options) and factors.applies(runs, options)
     section = factors.section(alone, tmp_path, options)
-    assert section.missing == ["no two runs with GCA differ in a single field: nothing to compare"]
+    assert section.missing == ["no two runs with GCA of one setting differ in one field alone"]
     assert "10 comparisons" in factors.section(runs, tmp_path, options).short

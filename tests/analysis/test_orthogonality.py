@@ -298,6 +298,9 @@ def test_command_writes_what_can_be_measured_and_says_the_rest(call, finished, t
     assert "baseline: no GCA" in said and "lost: left out" in said
     frame = pl.read_parquet(out / "orthogonality.parquet")
     assert set(frame["run"]) == {"stack"}
+    best = frame.filter(parameters="best", place=1, statistic="gated_abs_cos")
+    of = [f"{domain} {best.filter(domain=domain)['value'].mean():.3f}" for domain in "AB"]
+    assert f"stack, place 1: mean |cos(X, α ⊙ X′)| {', '.join(of)}" in said
     csv = pl.read_csv(out / "orthogonality.csv", schema=orthogonality.SCHEMA)
     assert csv.equals(frame) or np.allclose(csv["value"], frame["value"], equal_nan=True)
     names = ["orthogonality.csv", "orthogonality.parquet", "tokens.md"]

@@ -88,6 +88,8 @@ def test_a_kind_with_one_value_of_an_axis_has_no_diagram(runs, tmp_path):
     assert name == "phase_early" and not section.missing
     texts = [text.get_text() for axis in section.figures[name].axes for text in axis.texts]
     assert len(texts) == 2 * 2 * 4  # quantities, domains, cells
+    labels = [axis.get_ylabel() for axis in section.figures[name].axes]
+    assert labels == [Y] * 4 + ["gain in ndcg@10", "mean |cos(X, α ⊙ X')|"]  # the bars come last
     bold = [
         t for axis in section.figures[name].axes for t in axis.texts if t.get_weight() == "bold"
     ]

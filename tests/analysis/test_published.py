@@ -9,7 +9,7 @@ import polars as pl
 import pytest
 
 from analysis import published
-from analysis.output import interval
+from analysis.output import interval, number
 from analysis.phase import orders
 
 FOLDER = pathlib.Path(published.__file__).parent
@@ -122,6 +122,31 @@ def test_the_correlations_of_the_phase_diagram_change_with_the_widths():
         assert f"is {texts['A']}{joint}{texts['B']}" in said
 
 
+def test_the_order_of_the_phase_diagram_is_of_one_world():
+    cells = pl.read_csv(PHASE / "phase.csv")
+    said = " ".join((FOLDER / "README.md").read_text().split())
+    alike = cells.filter(~pl.col("kind").str.contains("synergy"), x=0.5, y=32)
+    taus = [line.partition(" over 8 kinds ")[2] for line in orders(alike)]
+    assert f"τ {taus[0]} in A, {taus[1]} in B" in said
+    for source in ("other", "shuffled", "self"):  # the mean over three worlds
+        of = cells.filter(kind=f"early, source={source}", domain="A", y=32)
+        assert len(of) == 3 and f"{source} {of['angle'].mean():.2f}" in said
+
+
+def test_the_angles_of_alignments_are_those_of_their_index():
+    said = (FOLDER / "README.md").read_text()
+    said = said[said.index("## Four alignments") :].replace("−", "-")
+    for study in ("alignment", "views"):
+        index = pl.read_csv(FOLDER / study / "index.csv", infer_schema_length=None)
+        for kind in ("as_is", "rotated", "aligned", "shifted"):
+            run, base = (index.filter(run=f"alignment={kind},gca={g}") for g in ("early", "none"))
+            names = (f"best/gca/0/A/gated_{name}abs_cos" for name in ("", "shuffled_", "centred_"))
+            angles = " | ".join(f"{run[name].mean():.2f}" for name in names)
+            metric = "test/A/ndcg@10/uni100"
+            gain = f"{run[metric].mean() - base[metric].mean():+.4f}"
+            assert re.search(rf"\| {re.escape(gain)} \[.* \| {angles} \|\n", said), (study, kind)
+
+
 def test_what_is_said_of_arms_is_in_their_cells():
     cells = pl.read_csv(FOLDER / "arms" / "phase.csv")
     said = (FOLDER / "README.md").read_text().replace("−", "-")
@@ -159,11 +184,12 @@ def test_the_changes_of_the_angle_are_those_of_its_index():
         metric = f"test/{d}/ndcg@10/full"
         assert row["quality_by"] == pytest.approx((run[metric] - twin[metric]).mean(), abs=3e-5)
         if d == "A" and not row["others"]:
-            ends = ((m, row[f"{m}_low"], row[f"{m}_high"]) for m in ("angle", "quality"))
-            bounds = [interval(*at, 2 if m == "angle" else 4, True) for m, *at in ends]
-            bounds = [text.replace("−", "-") for text in bounds]
-            cells = r" \| [^|]* \| [^|]*".join(map(re.escape, bounds))  # of one row
-            assert re.search(cells, said), row["change"]
+            texts = []
+            for m, digits in (("angle", 2), ("mean_cos", 2), ("quality", 4)):
+                by, *ends = (row[f"{m}_{name}"] for name in ("by", "low", "high"))
+                digits += digits == 2 and min(map(abs, (by, *ends))) < 0.005  # whose sign is seen
+                texts.append(f"{number(by, digits, True)} {interval(*ends, digits, True)}")
+            assert f"| {' | '.join(texts)} |".replace("−", "-") in said, row["change"]
     alone = found.filter(others="")
     assert len(alone) == 32 and not (alone["quality_low"] > 0).any()  # none raises it for sure
     untied = found.filter(change="tied: True → False", domain="A")

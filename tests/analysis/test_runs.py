@@ -53,18 +53,31 @@ def test_folders_lists_and_globs_name_the_same_runs(folder, spec):
 
 def test_equal_folder_names_are_told_apart(tmp_path):
     for parent in "ab":
-        plain_run(tmp_path / parent / "run")
+        plain_run(tmp_path / parent / "run", fingerprint=parent)
     runs, _ = find_runs(f"{tmp_path}/a/run,{tmp_path}/b/run")
     assert [run.name for run in runs] == ["a/run", "b/run"]
 
 
 def test_names_of_a_sweep_hold_commas(tmp_path):
     for name in ("arm=a,rho=0", "arm=a,rho=1", "arm=b,rho=0"):
-        plain_run(tmp_path / name)
+        plain_run(tmp_path / name, fingerprint=name)
     runs, _ = find_runs(f"{tmp_path}/arm=a,rho=0, {tmp_path}/arm=b,rho=*")
     assert [run.name for run in runs] == ["arm=a,rho=0", "arm=b,rho=0"]
     with pytest.raises(UserError, match="--runs: .*arm=c: no such folder"):
         find_runs(f"{tmp_path}/arm=a,rho=0,{tmp_path}/arm=c,rho=0")
+
+
+def test_a_twin_of_a_run_is_left_out_and_said(tmp_path):
+    plain_run(tmp_path / "a" / "run", "early")
+    plain_run(tmp_path / "b" / "run", "early", train__quick_compile=True)  # changes no result
+    plain_run(tmp_path / "b" / "seeds", "early", first_seed=3)
+    plain_run(tmp_path / "b" / "gate", "early", gca__gate_act="tanh")
+    plain_run(tmp_path / "b" / "data", "early", fingerprint="other")
+    plain_run(tmp_path / "b" / "open", "early", finished=False)
+    runs, left_out = find_runs(f"{tmp_path}/a,{tmp_path}/b")
+    assert [run.name for run in runs] == ["a/run", "data", "gate", "open", "seeds"]
+    said = "b/run: the configuration, data and seeds of a/run: the run is left out"
+    assert left_out == [said]
 
 
 def test_an_unfinished_run_says_how_far_it_is(folder):

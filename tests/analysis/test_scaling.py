@@ -1,5 +1,7 @@
 """Curves and ratios by hand; nothing beyond the sizes that there are."""
 
+import pathlib
+
 import numpy as np
 import polars as pl
 import pytest
@@ -143,6 +145,18 @@ def test_the_papers_points_through_the_same_code():
     settings = set(paper["setting"])
     assert "ABXI · Beauty-Elec · as in Table 1" in settings
     assert "ABXI · Food-Kitch · as in Table 1" not in settings
+
+
+@pytest.mark.slow
+def test_the_table_of_the_readme_is_what_the_command_prints():
+    table, said = scaling.ratios(scaling.published_points()), {}
+    for row in table.iter_rows(named=True):  # of each series the first point
+        key = row["setting"], row["variant"], row["domain"]
+        said.setdefault(key, f"{scaling.value(row)} {scaling.bounds(row)}".strip())
+    text = (pathlib.Path(scaling.__file__).parent / "README.md").read_text()
+    for setting in table["setting"].unique():
+        cells = [said[setting, variant, d] for d in "AB" for variant in ("early", "stack")]
+        assert f"| {' | '.join([setting, *cells])} |" in text
 
 
 @pytest.fixture(scope="module")

@@ -72,3 +72,15 @@ def test_the_figure_draws_metric_angle_and_null(runs):
     assert "stack, place 1" in labels and "null: independent directions, d = 32" in labels
     assert figure.axes[0].get_ylabel() == "validation ndcg@10/uni99"
     assert figure.axes[2].get_xlabel() == "epoch"
+    assert all(float(tick).is_integer() for tick in figure.axes[2].get_xticks())
+
+
+def test_the_figure_takes_the_ranking_that_training_watched(runs):
+    frame = trajectory.trajectories(runs)
+    watched = frame.with_columns(pl.col("quantity").str.replace("/uni99", "/official99"))
+    for metric in ("ndcg@10", "ndcg@10/full"):
+        (figure,) = trajectory.draw(watched, runs, metric).values()
+        assert figure.axes[0].get_ylabel() == "validation ndcg@10/official99"
+        assert len(figure.axes[0].lines) == 2 * (1 + 3 * 2)  # mean; line and ring of each seed
+    (figure,) = trajectory.draw(frame, runs, "auc").values()
+    assert figure.axes[0].get_ylabel() == "validation auc: none" and not figure.axes[0].lines

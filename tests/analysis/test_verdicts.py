@@ -39,12 +39,13 @@ def test_a_world_without_any_of_them(tmp_path):
     for condition in ("not orthogonal", "positive", "parameters"):
         assert rows[condition, "A"]["verdict"] == "not met", condition
     assert rows["not orthogonal", "A"]["runs"] == 6
+    assert rows["not orthogonal", "A"]["note"] == "above it: 1 of 6 configurations"
     assert rows["not orthogonal", "A"]["value"] == pytest.approx(0.3)
     assert rows["parameters", "A"]["value"] > 0
     assert rows["parameters", "A"]["note"].endswith("on wide")
     # One data set says nothing of what follows what over data sets.
     assert rows["follows Y", "A"]["verdict"] == "open"
-    assert "1 data sets: expected at least 4" in rows["follows Y", "A"]["note"]
+    assert "1 data set: expected at least 4" in rows["follows Y", "A"]["note"]
 
 
 def test_a_world_with_all_of_them(tmp_path):

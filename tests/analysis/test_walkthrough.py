@@ -45,3 +45,8 @@ def test_it_is_stored_with_its_outputs_and_no_path_of_a_machine():
         texts += [output.get("text", ""), str(output.get("data", {}).get("text/plain", ""))]
     folders = ("/tmp", "/home", "/root", "/Users", str(ROOT))
     assert not [text for text in texts if any(folder in text for folder in folders)]
+
+
+def test_formulas_have_no_line_breaks():
+    texts = [cell.source for cell in NOTEBOOK.cells if cell.cell_type == "markdown"]
+    assert not [text for text in texts if "\\\\" in text]
