@@ -31,7 +31,7 @@ from oa_jax.nn.known import GCAConfig, changed
 
 # Fields of a configuration that change neither what is learnt nor what is measured.
 NOT_OF_THE_MODEL = {name for name, one in fields_of_config(Config) if one.metadata.get("free")}
-NOT_OF_THE_MODEL |= {"seeds", "first_seed", "train.softmax", "train.probe_users"}
+NOT_OF_THE_MODEL |= {"seeds", "first_seed", "train.softmax", "train.probe_users", "model.attention"}
 # Fields of GCA that make another arm of an experiment, beside the fusion, its part and λ.
 ARMS = ("source", "window", "own_item", "width", "gate", "residual", "pool", "latents", "experts")
 NEEDED = {
