@@ -18,7 +18,7 @@ from oa_jax.backbones import known
 from oa_jax.configuration import Config, merged
 from oa_jax.data import sources
 from oa_jax.errors import UserError
-from oa_jax.events.log import InteractionLog
+from oa_jax.events.log import InteractionLog, check_log
 from oa_jax.events.world import World
 from oa_jax.files import read_json, read_npz
 
@@ -109,21 +109,26 @@ def train(
     The workdir decides: an empty or new folder starts; a begun run goes on from its newest
     checkpoint, bit for bit; a finished one is returned as it is.
 
-    data: events, or a synthetic world; by default what `config.data` names.
+    data: events, or a synthetic world; by default what `config.data` names. They have the name
+        that the configuration was made for, as sizes depend on it: "synthetic", of a world.
     say: gets one line at a time. extend: a run may go on to more seeds or epochs.
 
     Raises UserError for whatever does not fit: another configuration or other data in the
-    workdir, sizes that the data do not have.
+    workdir, a configuration made for another pair, sizes that the data do not have.
     """
     from oa_jax.runs.run import run
 
-    log = data
+    config, log = known.resolve(config), data
     world = data if isinstance(data, World) else getattr(data, "origin", None)
+    if data is not None:
+        name = sources.SYNTHETIC if world else check_log("data", data).name
+        if name != config.data.name:
+            raise UserError(
+                f"config.data.name={config.data.name}, but the events are those of {name}: "
+                f"expected oa.config(…, pair={name!r})"
+            )
     if world is not None:  # whose events any later reader can make again
-        log, knobs = None, dataclasses.asdict(world)
-        config = config.replace(data={"name": sources.SYNTHETIC, "world": knobs})
-    elif data is not None:
-        config = config.replace(data={"name": data.name})
+        log, config = None, config.replace(data={"world": dataclasses.asdict(world)})
     run(config, workdir, say, log, extend)
     return Run(pathlib.Path(workdir), log)
 

@@ -9,6 +9,7 @@ import pytest
 import toy
 
 import oa_jax as oa
+from oa_jax.backbones import known
 
 WORLD = {k.split(".")[-1]: v for k, v in toy.SMALL.items() if k.startswith("data.world.")}
 
@@ -111,7 +112,8 @@ def test_the_events_of_a_world_are_known_by_their_world(run):
 def test_one_s_own_events(tmp_path):
     log = oa.World(**WORLD).log()
     own = oa.make_log(log.user, log.item, log.time, log.n_items, "my shop")
-    run = oa.train(small(), own, tmp_path / "own", lambda line: None)  # the programs of `run`
+    config = small(pair="my shop")
+    run = oa.train(config, own, tmp_path / "own", lambda line: None)  # the programs of `run`
     assert run.config.data.name == "my shop"
     assert oa.open(run.path, own).probe().x.ndim == 2
     with pytest.raises(oa.UserError, match="my shop"):
@@ -119,6 +121,16 @@ def test_one_s_own_events(tmp_path):
     other = oa.World(**WORLD | {"seed": 1}).log()
     with pytest.raises(oa.UserError, match="fingerprint"):
         oa.open(run.path, other).probe()
+
+
+def test_events_of_another_pair_than_the_configuration_s_are_refused(tmp_path):
+    log = oa.World(**WORLD).log()
+    own = oa.make_log(log.user, log.item, log.time, log.n_items, "mine")
+    for config, data, name in ((small(), own, "mine"), (small(pair="mine"), log, "synthetic")):
+        with pytest.raises(oa.UserError, match=rf"expected oa.config\(…, pair='{name}'\)$"):
+            oa.train(config, data, tmp_path / "run")
+    for backbone in known.NAMES:
+        assert oa.config(backbone, pair="mine", size="small").data.name == "mine"
 
 
 MISTAKES = {

@@ -144,6 +144,16 @@ def make_log(
     return InteractionLog(user, item, time, (int(n_items[0]), int(n_items[1])), name, role)
 
 
+def check_log(name: str, log: Any) -> InteractionLog:
+    """`log`, if it is one. Raises UserError with `name`, that of the argument."""
+    if not isinstance(log, InteractionLog):
+        raise UserError(
+            f"{name}: found {type(log).__name__}: expected events, as of oa.load, oa.read_events, "
+            "oa.make_log or oa.World().log()"
+        )
+    return log
+
+
 def _check_roles(name, user, role):
     """Training events first; at most one validation and one test target, in this order."""
     _check(name, "role", role, (role < CONTEXT) | (role > TEST), f"one of {CONTEXT}..{TEST}")
