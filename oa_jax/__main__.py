@@ -34,7 +34,8 @@ def main(command: str | None = None) -> None:
             return
         if command not in COMMANDS:
             known = ", ".join(COMMANDS)
-            sys.exit(f"error: {command}: no such command: expected one of {known}")
+            print(f"error: {command}: no such command: expected one of {known}", file=sys.stderr)
+            sys.exit(2)
         sys.argv = [f"oa_jax {command}", *rest]
     try:
         module = importlib.import_module(f"oa_jax.commands.{command}")

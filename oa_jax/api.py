@@ -18,9 +18,10 @@ from oa_jax.backbones import known
 from oa_jax.configuration import Config, merged
 from oa_jax.data import sources
 from oa_jax.errors import UserError
-from oa_jax.events.log import InteractionLog
+from oa_jax.events.log import InteractionLog, check_log
 from oa_jax.events.world import World
-from oa_jax.files import read_json, read_npz
+from oa_jax.fields import checked, plain, whole
+from oa_jax.files import local, read_json, read_npz
 
 if TYPE_CHECKING:
     import polars as pl
@@ -35,9 +36,10 @@ def config(backbone: str = "abxi", **changes: Any) -> Config:
     """A checked configuration: configs/BACKBONE.py with some of its fields changed.
 
     backbone: abxi, llm4cdsr, cdsrnp or sasrec.
-    changes: arguments of the file (`pair="synthetic"`, `gca="early"`, `size="small"`,
-        `runlocal=True`), fields (`seeds=3`), fields of groups (`train={"max_epochs": 5}`), or
-        dotted names (`**{"train.max_epochs": 5}`). configs/FIELDS.md lists them all.
+    changes: arguments of the file (`pair="synthetic"`, `gca="early"` or `(0, 1)`,
+        `size="small"`, `runlocal=True`), fields (`seeds=3`), fields of groups
+        (`train={"max_epochs": 5}`), or dotted names (`**{"train.max_epochs": 5}`).
+        configs/FIELDS.md lists them all.
 
     Raises UserError naming what is not a field, or has another value than expected.
     """
@@ -45,6 +47,9 @@ def config(backbone: str = "abxi", **changes: Any) -> Config:
     text, fields = [], {}
     for name, value in changes.items():
         if name in ARGUMENTS and not isinstance(value, Mapping):  # `gca` is a group as well
+            value = plain(value)
+            if isinstance(value, tuple):  # places
+                value = "-".join(map(str, value)) or "none"
             text.append(f"{name}={str(value).lower() if isinstance(value, bool) else value}")
         else:
             fields[name] = value
@@ -62,7 +67,7 @@ def load(name: str, directory: str | None = None) -> InteractionLog:
 
 
 def read_events(
-    files: str | os.PathLike | Sequence[str | os.PathLike],
+    files: str | os.PathLike | Sequence[str | os.PathLike] | Mapping[str, str | os.PathLike],
     name: str = "events",
     directory: str | os.PathLike | None = None,
     say: Callable[[str], None] = print,
@@ -70,8 +75,8 @@ def read_events(
 ) -> InteractionLog:
     """The events of your own files, as `python -m oa_jax data import` reads them.
 
-    files: one or more, each a path or "DOMAIN=path". CSV or other text, JSON lines, Parquet, plain
-        or packed; `oa_jax/data/README.md` says what is told apart.
+    files: one or more, each a path or "DOMAIN=path", or {domain: path}. CSV or other text,
+        JSON lines, Parquet, plain or packed; `oa_jax/data/README.md` says what is told apart.
     name: of the events. directory: keep them there as a prepared set of that name, with the raw
         ids and titles, which later runs find by it; None keeps nothing.
     say: gets a line for each thing that was taken for something or left out.
@@ -83,12 +88,20 @@ def read_events(
     from oa_jax.data import own, store
     from oa_jax.data.texts import Reading
 
-    known_fields = [one.name for one in dataclasses.fields(own.Options)]
+    known_fields = {one.name: one for one in dataclasses.fields(own.Options)}
     for field, value in options.items():
         presets.choice("option", field, known_fields)
-        options[field] = tuple(value) if isinstance(value, list) else value
-    given = [files] if isinstance(files, (str, os.PathLike)) else list(files)
+        options[field] = value = plain(value)
+        if isinstance(known_fields[field].default, tuple) and not isinstance(value, tuple):
+            raise UserError(f"{field}={value!r}: expected a list of text")
+    if isinstance(files, Mapping):
+        files = [f"{domain}={local(path, domain)}" for domain, path in files.items()]
+    given = list(files) if isinstance(files, (list, tuple)) else [files]
+    for path in given:
+        local(path, "files")
     if directory is not None:
+        if local(directory, "directory").is_file():
+            raise UserError(f"directory={directory}: a file: expected a folder")
         from oa_jax.data.prepare import prepare_own
 
         prepare_own(name, given, own.Options(**options), directory, Reading(), say)
@@ -109,27 +122,32 @@ def train(
     The workdir decides: an empty or new folder starts; a begun run goes on from its newest
     checkpoint, bit for bit; a finished one is returned as it is.
 
-    data: events, or a synthetic world; by default what `config.data` names.
+    data: events, or a synthetic world; by default what `config.data` names. They have the name
+        that the configuration was made for, as sizes depend on it: "synthetic", of a world.
     say: gets one line at a time. extend: a run may go on to more seeds or epochs.
 
     Raises UserError for whatever does not fit: another configuration or other data in the
-    workdir, sizes that the data do not have.
+    workdir, a configuration made for another pair, sizes that the data do not have.
     """
     from oa_jax.runs.run import run
 
-    log = data
+    config, log = known.resolve(config), data
     world = data if isinstance(data, World) else getattr(data, "origin", None)
+    if data is not None:
+        name = sources.SYNTHETIC if world else check_log("data", data).name
+        if name != config.data.name:
+            raise UserError(
+                f"config.data.name={config.data.name}, but the events are those of {name}: "
+                f"expected oa.config(…, pair={name!r})"
+            )
     if world is not None:  # whose events any later reader can make again
-        log, knobs = None, dataclasses.asdict(world)
-        config = config.replace(data={"name": sources.SYNTHETIC, "world": knobs})
-    elif data is not None:
-        config = config.replace(data={"name": data.name})
+        log, config = None, config.replace(data={"world": dataclasses.asdict(world)})
     run(config, workdir, say, log, extend)
-    return Run(pathlib.Path(workdir), log)
+    return Run(local(workdir), log)
 
 
 def sweep(
-    study: str | Mapping[str, Config],
+    study: str | os.PathLike | Mapping[str, Config],
     out: str | os.PathLike,
     say: Callable[[str], None] = print,
     slots: int | None = None,
@@ -148,12 +166,14 @@ def sweep(
     """
     from oa_jax.runs import study as study_lib
     from oa_jax.runs.search import sweep_of
+    from oa_jax.runs.sweep import KEEP
 
-    is_file = isinstance(study, str)
-    runs = study_lib.load(study) if is_file else study_lib.checked(study, "study")
-    sweep = sweep_of(runs, pathlib.Path(out), say, slots, keep)
+    is_file, out = isinstance(study, str | os.PathLike), local(out, "--out")
+    runs = study_lib.load(os.fspath(study)) if is_file else study_lib.checked(study, "study")
+    slots = slots if slots is None else checked("--slots", slots, whole(1, ""))
+    sweep = sweep_of(runs, out, say, slots, presets.choice("--keep", keep, KEEP))
     sweep.run()
-    found = {name: Run(pathlib.Path(out) / name) for name in sweep.runs}
+    found = {name: Run(out / name) for name in sweep.runs}
     return {name: run for name, run in found.items() if run.is_finished}
 
 
@@ -163,7 +183,7 @@ def open(workdir: str | os.PathLike, data: InteractionLog | None = None) -> Run:
     data: its events, where they have no name of their own (needed for `probe` alone).
     Raises UserError when there is no run.
     """
-    run = Run(pathlib.Path(workdir), data)
+    run = Run(local(workdir, "workdir"), data)
     read_json(run.path / "config.json", "the workdir of a run")
     return run
 
@@ -250,8 +270,9 @@ class Run:
     ) -> pl.DataFrame:
         """The k best items of every user, as a frame: user, domain, rank, item, score; raw ids.
 
-        histories: None for all users of the set; raw ids of some; or events that the model has
-        never seen, with columns user, item, time (and domain): a file, a frame or a dictionary.
+        histories: None for all users of the set; a list of raw ids of some; or events that the
+        model has never seen, with columns user, item, time (and domain): a file, a frame or a
+        dictionary.
         domain: "A", "B" or "both".  seed: by default the first; ensemble: by the mean of all
         seeds' ranks.  keep_seen: items of the history may come again.  explain: see
         `serving.lists.lists`. Needs the extra `export`. `python -m oa_jax recommend` writes the
@@ -260,15 +281,20 @@ class Run:
         Raises UserError where nothing is known of the users, or a score is not finite.
         """
         from oa_jax.serving import histories as of
-        from oa_jax.serving.lists import whole
+        from oa_jax.serving import lists
         from oa_jax.serving.stored import StoredModel
 
+        k = checked("--k", k, whole(10, ""))
+        if isinstance(histories, str) and not local(histories).exists():
+            expected = f"a file, or a list of ids such as [{histories!r}]"
+            raise UserError(f"histories={histories}: no such file: expected {expected}")
         model = StoredModel(self.path, seed, ensemble, self.data)
-        if histories is None or isinstance(histories, (list, tuple)):
-            asked = of.of_set(model.experiment.data.log, model.names, histories)
+        if histories is None or isinstance(histories, (list, tuple, np.ndarray)):
+            ids = histories if histories is None else list(map(str, histories))
+            asked = of.of_set(model.experiment.data.log, model.names, ids)
         else:
             asked = of.of_events(histories, model.names)
-        return whole(model, asked, k, domain, keep_seen, explain)
+        return lists.whole(model, asked, k, domain, keep_seen, explain)
 
     def probe(
         self, split: str = "test", place: int = 0, domain: str = "A", seed: int = 0, n_users=256
@@ -281,6 +307,8 @@ class Run:
         import jax
 
         name, of = f"{place}/{domain}", self.experiment
+        presets.choice("split", split, of.evaluation.rows)
+        n_users = checked("n_users", n_users, whole(256, ""))
         rows = {k: v[:n_users] for k, v in of.evaluation.rows[split].items()}
         backbone = of.engine.settings.on(of.tables).backbone
         probes = jax.jit(backbone.probe)(self.params("best", seed), rows)

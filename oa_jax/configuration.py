@@ -17,7 +17,7 @@ from typing import Any
 
 from oa_jax.errors import UserError
 from oa_jax.events.world import World
-from oa_jax.fields import field, flag, is_int, one_of, real, text, whole
+from oa_jax.fields import checked, field, flag, is_int, one_of, real, text, whole
 from oa_jax.nn.known import GCAConfig
 
 FORMS = ("auto", "gather", "products", "counts")  # of the sampled softmax
@@ -227,10 +227,8 @@ def _build(group: type, values: Mapping, path: str):
             raise UserError(f"{field_}={value}: a group: expected its fields")
         if inner:
             value = _build(inner, value, f"{path}{name}.")
-        elif isinstance(one.default, tuple) and isinstance(value, list):
-            value = tuple(value)
-        if not inner and one.metadata and not one.metadata["holds"](value):
-            raise UserError(f"{field_}={_shown(value)}: expected {one.metadata['expected']}")
+        elif one.metadata:
+            value = checked(field_, value, one)
         out[name] = value
     try:
         return group(**out)

@@ -10,6 +10,10 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
+
+from oa_jax.errors import UserError
+
 
 def field(default: Any, holds: Callable[[Any], bool], expected: str, meaning: str, free=False):
     """A field of a group: `holds` says whether a value will do, `expected` the same in words.
@@ -18,6 +22,26 @@ def field(default: Any, holds: Callable[[Any], bool], expected: str, meaning: st
     """
     metadata = {"holds": holds, "expected": expected, "meaning": meaning, "free": free}
     return dataclasses.field(default=default, metadata=metadata)
+
+
+def plain(value: Any) -> Any:
+    """Python's numbers and tuples out of NumPy's numbers and arrays, and lists."""
+    value = value.tolist() if isinstance(value, np.generic | np.ndarray) else value
+    return tuple(map(plain, value)) if isinstance(value, list | tuple) else value
+
+
+def checked(name: str, value: Any, one: dataclasses.Field) -> Any:
+    """`plain(value)`, if it will do for a field such as `whole(1, "")`.
+
+    Raises UserError with `name`, what was found and what was expected.
+    """
+    value = found = plain(value)
+    if not one.metadata["holds"](value):
+        if isinstance(value, str) and not isinstance(one.default, str):
+            found = repr(value)  # '5' is not 5
+        found = list(found) if isinstance(found, tuple) else found
+        raise UserError(f"{name}={found}: expected {one.metadata['expected']}")
+    return value
 
 
 LARGEST = 2**31 - 1  # of the numbers that programs count with
@@ -34,9 +58,9 @@ def whole(default: int, meaning: str, least: int = 1, most: int = LARGEST, free=
 def real(default: float, meaning: str, low: float = 0, high: float = math.inf, above=False):
     """A number from `low` to `high`; above: `low` itself is none."""
     expected = f"a number {'above' if above else 'from'} {low}"
-    expected += f" to {high}" if high < math.inf else ("" if above else " up")
+    expected += f" to {high}" if high < math.inf else " and finite" if above else " up, finite"
     if low == -math.inf:
-        expected = "a number"
+        expected = "a finite number"
 
     def holds(value):
         if not isinstance(value, (int, float)) or isinstance(value, bool):

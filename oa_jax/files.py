@@ -23,8 +23,11 @@ from oa_jax.errors import UserError
 def local(path: str | os.PathLike, flag: str = "") -> pathlib.Path:
     """A path that a user gave, with `flag` if it was one; `~` expanded.
 
-    Raises UserError for a URL: pathlib would take gs://bucket for a folder `gs:` of this one.
+    Raises UserError for what is no path, and for a URL: pathlib would take gs://bucket for a folder
+    `gs:` of this one.
     """
+    if not isinstance(path, str | os.PathLike):
+        raise UserError(f"{flag or 'path'}={path}: expected a path")
     given = f"{flag}={path}" if flag else path
     if re.match(r"[a-z][a-z0-9+.-]+:/", str(path)):
         raise UserError(f"{given}: a URL: expected a path in a file system that is mounted")

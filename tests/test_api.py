@@ -9,6 +9,7 @@ import pytest
 import toy
 
 import oa_jax as oa
+from oa_jax.backbones import known
 
 WORLD = {k.split(".")[-1]: v for k, v in toy.SMALL.items() if k.startswith("data.world.")}
 
@@ -63,6 +64,20 @@ def test_a_configuration_takes_arguments_fields_and_groups():
         oa.config("bert")
 
 
+def test_a_configuration_takes_what_numpy_holds_and_shows_what_it_refuses():
+    config = oa.config(
+        gca=[0, np.int64(1)], seeds=np.int64(2), train={"learning_rate": np.float32(1)}
+    )
+    assert config.gca.positions == (0, 1) and oa.config(gca=()).gca.positions == ()
+    assert type(config.seeds) is int and type(config.train.learning_rate) is float
+    for changes, words in {
+        "text": ({"seeds": "5"}, "--config.seeds='5': expected a whole number"),
+        "inf": ({"train.learning_rate": np.inf}, "=inf: expected a number above 0 and finite"),
+    }.values():
+        with pytest.raises(oa.UserError, match=words):
+            oa.config(**changes)
+
+
 def test_a_run_is_read_back(run):
     again = oa.open(run.path)
     assert again.is_finished and again.summary == run.summary
@@ -111,7 +126,8 @@ def test_the_events_of_a_world_are_known_by_their_world(run):
 def test_one_s_own_events(tmp_path):
     log = oa.World(**WORLD).log()
     own = oa.make_log(log.user, log.item, log.time, log.n_items, "my shop")
-    run = oa.train(small(), own, tmp_path / "own", lambda line: None)  # the programs of `run`
+    config = small(pair="my shop")
+    run = oa.train(config, own, tmp_path / "own", lambda line: None)  # the programs of `run`
     assert run.config.data.name == "my shop"
     assert oa.open(run.path, own).probe().x.ndim == 2
     with pytest.raises(oa.UserError, match="my shop"):
@@ -121,12 +137,74 @@ def test_one_s_own_events(tmp_path):
         oa.open(run.path, other).probe()
 
 
+def test_events_of_another_pair_than_the_configuration_s_are_refused(tmp_path):
+    log = oa.World(**WORLD).log()
+    own = oa.make_log(log.user, log.item, log.time, log.n_items, "mine")
+    for config, data, name in ((small(), own, "mine"), (small(pair="mine"), log, "synthetic")):
+        with pytest.raises(oa.UserError, match=rf"expected oa.config\(…, pair='{name}'\)$"):
+            oa.train(config, data, tmp_path / "run")
+    for backbone in known.NAMES:
+        assert oa.config(backbone, pair="mine", size="small").data.name == "mine"
+
+
+def test_lists_of_users_by_number(run):
+    found = run.recommend(np.arange(2), k=3)
+    assert found.equals(run.recommend([0, 1], k=np.int64(3))) and len(found) == 12
+    assert found.equals(run.recommend(["0", "1"], k=3))
+
+
+def test_a_study_and_files_of_domains_by_path(tmp_path):
+    with pytest.raises(oa.UserError, match="nothing.py: no such file: expected a file such as"):
+        oa.sweep(tmp_path / "nothing.py", tmp_path / "out")
+    for name in "AB":
+        rows = [f"{user},{name}{item},{item}" for user in range(3) for item in range(3)]
+        (tmp_path / f"{name}.csv").write_text("\n".join(["user,item,time", *rows]))
+    log = oa.read_events({name: tmp_path / f"{name}.csv" for name in "AB"}, say=lambda line: None)
+    assert log.n_items == (3, 3) and log.n_users == 3
+
+
 MISTAKES = {
     "no run": (lambda run: oa.open(run.path / "nothing"), "config.json: No such file"),
     "no ranking": (lambda run: run.ranks("test", "uni5"), "test/uni5: no such ranking: expected"),
     "no seed": (lambda run: run.params(seed=7), "seed=7: expected one of 0, 1"),
     "no parameters": (lambda run: run.params("first"), "which=first: expected one of best, last"),
     "no place": (lambda run: run.probe(place=2), "2/A: no such fusion: expected one of 0/A, 0/B"),
+    "no split": (lambda run: run.probe("foo"), "split=foo: expected one of "),
+    "no users": (
+        lambda run: run.probe(n_users=0),
+        "n_users=0: expected a whole number of at least",
+    ),
+    "half an item": (lambda run: run.recommend(k=2.5), "--k=2.5: expected a whole number"),
+    "no user": (
+        lambda run: run.recommend("u1"),
+        "expected a file, or a list of ids such as ['u1']",
+    ),
+    "a number": (lambda run: run.recommend(5), "expected a file, or columns user, item and time"),
+    "columns": (lambda run: run.recommend({"user": [1], "item": [1, 2]}), "and time of one length"),
+    "no data": (lambda run: oa.train(run.config, "synthetic"), "data: found str: expected events"),
+    "no log": (lambda run: oa.make_split(None, "own"), "log: found NoneType: expected events"),
+    "no workdir": (
+        lambda run: oa.train(run.config, workdir=None),
+        "--workdir=None: expected a path",
+    ),
+    "nothing": (lambda run: oa.open(None), "workdir=None: expected a path"),
+    "no export": (lambda run: oa.load_export(None), "FOLDER=None: expected a path"),
+    "no file": (lambda run: oa.read_events(None), "files=None: expected a path"),
+    "no folder": (
+        lambda run: oa.read_events("a.csv", directory=run.path / "env.json"),
+        "env.json: a file: expected a folder",
+    ),
+    "letters": (
+        lambda run: oa.read_events("a.csv", filters="both"),
+        "filters='both': expected a list",
+    ),
+    "no study": (lambda run: oa.sweep(None, "out"), "study: found NoneType: expected {name: conf"),
+    "no out": (lambda run: oa.sweep({"a": run.config}, None), "--out=None: expected a path"),
+    "no slots": (lambda run: oa.sweep({"a": run.config}, "out", slots=0), "--slots=0: expected a"),
+    "keep": (
+        lambda run: oa.sweep({"a": run.config}, "out", keep="foo"),
+        "--keep=foo: expected one",
+    ),
 }
 
 

@@ -149,9 +149,8 @@ def memory_sheet(experiment: Experiment) -> Sheet | None:
         "temporaries": memory.temp_size_in_bytes,
     }
     parts["sum"] = sum(parts.values())
-    title = (
-        f"predicted memory of an epoch, {len(seeds)} seeds by {engine.axis}, capacity {capacity}"
-    )
+    counted = f"{len(seeds)} seed{'s' * (len(seeds) > 1)} by {engine.axis}"
+    title = f"predicted memory of an epoch, {counted}, capacity {capacity}"
     rows = [[name, f"{value / 2**20:.1f}"] for name, value in parts.items()]
     return Sheet(title, ["part", "MiB"], rows)
 

@@ -219,7 +219,7 @@ def main(_):
 
 def start() -> None:
     report.define_flags()
-    flags.DEFINE_string("out", None, "A file for the summaries: `oa_jax.report` reads it.")
+    flags.DEFINE_string("out", None, "A file for the summaries: `oa_jax report` reads it.")
     flags.DEFINE_integer("neighbours", 100, "Similar items of each item, for ItemKNN.", 1)
     flags.DEFINE_float("ridge", 100.0, "λ of EASE.", 1e-3)
     flags.DEFINE_float(

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from oa_jax.errors import UserError
+from oa_jax.fields import checked, text, two, whole
 
 DOMAINS = ("A", "B")
 # What an event is for, in data that come with a split. CONTEXT: input of the user's targets only.
@@ -116,6 +117,8 @@ def make_log(
     not whole numbers, an item id is outside 1..sum(n_items), users are not 0..U-1 in ascending
     order, time runs backwards within a user, or roles are not in the order that the log states.
     """
+    name = checked("name", name, text("", ""))
+    n_items = checked(f"{name}: n_items", n_items, two(whole(1, ""), 1))
     user = _column(name, "user", user, np.int32)
     item = _column(name, "item", item, np.int32)
     time = _column(name, "time", time, np.int64)
@@ -126,8 +129,6 @@ def make_log(
         )
     if len(user) == 0:
         raise UserError(f"{name}: no interactions")
-    if min(n_items) < 1:
-        raise UserError(f"{name}: both domains need items, found {n_items[0]} and {n_items[1]}")
     step = np.diff(user)
     out_of_order = np.r_[user[0] != 0, (step < 0) | (step > 1)]
     _check(name, "user", user, out_of_order, "users 0, 1, 2, … in order")
@@ -141,7 +142,17 @@ def make_log(
                 f"{name}: columns of different length: user {len(user)}, role {len(role)}"
             )
         _check_roles(name, user, role)
-    return InteractionLog(user, item, time, (int(n_items[0]), int(n_items[1])), name, role)
+    return InteractionLog(user, item, time, n_items, name, role)
+
+
+def check_log(name: str, log: Any) -> InteractionLog:
+    """`log`, if it is one. Raises UserError with `name`, that of the argument."""
+    if not isinstance(log, InteractionLog):
+        raise UserError(
+            f"{name}: found {type(log).__name__}: expected events, as of oa.load, oa.read_events, "
+            "oa.make_log or oa.World().log()"
+        )
+    return log
 
 
 def _check_roles(name, user, role):

@@ -8,7 +8,7 @@ import hashlib
 import numpy as np
 
 from oa_jax.errors import UserError
-from oa_jax.events.log import CONTEXT, TEST, TRAINING, VALIDATION, InteractionLog
+from oa_jax.events.log import CONTEXT, TEST, TRAINING, VALIDATION, InteractionLog, check_log
 
 # Kinds of users by the domains of a history; the numbers are those of `kinds`, EMPTY aside.
 EMPTY, ONLY_A, ONLY_B, BOTH = range(4)
@@ -170,9 +170,9 @@ def rule_of(log: InteractionLog, kind: str) -> str:
 def make_split(log: InteractionLog, kind: str, skip_short: bool = False) -> Split:
     """Split a log by the name of the rule, OWN or one of RULES; `skip_short` is for leave_one_out.
 
-    Raises UserError for another name, and what the rule raises.
+    Raises UserError for another name, what is no log, and what the rule raises.
     """
-    kind = rule_of(log, kind)
+    kind = rule_of(check_log("log", log), kind)
     if kind not in RULES:
         raise UserError(f"split: found {kind!r}, expected one of {', '.join(RULES)}")
     return leave_one_out(log, skip_short) if kind == "leave_one_out" else RULES[kind](log)

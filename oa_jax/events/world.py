@@ -10,13 +10,15 @@ Shapes: K topics, U users, I items of a domain, D latent width, L the longest se
 from __future__ import annotations
 
 import dataclasses
+import difflib
+import functools
 import math
 
 import numpy as np
 
 from oa_jax.errors import UserError
 from oa_jax.events.log import InteractionLog, make_log
-from oa_jax.fields import flag, real, two, whole
+from oa_jax.fields import flag, plain, real, two, whole
 
 PER_DOMAIN = 3  # events that each domain has at least in the training part
 SINGLE_LEAST = 5  # events of a single-domain user
@@ -62,9 +64,7 @@ class World:
 
     def __post_init__(self):
         for one in dataclasses.fields(self):
-            value = getattr(self, one.name)
-            value = value.item() if isinstance(value, np.generic) else value
-            value = tuple(value) if isinstance(value, list) else value  # a world stays hashable
+            value = plain(getattr(self, one.name))  # a world stays hashable
             object.__setattr__(self, one.name, value)
             if not one.metadata["holds"](value):
                 self._refuse(one.name, one.metadata["expected"])
@@ -82,6 +82,25 @@ class World:
 
     def _refuse(self, name, expected):
         raise UserError(f"synthetic: {name} {getattr(self, name)!r}: expected {expected}")
+
+
+def _naming(init):
+    @functools.wraps(init)
+    def checked(self, *values, **fields):
+        known = World.__dataclass_fields__
+        for name in fields:
+            if name not in known:
+                near = difflib.get_close_matches(name, known, 1)
+                hint = f"did you mean {near[0]}? " if near else ""
+                raise UserError(
+                    f"synthetic: {name}: no such field: {hint}it has {', '.join(known)}"
+                )
+        init(self, *values, **fields)
+
+    return checked
+
+
+World.__init__ = _naming(World.__init__)
 
 
 @dataclasses.dataclass(frozen=True)

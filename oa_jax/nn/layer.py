@@ -6,8 +6,10 @@ import jax
 import jax.numpy as jnp
 
 from oa_jax.errors import UserError
+from oa_jax.fields import checked, one_of, whole
 from oa_jax.nn.fusion import Probe
 from oa_jax.nn.gca import GatedCrossAttention
+from oa_jax.nn.known import GCAConfig
 from oa_jax.nn.layers import Packing, Stream
 
 
@@ -17,6 +19,7 @@ class GatedCrossAttentionLayer(GatedCrossAttention):
     Fields: `heads`, which must divide D, and those of `GatedCrossAttention` (`gate_act="tanh"`,
     `layer_norm=False`, …). causal: None, a query uses no later key exactly where times are given;
     False, it may use all; True, without times the columns are the times, so T must be S.
+    Raises UserError naming a field, what was found and what was expected.
 
     In Linen, inside your own compact method or setup:
 
@@ -44,6 +47,17 @@ class GatedCrossAttentionLayer(GatedCrossAttention):
     """
 
     causal: bool | None = None
+
+    def __post_init__(self):
+        rules = GCAConfig.__dataclass_fields__ | {
+            "heads": whole(1, ""),
+            "causal": one_of(None, "", None, True, False),
+        }
+        for name in rules.keys() & self.__dataclass_fields__.keys():
+            value = getattr(self, name)
+            if not (name == "part" and callable(value)):
+                checked(name, value, rules[name])
+        super().__post_init__()
 
     def __call__(
         self,

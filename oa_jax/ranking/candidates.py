@@ -11,6 +11,7 @@ import hashlib
 import numpy as np
 
 from oa_jax.errors import UserError
+from oa_jax.fields import checked, whole
 
 
 def draw_candidates(
@@ -36,17 +37,18 @@ def draw_candidates(
     and without the switch, which keeps the two protocols comparable user by user. numpy may
     change the stream behind `Generator.choice` in a new release; `candidates_digest` shows it.
 
-    Raises UserError naming `evaluate.n_negatives` and the user whose pool is too small, ValueError
-    when the arrays differ in length or a target is not an item.
+    Raises UserError naming `evaluate.n_negatives` and the user whose pool is too small, or when the
+    arrays differ in length or a target is not an item.
     """
+    n_negatives = checked("n_negatives", n_negatives, whole(999, "", 0))
     targets_R, seen_RxH = np.asarray(targets_R), np.asarray(seen_RxH)
     if not len(users_R) == len(targets_R) == len(seen_RxH):
-        raise ValueError(
+        raise UserError(
             f"rows: {len(users_R)} users, {len(targets_R)} targets, {len(seen_RxH)} histories"
         )
     if not np.isin(targets_R, np.arange(1, 1 + sum(n_items))).all():
         found = f"{targets_R.min()}..{targets_R.max()}"
-        raise ValueError(f"targets in {found}, expected 1..{sum(n_items)}")
+        raise UserError(f"targets in {found}, expected 1..{sum(n_items)}")
     words = _words(fingerprint, split)
     out_RxK = np.empty((len(targets_R), 1 + n_negatives), np.int32)
     out_RxK[:, 0] = targets_R

@@ -8,6 +8,9 @@ from __future__ import annotations
 
 import numpy as np
 
+from oa_jax.errors import UserError
+from oa_jax.fields import checked, real
+
 HR_CUTOFFS = (5, 10, 20)
 NDCG_CUTOFFS = (1, 5, 10, 20)
 
@@ -38,8 +41,9 @@ def user_metrics(
     MRR = 1/r without cut-off, as official ABXI, AUC = (N - r) / (N - 1). At tie_weight 0.5 the AUC
     is the share of negatives below the target, a tied one counting half.
 
-    Raises ValueError naming the first row whose counts no set of N >= 2 scores can give.
+    Raises UserError naming the first row whose counts no set of N >= 2 scores can give.
     """
+    tie_weight = checked("tie_weight", tie_weight, real(0, "", 0, 1))
     rank, ties = np.asarray(rank, np.float64), np.asarray(ties, np.float64)
     n_candidates = np.broadcast_to(np.asarray(n_candidates, np.float64), rank.shape)
     # Written so that a nan is bad as well: a diverged model must not pass as rank 1 (quirk Q9).
@@ -47,7 +51,7 @@ def user_metrics(
     if not good.all():
         row = int(np.argmin(good))
         found = (f"{counts.flat[row]:g}" for counts in (rank, ties, n_candidates))
-        raise ValueError(
+        raise UserError(
             "row {}: rank {}, ties {}, candidates {}: expected rank >= 1, ties >= 0, "
             "rank + ties <= candidates, candidates >= 2".format(row, *found)
         )
@@ -62,11 +66,11 @@ def metrics_by_domain(
 ) -> dict[str, float]:
     """`metrics_by_group` of A, the users whose target lies there, and of B.
 
-    domain: (R,) int, 0 for A and 1 for B. Raises ValueError when a domain is neither.
+    domain: (R,) int, 0 for A and 1 for B. Raises UserError when a domain is neither.
     """
     domain = np.asarray(domain)
     if not np.isin(domain, (0, 1)).all():
-        raise ValueError(f"domain: found {np.unique(domain)}, expected 0 (A) and 1 (B)")
+        raise UserError(f"domain: found {np.unique(domain)}, expected 0 (A) and 1 (B)")
     groups = {name: domain == index for index, name in enumerate("AB")}
     return metrics_by_group(rank, ties, n_candidates, groups, tie_weight, ranking)
 
@@ -78,7 +82,7 @@ def metrics_by_group(
 
     ranking: the name of what the target was ranked against, 'uni999' or 'full'.
     Keys 'NAME/ndcg@10/uni999', … and the user counts 'NAME/users' (int); nan without users.
-    Raises ValueError as `user_metrics` does, with rows counted inside the set.
+    Raises UserError as `user_metrics` does, with rows counted inside the set.
     """
     rank, ties = np.asarray(rank), np.asarray(ties)
     n_candidates, out = np.broadcast_to(n_candidates, rank.shape), {}

@@ -179,14 +179,14 @@ def check_same_data(workdir: Workdir, env: dict) -> None:
 
 def describe(experiment: Experiment, env: dict) -> str:
     """One line: model, data, sizes, seeds, devices, fingerprints."""
-    log, device = experiment.data.log, env["devices"][0]
+    log, device, n_seeds = experiment.data.log, env["devices"][0], len(experiment.seeds)
     if len(env["devices"]) > 1:
         mesh = ", ".join(f"{name}:{size}" for name, size in env["mesh"].items())
         device += f" x{len(env['devices'])} ({mesh})"
     return (
         f"{experiment.label} ({experiment.config.protocol}) on {log.name}: {log.n_users} users, "
         f"{log.n_items[0]}+{log.n_items[1]} items, {len(log.user)} interactions; "
-        f"{experiment.engine.n_parameters:,} parameters, {len(experiment.seeds)} seeds by "
+        f"{experiment.engine.n_parameters:,} parameters, {n_seeds} seed{'s' * (n_seeds > 1)} by "
         f"{env['seed_axis']} on {device}; data {env['fingerprints']['data']}, "
         f"test candidates {env['fingerprints']['candidates_test']}"
     )

@@ -60,7 +60,7 @@ def checked(runs: Any, where: str) -> dict[str, Config]:
     """`{name: configuration of any source}` with the names and configurations checked."""
     if not isinstance(runs, Mapping) or not runs:
         kind = type(runs).__name__ if not isinstance(runs, Mapping) else "no run"
-        raise UserError(f"{where}: get_study returned {kind}: expected {{name: configuration}}")
+        raise UserError(f"{where}: found {kind}: expected {{name: configuration}}")
     out = {}
     for name, values in runs.items():
         if not isinstance(name, str) or not re.fullmatch(r"[\w=+-][\w.,=+-]{,199}", name):

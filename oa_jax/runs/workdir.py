@@ -79,6 +79,7 @@ class Workdir:
         strangers = sorted(p.name for p in self.path.iterdir() if p.name != ".lock")
         strangers = [name for name in strangers if not name.endswith(".tmp")]
         if strangers:
+            (self.path / ".lock").unlink(missing_ok=True)  # a folder of others stays as it was
             raise UserError(
                 f"--workdir={self.path}: holds {strangers[0]} but no config.json: "
                 "expected an empty folder or a run of this program"

@@ -21,7 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import oa_jax
-from oa_jax import files
+from oa_jax import fields, files
 from oa_jax.errors import UserError
 from oa_jax.ranking.best import Best, best_of_all
 from oa_jax.ranking.ranks import AllItems
@@ -201,6 +201,7 @@ class ExportedModel:
         self, histories: Any, k: int = 10, domain: str = "both", keep_seen: bool = False
     ) -> pl.DataFrame:
         """Lists of histories, as `Run.recommend` makes them: events with raw ids."""
+        k = fields.checked("--k", k, fields.whole(10, ""))
         return whole(self, of_events(histories, self.names), k, domain, keep_seen)
 
 

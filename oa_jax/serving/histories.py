@@ -107,7 +107,12 @@ def _read(events, time_unit):
     if isinstance(events, (str, pathlib.Path)):
         table = tables.look(files.local(events, "--histories"))
     else:
-        table = tables.of_frame(pl.DataFrame(events), "histories")
+        try:
+            table = tables.of_frame(pl.DataFrame(events), "histories")
+        except Exception as error:  # polars has many kinds
+            expected = "a file, or columns user, item and time of one length"
+            said = " ".join(str(error).split())
+            raise UserError(f"histories: {said}: expected {expected}") from None
     options = own.Options(title="", time_unit=time_unit)
     roles = own.roles_of(table, options, flags=False)
     source = values.Source(table, None if "domain" in roles else "", roles)

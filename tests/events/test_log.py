@@ -64,8 +64,11 @@ def test_bad_columns_are_refused(columns, expected):
 
 
 def test_both_domains_need_items():
-    with pytest.raises(UserError, match="found 0 and 3"):
-        make_log([0], [1], [1], (0, 3), "toy")
+    for wrong in ((0, 3), (3, 3, 3), (3.5, 3), None, 5):
+        with pytest.raises(UserError, match="^toy: n_items=.*: expected two, each a whole number"):
+            make_log([0], [1], [1], wrong, "toy")
+    with pytest.raises(UserError, match="^name=None: expected text"):
+        make_log([0], [1], [1], (3, 3), None)
 
 
 def test_time_may_stand_still_and_may_restart_with_the_next_user():

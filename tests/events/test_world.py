@@ -480,6 +480,7 @@ def test_oracles_agree_on_single_domain_users(target):
         ({"aligned": 1}, "aligned 1: expected True or False"),
         ({"rotation": -1}, "rotation -1: expected a number from 0 to 1"),
         ({"gap": -1}, "gap -1: expected a number from 0 up"),
+        ({"redundency": 0.5}, "redundency: no such field: did you mean redundancy? it has n_users"),
     ],
 )
 def test_a_bad_field_is_named_with_what_was_found_and_expected(fields, words):

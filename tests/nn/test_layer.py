@@ -82,6 +82,10 @@ WRONG = {
     "mask": ((QUERY, SOURCE, REAL), {}, r"query_mask: found shape \(3, 6\), expected \(3, 5\)"),
     "times": ((QUERY, SOURCE, None, None, Q_TIME), {}, "source_time: missing: expected it with"),
     "heads": ((QUERY, SOURCE), {"heads": 3}, "heads=3: expected a divisor of the width 8"),
+    "no heads": ((QUERY, SOURCE), {"heads": 0}, "heads=0: expected a whole number of at least 1"),
+    "gate": ((QUERY, SOURCE), {"gate_act": "foo"}, "gate_act=foo: expected one of sigmoid, tanh"),
+    "part": ((QUERY, SOURCE), {"part_of": "foo"}, "part_of=foo: expected one of update, gated"),
+    "maybe": ((QUERY, SOURCE), {"causal": 1}, "causal=1: expected one of None, True, False"),
     "causal": ((QUERY, SOURCE), {"causal": True}, "causal=True: needs query_time and"),
     "aligned": ((QUERY, SOURCE), {"gate_input": "source"}, "gate_input=source: needs query_time"),
 }

@@ -152,10 +152,13 @@ def test_digest_sees_values_shape_and_order_but_not_dtype():
 
 def test_rows_must_match_and_targets_must_be_items():
     users, targets, seen = _rows(5)
-    with pytest.raises(ValueError, match="5 users, 4 targets"):
+    with pytest.raises(UserError, match="5 users, 4 targets"):
         _draw(users, targets[:4], seen)
-    with pytest.raises(ValueError, match="expected 1..100"):
+    with pytest.raises(UserError, match="expected 1..100"):
         _draw(users, targets * 0, seen)
+    for wrong in (-1, None):
+        with pytest.raises(UserError, match=f"^n_negatives={wrong}: expected a whole number"):
+            _draw(users, targets, seen, n_negatives=wrong)
 
 
 def test_no_rows():

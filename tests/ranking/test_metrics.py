@@ -5,6 +5,7 @@ import pathlib
 import numpy as np
 import pytest
 
+from oa_jax.errors import UserError
 from oa_jax.ranking.metrics import metrics_by_domain, rank_metrics
 
 GOLDEN = json.loads((pathlib.Path(__file__).parents[1] / "golden" / "metrics.json").read_text())
@@ -135,10 +136,15 @@ def test_empty_domain_is_nan_and_counts_nobody():
     [(0, 0, 10), (11, 0, 10), (5, 6, 10), (1, -1, 10), (1, 0, 1), (float("nan"), 0, 10)],
 )
 def test_impossible_counts_are_refused(rank, ties, n_candidates):
-    with pytest.raises(ValueError, match="row 1: rank"):
+    with pytest.raises(UserError, match="row 1: rank"):
         rank_metrics([1, rank], [0, ties], [10, n_candidates], 0)
 
 
+def test_a_weight_of_ties_is_from_0_to_1():
+    with pytest.raises(UserError, match="^tie_weight=7: expected a number from 0 to 1"):
+        rank_metrics([1], [0], 10, 7)
+
+
 def test_unknown_domain_is_refused():
-    with pytest.raises(ValueError, match="domain"):
+    with pytest.raises(UserError, match="domain"):
         metrics_by_domain([1, 1], [0, 0], 10, [0, 2], 0, "full")

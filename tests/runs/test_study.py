@@ -62,7 +62,7 @@ def test_names_are_folders_and_say_what_differs():
     with pytest.raises(UserError, match="file.py: run one: --config.seeds=0: expected"):
         study.checked({"one": {"backbone": "abxi", "seeds": 0}}, "file.py")
     for wrong in ([], {}, None):
-        with pytest.raises(UserError, match="get_study returned"):
+        with pytest.raises(UserError, match="file.py: found .*: expected {name: conf"):
             study.checked(wrong, "file.py")
 
 

@@ -81,7 +81,7 @@ def test_a_foreign_folder_is_refused_and_left_alone(workdir):
     (workdir.path / "thesis.txt").write_text("mine")
     with pytest.raises(UserError, match="holds thesis.txt but no config.json"):
         claim(workdir)
-    assert names(workdir) == [".lock", "thesis.txt"]
+    assert names(workdir) == ["thesis.txt"]
 
 
 def test_a_claim_that_was_killed_midway_is_claimed(workdir):
