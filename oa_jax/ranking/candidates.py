@@ -57,7 +57,7 @@ def draw_candidates(
         if n_eligible < n_negatives:
             raise UserError(
                 f"evaluate.n_negatives: user {user} has {n_eligible} eligible items in domain "
-                f"{'AB'[int(target > n_items[0])]}, expected {n_negatives} or more, or set it lower"
+                f"{'AB'[int(target > n_items[0])]}, expected at least {n_negatives}, or fewer"
             )
         bits = np.random.PCG64(np.random.SeedSequence([*words, int(user)]))
         draw = np.random.Generator(bits).choice(n_eligible, n_negatives, replace=False)

@@ -84,7 +84,7 @@ def test_what_lies_in_the_folder(folder_of):
     about = json.loads((folder / "model.json").read_text())
     assert about["fingerprint"] == experiment.data.log.fingerprint() and about["seed"] == 1
     assert json.loads((folder / "config.json").read_text()) == experiment.config.to_dict()
-    items = pl.read_parquet(folder / "items.parquet")
+    items = pl.read_parquet(folder / "items.parquet", glob=False)
     assert items.columns == ["id", "domain", "raw", "title", "users"]
     assert items["domain"].value_counts().sort("domain")["count"].to_list() == [24, 30]
     card = (folder / "README.md").read_text()
