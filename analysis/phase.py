@@ -27,10 +27,11 @@ from oa_jax.events.oracles import target_ranks
 from oa_jax.events.world import World, generate
 
 from . import correlate, figures, table
+from .differences import differing_fields, fields_of, follows, in_words
 from .output import columns, interval, number, percent, read_frame, sheet_of, write_frame
 from .page import Section
 from .resampling import cluster_interval, mean_interval
-from .runs import Run, check_metric, differing_fields, fields_of, finished, follows, in_words
+from .runs import Run, check_metric, finished
 
 ANGLE = "gated_abs_cos"
 SCHEMA = columns("kind domain run baseline x y", "", "gain low high angle angle_low angle_high")

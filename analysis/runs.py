@@ -17,20 +17,18 @@ import itertools
 import json
 import math
 import pathlib
-from collections import Counter
 from typing import Any
 
 import numpy as np
 import polars as pl
 
 from oa_jax import files
-from oa_jax.configuration import Config, upgraded
-from oa_jax.configuration import fields_of as fields_of_config
+from oa_jax.configuration import Config, fields_of, upgraded
 from oa_jax.errors import UserError
 from oa_jax.nn.known import GCAConfig, changed
 
 # Fields of a configuration that change neither what is learnt nor what is measured.
-NOT_OF_THE_MODEL = {name for name, one in fields_of_config(Config) if one.metadata.get("free")}
+NOT_OF_THE_MODEL = {name for name, one in fields_of(Config) if one.metadata.get("free")}
 NOT_OF_THE_MODEL |= {"seeds", "first_seed", "train.softmax", "train.probe_users", "model.attention"}
 # Fields of GCA that make another arm of an experiment, beside the fusion, its part and λ.
 ARMS = ("source", "window", "own_item", "width", "gate", "residual", "pool", "latents", "experts")
@@ -257,42 +255,6 @@ def read_run(path: pathlib.Path, name: str | None = None) -> Run:
 
 def finished(runs: list[Run]) -> list[Run]:
     return [run for run in runs if run.is_finished]
-
-
-def fields_of(run: Run) -> dict[str, str]:
-    """{dotted field: value, as JSON} of everything that makes the configuration."""
-
-    def leaves(node, name):
-        if isinstance(node, dict):
-            for key, value in node.items():
-                yield from leaves(value, f"{name}.{key}" if name else key)
-        else:
-            yield name, json.dumps(node)
-
-    return dict(leaves(json.loads(run.configuration), ""))
-
-
-def differing_fields(runs: list[Run]) -> tuple[dict[str, list[str]], dict[str, str]]:
-    """({dotted field: its value, as JSON, of each run} of fields in which these runs differ,
-    {field: the value that most of them have}). What an older version did not know is taken to be
-    that value."""
-    of, values, usual = [fields_of(run) for run in runs], {}, {}
-    for field in dict.fromkeys(field for fields in of for field in fields):
-        counts = Counter(fields[field] for fields in of if field in fields)
-        if len(counts) > 1:
-            usual[field] = counts.most_common(1)[0][0]
-            values[field] = [fields.get(field, usual[field]) for fields in of]
-    return values, usual
-
-
-def follows(values: list, others: list) -> bool:
-    """Whether runs that are alike in the one of `others` are alike in that of `values`, too."""
-    return len(set(zip(others, values, strict=True))) == len(set(others))
-
-
-def in_words(field: str, value: str) -> str:
-    """`gate_act=tanh` of a dotted field and a value as JSON."""
-    return f"{field.rpartition('.')[2]}={json.loads(value)}"
 
 
 def notes(runs: list[Run]) -> list[str]:

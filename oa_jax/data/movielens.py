@@ -8,6 +8,7 @@ import pathlib
 import polars as pl
 
 from oa_jax.data import filters, tables, times, values
+from oa_jax.data.blocks import blocks
 from oa_jax.data.raw import numbered
 from oa_jax.data.store import ORDER, Built
 from oa_jax.data.texts import Reading, errors, shown
@@ -71,7 +72,7 @@ def _films_100k(path, genre_path):
 def _fields(path, delimiter, n, expected):
     with errors(path):
         # Both sets are in Latin 1.
-        lines = b"".join(block for _, block in tables.blocks(path, Reading())).decode("latin-1")
+        lines = b"".join(block for _, block in blocks(path, Reading())).decode("latin-1")
     for number, line in enumerate(lines.split("\n"), 1):
         fields = line.strip("\r").split(delimiter)
         if len(fields) == n:

@@ -12,7 +12,7 @@ import pathlib
 import polars as pl
 
 from oa_jax.data import tables
-from oa_jax.data.tables import is_id
+from oa_jax.data.blocks import blocks, is_id, lines_of, n_lines
 from oa_jax.data.texts import REVIEW_FIELDS, Reading, id_of, item_fields, json_object
 
 EVENTS = {"user": pl.String, "item": pl.String, "time": pl.Int64}
@@ -34,8 +34,8 @@ def ratings(path: pathlib.Path, reading: Reading, least: float | None = None) ->
     rules = (is_id("user"), is_id("item"), rating.is_finite(), pl.col("time").is_not_null())
     good = pl.all_horizontal(*rules, pl.col("more").is_null()).fill_null(False)
     parts = [pl.DataFrame(schema=EVENTS)]
-    for number, block in tables.blocks(path, reading):
-        lines = tables.lines_of(block)
+    for number, block in blocks(path, reading):
+        lines = lines_of(block)
         fields = lines.str.split_exact(",", 4).struct.unnest()
         fields.columns = ["user", "item", "rating", "time", "more"]
         table = fields.cast({"rating": pl.Float64, "time": pl.Int64}, strict=False)
@@ -53,16 +53,16 @@ def reviews(path: pathlib.Path, reading: Reading, after: int, before: int) -> pl
     in file order. A line that is no object, or lacks one of the four fields, is malformed.
     """
     parts, time = [pl.DataFrame(schema=EVENTS)], pl.col("unixReviewTime")
-    for number, block in tables.blocks(path, reading):
+    for number, block in blocks(path, reading):
         table = _plain_reviews(block)
         if table is None:
-            lines = tables.lines_of(block)
+            lines = lines_of(block)
             rows = [_review(json_object(line)) for line in lines]
             good = pl.Series([row is not None for row in rows], dtype=pl.Boolean)
             reading.note(path, number, lines, good)
             table = pl.DataFrame([r for r in rows if r], schema=REVIEWS, orient="row")
         else:
-            reading.count(path, tables.n_lines(block))
+            reading.count(path, n_lines(block))
         kept = table.filter((time > after) & (time < before) & (pl.col("overall") > 0))
         parts.append(kept.select(user="reviewerID", item="asin", time="unixReviewTime"))
     reading.check(path, f"a JSON object with {', '.join(REVIEW_FIELDS)}")
@@ -93,8 +93,8 @@ def metadata(path: pathlib.Path, reading: Reading, wanted: set[str]) -> dict[str
     code. A line without an asin, or a wanted one that is no JSON, is malformed.
     """
     found, asins = {}, pl.Series(sorted(wanted), dtype=pl.String).implode()
-    for number, block in tables.blocks(path, reading):
-        lines = tables.lines_of(block)
+    for number, block in blocks(path, reading):
+        lines = lines_of(block)
         # The object itself is only parsed where one of its fields may say that it is wanted.
         hits = lines.str.extract_all(r'"asin"\s*:\s*"[^"]*"')
         good = ((hits.list.len() > 0) | (lines.str.strip_chars() == "")).to_list()
@@ -120,8 +120,8 @@ def douban(path: pathlib.Path, reading: Reading, kind: str) -> pl.DataFrame:
     n_fields, *places = DOUBAN_FIELDS[kind]
     schema = {"user": pl.Int64, "item": pl.Int64, "time": pl.Int64, "label": pl.String}
     parts = [pl.DataFrame(schema=schema)]
-    for number, block in tables.blocks(path, reading):
-        lines = tables.lines_of(block)
+    for number, block in blocks(path, reading):
+        lines = lines_of(block)
         fields = lines.str.strip_chars().str.split("\t")
         texts = [fields.list.get(p, null_on_oob=True).str.replace_all('"', "") for p in places]
         texts[2] = texts[2].str.replace_all("[-: ]", "")

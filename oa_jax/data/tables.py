@@ -10,7 +10,6 @@ import collections
 import contextlib
 import csv
 import dataclasses
-import gzip
 import io
 import itertools
 import pathlib
@@ -20,19 +19,17 @@ from typing import NamedTuple
 
 import polars as pl
 
+from oa_jax.data.blocks import blocks, lines_of, n_lines
 from oa_jax.data.texts import Reading, errors, id_of, json_object, shown
 from oa_jax.errors import UserError
 
-BLOCK_BYTES = 1 << 25
 BLOCK_ROWS = 1 << 20
-LONGEST_LINE = 1 << 28
-GZIP, ZSTD, PARQUET = b"\x1f\x8b", b"\x28\xb5\x2f\xfd", b"PAR1"
+PARQUET = b"PAR1"
 FOREIGN = {b"PK\x03\x04": "a ZIP archive or spreadsheet", b"SQLite f": "an SQLite database"}
 TEXT, JSON, FRAME = "text", "JSON lines", "frame"
 DELIMITERS = ("\t", "::", ";", "|", ",", " ")
 LOOKED_AT = 20  # lines that tell a delimiter apart
 TYPED = re.compile(r"(.+):(?:token|float)(?:_seq)?")  # a name in a header of RecBole
-NO_UTF8 = "\ufffd"
 RETURN = "found a carriage return, expected line ends, or a field in quotes"
 TOO_LONG = f"found a field of more than {csv.field_size_limit():,} signs, expected fewer"
 
@@ -61,57 +58,6 @@ class Rows(NamedTuple):
     number: pl.Series
     fault: pl.Series
     fields: pl.DataFrame
-
-
-# --- blocks and lines -----------------------------------------------------------------------------
-
-
-def blocks(path: pathlib.Path, reading: Reading) -> Iterator[tuple[int, bytes]]:
-    """(number of the first line, whole lines) of a file, unpacked."""
-    number, rest, first = 1, b"", True
-    with errors(path), open(path, "rb") as raw, contextlib.ExitStack() as stack:
-        file = _unpacked(path, raw, stack)
-        while block := file.read(BLOCK_BYTES):
-            reading.on_bytes(path, raw.tell())
-            if first and block.startswith((b"\xff\xfe", b"\xfe\xff")):
-                raise UserError(f"{path}: line 1: expected UTF-8 text, found UTF-16")
-            block, first = block.removeprefix(b"\xef\xbb\xbf") if first else block, False
-            end = block.rfind(b"\n") + 1
-            if end:
-                whole, rest = rest + block[:end], block[end:]
-                yield number, whole
-                number += whole.count(b"\n")
-            elif len(rest) > LONGEST_LINE:
-                raise UserError(f"{path}: line {number}: longer than {LONGEST_LINE} bytes")
-            else:
-                rest += block
-        if rest:
-            yield number, rest
-
-
-def _unpacked(path, raw, stack):
-    start = raw.read(len(ZSTD))
-    raw.seek(0)
-    if path.suffix == ".gz" or start.startswith(GZIP):
-        return stack.enter_context(gzip.open(raw))
-    if path.suffix == ".zst" or start == ZSTD:
-        try:
-            import pyarrow  # Python itself unpacks zstd from 3.14 on
-        except ImportError:
-            raise UserError(f"{path}: packed by zstd: expected the extra `data`") from None
-        return stack.enter_context(pyarrow.CompressedInputStream(pyarrow.PythonFile(raw), "zstd"))
-    return raw
-
-
-def lines_of(block: bytes) -> pl.Series:
-    """Lines of a block, without their ends; bytes that are no UTF-8 become U+FFFD."""
-    content = block.decode("utf-8", "replace").removesuffix("\n")
-    return pl.Series([content]).str.split("\n").explode().str.strip_suffix("\r")
-
-
-def is_id(name: str) -> pl.Expr:
-    """Not empty, and free of what stands for bytes that are no UTF-8."""
-    return (pl.col(name) != "") & ~pl.col(name).str.contains(NO_UTF8, literal=True)
 
 
 # --- what a file is -------------------------------------------------------------------------------
@@ -246,10 +192,6 @@ def _delimited(table, wanted, reading):
         fields = parts[:, places]
         fields.columns = wanted
         yield Rows(numbers, fault, fields)
-
-
-def n_lines(block: bytes) -> int:
-    return block.count(b"\n") + (not block.endswith(b"\n"))
 
 
 def _parted(table, lines):

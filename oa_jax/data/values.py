@@ -8,7 +8,8 @@ from collections.abc import Iterator
 import polars as pl
 
 from oa_jax.data import tables, times
-from oa_jax.data.tables import NO_UTF8, Rows, Table
+from oa_jax.data.blocks import NO_UTF8
+from oa_jax.data.tables import Rows, Table
 from oa_jax.data.texts import Reading, shown
 from oa_jax.errors import UserError
 
@@ -90,8 +91,13 @@ def read(
     order += ["rating"] if all("rating" in part.columns for part in parts) else []
     events = pl.concat([part.select(order) for part in parts])
     titles = pl.concat(titles).unique(["domain", "item"], keep="first", maintain_order=True)
+    return in_time(events), titles, units
+
+
+def in_time(events: pl.DataFrame) -> pl.DataFrame:
+    """Events in the order of time; equal ones in the order that they have."""
     by = [name for name in ("time", FINER) if name in events.columns]
-    return events.sort(by, maintain_order=True), titles, units
+    return events.sort(by, maintain_order=True)
 
 
 def _finer(parts):

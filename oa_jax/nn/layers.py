@@ -162,9 +162,9 @@ class Chunks:
 def chunks_pay(form: str, packing: Packing) -> bool:
     """Whether a packed stream's attention is better made `in_chunks`. form: rows, chunks, or auto:
     chunks where twice the slots, their keys, are not more than the places of the grid."""
-    if packing.at_P is None or form != "auto":
-        return packing.at_P is not None and form == "chunks"
-    return 2 * len(packing.at_P) <= math.prod(packing.shape)
+    if packing.at_P is None or form == "rows":
+        return False
+    return form == "chunks" or 2 * len(packing.at_P) <= math.prod(packing.shape)
 
 
 def in_chunks(

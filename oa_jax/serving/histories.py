@@ -73,12 +73,11 @@ def of_events(events: Any, names: Names, time_unit: str | None = None) -> Histor
     and column, also where an id is of both domains and there is no column of domains.
     """
     pl = polars()
-    from oa_jax.data.values import FINER
+    from oa_jax.data.values import in_time
 
     frame, source = _read(events, time_unit)
     ids = pl.DataFrame({"item": names.raw, "domain": names.domain}).with_row_index("id", 1)
     on = ["item", "domain"] if "domain" in source.roles else ["item"]
-    order = [name for name in ("time", FINER) if name in frame.columns]
     if len(on) == 1:
         twice = ids.filter(pl.col("item").is_duplicated())["item"]
         both = pl.col("item").is_in(twice.implode())
@@ -86,7 +85,7 @@ def of_events(events: Any, names: Names, time_unit: str | None = None) -> Histor
     found = frame.join(ids.select(*on, "id"), on=on, how="left", maintain_order="left")
     unknown = found.filter(pl.col("id").is_null())["item"].to_list()
     users = frame["user"].unique(maintain_order=True)
-    found = found.filter(pl.col("id").is_not_null()).sort(*order, maintain_order=True)
+    found = in_time(found.filter(pl.col("id").is_not_null()))
     if not len(found):
         said = f"no known item in {len(frame)} events: the first is {unknown[0]!r}"
         raise UserError(f"{source.table.path}: {said}")

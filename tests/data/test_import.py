@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import oa_jax as oa
+from oa_jax.data import blocks as block_reader
 from oa_jax.data import filters, own, store, tables
 from oa_jax.data.prepare import prepare_own
 from oa_jax.data.texts import Reading
@@ -127,10 +128,10 @@ FORMATS = {
 }
 
 
-@pytest.fixture(params=[64, tables.BLOCK_BYTES], ids=["tiny blocks", "one block"])
+@pytest.fixture(params=[64, block_reader.BLOCK_BYTES], ids=["tiny blocks", "one block"])
 def blocks(request, monkeypatch):
     """Everything holds wherever a block ends."""
-    monkeypatch.setattr(tables, "BLOCK_BYTES", request.param)
+    monkeypatch.setattr(block_reader, "BLOCK_BYTES", request.param)
     monkeypatch.setattr(tables, "BLOCK_ROWS", 1 << 20 if request.param > 64 else 16)
 
 

@@ -5,7 +5,8 @@ import json
 
 import pytest
 
-from oa_jax.data import readers, tables
+from oa_jax.data import blocks as block_reader
+from oa_jax.data import readers
 from oa_jax.data.texts import Reading
 from oa_jax.errors import UserError
 
@@ -34,10 +35,12 @@ BAD_RATINGS = [
 ]
 
 
-@pytest.fixture(params=[40, tables.BLOCK_BYTES], ids=["tiny blocks", "one block"], autouse=True)
+@pytest.fixture(
+    params=[40, block_reader.BLOCK_BYTES], ids=["tiny blocks", "one block"], autouse=True
+)
 def blocks(request, monkeypatch):
     """Everything holds wherever a block ends."""
-    monkeypatch.setattr(tables, "BLOCK_BYTES", request.param)
+    monkeypatch.setattr(block_reader, "BLOCK_BYTES", request.param)
 
 
 @pytest.mark.parametrize("name", ["r.csv", "r.csv.gz"])

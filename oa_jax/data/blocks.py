@@ -1,0 +1,70 @@
+"""Files block by block, unpacked: plain, gzip or zstd. A byte order mark is skipped."""
+
+from __future__ import annotations
+
+import contextlib
+import gzip
+import pathlib
+from collections.abc import Iterator
+
+import polars as pl
+
+from oa_jax.data.texts import Reading, errors
+from oa_jax.errors import UserError
+
+BLOCK_BYTES = 1 << 25
+LONGEST_LINE = 1 << 28
+GZIP, ZSTD = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"
+NO_UTF8 = "\ufffd"
+
+
+def blocks(path: pathlib.Path, reading: Reading) -> Iterator[tuple[int, bytes]]:
+    """(number of the first line, whole lines) of a file, unpacked."""
+    number, rest, first = 1, b"", True
+    with errors(path), open(path, "rb") as raw, contextlib.ExitStack() as stack:
+        file = _unpacked(path, raw, stack)
+        while block := file.read(BLOCK_BYTES):
+            reading.on_bytes(path, raw.tell())
+            if first and block.startswith((b"\xff\xfe", b"\xfe\xff")):
+                raise UserError(f"{path}: line 1: expected UTF-8 text, found UTF-16")
+            block, first = block.removeprefix(b"\xef\xbb\xbf") if first else block, False
+            end = block.rfind(b"\n") + 1
+            if end:
+                whole, rest = rest + block[:end], block[end:]
+                yield number, whole
+                number += whole.count(b"\n")
+            elif len(rest) > LONGEST_LINE:
+                raise UserError(f"{path}: line {number}: longer than {LONGEST_LINE} bytes")
+            else:
+                rest += block
+        if rest:
+            yield number, rest
+
+
+def _unpacked(path, raw, stack):
+    start = raw.read(len(ZSTD))
+    raw.seek(0)
+    if path.suffix == ".gz" or start.startswith(GZIP):
+        return stack.enter_context(gzip.open(raw))
+    if path.suffix == ".zst" or start == ZSTD:
+        try:
+            import pyarrow  # Python itself unpacks zstd from 3.14 on
+        except ImportError:
+            raise UserError(f"{path}: packed by zstd: expected the extra `data`") from None
+        return stack.enter_context(pyarrow.CompressedInputStream(pyarrow.PythonFile(raw), "zstd"))
+    return raw
+
+
+def lines_of(block: bytes) -> pl.Series:
+    """Lines of a block, without their ends; bytes that are no UTF-8 become U+FFFD."""
+    content = block.decode("utf-8", "replace").removesuffix("\n")
+    return pl.Series([content]).str.split("\n").explode().str.strip_suffix("\r")
+
+
+def is_id(name: str) -> pl.Expr:
+    """Not empty, and free of what stands for bytes that are no UTF-8."""
+    return (pl.col(name) != "") & ~pl.col(name).str.contains(NO_UTF8, literal=True)
+
+
+def n_lines(block: bytes) -> int:
+    return block.count(b"\n") + (not block.endswith(b"\n"))
