@@ -36,7 +36,9 @@ def main(command: str | None = None) -> None:
             known = ", ".join(COMMANDS)
             print(f"error: {command}: no such command: expected one of {known}", file=sys.stderr)
             sys.exit(2)
-        sys.argv = [f"oa_jax {command}", *rest]
+        # absl names the process so. With a blank in that, Slurm's proctrack/linuxproc does not find
+        # it, and no signal comes.
+        sys.argv = [f"oa_jax-{command}", *rest]
     try:
         module = importlib.import_module(f"oa_jax.commands.{command}")
     except (ValueError, TypeError) as error:  # JAX reads its variables when it is imported

@@ -213,9 +213,11 @@ class Run:
         return read_json(self.path / "summary.json", "a finished run")
 
     def history(self) -> list[dict]:
-        """metrics.jsonl: a row for each epoch and seed. A line cut off by a kill is left out."""
-        rows = []
-        for line in (self.path / "metrics.jsonl").read_text("utf-8", "replace").splitlines():
+        """metrics.jsonl: a row for each epoch and seed, none before the first epoch has ended. A
+        line cut off by a kill is left out."""
+        path, rows = self.path / "metrics.jsonl", []
+        text = path.read_text("utf-8", "replace") if path.exists() else ""
+        for line in text.splitlines():
             with contextlib.suppress(ValueError):
                 rows.append(json.loads(line))
         return rows

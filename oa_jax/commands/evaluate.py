@@ -63,10 +63,7 @@ def config_of(workdir: Workdir) -> Config:
     config, sizes = stored_config(workdir), flags.FLAGS.mesh
     if flags.FLAGS.data_dir:
         config = config.replace(data={"dir": flags.FLAGS.data_dir})
-    try:
-        mesh.Layout.of(sizes, flag="--mesh")
-    except ValueError:
-        raise UserError(f"--mesh={sizes}: expected {MESH_EXPECTED}") from None
+    mesh.Layout.of(sizes, flag="--mesh")
     return config.replace(mesh=sizes)
 
 

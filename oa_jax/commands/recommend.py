@@ -15,6 +15,7 @@ from oa_jax.commands import cli, report
 from oa_jax.configuration import MESH_EXPECTED
 from oa_jax.data import texts
 from oa_jax.engine.compilation import use_compilation_cache
+from oa_jax.engine.mesh import Layout
 from oa_jax.errors import UserError
 from oa_jax.serving import histories as asked
 from oa_jax.serving import lists
@@ -41,6 +42,7 @@ def main(_):
     out = cli.given("out", f"a file that ends in {', '.join(lists.FORMS)}")
     files.check_writable(out, "--out")
     lists.check_form(out)
+    Layout.of(values.mesh, flag="--mesh")
     if values.histories and values.users != "all":
         raise UserError("--users, --histories: expected one of them")
     use_compilation_cache(cli.say)

@@ -12,7 +12,7 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from oa_jax.configuration import MESH_AXES, mesh_sizes
+from oa_jax.configuration import MESH_AXES, MESH_EXPECTED, mesh_sizes
 from oa_jax.errors import UserError
 from oa_jax.nn import shards
 
@@ -33,9 +33,13 @@ class Layout:
 
     @classmethod
     def of(cls, text: str, devices=None, flag="--config.mesh") -> Layout:
-        """The layout of `flag=text`. Raises UserError where the devices are too few, or where
-        several processes would not all have a part."""
-        devices, sizes = tuple(jax.devices() if devices is None else devices), mesh_sizes(text)
+        """The layout of `flag=text`. Raises UserError where the text is none, the devices are too
+        few, or several processes would not all have a part."""
+        devices = tuple(jax.devices() if devices is None else devices)
+        try:
+            sizes = mesh_sizes(text)
+        except ValueError:
+            raise UserError(f"{flag}={text}: expected {MESH_EXPECTED}") from None
         if sizes is None:
             return cls(devices)
         needed, found = math.prod(sizes), len(devices)

@@ -5,10 +5,12 @@ import os
 import pathlib
 import subprocess
 import sys
+import types
 
 import jax
 import pytest
 
+from oa_jax import __main__
 from oa_jax.commands import cli
 from oa_jax.engine import compilation
 from oa_jax.errors import Interrupted, UserError
@@ -43,6 +45,7 @@ def test_what_goes_wrong_outside_is_a_line_and_a_status(monkeypatch, capsys, err
 AT_WORK = """
 import os, signal, sys, threading, time
 import jax, jax.numpy as jnp
+from oa_jax import __main__
 from oa_jax.commands import cli
 work = jax.jit(lambda x: jax.lax.fori_loop(0, 10**7, lambda i, a: jnp.tanh(a @ a), x))
 x = jnp.ones((64, 64))
@@ -152,6 +155,7 @@ def test_a_cache_is_made_where_it_can_be(switches, monkeypatch, tmp_path):
 
 ABANDONED = """
 import asyncio, logging, sys, warnings
+from oa_jax import __main__
 from oa_jax.commands import cli
 if sys.argv[1] == "quiet":
     cli.leave_abandoned_reads_unsaid()
@@ -175,3 +179,13 @@ def test_what_a_failed_restore_leaves_behind_is_unsaid_in_a_command(how):
     said = ("Event loop is closed", "never retrieved", "never awaited")
     assert [words in done.stderr for words in said] == [how == "told"] * 3
     assert "something else" in done.stderr
+
+
+def test_the_name_of_the_process_is_one_word(monkeypatch):
+    started = []
+    module = types.SimpleNamespace(__doc__="", start=lambda: started.append(sys.argv))
+    monkeypatch.setattr("importlib.import_module", lambda name: module)
+    monkeypatch.setattr(sys, "argv", ["-m", "data", "list"])
+    monkeypatch.setattr(sys.modules["__main__"], "__doc__", "")
+    __main__.main()
+    assert started == [["oa_jax-data", "list"]]

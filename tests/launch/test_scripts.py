@@ -73,7 +73,6 @@ BAD = {
     "count": ("processes.sh", ["two", *TRAIN], "processes 'two': expected a whole number"),
     "workdir": ("processes.sh", ["2", TRAIN[0]], "--workdir=DIR: missing"),
     "port": ("processes.sh", ["2", *TRAIN], "PORT=x: expected a number"),
-    "runs": ("slurm.sbatch", ["--runs=nowhere"], "--runs=nowhere: no such file"),
     "action": ("tpu_vm.sh", ["start", "mine"], "action 'start': expected create, install, run"),
     "name": ("tpu_vm.sh", ["create", "My_TPU"], "name 'My_TPU': expected ACTION NAME"),
     "type": ("tpu_vm.sh", ["create", "mine"], "TYPE=v9-8: expected v5litepod-N, v5p-N or v6e-N"),
@@ -197,27 +196,6 @@ def test_an_interrupted_job_is_queued_again(tmp_path, status, is_queued):
     result = slurm(tmp_path, f"exit {status}", *TRAIN)
     assert result.returncode == status
     assert calls(tmp_path, "scontrol") == (["requeue 17"] if is_queued else [])
-
-
-def test_an_array_task_takes_its_line(tmp_path):
-    file = tmp_path / "runs.txt"
-    file.write_text("--config=a.py --workdir=one\n--config=b.py '--workdir=t w o'\n")
-    one = {"SLURM_ARRAY_TASK_ID": "2", "SLURM_NTASKS": "1"}
-    result = slurm(tmp_path, "", f"--runs={file}", **one)
-    assert result.returncode == 0, result.stderr
-    (call,) = calls(tmp_path, "srun")
-    assert call.endswith("-m oa_jax train --config=b.py --workdir=t w o --distributed=off")
-    missing = slurm(tmp_path, "", f"--runs={file}", **one | {"SLURM_ARRAY_TASK_ID": "3"})
-    assert missing.returncode == 2 and "line 3: empty" in missing.stderr
-    alone = slurm(tmp_path, "", f"--runs={file}")
-    assert alone.returncode == 2 and "sbatch --array=1-2" in alone.stderr
-
-
-def test_a_line_of_an_array_runs_nothing(tmp_path):
-    file = tmp_path / "runs.txt"
-    file.write_text(f"--config=a.py --workdir=$(touch {tmp_path}/ran)\n")
-    slurm(tmp_path, "", f"--runs={file}", SLURM_ARRAY_TASK_ID="1", SLURM_NTASKS="1")
-    assert not (tmp_path / "ran").exists() and "$(touch" in calls(tmp_path, "srun")[0]
 
 
 # --- TPU VM --------------------------------------------------------------------------------------

@@ -14,6 +14,7 @@ import subprocess
 import sys
 import time
 
+import polars as pl
 import pytest
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -43,8 +44,19 @@ GresTypes=gpu
 MpiDefault=none
 JobAcctGatherType=jobacct_gather/none
 AccountingStorageType=accounting_storage/none
-NodeName={host} NodeAddr=127.0.0.1 Port={node_port} CPUs=16 Gres=gpu:1 State=UNKNOWN
+NodeName={host} NodeAddr=127.0.0.1 Port={node_port} CPUs=16 Gres=gpu:2 State=UNKNOWN
 PartitionName=all Nodes=ALL Default=YES MaxTime=INFINITE State=UP
+"""
+
+STUDY = """
+from oa_jax import presets
+
+def get_study(arg=None):
+    configs = {act: presets.load("configs/abxi.py:gca=0,runlocal") for act in ("sigmoid", "tanh")}
+    for act, config in configs.items():
+        fields = {"gca.gate_act": act, "train.max_epochs": 40, "train.stop_patience": 99}
+        config.update_from_flattened_dict(fields | {"seeds": 2})
+    return configs
 """
 
 pytestmark = [
@@ -76,7 +88,7 @@ def slurm(tmp_path_factory):
         node_port=free_port(),
     )
     (folder / "slurm.conf").write_text(text)
-    (folder / "gres.conf").write_text("Name=gpu File=/dev/null\n")
+    (folder / "gres.conf").write_text("Name=gpu File=/dev/null\nName=gpu File=/dev/zero\n")
     environment = {k: v for k, v in os.environ.items() if not k.startswith("SLURM")}
     environment |= {"SLURM_CONF": str(folder / "slurm.conf"), "PYTHON": sys.executable}
     environment |= {"JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT)}
@@ -132,3 +144,27 @@ def test_a_notice_saves_queues_again_and_the_run_ends(slurm, tmp_path):
     assert f"going on after epoch {epoch}\n" in text and text.count("cpu x2 (seed:2") == 2
     rows = (workdir / "metrics.jsonl").read_text().count("\n")
     assert rows == (40 + 1) * 2  # every epoch once, and the one before training
+
+
+def test_workers_of_an_array_share_a_sweep(slurm, tmp_path):
+    study, sweep = tmp_path / "study.py", tmp_path / "sweep"
+    study.write_text(STUDY)
+    array = slurm(
+        *("sbatch", "--parsable", "--array=1-2", "--ntasks-per-node=1", "--gpus-per-node=1"),
+        *("--cpus-per-task=1", f"--output={tmp_path}/%a.out", "launch/slurm.sbatch"),
+        *(f"--study={study}", f"--out={sweep}"),
+    ).strip()
+    texts = {}
+
+    def said(task, words):
+        path = tmp_path / f"{task}.out"
+        texts[task] = path.read_text() if path.exists() else ""
+        return re.search(words, texts[task])
+
+    wait_for(lambda: all(said(task, r"(?m)^epoch") for task in "12"))
+    slurm("scancel", "--signal=TERM", f"{array}_1")
+    wait_for(lambda: said("1", "queued again"))
+    wait_for(lambda: slurm("squeue", "-h") == "")
+    assert said("1", "restart 1") and said("2", "restart 0")
+    rows = pl.read_csv(sweep / "index.csv")
+    assert rows["status"].to_list() == ["finished"] * len(rows) and len(rows) == 2 * 2
