@@ -85,6 +85,33 @@ def test_summaries_of_our_own_runs_are_whole(name):
     assert summary["n_seeds"] == 5 and len(summary["per_seed"]) == 5
 
 
+def test_the_table_of_mybank_is_that_of_its_summaries():
+    folder = FOLDER / "abxi_mybank_loan_fund_small"
+    summaries = json.loads((folder / "rules.json").read_text())
+    summaries += [json.loads((folder / f"{name}.json").read_text()) for name in ("none", "early")]
+    of = {one["label"]: one for one in summaries}
+    said = (FOLDER / "README.md").read_text().partition("## ABXI, MYbank")[2].partition("\n## ")[0]
+    rows = {cells[1].strip(): cells for line in said.splitlines() if (cells := line.split("|"))[2:]}
+    metrics = [
+        f"test/{d}/{m}" for m in ("ndcg@10/uni999", "ndcg@10/full", "auc/uni999") for d in "AB"
+    ]
+    for label in ("popularity", "last-item popularity", "abxi", "abxi + GCA[0]"):
+        mean, sd = of[label]["mean"], of[label]["sd"]
+        spread = [f" ± {sd[m]:.4f}" if of[label]["n_seeds"] > 1 else "" for m in metrics]
+        cells = [f"{mean[m]:.4f}{s}" for m, s in zip(metrics, spread, strict=True)]
+        assert [cell.strip() for cell in rows[label][4:-1]] == cells
+    none, early = (of[label]["mean"] for label in ("abxi", "abxi + GCA[0]"))
+    for metric, cell in zip(metrics, rows["gain of GCA, 95 % interval"][4:-1], strict=True):
+        gain = float(cell.split()[0].replace("−", "-"))
+        assert gain == pytest.approx(early[metric] - none[metric], abs=6e-5)
+    cosines = [number(early[f"best/gca/0/{d}/cos"], 2, sign=True) for d in "AB"]
+    assert cosines == ["+0.09", "−0.14"] and f"mean cosine {cosines[0]} ±" in said
+    root = (FOLDER.parents[1] / "README.md").read_text()
+    for d, cosine in zip("AB", cosines, strict=True):
+        cells = [rows[label][4 + "AB".index(d)].strip() for label in ("abxi", "abxi + GCA[0]")]
+        assert f"loan-fund, {d} | `uni999` | {' | '.join(cells)} | – | {cosine} |" in root
+
+
 def with_gca(index, rho):
     same = (pl.col("data.world.redundancy") == rho) & (pl.col("data.world.synergy") == 0)
     return index.filter(same & pl.col("gca.positions").is_not_null())
