@@ -28,6 +28,9 @@ from oa_jax.runs.workdir import Workdir
 
 Say = Callable[[str], None]
 
+LONG_S = 20.0  # an epoch that takes longer is saved whatever `checkpoint_every` says
+GRACE_S = 10.0  # which a program that was told to leave waits for the end of an epoch
+
 
 class Clock:
     """Seconds by kind; compilation is its own kind."""
@@ -67,6 +70,7 @@ class Training:
         self.epochs = np.zeros(len(experiment.seeds), int)
         self.stop = False  # its seeds shall end with the epoch under way
         self.step = 0  # names the checkpoints: the epochs of the program that this run was in
+        self.saved_step: int | None = None  # the newest of them
         self.keeps = "last"  # of the ended run: all that it takes to go on, the "best" or "none"
         self._save_seconds, self._saved = save_seconds, time.monotonic()
 
@@ -93,6 +97,7 @@ class Training:
             self.workdir.keep_rows({})
             return
         self.step, states, seconds = found
+        self.saved_step = self.step
         self._check_steps(states)
         states = states.replace(hparams=self.values_of(saved))
         # The configuration may allow more epochs than it did.
@@ -140,15 +145,15 @@ class Training:
         if self.done.all() and self.keeps == "best":
             states = states.replace(params=(), moments=())
         self.clock.timed("save", self.checkpoints.save, self.step, states, self.clock.seconds)
-        self._saved = time.monotonic()
+        self.saved_step, self._saved = self.step, time.monotonic()
 
-    def is_due(self) -> bool:
-        """Whether the epoch that has ended is one to save."""
+    def is_due(self, seconds: float) -> bool:
+        """Whether the epoch that has ended, and took `seconds`, is one to save."""
         far = time.monotonic() - self._saved >= self._save_seconds
         every = self.experiment.config.train.checkpoint_every
         if self.done.all():
             return self.keeps != "none"
-        return far and self.step % every == 0
+        return far and (self.step % every == 0 or seconds >= LONG_S)
 
 
 Seat = tuple[Training, int]  # a run, and the place of one of its seeds
@@ -199,7 +204,7 @@ class Slots:
 
         after: is called with every run in the program and the seconds of an epoch, once its rows
         are written; ended: with a run whose seeds have all ended. Raises Interrupted, with
-        everything saved, after the epoch in which `notice` came.
+        everything saved, after the epoch in which `notice` came, or in it (see `_wait`).
         """
         notice = notice or processes.Notice()  # outside of its context it never comes
         late: Callable[[], None] | None = None
@@ -211,14 +216,15 @@ class Slots:
             self._states, report = self.engine.epoch(self._states, self.arrays, capacity)
             if late:
                 late()  # the host's part of the epoch before, while the device works
-            counters = self._counters()  # waits for the device
+            self._wait(notice)
+            counters = self._counters()
             ready, compiled = time.perf_counter(), self.engine.compile_seconds - compiled
             spent = {"train": ready - begin - compiled, "compile": compiled}
             groups = self._by_run()
             late = functools.partial(self._write, groups, counters, report, spent, after)
             self._leave(groups, counters, spent)
             leaving = notice.holds()
-            due = [run for run in groups if leaving or run.is_due()]
+            due = [run for run in groups if leaving or run.is_due(spent["train"])]
             # Several processes fetch together, which must not meet an epoch under way.
             if due or any(run.done.all() for run in groups) or processes.several():
                 late()
@@ -226,13 +232,33 @@ class Slots:
             for run in due:
                 self._aside(run.save, self._inside(run))
             if leaving:
-                first, *more = (str(run.workdir.path) for run in groups)
-                what = f"{first} and {len(more)} more are" if more else f"{first} is"
-                raise notice.error(f"{what} saved after epoch {counters['epoch'].max()}")
+                raise self._interrupted(groups, notice)
             for run in groups:
                 if run.done.all():
                     self._aside(ended, run)
         self.use.host += time.perf_counter() - ready
+
+    def _wait(self, notice):
+        """Wait for the device. Raises Interrupted in the midst of a long epoch once `notice` has
+        come, if all that was before is saved: the machine may be gone before its end. Several
+        processes could not ask each other meanwhile."""
+        groups, begin, told = self._by_run(), time.monotonic(), None
+        if processes.several() or any(run.saved_step != run.step for run in groups):
+            return
+        while not self._states.done.is_ready():
+            now = time.monotonic()
+            if notice.holds():
+                told = told or now
+                if now - told >= GRACE_S:
+                    raise self._interrupted(groups, notice)
+            time.sleep(min(0.1, 0.01 * (now - begin)))
+
+    @staticmethod
+    def _interrupted(groups, notice):
+        first, *more = (str(run.workdir.path) for run in groups)
+        what = f"{first} and {len(more)} more are" if more else f"{first} is"
+        epoch = max(run.epochs.max() for run in groups)
+        return notice.error(f"{what} saved after epoch {epoch}")
 
     def _aside(self, fn, *args):
         """`fn(*args)`, whose time is not the host's part of an epoch."""
@@ -372,8 +398,8 @@ def train(
     """Train all seeds of a run to their ends -> (states of all seeds, seconds by kind).
 
     Goes on from the newest checkpoint. `say` prints one line. watch: gets the run and the seconds
-    of each epoch; by default a line of it is said. Raises Interrupted, with everything saved, after
-    the epoch in which `notice` came.
+    of each epoch; by default a line of it is said. Raises Interrupted, with everything saved: see
+    `Slots.run`.
     """
     watch = watch or (lambda run, seconds: say(run.rows.line(seconds)))
     with Training(experiment, workdir, say) as training:

@@ -2,13 +2,16 @@
 
 import json
 import shutil
+import signal
+import types
 
 import jax
 import jax.numpy as jnp
 import pytest
 import toy
 
-from oa_jax.engine.program import take_seeds
+from oa_jax import errors, processes
+from oa_jax.engine.program import Engine, take_seeds
 from oa_jax.runs import loop
 from oa_jax.runs.checkpoint import SUMS, Checkpoints
 from oa_jax.runs.metrics_file import Rows
@@ -25,11 +28,11 @@ UNEVEN = {
 }
 
 
-def train(path, say=lambda line: None, **overrides):
+def train(path, say=lambda line: None, notice=None, **overrides):
     """Run the loop in a workdir -> (experiment, final states)."""
     experiment = toy.toy_experiment(**overrides)
     with Workdir(path) as workdir:
-        return experiment, loop.train(experiment, workdir, say)[0]
+        return experiment, loop.train(experiment, workdir, say, notice)[0]
 
 
 def rows_of(path):
@@ -113,6 +116,35 @@ def test_going_on_gives_the_same_run(uneven, tmp_path, bitwise, at, every):
     _, found = train(tmp_path, said.append, **changes)
     kept = (at - 1) // every * every
     assert (said[0] == f"going on after epoch {kept}") == (kept > 0)
+    assert bitwise(found, states)
+    assert (tmp_path / "metrics.jsonl").read_bytes() == (whole / "metrics.jsonl").read_bytes()
+
+
+@pytest.mark.parametrize(("every", "kept"), [(1, 3), (2, 4)])
+def test_a_long_epoch_is_given_up_where_all_before_it_is_saved(
+    uneven, tmp_path, bitwise, monkeypatch, every, kept
+):
+    """Told to leave in its fourth epoch, which ends after all notices if nobody waits for it."""
+    whole, _, states = uneven
+    changes, notice = UNEVEN | {"train__checkpoint_every": every}, processes.Notice()
+
+    def epoch(self, states, *args):
+        states, report = train_epoch(self, states, *args)
+        if states.epoch.max() == 4:
+            notice._receive(signal.SIGTERM, None)
+            if every == 1:
+                states = states.replace(done=types.SimpleNamespace(is_ready=lambda: False))
+        return states, report
+
+    train_epoch = Engine.epoch
+    monkeypatch.setattr(Engine, "epoch", epoch)
+    monkeypatch.setattr(loop, "GRACE_S", 0.0)
+    with pytest.raises(errors.Interrupted, match=f"is saved after epoch {kept}$"):
+        train(tmp_path, notice=notice, **changes)
+    monkeypatch.undo()
+    said = []
+    _, found = train(tmp_path, said.append, **changes)
+    assert said[0] == f"going on after epoch {kept}"
     assert bitwise(found, states)
     assert (tmp_path / "metrics.jsonl").read_bytes() == (whole / "metrics.jsonl").read_bytes()
 
