@@ -311,7 +311,7 @@ class Run:
         name, of = f"{place}/{domain}", self.experiment
         presets.choice("split", split, of.evaluation.rows)
         n_users = checked("n_users", n_users, whole(256, ""))
-        rows = {k: v[:n_users] for k, v in of.evaluation.rows[split].items()}
+        rows = {k: v[:n_users] for k, v in of.evaluation.rows[split].items() if k != "seen"}
         backbone = of.engine.settings.on(of.tables).backbone
         probes = jax.jit(backbone.probe)(self.params("best", seed), rows)
         if name not in probes:

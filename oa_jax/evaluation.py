@@ -24,7 +24,7 @@ COUNTS = ("rank", "ties", "n_candidates", "finite")  # of each row, as of `ranki
 class Evaluation:
     """Evaluation rows of both splits with their candidates.
 
-    rows: {split: {name: (R, …)}} of the task, and candidates by ranking.
+    rows: {split: {name: (R, …)}} of the task, and candidates by ranking; `seen` is `Ragged`.
     groups: {split: {name: mask (R,)}}, sets of users reported beside the two domains.
     rankings: {ranking: its name in metrics and files}; "full" needs no candidates.
     watched: the ranking of validation users that training selects by.
@@ -40,11 +40,16 @@ class Evaluation:
     block_users: int
 
     def padded(self, rows: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Rows in whole blocks of users; `real` marks those that count."""
-        n_rows = len(rows["target"])
+        """Rows in whole blocks of users; `real` marks those that count. In the place of `seen` come
+        `seen_row` and `seen_item`, as many for each block: see `Ragged.blocks`."""
+        n_rows, of_blocks = len(rows["target"]), {}
         fill = -n_rows % self.block_users
+        if "seen" in rows:
+            pair = rows["seen"].blocks(self.block_users)
+            of_blocks = dict(zip(("seen_row", "seen_item"), map(np.ravel, pair), strict=True))
+        rows = {name: values for name, values in rows.items() if name != "seen"}
         out = {k: np.pad(v, [(0, fill)] + [(0, 0)] * (v.ndim - 1)) for k, v in rows.items()}
-        return out | {"real": np.arange(n_rows + fill) < n_rows}
+        return out | of_blocks | {"real": np.arange(n_rows + fill) < n_rows}
 
     def arrays(self, n_probe: int) -> dict[str, dict[str, np.ndarray]]:
         """What an epoch looks at: "val", the validation users with the watched candidates, and

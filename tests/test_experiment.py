@@ -88,15 +88,18 @@ def test_a_wrong_argument_of_the_file_is_named(argument, expected):
 
 def test_padded_fills_whole_blocks_and_marks_them(experiment):
     for split in SPLITS:
-        rows = experiment.evaluation.rows[split]
-        padded = experiment.evaluation.padded(rows)
-        assert set(padded) == {*rows, "real"}
+        rows = dict(experiment.evaluation.rows[split])
+        padded, seen = experiment.evaluation.padded(rows), rows.pop("seen")
+        assert set(padded) == {*rows, "real", "seen_row", "seen_item"}
         n_rows = len(rows["target"])
         assert n_rows == 40 and len(padded["real"]) == 48
         assert padded["real"].tolist() == [True] * n_rows + [False] * 8
         for name, values in rows.items():
             np.testing.assert_array_equal(padded[name][:n_rows], values)
             assert not padded[name][n_rows:].any()
+        row, item = (padded[name].reshape(3, -1) for name in ("seen_row", "seen_item"))
+        found = [item[k // 16][row[k // 16] == k % 16].tolist() for k in range(48)]
+        assert found == [*(one.tolist() for one in seen), *[[]] * 8]
     exact = {name: v[:32] for name, v in rows.items()}
     assert len(experiment.evaluation.padded(exact)["real"]) == 32
 

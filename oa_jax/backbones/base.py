@@ -127,7 +127,7 @@ class Parts:
         return {"candidates": self.draw(log, split, rows, rows["seen"])}
 
     def draw(
-        self, log: InteractionLog, name: str, rows: Rows, avoided_RxH, pool_b_from_last_a=False
+        self, log: InteractionLog, name: str, rows: Rows, avoided, pool_b_from_last_a=False
     ) -> np.ndarray:
         """(R, 1 + evaluate.n_negatives): targets and items drawn by (data, name, user)."""
         return draw_candidates(
@@ -135,7 +135,7 @@ class Parts:
             name,
             rows["user"],
             rows["target"],
-            avoided_RxH,
+            avoided,
             log.n_items,
             self.config.evaluate.n_negatives,
             pool_b_from_last_a,

@@ -94,15 +94,13 @@ class Similar(Rule):
 
     def encode(self, params: jax.Array, rows: dict) -> dict:
         """The rows with `scores` (B, V + 1) of all items."""
-        seen = jnp.sort(rows["seen"], 1)
-        repeated = jnp.pad(seen[:, 1:] == seen[:, :-1], [(0, 0), (1, 0)])
-        seen = jnp.where(repeated, 0, seen)  # an item counts once
+        row, item = rows["seen_row"], rows["seen_item"]
 
-        def add(column, scores):
-            return scores + params[seen[:, column]]
+        def add(i, scores):
+            return scores.at[row[i]].add(params[item[i]], mode="drop")
 
-        nothing = jnp.zeros((len(seen), params.shape[1]), params.dtype)
-        return rows | {"scores": jax.lax.fori_loop(0, seen.shape[1], add, nothing)}
+        nothing = jnp.zeros((len(rows["target"]), params.shape[1]), params.dtype)
+        return rows | {"scores": jax.lax.fori_loop(0, len(row), add, nothing)}
 
 
 def _mixed(bits):
@@ -159,8 +157,10 @@ def similar_rules(
 
 def largest_seen(rows: dict, n_a: int) -> np.ndarray:
     """(R,) largest id of the target's domain in the user's history; 0 without any."""
-    in_domain = (rows["seen"] > n_a) == (rows["target"] > n_a)[:, None]
-    return np.where(in_domain, rows["seen"], 0).max(1).astype(np.int32)
+    row, item = rows["seen"].row, rows["seen"].values
+    in_domain, out = (item > n_a) == (rows["target"] > n_a)[row], np.zeros_like(rows["target"])
+    np.maximum.at(out, row[in_domain], item[in_domain])
+    return out
 
 
 def evaluate(config: Config, options: Options | None = None) -> list[dict]:

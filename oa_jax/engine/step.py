@@ -151,7 +151,7 @@ def all_ranks(settings: Settings, params, rows, rankings) -> dict[str, Ranks]:
                 out[name] = among_all(
                     lambda ids: backbone.score(index, encoded, ids),
                     rows["target"],
-                    rows["seen"],
+                    (rows["seen_row"], rows["seen_item"]),
                     settings.n_items,
                     settings.block_items,
                 )
@@ -175,4 +175,5 @@ def probe_sums(settings: Settings, params, rows):
 
 
 def _blocks(rows, size):
-    return jax.tree.map(lambda a: a.reshape(-1, size, *a.shape[1:]), rows)
+    n_blocks = len(rows["real"]) // size
+    return jax.tree.map(lambda a: a.reshape(n_blocks, -1, *a.shape[1:]), rows)

@@ -123,11 +123,15 @@ class StreamingEngine(Engine):
 
     def _cut(self, rows):
         """Rows in slices of whole blocks, the last one shorter."""
-        size = EVALUATION_BLOCKS * self.settings.block_users
-        n_rows = len(rows["real"])
+        n_blocks = len(rows["real"]) // self.settings.block_users
+
+        def part(values, begin):
+            size = len(values) // n_blocks
+            return values[begin * size : (begin + EVALUATION_BLOCKS) * size]
+
         return [
-            {name: values[begin : begin + size] for name, values in rows.items()}
-            for begin in range(0, n_rows, size)
+            {name: part(values, begin) for name, values in rows.items()}
+            for begin in range(0, n_blocks, EVALUATION_BLOCKS)
         ]
 
 

@@ -11,10 +11,60 @@ in which every row is as long.
 
 from __future__ import annotations
 
+import dataclasses
+import functools
+
 import numpy as np
 
 from oa_jax.events.log import DOMAINS, InteractionLog, domain_of, first_events
 from oa_jax.events.split import Split
+
+
+@dataclasses.dataclass(frozen=True)
+class Ragged:
+    """Rows of different lengths, on the host: `ragged[3]` are the values of one, and a slice,
+    numbers or a mask choose some. values: (M,) of all rows, one after the other.  size: (R,)."""
+
+    values: np.ndarray
+    size: np.ndarray
+
+    @classmethod
+    def of(cls, row: np.ndarray, values: np.ndarray, n_rows: int) -> Ragged:
+        """row: (M,) of each value, ascending."""
+        return cls(values, np.bincount(row, minlength=n_rows))
+
+    def __len__(self):
+        return len(self.size)
+
+    @property
+    def row(self) -> np.ndarray:
+        """(M,) of each value."""
+        return np.repeat(np.arange(len(self)), self.size)
+
+    @functools.cached_property
+    def _first(self):
+        """(R,) place of each row's first value."""
+        return np.cumsum(self.size) - self.size
+
+    def __iter__(self):
+        return (self[row] for row in range(len(self)))
+
+    def __getitem__(self, rows) -> np.ndarray | Ragged:
+        size, begin = self.size[rows], self._first[rows]
+        if np.ndim(size) == 0:
+            return self.values[begin : begin + size]
+        place = np.arange(size.sum()) - np.repeat(np.cumsum(size) - size, size)
+        return Ragged(self.values[np.repeat(begin, size) + place], size)
+
+    def blocks(self, height: int) -> tuple[np.ndarray, np.ndarray]:
+        """(rows (N, W), values (N, W)) of N blocks of `height` rows: the row in its block of each
+        value, and the value; behind them `height` and 0. W: a multiple of `height`, of the most
+        values of a block."""
+        block, row = np.divmod(self.row, height)
+        place, count = rank(block, -(-len(self) // height))
+        shape = len(count), height * max(1, -(-int(count.max(initial=0)) // height))
+        at = block, place
+        return scatter(shape, at, row, fill=height), scatter(shape, at, self.values)
 
 
 def rank(row: np.ndarray, n_rows: int) -> tuple[np.ndarray, np.ndarray]:
@@ -105,8 +155,8 @@ def evaluation_rows(log: InteractionLog, split: Split, which: str):
     """What the rows of "val" or "test" are for every backbone -> (arrays, place, row, event).
 
     arrays: user (R,) int32, ascending, those with a target; target (R,) int32 item; domain (R,)
-        int8 of the target; seen (R, H) int32, the items of the history except the target itself,
-        oldest first, padded on the right with 0. No trimming shortens it: full ranking skips them.
+        int8 of the target; seen, `Ragged` int32, the distinct items of the history except the
+        target itself, ascending. No trimming shortens it: full ranking skips them.
     place: (R,) int32, place of the target, which is the number of events in its history.
     row, event: (M,) the histories, as of `first_events`.
 
@@ -115,7 +165,9 @@ def evaluation_rows(log: InteractionLog, split: Split, which: str):
     user, place = split.targets(which)
     row, event = first_events(log, user, place)
     target = log.item[log.offsets[user] + place]
-    new = log.item[event] != target[row]
+    n_ids = sum(log.n_items) + 1
+    seen_row, seen = np.divmod(np.unique(row.astype(np.int64) * n_ids + log.item[event]), n_ids)
+    new = seen != target[seen_row]
     arrays = {"user": user, "target": target, "domain": domain_of(target, log.n_items)}
-    arrays["seen"] = padded(row[new], log.item[event[new]], len(user))
+    arrays["seen"] = Ragged.of(seen_row[new], seen[new].astype(np.int32), len(user))
     return arrays, place, row, event

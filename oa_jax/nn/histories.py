@@ -8,6 +8,11 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
+from oa_jax.events.rows import Ragged
+
+# Evaluation rows go into programs as they are: what was seen comes along, read or not.
+jax.tree_util.register_dataclass(Ragged, ["values", "size"], [])
+
 
 def last(history_BxH: jax.Array, length: int) -> jax.Array:
     """(B, length): the last events."""

@@ -7,6 +7,7 @@ the user id alone, so that all seeds, models and resumed runs are ranked against
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -19,7 +20,7 @@ def draw_candidates(
     split: str,
     users_R: np.ndarray,
     targets_R: np.ndarray,
-    seen_RxH: np.ndarray,
+    seen: Sequence[np.ndarray],
     n_items: tuple[int, int],
     n_negatives: int = 999,
     pool_b_from_last_a: bool = False,
@@ -27,7 +28,8 @@ def draw_candidates(
     """Target and negatives of every row: (R, 1 + n_negatives) int32, column 0 the target.
 
     The negatives of a row are distinct and uniform over the items of the target's domain, less
-    its target and its `seen` items (ids of either domain in any order, 0 where empty). Pool A is
+    its target and its `seen` items (of each row, ids of either domain in any order, 0 where empty:
+    a table, or arrays of any lengths). Pool A is
     1..nA, pool B is nA+1..nA+nB, where `n_items` = (nA, nB). With `pool_b_from_last_a` pool B is
     nA..nA+nB and its extra first element, an item of A, is never excluded, even when the user owns
     it: quirk Q1 of oa_jax/backbones/README.md.
@@ -41,10 +43,10 @@ def draw_candidates(
     arrays differ in length or a target is not an item.
     """
     n_negatives = checked("n_negatives", n_negatives, whole(999, "", 0))
-    targets_R, seen_RxH = np.asarray(targets_R), np.asarray(seen_RxH)
-    if not len(users_R) == len(targets_R) == len(seen_RxH):
+    targets_R = np.asarray(targets_R)
+    if not len(users_R) == len(targets_R) == len(seen):
         raise UserError(
-            f"rows: {len(users_R)} users, {len(targets_R)} targets, {len(seen_RxH)} histories"
+            f"rows: {len(users_R)} users, {len(targets_R)} targets, {len(seen)} histories"
         )
     if not np.isin(targets_R, np.arange(1, 1 + sum(n_items))).all():
         found = f"{targets_R.min()}..{targets_R.max()}"
@@ -53,7 +55,7 @@ def draw_candidates(
     out_RxK = np.empty((len(targets_R), 1 + n_negatives), np.int32)
     out_RxK[:, 0] = targets_R
     for row, (user, target) in enumerate(zip(users_R, targets_R, strict=True)):
-        begin, n_eligible, excluded = _pool(target, seen_RxH[row], n_items, pool_b_from_last_a)
+        begin, n_eligible, excluded = _pool(target, seen[row], n_items, pool_b_from_last_a)
         if n_eligible < n_negatives:
             raise UserError(
                 f"evaluate.n_negatives: user {user} has {n_eligible} eligible items in domain "

@@ -41,12 +41,13 @@ class AllItems:
 
     score_items: ids (K,) of a block -> scores (B, K). Items are visited in the blocks of
     `shards.Blocks`: memory O(B·block) a device; ids without an item may come, and count nowhere.
-    domain_B: 0 for A, 1 for B.  seen_BxH: ids that do not count, 0 where empty.
+    domain_B: 0 for A, 1 for B.  seen: rows and ids of what does not count, of one shape, such as
+    (W,); rows out of range are passed over. Of a table (B, H) of ids: `seen_of`.
     """
 
     score_items: Callable
     domain_B: jax.Array
-    seen_BxH: jax.Array
+    seen: tuple[jax.Array, jax.Array]
     n_items: tuple[int, int]
     block: int
 
@@ -71,12 +72,18 @@ class AllItems:
         counts = (ids_K >= jnp.where(in_b_Bx1, n_a + 1, 1)) & (
             ids_K <= jnp.where(in_b_Bx1, n_a + n_b, n_a)
         )
-        rows = jnp.arange(len(self.domain_B))[:, None]
-        columns = self.blocks.columns(number, self.seen_BxH)
+        rows, ids = self.seen
+        columns = self.blocks.columns(number, ids)
         return ids_K, self.score_items(ids_K), counts.at[rows, columns].set(False, mode="drop")
 
 
-def among_all(score_items, target_B, seen_BxH, n_items: tuple[int, int], block: int) -> Ranks:
+def seen_of(ids_BxH: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """What each row has seen, as `AllItems` takes it. ids: 0 where empty."""
+    rows = jnp.broadcast_to(jnp.arange(len(ids_BxH))[:, None], ids_BxH.shape)
+    return rows, ids_BxH
+
+
+def among_all(score_items, target_B, seen, n_items: tuple[int, int], block: int) -> Ranks:
     """Ranks among all items of the target's domain that the user has not taken before.
 
     Arguments: see `AllItems`. The target's score is read off the same products as its rivals', in
@@ -84,7 +91,7 @@ def among_all(score_items, target_B, seen_BxH, n_items: tuple[int, int], block: 
     `STORED_BYTES` they are stored for the second; where they are more they are made again.
     """
     domain_B = (target_B > n_items[0]).astype(jnp.int32)
-    items = AllItems(score_items, domain_B, seen_BxH, n_items, block)
+    items = AllItems(score_items, domain_B, seen, n_items, block)
     by_part = items.blocks.by_part
 
     visited, visit = items.numbers, items.visit

@@ -24,7 +24,7 @@ import oa_jax
 from oa_jax import fields, files
 from oa_jax.errors import UserError
 from oa_jax.ranking.best import Best, best_of_all
-from oa_jax.ranking.ranks import AllItems
+from oa_jax.ranking.ranks import AllItems, seen_of
 from oa_jax.runs.initial import ITEMS, MODEL, PARAMETERS, SCORER, flat, name_of, read_export
 from oa_jax.runs.workdir import Workdir
 from oa_jax.serving import card
@@ -211,4 +211,4 @@ def _best(call, n_items, k, tensors, history_BxH, seen_BxH, domain_B):
         return call(tensors, history_BxH, domain_B, ids)
 
     every = 1 + sum(n_items)  # one block: each would encode the histories anew
-    return best_of_all(AllItems(score, domain_B, seen_BxH, n_items, every), k)
+    return best_of_all(AllItems(score, domain_B, seen_of(seen_BxH), n_items, every), k)

@@ -16,7 +16,7 @@ from oa_jax.errors import UserError
 from oa_jax.events.log import InteractionLog
 from oa_jax.nn.shards import on_batch
 from oa_jax.ranking.best import Best, best_of_all, best_on_average, ranks_of_all
-from oa_jax.ranking.ranks import AllItems
+from oa_jax.ranking.ranks import AllItems, seen_of
 from oa_jax.runs import names
 from oa_jax.runs.stored import experiment_of, newest_parameters, no_candidates
 
@@ -132,7 +132,9 @@ def _items(settings, params, index, rows) -> AllItems:
     def score(ids):
         return backbone.score(index, encoded, ids)
 
-    return AllItems(score, rows["domain"], rows["seen"], settings.n_items, settings.block_items)
+    return AllItems(
+        score, rows["domain"], seen_of(rows["seen"]), settings.n_items, settings.block_items
+    )
 
 
 def _explained(settings, params, index, rows):

@@ -103,7 +103,7 @@ def broken(whole, backbone):
 
 
 def mixes_rows(backbone, params, rows):
-    return backbone.encode(params, {k: jnp.roll(v, 1, 0) for k, v in rows.items()})
+    return backbone.encode(params, {k: jnp.roll(v, 1, 0) for k, v in rows.items() if k != "seen"})
 
 
 def shifts_blocks(backbone, index, encoded, candidates):

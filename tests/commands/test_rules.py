@@ -14,6 +14,7 @@ from oa_jax import presets
 from oa_jax.backbones import known
 from oa_jax.commands import report, rules
 from oa_jax.evaluation import SPLITS
+from oa_jax.events.rows import Ragged
 from oa_jax.ranking import similar
 
 TINY = {
@@ -212,7 +213,7 @@ def test_chance_is_chance_and_its_own_for_every_user():
 def test_the_largest_id_is_of_the_targets_domain_and_history():
     rows = {
         "target": np.array([3, 9, 9, 2]),
-        "seen": np.array([[1, 8, 4], [7, 5, 0], [5, 1, 0], [8, 0, 0]]),
+        "seen": Ragged(np.array([1, 4, 8, 5, 7, 1, 5, 8]), np.array([3, 2, 2, 1])),
     }
     np.testing.assert_array_equal(rules.largest_seen(rows, n_a=5), [4, 7, 0, 0])
 

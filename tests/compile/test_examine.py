@@ -81,7 +81,11 @@ def test_rows_have_the_shapes_of_real_ones():
     real, shapes = experiment_lib.build(config), shapes_of(config)
 
     def of(experiment):
-        return jax.tree.map(lambda a: (a.shape, a.dtype), experiment.evaluation.rows)
+        rows = {
+            split: experiment.evaluation.padded(of)
+            for split, of in experiment.evaluation.rows.items()
+        }
+        return jax.tree.map(lambda a: (a.shape, a.dtype), rows)
 
     assert of(shapes) == of(real)
     assert real.evaluation.rows["val"]["candidates"].all()

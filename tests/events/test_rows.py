@@ -5,6 +5,7 @@ import pytest
 
 from oa_jax.events import rows
 from oa_jax.events.log import first_events, make_log
+from oa_jax.events.rows import Ragged
 from oa_jax.events.split import make_split
 
 ROW = np.array([0, 0, 0, 2, 2])
@@ -81,3 +82,31 @@ def test_first_events_and_logs_of_some_users(random_log):
     assert log.position[log.offsets[:-1]].tolist() == [0] * log.n_users
     assert (np.diff(log.position)[np.diff(log.user) == 0] == 1).all()
     np.testing.assert_array_equal(log.local, log.item - log.n_items[0] * log.domain)
+
+
+ROWS = [[3, 1, 4], [], [1], [5, 9, 2, 6, 5, 3], [5], [], [8]]
+
+
+def test_rows_of_different_lengths():
+    ragged = Ragged(np.concatenate(ROWS).astype(np.int32), np.array(list(map(len, ROWS))))
+    assert [row.tolist() for row in ragged] == ROWS and len(ragged) == 7
+    mask = np.array([True, False, False, True, False, False, True])
+    for some in (slice(2, 5), slice(0, 0), np.array([6, 3, 3]), mask, np.array([], int)):
+        expected = np.arange(7)[some].tolist()
+        assert [row.tolist() for row in ragged[some]] == [ROWS[i] for i in expected]
+    assert ragged.row.tolist() == [i for i, row in enumerate(ROWS) for _ in row]
+    again = Ragged.of(ragged.row, ragged.values, 7)
+    assert [row.tolist() for row in again] == ROWS
+
+
+def test_ragged_rows_in_blocks_cost_what_their_block_holds():
+    ragged = Ragged(np.concatenate(ROWS).astype(np.int32), np.array(list(map(len, ROWS))))
+    row, values = ragged.blocks(3)
+    assert row.shape == values.shape == (3, 9)  # the seven of block 1, in multiples of 3
+    for block in range(3):
+        found = [values[block][row[block] == i].tolist() for i in range(3)]
+        assert found == (ROWS[3 * block : 3 * block + 3] + [[], []])[:3]
+        assert set(row[block]) <= {0, 1, 2, 3} and not values[block][row[block] == 3].any()
+    nothing = Ragged(np.zeros(0, np.int32), np.zeros(2, int)).blocks(4)
+    assert [of.shape for of in nothing] == [(1, 4)] * 2 and (nothing[0] == 4).all()
+    assert Ragged(np.zeros(0, np.int32), np.zeros(0, int)).blocks(4)[0].shape == (0, 4)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from oa_jax.ranking.best import best_of_all, best_on_average, ranks_of_all
-from oa_jax.ranking.ranks import AllItems, among_all
+from oa_jax.ranking.ranks import AllItems, among_all, seen_of
 
 N_ITEMS, ROWS, K = (9, 14), 24, 5
 
@@ -25,7 +25,7 @@ def case():
 
 def items_of(case, block):
     scores, domain, seen = map(jnp.asarray, case)
-    return AllItems(lambda ids: scores[:, ids], domain, seen, N_ITEMS, block)
+    return AllItems(lambda ids: scores[:, ids], domain, seen_of(seen), N_ITEMS, block)
 
 
 def sorted_items(scores, domain, seen):
@@ -54,7 +54,7 @@ def test_ties_are_those_of_the_evaluation(case):
     for place in range(K):
         target = best.items[:, place]
         there = np.asarray(target) > 0
-        ranks = among_all(lambda ids: scores[:, ids], target, seen, N_ITEMS, 4)
+        ranks = among_all(lambda ids: scores[:, ids], target, seen_of(seen), N_ITEMS, 4)
         low, high = np.asarray(ranks.rank), np.asarray(ranks.rank + ranks.ties)
         assert ((low <= place + 1) & (place + 1 <= high))[there].all()
         assert place == 0 or (high > low)[there].any()
@@ -79,7 +79,8 @@ def test_the_rank_of_every_item_is_its_rank_as_a_target(case, tie_weight):
     ranks, _ = ranks_of_all(items_of(case, 4), tie_weight)
     for item in range(1, sum(N_ITEMS) + 1):
         counts = [item in sorted_items(*row) for row in zip(*case, strict=True)]
-        found = among_all(lambda ids: scores[:, ids], jnp.full(ROWS, item), seen, N_ITEMS, 4)
+        taken = jnp.full(ROWS, item), seen_of(seen)
+        found = among_all(lambda ids: scores[:, ids], *taken, N_ITEMS, 4)
         expected = np.where(counts, found.rank + tie_weight * found.ties, np.inf)
         np.testing.assert_array_equal(ranks[:, item], expected)
 

@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from oa_jax.ranking.ranks import among_all, among_candidates
+from oa_jax.ranking.ranks import among_all, among_candidates, seen_of
 
 N_ITEMS = (9, 14)
 ROWS, SEEN = 24, 7
@@ -89,7 +89,7 @@ def full(scores, target, seen, block):
     def score_items(ids):
         return jnp.asarray(scores)[:, ids]
 
-    return among_all(score_items, jnp.asarray(target), jnp.asarray(seen), N_ITEMS, block)
+    return among_all(score_items, jnp.asarray(target), seen_of(seen), N_ITEMS, block)
 
 
 @pytest.mark.parametrize("odd", [False, True])
@@ -128,7 +128,7 @@ def test_all_items_of_a_domain_seen():
     target, seen = np.array([3, 12]), np.zeros((2, 13), int)
     seen[0, :8] = [1, 2, 4, 5, 6, 7, 8, 9]
     seen[1, :13] = [10, 11, *range(13, 24)]
-    ranks = among_all(lambda ids: jnp.zeros((2, len(ids))), target, seen, N_ITEMS, 5)
+    ranks = among_all(lambda ids: jnp.zeros((2, len(ids))), target, seen_of(seen), N_ITEMS, 5)
     check(ranks, [(1, 0, 1, True)] * 2)
 
 

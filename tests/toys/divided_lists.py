@@ -14,7 +14,7 @@ import numpy as np
 from oa_jax.engine import mesh as mesh_lib
 from oa_jax.nn import shards
 from oa_jax.ranking.best import best_of_all
-from oa_jax.ranking.ranks import AllItems
+from oa_jax.ranking.ranks import AllItems, seen_of
 from oa_jax.serving import histories, lists
 from oa_jax.serving.stored import StoredModel
 
@@ -39,7 +39,7 @@ def tied(mesh):
         def score(ids):
             return jnp.ones((8, 1)) @ shards.block_rows(table["items"], ids).T
 
-        return best_of_all(AllItems(score, domain_B, jnp.asarray(seen), n_items, 3), 6).items
+        return best_of_all(AllItems(score, domain_B, seen_of(seen), n_items, 3), 6).items
 
     where = layout.shared(table, 1)
     with jax.set_mesh(layout.mesh(1)):

@@ -46,7 +46,7 @@ def evaluation_arrays(
 ) -> dict[str, np.ndarray]:
     """Histories and targets of the users that have a target in `which`, 'val' or 'test'.
 
-    user, target, domain (R,), seen (R, H): see `events.rows.evaluation_rows`.
+    user, target, domain (R,), seen: see `events.rows.evaluation_rows`.
     seq_x: (R, L) int32, the history, left-padded with 0, trimmed to its last L events.
     seq_a, seq_b: (R, L) int32, all items of the domain in order, without gaps. They are cut from
         the untrimmed history, so they may reach further back than seq_x (Q18).

@@ -73,7 +73,7 @@ def evaluation_arrays(
 ) -> dict[str, np.ndarray]:
     """Rows of the users that have a target in `which`, 'val' or 'test'.
 
-    user, target, domain (R,), seen (R, H): see `events.rows.evaluation_rows`.  Streams: see
+    user, target, domain (R,), seen: see `events.rows.evaluation_rows`.  Streams: see
     `events.rows.streams`.  n_history (R,): events before the target, copies of it left out.
     """
     arrays, place, _, _ = evaluation_rows(log, split, which)

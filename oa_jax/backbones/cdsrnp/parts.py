@@ -84,7 +84,7 @@ class Parts(base.Parts):
             f"{split}/test_items",
             rows["user"],
             place[rows["target"]],
-            place[rows["seen"]],
+            [place[seen] for seen in rows["seen"]],
             (n_a, len(items) - n_a),
             self.config.evaluate.n_negatives,
         )

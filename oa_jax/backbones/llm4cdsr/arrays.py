@@ -54,7 +54,7 @@ def evaluation_arrays(
 ) -> dict[str, np.ndarray]:
     """Histories and targets of the users that have a target in `which`, 'val' or 'test'.
 
-    user, target, domain (R,), seen (R, H): see `events.rows.evaluation_rows`.  seq, seq_D, time_D
+    user, target, domain (R,), seen: see `events.rows.evaluation_rows`.  seq, seq_D, time_D
     (R, L) as in training, W ending with the target.  n_history (R,): events before the target.
     drop_last_of_other: the stream of the domain that is not the target's ends one item early, as
     in the official code; it matters to `gca.source=other` alone.

@@ -82,7 +82,7 @@ class Parts(base.Parts):
         for stream x and for the domain's stream (Q2), a domain's last item never among them (Q7).
         """
         last = np.array([log.n_items[0], sum(log.n_items)], np.int32)
-        avoided = np.concatenate([rows["seen"], np.tile(last, (len(rows["user"]), 1))], 1)
+        avoided = [np.append(seen, last) for seen in rows["seen"]]
         pair = [
             self.draw(log, f"{split}/official/{of}", rows, avoided) for of in ("joint", "local")
         ]

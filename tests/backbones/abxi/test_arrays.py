@@ -53,7 +53,7 @@ def slow_evaluation(log, places, length):
         rows["user"].append(user)
         rows["target"].append(target)
         rows["domain"].append(int(target > n_a))
-        rows["seen"].append([item for item in history if item != target])
+        rows["seen"].append(sorted({item for item in history if item != target}))
         rows["seq_x"].append(pad(history, length))
         for letter, mine in (("a", lambda i: i <= n_a), ("b", lambda i: i > n_a)):
             where = [k for k, item in enumerate(history) if mine(item)]
@@ -63,9 +63,8 @@ def slow_evaluation(log, places, length):
             until = [max(length - len(history) + k - 1, -1) for k in where[1:]]
             until += [length - 1] if where else []
             rows[f"until_{letter}"].append(pad(until, length, fill=-1))
-    longest = max(len(seen) for seen in rows["seen"])
-    rows["seen"] = [seen + [0] * (longest - len(seen)) for seen in rows["seen"]]
-    return {name: np.array(values) for name, values in rows.items()}
+    seen = rows.pop("seen")
+    return {name: np.array(values) for name, values in rows.items()} | {"seen": seen}
 
 
 def assert_equal(found, expected):
@@ -85,7 +84,9 @@ def test_equal_to_the_plain_construction(random_log, seed, length, kind):
     assert {array.dtype for array in found.values()} == {np.dtype(np.int32)}
     for which in ("val", "test"):
         found = evaluation_arrays(log, split, which, length)
-        assert_equal(found, slow_evaluation(log, getattr(split, which), length))
+        expected = slow_evaluation(log, getattr(split, which), length)
+        assert [row.tolist() for row in found.pop("seen")] == expected.pop("seen")
+        assert_equal(found, expected)
         assert found.pop("domain").dtype == np.int8
         assert {array.dtype for array in found.values()} == {np.dtype(np.int32)}
 
@@ -123,7 +124,9 @@ def test_a_published_split_with_users_that_do_not_train(random_log, seed, length
     assert not training_arrays(log, split, length)["gt"][kind != 0].any()
     for which in ("val", "test"):
         found = evaluation_arrays(log, split, which, length)
-        assert_equal(found, slow_evaluation(log, getattr(split, which), length))
+        expected = slow_evaluation(log, getattr(split, which), length)
+        assert [row.tolist() for row in found.pop("seen")] == expected.pop("seen")
+        assert_equal(found, expected)
     history = own_items(log, split.in_training(log))
     assert not history["n_own_A"][kind == 1].any() and not history["n_own_B"][kind == 2].any()
 
@@ -152,7 +155,7 @@ def test_evaluation_by_hand():
     np.testing.assert_array_equal(arrays["seq_x"], [[5, 6]])
     np.testing.assert_array_equal(arrays["seq_a"], [[1, 2]])
     np.testing.assert_array_equal(arrays["until_a"], [[-1, 1]])
-    np.testing.assert_array_equal(arrays["seen"], [[1, 4, 2, 5, 6]])
+    np.testing.assert_array_equal(arrays["seen"][0], [1, 2, 4, 5, 6])
 
 
 @pytest.mark.parametrize("item", [1, 4], ids=["only A", "only B"])
@@ -169,14 +172,16 @@ def test_a_domain_without_targets_gives_zeros(item):
 def test_a_repeated_target_is_not_among_the_seen():
     log = make_log([0] * 5, [1, 4, 2, 1, 1], np.arange(5), (3, 3), "toy")
     arrays = evaluation_arrays(log, leave_one_out(log), "test", 5)
-    np.testing.assert_array_equal(arrays["seen"], [[4, 2]])
+    np.testing.assert_array_equal(arrays["seen"][0], [2, 4])
 
 
 def test_no_users_with_a_target_gives_empty_arrays():
     log = make_log([0] * 3, [1, 4, 2], np.arange(3), (3, 3), "toy")
     split = leave_one_out(log)
     split.val[:] = -1
-    shapes = {name: array.shape for name, array in evaluation_arrays(log, split, "val", 5).items()}
+    arrays = evaluation_arrays(log, split, "val", 5)
+    assert len(arrays.pop("seen")) == 0
+    shapes = {name: array.shape for name, array in arrays.items()}
     assert shapes["seq_x"] == shapes["until_a"] == (0, 5) and shapes["user"] == (0,)
 
 
