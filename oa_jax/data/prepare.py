@@ -224,6 +224,13 @@ def build(
     return function(paths, reading, name, **source.options, **options), source, paths
 
 
+class _Info(tfds.core.DatasetInfo):
+    """That of a set which no bucket knows."""
+
+    def initialize_from_bucket(self):
+        """Nothing: TFDS would leave an empty temporary folder behind."""
+
+
 class OaPairs(tfds.core.GeneratorBasedBuilder):
     """Two-domain interaction sequences; manual_dir of the download configuration is the folder of
     raw files. `built` hands over events that were built already."""
@@ -240,7 +247,7 @@ class OaPairs(tfds.core.GeneratorBasedBuilder):
     def _info(self):
         features = {k: tfds.features.Tensor(shape=(None,), dtype=v) for k, v in EVENTS.items()}
         features |= {"user": np.int32, "raw_user": tfds.features.Text()}
-        return tfds.core.DatasetInfo(
+        return _Info(
             builder=self,
             description="Sequences of users in two domains.",
             features=tfds.features.FeaturesDict(features),

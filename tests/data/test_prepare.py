@@ -10,6 +10,7 @@ import queue
 import signal
 import subprocess
 import sys
+import tempfile
 
 import numpy as np
 import pytest
@@ -100,8 +101,14 @@ def test_again_changes_nothing(done, small_pair):
     assert listing(done) == before
 
 
-def test_the_same_files_give_the_same_bytes(done, small_pair, tmp_path):
+def test_the_same_files_give_the_same_bytes_and_nothing_is_left(
+    done, small_pair, tmp_path, monkeypatch
+):
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(temporary))
     make(NAME, small_pair, tmp_path)
+    assert not list(temporary.iterdir())  # TFDS has one when a builder is made
     same = store.folder(done, NAME), store.folder(tmp_path, NAME)
     for name in (store.ITEMS, store.METADATA):
         assert (same[0] / name).read_bytes() == (same[1] / name).read_bytes()
