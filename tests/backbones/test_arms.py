@@ -30,7 +30,7 @@ class Case:
 
     def __init__(self, name, **gca):
         self.model, rows = BACKBONES[name](gca | {"positions": (0,)})
-        self.rows = {k: np.asarray(v) for k, v in rows.items()}
+        self.rows = {k: np.asarray(v) for k, v in rows.items() if k != "seen"}
         shapes, rng = jax.eval_shape(self.model.init, jax.random.key(0)), np.random.default_rng(0)
         draw = lambda leaf: jnp.asarray(rng.normal(0, 0.4, leaf.shape), leaf.dtype)  # noqa: E731
         self.params = jax.tree.map(draw, shapes)

@@ -93,6 +93,7 @@ def cut_rows():
     log = make_log(user, np.concatenate(cut), np.zeros(len(user), int), N_ITEMS, "cut")
     place = (STEP + 1).astype(np.int32)
     rows = evaluation_arrays(log, Split(place, place, np.full_like(place, -1)), "val", LENGTH)
+    rows.pop("seen")
     return {name: jnp.asarray(value) for name, value in rows.items()}
 
 

@@ -32,6 +32,7 @@ def evaluation_rows(items, n_items, length=LENGTH, merged=MERGED):
     """Each history but its last item, which is the target."""
     log = log_of(items, n_items)
     arrays = cdsrnp_arrays.evaluation_arrays(log, all_test(log), "test", length, merged)
+    arrays.pop("seen")
     return jax.tree.map(jnp.asarray, arrays)
 
 

@@ -64,6 +64,7 @@ def grid_of(batch):
 def evaluation_batch(items, n_items, length=LENGTH):
     log = log_of(items, n_items)
     rows = evaluation_arrays(log, all_test(log), "test", length, drop_last_of_other=False)
+    rows.pop("seen")
     return jax.tree.map(jnp.asarray, rows)
 
 
