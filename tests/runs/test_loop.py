@@ -120,9 +120,9 @@ def test_going_on_gives_the_same_run(uneven, tmp_path, bitwise, at, every):
     assert (tmp_path / "metrics.jsonl").read_bytes() == (whole / "metrics.jsonl").read_bytes()
 
 
-@pytest.mark.parametrize(("every", "kept"), [(1, 3), (2, 4)])
+@pytest.mark.parametrize(("every", "long", "kept"), [(1, 20.0, 3), (2, 20.0, 4), (5, 0.0, 3)])
 def test_a_long_epoch_is_given_up_where_all_before_it_is_saved(
-    uneven, tmp_path, bitwise, monkeypatch, every, kept
+    uneven, tmp_path, bitwise, monkeypatch, every, long, kept
 ):
     """Told to leave in its fourth epoch, which ends after all notices if nobody waits for it."""
     whole, _, states = uneven
@@ -132,13 +132,14 @@ def test_a_long_epoch_is_given_up_where_all_before_it_is_saved(
         states, report = train_epoch(self, states, *args)
         if states.epoch.max() == 4:
             notice._receive(signal.SIGTERM, None)
-            if every == 1:
+            if kept == 3:
                 states = states.replace(done=types.SimpleNamespace(is_ready=lambda: False))
         return states, report
 
     train_epoch = Engine.epoch
     monkeypatch.setattr(Engine, "epoch", epoch)
     monkeypatch.setattr(loop, "GRACE_S", 0.0)
+    monkeypatch.setattr(loop, "LONG_S", long)
     with pytest.raises(errors.Interrupted, match=f"is saved after epoch {kept}$"):
         train(tmp_path, notice=notice, **changes)
     monkeypatch.undo()
