@@ -47,18 +47,28 @@ def define_flags() -> None:
 
 def kinds(runs: list[Run], x: str, y: str) -> dict[str, str]:
     """{run: its places, and what else but x and y is not as in most runs}: `early, source=self`."""
+    found, more = {}, apart(runs, x, y)
+    for run in runs:
+        of_name = {other.places for other in runs if other.placement == run.placement}
+        places = run.placement if len(of_name) == 1 else f"GCA[{','.join(map(str, run.places))}]"
+        found[run.name] = ", ".join([places, *more[run.name]])
+    return found
+
+
+def apart(runs: list[Run], x: str, y: str, group: str = "") -> dict[str, list[str]]:
+    """{run's name: in which fields of a group it is not as most runs}; not the places, x and y, nor
+    what follows from these."""
     values, usual = differing_fields(runs)
     alike = [None] * len(runs)  # in a field that is no difference
     cells = list(zip(values.pop(x, alike), values.pop(y, alike), strict=True))
-    apart = {name: of for name, of in values.items() if not follows(of, cells)}
-    apart.pop("gca.positions", None)
-    found = {}
-    for i, run in enumerate(runs):
-        of_name = {other.places for other in runs if other.placement == run.placement}
-        places = run.placement if len(of_name) == 1 else f"GCA[{','.join(map(str, run.places))}]"
-        more = [in_words(name, of[i]) for name, of in apart.items() if of[i] != usual[name]]
-        found[run.name] = ", ".join([places, *more])
-    return found
+    values.pop("gca.positions", None)
+    values = {
+        name: of for name, of in values.items() if name.startswith(group) and not follows(of, cells)
+    }
+    return {
+        run.name: [in_words(name, of[i]) for name, of in values.items() if of[i] != usual[name]]
+        for i, run in enumerate(runs)
+    }
 
 
 def cells(
@@ -118,8 +128,8 @@ def _of_world(world):
 
 
 def orders(frame: pl.DataFrame, draws: int = table.DRAWS) -> list[str]:
-    """Does a smaller angle go with a larger gain, over kinds of runs at one x and y? Sentences
-    with Kendall's τ; its interval draws kinds."""
+    """Does a smaller angle go with a larger gain, over kinds of runs on the same data at one x and
+    y? Sentences with Kendall's τ; its interval draws kinds."""
     lines = []
     for (x, y, domain), part in frame.drop_nulls(["gain", "angle"]).group_by(
         "x", "y", "domain", maintain_order=True
@@ -178,7 +188,11 @@ def section(runs: list[Run], out, options) -> Section:
         "of the oracle's gain": _share,
     }
     sheet = sheet_of(frame, f"Gain in {metric} and angle", 4, shown)
-    lines = orders(frame, options.draws)
+    lines, data = [], apart([run for run in runs if run.name in set(frame["run"])], x, y, "data.")
+    for more in dict.fromkeys(map(tuple, data.values())):
+        names = [name for name, of in data.items() if tuple(of) == more]
+        found = orders(frame.filter(pl.col("run").is_in(names)), options.draws)
+        lines += [", ".join([*more, line]) for line in found]
     return Section("Phase diagram", how, "", lines, missing, [sheet] * (len(frame) > 0), drawn)
 
 

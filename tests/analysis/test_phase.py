@@ -102,3 +102,24 @@ def test_a_kind_with_one_value_of_an_axis_has_no_diagram(runs, tmp_path):
     options.y = "model.width"
     with pytest.raises(UserError, match="--y=model.width: expected two fields"):
         phase.section(runs, tmp_path, options)
+
+
+def test_the_order_of_kinds_is_that_of_one_world(tmp_path):
+    """In either world the larger angle has the larger gain; pooled, the worlds would decide."""
+    for synergy in (0.0, 0.5):
+        for width in (16, 32):
+            world = {"data__world__synergy": synergy, "model__d_embed": width}
+            world |= {"model__d_ffn": 3 * width, "fingerprint": f"world{synergy:g}"}
+            plain_run(tmp_path / f"none-{synergy:g}-{width}", **world)
+            for hidden in range(1, 7):
+                gated = 0.1 * hidden * (1 - synergy)
+                fields = {"gca__gate_hidden": hidden, "gated": gated} | world
+                name = tmp_path / f"early-{hidden}-{synergy:g}-{width}"
+                plain_run(name, "early", 0.01 * hidden + synergy / 5, seed=1, **fields)
+
+    class options:
+        x, y, metric, draws = X, Y, "ndcg@10", 100
+
+    lines = phase.section(find_runs(str(tmp_path))[0], tmp_path / "out", options).lines
+    assert len(lines) == 2 * 2 * 2 and all("over 6 kinds +1.00 [" in line for line in lines)
+    assert sum(line.startswith("synergy=") for line in lines) == 4
