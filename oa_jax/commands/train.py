@@ -11,8 +11,8 @@ from rich.table import Table
 from rich.text import Text
 
 from oa_jax.commands import cli, report
-from oa_jax.runs.loop import Training
 from oa_jax.runs.run import run
+from oa_jax.runs.training import Training
 
 flags.DEFINE_string("workdir", None, "Folder of the run: empty starts it, a begun one goes on.")
 flags.DEFINE_bool("extend", False, "Let a run go on to more seeds or epochs than it had.")

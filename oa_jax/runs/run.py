@@ -19,6 +19,7 @@ from oa_jax.experiment import Experiment
 from oa_jax.runs import loop
 from oa_jax.runs.environment import environment
 from oa_jax.runs.summary import rank_all, summarise
+from oa_jax.runs.training import Clock, Training
 from oa_jax.runs.workdir import Workdir
 
 GROWING = ("seeds", "train.max_epochs")  # what `extend` allows to be more than it was
@@ -33,7 +34,7 @@ def run(
     say: Callable[[str], None],
     log: InteractionLog | None = None,
     extend: bool = False,
-    watch: Callable[[loop.Training, float], None] | None = None,
+    watch: Callable[[Training, float], None] | None = None,
 ) -> dict:
     """Train `config` in a workdir and return its summary. The workdir decides: empty, start;
     begun, go on; finished, return what is there.
@@ -124,7 +125,7 @@ def conclude(
         if notice and notice.holds():
             raise notice.error(f"{workdir.path} is saved after its last epoch")
 
-    clock = loop.Clock(experiment.engine, dict(seconds))
+    clock = Clock(experiment.engine, dict(seconds))
     ranks, sums = clock.timed("evaluate", rank_all, experiment, states.best_params, pause)
     pause()
     initial = clock.timed("evaluate", initial_statistics, experiment)

@@ -11,9 +11,10 @@ import numpy as np
 from oa_jax import files
 from oa_jax.configuration import Config
 from oa_jax.errors import UserError
-from oa_jax.runs import index, loop
+from oa_jax.runs import index
 from oa_jax.runs.study import Search, checked, program_key
 from oa_jax.runs.sweep import Sweep
+from oa_jax.runs.training import Training
 
 
 class SearchSweep(Sweep):
@@ -76,7 +77,7 @@ class SearchSweep(Sweep):
         found = super()._next_program()
         return found or (super()._next_program() if self._ask() else None)
 
-    def _queue(self, group, experiment) -> Iterator[loop.Training]:
+    def _queue(self, group, experiment) -> Iterator[Training]:
         yield from super()._queue(group, experiment)
         key = program_key(experiment.config)
         while asked := self._ask():

@@ -29,6 +29,7 @@ from oa_jax.runs import study as study_lib
 from oa_jax.runs.claims import Claims
 from oa_jax.runs.environment import environment
 from oa_jax.runs.run import check_config, check_same_data, conclude
+from oa_jax.runs.training import Training
 from oa_jax.runs.workdir import Workdir
 
 KEEP = ("last", "best", "none")  # checkpoints of a run that has ended
@@ -206,7 +207,7 @@ class Sweep:
                 files_of_run.close()
             self._open.clear()
 
-    def _queue(self, group, experiment) -> Iterator[loop.Training]:
+    def _queue(self, group, experiment) -> Iterator[Training]:
         waiting = list(group)
         while waiting and (name := self._claims.take(waiting)):
             waiting.remove(name)
@@ -219,7 +220,7 @@ class Sweep:
             if training:
                 yield training
 
-    def _begin(self, name, experiment: Experiment) -> loop.Training | None:
+    def _begin(self, name, experiment: Experiment) -> Training | None:
         files_of_run = contextlib.ExitStack()
         try:
             workdir = files_of_run.enter_context(self._workdir(name))
@@ -235,7 +236,7 @@ class Sweep:
         workdir.claim(experiment.config.to_dict())
         workdir.write_json("env.json", env)
         (workdir.path / FAILED).unlink(missing_ok=True)
-        training = loop.Training(experiment, workdir, lambda line: None, self.save_seconds)
+        training = Training(experiment, workdir, lambda line: None, self.save_seconds)
         training.keeps = self.keep
         files_of_run.enter_context(training)
         if training.done.all():  # killed before its last evaluation
@@ -243,7 +244,7 @@ class Sweep:
             return None
         return training
 
-    def _after_epoch(self, training: loop.Training, _):
+    def _after_epoch(self, training: Training, _):
         self.progress.running[training.workdir.path.name] = training.epochs.tolist()
         self.watch(self.progress)
         if self._claims.lost:
@@ -252,7 +253,7 @@ class Sweep:
                 "may have taken its runs: the same command goes on"
             )
 
-    def _end(self, training: loop.Training):
+    def _end(self, training: Training):
         """Rank, summarise and tidy a run whose seeds have ended."""
         name, workdir = training.workdir.path.name, training.workdir
         seeds = training.experiment.seeds.tolist()

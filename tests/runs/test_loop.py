@@ -12,7 +12,7 @@ import toy
 
 from oa_jax import errors, processes
 from oa_jax.engine.program import Engine, take_seeds
-from oa_jax.runs import loop
+from oa_jax.runs import loop, training
 from oa_jax.runs.checkpoint import SUMS, Checkpoints
 from oa_jax.runs.metrics_file import Rows
 from oa_jax.runs.workdir import Workdir
@@ -139,7 +139,7 @@ def test_a_long_epoch_is_given_up_where_all_before_it_is_saved(
     train_epoch = Engine.epoch
     monkeypatch.setattr(Engine, "epoch", epoch)
     monkeypatch.setattr(loop, "GRACE_S", 0.0)
-    monkeypatch.setattr(loop, "LONG_S", long)
+    monkeypatch.setattr(training, "LONG_S", long)
     with pytest.raises(errors.Interrupted, match=f"is saved after epoch {kept}$"):
         train(tmp_path, notice=notice, **changes)
     monkeypatch.undo()

@@ -1,0 +1,146 @@
+"""A run under way: its files, and the states of its seeds that are in no slot of a program."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import jax
+import numpy as np
+
+from oa_jax import processes
+from oa_jax.engine import program as engine_lib
+from oa_jax.engine.state import State
+from oa_jax.errors import UserError
+from oa_jax.experiment import Experiment
+from oa_jax.runs.checkpoint import Checkpoints
+from oa_jax.runs.metrics_file import Rows
+from oa_jax.runs.workdir import Workdir
+
+Say = Callable[[str], None]
+
+LONG_S = 20.0  # an epoch that takes longer is saved whatever `checkpoint_every` says
+
+
+class Clock:
+    """Seconds by kind; compilation is its own kind."""
+
+    def __init__(self, engine: engine_lib.Engine, seconds: dict[str, float] | None = None):
+        self.engine, self.seconds = engine, dict(seconds or {})
+
+    def timed(self, kind: str, fn, *args):
+        begin, compiled = time.perf_counter(), self.engine.compile_seconds
+        out = jax.block_until_ready(fn(*args))
+        compiled = self.engine.compile_seconds - compiled
+        self.add({kind: time.perf_counter() - begin - compiled, "compile": compiled})
+        return out
+
+    def add(self, spent: dict[str, float], share: float = 1.0) -> None:
+        for name, value in spent.items():
+            self.seconds[name] = self.seconds.get(name, 0.0) + share * value
+
+
+class Training:
+    """A run under way: its files, and the states of its seeds that are in no slot.
+
+    A context, which waits for its checkpoints at its end. Goes on from the newest checkpoint, which
+    may hold fewer seeds, or seeds that had reached a smaller max_epochs.
+
+    save_seconds: checkpoints are at least that far apart, whatever `checkpoint_every` says.
+    """
+
+    def __init__(
+        self, experiment: Experiment, workdir: Workdir, say: Say, save_seconds: float = 0.0
+    ):
+        self.experiment, self.workdir, self.say = experiment, workdir, say
+        self.rows, self.hparams = Rows(experiment, workdir), experiment.hparams()
+        self.clock = Clock(experiment.engine)
+        self.outside: dict[int, State] = {}  # by the seed's place in the run
+        self.done = np.zeros(len(experiment.seeds), bool)
+        self.epochs = np.zeros(len(experiment.seeds), int)
+        self.stop = False  # its seeds shall end with the epoch under way
+        self.step = 0  # names the checkpoints: the epochs of the program that this run was in
+        self.saved_step: int | None = None  # the newest of them
+        self.keeps = "last"  # of the ended run: all that it takes to go on, the "best" or "none"
+        self._save_seconds, self._saved = save_seconds, time.monotonic()
+
+    def __enter__(self) -> Training:
+        keep = self.experiment.config.train.keep_checkpoints
+        self.checkpoints = Checkpoints(self.workdir.checkpoints, keep, self.say).__enter__()
+        try:
+            self._restore()
+        except BaseException as error:
+            self.checkpoints.__exit__(type(error), error, None)
+            raise
+        return self
+
+    def __exit__(self, *error) -> None:
+        self.rows.close()
+        self.checkpoints.__exit__(*error)
+
+    def _restore(self):
+        engine, seeds = self.experiment.engine, self.experiment.seeds
+        saved = np.arange(self.checkpoints.n_seeds() or len(seeds))
+        abstract = engine.abstract(seeds[: len(saved)], self.values_of(saved))
+        found = self.checkpoints.restore_newest(abstract)
+        if not found:
+            self.workdir.keep_rows({})
+            return
+        self.step, states, seconds = found
+        self.saved_step = self.step
+        self._check_steps(states)
+        states = states.replace(hparams=self.values_of(saved))
+        # The configuration may allow more epochs than it did.
+        states = states.replace(done=engine.settings.schedule.is_over(states))
+        if states.params == () and not processes.fetch(states.done).all():
+            raise UserError(
+                f"{self.workdir.path}: only its best parameters were kept: expected a checkpoint "
+                "to go on from"
+            )
+        self.clock.add(seconds)
+        self.outside = {i: engine_lib.take_seeds(states, [i]) for i in saved}
+        self.done[saved], self.epochs[saved] = processes.fetch((states.done, states.epoch))
+        epochs = self.epochs[saved].tolist()
+        self.workdir.keep_rows(dict(zip(seeds[saved].tolist(), epochs, strict=True)))
+        self.say(f"going on after epoch {self.epochs.max()}")
+
+    def _check_steps(self, states):
+        """Batches are drawn by their number: others would be trained on without a word."""
+        n, (steps, epochs) = (
+            self.experiment.engine.settings.task.n_steps,
+            processes.fetch((states.step, states.epoch)),
+        )
+        if (steps != n * epochs).any():
+            raise UserError(
+                f"{self.workdir.path}: saved after {steps.max()} steps in {epochs.max()} epochs: "
+                f"expected {n} an epoch: begin anew, or go on with the version that began it"
+            )
+
+    def values_of(self, places) -> dict[str, jax.Array]:
+        """The `hparams` of some of the seeds."""
+        return {name: values[np.asarray(places)] for name, values in self.hparams.items()}
+
+    def waiting(self) -> list[int]:
+        """Places of the seeds that have not ended, those that have begun first."""
+        return sorted(np.flatnonzero(~self.done).tolist(), key=lambda i: i not in self.outside)
+
+    def states(self, inside: dict[int, State] | None = None) -> State:
+        """States of the seeds that have begun, which are the first ones, in buffers of their own.
+        inside: those of the seeds in slots."""
+        found = self.outside | (inside or {})
+        return engine_lib.join_seeds([found[i] for i in sorted(found)], np.arange(len(found)))
+
+    def save(self, inside: dict[int, State]) -> None:
+        states = self.states(inside)
+        if self.done.all() and self.keeps == "best":
+            states = states.replace(params=(), moments=())
+        self.clock.timed("save", self.checkpoints.save, self.step, states, self.clock.seconds)
+        self.saved_step, self._saved = self.step, time.monotonic()
+
+    def is_due(self, seconds: float) -> bool:
+        """Whether the epoch that has ended, and took `seconds`, is one to save."""
+        far = time.monotonic() - self._saved >= self._save_seconds
+        every = self.experiment.config.train.checkpoint_every
+        if self.done.all():
+            return self.keeps != "none"
+        return far and (self.step % every == 0 or seconds >= LONG_S)
