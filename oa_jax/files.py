@@ -52,10 +52,11 @@ def check_writable(path: str | os.PathLike, flag: str) -> None:
 
 def check_folder(folder: pathlib.Path, mark: str, flag: str) -> None:
     """Make a folder. Raises UserError where that cannot be, or where it holds other files but none
-    named `mark`, which tells whose it is."""
+    named `mark`, which tells whose it is. What `write` has under way is nobody's."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        strangers = sorted(path.name for path in folder.iterdir() if path.name[0] != ".")
+        names = (path.name for path in folder.iterdir())
+        strangers = sorted(name for name in names if name[0] != "." and not name.endswith(".tmp"))
     except OSError as error:
         raise UserError(f"{flag}={folder}: cannot write there: {error.strerror}") from None
     if strangers and mark not in strangers:

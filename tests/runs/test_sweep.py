@@ -17,6 +17,7 @@ import pytest
 import swept
 import toy
 
+from oa_jax import files
 from oa_jax.engine.program import Engine
 from oa_jax.errors import Interrupted, UserError
 from oa_jax.runs import index, study, sweep
@@ -287,6 +288,8 @@ def test_folders_of_others_are_refused(done, tmp_path):
     other = swept.runs() | {"quick": swept.runs()["patient"]}
     with pytest.raises(UserError, match="run quick: train.stop_patience: there 0, asked for 1"):
         swept.sweep_of(out, other).run()
+    (tmp_path / "study.json.tmp").write_text("{")  # of another worker, or of one that was killed
+    files.check_folder(tmp_path, "study.json", "--out")
     with Workdir(tmp_path):
         (tmp_path / "notes.txt").write_text("")
     with pytest.raises(UserError, match="holds notes.txt but no study.json"):
