@@ -11,8 +11,9 @@ from absl import flags
 from oa_jax import files, presets
 from oa_jax.commands import cli, report
 from oa_jax.events.world import World, generate, topic_oracles
-from oa_jax.runs.beside import beside
+from oa_jax.runs.beside import beside, share_cpus
 from oa_jax.runs.run import run
+from oa_jax.runs.workdir import Workdir
 
 flags.DEFINE_string("workdir", "runs/quickstart", "Folder of the two runs.")
 flags.DEFINE_float("redundancy", 0.5, "The synthetic world's knob, 0 (complementary) to 1.")
@@ -40,7 +41,11 @@ def main(_):
         config.data.world.redundancy = redundancy
         return report.described(run(config, folder / name, cli.say), folder / name)
 
-    with beside(folder / "baseline", [*words["baseline"], change], cli.say):
+    others = {}
+    if not Workdir(folder / "baseline").is_finished and share_cpus(2) > 1:
+        others = {folder / "baseline.log": ["train", *words["baseline"], change]}
+        cli.say(f"{folder / 'baseline'} trains in a process of its own meanwhile")
+    with beside(others, cli.say):
         early = trained("gca_early")
     # By now it is finished. If it could not be, it goes on here and says why.
     status = report.conclude([trained("baseline"), early])

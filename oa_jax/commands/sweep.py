@@ -1,11 +1,12 @@
 """`python -m oa_jax sweep --study=FILE.py[:ARGUMENT] --out=DIR`: train the runs of a study.
 
-The same command goes on where it was, and several of them, on one machine or on many, can share
-DIR. `--dry-run` says what there is to do and how long it takes.
+The same command goes on where it was, and several of them, on one machine (`--workers=`) or on
+many, can share DIR. `--dry-run` says what there is to do and how long it takes.
 """
 
 from __future__ import annotations
 
+import sys
 import time
 
 import jax
@@ -17,7 +18,9 @@ from oa_jax import files
 from oa_jax.commands import cli
 from oa_jax.configuration import Config
 from oa_jax.engine.compilation import use_compilation_cache
+from oa_jax.errors import UserError
 from oa_jax.runs import study as study_lib
+from oa_jax.runs.beside import beside, share_cpus
 from oa_jax.runs.search import sweep_of
 from oa_jax.runs.sweep import KEEP, Progress, default_slots
 from oa_jax.runs.workdir import Workdir
@@ -29,6 +32,7 @@ flags.DEFINE_string("study", None, "FILE.py[:a=x,b=y] whose get_study returns th
 flags.DEFINE_string("out", None, "Folder of the sweep: each run gets a folder in it.")
 flags.DEFINE_integer("slots", None, "Seeds in a program at a time; by default what fits.", 1)
 flags.DEFINE_enum("keep", "last", list(KEEP), "Checkpoints of a run that has ended.")
+flags.DEFINE_integer("workers", 1, "Processes on this machine, which share its CPUs.", 1)
 flags.DEFINE_bool("dry_run", False, "Print runs, programs, times and memory; train nothing.")
 
 
@@ -41,10 +45,25 @@ def main(_):
         use_compilation_cache(cli.say)
         return predict(study, out)
     options = {"slots": flags.FLAGS.slots, "keep": flags.FLAGS.keep}
+    others = other_workers(out, flags.FLAGS.workers)
     with cli.watching(table, per_second=2) as watch:
         options |= {"watch": watch} if watch else {}
-        progress = sweep_of(study, out, cli.say, **options).run()
+        sweep = sweep_of(study, out, cli.say, **options)
+        with beside(others, cli.say):
+            progress = sweep.run()
+        if others:  # whatever they have left, and the count of all
+            progress = sweep.run()
     return conclude(progress, out)
+
+
+def other_workers(out, workers: int) -> dict:
+    """{file for what it says: words} of this command as further workers on this machine."""
+    files.check_folder(out, "study.json", "--out")
+    if workers > 1 and (most := share_cpus(workers)) < workers:
+        what = "CPUs, one for each" if jax.default_backend() == "cpu" else "accelerator for one"
+        raise UserError(f"--workers={workers}: found {most} {what}: expected no more than that")
+    words = ["sweep", *sys.argv[1:], "--workers=1"]
+    return {out / ".workers" / f"worker-{i}.log": words for i in range(2, workers + 1)}
 
 
 def table(now: Progress) -> Table:

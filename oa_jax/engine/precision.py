@@ -6,8 +6,6 @@ import jax
 import jax.numpy as jnp
 from jax.extend.core import ClosedJaxpr, Jaxpr, Literal
 
-COMPUTE_DTYPES = ("float32", "bfloat16")
-
 
 def products_in(dtype: str, fn):
     """`fn`, its matrix products of float32 taken of operands rounded to `dtype` and summed in

@@ -1,4 +1,4 @@
-"""A run in a process of its own, beside what this one does."""
+"""Other processes of this program, beside what this one does."""
 
 from __future__ import annotations
 
@@ -7,33 +7,47 @@ import os
 import pathlib
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import jax
 
-from oa_jax.runs.workdir import Workdir
+
+def share_cpus(processes: int) -> int:
+    """How many processes can share this machine, if so many are wanted: 1 where it has an
+    accelerator, which one takes for itself, else as many as there are CPUs. Before JAX is used.
+
+    Each gets its share of them for its threads; with as many threads as CPUs in each, those of
+    one wait for those of the other.
+    """
+    if hasattr(os, "sched_getaffinity"):
+        there = len(os.sched_getaffinity(0))
+    else:
+        there = os.cpu_count() or 1
+    os.environ.setdefault("NPROC", str(max(1, there // processes)))  # XLA's threads
+    return there if jax.default_backend() == "cpu" else 1
 
 
 @contextlib.contextmanager
 def beside(
-    workdir: pathlib.Path, arguments: list[str], say: Callable[[str], None]
+    commands: Mapping[pathlib.Path, Sequence[str]], say: Callable[[str], None]
 ) -> Iterator[None]:
-    """`train` with `arguments` in a process of its own as long as the block takes, and to its end
-    if that ends well; what it says is in WORKDIR.log. Nothing on an accelerator, which one process
-    takes for itself, without a second core, or when the run is finished."""
-    alone = jax.default_backend() != "cpu" or (os.cpu_count() or 1) < 2
-    if alone or Workdir(workdir).is_finished:
-        yield
-        return
-    workdir.parent.mkdir(parents=True, exist_ok=True)
-    said = workdir.parent / f"{workdir.name}.log"
-    say(f"{workdir} trains beside it: what it says is in {said}")
-    command = [sys.executable, "-m", "oa_jax", "train", *arguments]
-    with said.open("w") as log, subprocess.Popen(command, stdout=log, stderr=log) as other:
+    """Commands in processes of their own as long as the block takes, and to their end if that ends
+    well. commands: {file for what it says: its words}."""
+    with contextlib.ExitStack() as stack:
+        others = {}
+        for said, words in commands.items():
+            said.parent.mkdir(parents=True, exist_ok=True)
+            log = stack.enter_context(said.open("w"))
+            command = [sys.executable, "-m", "oa_jax", *words]
+            other = subprocess.Popen(command, stdout=log, stderr=log)
+            others[said] = stack.enter_context(other)
         try:
             yield
-            say(f"waiting for {workdir}")
-            other.wait()
+            for said, other in others.items():
+                if other.poll() is None:
+                    say(f"waiting for another process: what it says is in {said}")
+                other.wait()
         except BaseException:
-            other.terminate()  # what it has is saved
+            for other in others.values():
+                other.terminate()  # what it has is saved
             raise

@@ -27,10 +27,10 @@ class Claims:
     def __init__(self, folder: pathlib.Path, stale: float = STALE):
         self.folder, self.stale = folder, stale
         self.worker = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
-        self._ended, self._last = threading.Event(), 0.0
-        self.lost = False  # this worker was silent for so long that others took it for dead
 
     def __enter__(self) -> Claims:
+        self._ended, self._last = threading.Event(), 0.0
+        self.lost = False  # this worker was silent for so long that others took it for dead
         self.folder.mkdir(parents=True, exist_ok=True)
         self._beat()
         self._thread = threading.Thread(target=self._beats, daemon=True)

@@ -14,8 +14,6 @@ import numpy as np
 from oa_jax import files
 from oa_jax.configuration import Config, fields_of, value_of
 
-STATES = ("waiting", "running", "failed", "diverged", "finished")
-
 
 def write(out: pathlib.Path, runs: Mapping[str, Config]) -> pathlib.Path:
     """Write out/index.csv and, where polars is installed, out/index.parquet.

@@ -1,48 +1,47 @@
-"""The run that trains beside the other one."""
+"""Processes beside this one."""
+
+import os
 
 import pytest
 import toy
 
-from oa_jax.runs.beside import beside
+from oa_jax.runs.beside import beside, share_cpus
 from oa_jax.runs.workdir import Workdir
 
 
-def arguments(workdir):
-    config = f"{toy.ROOT}/configs/abxi.py:runlocal"
-    return [f"--config={config}", f"--workdir={workdir}", "--config.seeds=1"]
+def commands(folder):
+    config = f"--config={toy.ROOT}/configs/abxi.py:runlocal"
+    return {folder / "run.log": ["train", config, f"--workdir={folder}/run", "--config.seeds=1"]}
 
 
 @pytest.mark.slow
-def test_it_is_finished_when_the_block_is_left(tmp_path, monkeypatch):
-    monkeypatch.setattr("os.cpu_count", lambda: 2)
-    with beside(tmp_path / "run", arguments(tmp_path / "run"), print):
+def test_it_is_finished_when_the_block_is_left(tmp_path):
+    with beside(commands(tmp_path), print):
         pass
     assert Workdir(tmp_path / "run").is_finished
-    said = (tmp_path / "run.log").read_text()
-    assert "results in" in said
-    with beside(tmp_path / "run", arguments(tmp_path / "run"), print):  # nothing is left to do
-        pass
-    assert (tmp_path / "run.log").read_text() == said
+    assert "results in" in (tmp_path / "run.log").read_text()
 
 
-@pytest.mark.parametrize(("cores", "backend"), [(1, "cpu"), (2, "cpu"), (2, "gpu")])
-def test_it_ends_with_the_block_that_fails(tmp_path, cores, backend, monkeypatch):
-    monkeypatch.setattr("os.cpu_count", lambda: cores)
-    monkeypatch.setattr("jax.default_backend", lambda: backend)
-    with pytest.raises(KeyError), beside(tmp_path / "run", arguments(tmp_path / "run"), print):
+def test_it_ends_with_the_block_that_fails(tmp_path):
+    with pytest.raises(KeyError), beside(commands(tmp_path), print):
         raise KeyError
     assert not Workdir(tmp_path / "run").is_finished
-    assert (tmp_path / "run.log").exists() == (cores == 2 and backend == "cpu")
 
 
-def test_it_ends_with_a_wait_that_is_interrupted(tmp_path, monkeypatch):
-    monkeypatch.setattr("os.cpu_count", lambda: 2)
-
+def test_it_ends_with_a_wait_that_is_interrupted(tmp_path):
     def told_to_leave(line):
-        if line.startswith("waiting"):
-            raise KeyError
+        raise KeyError
 
-    run = beside(tmp_path / "run", arguments(tmp_path / "run"), told_to_leave)
-    with pytest.raises(KeyError), run:
+    with pytest.raises(KeyError), beside(commands(tmp_path), told_to_leave):
         pass
     assert not Workdir(tmp_path / "run").is_finished
+
+
+@pytest.mark.parametrize(("cpus", "backend", "most"), [(8, "cpu", 8), (1, "cpu", 1), (8, "gpu", 1)])
+def test_processes_share_the_cpus_and_no_accelerator(cpus, backend, most, monkeypatch):
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: range(cpus), raising=False)
+    monkeypatch.setattr("jax.default_backend", lambda: backend)
+    monkeypatch.setenv("NPROC", "")
+    monkeypatch.delenv("NPROC")
+    assert share_cpus(2) == most
+    assert os.environ["NPROC"] == str(max(1, cpus // 2))

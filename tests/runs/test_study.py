@@ -1,8 +1,11 @@
 """Studies: names, programs, equal sizes; the files of configs/studies."""
 
+import os
 import pathlib
 import re
-import time
+import resource
+import subprocess
+import sys
 
 import pytest
 import toy
@@ -10,7 +13,6 @@ import toy
 from oa_jax import experiment, presets
 from oa_jax.errors import UserError
 from oa_jax.runs import study
-from oa_jax.runs.sweep import Sweep
 
 STUDIES = sorted((toy.ROOT / "configs" / "studies").glob("*.py"))
 
@@ -45,12 +47,23 @@ def test_runlocal_is_true_or_false(path):
 
 
 @pytest.mark.slow
-def test_runlocal_ends_in_a_minute(tmp_path):
-    begin, path = time.process_time(), toy.ROOT / "configs" / "studies" / "ablation.py"
-    runs = study.load(f"{path}:runlocal")
-    progress = Sweep(runs, tmp_path, lambda line: None).run()
-    assert progress.finished == len(runs) == 2
-    assert time.process_time() - begin < 120  # two cores
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="needs two CPUs")
+def test_runlocal_ends_in_a_minute_of_two_workers(tmp_path):
+    words = [f"--study={toy.ROOT}/configs/studies/ablation.py:runlocal", f"--out={tmp_path}/out"]
+    command = [sys.executable, "-m", "oa_jax", "sweep", *words]
+
+    def sweep(*more):
+        return subprocess.run([*command, *more], cwd=toy.ROOT, capture_output=True, text=True)
+
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    done = sweep("--workers=2")
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert done.returncode == 0 and "2 of 2 runs are finished" in done.stdout, done.stderr
+    other = (tmp_path / "out" / ".workers" / "worker-2.log").read_text()
+    assert "program of 1 runs" in other  # each took one of them
+    assert after.ru_utime - before.ru_utime < 120  # two cores
+    refused = sweep("--workers=1000")
+    assert refused.returncode == 2 and "--workers=1000: found" in refused.stderr
 
 
 def test_names_are_folders_and_say_what_differs():
