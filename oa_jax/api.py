@@ -133,6 +133,8 @@ def train(
 
     config, log = known.resolve(config), data
     world = data if isinstance(data, World) else getattr(data, "origin", None)
+    if world is not data and world and world.log().fingerprint() != data.fingerprint():
+        world = None  # its events were changed
     if data is not None:
         name = sources.SYNTHETIC if world else check_log("data", data).name
         if name != config.data.name:

@@ -21,6 +21,8 @@ def get_study(arg=None):
     runs = {}
     for gca in ("none", args["gca"]):
         text = f"configs/{args['backbone']}.py:pair={args['pair']},gca={gca},size={args['size']}"
+        if args["backbone"] == "sasrec" and gca == "none":  # as many streams as a fusion has
+            text += ",stream=apart"
         runs[gca] = presets.load(text + ",runlocal" * runlocal)
         runs[gca].seeds = int(args["seeds"] or (2 if runlocal else 5))
     return runs

@@ -40,6 +40,8 @@ def get_study(arg=None):
 
     def make(gca="early", **fields):
         text = f"configs/{args['backbone']}.py:pair={args['pair']},gca={gca},size={args['size']}"
+        if args["backbone"] == "sasrec" and gca == "none":  # as many streams as a fusion has
+            text += ",stream=apart"
         config = presets.load(text + ",runlocal" * runlocal)
         config.update_from_flattened_dict(fields | {"seeds": 2 if runlocal else 5})
         return config

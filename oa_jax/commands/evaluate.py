@@ -73,7 +73,7 @@ def newest(experiment: Experiment, workdir: Workdir) -> tuple[int, State, dict[s
     if workdir.checkpoints.is_dir():
         abstract = experiment.engine.abstract(experiment.seeds, experiment.hparams())
         with Checkpoints(workdir.checkpoints, say=cli.say) as checkpoints:
-            found = checkpoints.restore_newest(abstract)
+            found = checkpoints.restore_newest(lambda n_seeds: abstract)
     if found is None:
         raise UserError(f"{workdir.checkpoints}: no checkpoint: expected a run past its first save")
     return found

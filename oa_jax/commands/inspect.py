@@ -24,7 +24,6 @@ from oa_jax.configuration import Config
 from oa_jax.engine.compilation import use_compilation_cache
 from oa_jax.experiment import Experiment
 from oa_jax.nn.fusion import matched_width, n_parameters
-from oa_jax.nn.known import GCAConfig
 from oa_jax.runs import study
 from oa_jax.sheets import Sheet
 
@@ -116,10 +115,12 @@ def show_parameters(experiment: Experiment) -> None:
     total, places = experiment.engine.n_parameters, experiment.config.gca.positions
     cli.say(f"{experiment.label}: {total:,} parameters")
     if places:
-        plain = dataclasses.replace(backbone, gca=GCAConfig())
-        base = sum(a.size for a in jax.tree.leaves(jax.eval_shape(plain.init, jax.random.key(0))))
-        each = (total - base) // len(places)
-        cli.say(f"of these {base:,} without GCA and {each:,} for each of {len(places)} places")
+        named = jax.tree_util.tree_leaves_with_path(shapes)
+        added = sum(a.size for p, a in named if any("gca_" in part.key for part in p))
+        each = added // len(places)
+        cli.say(
+            f"of these {total - added:,} without GCA and {each:,} for each of {len(places)} places"
+        )
         gca, model = experiment.config.gca, experiment.config.model
         if gca.fusion != "gca":
             sizes = gca.heads or model.heads

@@ -214,9 +214,9 @@ def ranked(summaries: list[dict]) -> Sheet:
     names = [(m, d) for m in ("ndcg@1", "ndcg@10") for d in "AB"]
     metrics = {f"{m.upper()} {d}": f"test/{d}/{m}/full" for m, d in names}
     rows = []
-    for summary in sorted(summaries, key=index.validation_score, reverse=True):
+    for summary in sorted(summaries, key=lambda of: index.score_of(of["mean"]), reverse=True):
         lead = [summary["run"], f"{summary['n_parameters']:,}", str(summary["n_seeds"])]
-        score = index.validation_score(summary)
+        score = index.score_of(summary["mean"])
         cells = [interval(summary, name) for name in metrics.values()]
         rows.append([*lead, f"{score:.4f}" if score >= 0 else "–", *cells])
     title = "runs by validation NDCG@10; test metrics among all items, ± half of the 95 % interval"

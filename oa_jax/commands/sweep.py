@@ -136,6 +136,8 @@ def predict(runs: dict[str, Config], out) -> None:
 def timed(config: Config) -> tuple[int, float, float, int, int]:
     """(slots, seconds to compile an epoch, seconds of a step of a seed, bytes of a seed's state,
     steps of an epoch) of a program on this machine."""
+    if not config.data.resident:
+        raise UserError("--dry-run: data.resident=False: expected True: streams are not timed")
     experiment = experiment_lib.build(config)
     engine, slots = experiment.engine, default_slots(experiment)
     seeds, hparams = experiment.seeds, experiment.hparams()

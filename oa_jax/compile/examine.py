@@ -11,6 +11,7 @@ import jax
 
 from oa_jax.compile.hlo import Cost, Program
 from oa_jax.compile.topology import GIBI, PRECISIONS, Topology
+from oa_jax.configuration import SteadyTrain
 from oa_jax.engine.streaming import EVALUATION_BLOCKS, StreamingEngine
 from oa_jax.experiment import Experiment
 
@@ -45,7 +46,8 @@ def examine(experiment: Experiment, devices: tuple) -> list[Found]:
     axis = "vmap" if config.seed_axis == "auto" else config.seed_axis
     engine = type(here)(here.settings, axis, *feed, config.mesh, devices)
     states = engine.abstract(seeds, experiment.hparams())
-    arrays, tables = _shapes(experiment.train_arrays()), _shapes(experiment.tables)
+    inputs = experiment.train_arrays(), experiment.tables
+    arrays, tables = jax.eval_shape(lambda *of: of, *inputs)
     # The draws of batches are asked on this machine, as the devices are not there.
     capacity = engine.layout.even(here.capacity(seeds, 0), len(seeds))
     epoch = (states, arrays, capacity)
@@ -54,10 +56,6 @@ def examine(experiment: Experiment, devices: tuple) -> list[Found]:
         _found(EPOCH, n_steps, lambda: engine.compiled("epoch", *epoch)),
         _found(EVALUATION, n_blocks, lambda: engine.compiled("final", *final)),
     ]
-
-
-def _shapes(tree):
-    return jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), tree)
 
 
 def _found(name: str, turns: int, compile_it: Callable) -> Found:
@@ -107,6 +105,8 @@ def remedies(experiment: Experiment, found: Found, n_devices: int) -> list[str]:
     config, is_epoch, out = experiment.config, found.name == EPOCH, []
     if not is_epoch:
         out += ["smaller evaluate.block_users", "smaller evaluate.block_items"]
+    elif isinstance(config.train, SteadyTrain):
+        pass  # without the sampled softmax
     elif config.train.negatives == "per_position" and config.train.n_negatives > 1:
         out += ["train.softmax=gather", "smaller train.block_positions"]
         out += ["train.negatives=per_sequence"]

@@ -225,8 +225,8 @@ class Program:
             return int(known)
         condition = self.computations[loop.called("condition")].values()
         root = next(one for one in condition if one.is_root)
-        bounds = [one.number for one in condition if one.opcode == "constant"]
-        bounds = [bound for bound in bounds if bound is not None]
+        constants = (one.number for one in condition if one.opcode == "constant")
+        bounds = [bound for bound in constants if bound is not None]
         is_count = "direction=LT" in root.attributes or root.opcode == "fusion"
         return bounds[0] if is_count and len(bounds) == 1 else None
 

@@ -228,9 +228,6 @@ def put_seeds(tree, slots, values):
 
 # Programs of their own: leaf by leaf, a few hundred calls would keep the device waiting.
 _take = jax.jit(lambda tree, slots: jax.tree.map(lambda a: a[slots], tree))
-_join = jax.jit(
-    lambda trees, order: jax.tree.map(lambda *a: jnp.concatenate(a)[order], *trees),
-)
 
 
 def take_seeds(tree, slots):
@@ -238,9 +235,10 @@ def take_seeds(tree, slots):
     return _take(tree, np.asarray(slots))
 
 
-def join_seeds(trees, order):
-    """States of several groups of seeds as one, slot i of the result being row order[i]."""
-    return _join(trees, np.asarray(order))
+@jax.jit
+def join_seeds(trees):
+    """States of several groups of seeds as one, in buffers of its own also of a single group."""
+    return jax.tree.map(lambda *a: jnp.copy(jnp.concatenate(a)), *trees)
 
 
 def resolve_axis(axis: str) -> str:

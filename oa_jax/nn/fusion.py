@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from oa_jax.errors import UserError
+from oa_jax.events.log import DOMAINS
 from oa_jax.nn.known import FUSIONS, GCAConfig
 from oa_jax.nn.layers import (
     ABXI_INIT,
@@ -27,7 +28,6 @@ from oa_jax.nn.layers import (
     parallel_part,
 )
 
-DOMAINS = ("A", "B")
 # What `part` makes of an update, given X and the scales of "split".
 PARTS = {
     "full": lambda update, x, scales: update,
@@ -228,6 +228,12 @@ def kind_of(fusion: str) -> type[Fusion]:
     return getattr(importlib.import_module(module), kind)
 
 
+def is_by_token(gca: GCAConfig) -> bool:
+    """Whether what becomes of a token depends on no other of its stream, also in any expert."""
+    experts = gca.experts if gca.fusion == "experts" else ()
+    return all(kind_of(name).by_token for name in (gca.fusion, *experts))
+
+
 def fields_for(kind: type[Fusion], values: GCAConfig | Fusion) -> dict:
     """The fields of a class that `values` has under the same name."""
     names = {one.name for one in dataclasses.fields(kind)} - {"name", "parent"}
@@ -254,7 +260,8 @@ def matched_width(gca: GCAConfig, d_embed: int, heads: int, target: int | None =
     """The `gca.width` with which a module has the number of parameters nearest to `target`; by
     default that of GCA with the same fields and a width of its own.
 
-    It is a multiple of the number of heads. Raises UserError where even the narrowest has more.
+    It is a multiple of the number of heads. Raises UserError where even the narrowest has more,
+    and where the width changes nothing.
     """
     if target is None:
         gate = dataclasses.replace(gca, fusion="gca", width=0)
@@ -266,7 +273,10 @@ def matched_width(gca: GCAConfig, d_embed: int, heads: int, target: int | None =
 
     # A fusion's number of parameters grows linearly with its width.
     least = size(unit)
-    width = unit * (1 + round((target - least) / (size(2 * unit) - least)))
+    more = size(2 * unit) - least
+    if not more:
+        raise UserError(f"gca.fusion={gca.fusion}: its size does not depend on gca.width")
+    width = unit * (1 + round((target - least) / more))
     if width < unit:
         raise UserError(
             f"gca.fusion={gca.fusion}: has at least {least} parameters, expected {target}"
@@ -309,9 +319,9 @@ def fuse(
     out, probes = {name: s.last() for name, s in streams.items()} if last_only else streams, {}
     if place not in gca.positions:
         return out, probes
-    alone = last_only and kind_of(gca.fusion).by_token and not callable(gca.part)
+    alone = last_only and is_by_token(gca) and not callable(gca.part)
     queries, out = out if alone else streams, dict(out)
-    chunks = chunks_pay(form, streams["x"].packing) and kind_of(gca.fusion).by_token
+    chunks = chunks_pay(form, streams["x"].packing) and is_by_token(gca)
     chunks &= (gca.source, gca.own_item, gca.causal, gca.key_mask) == PLAIN
     if gca.source == "shuffled":
         others = of_other_users(streams["x"], len(times.query["A"]))

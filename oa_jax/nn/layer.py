@@ -74,8 +74,8 @@ class GatedCrossAttentionLayer(GatedCrossAttention):
         tokens. What stands at padding plays no part, and y is 0 there. A query without any key
         that it may use has X' = 0.
         query_time (B, T), source_time (B, S), both or neither: whole numbers from 0 up on one axis;
-        a query with a negative time uses no key. With them the probe's `y_aligned` is the source
-        at the query's own time; without, that in the query's column.
+        where causal, a query with a negative time uses no key. With them the probe's `y_aligned` is
+        the source at the query's own time; without, that in the query's column.
         Raises UserError in one line for shapes that do not fit, and what is missing.
         """
         timed = query_time is not None

@@ -139,6 +139,14 @@ class Slots:
         sizes = np.sort(self.list_sizes[name])[::-1]
         return int(sizes[: self.batch_size].sum() + sizes[: self.n_support].sum())
 
+    def check_left(self, domain: str, n_items: int) -> None:
+        """Raise UserError where a user owns all `n_items` that a negative can be drawn from."""
+        if (most := self.most[f"own_{domain}"]) >= n_items:
+            raise UserError(
+                f"{self.log.name}: a user owns {most} of domain {domain}'s {n_items} items: "
+                "expected one that is left as a negative"
+            )
+
     def rows_of_batch(self, rows_B, seed, step):
         """(N,) rows that the batch of step `step` reads, those of the order first."""
         return rows_B

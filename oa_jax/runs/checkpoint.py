@@ -100,31 +100,15 @@ class Checkpoints:
             lines = [f"{digest}  {name}\n" for name, digest in _digests(step).items()]
             files.write(step / SUMS, "".join(lines))
 
-    def n_seeds(self) -> int | None:
-        """How many seeds the newest step holds, None if it cannot be told."""
-        try:
-            return self._saved(max(self._manager.all_steps()))["seed"].shape[0]
-        except (*UNREADABLE, TypeError, AttributeError):  # ValueError also: there is no step
-            return None
-
-    def _saved(self, epoch):
-        """What is known of the leaves of a step's `state`."""
-        with ocp.PyTreeCheckpointer() as reader:
-            return reader.metadata(self._directory / str(epoch) / "state").item_metadata
-
-    def _is_slim(self, epoch) -> bool:
-        """Whether a step holds the end of a run of which the best parameters alone were kept."""
-        try:
-            return not isinstance(self._saved(epoch)["params"], Mapping)
-        except (*UNREADABLE, TypeError):
-            return False
-
-    def restore_newest(self, abstract: State) -> tuple[int, State, dict[str, float]] | None:
+    def restore_newest(
+        self, abstract: Callable[[int | None], State]
+    ) -> tuple[int, State, dict[str, float]] | None:
         """(epoch, states, seconds) of the newest readable step, None if there is none. The states
         have no `hparams`, and neither `params` nor `moments` of a run that kept its best ones only.
 
-        abstract: shapes and types of the states and where they shall lie, which may be elsewhere
-        than where they lay when they were saved. Raises UserError when no step is readable.
+        abstract: shapes and types of the states of so many seeds (None: it cannot be told) and
+        where they shall lie, which may be elsewhere than where they lay when they were saved.
+        Raises UserError when no step is readable.
         """
         wrong: dict[int, str] = {}
         # A kill while an old step was being deleted leaves a half of it behind: walk back.
@@ -132,12 +116,14 @@ class Checkpoints:
             wrong[epoch] = processes.first_does(wrong_file)(self._directory / str(epoch))
             if wrong[epoch]:
                 continue
-            state = abstract.replace(best_params=(), hparams=())
-            if self._is_slim(epoch):
+            n_seeds, whole = seeds_in(self._directory / str(epoch))
+            like = abstract(n_seeds)
+            state = like.replace(best_params=(), hparams=())
+            if not whole:
                 state = state.replace(params=(), moments=())
             args = ocp.args.Composite(
                 state=_to_devices(state),
-                best=_to_devices(abstract.best_params),
+                best=_to_devices(like.best_params),
                 seconds=ocp.args.JsonRestore(),
             )
             try:
@@ -166,6 +152,23 @@ class Checkpoints:
             shutil.rmtree(target, ignore_errors=True)
             step.rename(target)
             self._say(f"checkpoint {epoch} cannot be read ({why}): kept as {target.name}")
+
+
+def seeds_in(step: pathlib.Path) -> tuple[int | None, bool]:
+    """(how many seeds a step holds, None if it cannot be told; whether it has all that it takes to
+    go on: of the end of a run the best parameters alone may have been kept)."""
+    try:
+        with ocp.PyTreeCheckpointer() as reader:
+            leaves = reader.metadata(step / "state").item_metadata
+        return leaves["seed"].shape[0], isinstance(leaves["params"], Mapping)
+    except (*UNREADABLE, TypeError, AttributeError):
+        return None, True
+
+
+def can_go_on(directory: pathlib.Path) -> bool:
+    """Whether the newest step in the folder of checkpoints has all that it takes to go on."""
+    steps = listed(directory) if directory.is_dir() else []
+    return bool(steps) and seeds_in(directory / str(max(steps)))[1]
 
 
 def _digests(step: pathlib.Path) -> dict[str, str]:

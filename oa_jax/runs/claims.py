@@ -55,8 +55,7 @@ class Claims:
     def others(self) -> dict[str, str]:
         """{name: worker} of the claims of the other workers that live."""
         with self._claims() as claims:
-            mine = {name for name, worker in claims.items() if worker == self.worker}
-            return {n: w for n, w in claims.items() if n not in mine and self._is_alive(w)}
+            return {n: w for n, w in claims.items() if w != self.worker and self._is_alive(w)}
 
     def free(self, name: str) -> None:
         with self._claims() as claims:
@@ -83,16 +82,15 @@ class Claims:
         if worker == self.worker:
             return True
         host, process, _ = worker.rsplit("-", 2)
-        with contextlib.suppress(PermissionError):  # it lives, and is somebody else's
-            try:
-                if host == socket.gethostname():
+        try:
+            if host == socket.gethostname():
+                with contextlib.suppress(PermissionError):  # perhaps another one of that number
                     os.kill(int(process), 0)
-                self._file(self.worker).touch()
-                now = self._file(self.worker).stat().st_mtime
-                return now - self._file(worker).stat().st_mtime < self.stale
-            except (ProcessLookupError, FileNotFoundError):
-                return False
-        return True
+            self._file(self.worker).touch()
+            now = self._file(self.worker).stat().st_mtime
+            return now - self._file(worker).stat().st_mtime < self.stale
+        except (ProcessLookupError, FileNotFoundError):
+            return False
 
     def _file(self, worker) -> pathlib.Path:
         return self.folder / f"{worker}.alive"

@@ -76,26 +76,22 @@ def _state(path):
     return {}, "running" if (path / "config.json").exists() else "waiting"
 
 
-def validation_score(summary: Mapping) -> float:
-    """Mean over domains and seeds of the validation NDCG@10 in the ranking that selects."""
-    return score_of(summary["mean"])
-
-
-def score_of(values: Mapping[str, float]) -> float:
-    """The same of a seed's entry, or of any values by these names; -1 without any."""
-    names = [f"val/{domain}/ndcg@10/" for domain in "AB"]
-    found = [v for name, v in values.items() if name.startswith(tuple(names))]
-    sampled = [v for n, v in values.items() if n.startswith(tuple(names)) and "/full" not in n]
-    return float(np.mean(sampled or found)) if found else -1.0
+def score_of(values: Mapping[str, float | None]) -> float:
+    """Mean over domains of the validation NDCG@10 in the ranking that selects, of a summary's means
+    or a seed's entry; -1 without any. The metrics of a domain without users are None."""
+    names = tuple(f"val/{domain}/ndcg@10/" for domain in "AB")
+    found = {n: v for n, v in values.items() if n.startswith(names) and v is not None}
+    sampled = [v for name, v in found.items() if "/full" not in name]
+    return float(np.mean(sampled or list(found.values()))) if found else -1.0
 
 
 def in_words(summary: Mapping) -> str:
     """The test metrics of a run in a few words."""
     parts = []
     for domain in "AB":
-        name = f"test/{domain}/ndcg@10/full"
-        if name in summary["mean"]:
-            parts.append(f"{domain} {summary['mean'][name]:.4f}")
+        value = summary["mean"].get(f"test/{domain}/ndcg@10/full")
+        if value is not None:
+            parts.append(f"{domain} {value:.4f}")
     bad = [str(entry["seed"]) for entry in summary["per_seed"] if entry["diverged_step"]]
     words = [f"test ndcg@10 among all items {', '.join(parts)}"] if parts else []
     return "; ".join(words + ([f"diverged: seeds {', '.join(bad)}"] if bad else []))

@@ -52,18 +52,13 @@ class Slots:
     """
 
     def __init__(self, engine, arrays, size: int, queue: Iterable[Training], compaction=True):
-        self.engine, self.size = engine, self._rounded(engine, size)
+        self.engine, self.size = engine, engine.layout.slots(size)
         self.arrays = engine.keep(arrays, self.size)
         self.compaction = compaction and engine.axis == "vmap"
         self.use = Use()
         self._queue = ((training, i) for training in queue for i in training.waiting())
         self._seats: list[Seat | None] = []
         self._states: State | None = None
-
-    @staticmethod
-    def _rounded(engine, size):
-        multiple = engine.layout.seed_size(size)
-        return -(-size // multiple) * multiple
 
     def run(
         self,
@@ -209,9 +204,7 @@ class Slots:
         else:
             parts = [engine_lib.take_seeds(self._states, staying)] if staying else []
             parts += states
-            joined = parts[0]
-            if len(parts) > 1:
-                joined = engine_lib.join_seeds(parts, np.arange(len(staying + entering)))
+            joined = parts[0] if len(parts) == 1 else engine_lib.join_seeds(parts)
             seats = [self._seats[slot] for slot in staying] + entering
             self._seats = seats + [None] * (size - len(seats))
             padded = engine_lib.pad_seeds(joined, size)
@@ -223,7 +216,7 @@ class Slots:
         if others or not self.compaction:
             return self.size
         size = len(self._seats) or self.size
-        while n_seeds <= (half := self._rounded(self.engine, -(-size // 2))) < size:
+        while n_seeds <= (half := self.engine.layout.slots(-(-size // 2))) < size:
             size = half
         return size
 

@@ -22,7 +22,7 @@ class Rows:
         self.experiment, self.workdir = experiment, workdir
         self._newest: list[dict] = []
         self.latest: dict[int, dict] = {}
-        self._writers = writers.opened(experiment.config, workdir) if workdir else []
+        self._writers = writers.opened(experiment.config, workdir)
 
     def add(self, places, report, slots) -> None:
         """A row for each of some seeds.

@@ -17,6 +17,7 @@ from oa_jax.events.log import InteractionLog
 from oa_jax.events.split import OWN, OWN_MEANS
 from oa_jax.experiment import Experiment
 from oa_jax.runs import loop
+from oa_jax.runs.checkpoint import can_go_on
 from oa_jax.runs.environment import environment
 from oa_jax.runs.summary import rank_all, summarise
 from oa_jax.runs.training import Clock, Training
@@ -75,7 +76,8 @@ def run(
 def check_config(workdir: Workdir, config: Config, extend: bool = False) -> str:
     """Raise UserError unless the folder is empty or holds a run that can go on as `config`.
 
-    -> what grows, in words; "" for nothing. Fields that change no result may differ.
+    -> what grows, in words; "" for nothing. Fields that change no result may differ. What grows
+    goes on from a whole checkpoint.
     """
     workdir.check()
     if not workdir.is_begun():  # a claim without a checkpoint is replaced
@@ -97,6 +99,11 @@ def check_config(workdir: Workdir, config: Config, extend: bool = False) -> str:
             hint = ": --extend goes on to more seeds or epochs"
         raise UserError(
             f"--workdir={workdir.path} holds a run of another configuration: {difference}{hint}"
+        )
+    if grown and not can_go_on(workdir.checkpoints):
+        raise UserError(
+            f"--workdir={workdir.path}: --extend: no whole checkpoint was kept: expected one to go "
+            "on from"
         )
     return ", ".join(grown)
 
@@ -125,7 +132,7 @@ def conclude(
         if notice and notice.holds():
             raise notice.error(f"{workdir.path} is saved after its last epoch")
 
-    clock = Clock(experiment.engine, dict(seconds))
+    clock = Clock(experiment.engine, seconds)
     ranks, sums = clock.timed("evaluate", rank_all, experiment, states.best_params, pause)
     pause()
     initial = clock.timed("evaluate", initial_statistics, experiment)
@@ -148,19 +155,13 @@ def initial_statistics(experiment: Experiment) -> dict:
 
 
 def stored_config(workdir: Workdir) -> Config:
-    """The configuration in config.json, checked as if it had been given on the command line."""
-    return checked_config(workdir.read_json("config.json"), workdir.path / "config.json")
-
-
-def checked_config(values: Any, path: pathlib.Path) -> Config:
-    """The configuration that was read from `path`; fields that its version lacked get their
-    defaults. Raises UserError naming path and field."""
+    """The configuration in config.json, checked as if it had been given on the command line; fields
+    that its version lacked get their defaults. Raises UserError naming file and field."""
+    values = workdir.read_json("config.json")
     try:
-        # Its devices need not be those of here.
-        values = values | {"mesh": ""} if isinstance(values, dict) else values
-        return known.resolve(values)
+        return known.resolve(values | {"mesh": ""})  # its devices need not be those of here
     except UserError as error:
-        raise UserError(f"{path}: {error}") from None
+        raise UserError(f"{workdir.path / 'config.json'}: {error}") from None
 
 
 def check_same_data(workdir: Workdir, env: dict) -> None:

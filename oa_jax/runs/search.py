@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import warnings
 from collections.abc import Iterator
 from typing import Any
@@ -28,7 +29,8 @@ class SearchSweep(Sweep):
     def __init__(self, search: Search, out: Any, *args: Any, **options: Any):
         super().__init__({}, out, *args, **options)
         self.search, self.progress.runs = search, search.trials
-        self._trials: dict[str, Any] = {}
+        self._trials: dict[str, Any] = {}  # by run, those of this worker
+        self._numbers: set[int] = set()  # of the trials in `runs`
 
     def _claim_folder(self):
         try:
@@ -57,16 +59,19 @@ class SearchSweep(Sweep):
         )
         self._optuna = optuna
         for frozen in self._study.trials:
-            self._add(frozen.number, optuna.trial.FixedTrial(frozen.params, frozen.number))
+            with contextlib.suppress(ValueError):  # it was killed before it knew its parameters
+                self._add(frozen.number, optuna.trial.FixedTrial(frozen.params, frozen.number))
 
     def _add(self, number, trial) -> tuple[str, Config]:
         name = f"trial-{number:04d}"
         self.runs |= checked({name: self.search.make(trial)}, "the search")
+        self._numbers.add(number)
         return name, self.runs[name]
 
     def _ask(self) -> tuple[str, Config] | None:
         """A new trial, None if there are as many as there shall be."""
-        if len(self._study.trials) >= self.search.trials:
+        known = sum(bool(t.params) or t.number in self._numbers for t in self._study.trials)
+        if known >= self.search.trials:
             return None
         trial = self._study.ask()
         name, config = self._add(trial.number, trial)
@@ -79,7 +84,7 @@ class SearchSweep(Sweep):
 
     def _queue(self, group, experiment) -> Iterator[Training]:
         yield from super()._queue(group, experiment)
-        key = program_key(experiment.config)
+        key = program_key(next(iter(group.values())))  # whose split is as asked
         while asked := self._ask():
             name, config = asked
             if program_key(config) != key:  # the next program's
@@ -95,19 +100,14 @@ class SearchSweep(Sweep):
 
     def _count(self, name):
         super()._count(name)
-        summary, states = (
-            self._workdir(name).read_json("summary.json"),
-            self._optuna.trial.TrialState,
-        )
-        number = int(name.rpartition("-")[2])
+        number, states = int(name.rpartition("-")[2]), self._optuna.trial.TrialState
         if self._study.trials[number].state != states.RUNNING:
             return
-        stopped = self._trials[name].should_prune() if name in self._trials else False
-        scores = [index.score_of(entry) for entry in summary["per_seed"]]
-        if stopped:
+        if name in self._trials and self._trials[name].should_prune():
             self._study.tell(number, state=states.PRUNED)
-        else:
-            self._study.tell(number, float(np.median(scores)))
+            return
+        of_seeds = self._workdir(name).read_json("summary.json")["per_seed"]
+        self._study.tell(number, float(np.median([index.score_of(entry) for entry in of_seeds])))
 
 
 def sweep_of(study: dict[str, Config] | Search, *args: Any, **options: Any) -> Sweep:

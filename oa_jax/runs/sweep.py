@@ -24,19 +24,18 @@ from oa_jax.configuration import Config, first_difference
 from oa_jax.engine.compilation import use_compilation_cache
 from oa_jax.errors import UserError
 from oa_jax.experiment import Experiment
-from oa_jax.runs import index, loop
+from oa_jax.runs import index, initial, loop
 from oa_jax.runs import study as study_lib
 from oa_jax.runs.claims import Claims
 from oa_jax.runs.environment import environment
 from oa_jax.runs.run import check_config, check_same_data, conclude
 from oa_jax.runs.training import Training
-from oa_jax.runs.workdir import Workdir
+from oa_jax.runs.workdir import FAILED, Workdir
 
 KEEP = ("last", "best", "none")  # checkpoints of a run that has ended
 SAVE_SECONDS = 300.0  # between two checkpoints of a run under way, at least
 INDEX_SECONDS = 60.0  # between two writings of the index
 MOST_SLOTS = 64
-FAILED = "failed.json"
 Say = Callable[[str], None]
 
 
@@ -150,11 +149,10 @@ class Sweep:
             files.write_json(path, asked)
 
     def _open_runs(self) -> dict[str, Config]:
-        skip = {*self.progress.failed}
         return {
             name: config
             for name, config in self.runs.items()
-            if name not in skip and not self._workdir(name).is_finished
+            if name not in self.progress.failed and not self._workdir(name).is_finished
         }
 
     def _next_program(self) -> dict[str, Config] | None:
@@ -228,17 +226,19 @@ class Sweep:
             env = environment(experiment)
             if workdir.is_begun():
                 check_same_data(workdir, env)
+            if source := experiment.config.train.init_from:
+                initial.read(source)
+            workdir.claim(experiment.config.to_dict())
+            workdir.write_json("env.json", env)
+            training = Training(experiment, workdir, lambda line: None, self.save_seconds)
+            training.keeps = self.keep
+            files_of_run.enter_context(training)
         except UserError as error:
             files_of_run.close()
             self._fail(name, error)
             return None
         self._open[name] = files_of_run
-        workdir.claim(experiment.config.to_dict())
-        workdir.write_json("env.json", env)
         (workdir.path / FAILED).unlink(missing_ok=True)
-        training = Training(experiment, workdir, lambda line: None, self.save_seconds)
-        training.keeps = self.keep
-        files_of_run.enter_context(training)
         if training.done.all():  # killed before its last evaluation
             self._end(training)
             return None
@@ -257,15 +257,20 @@ class Sweep:
         """Rank, summarise and tidy a run whose seeds have ended."""
         name, workdir = training.workdir.path.name, training.workdir
         seeds = training.experiment.seeds.tolist()
-        workdir.keep_rows(dict(zip(seeds, training.epochs.tolist(), strict=True)))
-        conclude(training.experiment, workdir, training.states(), training.clock.seconds)
+        try:
+            workdir.keep_rows(dict(zip(seeds, training.epochs.tolist(), strict=True)))
+            of = training.experiment, workdir, training.states(), training.clock.seconds
+            summary = conclude(*of)
+        except UserError as error:
+            self._open.pop(name).close()
+            return self._fail(name, error)
         self._open.pop(name).close()
         if self.keep == "none":
             shutil.rmtree(workdir.checkpoints, ignore_errors=True)
         self.progress.done_here += 1
         self._count_finished()
         self._claims.free(name)
-        self.say(self._line(name))
+        self.say(self._line(name, summary))
         if time.monotonic() - self._indexed > INDEX_SECONDS:
             self._write_index()
 
@@ -283,18 +288,20 @@ class Sweep:
         self.progress.running.pop(name, None)
         if any(entry["diverged_step"] for entry in summary["per_seed"]):
             self.progress.diverged.append(name)
-        score = index.validation_score(summary)
+        score = index.score_of(summary["mean"])
         self.progress.best = max(self.progress.best, (score, name))
 
     def _fail(self, name, error):
+        if isinstance(error.__context__, OSError):  # a disk that is full is that of all
+            raise error
         self.progress.failed.append(name)
         self._claims.free(name)
         with contextlib.suppress(UserError):
             files.write_json(self.out / name / FAILED, {"error": str(error)})
         self.say(f"{name} failed: {error}")
 
-    def _line(self, name):
-        here, summary = self.progress, self._workdir(name).read_json("summary.json")
+    def _line(self, name, summary):
+        here = self.progress
         return (
             f"{here.finished}/{here.runs} {name}: {index.in_words(summary)}; "
             f"slots {here.busy:.0%} busy, about {here.seconds_left / 60:.0f} min left"
@@ -308,16 +315,16 @@ class Sweep:
 
 def default_slots(experiment: Experiment) -> int:
     """Slots of a program: what the memory of the device holds, at most 64; on a CPU 10, as more
-    are no faster there."""
+    are no faster there, and where the data stream, whose chunks are not known before."""
     device = jax.devices()[0]
     limit = (device.memory_stats() or {}).get("bytes_limit") if device.platform != "cpu" else None
-    if not limit:
+    if not limit or not experiment.config.data.resident:
         return max(10, experiment.config.seeds)
     engine, seeds = experiment.engine, experiment.seeds[:1]
     arrays = jax.eval_shape(lambda a: a, experiment.train_arrays())
     hparams = jax.tree.map(lambda a: a[:1], experiment.hparams())
     one = (engine.abstract(seeds, hparams), arrays, engine.capacity(seeds, 0))
     memory = engine.compiled("epoch", *one).memory_analysis()
-    data = sum(leaf.nbytes for leaf in jax.tree.leaves(experiment.train_arrays()))
+    data = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(arrays))
     used = memory.argument_size_in_bytes - data + memory.temp_size_in_bytes
     return max(1, min(MOST_SLOTS, int((0.85 * limit - data) // max(used, 1))))

@@ -80,14 +80,17 @@ class Training:
 
     def _restore(self):
         engine, seeds = self.experiment.engine, self.experiment.seeds
-        saved = np.arange(self.checkpoints.n_seeds() or len(seeds))
-        abstract = engine.abstract(seeds[: len(saved)], self.values_of(saved))
+
+        def abstract(n_seeds):
+            some = np.arange(len(seeds) if n_seeds is None else n_seeds)
+            return engine.abstract(seeds[: len(some)], self.values_of(some))
+
         found = self.checkpoints.restore_newest(abstract)
         if not found:
             self.workdir.keep_rows({})
             return
         self.step, states, seconds = found
-        self.saved_step = self.step
+        self.saved_step, saved = self.step, np.arange(len(states.done))
         self._check_steps(states)
         states = states.replace(hparams=self.values_of(saved))
         # The configuration may allow more epochs than it did.
@@ -128,7 +131,7 @@ class Training:
         """States of the seeds that have begun, which are the first ones, in buffers of their own.
         inside: those of the seeds in slots."""
         found = self.outside | (inside or {})
-        return engine_lib.join_seeds([found[i] for i in sorted(found)], np.arange(len(found)))
+        return engine_lib.join_seeds([found[i] for i in sorted(found)])
 
     def save(self, inside: dict[int, State]) -> None:
         states = self.states(inside)

@@ -12,6 +12,8 @@ from oa_jax import files
 from oa_jax.errors import UserError
 from oa_jax.processes import first_does
 
+FAILED = "failed.json"  # of a run of a sweep that could not begin, or not end
+
 
 class Workdir:
     """Files of one run. Use as a context: a second command on the same folder is refused.
@@ -76,8 +78,8 @@ class Workdir:
         """Raise UserError unless the folder is empty or holds a run."""
         if (self.path / "config.json").exists():
             return
-        strangers = sorted(p.name for p in self.path.iterdir() if p.name != ".lock")
-        strangers = [name for name in strangers if not name.endswith(".tmp")]
+        names = (p.name for p in self.path.iterdir() if p.name not in (".lock", FAILED))
+        strangers = sorted(name for name in names if not name.endswith(".tmp"))
         if strangers:
             (self.path / ".lock").unlink(missing_ok=True)  # a folder of others stays as it was
             raise UserError(

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import importlib
 import os
+import secrets
 from collections.abc import Mapping
 from typing import Any, Protocol
 
 from oa_jax import processes
-from oa_jax.configuration import Config
+from oa_jax.configuration import Config, fields_of, value_of
 from oa_jax.errors import UserError
 from oa_jax.runs.workdir import Workdir
 
@@ -49,11 +50,7 @@ def _numbers(row):
 
 def _flat(config):
     """Dotted fields as MLflow and W&B show them."""
-    out = {}
-    for name, value in config.to_dict().items():
-        inner = value.items() if isinstance(value, dict) else [("", value)]
-        out |= {f"{name}.{k}".rstrip("."): v for k, v in inner}
-    return out
+    return {name: value_of(config, name) for name, _ in fields_of(type(config))}
 
 
 class TensorBoard:
@@ -106,17 +103,22 @@ class MLflow:
 
 
 class WandB:
-    """A run of Weights & Biases, offline unless WANDB_MODE says else: `wandb sync` sends it."""
+    """A run of Weights & Biases, offline unless WANDB_MODE says else: `wandb sync` sends it. A
+    workdir that goes on goes on with its run there; several runs of a process stay apart."""
 
     def __init__(self, config: Config, workdir: Workdir):
         wandb = _package("wandb", "wandb")
         os.environ.setdefault("WANDB_MODE", "offline")
         path = workdir.path.absolute()
+        kept = path / "wandb.run"
+        if not kept.exists():
+            kept.write_text(secrets.token_hex(8))
         self._run = wandb.init(
             project="oa-jax",
             name=path.name,
-            id=path.name,
+            id=kept.read_text(),
             resume="allow",
+            reinit="create_new",
             dir=str(path),
             config=_flat(config),
         )

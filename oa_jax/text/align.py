@@ -62,10 +62,10 @@ class Alignment:
         rng, n_a = np.random.default_rng(self.seed), log.n_items[0]
         both_2xNxW, amounts = np.stack([rows_NxW, rows_NxW]), {}
         if self.kind == "aligned":
-            shape = self.steps, min(BATCH, min(log.n_items))
+            shape = self.steps, min(BATCH, *log.n_items)
             pairs = bought_together(log, n_history, rows_NxW.any(1), shape, rng)
             both_2xNxW = contrastive(both_2xNxW, pairs)
-        elif self.kind != "as_is":
+        else:
             amounts[{"rotated": "rotation", "shifted": "gap"}[self.kind]] = self.amount
         return views.seen(both_2xNxW, n_a, **amounts, rng=rng)
 
@@ -78,7 +78,7 @@ def world_vectors(world: World, log: InteractionLog, n_history: np.ndarray) -> n
     """
 
     def align(views_2xIxW):
-        rng, shape = stream(world, PAIRS), (Alignment.steps, min(BATCH, min(log.n_items)))
+        rng, shape = stream(world, PAIRS), (Alignment.steps, min(BATCH, *log.n_items))
         if world.views == 1:
             known = np.ones(sum(log.n_items), bool)
             pairs = bought_together(log, n_history, known, shape, rng)

@@ -14,17 +14,15 @@ from oa_jax.errors import UserError
 from oa_jax.events import split as splits
 from oa_jax.text import items, tables, vectors
 from oa_jax.text.align import Alignment
-from oa_jax.text.encoders import Files, open_encoder
+from oa_jax.text.encoders import Files, Say, open_encoder
 from oa_jax.text.tables import METADATA, Tables, digest
-
-Say = Callable[[str], None]
 
 
 @dataclasses.dataclass(frozen=True)
 class Options:
     """encoder: see `encoders.open_encoder`; or a folder with the official code's tables.
     profiles: a file of imported profiles, None for the mean of the history. split: whose
-    targets are held out, None for the published split where there is one, or leave_one_out.
+    targets are held out, by default the published split where there is one, or leave_one_out.
     sees_validation: the mean holds the validation target, as the official profile (quirk Q12).
     alignment: what is done to the vectors before anything is made of them. cache: folder of the
     chunks of `chunk` texts that a model has encoded, None for none; `track` shows how far it is."""
@@ -48,7 +46,7 @@ def write(prepared: Prepared, options: Options, out: Place, say: Say) -> Tables:
     """
     out, log = store.place(out), prepared.log
     split_name = splits.rule_of(log, options.split)
-    split = splits.make_split(log, split_name)
+    split = splits.make_split(log, split_name, skip_short=True)
     texts = items.texts_of(prepared)
     official = tables.official_tables(options.encoder, log.n_items)
     encoder = open_encoder(options.encoder, log.n_items, options.chunk, options.track)

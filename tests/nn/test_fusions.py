@@ -172,18 +172,21 @@ class Meeting(nn.Module):
 
     gca: GCAConfig
     form: str
+    last_only: bool = False
 
     @nn.compact
     def __call__(self, streams):
         column_BxL = jnp.broadcast_to(jnp.arange(6), (B, 6))
         times = Times(*[dict.fromkeys(streams, column_BxL)] * 3)
-        return fuse(self.gca, 0, streams, times, HEADS, form=self.form)[0]
+        how = {"form": self.form, "last_only": self.last_only}
+        return fuse(self.gca, 0, streams, times, HEADS, **how)[0]
 
 
 @pytest.mark.parametrize(
     "fields",
     [{"source": "other"}, {"source": "self"}, {"source": "shuffled"}, {"own_item": "hidden"}]
-    + [{"causal": False}, {"key_mask": False}, {"fusion": "co_attention"}],
+    + [{"causal": False}, {"key_mask": False}, {"fusion": "co_attention"}]
+    + [{"fusion": "experts", "experts": ("film", "co_attention")}],
 )
 def test_what_has_other_keys_is_fused_by_rows(fields):
     there = np.arange(6) >= np.arange(B)[:, None]
@@ -195,6 +198,18 @@ def test_what_has_other_keys_is_fused_by_rows(fields):
 
     assert program("rows", **fields) == program("chunks", **fields)
     assert program("rows") != program("chunks")
+
+
+@pytest.mark.parametrize("experts", [("gca", "film"), ("film", "co_attention")], ids=str)
+def test_the_last_token_alone_is_that_of_all(experts):
+    """Unless one of the experts wants the others of its stream, it is asked alone."""
+    there = np.arange(6) >= np.arange(B)[:, None]
+    streams = {name: packed(there, seed, 0) for seed, name in enumerate(("x", "A", "B"))}
+    gca = GCAConfig(fusion="experts", experts=experts, positions=(0,))
+    whole, params = Meeting(gca, "rows").init_with_output(KEY, streams)
+    alone = Meeting(gca, "rows", last_only=True).apply(params, streams)
+    for name in "AB":
+        np.testing.assert_allclose(alone[name].h_PxD, whole[name].last().h_PxD, atol=1e-6)
 
 
 def test_a_fusion_that_looks_ahead_is_found_out():

@@ -54,7 +54,7 @@ def newest(folder):
     """(epoch, what was said)."""
     said = []
     with Checkpoints(folder, say=said.append) as checkpoints:
-        epoch, states, seconds = checkpoints.restore_newest(ABSTRACT)
+        epoch, states, seconds = checkpoints.restore_newest(lambda n_seeds: ABSTRACT)
     assert seconds == {"train": float(epoch)}
     np.testing.assert_array_equal(states.params["w"], some_states().params["w"])
     return epoch, said

@@ -7,9 +7,11 @@ import pytest
 import toy
 
 from oa_jax import experiment as experiment_lib
+from oa_jax.backbones import known
 from oa_jax.errors import UserError
 from oa_jax.nn import slots
 from oa_jax.runs import run as run_lib
+from oa_jax.runs import sweep
 
 pytestmark = pytest.mark.slow
 
@@ -72,6 +74,33 @@ def test_an_extension_that_was_stopped_goes_on(tmp_path):
     assert are_one(tmp_path / "grown", tmp_path / "whole")
     go(tmp_path / "others", seeds=3, first_seed=1)
     assert not are_one(tmp_path / "others", tmp_path / "whole")  # twin
+
+
+@pytest.mark.parametrize("keep", ["best", "none"])
+def test_a_run_without_a_whole_checkpoint_is_not_extended_and_stays(tmp_path, keep, monkeypatch):
+    monkeypatch.setattr(sweep, "use_compilation_cache", lambda say: None)
+    config = known.resolve(toy.abxi_config(**BASE))
+    sweep.Sweep({"run": config}, tmp_path, lambda line: None, keep=keep).run()
+    before = {p: p.read_bytes() for p in (tmp_path / "run").glob("*.json*")}
+    for more in ({"train__max_epochs": 4}, {"seeds": 3}):
+        with pytest.raises(UserError, match="no whole checkpoint was kept"):
+            go(tmp_path / "run", extend=True, **more)
+    assert before == {p: p.read_bytes() for p in (tmp_path / "run").glob("*.json*")}
+
+
+def test_a_damaged_step_of_more_seeds_gives_way_to_one_of_fewer(tmp_path):
+    kept = {"train__keep_checkpoints": 3}
+    go(tmp_path / "grown", **kept)
+    go(tmp_path / "grown", extend=True, seeds=3, **kept)
+    (tmp_path / "grown" / "summary.json").unlink()
+    steps = {int(path.name): path for path in (tmp_path / "grown" / "checkpoints").iterdir()}
+    assert set(steps) == {2, 3, 4}
+    for step in (3, 4):
+        next(steps[step].glob("state/**/d/*")).write_bytes(b"")
+    _, said = go(tmp_path / "grown", seeds=3, **kept)
+    assert any(line.startswith("going on after epoch 2") for line in said)
+    go(tmp_path / "whole", seeds=3)
+    assert are_one(tmp_path / "grown", tmp_path / "whole")
 
 
 def test_less_is_refused_and_what_changes_no_result_is_not(tmp_path):

@@ -214,7 +214,7 @@ def newest(path):
     experiment = toy.toy_experiment(**UNEVEN)
     abstract = experiment.engine.abstract(experiment.seeds, experiment.hparams())
     with Checkpoints(path / "checkpoints") as checkpoints:
-        epoch, states, seconds = checkpoints.restore_newest(abstract)
+        epoch, states, seconds = checkpoints.restore_newest(lambda n_seeds: abstract)
     return epoch, states.replace(hparams=experiment.hparams()), seconds
 
 

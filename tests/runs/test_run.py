@@ -59,11 +59,11 @@ def whole(tmp_path_factory):
 
 def best_of(path):
     """Epoch of the newest checkpoint, and the steps and best parameters in it."""
-    config = run_lib.checked_config(json.loads((path / "config.json").read_text()), path)
+    config = run_lib.stored_config(Workdir(path))
     experiment = toy.with_toy(config)
     abstract = experiment.engine.abstract(experiment.seeds, experiment.hparams())
     with Checkpoints(path / "checkpoints") as checkpoints:
-        epoch, states, _ = checkpoints.restore_newest(abstract)
+        epoch, states, _ = checkpoints.restore_newest(lambda n_seeds: abstract)
     return epoch, jax.device_get((states.step, states.best_params))
 
 

@@ -92,6 +92,15 @@ def test_one_program_trains_what_differs_in_traced_values():
         assert len(study.programs({"a": config, "b": other})) == 2, name
 
 
+def test_a_weight_of_zero_is_another_program():
+    """LLM4CDSR without its user loss has no user adapter, and none of its losses counts 0 times."""
+    runs = study.checked({"a": presets.load("configs/llm4cdsr.py")}, "")
+    for name in ("alpha", "beta"):
+        runs |= {f"{name}={x}": runs["a"].replace(model={name: x}) for x in (0.0, 0.3)}
+    assert [len(group) for group in study.programs(runs)] == [3, 1, 1]
+    assert study.n_parameters(runs["beta=0.0"]) < study.n_parameters(runs["beta=0.3"])
+
+
 def test_matched_finds_the_nearest_size():
     early, base = (presets.load(f"configs/abxi.py:gca={gca}") for gca in ("early", "none"))
     target = study.n_parameters(study.checked({"a": early}, "")["a"])

@@ -8,6 +8,7 @@ import pathlib
 import random
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -192,7 +193,10 @@ def test_two_workers_share_a_folder(tmp_path, alone):
     check_equal(tmp_path, alone)
 
 
-def test_a_dead_worker_is_taken_over_and_one_that_lives_is_not(tmp_path):
+def test_a_dead_worker_is_taken_over_and_one_that_lives_is_not(tmp_path, monkeypatch):
+    def refuse(*_):
+        raise PermissionError
+
     with Claims(tmp_path) as first, Claims(tmp_path) as second:
         assert first.take("ab") == "a" and second.take("ab") == "b"
         assert second.take("ab") is None
@@ -201,6 +205,11 @@ def test_a_dead_worker_is_taken_over_and_one_that_lives_is_not(tmp_path):
         assert first.take(["b"]) == "b"
     with Claims(tmp_path) as third:  # the first has ended
         assert third.take("ab") == "a"
+    (tmp_path / "claims.json").write_text(json.dumps({"c": f"{socket.gethostname()}-1-gone"}))
+    with Claims(tmp_path) as fourth:  # the process of that number is another's
+        monkeypatch.setattr(os, "kill", refuse)
+        assert fourth.take("c") == "c"
+        monkeypatch.undo()
     with Claims(tmp_path) as fourth, Claims(tmp_path, stale=5.0) as fifth:
         assert fourth.take("b") == "b"
         os.utime(tmp_path / f"{fourth.worker}.alive", (1, 1))  # stands still
@@ -217,10 +226,48 @@ def test_diverged_and_failing_runs_harm_no_other(tmp_path, alone):
         "error": "data.dir=nowhere: no such folder"
     }
     check_equal(tmp_path, alone)
+    again = swept.sweep_of(tmp_path, {"bad": bad, "broken": broken, **studied}).run()
+    assert again.failed == ["broken"]
+    said = json.loads((tmp_path / "broken/failed.json").read_text())["error"]
+    assert said == "data.dir=nowhere: no such folder"  # and not that the folder is a stranger's
     rows = index.rows(tmp_path, {"bad": bad, "broken": broken, **studied})
     states = [(row["run"], row["status"]) for row in rows]
     assert states[:4] == [("bad", "diverged")] * 2 + [("broken", "failed")] * 2
     assert {status for _, status in states[4:]} == {"finished"}
+
+
+def test_a_run_that_cannot_begin_or_end_is_recorded_and_the_others_go_on(
+    tmp_path, alone, monkeypatch
+):
+    first = swept.runs()["quick"].replace(first_seed=7)
+    studied = {"first": first, "sourced": first.replace(train={"init_from": "nowhere"})}
+    conclude = sweep.conclude
+
+    def ended(experiment, *args):
+        if experiment.config.first_seed == 7:
+            raise UserError("a score is not finite")
+        return conclude(experiment, *args)
+
+    monkeypatch.setattr(sweep, "conclude", ended)
+    progress = swept.sweep_of(tmp_path, studied | swept.runs()).run()
+    assert sorted(progress.failed) == ["first", "sourced"]
+    assert "init_from=nowhere" in (tmp_path / "sourced" / "failed.json").read_text()
+    check_equal(tmp_path, alone)
+    monkeypatch.undo()
+    monkeypatch.setattr(sweep.experiment_lib, "build", swept.build)
+    mended = swept.sweep_of(tmp_path, studied | swept.runs()).run()
+    assert (mended.failed, mended.done_here) == (["sourced"], 1)
+    assert not (tmp_path / "first" / "failed.json").exists()
+
+
+def test_a_domain_without_users_has_no_score():
+    """As of a SASRec model of one domain, whose metrics of the other are None."""
+    mean = {"val/A/ndcg@10/uni99": 0.25, "val/B/ndcg@10/uni99": None}
+    mean |= {"test/A/ndcg@10/full": 0.125, "test/B/ndcg@10/full": None}
+    assert index.score_of(mean) == 0.25
+    words = index.in_words({"mean": mean, "per_seed": []})
+    assert words == "test ndcg@10 among all items A 0.1250"
+    assert index.score_of({"val/B/ndcg@10/uni99": None}) == -1
 
 
 def test_the_index_has_what_varies_and_what_came_out(done):
@@ -273,6 +320,7 @@ def test_a_search_is_told_what_its_trials_are_worth(tmp_path):
     best = first._study.best_trial
     again = swept.sweep_of(tmp_path, search)
     assert again.run().done_here == 0 and again._study.best_value == best.value
+    first._study.ask()  # by a worker that was killed before it knew its parameters
     more = swept.sweep_of(tmp_path, study.Search(make, trials=6)).run()
     assert (more.finished, more.done_here) == (6, 1)
     with pytest.raises(UserError, match="study.json: runs without a search"):

@@ -71,7 +71,12 @@ def test_wandb_gets_a_row_at_a_time(tmp_path, monkeypatch):
     rows = train(tmp_path / "run", "wandb")
     assert Module.about["name"] == "run" and Module.about["config"]["train.batch_size"] == 16
     assert len(Module.logged) == len(rows) == 6 and Module.finished == 1
-    last = Module.logged[-1]
+    id = Module.about["id"]
+    train(tmp_path / "run", "wandb")
+    assert Module.about["id"] == id and Module.about["reinit"] == "create_new"
+    train(tmp_path / "other" / "run", "wandb")  # of the same name
+    assert Module.about["id"] != id
+    last = Module.logged[5]
     assert (last["epoch"], last["seed1/best_epoch"]) == (2, rows[-1]["best_epoch"])
 
 

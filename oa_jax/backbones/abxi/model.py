@@ -56,8 +56,7 @@ class ABXI(nn.Module):
         rate: dropout rate, None without dropout.
         """
         streams, columns = self._embed(batch, rate)
-        own = columns if self.gca.own_item == "visible" else own_columns(batch, self.n_items[0])
-        times = Times(columns, columns, own)
+        times = Times(columns, columns, own_columns(batch, self.n_items[0]))
         probes, heads = {}, self.config.heads
         # What follows the last place at which positions meet is pointwise.
         mixing = max((1, *self.gca.positions))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from oa_jax.backbones.abxi.task import Task
+from oa_jax.backbones.abxi.task import STREAMS, Task
 from oa_jax.backbones.parity import unpacked
 from oa_jax.configuration import Config
 
@@ -19,7 +19,7 @@ def inputs(config: Config, task: Task, tables: None, batches: list) -> tuple[dic
     """
     out = {}
     for i, (_, batch) in enumerate(batches):
-        out |= {f"{name}/{i}": batch[name] for name in ("seq_x", "seq_a", "seq_b", "gt")}
+        out |= {f"{name}/{i}": batch[name] for name in STREAMS}
         at = np.concatenate([batch["at_A"], batch["at_B"]])
         out[f"negatives/{i}"] = unpacked(batch["negatives"], at, batch["gt"].shape, empty=1)
     model, (n_a, n_b) = config.model, task.log.n_items

@@ -15,7 +15,6 @@ from oa_jax.events.rows import evaluation_rows, padded, streams
 from oa_jax.events.split import Split
 
 STREAMS = ("seq", *(f"{part}_{d}" for d in DOMAINS for part in ("seq", "time")))
-TARGETS = ("each_domain", "last", "every")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 from oa_jax import configuration
+from oa_jax.errors import UserError
 from oa_jax.fields import field, flag, is_int, one_of, real, whole
 
 
@@ -37,6 +38,12 @@ class Model(configuration.Model):
     kl_weight: float = real(0.01, "weight of the KL divergence")
     kl_warmup: int = whole(10, "epochs over which the weight grows from 0", 0)
     eval_latent: str = one_of("mean", "z at test", "mean", "draw")
+
+    def __post_init__(self):
+        if self.merged_length < self.length:  # whose latest steps stand in for an empty stream
+            raise UserError(
+                f"merged_length={self.merged_length}: expected at least length={self.length}"
+            )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -193,9 +193,14 @@ class Backbone(OnTables):
         every = self._sums(r, batch["domain"], batch["real"]).mean
         prior = self.apply(params, context, method="latent")
         posterior = self.apply(params, every, method="latent")
-        kl_2 = neural_process.kl_divergence(posterior, prior)
-        z = posterior.mean if key is None else posterior.draw(jax.random.fold_in(key, 1))
+        kl_2, shared = neural_process.kl_divergence(posterior, prior), self._is_shared
+        kl_2 = kl_2 / 2 if shared else kl_2  # of one z, told twice
+        z = posterior.mean if key is None else posterior.draw(jax.random.fold_in(key, 1), shared)
         return Latent(z, context), {"kl_A": kl_2[0], "kl_B": kl_2[1]}
+
+    @property
+    def _is_shared(self):
+        return self.config.latents == "shared"
 
     def _represent(self, params, batch, streams, pair_NxKxD):
         states = _states(streams, self.config.np_state)
@@ -204,7 +209,7 @@ class Backbone(OnTables):
     def _sums(self, r_NxPxD, domain_N, chosen_N):
         """Of the directions to A and to B: sums over the chosen rows."""
         chosen_2xN = jnp.stack([chosen_N] * 2)
-        if self.config.latents == "per_direction":
+        if not self._is_shared:
             chosen_2xN &= jnp.stack([domain_N == d for d in (0, 1)])
         return neural_process.sums(r_NxPxD, chosen_2xN)
 
@@ -231,7 +236,7 @@ class Backbone(OnTables):
         context = jax.tree.map(lambda a: a.sum(0), parts).mean
         gaussian = self.apply(params, context, method="latent")
         if self.config.eval_latent == "draw":
-            return Latent(gaussian.draw(jax.random.key(0)), context)
+            return Latent(gaussian.draw(jax.random.key(0), self._is_shared), context)
         return Latent(gaussian.mean, context)
 
     def rows(self, history_BxH: jax.Array, domain_B: jax.Array) -> Batch:

@@ -21,9 +21,10 @@ class Gaussian(NamedTuple):
     mean: jax.Array
     sd: jax.Array
 
-    def draw(self, key: jax.Array) -> jax.Array:
-        """One reparameterised draw."""
-        return self.mean + self.sd * jax.random.normal(key, self.mean.shape)
+    def draw(self, key: jax.Array, shared: bool = False) -> jax.Array:
+        """One reparameterised draw; shared: of all that stand before the last axis together."""
+        shape = self.mean.shape[-1:] if shared else self.mean.shape
+        return self.mean + self.sd * jax.random.normal(key, shape)
 
 
 class MLP(nn.Module):

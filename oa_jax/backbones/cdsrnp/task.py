@@ -43,12 +43,7 @@ class CDSRNPTask(Slots):
         for d, name in enumerate(DOMAINS):
             if not (in_b == d).any():
                 raise UserError(f"{self.log.name}: no training target in domain {name}")
-            most, n_items = self.most[f"own_{name}"], self.log.n_items[d]
-            if most >= n_items:
-                raise UserError(
-                    f"{self.log.name}: a user owns {most} of domain {name}'s {n_items} items: "
-                    "expected one that is left as a negative"
-                )
+            self.check_left(name, self.log.n_items[d])
         if self.support and not len(self.pool):
             raise UserError(
                 f"{self.log.name}: no training user with a history in both domains: the support "

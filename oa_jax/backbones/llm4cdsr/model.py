@@ -162,10 +162,8 @@ class Backbone(OnTables):
         return params
 
     def _tables(self, params) -> Tables:
-        """The tables, those that are trained from the parameters. Row 0 is never trained."""
+        """The tables, those that are trained from the parameters."""
         trained = {k: v for k, v in params.items() if k != "net"}
-        if self.config.local_llm:  # text tables keep their row of padding
-            trained = {k: v.at[0].set(0.0) for k, v in trained.items()}
         return jax.tree.map(jnp.asarray, self.tables.replace(**trained))
 
     def apply(self, params: dict, *args: Any, **options: Any) -> Any:

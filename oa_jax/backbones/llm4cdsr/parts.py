@@ -23,9 +23,15 @@ SHORT_HISTORY, TAIL_ITEM = 12, 13  # official ts_user, ts_item: below is short, 
 
 
 class Parts(base.Parts):
-    hparams = {name: ("model", name) for name in ("alpha", "beta", "tau", "tau_reg")}
     skip_short = True
     # Q20: the official places among ties are arbitrary; here the target is in their middle.
+
+    @property
+    def hparams(self):
+        """The weights of losses among them where there are such losses: without, there is no user
+        adapter either, and the program is another one."""
+        weights = [name for name in ("alpha", "beta") if getattr(self.config.model, name) > 0]
+        return {name: ("model", name) for name in (*weights, "tau", "tau_reg")}
 
     def task(self, log, split) -> LLM4CDSRTask:
         length, batch_size = self.config.model.length, self.config.train.batch_size
@@ -90,8 +96,7 @@ class Parts(base.Parts):
 
     def groups(self, log, split, rows):
         """All users; short and long histories; rare and popular targets, counted in training."""
-        place = np.arange(len(log.user)) - log.offsets[log.user]
-        trained = log.item[place < split.n_train[log.user]]
+        trained = log.item[split.in_training(log)]
         popularity = np.bincount(trained, minlength=sum(log.n_items) + 1)[rows["target"]]
         short, tail = rows["n_history"] < SHORT_HISTORY, popularity < TAIL_ITEM
         every = np.ones(len(short), bool)

@@ -42,12 +42,7 @@ class LLM4CDSRTask(Slots):
         for d, name in enumerate(DOMAINS):
             if not self.slot_counts[1 + d].any():
                 raise UserError(f"{self.log.name}: no training target in domain {name}")
-            most, n_items = self.most[f"own_{name}"], self._pool_size(d)
-            if most >= n_items:
-                raise UserError(
-                    f"{self.log.name}: a user owns {most} of domain {name}'s {n_items} items: "
-                    "expected one that is left as a negative"
-                )
+            self.check_left(name, self._pool_size(d))
 
     def _pool_size(self, domain: int) -> int:
         return self.log.n_items[domain] - self.quirks.q7_last_item_never_drawn

@@ -5,9 +5,8 @@ from __future__ import annotations
 import dataclasses
 
 from oa_jax import configuration
+from oa_jax.events.log import DOMAINS as SINGLE
 from oa_jax.fields import flag, one_of, whole
-
-SINGLE = ("A", "B")
 
 
 @dataclasses.dataclass(frozen=True)

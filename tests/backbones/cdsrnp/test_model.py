@@ -131,6 +131,21 @@ def test_scores_of_candidates_are_those_of_all_items(config):
     assert np.isfinite(loss)
 
 
+def test_a_shared_latent_is_one_and_its_divergence_counts_once():
+    model, params = model_and_params(latents="shared")
+    own, _ = model_and_params(latents="per_direction")
+    batch = batch_of(ITEMS, N_ITEMS, QUERY)
+    batch |= {"domain": batch["domain"] * 0}  # so that the direction to A has all rows
+    streams, _ = model.apply(params, batch)
+    pair, found = jnp.zeros((len(batch["domain"]), 2, model.config.d_embed)), {}
+    for of in (model, own):
+        latent, found[of] = of._posterior(params, batch, streams, pair, jax.random.key(0))
+        assert (latent.z[0] == latent.z[1]).all() == (of is model)
+    total = found[model]["kl_A"] + found[model]["kl_B"]
+    np.testing.assert_allclose(total, found[own]["kl_A"], rtol=1e-5)
+    assert total > 0
+
+
 def test_prior_at_test_does_not_depend_on_the_order_of_the_support():
     model, params = model_and_params()
     order = np.random.default_rng(0).permutation(len(ITEMS))
