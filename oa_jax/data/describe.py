@@ -68,9 +68,9 @@ def repeated(log: InteractionLog) -> np.ndarray:
 
 
 def popularity_ndcg(
-    data: Prepared, above_history: bool = False, n_negatives: int = 999, cut: int = 10
+    data: Prepared, above_history: bool = False, n_negatives: int = 999
 ) -> tuple[float, float]:
-    """NDCG@cut of test targets ranked by training popularity among random items of their domain.
+    """NDCG@10 of test targets ranked by training popularity among random items of their domain.
 
     -> (A, B): exact expectations over the draw of the negatives, equal scores counting half; NaN
     without targets. above_history: only items with an id above the user's largest one in the
@@ -78,7 +78,7 @@ def popularity_ndcg(
     """
     log, role, offsets = data.log, data.role, data.log.offsets
     popularity = np.bincount(log.item[role == TRAINING], minlength=sum(log.n_items) + 1)
-    gain, results = 1 / np.log2(np.arange(cut) + 2), []
+    gain, results = 1 / np.log2(np.arange(10) + 2), []
     for domain, first in enumerate((1, log.n_items[0] + 1)):
         rows = np.flatnonzero((role == TEST) & (log.domain == domain))
         own = popularity[first : first + log.n_items[domain]].astype(np.int32)
@@ -93,7 +93,7 @@ def popularity_ndcg(
             else:
                 better[k] = len(rivals) + low // 2
         draws = min(n_negatives, len(own) - 1)
-        chance = _hypergeometric(np.arange(cut)[:, None], len(own) - 1, better, draws)
+        chance = _hypergeometric(np.arange(10)[:, None], len(own) - 1, better, draws)
         results.append(float((gain @ chance).mean()) if len(rows) else float("nan"))
     return tuple(results)
 

@@ -57,32 +57,29 @@ def in_both(events: pl.DataFrame, name: str) -> pl.Series:
     return a.join(b, on=name, how="semi").to_series()
 
 
-def core(
-    events: pl.DataFrame, user_core: int = 5, item_core: int = 3, over_prune: bool = True
-) -> pl.DataFrame:
-    """LLM4CDSR's core over both domains together: every user has at least `user_core` events and
-    every item, whatever its domain, at least `item_core`. A pass keeps the rows whose counts are at
-    least that; with `over_prune` strictly more (quirk Q18), so that the official result is smaller
-    than the true core."""
+def core(events: pl.DataFrame, over_prune: bool = True) -> pl.DataFrame:
+    """LLM4CDSR's core over both domains together: every user has at least 5 events and every item,
+    whatever its domain, at least 3. A pass keeps the rows whose counts are at least that; with
+    `over_prune` strictly more (quirk Q18), so that the official result is smaller than the true
+    core."""
     while len(events):
         users, items = pl.len().over("user"), pl.len().over("item")
-        enough = (users >= user_core) & (items >= item_core)
+        enough = (users >= 5) & (items >= 3)
         if events.select(enough.all()).item():
             break
-        more = (users > user_core) & (items > item_core)
-        events = events.filter(more if over_prune else enough)
+        events = events.filter((users > 5) & (items > 3) if over_prune else enough)
     return events
 
 
-def douban(events: pl.DataFrame, user_over: int = 1, item_over: int = 2) -> pl.DataFrame:
+def douban(events: pl.DataFrame) -> pl.DataFrame:
     """Douban's single pass over book, movie and music rows (domains 0, 1, 2).
 
     Counts run over all dates and all three kinds, items by their raw number whatever the kind;
-    kept are rows with more than `item_over` and `user_over` events and a date of 2016.
+    kept are rows whose item has more than 2 events and whose user more than 1, of 2016.
     """
     return events.filter(
-        pl.len().over("item") > item_over,
-        pl.len().over("user") > user_over,
+        pl.len().over("item") > 2,
+        pl.len().over("user") > 1,
         pl.col("time").is_between(*DOUBAN_DATES, closed="none"),
     )
 

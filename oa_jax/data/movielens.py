@@ -41,7 +41,7 @@ def genres(paths: list[pathlib.Path], reading: Reading, what: str, duplicates: s
     events = events.with_columns(domain=domain)
     n_films = events.filter(pl.col("domain").is_null())["item"].n_unique()
     events = filters.without_copies(events.drop_nulls("domain"), duplicates)
-    events = filters.domain_core(events, user_least=5, item_least=5)
+    events = filters.domain_core(events, item_least=5)
     events = events.filter(filters.kept(events, "both"))
 
     def texts(domain, items):

@@ -79,12 +79,10 @@ def douban(
     return numbered(events, what, by_name=False, texts=texts, times=DATES, notes=notes)
 
 
-def cdsrnp(
-    paths: Paths, reading: Reading, what: str, duplicates: str, share: float, least: float = 3
-) -> Built:
-    """Two "ratings only" files of 2014: rating >= `least`, cores within the domains, all overlapped
+def cdsrnp(paths: Paths, reading: Reading, what: str, duplicates: str, share: float) -> Built:
+    """Two "ratings only" files of 2014: rating >= 3, cores within the domains, all overlapped
     users and a share of the others, times kept, users of training, validation and test disjoint."""
-    events = filters.joined(*(readers.ratings(path, reading, least) for path in paths))
+    events = filters.joined(*(readers.ratings(path, reading, least=3) for path in paths))
     check_columns(events, what)  # cores of swapped columns are not empty: a wrong set in silence
     events = filters.domain_core(filters.without_copies(events, duplicates))
     events = filters.keep_single(events, share)

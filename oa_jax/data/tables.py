@@ -172,7 +172,7 @@ def _delimited(table, wanted, reading):
         parted = _parted(table, lines) if quotes else None
         if quotes and parted is None:
             content = itertools.chain([block], (block for _, block in feed))
-            yield from _quoted(table, wanted, number, content, reading)
+            yield from _quoted(table, wanted, places, number, content, reading)
             return
         parts = (
             lines.str.split_exact(table.delimiter, n).struct.unnest() if parted is None else parted
@@ -228,9 +228,8 @@ def _too_long(lines, parts=None):
     return long & parts.select(pl.any_horizontal(pl.all().str.len_chars() > most)).to_series()
 
 
-def _quoted(table, wanted, number, content, reading):
+def _quoted(table, wanted, places, number, content, reading):
     """Rows of blocks from the first with a quote on; `number` is that of its first line."""
-    places = [table.columns.index(name) for name in wanted]
     schema = {"": pl.UInt32, " ": pl.String} | {f"_{name}": pl.String for name in wanted}
 
     def lines():

@@ -120,7 +120,6 @@ def _dates(text):
 def stored(micros: pl.Series, is_unix: bool) -> tuple[pl.Series, str]:
     """Times in the coarsest unit that loses nothing, and what it is called."""
     units = ((MILLION, SECONDS), (1000, MILLISECONDS), (1, MICROSECONDS))
-    for factor, word in units if is_unix else ((MILLION, NUMBERS), (1, f"{NUMBERS}, millionths")):
-        if factor == 1 or (micros % factor == 0).all():
-            return micros // factor, word
-    raise AssertionError
+    units = units if is_unix else ((MILLION, NUMBERS), (1, f"{NUMBERS}, millionths"))
+    factor, word = next(unit for unit in units if (micros % unit[0] == 0).all())
+    return micros // factor, word

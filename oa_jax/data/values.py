@@ -38,8 +38,7 @@ class LeftOut:
         self.sources, self.reasons = sources, {}
 
     def note(self, reason: str, n_rows: int, first: str) -> None:
-        if n_rows:
-            self.reasons.setdefault(reason, [0, first])[0] += n_rows
+        self.reasons.setdefault(reason, [0, first])[0] += n_rows
 
     def latest(self) -> str:
         """The first row of the reason that came up last."""

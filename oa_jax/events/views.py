@@ -13,16 +13,13 @@ import numpy as np
 from oa_jax.errors import UserError
 from oa_jax.events.world import IMAGES, PLACES, TEXTS, World, latents, stream
 
+WIDTH, NOISE = 64, 0.5
 
-def embeddings(
-    world: World,
-    width: int = 64,
-    noise: float = 0.5,
-    align: Callable[[np.ndarray], np.ndarray] | None = None,
-) -> np.ndarray:
-    """(I, width) float32 unit rows, one for each item, as a text encoder might give them:
 
-        e_i = unit( (M [√K onehot(k_i) ; y_i]) / √(K + D) + noise ε_i ),   M, ε ~ N(0, 1)
+def embeddings(world: World, align: Callable[[np.ndarray], np.ndarray] | None = None) -> np.ndarray:
+    """(I, WIDTH) float32 unit rows, one for each item, as a text encoder might give them:
+
+        e_i = unit( (M [√K onehot(k_i) ; y_i]) / √(K + D) + NOISE ε_i ),   M, ε ~ N(0, 1)
 
     With K = D the topic counts as much as all of y. Users and events have no part in it. With two
     views there is another M and ε for images, which A's items are seen by. `world.aligned` then
@@ -30,8 +27,8 @@ def embeddings(
 
     Raises UserError if the world is to be aligned and nothing is given to do it.
     """
-    texts_IxW = _encoded(world, TEXTS, width, noise)
-    images_IxW = texts_IxW if world.views == 1 else _encoded(world, IMAGES, width, noise)
+    texts_IxW = _encoded(world, TEXTS)
+    images_IxW = texts_IxW if world.views == 1 else _encoded(world, IMAGES)
     views_2xIxW = np.stack([images_IxW, texts_IxW])
     if world.aligned and align is None:
         raise UserError("synthetic: aligned True: expected `align`, which trains the views")
@@ -40,13 +37,13 @@ def embeddings(
     return seen(views_2xIxW, world.n_items[0], world.rotation, world.gap, stream(world, PLACES))
 
 
-def _encoded(world, purpose, width, noise):
+def _encoded(world, purpose):
     """What one encoder says of all items."""
     truth, rng = latents(world), stream(world, purpose)
     topic_IxK = math.sqrt(world.topics) * np.eye(world.topics)[truth.item_topic]
     meaning_IxF = np.concatenate([topic_IxK, truth.item_latent], axis=1)
-    map_FxW = rng.standard_normal((meaning_IxF.shape[1], width)) / math.sqrt(meaning_IxF.shape[1])
-    rows_IxW = meaning_IxF @ map_FxW + noise * rng.standard_normal((len(meaning_IxF), width))
+    map_FxW = rng.standard_normal((meaning_IxF.shape[1], WIDTH)) / math.sqrt(meaning_IxF.shape[1])
+    rows_IxW = meaning_IxF @ map_FxW + NOISE * rng.standard_normal((len(meaning_IxF), WIDTH))
     return (rows_IxW / np.linalg.norm(rows_IxW, axis=1, keepdims=True)).astype(np.float32)
 
 

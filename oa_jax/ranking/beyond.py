@@ -57,7 +57,7 @@ class Beyond:
         if not n_listed:
             return {}
         out = {
-            "coverage": float((self.listed > 0).mean()),
+            "coverage": (self.listed > 0).mean(),
             "gini": gini(self.listed),
             "popularity_rank": sums["rank"] / n_listed,
             "novelty": sums["bits"] / n_listed,

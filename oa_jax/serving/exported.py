@@ -180,15 +180,8 @@ class ExportedModel:
             raise UserError(f"{self.path / PROGRAM}: {error}: expected an export") from None
         return exported, jax.device_put(self.params | load_file(self.path / SCORER))
 
-    def scores(self, history_BxH: Any, domain_B: Any, items_K: Any) -> jax.Array:
-        """(B, K): of items (K,), joint ids, for users with histories (B, H) of joint ids, oldest
-        first, left-padded with 0, whose next item of a domain, 0 or 1, is asked for."""
-        exported, tensors = self._program
-        asked = (jnp.asarray(of, jnp.int32) for of in (history_BxH, domain_B, items_K))
-        return exported.call(tensors, *asked)
-
     def room(self, n_users: int) -> int:
-        few = 1 << (max(1, n_users) - 1).bit_length()
+        few = 1 << (n_users - 1).bit_length()
         return max(1, min(few, SCORES // (1 + sum(self.names.n_items))))
 
     def best(self, history_BxH, seen_BxH, domain_B, k: int) -> Best:

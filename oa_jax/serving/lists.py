@@ -76,8 +76,6 @@ def lists(
 
     Raises UserError for a score that is not finite, naming the user.
     """
-    if k < 1:
-        raise UserError(f"--k={k}: expected a whole number of at least 1")
     domains = [d for d, name in enumerate(DOMAINS) if domain in (name, "both")]
     if not domains:
         raise UserError(f"--domain={domain}: expected A, B or both")
@@ -169,12 +167,11 @@ class _Table:
 
 
 def write(frames: Iterable[pl.DataFrame], out: str | os.PathLike) -> int:
-    """Write frames as one file, by its ending: .parquet, .csv or .jsonl; -> how many rows.
+    """Write frames as one file, by its ending, one of FORMS; -> how many rows.
 
     The file appears when it is whole: the parts lie in a folder beside it until then.
     """
     pl, file, n_rows = polars(), files.local(out, "--out"), 0
-    check_form(out)
     parts = pathlib.Path(tempfile.mkdtemp(prefix=f"{file.name}.", suffix=".tmp", dir=file.parent))
     try:
         for number, frame in enumerate(frames):
@@ -191,7 +188,7 @@ def write(frames: Iterable[pl.DataFrame], out: str | os.PathLike) -> int:
 
 
 def check_form(out: str | os.PathLike) -> None:
-    """Raise UserError for a file with another ending than `write` knows."""
+    """Raise UserError for a file with another ending than FORMS."""
     if files.local(out, "--out").suffix not in FORMS:
         raise UserError(f"--out={out}: expected a file that ends in {', '.join(FORMS)}")
 

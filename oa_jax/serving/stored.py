@@ -69,11 +69,11 @@ class StoredModel:
         return self.params, of.engine.apply("index", index, self.params, of.tables)
 
     def room(self, n_users: int) -> int:
-        block, few = self.settings.block_users, 1 << (max(1, n_users) - 1).bit_length()
+        block, few = self.settings.block_users, 1 << (n_users - 1).bit_length()
         if self._ensemble:  # ranks of all items: as many users as scores of a block hold
             room = block * self.settings.block_items // (len(self.seeds) * sum(self.names.n_items))
             return max(1, min(few, room, block))
-        n_blocks = 1 << (-(-n_users // block) - 1).bit_length() if n_users else 1
+        n_blocks = 1 << (-(-n_users // block) - 1).bit_length()
         return min(block, few) if n_blocks == 1 else min(n_blocks, BLOCKS) * block
 
     def best(self, history_BxH, seen_BxH, domain_B, k: int) -> Best:
