@@ -98,14 +98,18 @@ def missing(source: Source, raw_dir: Place | None) -> list[File]:
 
 
 def what_is_missing(data_set: DataSet, raw_dir: Place | None) -> str:
-    """One line: the source nearest to complete, the file that it lacks, and where that is."""
-    file, *more = min((missing(source, raw_dir) for source in data_set.sources), key=len)
+    """One line: the source nearest to complete, the file that it lacks, and where that is; or that
+    a source is complete, so that the set can be prepared."""
+    lacking = {source.kind: missing(source, raw_dir) for source in data_set.sources}
+    kind, nearest = min(lacking.items(), key=lambda pair: len(pair[1]))
+    if not nearest:
+        return f"not prepared: found the files of {kind} below {raw_dir}"
+    file, *more = nearest
     found = f"found no {file.name}" + (f" ({file.size})" if file.size else "")
     found += f" and {len(more)} more" if more else ""
     where = f"{found} in a folder below {raw_dir}, plain or .gz"
     where = where if raw_dir else f"no directory was given: {found}"
-    kinds = " or ".join(source.kind for source in data_set.sources)
-    return f"{where}: expected the files of {kinds}; see {file.page}"
+    return f"{where}: expected the files of {' or '.join(lacking)}; see {file.page}"
 
 
 def _lacking(source, folder):

@@ -13,9 +13,9 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from oa_jax.data import catalogue, pickles, texts
+from oa_jax.data import pickles, texts
 from oa_jax.data.roles import leave_one_out_roles, tenths, user_disjoint_roles
-from oa_jax.data.store import ORDER, SECONDS, Built, Place, item_table
+from oa_jax.data.store import ORDER, SECONDS, Built, item_table
 from oa_jax.data.texts import Reading, id_of, shown, words_of
 from oa_jax.errors import UserError
 from oa_jax.events.log import TEST, TRAINING, VALIDATION, InteractionLog, make_log
@@ -105,17 +105,10 @@ def _count_up(ids, n):
     return sorted(map(repr, ids)) == sorted(map(repr, range(n)))
 
 
-def read_abxi(directory: Place, name: str) -> InteractionLog:
-    """The log in `<name>_50_preprocessed.txt` and `map_item_50.txt` of a folder, plain or .gz.
-
-    Raises UserError naming file, line or field, what was found and what was expected.
-    """
-    paths = []
-    for file in (f"{name}_50_preprocessed.txt", "map_item_50.txt"):
-        paths.append(catalogue.plain_or_packed(pathlib.Path(directory) / file))
-        if paths[-1] is None:
-            raise UserError(f"{directory}: expected file {file} or {file}.gz, found neither")
-    built = abxi([*paths, None], Reading(), name)
+def read_abxi(paths: Paths, name: str) -> InteractionLog:
+    """The log `name` in ABXI's sequences and item map; names of users, where `paths` has them, are
+    not read. Raises UserError as `abxi` does."""
+    built = abxi([*paths[:2], None], Reading(), name)
     return make_log(built.user, built.item, built.time, built.n_items, name)
 
 

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
 
 from oa_jax.data import catalogue, published, store
 from oa_jax.data.store import Place
 from oa_jax.errors import UserError
 from oa_jax.events.log import InteractionLog
-
-if TYPE_CHECKING:
-    from oa_jax.events.world import World
+from oa_jax.events.world import World, generate
 
 DIRECTORY_VARIABLE = "OA_DATA_DIR"
 SYNTHETIC = "synthetic"
@@ -29,10 +26,7 @@ def load(name: str, directory: Place | None = None, world: World | None = None) 
     Raises UserError for an unknown name, missing files, and whatever is wrong in a file.
     """
     if name == SYNTHETIC:
-        # Imported here: only this source needs the generator.
-        from oa_jax.events import world as synthetic
-
-        return synthetic.generate(synthetic.World() if world is None else world)
+        return generate(World() if world is None else world)
     directory = directory or os.environ.get(DIRECTORY_VARIABLE)
     if directory and store.is_prepared(directory, name):
         return store.load(directory, name).log
@@ -43,13 +37,12 @@ def load(name: str, directory: Place | None = None, world: World | None = None) 
         raise UserError(f"data source: found {name!r}, expected one of {choices}{there}")
     data_set = catalogue.SETS[name]
     if data_set.protocol == "ABXI" and directory:
-        paths = catalogue.find(data_set.sources[0], directory)
-        if paths:
-            return published.read_abxi(paths[0].parent, paths[0].name.split("_50_")[0])
+        if paths := catalogue.find(data_set.sources[0], directory):
+            return published.read_abxi(paths, name)
     elif directory:
         return store.load(directory, name).log  # not there: says what is
     raise UserError(
-        f"data source {name}: {catalogue.what_is_missing(data_set, directory)}; "
-        f"give the directory with --config.data.dir= or {DIRECTORY_VARIABLE}; or make it with "
-        f"python -m oa_jax data prepare {name}"
+        f"data source {name}: {catalogue.what_is_missing(data_set, directory)}; make it with "
+        f"python -m oa_jax data prepare {name}, or give another directory with --config.data.dir= "
+        f"or {DIRECTORY_VARIABLE}"
     )

@@ -1,13 +1,14 @@
+import dataclasses
 import gzip
 import json
-import sys
-import types
 
 import numpy as np
 import pytest
 
 from oa_jax.data import published, sources, texts
+from oa_jax.data.catalogue import plain_or_packed
 from oa_jax.errors import UserError
+from oa_jax.events.world import World
 
 MAP = {"a1": [1, 0], "a2": [2, 0], "b1": [3, 1], "b2": [4, 1], "b3": [5, 1]}
 LINES = ["0 1|10 3|10 2|11", "1 5|7", "2 4|1 4|2 1|3 2|3"]
@@ -25,7 +26,7 @@ def write(directory, lines=LINES, mapping=MAP, end="\n", gz=False, mark=b""):
 
 
 def read(directory):
-    return published.read_abxi(directory, "toy")
+    return published.read_abxi([plain_or_packed(directory / f) for f in (SEQUENCES, ITEMS)], "toy")
 
 
 def error_of(directory):
@@ -166,12 +167,6 @@ def test_bad_item_maps_are_refused(tmp_path, mapping, expected):
     assert f"{ITEMS}: {expected}" in message
 
 
-@pytest.mark.parametrize("name", [SEQUENCES, ITEMS])
-def test_missing_file_names_both_forms(tmp_path, name):
-    (write(tmp_path) / name).unlink()
-    assert f"expected file {name} or {name}.gz, found neither" in error_of(tmp_path)
-
-
 DAMAGE = {
     "truncated": lambda data: data[:-9],
     "damaged": lambda data: data[:12] + bytes([data[12] ^ 0xFF]) + data[13:],
@@ -191,9 +186,8 @@ def test_damaged_gzip_is_refused(tmp_path, name, damage):
 
 
 def test_folder_in_place_of_a_file(tmp_path):
-    (write(tmp_path) / SEQUENCES).unlink()
     (tmp_path / SEQUENCES).mkdir()
-    assert f"expected file {SEQUENCES} or {SEQUENCES}.gz, found neither" in error_of(tmp_path)
+    assert plain_or_packed(tmp_path / SEQUENCES) is None
     with pytest.raises(UserError, match=f"{SEQUENCES}: expected a readable file, found: Is a dir"):
         texts.text(tmp_path / SEQUENCES)
 
@@ -208,7 +202,9 @@ def test_load_looks_in_three_places(tmp_path, monkeypatch, below, by_variable):
     if by_variable:
         monkeypatch.setenv(sources.DIRECTORY_VARIABLE, str(tmp_path))
     log = sources.load("beauty_elec", None if by_variable else str(tmp_path))
-    assert (log.n_users, log.name) == (3, "abe")
+    # The name by which a configuration takes it, and not that of its files: no part of the events.
+    assert (log.n_users, log.name) == (3, "beauty_elec")
+    assert log.fingerprint() == dataclasses.replace(log, name="abe").fingerprint()
 
 
 def test_load_says_what_is_missing_and_how_to_give_it(tmp_path, monkeypatch):
@@ -222,14 +218,20 @@ def test_load_says_what_is_missing_and_how_to_give_it(tmp_path, monkeypatch):
         assert sources.DIRECTORY_VARIABLE in message and "\n" not in message
 
 
+def test_load_says_that_a_set_is_not_prepared(small_pair):
+    with pytest.raises(UserError) as caught:
+        sources.load("beauty_elec", small_pair)
+    message = str(caught.value)
+    assert f"not prepared: found the files of ratings of 2014 below {small_pair}; make" in message
+    assert "python -m oa_jax data prepare beauty_elec" in message and "\n" not in message
+
+
 def test_load_refuses_unknown_names():
     with pytest.raises(UserError, match="'abe'.*beauty_elec, food_kitchen, .*, synthetic"):
         sources.load("abe")
 
 
 def test_load_passes_the_world_on(monkeypatch):
-    fake = types.SimpleNamespace(World=lambda: "default", generate=lambda world: ("log", world))
-    monkeypatch.setitem(sys.modules, "oa_jax.events.world", fake)
-    monkeypatch.setattr("oa_jax.events.world", fake, raising=False)
-    assert sources.load("synthetic") == ("log", "default")
+    monkeypatch.setattr(sources, "generate", lambda world: ("log", world))
+    assert sources.load("synthetic") == ("log", World())
     assert sources.load("synthetic", world="mine") == ("log", "mine")

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from oa_jax.backbones.abxi.arrays import evaluation_arrays, training_arrays
+from oa_jax.data.catalogue import plain_or_packed
 from oa_jax.data.published import read_abxi
 from oa_jax.events.log import make_log
 from oa_jax.events.rows import own_items
@@ -282,7 +283,12 @@ def golden(shared_file):
 
 @pytest.fixture(scope="module", params=SOURCES)
 def published_log(request, shared_file):
-    return read_abxi(shared_file("data", "abxi", request.param), request.param)
+    return read(shared_file("data", "abxi", request.param), request.param)
+
+
+def read(folder, name):
+    files = (f"{name}_50_preprocessed.txt", "map_item_50.txt")
+    return read_abxi([plain_or_packed(folder / file) for file in files], name)
 
 
 def check_golden(log, golden, users):
@@ -312,7 +318,7 @@ def test_equal_to_the_official_arrays(golden):
 
 
 def test_equal_to_the_official_arrays_from_the_published_file(golden, shared_file):
-    log = read_abxi(shared_file("data", "abxi", "abe"), "abe")
+    log = read(shared_file("data", "abxi", "abe"), "abe")
     check_golden(log, golden, golden["user_index"])
 
 
