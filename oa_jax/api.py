@@ -88,12 +88,9 @@ def read_events(
     from oa_jax.data import own, store
     from oa_jax.data.texts import Reading
 
-    known_fields = {one.name: one for one in dataclasses.fields(own.Options)}
-    for field, value in options.items():
-        presets.choice("option", field, known_fields)
-        options[field] = value = plain(value)
-        if isinstance(known_fields[field].default, tuple) and not isinstance(value, tuple):
-            raise UserError(f"{field}={value!r}: expected a list of text")
+    for field in options:
+        presets.choice("option", field, [one.name for one in dataclasses.fields(own.Options)])
+    options = own.Options(**{field: plain(value) for field, value in options.items()})
     if isinstance(files, Mapping):
         files = [f"{domain}={local(path, domain)}" for domain, path in files.items()]
     given = list(files) if isinstance(files, (list, tuple)) else [files]
@@ -104,9 +101,9 @@ def read_events(
             raise UserError(f"directory={directory}: a file: expected a folder")
         from oa_jax.data.prepare import prepare_own
 
-        prepare_own(name, given, own.Options(**options), directory, Reading(), say)
+        prepare_own(name, given, options, directory, Reading(), say)
         return store.load(directory, name).log
-    built = own.read(given, own.Options(**options), Reading(), say)[0]
+    built = own.read(given, options, Reading(), say)[0]
     return store.with_roles(vars(built), built.n_items, name)[0]
 
 

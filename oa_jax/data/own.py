@@ -64,6 +64,14 @@ class Options:
     bad_rows: str = "refuse"
 
     def __post_init__(self):
+        for one in dataclasses.fields(self):
+            value, expected = getattr(self, one.name), "text"
+            good = isinstance(value, str | type(one.default))
+            if one.default == ():
+                expected = "a list of text"
+                good = isinstance(value, tuple) and all(isinstance(part, str) for part in value)
+            if not good:
+                raise UserError(f"--{one.name}={value!r}: expected {expected}")
         known = {"time_unit": (None, *times.FACTORS), "shared_items": SHARED, "bad_rows": BAD_ROWS}
         for name, choices in known.items():
             if getattr(self, name) not in choices:
@@ -208,7 +216,7 @@ def read(
     check_columns(events, f"{names[0]} and {names[1]}", "the same people in both domains")
     events = _shared_items(events, options.shared_items, left, say)
     for step in options.filters:
-        parsed = _limit_in_millionths(filters.parsed(step), units)
+        parsed = _limit_in_millionths(filters.parsed(step), units, options.time_unit)
         events = left.filtered(step, events, filters.kept(events, *parsed))
     many = events.select(pl.len().over("user") >= FEWEST).to_series()
     reason = f"users with fewer than {FEWEST} events, which leave nothing to train on"
@@ -267,7 +275,7 @@ def _shared_items(events, rule, left, say):
         return events
     own = {"keep": "kept apart, as an item of each", "drop": "left out",
            "first": "left to the domain of their first event"}[rule]  # fmt: skip
-    say(f"shared items: {len(shared):,}, the first is {shared.min()!r}: {own}")
+    say(f"shared items: {len(shared):,}, the first is {min(shared)!r}: {own}")
     if rule == "keep":
         return events
     mask = ~pl.col("item").is_in(shared.implode())
@@ -277,7 +285,7 @@ def _shared_items(events, rule, left, say):
     return left.filtered(f"items of both domains (shared_items={rule})", events, mask)
 
 
-def _limit_in_millionths(step, units):
+def _limit_in_millionths(step, units, time_unit):
     """A parsed step with its limit as a number."""
     word, *rest = step
     if word not in ("rating", "time"):
@@ -288,7 +296,7 @@ def _limit_in_millionths(step, units):
     elif not units:
         raise UserError(f"--filter={text}: the files have no times")
     else:
-        limit, found, _ = times.parsed(pl.Series([rest[1]]))
+        limit, found, _ = times.parsed(pl.Series([rest[1]]), time_unit)
         if (found[0] == times.NUMBER) is not (units[0] == times.NUMBER):
             raise UserError(f"--filter={text}: expected a time as the files have: "
                             f"{times.WORDS[units[0]]}")  # fmt: skip

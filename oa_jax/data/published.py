@@ -165,7 +165,7 @@ def _local_ids(path, number, value, n_items):
     """Local ids and domains of a user, checked."""
     try:
         item, domain = pair = np.array([part[number] for part in value])
-        if not item.size:
+        if not pair.size:
             return pair.astype(np.int64)
         good = pair.ndim == 2 and np.issubdtype(pair.dtype, np.integer) and item.min() >= 1
         good = good and np.isin(domain, (0, 1)).all() and (item <= np.take(n_items, domain)).all()
@@ -213,6 +213,9 @@ def amid(paths: Paths, reading: Reading, what: str) -> Built:
     becomes an item of each.
     """
     parts = [list(_amid_rows(path, reading)) for path in paths]
+    for path, own in zip(paths, parts, strict=True):
+        if not own:
+            raise UserError(f"{path}: line 2: found a header alone, expected rows")
     rows = parts[0] + parts[1]
     raw_users = [row[0] for row in rows]
     known = [np.unique(np.concatenate([row[1 + d] for row in rows])) for d in (0, 1)]

@@ -98,7 +98,7 @@ def check_columns(events: pl.DataFrame, what: str, expected: str = "user,item,ra
     message = f"{what}: no user occurs in both files"
     # People take part in both domains; a thing is sold in one category as a rule.
     if len(found := filters.in_both(events, "item")):
-        message += f", but the id {found.min()!r} of the second column does: this looks like "
+        message += f", but the id {min(found)!r} of the second column does: this looks like "
         message += "item,user,rating,time, the order of 2018"
     first = events.group_by("domain", maintain_order=True).first()["user"].to_list()
     shown = " and ".join(map(repr, first))
@@ -121,7 +121,7 @@ def numbered(
     columns = [events["user"], *(events.filter(domain=d)["item"] for d in (0, 1))]
     users, *raw = (names.unique(maintain_order=True) for names in columns)
     if by_name:
-        users, *raw = (names.sort() for names in (users, *raw))
+        users, *raw = (names[names.cast(pl.String).arg_sort()] for names in (users, *raw))
     for domain, names in zip(DOMAINS, raw, strict=True):
         if not len(names):
             raise UserError(f"{what}: no events of domain {domain} are left by the filters")

@@ -1,10 +1,13 @@
 """What each source is made into: ids, order, roles, item texts."""
 
 import json
+import pickle
 
 import numpy as np
+import polars as pl
 import pytest
 
+from oa_jax.data.raw import numbered
 from oa_jax.data.roles import from_end, leave_one_out_roles, tenths, user_disjoint_roles
 from oa_jax.errors import UserError
 from oa_jax.events.log import CONTEXT, TEST, TRAINING, VALIDATION
@@ -113,6 +116,9 @@ def test_mistakes_in_a_bundle(raw_files, built_from, tmp_path, case):
     users, expected = BAD_BUNDLES[case]
     raw_files.bundle(tmp_path, users, (2, 3))
     with pytest.raises(UserError, match=f"elec_phone.pkl: {expected}"):
+        built_from("elec_phone", tmp_path)
+    (tmp_path / "elec_phone.pkl").write_bytes(pickle.dumps(({1: None}, {1: None})))
+    with pytest.raises(UserError, match="elec_phone.pkl: user 1: expected equally many"):
         built_from("elec_phone", tmp_path)
     (tmp_path / "id_map.json").write_text('{"item_dict": {}}')
     with pytest.raises(UserError, match="id_map.json: KeyError: 'item_count': expected item_dict"):
@@ -273,6 +279,11 @@ BROKEN_LINES = {
         "user_id,seq_d1,seq_d2,domain_id\n1,[1],[2],0\n2,[1, x],[2],0\n",
         "line 3: found '2",
     ),
+    "amid header alone": (
+        "phone_elec_test.csv",
+        "user_id,seq_d1,seq_d2,domain_id\n",
+        "line 2: found a header alone, expected rows",
+    ),
     "amid without a target": (
         "phone_elec_test.csv",
         "user_id,seq_d1,seq_d2,domain_id\n1,[],[2],0\n",
@@ -295,6 +306,19 @@ def test_a_mistake_in_a_published_file(raw_files, built_from, tmp_path, case):
     with pytest.raises(UserError, match=f"{file}: {expected}") as caught:
         built_from(name, tmp_path)
     assert "\n" not in str(caught.value)
+
+
+def test_numbers_by_name_are_in_the_order_of_the_names():
+    """Of a type whose own order is another one, as that of categories in earlier polars."""
+    names = pl.Enum(["y", "x", "v", "u"])
+    columns = {"user": ["v", "u", "v", "u"], "item": ["y", "y", "x", "x"], "time": [1, 2, 3, 4]}
+    events = pl.DataFrame(columns).with_columns(pl.col("user", "item").cast(names))
+    events = events.with_columns(domain=pl.Series([0, 1, 1, 0], dtype=pl.Int8))
+    built = numbered(events, "made", by_name=True, times="order")
+    assert built.raw_users == ["u", "v"] and built.user.tolist() == [0, 0, 1, 1]
+    assert [(item["domain"], item["raw"]) for item in built.items] == [
+        *(("A", "x"), ("A", "y"), ("B", "x"), ("B", "y"))
+    ]
 
 
 @pytest.mark.parametrize("name", ["beauty_elec", "elec_phone_cdsrnp25"])

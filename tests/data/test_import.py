@@ -243,6 +243,9 @@ def test_a_given_unit(tmp_path):
     path = write(tmp_path / "a.csv", text([[*r[:3], r[3] - BEGIN, *r[4:]] for r in ROWS]))
     built, _ = read(path, time_unit="s")
     assert built.times == "unix seconds" and min(built.time) == 0
+    steps = ("time>=70", "time<1970-01-01T00:20:00")  # of the same unit, or a date
+    built, _ = read(path, time_unit="s", filters=steps)
+    assert (min(built.time), max(built.time)) == (70, 1197)
 
 
 def test_without_times_the_rows_are_the_order(tmp_path):
@@ -650,6 +653,10 @@ def test_bad_arguments(tmp_path, monkeypatch, case):
 
 
 OPTIONS = {
+    "item": (1, "--item=1: expected text"),
+    "delimiter": (9, "--delimiter=9: expected text"),
+    "title": (("a",), r"--title=\('a',\): expected text"),
+    "filters": ((5,), r"--filters=\(5,\): expected a list of text"),
     "time_unit": ("days", "--time_unit=days: expected one of s, ms, us, ns, number"),
     "shared_items": ("both", "--shared_items=both: expected one of keep, drop, first"),
     "bad_rows": ("keep", "--bad_rows=keep: expected one of refuse, skip"),
