@@ -14,12 +14,12 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import pathlib
 from collections.abc import Iterator
 
 from absl import flags
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
+from oa_jax import files
 from oa_jax.commands import cli
 from oa_jax.configuration import choice
 from oa_jax.data import catalogue, store
@@ -72,6 +72,8 @@ def main(words: list[str]) -> int:
         if not names:
             expected = "expected NAME of python -m oa_jax data list"
             raise UserError(f"{command}: no name given: {expected}")
+        if flags.FLAGS.png and len(names) > 1:
+            raise UserError(f"--png={flags.FLAGS.png}: {len(names)} sets: expected one set")
         for name in names:
             if command == "prepare" or not store.is_prepared(cli.data_dir(), name):
                 choice(f"{command} NAME", name, catalogue.SETS)
@@ -182,7 +184,8 @@ def describe(name: str) -> None:
     from oa_jax.data import describe as figures
 
     data = store.load(cli.data_dir(), name)
-    path = pathlib.Path(flags.FLAGS.png or data.directory.parent / f"{name}.png")
+    path = files.local(flags.FLAGS.png or data.directory.parent / f"{name}.png", "--png")
+    files.check_writable(path, "--png")
     figures.plot(data, path)
     facts = data.metadata
     a, b = facts["domains"]

@@ -34,6 +34,8 @@ def test_from_files_to_figures(run, small_pair, raw_files, tmp_path):
 
     line = error(run("describe", "beauty_elec", where[0], f"--png={tmp_path / 'x.foo'}"))
     assert "x.foo: expected a name that ends in one of .avif, " in line or ".pdf, " in line
+    described = run("describe", "beauty_elec", where[0], "--png=~/x.png", HOME=str(tmp_path))
+    assert described.returncode == 0 and (tmp_path / "x.png").stat().st_size > 10_000
 
     checked = run("check", "beauty_elec", where[0])
     assert checked.returncode == 0 and "ok: records: all 30 equal" in checked.stdout
@@ -82,6 +84,10 @@ MISTAKES = {
     "a URL": (
         ("list", "--data_dir=gs://bucket/data"),
         "--data_dir=gs://bucket/data: a URL: expected",
+    ),
+    "one picture of two sets": (
+        ("describe", "beauty_elec", "food_kitchen", "--png=x.png", "--data_dir=."),
+        "--png=x.png: 2 sets: expected one set",
     ),
     "no folder": (("list",), "--data_dir: missing: expected a folder, or OA_DATA_DIR set"),
 }
