@@ -274,10 +274,10 @@ class Run:
         histories: None for all users of the set; a list of raw ids of some; or events that the
         model has never seen, with columns user, item, time (and domain): a file, a frame or a
         dictionary.
-        domain: "A", "B" or "both".  seed: by default the first; ensemble: by the mean of all
-        seeds' ranks.  keep_seen: items of the history may come again.  explain: see
-        `serving.lists.lists`. Needs the extra `export`. `python -m oa_jax recommend` writes the
-        lists of more users than the memory holds.
+        domain: "A", "B" or "both", all that the run was evaluated on.  seed: by default the first;
+        ensemble: by the mean of all seeds' ranks.  keep_seen: items of the history may come again.
+        explain: see `serving.lists.lists`. Needs the extra `export`. `python -m oa_jax recommend`
+        writes the lists of more users than the memory holds.
 
         Raises UserError where nothing is known of the users, or a score is not finite.
         """

@@ -53,7 +53,7 @@ def main(_):
         histories = asked.of_events(values.histories, model.names, values.time_unit)
     else:
         histories = asked.of_set(model.experiment.data.log, model.names, users)
-    for line in histories.left_out:
+    for line in histories.notes:
         cli.say(line)
     beyond = lists.beyond_of(model)
     options = values.k, values.domain, values.keep_seen, values.explain, beyond
@@ -61,7 +61,7 @@ def main(_):
         n_rows = lists.write(lists.lists(model, histories, *options), out)
     cli.say(f"{n_rows} items of {len(histories)} users in {out}")
     found = lists.figures(model, beyond, values.k, len(histories))
-    if users is None and not values.histories:
+    if users is None and not values.histories and values.domain == "both" and not values.keep_seen:
         lists.keep(path, found)
     cli.console.print()
     report.lists_sheet([{"run": path.resolve().name, "lists": [found]}]).show(cli.console)

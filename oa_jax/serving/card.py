@@ -50,7 +50,7 @@ tags: [recommendation, sequential-recommendation, cross-domain, jax]
 # {label} on {data}
 
 Given what a user took in two domains, A and B, in order, it scores the items that the user may take
-next in either. Made by oa-jax {version}.
+next in {domains}. Made by oa-jax {version}.
 
 {facts}
 {metrics}
@@ -103,6 +103,7 @@ def text(about: dict[str, Any], licence: str, data_licence: str) -> str:
     return CARD.format(
         **{k: about[k] for k in ("label", "data")},
         **{"licence": licence, "data_licence": data_licence, "version": about["oa-jax"]},
+        domains=" or ".join(about["domains"]),
         facts=Sheet("", ["", ""], [list(pair) for pair in facts.items()], words=2).markdown(),
         metrics=_metrics(found),
         **{"first": about["example"][0], "second": about["example"][1]},
@@ -111,12 +112,13 @@ def text(about: dict[str, Any], licence: str, data_licence: str) -> str:
 
 
 def _metrics(found):
-    """Test metrics by domain and ranking; nothing of a run that has not ended."""
+    """Test metrics by domain that has any and ranking; nothing of a run that has not ended."""
     rankings = [name.split("/")[-1] for name in found if name.startswith("test/A/mrr/")]
     rows = [
         [domain, ranking, *(f"{found[f'test/{domain}/{m}/{ranking}']:.4f}" for m in METRICS)]
         for domain in "AB"
         for ranking in rankings
+        if found[f"test/{domain}/mrr/{ranking}"] is not None
     ]
     header = ["domain", "ranking", *(name.upper() for name in METRICS)]
     return Sheet("Test", header, rows, words=2).markdown() if rows else ""

@@ -23,6 +23,7 @@ import numpy as np
 import oa_jax
 from oa_jax import fields, files
 from oa_jax.errors import UserError
+from oa_jax.events.log import DOMAINS
 from oa_jax.ranking.best import Best, best_of_all
 from oa_jax.ranking.ranks import AllItems, seen_of
 from oa_jax.runs.initial import ITEMS, MODEL, PARAMETERS, SCORER, flat, name_of, read_export
@@ -143,7 +144,10 @@ def _about(model, path):
     about = {"oa-jax": oa_jax.__version__, "label": of.label, "protocol": of.config.protocol}
     about |= {"data": log.name, "fingerprint": log.fingerprint(), "n_items": log.n_items}
     about |= {"n_users": log.n_users, "n_events": len(log.user), "seed": model.seeds[0]}
-    about |= {"example": [model.names.raw[0], model.names.raw[log.n_items[0]]]}
+    about |= {
+        "example": [model.names.raw[0], model.names.raw[log.n_items[0]]],
+        "domains": model.domains,
+    }
     about |= {"items_are_raw": model.names.are_raw, "n_parameters": of.engine.n_parameters}
     if (path / "summary.json").exists():
         seeds = files.read_json(path / "summary.json")["per_seed"]
@@ -169,6 +173,7 @@ class ExportedModel:
         self.path = path
         self.about, self.params, self.names, self.popularity = read_export(path)
         self.n_users, self.of = self.about["n_users"], f"seed {self.about['seed']}"
+        self.domains = self.about.get("domains", DOMAINS)  # not in exports of earlier versions
 
     @functools.cached_property
     def _program(self):

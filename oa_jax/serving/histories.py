@@ -27,12 +27,12 @@ def polars() -> Any:
 @dataclasses.dataclass(frozen=True)
 class Histories:
     """Users (N) and what they took, joint ids, oldest first: items offsets[n]:offsets[n + 1] are
-    user n's.  left_out: in words, what of the input is not here."""
+    user n's.  notes: in words, what of the input is not here, and which users are several."""
 
     users: list[str]
     item: np.ndarray
     offsets: np.ndarray
-    left_out: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
     def __len__(self):
         return len(self.users)
@@ -50,17 +50,23 @@ class Histories:
 
 
 def of_set(log: InteractionLog, names: Names, users: list[str] | None = None) -> Histories:
-    """Whole histories of users of the set, by raw id; None: of all. Unknown users are left out."""
-    if users is None:
-        return Histories(names.users, log.item, log.offsets)
-    number = {raw: n for n, raw in enumerate(names.users)}
-    known = list(dict.fromkeys(raw for raw in users if raw in number))
-    unknown = list(dict.fromkeys(raw for raw in users if raw not in number))
+    """Whole histories of users of the set, by raw id; None: of all. A user with several sequences
+    is there once for each, one after the other. Unknown users are left out."""
+    numbers: dict[str, list[int]] = {}
+    for number, raw in enumerate(names.users):
+        numbers.setdefault(raw, []).append(number)
+    wanted = dict.fromkeys(numbers if users is None else users)
+    known = [raw for raw in wanted if raw in numbers]
+    unknown = [raw for raw in wanted if raw not in numbers]
     if not known:
         first = f": the first is {unknown[0]!r}" if unknown else ""
         raise UserError(f"--users: none of {len(users)} is a user of {log.name}{first}")
-    some = log.take(np.array([number[raw] for raw in known]))
-    return Histories(known, some.item, some.offsets, _said("users", unknown))
+    several = [raw for raw in known if len(numbers[raw]) > 1]
+    notes = _said("left out: {} users", unknown)
+    notes += _said("a list for each sequence of {} users that have several", several)
+    some = log.take(np.concatenate([numbers[raw] for raw in known]))
+    each = [raw for raw in known for _ in numbers[raw]]
+    return Histories(each, some.item, some.offsets, notes)
 
 
 def of_events(events: Any, names: Names, time_unit: str | None = None) -> Histories:
@@ -94,7 +100,8 @@ def of_events(events: Any, names: Names, time_unit: str | None = None) -> Histor
     found = found.join(number, on="user", maintain_order="left").sort("number", maintain_order=True)
     count = np.bincount(found["number"].to_numpy(), minlength=len(known))
     nobody = users.filter(~users.is_in(known.implode())).to_list()
-    said = _said("events of unknown items", unknown) + _said("users without a known item", nobody)
+    said = _said("left out: {} events of unknown items", unknown)
+    said += _said("left out: {} users without a known item", nobody)
     return Histories(known.to_list(), found["id"].to_numpy(), np.r_[0, np.cumsum(count)], said)
 
 
@@ -129,7 +136,5 @@ def _refuse(bad, role, source, expected):
         raise UserError(f"{where}: found {shown(bad[role][0])}, expected {expected}")
 
 
-def _said(what, left_out):
-    if not left_out:
-        return ()
-    return (f"left out: {len(left_out)} {what}, the first {str(left_out[0])[:60]!r}",)
+def _said(what, those):
+    return (f"{what.format(len(those))}, the first {str(those[0])[:60]!r}",) if those else ()

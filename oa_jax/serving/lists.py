@@ -8,7 +8,7 @@ import pathlib
 import shutil
 import tempfile
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -32,12 +32,13 @@ EXPLAINED = 5  # items of a history that are named
 class Model(Protocol):
     """What makes lists: a stored run, or an exported one.
 
-    of: whose they are, "seed 0" or "mean of 5 seeds".  by: what its lists are ordered by, "score"
-    or "mean_rank".  popularity, n_users: as of `names.popularity`.  vectors: (I, E) of the items,
-    None without any.
+    domains: "A", "B" or both, what it was evaluated on.  of: whose its lists are, "seed 0" or "mean
+    of 5 seeds".  by: what they are ordered by, "score" or "mean_rank".  popularity, n_users: as of
+    `names.popularity`.  vectors: (I, E) of the items, None without any.
     """
 
     names: Names
+    domains: Sequence[str]
     of: str
     by: str
     popularity: np.ndarray
@@ -67,18 +68,19 @@ def lists(
     explain: bool = False,
     beyond: dict[str, Beyond] | None = None,
 ) -> Iterator[pl.DataFrame]:
-    """Frames of the users' lists, in their order, A before B.
+    """Frames of the users' lists, in their order, A before B; both: what the model ranks.
 
     Columns: user, domain, rank (1 … k), item, title where the set has any, and score or mean_rank.
     explain: also `due_to_update`, score with X' less score without, and of each place of GCA
     `looked_at_PLACE`: the items of the history that its attention looked at most, in JSON with
     their weights. beyond: of each domain, to which the lists are added.
 
-    Raises UserError for a score that is not finite, naming the user.
+    Raises UserError for another domain, and a score that is not finite, naming the user.
     """
-    domains = [d for d, name in enumerate(DOMAINS) if domain in (name, "both")]
-    if not domains:
-        raise UserError(f"--domain={domain}: expected A, B or both")
+    if domain not in (*model.domains, "both"):
+        ranked = " or ".join(model.domains)
+        raise UserError(f"--domain={domain}: expected both or what the run ranks: {ranked}")
+    domains = [DOMAINS.index(name) for name in model.domains if domain in (name, "both")]
     if explain:
         model.check_explains()
     size, k = model.room(len(histories)), min(k, max(model.names.n_items[d] for d in domains))
@@ -106,16 +108,17 @@ def lists(
 
 
 def whole(model: Model, histories: Histories, *args: Any) -> pl.DataFrame:
-    """All frames of `lists` as one; what was left out of the histories is warned about."""
-    for line in histories.left_out:
+    """All frames of `lists` as one; the histories' notes are warned about."""
+    for line in histories.notes:
         warnings.warn(line, stacklevel=3)
     return polars().concat(list(lists(model, histories, *args)))
 
 
 def beyond_of(model: Model) -> dict[str, Beyond]:
-    """Nothing added yet, of either domain."""
-    out, (n_a, n_b), vectors = {}, model.names.n_items, model.vectors
-    for name, items in zip(DOMAINS, (slice(0, n_a), slice(n_a, n_a + n_b)), strict=True):
+    """Nothing added yet, of each domain that the model ranks."""
+    out, n_a, vectors = {}, model.names.n_items[0], model.vectors
+    for name in model.domains:
+        items = slice(n_a) if name == "A" else slice(n_a, None)
         own = None if vectors is None else vectors[items]
         out[name] = Beyond(model.popularity[1:][items], model.n_users, own)
     return out

@@ -13,7 +13,7 @@ import numpy as np
 
 from oa_jax import processes
 from oa_jax.errors import UserError
-from oa_jax.events.log import InteractionLog
+from oa_jax.events.log import DOMAINS, InteractionLog
 from oa_jax.nn.shards import on_batch
 from oa_jax.ranking.best import Best, best_of_all, best_on_average, ranks_of_all
 from oa_jax.ranking.ranks import AllItems, seen_of
@@ -51,6 +51,8 @@ class StoredModel:
         self.seeds = of.seeds[slots].tolist()
         self.by = "mean_rank" if ensemble else "score"
         self.of = f"mean of {len(slots)} seeds" if ensemble else f"seed {self.seeds[0]}"
+        ranked = np.concatenate([rows["domain"] for rows in of.evaluation.rows.values()])
+        self.domains = [DOMAINS[d] for d in np.unique(ranked)]
         self.names = names.of(of.config, of.data.log)
         self.popularity = names.popularity(of.data.log, of.data.split)
         self.n_users = of.data.log.n_users

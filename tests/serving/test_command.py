@@ -40,6 +40,10 @@ def test_lists_of_all_users_and_what_is_kept_of_them(tmp_path):
     assert [file.name for file in tmp_path.iterdir()] == ["recs.parquet"]
     (kept,) = json.loads((path / "lists.json").read_text())
     assert (kept["of"], kept["k"], kept["users"]) == ("seed 0", 3, n_users)
+    other = ("recommend", f"--workdir={path}", "--k=3", f"--out={tmp_path / 'other.csv'}")
+    for flag in ("--domain=A", "--keep_seen"):  # lists of another kind
+        assert call(*other, flag)[0] == 0
+    assert json.loads((path / "lists.json").read_text()) == [kept]
     counts = found.filter(domain="B")["item"].n_unique()
     assert kept["figures"]["B"]["coverage"] == pytest.approx(counts / 30)
     summary = {"mean": {}, "sd": {}, "label": "abxi", "n_parameters": 1, "per_seed": []}

@@ -107,11 +107,35 @@ def test_the_card_shows_the_runs_metrics():
 
     about = {"oa-jax": "1", "label": "abxi + GCA[0]", "protocol": "official", "data": "mine"}
     about |= {"fingerprint": "f00", "n_items": [2, 3], "n_users": 9, "n_events": 40, "seed": 4}
-    about |= {"n_parameters": 1234, "example": ["x", "y"]}
+    about |= {"n_parameters": 1234, "example": ["x", "y"], "domains": ["A", "B"]}
     found = {f"test/{d}/{m}/uni9": 0.25 for d in "AB" for m in card.METRICS}
     text = card.text(about | {"metrics": found | {"best_epoch": 7}}, "mit", "own")
     assert "| B | uni9 | 0.2500 | 0.2500 | 0.2500 |" in text and "| epoch | 7 |" in text
     assert "# abxi + GCA[0] on mine" in text and "license: mit\ndata_license: own" in text
+    assert "next in A or B. Made by" in text
+    # A run of one domain: its summary has null for the other's.
+    found |= {name: None for name in found if name.startswith("test/A/")}
+    text = card.text(about | {"metrics": found, "domains": ["B"]}, "mit", "own")
+    assert "| B | uni9 |" in text and "| A | uni9 |" not in text and "next in B. Made by" in text
+
+
+@pytest.mark.parametrize("domain", "AB")
+def test_a_run_of_one_domain_gives_lists_of_that_one(domain, tmp_path):
+    other = {"A": "B", "B": "A"}[domain]
+    experiment, path = run_of("sasrec", "none", model__stream=domain)
+    folder = exported.export(path, tmp_path / "model")
+    for model in (oa.open(path), oa.load_export(folder)):
+        events = {"user": ["u"] * 3, "item": ["3", "40", "7"], "time": [3, 1, 2]}
+        found = model.recommend(events, k=3)
+        assert found["domain"].to_list() == [domain] * 3
+        assert found.equals(model.recommend(events, k=3, domain=domain))
+        with pytest.raises(UserError, match=f"--domain={other}: expected .*ranks: {domain}$"):
+            model.recommend(events, domain=other)
+    assert list(lists.beyond_of(StoredModel(path))) == [domain]
+    about = json.loads((folder / "model.json").read_text())
+    del about["domains"]  # as of an earlier version
+    (folder / "model.json").write_text(json.dumps(about))
+    assert len(oa.load_export(folder).recommend(events, k=3)) == 6
 
 
 def test_new_histories_by_raw_ids(folder_of):

@@ -139,7 +139,25 @@ def test_times_finer_than_a_microsecond_decide_the_order():
 def test_unknown_users_are_counted_once():
     experiment, path = run_of("abxi")
     found = histories.of_set(experiment.data.log, StoredModel(path).names, ["zz", "3", "zz"])
-    assert found.users == ["3"] and found.left_out == ("left out: 1 users, the first 'zz'",)
+    assert found.users == ["3"] and found.notes == ("left out: 1 users, the first 'zz'",)
+
+
+def test_a_user_with_several_sequences_has_a_list_for_each():
+    from oa_jax.events.log import make_log
+    from oa_jax.runs.names import Names
+
+    log = make_log([0, 0, 1, 2, 2, 2], [1, 2, 2, 1, 3, 2], [1, 2, 1, 1, 2, 3], (2, 1), "amid")
+    names = Names(["a", "b", "a"], ["x", "y", "z"], [None] * 3, (2, 1), True)
+    note = "a list for each sequence of 1 users that have several, the first 'a'"
+    for asked in (None, ["a", "b"], ["b", "a", "b"]):
+        found = histories.of_set(log, names, asked)
+        of = np.split(found.item, found.offsets[1:-1])
+        pairs = [(user, items.tolist()) for user, items in zip(found.users, of, strict=True)]
+        expected = [("a", [1, 2]), ("a", [1, 3, 2])]
+        alone = [("b", [2])]
+        assert pairs == (alone + expected if asked == ["b", "a", "b"] else expected + alone)
+        assert found.notes == (note,)
+    assert histories.of_set(log, names, ["b"]).notes == ()
 
 
 BAD = {
