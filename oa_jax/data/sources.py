@@ -43,6 +43,6 @@ def load(name: str, directory: Place | None = None, world: World | None = None) 
         return store.load(directory, name).log  # not there: says what is
     raise UserError(
         f"data source {name}: {catalogue.what_is_missing(data_set, directory)}; make it with "
-        f"python -m oa_jax data prepare {name}, or give another directory with --config.data.dir= "
+        f"python -m oa_jax data prepare {name}, or give its directory with --config.data.dir= "
         f"or {DIRECTORY_VARIABLE}"
     )
