@@ -106,7 +106,8 @@ def begin(
 
     Parameters of the same name and shape are taken whole, tables of items row by row: those of
     items with the same domain and raw id, all of them on the same data. The rest stays fresh.
-    Seed i begins from the source's seed i, in turn where it has fewer.
+    Seed i begins from the source's seed i, in turn where it has fewer; of these only those count
+    that have not diverged.
     """
     path = experiment.config.train.init_from
     if not path:

@@ -45,6 +45,11 @@ class StoredModel:
         if ensemble and seed is not None:
             raise UserError("--seed, --ensemble: expected one of them")
         self.experiment = of = experiment_of(path, log, data_dir, no_candidates, mesh)
+        if of.config.gca.positions and of.config.gca.source == "shuffled":
+            raise UserError(
+                f"{path}: gca.source=shuffled: expected another: whom its lists are made with "
+                "would depend on who else is asked for"
+            )
         params, counters = newest_parameters(path, of, say=say)
         slots = _slots(of.seeds, counters["diverged_step"], seed)
         slots = slots if ensemble else slots[:1]

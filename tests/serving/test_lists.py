@@ -259,6 +259,9 @@ def test_a_bad_request_is_one_line():
     }.items():
         with pytest.raises(UserError, match=error):
             run.recommend(**request)
+    _, shuffled = run_of("abxi", "0", **{"gca.source": "shuffled"})
+    with pytest.raises(UserError, match="gca.source=shuffled: expected another: whom"):
+        oa.open(shuffled).recommend(["1"])
 
 
 def test_a_score_that_is_not_finite_names_the_user():
