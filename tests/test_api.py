@@ -1,5 +1,6 @@
 """What a notebook calls: lazy, documented, and equal to what the commands do."""
 
+import dataclasses
 import inspect
 import subprocess
 import sys
@@ -120,6 +121,16 @@ def test_the_events_of_a_world_are_known_by_their_world(run):
     said = []
     again = oa.train(small(), oa.World(**WORLD).log(), run.path, said.append)
     assert said == [f"{run.path} is finished: nothing to do"] and again.data is None
+
+
+def test_changed_events_of_a_world_are_not_taken_for_its_own(tmp_path, monkeypatch):
+    taken = []
+    monkeypatch.setattr("oa_jax.runs.run.run", lambda *args: taken.append(args[3]))
+    log = oa.World(**WORLD).log()
+    changed = dataclasses.replace(log, item=log.item[::-1].copy())
+    for data in (log, changed):
+        oa.train(small(), data, tmp_path / "run")
+    assert taken[0] is None and taken[1] is changed
 
 
 @pytest.mark.slow
