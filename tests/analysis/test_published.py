@@ -112,6 +112,50 @@ def test_the_table_of_mybank_is_that_of_its_summaries():
         assert f"loan-fund, {d} | `uni999` | {' | '.join(cells)} | – | {cosine} |" in root
 
 
+def test_bold_on_the_front_page_are_gains_above_0():
+    front = (FOLDER.parents[1] / "README.md").read_text()
+    said = (FOLDER / "README.md").read_text().partition("| | uni999 A |")[2].replace("−", "-")
+    for d, column in (("A", 2), ("B", 3)):
+        (row,) = (line.split("|") for line in front.splitlines() if f"Electronics, {d} |" in line)
+        for name, at in (("early", 4), ("stack", 5)):
+            cells = re.search(rf"^\| {name} \|.*$", said, flags=re.M)[0].split("|")
+            low = float(re.search(r"\[(\S+),", cells[column])[1])
+            assert row[at].strip().startswith("**") == (low > 0)
+
+
+def of_angles(when, statistic, place):
+    """{folder/run/domain: the mean of a statistic} of our summaries with GCA at that place."""
+    out = {}
+    for path in FOLDER.glob("*_*/*.json"):
+        mean = {} if path.stem == "rules" else json.loads(path.read_text())["mean"]
+        names = {d: f"{when}/gca/{place}/{d}/{statistic}" for d in "AB"}
+        of = path.relative_to(FOLDER).with_suffix("")
+        out |= {f"{of}/{d}": mean[name] for d, name in names.items() if name in mean}
+    return out
+
+
+def test_angles_in_prose_are_those_of_the_summaries():
+    pages = (FOLDER / "README.md", FOLDER.parent / "README.md")
+    said = [" ".join(page.read_text().split()) for page in pages]
+    untrained = of_angles("init", "cos_abs", 0)
+    text = f"{min(untrained.values()):.3f} to {max(untrained.values()):.3f}"
+    assert f"{text} in our" in said[0] and f"{text} at place 0" in said[1]
+    times = [0.114 / end for end in (max(untrained.values()), min(untrained.values()))]
+    assert round(times[0]) == 4 and 20 <= times[1] < 21 and all("4 to 20 times" in p for p in said)
+    for statistic, places, text in (
+        ("abs_cos", "01", "0.15 to 0.25"),
+        ("xy_cos_abs", "0", "0.011 to 0.024"),
+        ("xy_cos_abs", "1", "0.047 to 0.092"),
+    ):
+        of = [one for p in places for one in of_angles("best", statistic, p).items()]
+        found = [value for name, value in of if name.startswith("llm")]
+        low, high = (round(end(found), 2 if statistic == "abs_cos" else 3) for end in (min, max))
+        assert text == f"{low:g} to {high:g}" and text in said[1]
+    early = of_angles("best", "cos_abs", 0)
+    texts = [number(early[f"abxi_beauty_elec_small/early/{d}"], 2) for d in "AB"]
+    assert f"|mean cos| is {' and '.join(texts)}" in said[1]
+
+
 def with_gca(index, rho):
     same = (pl.col("data.world.redundancy") == rho) & (pl.col("data.world.synergy") == 0)
     return index.filter(same & pl.col("gca.positions").is_not_null())
@@ -219,8 +263,18 @@ def test_the_changes_of_the_angle_are_those_of_its_index():
             assert f"| {' | '.join(texts)} |".replace("−", "-") in said, row["change"]
     alone = found.filter(others="")
     assert len(alone) == 32 and not (alone["quality_low"] > 0).any()  # none raises it for sure
-    untied = found.filter(change="tied: True → False", domain="A")
-    assert -untied["angle_by"].max() > 0.345 and -untied["angle_by"].min() < 0.495
+    untied = found.filter(change="tied: True → False")
+    ends = untied.group_by("domain").agg(
+        low=-pl.col("angle_by").max(), high=-pl.col("angle_by").min()
+    )
+    (_, *a), (_, *b) = ends.sort("domain").rows()
+    assert "{:.2f} to {:.2f} (B: {:.2f} to {:.2f})".format(*a, *b) in said
+    tanh = found.filter(change="gate_act: sigmoid → tanh")
+    for others in ("d_embed=128", "tied=False"):
+        rows = tanh.filter(others=others).select("angle_by", "angle_low", "angle_high").rows()
+        assert all("{:.3f} [{:.3f}, {:.3f}]".format(*row) in said for row in rows)
+    front = (FOLDER.parents[1] / "README.md").read_text()
+    assert "by 0.04 at most" in front and f"{tanh['angle_by'].abs().max():.2f}" == "0.04"
 
 
 def test_the_shares_of_the_scatter_are_those_of_its_index():
