@@ -40,7 +40,7 @@ def write(runs: list[Run], interventions: pl.DataFrame, out: pathlib.Path, say) 
     files.write(out / "ablation.md", pages or "No run with GCA.\n")
     trained = frame.filter(source=SOURCES[0])
     for (model, variant), rows in trained.group_by("model", "variant", maintain_order=True):
-        missing = [used for used in USED if used not in rows["used"].to_list()]
+        missing = [used for used in USED if used not in rows["used"]]
         if missing:
             say(f"ablation: {model}, {variant}: no finished run trained with {', '.join(missing)}")
 

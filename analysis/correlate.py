@@ -72,12 +72,12 @@ def points_of(
             if points == "mean":
                 places = ["mean"]
                 at = {k: [None if None in v else float(np.mean(v))] for k, v in at.items()}
-            found = published.correlation(run.config["backbone"], domain) or {}
             beside = of_run == PAPERS and published.beside(run)
+            r = published.correlation(run.config["backbone"], domain)["r"] if beside else None
             of_seed = {"seed": entry["seed"], "domain": domain}
             of_seed |= {"y": entry.get(f"test/{domain}/{run.full_name(metric)}")}
             of_seed |= {"progress": entry["best_epoch"] / max(entry["epochs"], 1)}
-            of_seed |= {"published": found.get("r") if beside else None}
+            of_seed |= {"published": r}
             for place, x, start in zip(places, at["best"], at["init"], strict=True):
                 null = null_abs_cos(run.width) if of_run.endswith("abs_cos") else start
                 rows.append(lead | of_seed | {"place": place, "x": x, "null": null})
@@ -109,7 +109,7 @@ def group_of(run: Run) -> str:
     return f"{run.setting} · {run.gate} gate"
 
 
-def correlations(points: pl.DataFrame, draws: int = DRAWS, seed: int = 0) -> pl.DataFrame:
+def correlations(points: pl.DataFrame, draws: int = DRAWS) -> pl.DataFrame:
     """Coefficients of x and y for every setting, statistic and domain, with bootstrap intervals.
 
     Whole configurations are drawn, with all of their points; for the correlation within
@@ -121,7 +121,7 @@ def correlations(points: pl.DataFrame, draws: int = DRAWS, seed: int = 0) -> pl.
     if not points.is_empty():
         for key, part in points.sort(keys, maintain_order=True).group_by(keys, maintain_order=True):
             lead = dict(zip(keys, key, strict=True))
-            rows += [lead | row for row in _coefficients(part, draws, np.random.default_rng(seed))]
+            rows += [lead | row for row in _coefficients(part, draws, np.random.default_rng(0))]
     return pl.DataFrame(rows, schema=SCHEMA).fill_nan(None)
 
 
@@ -214,9 +214,7 @@ def draw(points: pl.DataFrame, table: pl.DataFrame, metric: str) -> dict:
 def _drawn(part, rows, setting, statistic, metric):
     rows = rows.filter(setting=setting, statistic=statistic)
     looks = figures.marks(part["variant"].to_list())
-    metric = (
-        metric if "/" in metric else f"{metric}/{setting.split(' · ')[3]}"
-    )  # as `setting` has it
+    metric = metric if "/" in metric else f"{metric}/{setting.split(' · ')[3]}"
 
     def panel(axis, domain):
         _panel(axis, part.filter(domain=domain), looks, statistic)
@@ -312,7 +310,7 @@ def section(runs: list[Run], out, options) -> Section:
     write_frame(out, "correlate_points", points)
     write_frame(out, "correlate", frame)
     drawn = draw(points, frame, options.metric)
-    raw = {s for s in points["statistic"]} - set(options.statistic)
+    raw = set(points["statistic"]) - set(options.statistic)
     lines = [f"no run of a setting may lack α ⊙ X′: {s} of the raw X′ instead" for s in sorted(raw)]
     read_first = points["statistic"][0]
     first = frame.filter(coefficient="Pearson r", statistic=read_first)

@@ -96,9 +96,7 @@ def title(axis, text: str) -> None:
     axis.set_title(text, loc="left", fontsize=STYLE["axes.titlesize"])
 
 
-def by_domain(
-    name, setting, panel, heading, label, height=3.0, rows=1, **more
-) -> tuple[str, Figure]:
+def by_domain(name, setting, panel, heading, label, height, rows=1, **more) -> tuple[str, Figure]:
     """(file's name, figure) with a column of panels for each domain, a heading and one legend.
 
     panel: function (column of axes, domain) that draws; a single axis where there is one row.
@@ -152,8 +150,7 @@ def by_setting(drawn, frame: pl.DataFrame, runs, *more) -> dict[str, Figure]:
     Each gets the rows of its own runs, and those of its runs that the frame knows.
     """
     known = [run for run in runs if run.name in frame["run"]]
-    names = dict.fromkeys(run.setting for run in known)
-    settings = {name: [run for run in known if run.setting == name] for name in names}
+    settings = {one.setting: [r for r in known if r.setting == one.setting] for one in known}
     return dict(
         drawn(frame.filter(pl.col("run").is_in([run.name for run in mine])), setting, mine, *more)
         for setting, mine in settings.items()

@@ -98,8 +98,7 @@ def page(title: str, lead: str, sections: list[Section]) -> str:
 
 def _section(section):
     parts = [f'<section id="{section.anchor}"><h2>{html.escape(section.title)}</h2>']
-    if section.how:
-        parts.append(f'<p class="how">{html.escape(section.how)}</p>')
+    parts.append(f'<p class="how">{html.escape(section.how)}</p>')
     parts += [f'<p class="missing">Missing: {html.escape(line)}</p>' for line in section.missing]
     parts.append(_list(section.lines))
     parts += [_figure(name, figure) for name, figure in section.figures.items()]

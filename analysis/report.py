@@ -41,7 +41,7 @@ SECTIONS = (verdicts, table, angles, correlate, intervene, scaling, trajectory)
 
 def define_flags() -> None:
     flags.DEFINE_bool("fast", False, "Nothing that needs checkpoints: no probes, no interventions.")
-    for module in (correlate, intervene, orthogonality, phase, table):
+    for module in (correlate, intervene, phase, table):
         module.define_flags()
 
 
@@ -73,8 +73,8 @@ def build(runs: list[Run], left_out: list[str], out, options, failed: dict):
         section = module.section(runs, out, options)
         missing = [failed[module]] if module in failed else []
         sections.append(dataclasses.replace(section, missing=[*missing, *section.missing]))
-    paper, parts = published.paper(), ("data", "table1", "ablation", "correlation", "boxplot_mean")
-    lines = [paper[part]["source"] for part in (*parts, "model_comparison")]
+    paper = published.paper()
+    lines = [part["source"] for part in paper.values() if isinstance(part, dict)]
     lines += paper["model_comparison"]["errors_in_the_figure"]
     how = f"Where the numbers of {paper['paper']} come from."
     sections.append(Section("Published values", how, "", lines))

@@ -27,20 +27,18 @@ from oa_jax.backbones import known
 from oa_jax.configuration import defaults_taken
 from oa_jax.engine.compilation import use_compilation_cache
 from oa_jax.errors import UserError
+from oa_jax.evaluation import SPLITS
 from oa_jax.experiment import Experiment
 from oa_jax.runs import stored
 
 from . import output
 from .runs import Run
 
-SPLITS = ("val", "test")
 WHICH = ("best", "last", "all")
 
 
 def define_flags() -> None:
-    """Flags of every command that restores; defined once, whoever asks first."""
-    if "which" in flags.FLAGS:
-        return
+    """Flags of every command that restores."""
     flags.DEFINE_enum("which", "best", WHICH, "Parameters: each seed's best, its last, every step.")
     flags.DEFINE_enum("split", "test", SPLITS, "Users whose tokens and ranks count.")
     flags.DEFINE_string("data_dir", None, "Where the data lie now, if not where config.json says.")

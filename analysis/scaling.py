@@ -67,12 +67,12 @@ class Curve:
         # Coefficients of the cubic between the points at - 1 and at: (4, D), highest power first.
         cubic = self._cubic.c[:, at_D - 1, draws]
         low = np.zeros(len(at_D))
-        high = width = np.diff(np.log(self.sizes))[at_D - 1]
+        high = np.diff(np.log(self.sizes))[at_D - 1]
         for _ in range(60):  # halvings, to the last bit
             middle = (low + high) / 2
             enough = np.polyval(cubic, middle) >= quality_D
             low, high = np.where(enough, low, middle), np.where(enough, middle, high)
-        found = np.exp(np.log(self.sizes)[at_D - 1] + np.minimum(high, width))
+        found = np.exp(np.log(self.sizes)[at_D - 1] + high)
         found = np.where(self.quality_DxU[:, 0] == quality_D, self.sizes[0], found)
         found = np.where(self.quality_DxU[:, 0] > quality_D, 0.0, found)
         return np.where(reached_DxU.any(1), found, np.inf)

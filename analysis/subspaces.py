@@ -112,7 +112,6 @@ def own_statistics(parts: dict[str, Moments]) -> dict[str, float]:
     """What X and X' tell without Y: CKA, R², spectra, the angles between their subspaces."""
     whole = sum_of(parts)
     out = {"cka_x_update": cka(whole, "x", "update"), "r2_x": explained(parts, ("x",))}
-    out["width"] = whole.width
     spectra = {role: spectrum(whole, role) for role in ("x", "update")}
     for role, (shares, _) in spectra.items():
         out[f"participation_{role}"] = participation(shares)

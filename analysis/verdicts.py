@@ -132,9 +132,8 @@ def section(runs: list[Run], out, options) -> Section:
     if frame.is_empty():
         return Section(title, how, missing=["no finished run with GCA: nothing to judge"])
     write_frame(out, "verdicts", frame)
-    count = frame.group_by("verdict").len()
-    numbers = dict(zip(count["verdict"], count["len"], strict=True))
-    short = ", ".join(f"{numbers.get(v, 0)} {v}" for v in ("met", "not met", "open"))
+    found = frame["verdict"].to_list()
+    short = ", ".join(f"{found.count(v)} {v}" for v in ("met", "not met", "open"))
     return Section(title, how, f"Conditions against it: {short}.", [], [], [sheet(frame)])
 
 

@@ -57,7 +57,7 @@ def correlation(backbone: str, domain: str) -> dict | None:
     return values[domain] if values else None
 
 
-def mean_angle(run: Run, statistic: str = "cos_abs") -> float | None:
+def mean_angle(run: Run, statistic: str) -> float | None:
     """The mean over the paper's models of a statistic, where it may stand beside the run."""
     values = paper()["boxplot_mean"]["values"].get(run.config["backbone"].upper(), {})
     return values.get(statistic) if beside(run) else None

@@ -32,7 +32,9 @@ def test_variants_keep_their_marks_and_other_names_differ():
 
 
 def test_a_figure_is_saved_as_png_and_pdf(tmp_path):
-    _, figure = figures.by_domain("a", "b", lambda axis, _: axis.plot([0, 1], [1, 2]), "c", "d")
+    _, figure = figures.by_domain(
+        "a", "b", lambda axis, _: axis.plot([0, 1], [1, 2]), "c", "d", 3.0
+    )
     figures.save(tmp_path, {"one": figure})
     assert (tmp_path / "figures/one.png").read_bytes()[:4] == b"\x89PNG"
     assert (tmp_path / "figures/one.pdf").read_bytes()[:4] == b"%PDF"

@@ -277,7 +277,7 @@ def test_the_papers_values_never_stand_beside_strangers(tmp_path, other):
         shown = (
             found["published_mean"].is_not_null().any(),
             points["published"].is_not_null().any(),
-            published.mean_angle(run) is not None,
+            published.mean_angle(run, "cos_abs") is not None,
         )
         assert shown == ((name == "papers"),) * 3 or "data__name" in other and not shown[0]
 
