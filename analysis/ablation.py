@@ -27,8 +27,8 @@ USED = {
     "full + ortho term": ("X′ + L_ortho", "_plus_L_ortho"),
 }
 SOURCES = ("trained so", "replaced in the trained model", "published")
-# model: backbone, data and protocol. variant: early, stack, GCA[1]; the width, except of what is
-# published. detail: the run and, if any, the weight of the term. metric: A/ndcg@1/uni999.
+# model: backbone, data and protocol. variant: early, stack, GCA[1]; what else is unusual about the
+# module, and the width, except of what is published. detail: the run and, if any, the weight of the term. metric: A/ndcg@1/uni999.
 SCHEMA = columns("model variant source used detail metric", "", "mean sd") | columns("", "seeds")
 
 
@@ -52,10 +52,11 @@ def collect(runs: list[Run], interventions: pl.DataFrame) -> pl.DataFrame:
     """
     records, told = [], set()
     for run in (run for run in runs if run.places):
-        family = {"model": run.setting, "variant": f"{run.placement}, d={run.width}"}
+        variant = ", ".join([run.placement, *run.arms, f"d={run.width}"])
+        family = {"model": run.setting, "variant": variant}
         records += [family | r for r in _trained(run) + _replaced(run, interventions)]
         family["variant"] = run.placement
-        if tuple(family.values()) not in told and published.beside(run):
+        if tuple(family.values()) not in told and published.beside(run) and not run.arms:
             told.add(tuple(family.values()))
             records += [family | r for r in _published(run)]
     frame = pl.DataFrame(records, schema=SCHEMA)

@@ -47,12 +47,8 @@ def define_flags() -> None:
 
 def kinds(runs: list[Run], x: str, y: str) -> dict[str, str]:
     """{run: its places, and what else but x and y is not as in most runs}: `early, source=self`."""
-    found, more = {}, apart(runs, x, y)
-    for run in runs:
-        of_name = {other.places for other in runs if other.placement == run.placement}
-        places = run.placement if len(of_name) == 1 else f"GCA[{','.join(map(str, run.places))}]"
-        found[run.name] = ", ".join([places, *more[run.name]])
-    return found
+    more = apart(runs, x, y)
+    return {run.name: ", ".join([run.placement, *more[run.name]]) for run in runs}
 
 
 def apart(runs: list[Run], x: str, y: str, group: str = "") -> dict[str, list[str]]:

@@ -31,7 +31,8 @@ from oa_jax.nn.known import GCAConfig, changed
 NOT_OF_THE_MODEL = {name for name, one in fields_of(Config) if one.metadata.get("free")}
 NOT_OF_THE_MODEL |= {"seeds", "first_seed", "train.softmax", "train.probe_users", "model.attention"}
 # Fields of GCA that make another arm of an experiment, beside the fusion, its part and λ.
-ARMS = ("source", "window", "own_item", "width", "gate", "residual", "pool", "latents", "experts")
+ARMS = ("source", "window", "own_item", "width", "gate", "residual", "layer_norm", "pool")
+ARMS += ("latents", "experts")
 NEEDED = {
     **{"backbone": str, "seeds": int, "gca.positions": list, "model.d_embed": int, "train": dict},
     **{"data.name": str, "data.split": str, "evaluate.n_negatives": int},
@@ -91,17 +92,22 @@ class Run:
 
     @property
     def placement(self) -> str:
-        """`baseline`, `early`, `stack` or `GCA[1]`."""
-        name = {(): "baseline", (0,): "early"}.get(self.places)
-        return name or ("stack" if len(self.places) > 1 else f"GCA[{self.places[0]}]")
+        """`baseline`, `early`, `stack`, as configs/ have these words; or `GCA[1]`, `GCA[1,2]`."""
+        name = {(): "baseline", (0,): "early", (0, 1): "stack"}.get(self.places)
+        return name or f"GCA[{','.join(map(str, self.places))}]"
+
+    @property
+    def arms(self) -> list[str]:
+        """What is unusual about the module, but for part and λ: another fusion, `source=self`."""
+        fusion, unusual = self.gca["fusion"], changed(self.gca)
+        return [fusion] * (fusion != "gca") + [o for o in unusual if o.split("=")[0] in ARMS]
 
     @property
     def variant(self) -> str:
         """The placement, and what is unusual about the update: `early, parallel part, λ=0.1`."""
-        weight, fusion = self.gca["ortho_weight"], self.gca["fusion"]
-        more = [fusion] * (fusion != "gca") + [f"{self.part} part"] * (self.part != "full")
+        weight = self.gca["ortho_weight"]
+        more = [*self.arms, *[f"{self.part} part"] * (self.part != "full")]
         more += [f"λ={weight:g}"] * bool(weight)
-        more += [one for one in changed(self.gca) if one.split("=")[0] in ARMS]
         return ", ".join([self.placement, *(more if self.places else [])])
 
     @property

@@ -270,6 +270,14 @@ def test_ablation_puts_retrained_replaced_and_published_side_by_side(
     assert not any(p.suffix == ".tmp" for p in tmp_path.iterdir())
 
 
+def test_ablation_tells_other_fusions_and_sources_apart(finished):
+    run = read_run(finished)
+    frame = ablation.collect([run, trained_with(run, "self", source="self")], pl.DataFrame())
+    full = frame.filter(used="full", metric="A/ndcg@1/uni10")
+    assert full["variant"].to_list() == ["stack, d=8", "stack, source=self, d=8"]
+    assert all(" (" not in cell for row in ablation.sheets(frame)[0].rows for cell in row)
+
+
 def test_ablation_of_a_pair_that_nobody_published(measured, finished):
     frame = ablation.collect([read_run(finished)], measured[0])
     assert set(frame["source"]) == {"trained so", "replaced in the trained model"}

@@ -41,10 +41,10 @@ def test_a_field_that_follows_makes_no_kind(runs):
 
 
 def test_stacks_of_different_places_are_kinds_of_their_own(tmp_path):
-    for places in ("stack", "1-2"):
+    for places in ("stack", "1-2", "0-1-2"):
         plain_run(tmp_path / places, places)
     found = phase.kinds(find_runs(str(tmp_path))[0], X, Y)
-    assert found == {"stack": "GCA[0,1]", "1-2": "GCA[1,2]"}
+    assert found == {"stack": "stack", "1-2": "GCA[1,2]", "0-1-2": "GCA[0,1,2]"}
 
 
 def test_cells_hold_the_gains_of_the_table_and_the_angles(runs):

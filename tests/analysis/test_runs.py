@@ -82,7 +82,7 @@ def test_a_twin_of_a_run_is_left_out_and_said(tmp_path):
 
 def test_an_unfinished_run_says_how_far_it_is(folder):
     run = read_run(folder / "later")
-    assert not run.is_finished and run.variant == "stack" and len(run.seeds()) == 0
+    assert not run.is_finished and run.variant == "GCA[0,2]" and len(run.seeds()) == 0
     assert run.problems == (
         "later: unfinished (no summary.json, 4 epochs so far): left out of final metrics",
     )
@@ -203,3 +203,11 @@ def test_damaged_ranks_are_one_line(tmp_path, change):
 def test_no_run_at_all_is_one_line(tmp_path, spec):
     with pytest.raises(UserError, match="--runs"):
         find_runs(spec.replace("{}", str(tmp_path)))
+
+
+def test_a_variant_says_what_is_unusual_and_a_stack_begins_at_0(tmp_path):
+    arm = {"gca__layer_norm": False, "gca__part": "parallel"}
+    for name, gca, fields in (("a", "0-1", {}), ("b", "1-2", {}), ("c", "early", arm)):
+        plain_run(tmp_path / name, gca, **fields)
+    found = [run.variant for run in find_runs(str(tmp_path))[0]]
+    assert found == ["stack", "GCA[1,2]", "early, layer_norm=False, parallel part"]
