@@ -37,15 +37,17 @@ LEAD = ("run", "variant", "data", "protocol", "width", "domain")  # what every r
 SCHEMA = columns("setting run variant data protocol", "width parameters seeds")
 SCHEMA |= columns("domain ranking metric", "", "mean sd published_mean published_sd")
 SCHEMA |= columns("baseline", "", "gain low high relative_gain p p_holm improvement mde")
-SCHEMA |= columns("", "users least_seeds")
+SCHEMA |= columns("", "users least_seeds own_baseline")  # 1: no GCA, the same configuration
 
 
 def measured(run: Run, domain: str, ranking: str):
     """(seeds (S,), test users (R,), every metric of them (M, S, R)) from ranks.npz.
 
     Diverged seeds are left out. domain: or a set of users. Raises UserError when arrays are missing
-    or do not fit together.
+    or do not fit together, or no seed is left.
     """
+    if run.seeds().is_empty():
+        raise UserError(f"{run.name}: no seed that ended well")
     key, path, ranks = f"test/{ranking}", run.path / "ranks.npz", run.ranks()
     members = "test/domain" if domain in DOMAINS else f"test/in/{domain}"
     try:
@@ -177,6 +179,7 @@ def _add_gains(rows, run, other, notes, draws, pair_seeds):
         means = [side[i].mean(1) for side in sides]
         row = {"baseline": other.name, "users": len(common), "gain": found.estimate}
         row |= {k: getattr(found, k) for k in ("low", "high", "p", "mde")}
+        row["own_baseline"] = int(baseline_of(run, [other]) is other)
         row |= {"least_seeds": min(counts), "improvement": probability_of_improvement(*means)}
         if means[1].mean():
             row["relative_gain"] = found.estimate / float(means[1].mean())
@@ -229,7 +232,7 @@ def _gain_sheet(part, title):
     def of_paper(row):
         what = row["domain"], row["metric"]
         mean, base = means.get((row["variant"], *what)), means.get(("baseline", *what))
-        return percent(mean / base - 1) if mean and base and row["variant"] != "baseline" else ""
+        return percent(mean / base - 1) if mean and base and row["own_baseline"] else ""
 
     cells = {name: name for name in LEAD} | {
         "against": "baseline",
@@ -334,7 +337,7 @@ def section(runs: list[Run], out, options) -> Section:
     files.write(out / "table.md", "\n".join(page.markdown() for page in pages))
     files.write(out / "table.tex", "\n".join(page.latex() for page in pages))
     first = options.metric.split("/")[0]
-    rows = frame.filter(metric=first).drop_nulls("gain").to_dicts()
+    rows = frame.filter(pl.col("variant") != "baseline", metric=first).drop_nulls("gain").to_dicts()
     return Section("Ranking quality", how, _in_short(rows), notes, [], pages, draw(frame))
 
 
@@ -348,8 +351,12 @@ def _in_short(rows):
     relative = [row["relative_gain"] for row in rows if row["relative_gain"] is not None]
     ends = (percent(end(relative, default=None)) for end in (min, max))
     spread = f", from {' to '.join(ends)}" if relative else ""
+    chance = (
+        f"{better} are positive and {worse} negative beyond chance (Holm over all metrics, 5 %)"
+    )
+    without = f"{len(rows) - len(known)} have no test: single seeds say nothing of chance"
+    said = [chance] * bool(known) + [without] * (len(known) < len(rows))
     return (
         f"Does GCA rank better? Of {len(rows)} gains in {rows[0]['metric'].upper()} (runs, domains "
-        f"and rankings){spread}, {better} are positive and {worse} negative "
-        "beyond chance (Holm over all metrics, 5 %)."
+        f"and rankings){spread}, {'; '.join(said)}."
     )

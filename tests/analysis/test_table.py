@@ -244,6 +244,45 @@ def test_diverged_seeds_and_null_metrics_are_left_out(tmp_path):
     assert gain["gain"] is not None and ranks["test/full/rank"].shape[0] == 3
 
 
+def test_a_baseline_whose_seeds_all_diverged_is_said(tmp_path):
+    path = plain_run(tmp_path / "none")
+    plain_run(tmp_path / "early", "early")
+    summary = json.loads((path / "summary.json").read_text())
+    summary["per_seed"] = [one | {"diverged_step": 9} for one in summary["per_seed"]]
+    (path / "summary.json").write_text(json.dumps(summary))
+    found, notes = table.gains(find_runs(str(tmp_path))[0], None, ("auc",), 100)
+    assert found["gain"].null_count() == len(found) == 4
+    assert notes == ["none: no seed that ended well: no gain of early"]
+
+
+def in_short(folder, out, **options):
+    asked = NO_FLAGS | {"metrics": ["auc"], "metric": "auc", "draws": 100} | options
+    return table.section(find_runs(str(folder))[0], out, types.SimpleNamespace(**asked)).short
+
+
+def test_only_gains_of_gca_are_counted_and_single_seeds_prove_nothing(tmp_path):
+    runs, out = tmp_path / "runs", tmp_path / "out"
+    for name, gca, width in (("none", "none", 32), ("wide", "none", 64), ("early", "early", 32)):
+        plain_run(runs / name, gca, seeds=1, seed=width + len(gca), model__d_embed=width)
+    for baseline in (None, "wide"):
+        said = in_short(runs, out, baseline=baseline)
+        assert "Of 4 gains in AUC" in said and "4 have no test: single seeds" in said
+        assert "beyond chance" not in said
+    plain_run(runs / "stack", "stack", seeds=2)
+    said = in_short(runs, out)
+    assert "Of 8 gains" in said and "beyond chance" in said and "4 have no test" in said
+
+
+def test_the_papers_gain_is_over_the_papers_baseline(tmp_path):
+    real = {"data__name": "beauty_elec", "fingerprint": "bf5d306965536625"}
+    for name, gca, width in (("none", "none", 256), ("wide", "none", 320), ("early", "early", 256)):
+        plain_run(tmp_path / name, gca, model__d_embed=width, **real)
+    runs = find_runs(str(tmp_path))[0]
+    for baseline, shown in (("none", {"+4.0 %", "−2.3 %"}), ("wide", {""})):
+        gains = table.sheets(table.gains(runs, baseline, ("ndcg@10",), 100)[0])[1]
+        assert {row[-1] for row in gains.rows if row[0] == "early"} == shown
+
+
 def test_pages_hold_ours_and_the_papers_values(tmp_path):
     real = {"data__name": "beauty_elec", "fingerprint": "bf5d306965536625"}
     plain_run(tmp_path / "none", model__d_embed=256, **real)
