@@ -13,6 +13,7 @@ import copy
 import dataclasses
 import functools
 import glob
+import hashlib
 import itertools
 import json
 import math
@@ -85,6 +86,18 @@ class Run:
     def data(self) -> str:
         """Name of the data, and the first digits of their fingerprint."""
         return f"{self.config['data']['name']} {self.fingerprint[:8]}"
+
+    @property
+    def numbers(self) -> set[int]:
+        """The numbers of its seeds."""
+        first = self.config.get("first_seed", 0)
+        return set(range(first, first + self.config["seeds"]))
+
+    @property
+    def digest(self) -> str:
+        """Tells runs of one name apart: of configuration, data and seeds."""
+        text = f"{self.configuration} {self.fingerprint} {sorted(self.numbers)}"
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     @property
     def fingerprint(self) -> str:
@@ -193,8 +206,8 @@ def find_runs(spec: str) -> tuple[list[Run], list[str]]:
     """Runs of `DIR[,DIR…]|GLOB`, and a sentence for each folder that had to be left out.
 
     A folder is a workdir, or holds workdirs; its name may hold commas, as a sweep's do. Sorted by
-    path, each once; of runs that are the same but for `NOT_OF_THE_MODEL`, seeds included, the first
-    stays, as its twins would count its seeds twice. Raises UserError when there is none.
+    path, each once; a run whose seeds are all in another that is the same but for
+    `NOT_OF_THE_MODEL` is left out, as they would count twice. Raises UserError when there is none.
     """
     folders: dict[pathlib.Path, None] = {}
     expected = "expected a workdir of `oa_jax train`, or a folder of workdirs"
@@ -211,23 +224,31 @@ def find_runs(spec: str) -> tuple[list[Run], list[str]]:
             folders |= dict.fromkeys(inside)
     if not folders:
         raise UserError(f"--runs={spec or ''}: no run found: {expected}")
-    runs, left_out, seen = [], [], {}
+    runs, left_out = [], []
     for path, name in _names(sorted(folders)).items():
         try:
-            run = read_run(path, name)
+            runs.append(read_run(path, name))
         except UserError as error:
             left_out.append(f"{error}: the run is left out")
-            continue
-        same = run.configuration, run.fingerprint, run.is_finished
-        first = seen.setdefault((*same, run.config.get("first_seed", 0), run.config["seeds"]), run)
-        if first is run:
-            runs.append(run)
-        else:
+    for first, run, both in _overlaps(runs):
+        if both == run.numbers and first in runs and run in runs:
+            runs.remove(run)
             twin = f"the configuration, data and seeds of {first.name}"
-            left_out.append(f"{name}: {twin}: the run is left out")
+            left_out.append(f"{run.name}: {twin}: the run is left out")
     if not runs:
         raise UserError(f"--runs={spec}: no readable run: {left_out[0]}")
     return runs, left_out
+
+
+def _overlaps(runs):
+    """(one with as many seeds or more, another, the seeds in both) of runs that are the same but
+    for seeds, folders and block sizes."""
+    kinds = {run: (run.configuration, run.fingerprint, run.is_finished) for run in runs}
+    largest_first = sorted(runs, key=lambda run: -len(run.numbers))
+    for one, other in itertools.combinations(largest_first, 2):
+        both = one.numbers & other.numbers
+        if both and kinds[one] == kinds[other]:
+            yield one, other, both
 
 
 def _folders(pattern):
@@ -266,6 +287,9 @@ def finished(runs: list[Run]) -> list[Run]:
 def notes(runs: list[Run]) -> list[str]:
     """Everything to know before comparing: the problems of each run, and how runs differ."""
     out = [problem for run in runs for problem in run.problems]
+    for one, other, both in _overlaps(finished(runs)):
+        twice = ", ".join(map(str, sorted(both)))
+        out.append(f"{one.name} and {other.name}: one configuration: seeds {twice} count twice")
     versions = {
         "code versions": [str(run.env.get("commit") or "unknown") for run in runs],
         "jax versions": [str(run.env["packages"].get("jax", "unknown")) for run in runs],

@@ -211,3 +211,12 @@ def test_a_variant_says_what_is_unusual_and_a_stack_begins_at_0(tmp_path):
         plain_run(tmp_path / name, gca, **fields)
     found = [run.variant for run in find_runs(str(tmp_path))[0]]
     assert found == ["stack", "GCA[1,2]", "early, layer_norm=False, parallel part"]
+
+
+def test_seeds_that_another_run_has_do_not_count_twice(tmp_path):
+    for name, first, seeds in (("few", 0, 2), ("many", 0, 4), ("more", 3, 3)):
+        plain_run(tmp_path / name, "early", first_seed=first, seeds=seeds)
+    runs, left_out = find_runs(str(tmp_path))
+    assert [run.name for run in runs] == ["many", "more"]
+    assert left_out == ["few: the configuration, data and seeds of many: the run is left out"]
+    assert "many and more: one configuration: seeds 3 count twice" in notes(runs)
