@@ -28,7 +28,8 @@ USED = {
 }
 SOURCES = ("trained so", "replaced in the trained model", "published")
 # model: backbone, data and protocol. variant: early, stack, GCA[1]; what else is unusual about the
-# module, and the width, except of what is published. detail: the run and, if any, the weight of the term. metric: A/ndcg@1/uni999.
+# module, and the width, except of what is published. detail: the run and, if any, the weight of the
+# term. metric: A/ndcg@1/uni999.
 SCHEMA = columns("model variant source used detail metric", "", "mean sd") | columns("", "seeds")
 
 

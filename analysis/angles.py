@@ -218,12 +218,15 @@ def section(runs: list[Run], out, options) -> Section:
     frame = angles(runs)
     if frame.is_empty():
         return Section("Angles", how, missing=["no finished run with GCA: no angles"])
-    measured, missing = read_frame(out, "orthogonality"), []
+    measured, missing = read_frame(out, "orthogonality", runs), []
     if measured is not None:
-        measured = measured.filter(pl.col("run").is_in([run.name for run in runs]))
+        measured = measured.filter(split="test")
     sheets, drawn = [sheet(frame)], draw(frame, runs)
-    if measured is None or measured.is_empty():
-        missing.append("distributions and subspaces: `orthogonality` has not been run (--fast?)")
+    if measured is None or "best" not in measured["parameters"]:
+        lack = (
+            "`orthogonality` has not measured the best parameters on test users (--fast, --which?)"
+        )
+        missing.append(f"distributions and subspaces: {lack}")
     else:
         title = "Angles beside the nulls that matter: another user's update, and centred vectors"
         sheets.append(measured_sheet(measured, title, NULLS, orthogonality.FORMS))

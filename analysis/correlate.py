@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Callable
 
 import numpy as np
 import polars as pl
@@ -28,7 +29,7 @@ from .runs import Run, check_metric, finished
 from .statistics import is_constant, leave_one_out, mixed, partial, pearson, spearman, within
 
 COVARIATES = ("log_parameters", "hidden_size", "progress")
-WITHIN = "within configuration"
+WITHIN, OF_WIDTH = "within configuration", "within width"
 MIXED = "mixed model"
 # By default: both statistics of what is added to X, and the paper's own.
 STATISTICS = ("gated_abs_cos", "gated_cos_abs", "cos_abs")
@@ -37,28 +38,36 @@ SCHEMA = columns("setting statistic domain coefficient", "points configurations"
 SCHEMA |= columns("", "", "value low high published") | columns("note")
 
 
+def group_of(run: Run) -> str:
+    """The setting with the gate: points of different ones are never put together."""
+    return f"{run.setting} · {run.gate} gate"
+
+
 def points_of(
     runs: list[Run],
     statistic: str = "abs_cos",
     metric: str = "ndcg@10",
     points: str = "place",
     measured: pl.DataFrame | None = None,
+    alike: Callable[[Run], str] = group_of,
 ) -> pl.DataFrame:
     """A row per point: run, variant, setting (with the gate), configuration, seed, place,
     domain, statistic, x (its value for the best parameters on the test users), y (test metric),
     null, covariates, the paper's r.
 
     metric: `ndcg@10` under the sampled ranking, or with its ranking, `ndcg@10/full`. measured: the
-    frame of `orthogonality`, for statistics that summary.json has not. `gated_…` of a setting with
-    a run that has neither becomes the same of the raw X' for all of the setting's runs. null: of a
-    mean |cos|, independent random directions; of any other, the untrained model.
+    frame of `orthogonality`, for statistics that summary.json has not. Where a run has neither,
+    `gated_…` becomes the same of the raw X' for all runs that are `alike`, which are compared:
+    `raw_instead` says so. null: of a mean |cos|, independent random directions; of any other, the
+    untrained model.
     """
-    raw, chosen = statistic.removeprefix("gated_"), [r for r in finished(runs) if r.places]
+    raw = statistic.removeprefix("gated_")
+    chosen = [run for run in finished(runs) if run.places and len(run.seeds())]
     seeds = {run.name: with_measured(run, measured) for run in chosen}
-    lacking = {group_of(run) for run in chosen if statistic not in statistics_in(seeds[run.name])}
+    lacking = {alike(run) for run in chosen if statistic not in statistics_in(seeds[run.name])}
     rows = []
     for run in chosen:
-        of_run = raw if group_of(run) in lacking else statistic
+        of_run = raw if alike(run) in lacking else statistic
         lead = {"run": run.name, "variant": run.variant, "setting": group_of(run)}
         lead |= {"configuration": run.configuration, "statistic": of_run}
         lead |= {"log_parameters": math.log(run.summary["n_parameters"])}
@@ -86,6 +95,18 @@ def points_of(
     return frame.drop_nulls(["x", "y"]) if rows else frame
 
 
+def raw_instead(points: pl.DataFrame, statistic: str) -> list[str]:
+    """A sentence for each setting in which another statistic stands for the one asked for."""
+    rows = points.select("setting", "statistic").unique().sort("setting") if len(points) else points
+    said = "a run has no α ⊙ X′, so of all it is that of the raw X′"
+    return [f"{setting}: {found}: {said}" for setting, found in rows.rows() if found != statistic]
+
+
+def update_of(statistic: str) -> str:
+    """Whose angle it is."""
+    return "α ⊙ X′" if statistic.startswith("gated_") else "X′"
+
+
 def with_measured(run: Run, measured: pl.DataFrame | None) -> pl.DataFrame:
     """run.seeds() with what `orthogonality` measured of its best parameters as further columns."""
     seeds = run.seeds()
@@ -102,11 +123,6 @@ def statistics_in(seeds: pl.DataFrame) -> list[str]:
     """Names of the statistics of the best parameters that there are."""
     names = [name.split("/")[-1] for name in seeds.columns if name.startswith("best/gca/")]
     return list(dict.fromkeys(names))
-
-
-def group_of(run: Run) -> str:
-    """The setting with the gate: points of different ones are never put together."""
-    return f"{run.setting} · {run.gate} gate"
 
 
 def correlations(points: pl.DataFrame, draws: int = DRAWS) -> pl.DataFrame:
@@ -142,6 +158,7 @@ def _coefficients(part, draws, rng):
         "partial r": (lambda i: partial(x[i], y[i], covariates[i]), whole),
         # The configurations are held fixed there, so seeds are what varies.
         WITHIN: (lambda i: within(x[i], y[i], groups[i]), seeds),
+        OF_WIDTH: (lambda i: within(x[i], y[i], covariates[i, 1]), whole),
     }
     out = []
     for name, (measure, (unit, drawn)) in measures.items():
@@ -247,7 +264,7 @@ def _panel(axis, part, looks, statistic):
         ends = np.array([x.min(), x.max()])
         line = {"color": "#555555", "lw": 0.9, "label": "least squares"}
         axis.plot(ends, fit.intercept + fit.slope * ends, **line)
-    update = "α ⊙ X′" if statistic.startswith("gated_") else "X′"
+    update = update_of(statistic)
     named = {
         "abs_cos": f"mean |cos(X, {update})| of a token",
         "cos_abs": f"|mean cos(X, {update})|",
@@ -291,13 +308,14 @@ def section(runs: list[Run], out, options) -> Section:
         "A point is a seed at one place of GCA. Seeds of one configuration are alike, so intervals "
         "draw whole configurations. 'Partial' holds parameters, width and training progress "
         "fixed; 'within configuration' compares the seeds of a configuration only, where neither "
-        "size nor design differs; 'mixed model' is the slope in standard deviations with a random "
+        "size nor design differs, 'within width' the points of one width; 'mixed model' is the "
+        "slope in standard deviations with a random "
         "intercept for each configuration. Gates of different activation are never pooled: under "
         "tanh the sign of X′ is arbitrary. The paper's r, of |mean cos|, has no interval and mixes "
         "configurations and gates; it stands beside runs on its data only."
     )
     check_metric(options.metric, runs)
-    measured = read_frame(out, "orthogonality")
+    measured = read_frame(out, "orthogonality", runs)
     check_statistics(runs, options.statistic, measured)
     asked = options.metric, options.points, measured
     found = [points_of(runs, statistic, *asked) for statistic in options.statistic]
@@ -310,8 +328,7 @@ def section(runs: list[Run], out, options) -> Section:
     write_frame(out, "correlate_points", points)
     write_frame(out, "correlate", frame)
     drawn = draw(points, frame, options.metric)
-    raw = set(points["statistic"]) - set(options.statistic)
-    lines = [f"no run of a setting may lack α ⊙ X′: {s} of the raw X′ instead" for s in sorted(raw)]
+    lines = [line for of in zip(found, options.statistic, strict=True) for line in raw_instead(*of)]
     read_first = points["statistic"][0]
     first = frame.filter(coefficient="Pearson r", statistic=read_first)
     short = f"Does a smaller |cos| go with a better ranking? {read_first}: " + "; ".join(

@@ -3,7 +3,8 @@
 Of runs with GCA in one setting (backbone, protocol, data and ranking), each is compared with the
 one that differs in a single field and has its usual value there, that of most runs. Seeds are
 paired: runs of one seed number share the order of batches, and their initial weights as far as
-their shapes allow. Fields that always change together are one, called by the first of them.
+their shapes allow. Fields that always change together are one, called by the first of them, the
+others named beside it. Runs that differ in their seeds alone are put together.
 """
 
 from __future__ import annotations
@@ -18,17 +19,18 @@ from .output import columns, interval, number, plural, sheet_of, write_frame
 from .page import Section
 from .phase import order
 from .resampling import mean_interval
-from .runs import Run, check_metric, finished
+from .runs import Run, check_metric, few, finished
 
 # Column -> of which points of `correlate.points_of`, and which of their columns.
 MEASURES = {"angle": ("gated_abs_cos", "x"), "mean_cos": ("cos_abs", "x")}
 MEASURES |= {"quality": ("gated_abs_cos", "y")}
-SCHEMA = columns("setting change others run reference domain", "seeds")
+SCHEMA = columns("setting change others run reference domain statistic", "seeds")
 SCHEMA |= columns(real=" ".join(f"{m} {m}_from {m}_by {m}_low {m}_high" for m in MEASURES))
 
 
-def pairs(runs: list[Run]) -> list[tuple[Run, Run, str, str]]:
-    """(run, reference, what differs, what else is unusual in both): `gate_act: sigmoid → tanh`."""
+def pairs(runs: list[Run]) -> list[tuple[list[Run], list[Run], str, str]]:
+    """(runs of a configuration, those of its reference, what differs, what else is unusual in
+    both): `gate_act: sigmoid → tanh`."""
     alike = [[r for r in runs if r.setting == s] for s in dict.fromkeys(r.setting for r in runs)]
     return [pair for of_setting in alike for pair in _pairs(of_setting)]
 
@@ -39,39 +41,53 @@ def _pairs(runs):
     for name in sorted(values, key=lambda name: -len(set(values[name]))):
         if not any(follows(values[name], values[other]) for other in kept):
             kept.append(name)
-    of = [{name: values[name][i] for name in kept} for i in range(len(runs))]
-    at = {tuple(fields.values()): run for run, fields in zip(runs, of, strict=True)}
+    at: dict[tuple, list[int]] = {}
+    for i in range(len(runs)):
+        at.setdefault(tuple(values[name][i] for name in kept), []).append(i)
     found = []
-    for run, fields in zip(runs, of, strict=True):
+    for of, mine in at.items():
+        fields = dict(zip(kept, of, strict=True))
         unusual = {name: value for name, value in fields.items() if value != usual[name]}
         for name, value in unusual.items():
-            twin = at.get(tuple((fields | {name: usual[name]}).values()))
-            if twin is not None:
-                usually = json.loads(usual[name])
+            twins = at.get(tuple((fields | {name: usual[name]}).values()))
+            if twins:
+                usually, i, j = json.loads(usual[name]), mine[0], twins[0]
                 change = f"{name.rpartition('.')[2]}: {usually} → {json.loads(value)}"
+                differ = [n for n in values if n != name and values[n][i] != values[n][j]]
+                with_it = few([n.rpartition(".")[2] for n in differ], 2)
+                change += f" (with {with_it})" if with_it else ""
                 more = [in_words(n, v) for n, v in unusual.items() if n != name]
                 key = bool(more), kept.index(name), order(value)
-                found.append((key, (run, twin, change, ", ".join(more))))
+                sides = ([runs[k] for k in side] for side in (mine, twins))
+                found.append((key, (*sides, change, ", ".join(more))))
     return [pair for _, pair in sorted(found, key=lambda one: one[0])]
 
 
 def effects(runs: list[Run], metric: str = "ndcg@10") -> pl.DataFrame:
     """A row per pair and domain, columns `SCHEMA`: of each measure its mean over the run's seeds,
-    that of the reference, and the mean difference over seeds of both with its 95 % interval."""
-    chosen, rows = [run for run in finished(runs) if run.places], []
-    names = dict.fromkeys(statistic for statistic, _ in MEASURES.values())
-    points = {name: correlate.points_of(chosen, name, metric, "mean") for name in names}
-    for run, twin, change, others in pairs(chosen):
+    that of the reference, and the mean difference over seeds of both with its 95 % interval.
+    statistic: of the angle, one for all gates of a setting."""
+    chosen, rows = [run for run in finished(runs) if run.places and len(run.seeds())], []
+    asked = dict.fromkeys(statistic for statistic, _ in MEASURES.values())
+    how = {"points": "mean", "alike": lambda run: run.setting}
+    points = {name: correlate.points_of(chosen, name, metric, **how) for name in asked}
+    for *pair, change, others in pairs(chosen):
+        names = [[run.name for run in side] for side in pair]
+        lead = {"setting": pair[0][0].setting, "change": change, "others": others}
+        lead |= dict(zip(("run", "reference"), map(", ".join, names), strict=True))
         for domain in "AB":
-            row = {"setting": run.setting, "change": change, "others": others, "domain": domain}
-            row |= {"run": run.name, "reference": twin.name}
+            row = lead | {"domain": domain}
             for name, (statistic, column) in MEASURES.items():
-                sides = (points[statistic].filter(run=r.name, domain=domain) for r in (run, twin))
+                of_domain = points[statistic].filter(domain=domain)
+                sides = (of_domain.filter(pl.col("run").is_in(side)) for side in names)
+                sides = (side.unique("seed", keep="first", maintain_order=True) for side in sides)
                 both = next(sides).join(next(sides), on="seed", suffix="_from")
                 by = mean_interval((both[column] - both[f"{column}_from"]).to_numpy())
                 values = both[column].mean(), both[f"{column}_from"].mean(), *by
                 keys = (name, *(f"{name}_{part}" for part in ("from", "by", "low", "high")))
                 row |= dict(zip(keys, values, strict=True)) | {"seeds": len(both)}
+                if name == "angle":
+                    row["statistic"] = both["statistic"].first()
             rows.append(row)
     return pl.DataFrame(rows, schema=SCHEMA).fill_nan(None)
 
@@ -96,6 +112,7 @@ def section(runs: list[Run], out, options) -> Section:
         return Section("What moves the angle", how, missing=missing)
     sure = frame.filter((pl.col("angle_low") > 0) | (pl.col("angle_high") < 0))
     short = f"The angle moves for sure in {len(sure)} of {plural(len(frame), 'comparison')}."
+    lines = correlate.raw_instead(frame, MEASURES["angle"][0])
 
     def cells(name, heading, digits):
         low, high = f"{name}_low", f"{name}_high"
@@ -111,12 +128,13 @@ def section(runs: list[Run], out, options) -> Section:
     sheet = sheet_of(frame, "One change at a time", 4, shown)
     groups = frame.group_by("setting", maintain_order=True)
     drawn = dict(draw(part, setting) for (setting,), part in groups)
-    return Section("What moves the angle", how, short, sheets=[sheet], figures=drawn)
+    return Section("What moves the angle", how, short, lines, sheets=[sheet], figures=drawn)
 
 
 def draw(frame: pl.DataFrame, setting: str):
     """(file's name, figure): a line for each change; hollow where other fields are unusual, too."""
     changes = frame["change"].unique(maintain_order=True).to_list()
+    update = correlate.update_of(frame["statistic"][0] or "")
 
     def panel(axis, domain):
         for row in frame.filter(domain=domain).drop_nulls("angle_by").iter_rows(named=True):
@@ -130,7 +148,7 @@ def draw(frame: pl.DataFrame, setting: str):
         axis.axvline(0, **figures.NULL)
         axis.set_yticks(range(len(changes)), changes)
         axis.set_ylim(len(changes) - 0.5, -0.5)
-        axis.set_xlabel("difference in mean |cos(X, α ⊙ X')|")
+        axis.set_xlabel(f"difference in mean |cos(X, {update})|")
 
     heading = f"{setting}: what moves the angle between X and its update"
     height = 1.2 + 0.21 * len(changes)

@@ -283,7 +283,7 @@ def section(runs: list[Run], out, options) -> Section:
         "a gate that differs from unit to unit turns an X′ along X into one that is not. What a "
         "model loses this way is what it has come to rely on, not what it could learn without."
     )
-    frame = read_frame(out, "intervene")
+    frame = everything = read_frame(out, "intervene", runs)
     mine = [run for run in runs if frame is not None and run.name in set(frame["run"])]
     if not mine:
         why = "no trained model was intervened on (--fast, or no run with GCA and checkpoints)"
@@ -294,8 +294,7 @@ def section(runs: list[Run], out, options) -> Section:
     names = [(run.name, run.full_name(options.metric)) for run in mine]
     whole = pl.concat([frame.filter(run=run, metric=metric) for run, metric in names])
     sheets = [sheet(whole, mine, name) for name in names_of(whole, options.metric)]
-    ablated = read_frame(out, "ablation")
-    sheets += [] if ablated is None else ablation.sheets(ablated)
+    sheets += ablation.sheets(ablation.collect(runs, everything))
     parts = []
     for part, text in TOLD.items():
         change = whole.filter(intervention=part)["change"].drop_nulls()

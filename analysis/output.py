@@ -13,6 +13,8 @@ from oa_jax import files
 from oa_jax.errors import UserError
 from oa_jax.sheets import Sheet
 
+from .runs import Run
+
 
 def columns(words: str = "", whole: str = "", real: str = "") -> dict[str, pl.DataType]:
     """A frame's schema from the names of its columns of text, of integers and of numbers."""
@@ -28,15 +30,19 @@ def write_frame(out: pathlib.Path, name: str, frame: pl.DataFrame) -> None:
     files.write(pathlib.Path(out) / f"{name}.csv", frame.write_csv())
 
 
-def read_frame(out: pathlib.Path, name: str) -> pl.DataFrame | None:
-    """`NAME.parquet` of `out`, None when there is none. Raises UserError when it is damaged."""
+def read_frame(out: pathlib.Path, name: str, runs: list[Run]) -> pl.DataFrame | None:
+    """What `NAME.parquet` of `out` has of these runs, which an earlier call may have left of others
+    by the same name; None when there is none. Raises UserError when it is damaged."""
     path = pathlib.Path(out) / f"{name}.parquet"
     if not path.exists():
         return None
     try:
-        return pl.read_parquet(path)
+        frame = pl.read_parquet(path)
     except (pl.exceptions.PolarsError, OSError):
         raise UserError(f"{path}: not a parquet file: remove it and run `{name}` again") from None
+    mine = {"run": [run.name for run in runs], "digest": [run.digest for run in runs]}
+    keys = [key for key in mine if key in frame.columns]  # older ones have no digest
+    return frame.join(pl.DataFrame(mine).select(keys), on=keys, how="semi")
 
 
 def number(value: float | None, digits: int = 3, sign: bool = False) -> str:

@@ -34,8 +34,8 @@ from .resampling import cluster_interval, mean_interval
 from .runs import Run, check_metric, finished
 
 ANGLE = "gated_abs_cos"
-SCHEMA = columns("kind domain run baseline x y", "", "gain low high angle angle_low angle_high")
-SCHEMA |= columns("", "", "shuffled centred oracle")
+SCHEMA = columns("kind domain run baseline x y statistic", "", "gain low high")
+SCHEMA |= columns("", "", "angle angle_low angle_high shuffled centred oracle")
 LEAST_ORACLE = 0.005  # of which a gain is shown as a share
 FEWEST_KINDS = 6  # whose order says something
 
@@ -78,7 +78,8 @@ def cells(
     """-> (a row per run with GCA and domain, see `SCHEMA`; sentences about what is missing).
 
     measured: of `orthogonality`, for `shuffled`, the angle of X with what another user's token
-    takes, and `centred`, the angle once the means of both are removed.
+    takes, and `centred`, the angle once the means of both are removed. statistic: of the angle, one
+    for all runs.
     """
     chosen = [run for run in finished(runs) if run.places]
     with_field = [run for run in chosen if {x, y} <= fields_of(run).keys()]
@@ -86,20 +87,24 @@ def cells(
         raise UserError(f"--x={x} --y={y}: expected two fields of config.json: no run has both")
     kind, rows = kinds(with_field, x, y), []
     gains, notes = table.gains(runs, metrics=(metric.partition("/")[0],), draws=draws)
-    points = correlate.points_of(with_field, ANGLE, metric, "mean")
+    of = (with_field, ANGLE, metric, "mean", measured)
+    points = correlate.points_of(*of, alike=lambda run: "all")
+    statistic = ANGLE if points.is_empty() else points["statistic"][0]
+    notes += correlate.raw_instead(points, ANGLE)
     for run, domain in itertools.product(with_field, DOMAINS):
         _, ranking = run.full_name(metric).split("/")
-        row = {"kind": kind[run.name], "domain": domain, "run": run.name}
+        row = {"kind": kind[run.name], "domain": domain, "run": run.name, "statistic": statistic}
         row |= {name: fields_of(run)[field] for name, field in (("x", x), ("y", y))}
         found = gains.filter(run=run.name, domain=domain, ranking=ranking)
-        row |= found.select("baseline", "gain", "low", "high").row(0, named=True)
+        row |= next(found.select("baseline", "gain", "low", "high").iter_rows(named=True), {})
         if not points.is_empty():
             values = points.filter(run=run.name, domain=domain)["x"].to_numpy()
             ends = ("angle", "angle_low", "angle_high")
             row |= dict(zip(ends, map(float, mean_interval(values)), strict=True))
         for name in ("shuffled", "centred") if measured is not None else ():
-            of = {"domain": domain, "statistic": ANGLE.replace("abs", f"{name}_abs")}
-            row[name] = measured.filter(run=run.name, parameters="best", **of)["value"].mean()
+            of = {"run": run.name, "domain": domain, "parameters": "best", "split": "test"}
+            of["statistic"] = statistic.replace("abs", f"{name}_abs")
+            row[name] = measured.filter(**of)["value"].mean()
         rows.append(row | {"oracle": _oracle_gain(run, domain, metric)})
     return pl.DataFrame(rows, schema=SCHEMA).fill_nan(None), notes
 
@@ -154,7 +159,8 @@ def section(runs: list[Run], out, options) -> Section:
     """The diagrams and their numbers; writes `phase`."""
     x, y, metric = options.x, options.y, options.metric
     check_metric(metric, runs)
-    frame, notes = cells(runs, x, y, metric, options.draws, read_frame(out, "orthogonality"))
+    measured = read_frame(out, "orthogonality", runs)
+    frame, notes = cells(runs, x, y, metric, options.draws, measured)
     write_frame(out, "phase", frame)
     drawn = dict(
         draw(part, kind, x, y, metric)
@@ -202,7 +208,8 @@ def draw(part: pl.DataFrame, kind: str, x: str, y: str, metric: str):
     values = {name: sorted(part[name].unique(), key=order) for name in ("x", "y")}
     most, widest = part["gain"].abs().max() or 1.0, max(part["angle"].max() or 0, 0.5)
     gain = f"gain in {metric}", colormaps["PuOr_r"], colors.Normalize(-most, most), 3
-    angle = "mean |cos(X, α ⊙ X')|", colormaps["cividis"], colors.Normalize(0, widest), 2
+    update = correlate.update_of(part["statistic"][0])
+    angle = f"mean |cos(X, {update})|", colormaps["cividis"], colors.Normalize(0, widest), 2
     looks = {"gain": gain, "angle": angle}
 
     def panel(axes, domain):

@@ -48,7 +48,7 @@ def of_every_run(
     runs: list[Run], name: str, schema: dict, out: pathlib.Path, say, measure: Callable, **asked
 ) -> tuple[pl.DataFrame, int]:
     """Frame of `measure(run, which, split, say, …)`, with what the flags of this file ask for, over
-    the runs with GCA, written to `out` as `name`.
+    the runs with GCA, written to `out` as `name` with the digest of each.
 
     A run that cannot be measured is said and left out. -> frame, exit status: 1 when some are.
     Raises UserError when none could be.
@@ -56,13 +56,14 @@ def of_every_run(
     use_compilation_cache()
     options = flags.FLAGS
     asked |= {"which": options.which, "split": options.split, "data_dir": options.data_dir}
-    frames, missing = [pl.DataFrame(schema=schema)], []
+    frames, missing = [pl.DataFrame(schema=schema | output.columns("digest"))], []
     for run in runs:
         if not run.places:
             say(f"{run.name}: no GCA: nothing to measure")
             continue
         try:
-            frames.append(measure(run, say=say, **asked))
+            found = measure(run, say=say, **asked)
+            frames.append(found.with_columns(digest=pl.lit(run.digest)))
         except UserError as error:
             missing.append(str(error))
             say(f"{run.name}: left out: {error}")

@@ -166,7 +166,7 @@ def section(runs: list[Run], out, options) -> Section:
         "Validation metric and angle after every epoch; epoch 0 is the untrained model. Angles "
         "are those of the users that the training probes, not of all. Unfinished runs are shown."
     )
-    frame = trajectories(runs, read_frame(out, "orthogonality"))
+    frame = trajectories(runs, read_frame(out, "orthogonality", runs))
     if frame.is_empty():
         lack = "no run with rows in metrics.jsonl: no trajectory"
         return Section("Over training", how, missing=[lack])

@@ -1,12 +1,16 @@
 """`verdicts`: results that would refute the paper's mechanism, and what these runs say.
 
 1. X' is not orthogonal: mean |cos(X, α ⊙ X')| stays above 0.5.
-2. The angle does not help: mean |cos(X, α ⊙ X')| goes with quality positively.
-3. It is parameters: a baseline with as many parameters is as good.
-4. It is Y: over data sets |cos(X, X')| follows |cos(X, Y)|.
+2. The angle does not help: mean |cos(X, α ⊙ X')| goes with quality positively, among the
+   configurations of a width, as the width moves both.
+3. It is parameters: a baseline with as many parameters is as good as plain GCA. Other fusions,
+   sources and parts are controls and do not decide. With a single seed on a side it stays open.
+4. It is Y: over data sets |cos(X, X')| follows |cos(X, Y)|. A data set counts once for each
+   backbone, protocol and gate.
 
 A condition is `met` where its interval lies on its side, `not met` where it lies on the other,
-`open` where it covers both or there is too little, which the note says.
+`open` where it covers both or there is too little, which the note says; also that the raw X' stands
+for α ⊙ X', where a run has no angle of that.
 """
 
 from __future__ import annotations
@@ -22,7 +26,7 @@ from . import correlate
 from .output import columns, interval, number, plural, sheet_of, write_frame
 from .page import Section
 from .resampling import DRAWS, mean_interval
-from .runs import Run, finished
+from .runs import Run, check_metric, few, finished
 from .statistics import pearson
 from .table import gains
 
@@ -32,8 +36,8 @@ SCHEMA = columns("condition setting domain verdict", "runs") | columns("", "", "
 SCHEMA |= columns("note")
 CONDITIONS = {
     "not orthogonal": "mean |cos(X, α ⊙ X′)| is above 0.5",
-    "positive": "|cos(X, α ⊙ X′)| goes with quality positively (r over configurations)",
-    "parameters": "a baseline of equal parameters is as good (gain over it, worst run)",
+    "positive": "|cos(X, α ⊙ X′)| goes with quality positively (r within width)",
+    "parameters": "a baseline of equal parameters is as good (gain over it, worst plain run)",
     "follows Y": "over data sets |cos(X, X′)| follows |cos(X, Y)| (r)",
 }
 
@@ -43,6 +47,10 @@ def verdicts(runs: list[Run], metric: str = "ndcg@10/full", draws: int = DRAWS) 
     that decides, with its 95 % interval."""
     points = correlate.points_of(runs, "gated_abs_cos", metric, "mean")
     rows = [] if points.is_empty() else [*_orthogonal(points), *_positive(points, draws)]
+    raw = set(points.filter(statistic="abs_cos")["setting"]) if rows else ()
+    for row in rows:
+        said = "of the raw X′: a run has no α ⊙ X′" if row["setting"] in raw else ""
+        row["note"] = "; ".join(filter(None, [row["note"], said]))
     rows += [*_parameters(runs, metric, draws), *_follows(runs, metric)]
     return pl.DataFrame(rows, schema=SCHEMA)
 
@@ -67,7 +75,7 @@ def _orthogonal(points):
 
 
 def _positive(points, draws):
-    found = correlate.correlations(points, draws).filter(coefficient="Pearson r")
+    found = correlate.correlations(points, draws).filter(coefficient=correlate.OF_WIDTH)
     for row in found.iter_rows(named=True):
         numbers = [math.nan if row[k] is None else row[k] for k in ("value", "low", "high")]
         lead = "positive", row["setting"], row["domain"], row["configurations"]
@@ -75,23 +83,25 @@ def _positive(points, draws):
 
 
 def _parameters(runs, metric, draws):
-    """Of each setting the run with GCA that gains least over its equal."""
+    """Of each setting the run of plain GCA that gains least over its equal."""
     name, _, ranking = metric.partition("/")
     found: dict[tuple[str, str], list] = {}
     for run in finished(runs):
-        equal = equal_of(run, runs) if run.places else None
+        equal = equal_of(run, runs) if run.places and run.variant == run.placement else None
         if equal is None:
             continue
-        frame, _ = gains([run, equal], equal.name, (name,), draws)
+        frame, notes = gains([run, equal], equal.name, (name,), draws)
         frame = frame.filter(run=run.name, ranking=ranking or run.candidates)
         for row in frame.drop_nulls("gain").iter_rows(named=True):
-            row["note"] = f"{run.name} on {equal.name}"
+            row["note"] = "; ".join([f"{run.name} on {equal.name}", *notes])
             found.setdefault((run.setting, row["domain"]), []).append(row)
     for key, rows in found.items():
         worst = min(rows, key=lambda row: row["gain"])
         gain, low, high, note = (worst[name] for name in ("gain", "low", "high", "note"))
+        known = worst["least_seeds"] > 1 and low is not None
         # As good or better is a gain below 0: the sign is turned for the bound.
-        row = _row("parameters", *key, len(rows), -gain, -high, -low, 0.0, note)
+        ends = (-high, -low) if known else (math.nan, math.nan)
+        row = _row("parameters", *key, len(rows), -gain, *ends, 0.0, note)
         yield row | {"value": gain, "low": low, "high": high}
 
 
@@ -104,30 +114,34 @@ def equal_of(run: Run, runs: list[Run]) -> Run | None:
 
 
 def _follows(runs, metric):
-    """r over data sets of the means of both statistics, by backbone; Fisher's interval."""
+    """r over data sets of the means of both statistics, by backbone, protocol and gate; Fisher's
+    interval."""
     raw = correlate.points_of(runs, "abs_cos", metric, "mean")
     other = correlate.points_of(runs, "xy_abs_cos", metric, "mean")
     if raw.is_empty() or other.is_empty():
         return
-    keys = ["setting", "domain"]
-    means = [f.group_by(keys, maintain_order=True).agg(pl.col("x").mean()) for f in (raw, other)]
-    joined = means[0].join(means[1], on=keys, suffix="_y", maintain_order="left")
-    backbone = pl.col("setting").str.split(" · ").list.first()
-    for (name, domain), part in joined.group_by(backbone, "domain", maintain_order=True):
+    parts = pl.col("setting").str.split(" · ").list  # as `Run.setting` has them, and the gate
+    keys = {"of": (0, 2, -1), "data": (1, -2)}
+    keys = {k: pl.concat_str(*map(parts.get, of), separator=" · ") for k, of in keys.items()}
+    frames = (frame.group_by("domain", maintain_order=True, **keys) for frame in (raw, other))
+    means = [frame.agg(pl.col("x").mean()) for frame in frames]
+    joined = means[0].join(means[1], on=["domain", *keys], suffix="_y", maintain_order="left")
+    for (name, domain), part in joined.group_by("of", "domain", maintain_order=True):
         n, r, low, high = len(part), pearson(part["x"], part["x_y"]), math.nan, math.nan
         if n > 3 and abs(r) < 1:
             half = 1.96 / math.sqrt(n - 3)
             low, high = np.tanh([np.arctanh(r) - half, np.arctanh(r) + half]).tolist()
-        note = "" if n > 3 else f"{plural(n, 'data set')}: expected at least 4"
+        note = plural(n, "data set") + ": "
+        note += few(part["data"].to_list()) if n > 3 else "expected at least 4"
         yield _row("follows Y", str(name), domain, n, r, low, high, 0.0, note)
 
 
 def section(runs: list[Run], out, options) -> Section:
     """The conditions and what these runs say of them."""
+    check_metric(options.metric, runs)
     frame = verdicts(runs, options.metric, options.draws)
-    how = "What would refute the mechanism, each with its interval: " + "; ".join(
-        CONDITIONS.values()
-    )
+    conditions = "; ".join(CONDITIONS.values())
+    how = f"What would refute the mechanism, each with its interval: {conditions}"
     title = "What would refute it"
     if frame.is_empty():
         return Section(title, how, missing=["no finished run with GCA: nothing to judge"])

@@ -5,7 +5,7 @@ import polars as pl
 import pytest
 import scipy.stats
 
-from analysis import angles, correlate, statistics
+from analysis import angles, correlate, output, statistics
 from analysis.resampling import cluster_interval
 from analysis.runs import find_runs, read_run
 from tests.analysis._plain import plain_run
@@ -141,11 +141,24 @@ def test_the_published_r_stands_beside_pearsons_only():
 
 def test_a_constant_statistic_is_said_and_is_no_number():
     table = correlate.correlations(made_points(4, 3, constant=True), 100)
-    assert table["value"].null_count() == len(table) == 6
+    assert table["value"].null_count() == len(table) == 7
     notes = table["note"].to_list()
     assert all("undefined: the statistic is constant" in note for note in notes[:4])
     rows = correlate.sheet(table).rows
     assert not any("nan" in cell.lower().replace("undefined", "") for row in rows for cell in row)
+
+
+def test_within_a_width_the_widths_do_not_count():
+    """Over two widths y rises with x, in either it falls."""
+    points = made_points(12, 3, slope=-2.0).with_columns(
+        hidden_size=pl.when(pl.col("run").str.ends_with("1")).then(64.0).otherwise(32.0)
+    )
+    shift = 20 * (pl.col("hidden_size") == 64)
+    mixed = points.with_columns(pl.col("x") + shift, pl.col("y") + shift)
+    tables = (correlate.correlations(p, 100) for p in (points, mixed))
+    one, both = (dict(table.select("coefficient", "value").rows()) for table in tables)
+    assert both["Pearson r"] > 0.5 and both[correlate.OF_WIDTH] < -0.5
+    assert both[correlate.OF_WIDTH] == pytest.approx(one[correlate.OF_WIDTH])
 
 
 def test_few_configurations_have_no_interval_and_it_is_said():
@@ -286,11 +299,39 @@ def test_the_gated_angle_is_first_and_older_runs_fall_back_to_the_raw_one(tmp_pa
     assert set(alone["statistic"]) == {"gated_abs_cos"} and set(alone["x"]) == {0.6}
     mixed = correlate.points_of(both, "gated_abs_cos")
     assert set(mixed["statistic"]) == {"abs_cos"}
+    assert "abs_cos: a run has no α ⊙ X′" in correlate.raw_instead(mixed, "gated_abs_cos")[0]
+    assert correlate.raw_instead(alone, "gated_abs_cos") == []
     signed = correlate.points_of([read_run(new)], "gated_cos_abs")
     assert set(signed["x"]) == {0.6} and signed["null"].null_count() == 0  # of mean cos −0.6
     said = angles.warnings(both)
     assert len(said) == 1 and said[0].startswith("old: α ⊙ X′ was not recorded")
     assert [angles.headline(read_run(path)) for path in (new, old)] == ["gated_", ""]
+
+
+def measured_of(runs, **fields):
+    """The frame that `orthogonality` leaves of these runs: one statistic of one seed."""
+    lead = {"seed": 0, "parameters": "best", "split": "test", "step": 3, "place": 0, "domain": "A"}
+    lead |= {"statistic": "shuffled_abs_cos", "value": 0.25} | fields
+    return pl.DataFrame([{"run": run.name, "digest": run.digest} | lead for run in runs])
+
+
+def test_the_page_shows_the_best_parameters_on_test_users_of_its_own_runs(tmp_path):
+    plain_run(tmp_path / "a" / "early", "early")
+    plain_run(tmp_path / "b" / "early", "early", gca__gate_act="tanh")  # of the same name
+    (mine,), (other,) = (find_runs(str(tmp_path / name))[0] for name in "ab")
+    lack = "distributions and subspaces: `orthogonality` has not measured the best parameters"
+    for runs, fields in (
+        ([mine], {"split": "val"}),
+        ([mine], {"parameters": "last"}),
+        ([other], {}),
+    ):
+        output.write_frame(tmp_path, "orthogonality", measured_of(runs, **fields))
+        section = angles.section([mine], tmp_path, None)
+        assert len(section.sheets) == 1 and section.missing[0].startswith(lack)
+    both = [measured_of([mine]), measured_of([mine], split="val", value=0.75)]
+    output.write_frame(tmp_path, "orthogonality", pl.concat(both))
+    section = angles.section([mine], tmp_path, None)
+    assert "0.250" in section.sheets[1].rows[0] and not section.missing
 
 
 def test_both_statistics_stand_beside_their_own_null(tmp_path):

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from analysis import factors
+from analysis import differences, factors
 from analysis.runs import find_runs
 from tests.analysis._plain import plain_run
 
@@ -32,12 +32,15 @@ def of_gca(runs):
 
 
 def test_runs_are_compared_that_differ_in_one_field(runs):
-    found = {(run.name, twin.name): what for run, twin, *what in factors.pairs(of_gca(runs))}
+    found = {}
+    for (run,), (twin,), *what in factors.pairs(of_gca(runs)):
+        found[run.name, twin.name] = what
+    narrow = "d_embed: 32 → 16 (with d_ffn)"
     assert found == {
         ("tanh-32-merged", "sigmoid-32-merged"): ["gate_act: sigmoid → tanh", ""],
         ("tanh-16-merged", "sigmoid-16-merged"): ["gate_act: sigmoid → tanh", "d_embed=16"],
-        ("sigmoid-16-merged", "sigmoid-32-merged"): ["d_embed: 32 → 16", ""],
-        ("tanh-16-merged", "tanh-32-merged"): ["d_embed: 32 → 16", "gate_act=tanh"],
+        ("sigmoid-16-merged", "sigmoid-32-merged"): [narrow, ""],
+        ("tanh-16-merged", "tanh-32-merged"): [narrow, "gate_act=tanh"],
         ("sigmoid-32-self", "sigmoid-32-merged"): ["source: merged → self", ""],
     }
     others = [more for *_, more in factors.pairs(of_gca(runs))]
@@ -51,6 +54,47 @@ def test_a_field_that_older_runs_lack_is_no_difference(runs):
     assert [what for *_, what, _ in factors.pairs(changed)] == [
         what for *_, what, _ in factors.pairs(of_gca(runs))
     ]
+
+
+def test_what_an_older_run_lacks_is_the_default_of_today_not_what_most_have(runs, tmp_path):
+    """Most runs hide the own item; an older version knew no such field and showed it."""
+    for k in range(2):
+        fields = {"gca__heads": 4 * k, "train__negatives": "per_sequence"}
+        plain_run(tmp_path / f"new{k}", "early", **fields)
+    *new, old = [*find_runs(str(tmp_path))[0], of_gca(runs)[0]]
+    train = {k: v for k, v in old.config["train"].items() if k != "negatives"}
+    old = dataclasses.replace(old, config=new[0].config | {"train": train})
+    values, usual = differences.differing_fields([*new, old])
+    assert values["train.negatives"] == ['"per_sequence"'] * 2 + ['"per_position"']
+    assert usual["train.negatives"] == '"per_sequence"'
+
+
+def test_seeds_of_one_configuration_are_put_together(tmp_path):
+    for name, act, first in (
+        ("a", "sigmoid", 0),
+        ("b", "sigmoid", 3),
+        ("c", "tanh", 0),
+        ("d", "tanh", 3),
+    ):
+        fields = {"gca__gate_act": act, "first_seed": first, "gated": 0.2 + 0.1 * (act == "tanh")}
+        plain_run(tmp_path / name, "early", seed=first, **fields)
+    frame = factors.effects(find_runs(str(tmp_path))[0])
+    assert set(frame["seeds"]) == {6} and len(frame) == 2
+    assert {tuple(r) for r in frame.select("run", "reference").rows()} == {("c, d", "a, b")}
+
+
+def test_gates_of_a_setting_are_compared_by_one_statistic(tmp_path):
+    """A run without the gated angle: its gate's angles are raw, and so are the other's."""
+    plain_run(tmp_path / "a", "early", cosine=lambda *_: 0.3)
+    plain_run(tmp_path / "b", "early", cosine=lambda *_: 0.1, gca__gate_act="tanh", gated=0.9)
+    runs = find_runs(str(tmp_path))[0]
+    frame = factors.effects(runs)
+    assert frame["angle_by"].to_list() == pytest.approx([-0.2, -0.2])
+    assert set(frame["statistic"]) == {"abs_cos"}
+    section = factors.section(runs, tmp_path, SimpleNamespace(metric="ndcg@10"))
+    assert "a run has no α ⊙ X′" in section.lines[0]
+    (figure,) = section.figures.values()
+    assert figure.axes[0].get_xlabel() == "difference in mean |cos(X, X′)|"
 
 
 def test_differences_are_of_paired_seeds(runs):

@@ -1,5 +1,7 @@
 """The style: told apart without colour, numbers for people, files written at once."""
 
+import types
+
 import matplotlib.colors
 import numpy as np
 import polars as pl
@@ -69,10 +71,11 @@ def test_an_interval_needs_both_ends():
 
 
 def test_frames_are_read_back(tmp_path):
-    frame = pl.DataFrame({"a": [1, None], "b": ["x", "y"]})
+    frame = pl.DataFrame({"a": [1, None, 3], "run": ["x", "x", "y"]})
+    runs = [types.SimpleNamespace(name="x", digest="of x")]
     output.write_frame(tmp_path, "t", frame)
-    assert output.read_frame(tmp_path, "t").equals(frame)
-    assert output.read_frame(tmp_path, "none") is None
+    assert output.read_frame(tmp_path, "t", runs).equals(frame[:2])
+    assert output.read_frame(tmp_path, "none", runs) is None
     (tmp_path / "t.parquet").write_bytes(b"PAR1 cut")
     with pytest.raises(UserError, match="t.parquet: not a parquet file"):
-        output.read_frame(tmp_path, "t")
+        output.read_frame(tmp_path, "t", runs)

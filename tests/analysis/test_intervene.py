@@ -2,13 +2,14 @@
 
 import dataclasses
 import json
+import types
 
 import numpy as np
 import polars as pl
 import pytest
 from scipy import stats
 
-from analysis import ablation, intervene
+from analysis import ablation, intervene, output
 from analysis.interventions import UNCHANGED, Intervention
 from analysis.output import interval, number
 from analysis.resampling import compare
@@ -276,6 +277,23 @@ def test_ablation_tells_other_fusions_and_sources_apart(finished):
     full = frame.filter(used="full", metric="A/ndcg@1/uni10")
     assert full["variant"].to_list() == ["stack, d=8", "stack, source=self, d=8"]
     assert all(" (" not in cell for row in ablation.sheets(frame)[0].rows for cell in row)
+
+
+def test_the_page_shows_the_ablation_of_its_own_runs(measured, finished, tmp_path):
+    """An earlier call may have left one of more runs, or of others by the same name."""
+    run = read_run(finished)
+    frame = measured[0].with_columns(digest=pl.lit(run.digest))
+    ablation.write([run, trained_with(run, "gone", part="parallel")], frame, tmp_path, made.Said())
+    output.write_frame(tmp_path, "intervene", frame)
+    options = types.SimpleNamespace(metric="ndcg@10")
+    words = str([s.rows for s in intervene.section([run], tmp_path, options).sheets])
+    assert "trained so" in words and "gone" not in words
+    alone = words.count("±")
+    more = [run, trained_with(run, "parallel", part="parallel")]
+    sheets = intervene.section(more, tmp_path, options).sheets
+    assert str([s.rows for s in sheets]).count("±") > alone
+    stranger = trained_with(run, run.name, gate_act="tanh")
+    assert intervene.section([stranger], tmp_path, options).missing
 
 
 def test_ablation_of_a_pair_that_nobody_published(measured, finished):

@@ -1,5 +1,7 @@
 """Phase diagrams: which runs are one kind, whose gain stands in which cell, what is missing."""
 
+import json
+
 import polars as pl
 import pytest
 
@@ -62,7 +64,7 @@ def test_cells_hold_the_gains_of_the_table_and_the_angles(runs):
 
 def test_what_orthogonality_measured_stands_beside(runs):
     run = next(run.name for run in runs if run.places)
-    lead = {"run": run, "split": "val", "step": 7, "place": "0"}
+    lead = {"run": run, "split": "test", "step": 7, "place": "0"}
     values = {("A", "best", 0): 0.2, ("A", "best", 1): 0.4, ("A", "init", 0): 0.9}
     measured = pl.DataFrame(
         [
@@ -72,6 +74,8 @@ def test_what_orthogonality_measured_stands_beside(runs):
         ],
         strict=False,
     )
+    other = measured.with_columns(split=pl.lit("val"), value=pl.lit(0.8))
+    measured = pl.concat([measured, other])
     frame, _ = phase.cells(runs, X, Y, draws=100, measured=measured)
     (row,) = frame.filter(run=run, domain="A").to_dicts()
     assert row["centred"] == pytest.approx(0.3) and row["shuffled"] is None
@@ -89,7 +93,7 @@ def test_a_kind_with_one_value_of_an_axis_has_no_diagram(runs, tmp_path):
     texts = [text.get_text() for axis in section.figures[name].axes for text in axis.texts]
     assert len(texts) == 2 * 2 * 4  # quantities, domains, cells
     labels = [axis.get_ylabel() for axis in section.figures[name].axes]
-    assert labels == [Y] * 4 + ["gain in ndcg@10", "mean |cos(X, α ⊙ X')|"]  # the bars come last
+    assert labels == [Y] * 4 + ["gain in ndcg@10", "mean |cos(X, α ⊙ X′)|"]  # the bars come last
     bold = [
         t for axis in section.figures[name].axes for t in axis.texts if t.get_weight() == "bold"
     ]
@@ -123,3 +127,36 @@ def test_the_order_of_kinds_is_that_of_one_world(tmp_path):
     lines = phase.section(find_runs(str(tmp_path))[0], tmp_path / "out", options).lines
     assert len(lines) == 2 * 2 * 2 and all("over 6 kinds +1.00 [" in line for line in lines)
     assert sum(line.startswith("synergy=") for line in lines) == 4
+
+
+def test_where_a_run_has_no_gated_angle_all_are_of_the_raw_one(tmp_path):
+    """Never a raw angle beside the gated one of another run or of another user."""
+    for name, fields in (("new", {"gated": 0.6}), ("old", {"gca__gate_act": "tanh"})):
+        plain_run(tmp_path / name, "early", cosine=lambda *_: 0.2, **fields)
+    lead = {"run": "new", "seed": 0, "parameters": "best", "split": "test", "place": 0, "step": 3}
+    values = {"gated_shuffled_abs_cos": 0.5, "shuffled_abs_cos": 0.1}
+    rows = [lead | {"domain": "A", "statistic": k, "value": v} for k, v in values.items()]
+    runs = find_runs(str(tmp_path))[0]
+    frame, notes = phase.cells(runs, X, Y, draws=100, measured=pl.DataFrame(rows))
+    assert set(frame["statistic"]) == {"abs_cos"} and frame["angle"].to_list() == pytest.approx(
+        [0.2] * 4
+    )
+    assert frame.filter(run="new", domain="A")["shuffled"].to_list() == [0.1]
+    assert sum("a run has no α ⊙ X′" in note for note in notes) == 2  # either gate
+    name, figure = phase.draw(frame, "early", X, Y, "ndcg@10")
+    assert figure.axes[-1].get_ylabel() == "mean |cos(X, X′)|"
+
+
+def test_a_run_without_the_ranking_or_without_seeds_has_an_empty_cell(tmp_path):
+    for name in ("none", "early"):
+        plain_run(tmp_path / name, name, gated=0.5)
+    path = plain_run(tmp_path / "lost", "early", gca__source="self")
+    summary = json.loads((path / "summary.json").read_text())
+    summary["per_seed"] = [one | {"diverged_step": 9} for one in summary["per_seed"]]
+    (path / "summary.json").write_text(json.dumps(summary))
+    runs = find_runs(str(tmp_path))[0]
+    frame, notes = phase.cells(runs, X, Y, draws=100)
+    assert frame.filter(run="lost")["gain"].null_count() == 2 and not notes
+    assert set(frame["statistic"]) == {"gated_abs_cos"}  # no seed, no angle that it lacks
+    frame, _ = phase.cells(runs, X, Y, "ndcg@10/official100", 100)
+    assert frame["gain"].null_count() == frame["angle"].null_count() == 4

@@ -1,10 +1,13 @@
 """The conditions that would refute the mechanism, on runs whose answer is known."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
 from analysis import statistics, verdicts
 from analysis.runs import find_runs
+from oa_jax.errors import UserError
 from tests.analysis._plain import plain_run
 
 
@@ -30,7 +33,7 @@ def made(folder, *, angle, slope, gain, equal=True):
 
 
 def found(runs):
-    frame = verdicts.verdicts(runs, "auc/full", draws=200)
+    frame = verdicts.verdicts(runs, "auc/full", draws=500)
     return {(r["condition"], r["domain"]): r for r in frame.iter_rows(named=True)}
 
 
@@ -93,3 +96,59 @@ def test_the_mixed_model_sees_through_configurations():
     slope, *_ = statistics.mixed(x, y, groups)
     assert slope == pytest.approx(statistics.pearson(x, y), abs=0.05)
     assert np.isnan(statistics.mixed([1, 2, 3, 4], [1, 1, 1, 1], [0, 0, 1, 1])[0])
+
+
+def test_control_arms_do_not_decide_and_a_single_seed_leaves_it_open(tmp_path):
+    made(tmp_path, angle=0.3, slope=0.0, gain=0.4)
+    plain_run(tmp_path / "broken", "early", -0.5, 9, n_parameters=1200, gca__residual=False)
+    row = found(find_runs(str(tmp_path))[0])["parameters", "A"]
+    assert row["verdict"] == "not met" and row["runs"] == 6 and "broken" not in row["note"]
+    plain_run(tmp_path / "one", "early", -0.5, 9, n_parameters=1200, seeds=1, gca__heads=4)
+    row = found(find_runs(str(tmp_path))[0])["parameters", "A"]
+    assert row["verdict"] == "open" and row["value"] < 0
+    assert row["note"].startswith("one on wide") and "a single seed on a side" in row["note"]
+
+
+def test_a_data_set_counts_once(tmp_path):
+    """Two data sets under two protocols and two gates are no eight data sets."""
+    for k in range(8):
+        fields = {"protocol": ("official", "corrected")[k // 2 % 2], "data__name": f"set{k // 4}"}
+        fields["gca__gate_act"] = ("sigmoid", "tanh")[k % 2]
+        path = tmp_path / f"{k}"
+        plain_run(
+            path, "early", fingerprint=f"{k // 4}abcdef0", cosine=lambda *_, k=k: k / 10, **fields
+        )
+    frame = verdicts.verdicts(find_runs(str(tmp_path))[0], "auc/full", 100)
+    rows = frame.filter(condition="follows Y", domain="A")
+    assert rows["runs"].to_list() == [2] * 4 and set(rows["verdict"]) == {"open"}
+    gates = [
+        f"abxi · {p} · {g} gate" for p in ("official", "corrected") for g in ("sigmoid", "tanh")
+    ]
+    assert sorted(rows["setting"]) == sorted(gates)
+
+
+def test_quality_that_goes_with_the_width_is_not_held_against_the_angle(tmp_path):
+    for width in (32, 64):
+        for k in range(5):
+            wide, step = 0.3 * (width == 64), 0.02 * k
+            fields = {"model__d_embed": width, "train__learning_rate": 0.001 + k / 1000}
+            path = tmp_path / f"{width}-{k}"
+            plain_run(path, "early", wide - step, gated=0.2 + wide + step, **fields)
+    row = found(find_runs(str(tmp_path))[0])["positive", "A"]
+    assert row["verdict"] == "not met" and row["value"] < 0
+
+
+def test_an_angle_of_the_raw_update_is_called_so(tmp_path):
+    plain_run(tmp_path / "new", "early", gated=0.6)
+    assert "raw" not in found(find_runs(str(tmp_path))[0])["not orthogonal", "A"]["note"]
+    plain_run(tmp_path / "old", "early", gca__heads=4)
+    for condition in ("not orthogonal", "positive"):
+        note = found(find_runs(str(tmp_path))[0])[condition, "A"]["note"]
+        assert note.endswith("of the raw X′: a run has no α ⊙ X′")
+
+
+def test_an_unknown_metric_is_one_line(tmp_path):
+    plain_run(tmp_path / "early", "early")
+    options = SimpleNamespace(metric="ndcg@7", draws=100)
+    with pytest.raises(UserError, match="--metric=ndcg@7: no such metric"):
+        verdicts.section(find_runs(str(tmp_path))[0], tmp_path, options)
