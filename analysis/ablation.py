@@ -27,9 +27,8 @@ USED = {
     "full + ortho term": ("X′ + L_ortho", "_plus_L_ortho"),
 }
 SOURCES = ("trained so", "replaced in the trained model", "published")
-# model: backbone, data and protocol. variant: early, stack, GCA[1]; what else is unusual about the
-# module, and the width, except of what is published. detail: the run and, if any, the weight of the
-# term. metric: A/ndcg@1/uni999.
+# model: backbone, data and protocol. variant: early, stack, GCA[1]; arms; the width, except of
+# what is published. detail: the run and, if any, the weight of the term. metric: A/ndcg@1/uni999.
 SCHEMA = columns("model variant source used detail metric", "", "mean sd") | columns("", "seeds")
 
 

@@ -223,9 +223,7 @@ def section(runs: list[Run], out, options) -> Section:
         measured = measured.filter(split="test")
     sheets, drawn = [sheet(frame)], draw(frame, runs)
     if measured is None or "best" not in measured["parameters"]:
-        lack = (
-            "`orthogonality` has not measured the best parameters on test users (--fast, --which?)"
-        )
+        lack = "`orthogonality` has not measured the best parameters on test users (--fast?)"
         missing.append(f"distributions and subspaces: {lack}")
     else:
         title = "Angles beside the nulls that matter: another user's update, and centred vectors"

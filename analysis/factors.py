@@ -87,7 +87,7 @@ def effects(runs: list[Run], metric: str = "ndcg@10") -> pl.DataFrame:
                 keys = (name, *(f"{name}_{part}" for part in ("from", "by", "low", "high")))
                 row |= dict(zip(keys, values, strict=True)) | {"seeds": len(both)}
                 if name == "angle":
-                    row["statistic"] = both["statistic"].first()
+                    row["statistic"] = both["statistic"].first() or statistic
             rows.append(row)
     return pl.DataFrame(rows, schema=SCHEMA).fill_nan(None)
 
@@ -134,7 +134,7 @@ def section(runs: list[Run], out, options) -> Section:
 def draw(frame: pl.DataFrame, setting: str):
     """(file's name, figure): a line for each change; hollow where other fields are unusual, too."""
     changes = frame["change"].unique(maintain_order=True).to_list()
-    update = correlate.update_of(frame["statistic"][0] or "")
+    update = correlate.update_of(frame["statistic"][0])
 
     def panel(axis, domain):
         for row in frame.filter(domain=domain).drop_nulls("angle_by").iter_rows(named=True):

@@ -87,8 +87,7 @@ def cells(
         raise UserError(f"--x={x} --y={y}: expected two fields of config.json: no run has both")
     kind, rows = kinds(with_field, x, y), []
     gains, notes = table.gains(runs, metrics=(metric.partition("/")[0],), draws=draws)
-    of = (with_field, ANGLE, metric, "mean", measured)
-    points = correlate.points_of(*of, alike=lambda run: "all")
+    points = correlate.points_of(with_field, ANGLE, metric, "mean", measured, lambda run: "all")
     statistic = ANGLE if points.is_empty() else points["statistic"][0]
     notes += correlate.raw_instead(points, ANGLE)
     for run, domain in itertools.product(with_field, DOMAINS):

@@ -351,9 +351,7 @@ def _in_short(rows):
     relative = [row["relative_gain"] for row in rows if row["relative_gain"] is not None]
     ends = (percent(end(relative, default=None)) for end in (min, max))
     spread = f", from {' to '.join(ends)}" if relative else ""
-    chance = (
-        f"{better} are positive and {worse} negative beyond chance (Holm over all metrics, 5 %)"
-    )
+    chance = f"{better} are positive, {worse} negative beyond chance (Holm over all metrics, 5 %)"
     without = f"{len(rows) - len(known)} have no test: single seeds say nothing of chance"
     said = [chance] * bool(known) + [without] * (len(known) < len(rows))
     return (

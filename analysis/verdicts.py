@@ -121,18 +121,18 @@ def _follows(runs, metric):
     if raw.is_empty() or other.is_empty():
         return
     parts = pl.col("setting").str.split(" · ").list  # as `Run.setting` has them, and the gate
-    keys = {"of": (0, 2, -1), "data": (1, -2)}
-    keys = {k: pl.concat_str(*map(parts.get, of), separator=" · ") for k, of in keys.items()}
+    places = {"of": (0, 2, -1), "data": (1, -2)}
+    keys = {k: pl.concat_str(*map(parts.get, at), separator=" · ") for k, at in places.items()}
     frames = (frame.group_by("domain", maintain_order=True, **keys) for frame in (raw, other))
-    means = [frame.agg(pl.col("x").mean()) for frame in frames]
-    joined = means[0].join(means[1], on=["domain", *keys], suffix="_y", maintain_order="left")
+    raw, other = (frame.agg(pl.col("x").mean()) for frame in frames)
+    joined = raw.join(other, on=["domain", *keys], suffix="_y", maintain_order="left")
     for (name, domain), part in joined.group_by("of", "domain", maintain_order=True):
         n, r, low, high = len(part), pearson(part["x"], part["x_y"]), math.nan, math.nan
         if n > 3 and abs(r) < 1:
             half = 1.96 / math.sqrt(n - 3)
             low, high = np.tanh([np.arctanh(r) - half, np.arctanh(r) + half]).tolist()
-        note = plural(n, "data set") + ": "
-        note += few(part["data"].to_list()) if n > 3 else "expected at least 4"
+        used = few(part["data"].to_list()) if n > 3 else "expected at least 4"
+        note = f"{plural(n, 'data set')}: {used}"
         yield _row("follows Y", str(name), domain, n, r, low, high, 0.0, note)
 
 

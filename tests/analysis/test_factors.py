@@ -142,3 +142,12 @@ def test_nothing_to_compare_is_said(runs, tmp_path):
     section = factors.section(alone, tmp_path, options)
     assert section.missing == ["no two runs with GCA of one setting differ in one field alone"]
     assert "10 comparisons" in factors.section(runs, tmp_path, options).short
+
+
+def test_without_the_ranking_there_is_no_difference_and_no_word_of_the_raw_angle(runs, tmp_path):
+    options = SimpleNamespace(metric="ndcg@10/uni99")
+    other = [dataclasses.replace(run) for run in runs]
+    frame = factors.effects(other, "ndcg@10/official100")
+    assert frame["angle_by"].null_count() == len(frame)
+    assert factors.section(other, tmp_path, options).lines == []
+    assert set(frame["statistic"]) == {"gated_abs_cos"}
