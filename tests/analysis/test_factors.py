@@ -57,7 +57,7 @@ def test_a_field_that_older_runs_lack_is_no_difference(runs):
 
 
 def test_what_an_older_run_lacks_is_the_default_of_today_not_what_most_have(runs, tmp_path):
-    """Most runs hide the own item; an older version knew no such field and showed it."""
+    """Most runs share negatives in a sequence; an older version knew no such field and did not."""
     for k in range(2):
         fields = {"gca__heads": 4 * k, "train__negatives": "per_sequence"}
         plain_run(tmp_path / f"new{k}", "early", **fields)
