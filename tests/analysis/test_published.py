@@ -123,6 +123,34 @@ def test_bold_on_the_front_page_are_gains_above_0():
             assert row[at].strip().startswith("**") == (low > 0)
 
 
+def test_the_controls_of_beauty_electronics_are_those_of_their_index():
+    index = pl.read_csv(FOLDER / "real_beauty_elec" / "index.csv")
+    page = (FOLDER / "README.md").read_text()
+    said = page.partition("## Parameters or the other")[2].partition("\n## ")[0]
+    rows = {cells[1].strip(): cells for line in said.splitlines() if (cells := line.split("|"))[2:]}
+    runs = {name: index.filter(run=name) for name in ("none", "wider", "self", "shuffled", "early")}
+    metrics = [f"test/{d}/ndcg@10/{ranking}" for ranking in ("uni999", "full") for d in "AB"]
+    for name, run in runs.items():
+        assert len(run) == 5 and rows[name][2].strip() == f"{run['n_parameters'][0]:,}"
+        for metric, cell in zip(metrics, rows[name][3:-1], strict=True):
+            mean, sd = map(float, cell.split(" ± "))
+            assert (mean, sd) == pytest.approx((run[metric].mean(), run[metric].std()), abs=6e-5)
+    gains = [name for name in rows if " − " in name]
+    assert len(gains) == 7
+    for name in gains:
+        one, other = (runs[part] for part in name.split(" − "))
+        for metric, cell in zip(metrics, rows[name][3:-1], strict=True):
+            gain = float(cell.split()[0].replace("−", "-"))
+            assert gain == pytest.approx(one[metric].mean() - other[metric].mean(), abs=6e-5)
+    for name in ("early", "self", "shuffled"):
+        angles = [runs[name][f"best/gca/0/{d}/gated_abs_cos"].mean() for d in "AB"]
+        assert f"{' and '.join(number(x, 2) for x in angles)} ({name})" in said
+    front = (FOLDER.parents[1] / "README.md").read_text()
+    for d, metric in zip("AB", metrics[:2], strict=True):
+        over = runs["early"][metric].mean() / runs["wider"][metric].mean() - 1
+        assert f"{over:.1%} ({d})".replace("%", " %") in front
+
+
 def of_angles(when, statistic, place):
     """{folder/run/domain: the mean of a statistic} of our summaries with GCA at that place."""
     out = {}
