@@ -72,7 +72,10 @@ def test_more_seeds_are_an_extension_that_reopens_the_run(workdir):
     more = CONFIG.replace(seeds=5)
     with pytest.raises(UserError, match="seeds: there 3, asked for 5: --extend goes on to more"):
         claim(workdir, more)
+    with pytest.raises(UserError, match="--extend: no whole checkpoint was kept"):
+        claim(workdir, more, extend=True)
     assert workdir.is_finished
+    save(workdir)
     assert claim(workdir, more, extend=True) == "seeds from 3 to 5"
     assert not workdir.is_finished and stored_config(workdir) == more
 
