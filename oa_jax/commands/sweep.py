@@ -37,6 +37,11 @@ flags.DEFINE_bool("dry_run", False, "Print runs, programs, times and memory; tra
 
 
 def main(_):
+    workers = flags.FLAGS.workers
+    if workers > 1 and (most := share_cpus(workers)) < workers:  # before a study asks JAX
+        on_cpu = jax.default_backend() == "cpu"
+        why = "a CPU each" if on_cpu else "which takes the accelerator for itself"
+        raise UserError(f"--workers={workers}: expected at most {most}, {why}")
     study = study_lib.load(cli.given("study", study_lib.EXPECTED))
     out = files.local(cli.given("out", "a folder for the runs"), "--out")
     if flags.FLAGS.dry_run:
@@ -45,7 +50,9 @@ def main(_):
         use_compilation_cache(cli.say)
         return predict(study, out)
     options = {"slots": flags.FLAGS.slots, "keep": flags.FLAGS.keep}
-    others = other_workers(out, flags.FLAGS.workers)
+    files.check_folder(out, "study.json", "--out")
+    words = ["sweep", *sys.argv[1:], "--workers=1"]
+    others = {out / ".workers" / f"worker-{i}.log": words for i in range(2, workers + 1)}
     with cli.watching(table, per_second=2) as watch:
         options |= {"watch": watch} if watch else {}
         sweep = sweep_of(study, out, cli.say, **options)
@@ -54,16 +61,6 @@ def main(_):
         if others:  # whatever they have left, and the count of all
             progress = sweep.run()
     return conclude(progress, out)
-
-
-def other_workers(out, workers: int) -> dict:
-    """{file for what it says: words} of this command as further workers on this machine."""
-    files.check_folder(out, "study.json", "--out")
-    if workers > 1 and (most := share_cpus(workers)) < workers:
-        what = "CPUs, one for each" if jax.default_backend() == "cpu" else "accelerator for one"
-        raise UserError(f"--workers={workers}: found {most} {what}: expected no more than that")
-    words = ["sweep", *sys.argv[1:], "--workers=1"]
-    return {out / ".workers" / f"worker-{i}.log": words for i in range(2, workers + 1)}
 
 
 def table(now: Progress) -> Table:

@@ -63,7 +63,7 @@ def test_runlocal_ends_in_a_minute_of_two_workers(tmp_path):
     assert "program of " in other and "/2 " in other  # each took one of them
     assert after.ru_utime - before.ru_utime < 120  # two cores
     refused = sweep("--workers=1000")
-    assert refused.returncode == 2 and "--workers=1000: found" in refused.stderr
+    assert refused.returncode == 2 and "--workers=1000: expected at most" in refused.stderr
 
 
 def test_names_are_folders_and_say_what_differs():
