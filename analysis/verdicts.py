@@ -154,7 +154,7 @@ def section(runs: list[Run], out, options) -> Section:
 def sheet(frame: pl.DataFrame) -> Sheet:
     cells = {"condition": lambda r: CONDITIONS[r["condition"]]}
     cells |= {name: name for name in ("setting", "domain", "verdict")}
-    cells |= {"value": lambda r: number(r["value"], 3, sign=True)}
-    cells |= {"95 % interval": lambda r: interval(r["low"], r["high"], 3, sign=True)}
+    cells |= {"value": lambda r: number(r["value"], 4, sign=True)}
+    cells |= {"95 % interval": lambda r: interval(r["low"], r["high"], 4, sign=True)}
     cells |= {"runs": "runs", "note": "note"}
     return sheet_of(frame, "Conditions that would refute it", 4, cells)
