@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import errno
 import itertools
 import pathlib
 import shutil
@@ -292,8 +293,8 @@ class Sweep:
         self.progress.best = max(self.progress.best, (score, name))
 
     def _fail(self, name, error):
-        if isinstance(error.__context__, OSError):  # a disk that is full is that of all
-            raise error
+        if getattr(error.__context__, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
+            raise error  # a disk that is full is that of all
         self.progress.failed.append(name)
         self._claims.free(name)
         with contextlib.suppress(UserError):

@@ -2,6 +2,7 @@
 
 import concurrent.futures
 import contextlib
+import errno
 import json
 import os
 import pathlib
@@ -151,6 +152,19 @@ def test_a_full_disk_is_one_line_and_loses_nothing(tmp_path, alone, monkeypatch)
         swept.sweep_of(tmp_path).run()
     swept.sweep_of(tmp_path).run()  # there is room again
     check_equal(tmp_path, alone)
+
+
+def test_a_disk_that_is_full_at_the_end_of_a_run_is_no_fault_of_the_run(tmp_path, monkeypatch):
+    def full(*_):
+        try:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        except OSError as error:
+            raise UserError(f"ranks.npz: cannot write: {error.strerror}") from None
+
+    monkeypatch.setattr(sweep, "conclude", full)
+    with pytest.raises(UserError, match="No space left on device"):
+        swept.sweep_of(tmp_path, {"quick": swept.runs()["quick"]}).run()
+    assert not (tmp_path / "quick" / "failed.json").exists()
 
 
 def test_the_same_command_again_does_nothing(done):
