@@ -79,6 +79,12 @@ def test_a_configuration_takes_what_numpy_holds_and_shows_what_it_refuses():
             oa.config(**changes)
 
 
+def test_the_merged_stream_of_cdsrnp_is_no_shorter_than_the_others():
+    assert oa.config("cdsrnp", model={"length": 40}).model.merged_length == 40
+    with pytest.raises(oa.UserError, match="merged_length=40: expected at least length=41"):
+        oa.config("cdsrnp", model={"length": 41})
+
+
 def test_a_run_is_read_back(run):
     again = oa.open(run.path)
     assert again.is_finished and again.summary == run.summary

@@ -43,8 +43,9 @@ def main(_):
 
     others = {}
     if not Workdir(folder / "baseline").is_finished and share_cpus(2) > 1:
-        others = {folder / "baseline.log": ["train", *words["baseline"], change]}
-        cli.say(f"{folder / 'baseline'} trains in a process of its own meanwhile")
+        said = folder / "baseline.log"
+        others = {said: ["train", *words["baseline"], change]}
+        cli.say(f"{folder / 'baseline'} trains meanwhile: what it says is in {said}")
     with beside(others, cli.say):
         early = trained("gca_early")
     # By now it is finished. If it could not be, it goes on here and says why.

@@ -286,6 +286,11 @@ def test_a_width_that_matches_gca(name):
         matched_width(gca, d, heads, target=9)
 
 
+def test_a_size_that_no_width_changes_matches_none():
+    with pytest.raises(UserError, match="gca.fusion=gca: its size does not depend on gca.width"):
+        matched_width(GCAConfig(gate="none"), 32, 4)
+
+
 def test_flamingo_begins_as_the_baseline():
     module = make(GCAConfig(fusion="flamingo", layer_norm=False), HEADS)
     query, source = streams()

@@ -92,6 +92,12 @@ def test_one_program_trains_what_differs_in_traced_values():
         assert len(study.programs({"a": config, "b": other})) == 2, name
 
 
+@pytest.mark.parametrize("name", ["compare", "real"])
+def test_sasrec_is_compared_with_as_many_streams(name):
+    runs = study.load(f"{toy.ROOT}/configs/studies/{name}.py:backbone=sasrec,runlocal")
+    assert (runs["none"].model.stream, runs["early"].model.stream) == ("apart", "merged")
+
+
 def test_a_weight_of_zero_is_another_program():
     """LLM4CDSR without its user loss has no user adapter, and none of its losses counts 0 times."""
     runs = study.checked({"a": presets.load("configs/llm4cdsr.py")}, "")
