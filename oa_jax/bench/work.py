@@ -1,7 +1,7 @@
 """The least work of a function: matrix flops and bytes, counted on its jaxpr.
 
-The count is of the model, the same on every device: it does not know what a compiler adds or
-saves. A scan counts as often as it turns, a loop of unknown length once, a branch as its largest.
+The count does not know what a compiler adds or saves. A scan counts as often as it turns, a loop of
+unknown length once, a branch as its largest, and of branches by platform that of this device.
 """
 
 from __future__ import annotations
@@ -61,6 +61,9 @@ def _of_equation(equation) -> Work:
     jaxprs = [one for one in params if isinstance(one, (ClosedJaxpr, Jaxpr))]  # newer JAX: one type
     inner = [_of(getattr(one, "jaxpr", one)) for one in jaxprs]
     if name == "cond":
+        platforms, here = equation.params.get("branches_platforms"), jax.default_backend()
+        if platforms is not None:
+            return next(w for p, w in zip(platforms, inner, strict=True) if p is None or here in p)
         return max(inner, key=lambda work: (work.flops, work.bytes))
     return sum(inner, Work()) * equation.params.get("length", 1)
 

@@ -28,6 +28,16 @@ def test_of_a_branch_the_larger_counts():
     assert count(branch, X, W).flops == FLOPS
 
 
+def test_of_branches_by_platform_this_device_s_counts():
+    """The softmax gathers on a CPU and multiplies with all items elsewhere."""
+
+    def branch(x, w):
+        by_platform = {"cpu": lambda x, w: x @ w, "tpu": lambda x, w: (x @ w) * (x @ w)}
+        return jax.lax.platform_dependent(x, w, **by_platform, default=lambda x, w: x @ w @ w.T @ w)
+
+    assert jax.default_backend() == "cpu" and count(branch, X, W).flops == FLOPS
+
+
 def test_products_inside_other_transformations():
     def loss(w):
         return jnp.sum(jax.nn.relu(jax.jit(lambda x: x @ w)(X)))
