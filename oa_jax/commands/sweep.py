@@ -101,6 +101,10 @@ def conclude(progress: Progress, out) -> int:
 
 def predict(runs: dict[str, Config], out) -> None:
     """Programs, slots, times and memory, from a few timed steps of each program."""
+    for name, config in runs.items():
+        if not config.data.resident:
+            said = f"--dry-run: {name}: data.resident=False: expected True"
+            raise UserError(f"{said}: streams are not timed")
     finished = {name for name in runs if Workdir(out / name).is_finished}
     n_seeds = sum(config.seeds for config in runs.values())
     groups = study_lib.programs(runs)
@@ -133,8 +137,6 @@ def predict(runs: dict[str, Config], out) -> None:
 def timed(config: Config) -> tuple[int, float, float, int, int]:
     """(slots, seconds to compile an epoch, seconds of a step of a seed, bytes of a seed's state,
     steps of an epoch) of a program on this machine."""
-    if not config.data.resident:
-        raise UserError("--dry-run: data.resident=False: expected True: streams are not timed")
     experiment = experiment_lib.build(config)
     engine, slots = experiment.engine, default_slots(experiment)
     seeds, hparams = experiment.seeds, experiment.hparams()

@@ -7,7 +7,7 @@ import pytest
 import toy
 
 from oa_jax.backbones import known
-from oa_jax.bench import rounds, tables
+from oa_jax.bench import rounds, tables, work
 from oa_jax.bench.cases import Cases
 from oa_jax.bench.measure import measure, prepare
 from oa_jax.errors import UserError
@@ -38,6 +38,13 @@ def test_every_variant_and_number_of_seeds(found):
     assert found["checkpoint"]["seeds"] == 3 and found["checkpoint"]["bytes"] > 1e3
     assert set(found["evaluation"]) == {"uni10", "full"} and found["evaluated_users"] == 20
     assert found["seeds"][0]["step_flops"] > 1e5
+
+
+def test_a_step_is_counted_with_its_support_set(monkeypatch):
+    cases, rows = Cases(toy.small_experiment("cdsrnp", "pair=synthetic,runlocal"), 1, 5), []
+    monkeypatch.setattr(work, "count", lambda step, state, rows_B: rows.append(rows_B.size))
+    _ = cases.work
+    assert rows == [cases.task.batch_size + cases.task.n_support] and cases.task.n_support > 0
 
 
 def test_a_cpu_shows_ratios_alone(found):

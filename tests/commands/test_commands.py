@@ -159,6 +159,7 @@ GOOD_CONFIGS = [
     ["--config", f"{PAIR[9:]}", "--config.gca.heads", "4", "--config.protocol=corrected"],
     [PAIR, "--config.data.world.redundancy=0", "--config.quirks.q3_attend_to_padding=False"],
     [PAIR, "--noconfig.train.compaction", "--config.gca.positions=()"],
+    ["--config=configs/sasrec.py:pair=synthetic,gca=early"],
 ]
 
 
@@ -166,6 +167,22 @@ GOOD_CONFIGS = [
 def test_good_configurations_are_inspected(command, argv):
     result = command(INSPECT, "--memory=false", *argv, "--config.data.world.n_users=200")
     assert (result.status, result.err) == (0, "") and " parameters\n" in result.out
+
+
+def test_streams_are_not_timed(command, tmp_path):
+    study = tmp_path / "study.py"
+    study.write_text(
+        "from oa_jax import presets\n"
+        "def get_study(arg=None):\n"
+        "    config = presets.load('configs/abxi.py:pair=synthetic,runlocal')\n"
+        "    config.data.resident = False\n"
+        "    return {'streamed': config}\n"
+    )
+    result = command(
+        "oa_jax", "sweep", f"--study={study}", f"--out={tmp_path / 'out'}", "--dry-run"
+    )
+    assert "streamed: data.resident=False: expected True" in result.error()
+    assert not (tmp_path / "out").exists()
 
 
 def test_rules_are_ranked_and_reported_beside_a_run(command, data, finished, tmp_path):

@@ -12,6 +12,7 @@ import served
 
 from oa_jax.errors import UserError
 from oa_jax.events import split as splits
+from oa_jax.events.log import make_log
 from oa_jax.text import build
 from oa_jax.text.tables import METADATA, load_tables
 
@@ -73,6 +74,16 @@ def test_without_roles_the_split_is_leave_one_out(tiny_prepared, options, tmp_pa
     early = dataclasses.replace(split, val=split.val - 1)
     with pytest.raises(UserError, match="before its first target"):  # twin: a stricter split
         load_tables(tmp_path / "out", prepared.log, early)
+
+
+def test_users_too_short_to_be_split_have_a_profile_of_nothing(tiny_prepared, options, tmp_path):
+    whole = tiny_prepared(with_roles=False)
+    log, kept = whole.log, np.arange(len(whole.log.user)) >= whole.log.offsets[1] - 2
+    short = make_log(log.user[kept], log.item[kept], log.time[kept], log.n_items, "short")
+    prepared = dataclasses.replace(whole, log=short)
+    prepared.__dict__["items"] = whole.items
+    found = build.write(prepared, options, tmp_path / "out", print)
+    assert found.n_history[0] == 0 and not found.users[0].any() and found.users[1:].any(1).all()
 
 
 def test_the_same_inputs_do_nothing_and_others_are_refused(prepared, options, tmp_path, capsys):
