@@ -89,7 +89,7 @@ def start(argv: list[str]) -> None:
                     flags.declare_key_flag(flag.name)
     except UserError as error:
         cli.fail(error)
-    cli.run(main, positional="COMMAND")
+    cli.run(main, words=True)
 
 
 if __name__ == "__main__":

@@ -21,6 +21,8 @@ COMMANDS = {
     "compile": "what a program would cost on devices that are not here",
     "verify": "our models against values of the official codes",
 }
+WITH_WORDS = ("report", "data", "text", "verify")  # arguments that are not flags
+RESUMING = ("quickstart", "train", "sweep")  # given again, they go on where they were
 
 
 def main(command: str | None = None) -> None:
@@ -40,6 +42,7 @@ def main(command: str | None = None) -> None:
         # it, and no signal comes.
         sys.argv = [f"oa_jax-{command}", *rest]
     try:
+        cli = importlib.import_module("oa_jax.commands.cli")
         module = importlib.import_module(f"oa_jax.commands.{command}")
     except (ValueError, TypeError) as error:  # JAX reads its variables when it is imported
         if "jax_" not in str(error).lower():
@@ -47,7 +50,8 @@ def main(command: str | None = None) -> None:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
     sys.modules["__main__"].__doc__ = module.__doc__  # what absl's --help begins with
-    module.start()
+    getattr(module, "define_flags", lambda: None)()
+    cli.run(module.main, words=command in WITH_WORDS, resumes=command in RESUMING)
 
 
 if __name__ == "__main__":

@@ -67,7 +67,3 @@ def main(_):
         cli.say(tables.official_line(found, absolute))
     if given.out:
         files.write_json(given.out, found)
-
-
-def start() -> None:
-    cli.run(main)

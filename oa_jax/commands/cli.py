@@ -182,10 +182,10 @@ def leave_abandoned_reads_unsaid() -> None:
     warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
 
 
-def run(main, positional: str | None = None, resumes: bool = False) -> None:
+def run(main, words: bool = False, resumes: bool = False) -> None:
     """Run `main(arguments)`, turning a user's mistake into one line and exit status 2.
 
-    positional: what the arguments that are not flags are; None refuses them.
+    words: it takes arguments that are not flags.
     resumes: an interrupted command, given again, goes on. Told to leave, it ends with status 75
     (EX_TEMPFAIL), with which a scheduler starts it again.
     """
@@ -198,7 +198,7 @@ def run(main, positional: str | None = None, resumes: bool = False) -> None:
 
     def guarded(argv):
         with one_line_errors(resumes):
-            if positional is None and len(argv) > 1:
+            if not words and len(argv) > 1:
                 raise UserError(f"argument {argv[1]!r}: expected flags only, such as --workdir=DIR")
             if resumes:
                 processes.leave_when_told("told to leave; what was saved stays")

@@ -119,7 +119,3 @@ def work_lines(found: Found, topology: Topology, precision: str) -> list[str]:
         if cost.unknown_loops:
             lines.append(f"  loops of unknown length, counted once: {cost.unknown_loops}")
     return lines
-
-
-def start() -> None:
-    cli.run(main)

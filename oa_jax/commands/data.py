@@ -211,7 +211,3 @@ def check(name: str) -> int:
 
 COMMANDS = {"list": show_list, "prepare": prepare, "describe": describe, "check": check}
 COMMANDS["import"] = import_files
-
-
-def start() -> None:
-    cli.run(main, positional="command")

@@ -11,17 +11,17 @@ import tempfile
 import numpy as np
 from absl import flags
 
-from oa_jax import experiment as experiment_lib
 from oa_jax import files, processes
 from oa_jax.commands import cli, report
-from oa_jax.configuration import MESH_EXPECTED, Config
+from oa_jax.configuration import MESH_EXPECTED
 from oa_jax.engine import mesh
 from oa_jax.engine.compilation import use_compilation_cache
 from oa_jax.engine.state import State
 from oa_jax.errors import UserError
 from oa_jax.experiment import Experiment
 from oa_jax.runs.checkpoint import Checkpoints
-from oa_jax.runs.run import RANKING, check_same_data, conclude, stored_config
+from oa_jax.runs.run import RANKING, check_same_data, conclude
+from oa_jax.runs.stored import experiment_of
 from oa_jax.runs.workdir import Workdir
 
 flags.DEFINE_string("workdir", None, "Folder of a run that has at least one checkpoint.")
@@ -34,9 +34,10 @@ def main(_):
     path = files.local(cli.given("workdir", "the folder of a run"), "--workdir")
     if not (path / "config.json").is_file():
         raise UserError(f"--workdir={path}: no config.json in it: expected the folder of a run")
+    mesh.Layout.of(flags.FLAGS.mesh, flag="--mesh")
     with Workdir(path) as workdir, contextlib.ExitStack() as cleanup:
         use_compilation_cache(cli.say)
-        experiment = experiment_lib.build(config_of(workdir))
+        experiment = experiment_of(path, data_dir=flags.FLAGS.data_dir, mesh=flags.FLAGS.mesh)
         check_same_data(workdir, {"fingerprints": experiment.identity()})
         epoch, states, seconds = newest(experiment, workdir)
         cli.say(f"best parameters of the checkpoint after epoch {epoch}")
@@ -55,16 +56,6 @@ def main(_):
             )
             cli.say(f"ranks {'equal' if same else 'differ from'} the stored ones")
     return report.conclude([report.described(summary, path)])
-
-
-def config_of(workdir: Workdir) -> Config:
-    """The run's configuration with --data_dir and --mesh. Raises UserError for a mesh that is none,
-    or needs more devices than there are."""
-    config, sizes = stored_config(workdir), flags.FLAGS.mesh
-    if flags.FLAGS.data_dir:
-        config = config.replace(data={"dir": flags.FLAGS.data_dir})
-    mesh.Layout.of(sizes, flag="--mesh")
-    return config.replace(mesh=sizes)
 
 
 def newest(experiment: Experiment, workdir: Workdir) -> tuple[int, State, dict[str, float]]:
@@ -87,7 +78,3 @@ def stored_ranks(workdir: Workdir) -> dict[str, np.ndarray] | None:
     except UserError as error:
         cli.say(f"{error}: written anew")
         return None
-
-
-def start() -> None:
-    cli.run(main)

@@ -28,7 +28,3 @@ def main(_):
     folder = export(workdir, out, *about, say=cli.say)
     size = sum(file.stat().st_size for file in folder.iterdir())
     cli.say(f"{folder}: {size / 1e6:.1f} MB; {folder / 'README.md'} says how to load it")
-
-
-def start() -> None:
-    cli.run(main)

@@ -154,7 +154,3 @@ def memory_sheet(experiment: Experiment) -> Sheet | None:
     title = f"predicted memory of an epoch, {counted}, capacity {capacity}"
     rows = [[name, f"{value / 2**20:.1f}"] for name, value in parts.items()]
     return Sheet(title, ["part", "MiB"], rows)
-
-
-def start() -> None:
-    cli.run(main)

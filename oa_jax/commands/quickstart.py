@@ -52,7 +52,3 @@ def main(_):
     status = report.conclude([trained("baseline"), early])
     cli.say("\nnull: |cos| of independent random directions of this width; init: before training")
     return status
-
-
-def start() -> None:
-    cli.run(main, resumes=True)

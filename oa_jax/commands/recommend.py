@@ -39,9 +39,11 @@ cli.define_data_dir()
 def main(_):
     values = flags.FLAGS
     path = files.local(cli.given("workdir", "the folder of a run"), "--workdir")
-    out = cli.given("out", f"a file that ends in {', '.join(lists.FORMS)}")
+    expected = f"a file that ends in {', '.join(lists.FORMS)}"
+    out = cli.given("out", expected)
     files.check_writable(out, "--out")
-    lists.check_form(out)
+    if files.local(out, "--out").suffix not in lists.FORMS:
+        raise UserError(f"--out={out}: expected {expected}")
     Layout.of(values.mesh, flag="--mesh")
     if values.histories and values.users != "all":
         raise UserError("--users, --histories: expected one of them")
@@ -60,7 +62,8 @@ def main(_):
     with cli.working(f"lists of {len(histories)} users by {model.of}"):
         n_rows = lists.write(lists.lists(model, histories, *options), out)
     cli.say(f"{n_rows} items of {len(histories)} users in {out}")
-    found = lists.figures(model, beyond, values.k, len(histories))
+    figures = {domain: of.figures() for domain, of in beyond.items()}
+    found = {"of": model.of, "k": values.k, "users": len(histories), "figures": figures}
     if users is None and not values.histories and values.domain == "both" and not values.keep_seen:
         lists.keep(path, found)
     cli.console.print()
@@ -70,7 +73,3 @@ def main(_):
 def _users(path):
     lines = texts.text(files.local(path, "--users")).split("\n")
     return [line.strip() for line in lines if line.strip()]
-
-
-def start() -> None:
-    cli.run(main)

@@ -93,14 +93,14 @@ def _angles(summary):
     return rows
 
 
-def cell(summary: dict, name: str, digits: int) -> str:
-    """`mean ± sd` over seeds; the mean alone for a single seed; a dash without any."""
+def cell(summary: dict, name: str, digits: int, wide: float = 1.0) -> str:
+    """`mean ± wide * sd` over seeds; the mean alone for a single seed; a dash without any."""
     mean, sd = summary["mean"].get(name), summary["sd"].get(name)
     if mean is None or math.isnan(mean):
         return "–"
     if digits == 0:
         return f"{mean:.0f}" if not sd else f"{mean:.0f} ± {sd:.0f}"
-    return f"{mean:.{digits}f}" + (f" ± {sd:.{digits}f}" if sd is not None else "")
+    return f"{mean:.{digits}f}" + (f" ± {wide * sd:.{digits}f}" if sd is not None else "")
 
 
 def lists_sheet(summaries: list[dict]) -> Sheet | None:
@@ -190,12 +190,14 @@ def described(summary: dict, workdir: str | os.PathLike) -> dict:
     return {"run": workdir.name} | known | summary
 
 
-def define_flags() -> None:
-    """What `output` looks at."""
+def define_flags(tables: bool = True) -> None:
+    """What `output` looks at, and --tables."""
     flags.DEFINE_bool("markdown", False, "Print Markdown.")
     flags.DEFINE_bool("csv", False, "Print CSV, a table after the other.")
     flags.DEFINE_enum("split", "test", ["val", "test"], "Which split's metrics.")
     flags.DEFINE_bool("groups", False, "Also the sets of users that the backbone tells apart.")
+    if tables:
+        flags.DEFINE_bool("tables", False, "Also the tables of each run of a sweep.")
 
 
 def output(summaries: list[dict]) -> None:
@@ -217,20 +219,12 @@ def ranked(summaries: list[dict]) -> Sheet:
     for summary in sorted(summaries, key=lambda of: index.score_of(of["mean"]), reverse=True):
         lead = [summary["run"], f"{summary['n_parameters']:,}", str(summary["n_seeds"])]
         score = index.score_of(summary["mean"])
-        cells = [interval(summary, name) for name in metrics.values()]
+        n_seeds = max(summary["n_seeds"], 1)
+        half = stdtrit(n_seeds - 1, 0.975) / math.sqrt(n_seeds)  # of the interval, in sd
+        cells = [cell(summary, name, 4, half) for name in metrics.values()]
         rows.append([*lead, f"{score:.4f}" if score >= 0 else "–", *cells])
     title = "runs by validation NDCG@10; test metrics among all items, ± half of the 95 % interval"
     return Sheet(title, [*header, *metrics], rows, words=1)
-
-
-def interval(summary: dict, name: str) -> str:
-    """Mean ± half of the 95 % interval of a metric over the seeds."""
-    mean, sd, n_seeds = summary["mean"].get(name), summary["sd"].get(name), summary["n_seeds"]
-    if mean is None:
-        return "–"
-    if sd is None or n_seeds < 2:
-        return f"{mean:.4f}"
-    return f"{mean:.4f} ± {stdtrit(n_seeds - 1, 0.975) * sd / math.sqrt(n_seeds):.4f}"
 
 
 def main(paths):
@@ -247,9 +241,3 @@ def main(paths):
     others = [path for path in paths if flags.FLAGS.tables or path not in sweeps]
     if others:
         output([summary for path in others for summary in read(path)])
-
-
-def start() -> None:
-    define_flags()
-    flags.DEFINE_bool("tables", False, "Also the tables of each run of a sweep.")
-    cli.run(main, positional="workdirs")

@@ -217,8 +217,8 @@ def main(_):
     report.output(summaries)
 
 
-def start() -> None:
-    report.define_flags()
+def define_flags() -> None:
+    report.define_flags(tables=False)
     flags.DEFINE_string("out", None, "A file for the summaries: `oa_jax report` reads it.")
     flags.DEFINE_integer("neighbours", 100, "Similar items of each item, for ItemKNN.", 1)
     flags.DEFINE_float("ridge", 100.0, "λ of EASE.", 1e-3)
@@ -226,4 +226,3 @@ def start() -> None:
         "gigabytes", 16.0, "Memory for ItemKNN and EASE; with less they are left out."
     )
     cli.define_config()
-    cli.run(main)

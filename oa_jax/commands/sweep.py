@@ -7,7 +7,6 @@ many, can share DIR. `--dry-run` says what there is to do and how long it takes.
 from __future__ import annotations
 
 import sys
-import time
 
 import jax
 from absl import flags
@@ -15,6 +14,7 @@ from rich.table import Table
 
 from oa_jax import experiment as experiment_lib
 from oa_jax import files
+from oa_jax.bench.cases import Cases
 from oa_jax.commands import cli
 from oa_jax.configuration import Config
 from oa_jax.engine.compilation import use_compilation_cache
@@ -138,22 +138,11 @@ def timed(config: Config) -> tuple[int, float, float, int, int]:
     """(slots, seconds to compile an epoch, seconds of a step of a seed, bytes of a seed's state,
     steps of an epoch) of a program on this machine."""
     experiment = experiment_lib.build(config)
-    engine, slots = experiment.engine, default_slots(experiment)
-    seeds, hparams = experiment.seeds, experiment.hparams()
-    arrays = engine.keep(experiment.train_arrays(), len(seeds))
-    capacity = engine.capacity(seeds, 0)
-    states, before = engine.create(seeds, hparams), engine.compile_seconds
-    n_steps = experiment.data.task.n_steps
-    few = min(TIMED_STEPS, n_steps)
-    states, _ = jax.block_until_ready(engine.steps(states, arrays, capacity, few))
+    slots, n_seeds = default_slots(experiment), config.seeds
+    cases = Cases(experiment, TIMED_STEPS, 1)
     # An epoch has the evaluation beside the steps: about as much to compile again.
-    compiling = 2 * (engine.compile_seconds - before)
-    begin = time.perf_counter()
-    states, _ = jax.block_until_ready(engine.steps(states, arrays, capacity, few))
-    step = (time.perf_counter() - begin) / few / len(seeds)
-    size = sum(leaf.nbytes for leaf in jax.tree.leaves(states)) // len(seeds)
-    return slots, compiling, step, size, n_steps
-
-
-def start() -> None:
-    cli.run(main, resumes=True)
+    compiling = 2 * cases.prepare(n_seeds)["compile_seconds"]
+    step = cases.steps(n_seeds) / cases.n_steps / n_seeds
+    states = experiment.engine.abstract(experiment.seeds, experiment.hparams())
+    size = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(states)) // n_seeds
+    return slots, compiling, step, size, cases.task.n_steps

@@ -81,7 +81,3 @@ def describe(tables: Tables, out: str | pathlib.Path) -> str:
         f"({(~tables.users.any(1)).sum()} without history); variance kept: {shares}; "
         f"{of['n_items_without_text']} items without text; in {out}"
     )
-
-
-def start() -> None:
-    cli.run(main, positional="align")

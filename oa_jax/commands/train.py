@@ -52,7 +52,3 @@ def view(run: Training, seconds: float) -> Group:
         Text(f"epoch {epoch} of at most {most}, {seconds:.1f} s each, {left} min left"),
     )
     return Group(table, bar)
-
-
-def start() -> None:
-    cli.run(main, resumes=True)

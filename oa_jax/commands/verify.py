@@ -44,7 +44,3 @@ def verify(path: str) -> parity.Errors:
         marks = " or ".join(f"{kind.mark!r} ({name})" for name, kind in kinds.items())
         raise UserError(f"{path}: meta: no field {marks}: expected a fixture of one of them")
     return found[0](path, arrays, meta).errors()
-
-
-def start() -> None:
-    cli.run(main, positional="fixtures")

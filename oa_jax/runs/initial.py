@@ -22,12 +22,8 @@ from oa_jax.runs.names import Names
 from oa_jax.runs.workdir import Workdir
 
 # Files of an export.
-MODEL, PARAMETERS, SCORER, ITEMS = (
-    "model.json",
-    "parameters.safetensors",
-    "scorer.safetensors",
-    "items.parquet",
-)
+MODEL, PARAMETERS = "model.json", "parameters.safetensors"
+SCORER, ITEMS = "scorer.safetensors", "items.parquet"
 KEPT = "init_from.json"
 SHOWN = 3  # parameters that are named in a line
 

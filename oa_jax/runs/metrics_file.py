@@ -20,7 +20,7 @@ class Rows:
 
     def __init__(self, experiment: Experiment, workdir: Workdir):
         self.experiment, self.workdir = experiment, workdir
-        self._newest: list[dict] = []
+        self.newest: list[dict] = []
         self.latest: dict[int, dict] = {}
         self._writers = writers.opened(experiment.config, workdir)
 
@@ -31,7 +31,7 @@ class Rows:
         an epoch of a program: what the engine reports, `epoch`, `best_epoch`, `diverged_step`.
         slots: where the seeds are in it.
         """
-        self._newest = []
+        self.newest = []
         for place, i in zip(places, slots, strict=True):
             row = {"epoch": int(report["epoch"][i]), "seed": int(self.experiment.seeds[place])}
             row |= {name: int(report[name][i]) for name in ("best_epoch", "diverged_step")}
@@ -40,9 +40,9 @@ class Rows:
                 row |= {f"train/{k}": float(v[i]) for k, v in report["train"].items()}
             row |= {f"val/{k}": v for k, v in self._val_metrics(report, i).items()}
             row |= angles.flatten(jax.tree.map(lambda a, i=i: a[i], report["gca"]))
-            self._newest.append(row)
-        self.workdir.append_rows(self._newest)
-        for row in self._newest:
+            self.newest.append(row)
+        self.workdir.append_rows(self.newest)
+        for row in self.newest:
             self.latest[row["seed"]] = row
             for writer in self._writers:
                 writer.row(row)
@@ -61,19 +61,13 @@ class Rows:
             return dict.fromkeys(metrics, float("nan"))
         return metrics
 
-    def scores(self) -> list[float]:
-        """Validation NDCG@10 of the newest rows, means of both domains."""
-        evaluation = self.experiment.evaluation
-        name = f"ndcg@10/{evaluation.rankings[evaluation.watched]}"
-        return [(row[f"val/A/{name}"] + row[f"val/B/{name}"]) / 2 for row in self._newest]
-
     def line(self, seconds: float) -> str:
         """The newest rows in a line: epoch, validation NDCG@10 of each seed (* a new best), speed,
         time left; of many seeds mean, standard deviation and range."""
         evaluation, parts = self.experiment.evaluation, []
-        epoch = max(row["epoch"] for row in self._newest)
+        epoch = max(row["epoch"] for row in self.newest)
         name = evaluation.rankings[evaluation.watched]
-        well = [row for row in self._newest if not row["diverged_step"]]
+        well = [row for row in self.newest if not row["diverged_step"]]
         scores = {d: [row[f"val/{d}/ndcg@10/{name}"] for row in well] for d in "AB"}
         better = [row["best_epoch"] == row["epoch"] for row in well]
         if len(well) < MANY_SEEDS:
@@ -85,7 +79,7 @@ class Rows:
                 spread = f"{np.mean(v):.4f} ± {np.std(v, ddof=1):.4f}"
                 parts.append(f"{d} {spread} ({min(v):.4f} to {max(v):.4f})")
             parts.append(f"{len(well)} seeds, {sum(better)} with a new best")
-        for row in self._newest:
+        for row in self.newest:
             if row["diverged_step"]:
                 parts.append(f"seed {row['seed']} diverged at step {row['diverged_step']}")
         most = self.experiment.config.train.max_epochs

@@ -95,7 +95,8 @@ class SearchSweep(Sweep):
         super()._after_epoch(training, seconds)
         trial = self._trials.get(training.workdir.path.name)
         if trial:  # one that was gone on with is not pruned
-            trial.report(float(np.median(training.rows.scores())), training.step)
+            scores = [index.score_of(row) for row in training.rows.newest]
+            trial.report(float(np.median(scores)), training.step)
             training.stop = training.stop or trial.should_prune()
 
     def _count(self, name):

@@ -25,14 +25,15 @@ from oa_jax.errors import UserError
 from oa_jax.events import split as splits
 from oa_jax.events.log import InteractionLog
 from oa_jax.events.split import Split
-from oa_jax.events.world import World
 from oa_jax.experiment import traced_fields
+from oa_jax.nn.fusion import matched_width
 
 EXPECTED = "a file such as configs/studies/phase.py"
 # Fields beside the traced ones and the seeds that no program depends on.
 HOST = ("train.checkpoint_every", "train.keep_checkpoints", "train.compaction", "train.writers")
 # What may grow for `matched`, and in which steps.
 SIZES = {"width": "model.d_embed", "depth": "model.blocks", "ffn": "model.d_ffn"}
+_width = functools.cache(matched_width)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,9 +115,8 @@ def programs(runs: Mapping[str, Config]) -> list[dict[str, Config]]:
 
 
 @functools.cache
-def _events(data: str) -> tuple[InteractionLog, Split]:
-    name, directory, rule, world, skip_short = json.loads(data)
-    log = sources.load(name, directory, World(**world))
+def _events(name, directory, rule, world, skip_short) -> tuple[InteractionLog, Split]:
+    log = sources.load(name, directory, world)
     return log, splits.make_split(log, rule, skip_short)
 
 
@@ -129,8 +129,7 @@ def n_parameters(config: Config) -> int:
 def _parameters(key: str) -> int:
     config = known.resolve(json.loads(key))  # the fields that the key lacks change no number
     parts, data = known.parts(config), config.data
-    world = dataclasses.asdict(data.world)
-    log, split = _events(json.dumps([data.name, data.dir, data.split, world, parts.skip_short]))
+    log, split = _events(data.name, data.dir, data.split, data.world, parts.skip_short)
     backbone = parts.backbone(log.n_items, parts.empty_tables(log, split))
     shapes = jax.eval_shape(backbone.init, jax.random.key(0))
     return sum(leaf.size for leaf in jax.tree.leaves(shapes))
@@ -141,13 +140,6 @@ def with_fusion(of: Any, fusion: str) -> Config:
     config = known.resolve(of).replace(**{"gca.fusion": fusion})
     width = _width(config.gca, config.model.d_embed, config.model.heads)
     return config.replace(**{"gca.width": width}) if fusion != "gca" else config
-
-
-@functools.cache
-def _width(gca, d_embed, heads):
-    from oa_jax.nn.fusion import matched_width
-
-    return matched_width(gca, d_embed, heads)
 
 
 def matched(of: Any, base: Any, by: str = "width") -> Config:

@@ -1,6 +1,7 @@
 """Where the rows of metrics.jsonl go besides: TensorBoard, MLflow, Weights & Biases.
 
-A writer is a class with `row(row)` and `close()`, and its name in `WRITERS`.
+A writer is a class with `row(row)`, a row of metrics.jsonl with epoch, seed, and numbers by name,
+and `close()`; its name stands in `WRITERS`.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ import importlib
 import os
 import secrets
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Any
 
 from oa_jax import processes
 from oa_jax.configuration import Config, fields_of, value_of
@@ -17,14 +18,7 @@ from oa_jax.errors import UserError
 from oa_jax.runs.workdir import Workdir
 
 
-class Writer(Protocol):
-    def row(self, row: Mapping[str, Any]) -> None:
-        """A row of metrics.jsonl: epoch, seed, and numbers by name."""
-
-    def close(self) -> None: ...
-
-
-def opened(config: Config, workdir: Workdir) -> list[Writer]:
+def opened(config: Config, workdir: Workdir) -> list[Any]:
     """The writers of `train.writers`, in the process that writes files.
 
     Raises UserError where the package of one is not installed.

@@ -11,7 +11,6 @@ from __future__ import annotations
 import functools
 import os
 import pathlib
-import shutil
 import tempfile
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -69,8 +68,8 @@ def export(
     params, extra, program = scorer(model, params, index)
     about = _about(model, path)
     out.parent.mkdir(parents=True, exist_ok=True)
-    folder = pathlib.Path(tempfile.mkdtemp(prefix=f"{out.name}.", suffix=".tmp", dir=out.parent))
-    try:
+    with tempfile.TemporaryDirectory(".tmp", f"{out.name}.", out.parent, True) as name:
+        folder = pathlib.Path(name)
         for name, tensors in ((PARAMETERS, params), (SCORER, extra)):
             files.write(folder / name, save({k: np.asarray(v) for k, v in tensors.items()}))
         files.write(folder / PROGRAM, program)
@@ -85,8 +84,6 @@ def export(
         if out.exists():
             out.rmdir()
         os.replace(folder, out)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
     return out
 
 

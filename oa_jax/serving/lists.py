@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import pathlib
-import shutil
 import tempfile
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
@@ -175,8 +174,8 @@ def write(frames: Iterable[pl.DataFrame], out: str | os.PathLike) -> int:
     The file appears when it is whole: the parts lie in a folder beside it until then.
     """
     pl, file, n_rows = polars(), files.local(out, "--out"), 0
-    parts = pathlib.Path(tempfile.mkdtemp(prefix=f"{file.name}.", suffix=".tmp", dir=file.parent))
-    try:
+    with tempfile.TemporaryDirectory(".tmp", f"{file.name}.", file.parent, True) as folder:
+        parts = pathlib.Path(folder)
         for number, frame in enumerate(frames):
             frame.write_parquet(parts / f"{number:08d}.parquet")
             n_rows += len(frame)
@@ -185,21 +184,7 @@ def write(frames: Iterable[pl.DataFrame], out: str | os.PathLike) -> int:
             whole
         )
         os.replace(whole, file)
-    finally:
-        shutil.rmtree(parts, ignore_errors=True)
     return n_rows
-
-
-def check_form(out: str | os.PathLike) -> None:
-    """Raise UserError for a file with another ending than FORMS."""
-    if files.local(out, "--out").suffix not in FORMS:
-        raise UserError(f"--out={out}: expected a file that ends in {', '.join(FORMS)}")
-
-
-def figures(model: Model, beyond: dict[str, Beyond], k: int, n_users: int) -> dict[str, Any]:
-    """What lists.json says of the lists of one model."""
-    found = {domain: of.figures() for domain, of in beyond.items()}
-    return {"of": model.of, "k": k, "users": n_users, "figures": found}
 
 
 def keep(workdir: pathlib.Path, found: dict[str, Any]) -> None:

@@ -183,7 +183,9 @@ def test_what_a_failed_restore_leaves_behind_is_unsaid_in_a_command(how):
 
 def test_the_name_of_the_process_is_one_word(monkeypatch):
     started = []
-    module = types.SimpleNamespace(__doc__="", start=lambda: started.append(sys.argv))
+    module = types.SimpleNamespace(
+        __doc__="", main=None, run=lambda *_, **__: started.append(sys.argv)
+    )
     monkeypatch.setattr("importlib.import_module", lambda name: module)
     monkeypatch.setattr(sys, "argv", ["-m", "data", "list"])
     monkeypatch.setattr(sys.modules["__main__"], "__doc__", "")

@@ -263,7 +263,7 @@ def test_lines_for_people(tmp_path):
 
 def test_a_line_of_many_seeds_has_their_spread():
     rows, name = Rows(toy.toy_experiment(), None), "ndcg@10/uni10"
-    rows._newest = [
+    rows.newest = [
         {"epoch": 1, "seed": s, "diverged_step": 0, "best_epoch": int(s < 3)}
         | {f"val/A/{name}": s / 100, f"val/B/{name}": 0.5}
         for s in range(9)
@@ -271,7 +271,7 @@ def test_a_line_of_many_seeds_has_their_spread():
     # Deviation of 0 … 8 with n - 1: √7.5.
     expected = "A/B  A 0.0400 ± 0.0274 (0.0000 to 0.0800)  B 0.5000 ± 0.0000 (0.5000 to 0.5000)  "
     assert expected + "9 seeds, 3 with a new best" in rows.line(10.0)
-    rows._newest[8]["diverged_step"] = 7  # eight are left: each of them
+    rows.newest[8]["diverged_step"] = 7  # eight are left: each of them
     line = rows.line(10.0)
     assert "0:0.0000/0.5000*" in line and "7:0.0700/0.5000 " in line
     assert "seed 8 diverged at step 7" in line and "±" not in line
@@ -283,5 +283,5 @@ def test_the_time_left_is_a_bound():
     left = {(1, 10.0): 1, (1, 31.0): 2, (2, 60.0): 1, (3, 10.0): 0}
     for (epoch, seconds), minutes in left.items():
         row = {"seed": 0, "diverged_step": 0, "best_epoch": 0, "epoch": epoch}
-        rows._newest = [row | {f"val/{d}/ndcg@10/uni10": 0.5 for d in "AB"}]
+        rows.newest = [row | {f"val/{d}/ndcg@10/uni10": 0.5 for d in "AB"}]
         assert rows.line(seconds).endswith(f" {minutes} min left at most")

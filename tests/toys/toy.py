@@ -158,7 +158,7 @@ def _engine(config):
     return with_toy(config).engine
 
 
-def with_toy(config, log=None):
+def with_toy(config, log=None, candidates=None):
     """As `experiment.build`, with the toy in the backbone's place."""
     data = experiment_lib.load(config, log)
     evaluation = experiment_lib.evaluate(config, data)
