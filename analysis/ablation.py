@@ -60,7 +60,7 @@ def collect(runs: list[Run], interventions: pl.DataFrame) -> pl.DataFrame:
             told.add(tuple(family.values()))
             records += [family | r for r in _published(run)]
     frame = pl.DataFrame(records, schema=SCHEMA)
-    order = pl.col("source").replace_strict({s: i for i, s in enumerate(SOURCES)})
+    order = pl.col("source").cast(pl.Enum(SOURCES))
     return frame.sort("model", "variant", order, maintain_order=True)
 
 
@@ -72,12 +72,8 @@ def used(run: Run) -> str:
 def _trained(run):
     weight, lead = run.gca["ortho_weight"], {"source": SOURCES[0], "used": used(run)}
     lead["detail"] = run.name + (f", λ={weight:g}" if weight else "")
-    seeds, records = run.seeds(), []
-    for name in seeds.columns:
-        split, *rest = name.split("/")
-        if split == "test" and len(rest) == 3 and rest[1] in METRICS:
-            records.append(lead | _summary("/".join(rest), seeds[name]))
-    return records
+    found = run.seeds().select(pl.col(f"^test/[^/]+/({'|'.join(METRICS)})/[^/]+$"))
+    return [lead | _summary(of.name.removeprefix("test/"), of) for of in found]
 
 
 def _replaced(run, frame):

@@ -71,15 +71,16 @@ def angles(runs: list[Run]) -> pl.DataFrame:
 
 
 def headline(run: Run) -> str:
-    """Begin of the statistic's name to read first: of α ⊙ X', of X' where the run lacks that."""
-    return "gated_" if run.has_gated else ""
+    """Begin of the statistic's name to read first: of α ⊙ X', of X' where it lacks (older runs)."""
+    gated = any(name.endswith("/gated_abs_cos") for name in run.seeds().columns)
+    return "gated_" if gated else ""
 
 
 def warnings(runs: list[Run]) -> list[str]:
     """Sentences on runs whose angles have to be read with care."""
     out = []
     for run in finished(runs):
-        if run.places and not run.has_gated:
+        if run.places and not headline(run):
             known = "α ⊙ X′ was not recorded by the version that trained it: angles of the raw X′"
             out.append(f"{run.name}: {known}")
         if run.places and run.gate == "tanh":

@@ -230,12 +230,28 @@ def draw(points: pl.DataFrame, table: pl.DataFrame, metric: str) -> dict:
 
 def _drawn(part, rows, setting, statistic, metric):
     rows = rows.filter(setting=setting, statistic=statistic)
-    looks = figures.marks(part["variant"].to_list())
+    looks, of = figures.marks(part["variant"].to_list()), update_of(statistic)
+    named = {"abs_cos": f"mean |cos(X, {of})| of a token", "cos_abs": f"|mean cos(X, {of})|"}
     metric = metric if "/" in metric else f"{metric}/{setting.split(' · ')[3]}"
 
     def panel(axis, domain):
-        _panel(axis, part.filter(domain=domain), looks, statistic)
-        axis.set_ylabel(f"test {metric}, domain {domain}")
+        mine = part.filter(domain=domain)
+        for (variant, place), points in mine.group_by("variant", "place", maintain_order=True):
+            look = figures.point_style(looks[variant], place)
+            label = f"{variant}, {'mean of places' if place == 'mean' else f'place {place}'}"
+            axis.plot(points["x"], points["y"], label=label, alpha=0.85, **look)
+        if statistic.endswith("cos_abs"):
+            null = mine["null"].mean()
+            _draw_null(axis, mine, "untrained models", [] if null is None else [null])
+        elif statistic.endswith("abs_cos"):
+            _draw_null(axis, mine, "independent directions", mine["null"].unique().sort())
+        x, y = mine["x"].to_numpy(), mine["y"].to_numpy()
+        if math.isfinite(pearson(x, y)):
+            fit, ends = stats.linregress(x, y), np.array([x.min(), x.max()])
+            line = {"color": "#555555", "lw": 0.9, "label": "least squares"}
+            axis.plot(ends, fit.intercept + fit.slope * ends, **line)
+        name = named.get(statistic.removeprefix("gated_"), statistic)
+        axis.set(xlabel=name, ylabel=f"test {metric}, domain {domain}")
         for row in rows.filter(domain=domain).iter_rows(named=True):
             r = number(row["value"], 2, sign=True)
             text = f"r = {r} {interval(row['low'], row['high'], 2, sign=True)}".strip()
@@ -246,30 +262,6 @@ def _drawn(part, rows, setting, statistic, metric):
     label = f"Test {metric} against {statistic} by seed, {setting}"
     name, heading = f"correlate_{statistic}", f"{setting}: {statistic}"
     return figures.by_domain(name, setting, panel, heading, label, 3.3)
-
-
-def _panel(axis, part, looks, statistic):
-    for (variant, place), points in part.group_by("variant", "place", maintain_order=True):
-        look = figures.point_style(looks[variant], place)
-        label = f"{variant}, {'mean of places' if place == 'mean' else f'place {place}'}"
-        axis.plot(points["x"], points["y"], label=label, alpha=0.85, **look)
-    if statistic.endswith("cos_abs"):
-        null = part["null"].mean()
-        _draw_null(axis, part, "untrained models", [] if null is None else [null])
-    elif statistic.endswith("abs_cos"):
-        _draw_null(axis, part, "independent directions", part["null"].unique().sort())
-    x, y = part["x"].to_numpy(), part["y"].to_numpy()
-    if math.isfinite(pearson(x, y)):
-        fit = stats.linregress(x, y)
-        ends = np.array([x.min(), x.max()])
-        line = {"color": "#555555", "lw": 0.9, "label": "least squares"}
-        axis.plot(ends, fit.intercept + fit.slope * ends, **line)
-    update = update_of(statistic)
-    named = {
-        "abs_cos": f"mean |cos(X, {update})| of a token",
-        "cos_abs": f"|mean cos(X, {update})|",
-    }
-    axis.set_xlabel(named.get(statistic.removeprefix("gated_"), statistic))
 
 
 def _draw_null(axis, part, what, nulls):

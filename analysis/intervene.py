@@ -21,16 +21,7 @@ from oa_jax.runs.workdir import Workdir
 from oa_jax.sheets import Sheet
 
 from . import ablation, figures, restore
-from .interventions import (
-    PART_OF,
-    PARTS,
-    UNCHANGED,
-    Intervened,
-    Intervention,
-    interventions,
-    modules_of,
-    variables,
-)
+from . import interventions as lib
 from .output import columns, interval, number, read_frame
 from .page import Section
 from .resampling import DRAWS, compare
@@ -42,20 +33,16 @@ HELD = 20_000_000  # differences (metrics × seeds × users) held at once
 SCHEMA = columns("run", "seed") | columns("parameters split", "step")
 SCHEMA |= columns("part_of places intervention", "", "scale") | columns("domain metric")
 SCHEMA |= columns("", "", "base value change low high") | columns("", "users")
-TOLD = {
-    "orthogonal": "with U⊥ alone by",
-    "parallel": "with U∥ alone by",
-    "zero": "without U by",
-}
+TOLD = {"orthogonal": "with U⊥ alone by", "parallel": "with U∥ alone by", "zero": "without U by"}
 
 
 def define_flags() -> None:
     restore.define_flags()
-    flags.DEFINE_list("interventions", list(PARTS), "What the update is replaced by.")
+    flags.DEFINE_list("interventions", list(lib.PARTS), "What the update is replaced by.")
     flags.DEFINE_list("scales", [f"{s:g}" for s in SCALES], "Factors on what replaces it.")
     flags.DEFINE_bool("each_place", False, "Also at one place of GCA at a time.")
     meaning = "What is replaced: gated, α ⊙ X'; update, X' before its gate."
-    flags.DEFINE_enum("part_of", "gated", PART_OF, meaning)
+    flags.DEFINE_enum("part_of", "gated", lib.PART_OF, meaning)
 
 
 def command(runs: list[Run], out, say) -> int:
@@ -68,7 +55,7 @@ def command(runs: list[Run], out, say) -> int:
         raise UserError(f"--scales={given}: expected numbers such as 0.5,1,2") from None
     asked = {"scales": scales, "parts": values.interventions}
     asked |= {name: values[name].value for name in ("each_place", "draws", "part_of")}
-    interventions(asked["parts"], asked["scales"])  # what is wrong is said before the work
+    lib.interventions(asked["parts"], asked["scales"])  # what is wrong is said before the work
     frame, status = restore.of_every_run(runs, "intervene", SCHEMA, out, say, intervene, **asked)
     for name in names_of(frame, values.metric):
         found = sheet(frame, runs, name, values.which, values.split)
@@ -84,7 +71,7 @@ def intervene(
     split: str = "test",
     say=print,
     *,
-    parts=tuple(PARTS),
+    parts=tuple(lib.PARTS),
     scales=SCALES,
     each_place: bool = False,
     draws: int = DRAWS,
@@ -106,11 +93,11 @@ def intervene(
     experiment = restore.experiment_of(run, say, data_dir)
     if run.env["fingerprints"]:  # ranks of other candidates cannot be held against the run's
         check_same_data(Workdir(run.path), {"fingerprints": experiment.identity()})
-    asked = interventions(parts, scales, run.places if each_place else ())
+    asked = lib.interventions(parts, scales, run.places if each_place else ())
     records = []
     for restored in restore.parameters(run, experiment, which, say):
         ranker = Ranker(experiment, restored, split, part_of)
-        base = ranker.ranks(UNCHANGED)
+        base = ranker.ranks(lib.UNCHANGED)
         if which == "best" and run.is_finished:
             say(f"{run.name}: {agreement(base, run.ranks(), ranker)}")
         lead = {"run": run.name, "parameters": restored.kind, "split": split, "part_of": part_of}
@@ -129,16 +116,16 @@ class Ranker:
         self.seeds, self.epochs = experiment.seeds[slots], restored.epoch_S[slots]
         self.rows, self._names = evaluation.rows[split], evaluation.rankings
         settings = experiment.engine.settings
-        self._modules, self._tables = modules_of(settings.backbone), experiment.tables
-        changed = Intervened(settings.backbone, part_of)
+        self._modules, self._tables = lib.modules_of(settings.backbone), experiment.tables
+        changed = lib.Intervened(settings.backbone, part_of)
         settings = dataclasses.replace(settings, backbone=changed)
         self._engine = Engine(settings, experiment.engine.axis)
         self._params = jax.device_put(jax.tree.map(lambda a: a[slots], restored.params))
         self._padded = jax.device_put(evaluation.padded(self.rows))
 
-    def ranks(self, intervention: Intervention) -> dict:
+    def ranks(self, intervention: lib.Intervention) -> dict:
         """{ranking's name: Ranks of numpy arrays, (S, R)}."""
-        asked = variables(self._params, self.seeds, self._modules, intervention)
+        asked = lib.variables(self._params, self.seeds, self._modules, intervention)
         found, _ = self._engine.final(asked, self._padded, tuple(self._names), self._tables)
         found, n = jax.device_get(found), len(self.rows["target"])
         return {self._names[k]: jax.tree.map(lambda a: a[:, :n], v) for k, v in found.items()}
@@ -176,7 +163,8 @@ def agreement(ranks, stored, ranker: Ranker) -> str:
 def _changes(ranker, base_ranks, asked, lead, draws, say):
     """Records of all interventions, in groups whose differences are held together."""
     names, base = ranker.metrics(base_ranks)
-    size, records = max(1, HELD // base.size), _records(ranker, names, base, [UNCHANGED], [base], 2)
+    size, unchanged = max(1, HELD // base.size), [lib.UNCHANGED]
+    records = _records(ranker, names, base, unchanged, [base], 2)
     for start in range(0, len(asked), size):
         group, values = asked[start : start + size], []
         for i, intervention in enumerate(group, start + 1):
@@ -198,10 +186,8 @@ def _records(ranker, names, base, group, values, draws):
             continue
         mine, there = value[:, :, rows], np.concatenate([base[:, :, rows]] * len(group))
         whose = [(None, None, slice(None))]
-        whose += [
-            (int(seed), int(epoch), slice(i, i + 1))
-            for i, (seed, epoch) in enumerate(zip(ranker.seeds, ranker.epochs, strict=True))
-        ]
+        numbers = zip(ranker.seeds.tolist(), ranker.epochs.tolist(), strict=True)
+        whose += [(*of, slice(i, i + 1)) for i, of in enumerate(numbers)]
         for seed, step, slots in whose:
             change = mine[:, slots] - there[:, slots]
             found = compare(change, None, np.random.default_rng(0), draws)
@@ -244,12 +230,12 @@ def sheet(frame: pl.DataFrame, runs: list[Run], metric: str, which="best", split
 
 
 def _named(part, part_of):
-    return PARTS[part].replace("U", "α ⊙ X′" if part_of == "gated" else "X′")
+    return lib.PARTS[part].replace("U", "α ⊙ X′" if part_of == "gated" else "X′")
 
 
 def _drawn(frame, setting, runs, metric):
     """(file's name, figure): change of the metric by each replacement, a marker for each run."""
-    parts = [part for part in PARTS if part in frame["intervention"]]
+    parts = [part for part in lib.PARTS if part in frame["intervention"]]
     (labels, looks), part_of = figures.of_runs(runs), frame["part_of"][0]
     full = runs[0].full_name(metric)
 

@@ -45,15 +45,11 @@ PARTS = {
 
 @dataclasses.dataclass(frozen=True)
 class Intervention:
-    """The update replaced by `scale` times a part; at one place of GCA, or at all (None)."""
+    """The update replaced by `scale` times a part; at one place of GCA, such as "0", or at all."""
 
     part: str = "full"
     scale: float = 1.0
-    place: int | None = None
-
-    @property
-    def places(self) -> str:
-        return "all" if self.place is None else str(self.place)
+    places: str = "all"
 
 
 UNCHANGED = Intervention()
@@ -72,7 +68,7 @@ def interventions(parts, scales, places=()) -> list[Intervention]:
             raise UserError(f"--scales={scale:g}: expected finite numbers from 0 up")
     found = [
         Intervention(part, float(scale), place)
-        for place, part in itertools.product((None, *places), parts)
+        for place, part in itertools.product(("all", *map(str, places)), parts)
         for scale in ((1.0,) if part == "zero" else scales)  # zero has no scale,
         if scale > 0  # and a scale of zero is `zero`
     ]
@@ -120,8 +116,7 @@ def variables(params, seeds, modules, intervention: Intervention) -> dict:
     order, part, scale = list(PARTS), {}, {}
     for name in modules:
         # The number in a module's name is its place: gca_0_A.
-        here = intervention.place in (None, int(name.split("_")[1]))
-        chosen = intervention if here else UNCHANGED
+        chosen = intervention if intervention.places in ("all", name.split("_")[1]) else UNCHANGED
         part[name] = np.full(len(seeds), order.index(chosen.part), np.int32)
         scale[name] = np.full(len(seeds), chosen.scale, np.float32)
     return {"params": params, "seed": np.asarray(seeds, np.int32), "part": part, "scale": scale}

@@ -46,9 +46,7 @@ def command(runs: list[Run], out, say) -> int:
     frame, status = restore.of_every_run(runs, "orthogonality", SCHEMA, out, say, measure)
     main = frame.filter(pl.col("parameters").is_in(["best", "last"]), statistic="gated_abs_cos")
     for (run, place), part in main.group_by("run", "place", maintain_order=True):
-        means = (
-            f"{domain} {number(part.filter(domain=domain)['value'].mean())}" for domain in "AB"
-        )
+        means = (f"{d} {number(part.filter(domain=d)['value'].mean())}" for d in "AB")
         say(f"{run}, place {place}: mean |cos(X, α ⊙ X′)| {', '.join(means)}")
     pages = [sheet.markdown() for sheet in tokens.sheets(frame)]
     if pages:
@@ -115,7 +113,7 @@ def parts_of_users(experiment: Experiment, split: str) -> dict[str, dict[str, np
     return {part: padded({k: v[some] for k, v in rows.items()}) for part, some in chosen.items()}
 
 
-def stream(backbone, params, parts, block_users: int | None = None, tables=None) -> dict:
+def stream(backbone, params, parts, block_users: int, tables=None) -> dict:
     """Totals of one seed over blocks of users: {"place/domain": see `statistics`}.
 
     params: one seed's. parts: {part: rows in whole blocks}. Two passes: the first finds the means,
@@ -124,9 +122,8 @@ def stream(backbone, params, parts, block_users: int | None = None, tables=None)
     """
     blocks, params = [], jax.device_put(params)
     for part, rows in parts.items():
-        size = block_users or len(rows["real"])
-        starts = range(0, len(rows["real"]), size)
-        blocks += [(part, {n: a[i : i + size] for n, a in rows.items()}) for i in starts]
+        starts = range(0, len(rows["real"]), block_users)
+        blocks += [(part, {n: a[i : i + block_users] for n, a in rows.items()}) for i in starts]
 
     def added(program, *more):
         totals: dict = {}

@@ -58,9 +58,7 @@ def apart(runs: list[Run], x: str, y: str, group: str = "") -> dict[str, list[st
     alike = [None] * len(runs)  # in a field that is no difference
     cells = list(zip(values.pop(x, alike), values.pop(y, alike), strict=True))
     values.pop("gca.positions", None)
-    values = {
-        name: of for name, of in values.items() if name.startswith(group) and not follows(of, cells)
-    }
+    values = {k: of for k, of in values.items() if k.startswith(group) and not follows(of, cells)}
     return {
         run.name: [in_words(name, of[i]) for name, of in values.items() if of[i] != usual[name]]
         for i, run in enumerate(runs)

@@ -59,16 +59,7 @@ def command(runs: list[Run], out, say) -> int:
         except UserError as error:
             failed[shown_by] = str(error)
             say(f"{name}: {error}")
-    text, drawn = build(runs, find_runs(options.runs)[1], out, options, failed)
-    figures.save(out, drawn)
-    files.write(out / "report.html", text)
-    say(f"report in {out / 'report.html'}")
-    return 1 if failed else 0
-
-
-def build(runs: list[Run], left_out: list[str], out, options, failed: dict):
-    """-> (HTML, {name: figure}); writes the frames of the sections into `out`."""
-    sections = [runs_section(runs, left_out)]
+    sections = [runs_section(runs, find_runs(options.runs)[1])]
     for module in (*SECTIONS, *(m for m in SOMETIMES if m.applies(runs, options))):
         section = module.section(runs, out, options)
         missing = [failed[module]] if module in failed else []
@@ -80,9 +71,13 @@ def build(runs: list[Run], left_out: list[str], out, options, failed: dict):
     sections.append(Section("Published values", how, "", lines))
     made = f"made {datetime.date.today()} by oa-jax {oa_jax.__version__}"
     count = f"{plural(len(runs), 'run')}, {len(finished(runs))} finished"
-    drawn = {name: figure for s in sections for name, figure in s.figures.items()}
     lead = f"{count}; {made}. Intervals are 95 %."
-    return page("Orthogonal Alignment: what these runs show", lead, sections), drawn
+    text = page("Orthogonal Alignment: what these runs show", lead, sections)
+    for section in sections:
+        figures.save(out, section.figures)
+    files.write(out / "report.html", text)
+    say(f"report in {out / 'report.html'}")
+    return 1 if failed else 0
 
 
 def runs_section(runs: list[Run], left_out: list[str]) -> Section:

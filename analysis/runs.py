@@ -83,11 +83,6 @@ class Run:
         return self.config["model"]["d_embed"]
 
     @property
-    def data(self) -> str:
-        """Name of the data, and the first digits of their fingerprint."""
-        return f"{self.config['data']['name']} {self.fingerprint[:8]}"
-
-    @property
     def numbers(self) -> set[int]:
         """The numbers of its seeds."""
         first = self.config.get("first_seed", 0)
@@ -156,11 +151,6 @@ class Run:
         return metric if "/" in metric else f"{metric}/{self.candidates}"
 
     @property
-    def rankings(self) -> list[str]:
-        """Names of all rankings that the run was measured by."""
-        return list(dict.fromkeys(ranking for _, ranking in self.measures))
-
-    @property
     def measures(self) -> list[tuple[str, str]]:
         """(metric, ranking) of everything that domain A was measured by."""
         found = [name.split("/") for name in self.seeds().columns if name.startswith("test/A/")]
@@ -172,11 +162,6 @@ class Run:
         from oa_jax.backbones import known  # imports JAX
 
         return known.parts(known.resolve(self.config)).tie_weight
-
-    @property
-    def has_gated(self) -> bool:
-        """Whether the summary has angles of the gated update; older runs have those of X' alone."""
-        return any(name.endswith("/gated_abs_cos") for name in self.seeds().columns)
 
     def seeds(self) -> pl.DataFrame:
         """A row per seed that ended well: run, seed, epochs, best_epoch, every metric.
@@ -372,9 +357,7 @@ def _frame(rows, whole):
     """Columns of numbers, null where there is none; those named `whole` are integers."""
     names = list(dict.fromkeys(name for row in rows for name in row))
     values = {n: pl.Series(n, [_number(row.get(n)) for row in rows], pl.Float64) for n in names}
-    return pl.DataFrame(values).with_columns(
-        pl.col([name for name in whole if name in names]).cast(pl.Int64)
-    )
+    return pl.DataFrame(values).cast({name: pl.Int64 for name in whole if name in names})
 
 
 def _is_workdir(path):

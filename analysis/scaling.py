@@ -9,12 +9,14 @@ log parameters. Outside its range there is no ratio, only a bound.
 from __future__ import annotations
 
 import itertools
+import json
 import math
 
 import numpy as np
 import polars as pl
 from scipy import interpolate, optimize
 
+from oa_jax.runs.index import score_of
 from oa_jax.sheets import Sheet
 
 from . import figures, published
@@ -36,21 +38,15 @@ class Curve:
     """Quality of the baseline as a monotone function of its parameters, for D draws at once."""
 
     def __init__(self, sizes, quality, weights=None):
-        """sizes: (P,); quality: (P,) or (D, P); weights: (P,), such as the number of seeds.
-
-        Points of one size are averaged. Raises ValueError with fewer than 2 different sizes.
-        """
+        """sizes: (P,), at least 2 different ones, those of one size are averaged; quality: (P,) or
+        (D, P); weights: (P,), such as the number of seeds."""
         quality_DxP = np.atleast_2d(np.asarray(quality, np.float64))
         weights = np.ones(len(sizes)) if weights is None else np.asarray(weights, np.float64)
         self.sizes, where = np.unique(np.asarray(sizes, np.float64), return_inverse=True)
-        if len(self.sizes) < 2:
-            raise ValueError(f"sizes: found {self.sizes}, expected at least 2 different ones")
         member_PxU = np.eye(len(self.sizes))[where] * weights[:, None]
         total_U = member_PxU.sum(0)
-        fitted = [
-            optimize.isotonic_regression(row, weights=total_U).x
-            for row in quality_DxP @ member_PxU / total_U
-        ]
+        means_DxU = quality_DxP @ member_PxU / total_U
+        fitted = [optimize.isotonic_regression(row, weights=total_U).x for row in means_DxU]
         self.quality_DxU = np.array(fitted)
         self._cubic = interpolate.PchipInterpolator(np.log(self.sizes), self.quality_DxU, axis=1)
 
@@ -78,11 +74,25 @@ class Curve:
         return np.where(reached_DxU.any(1), found, np.inf)
 
 
+def at_best_rate(runs: list[Run]) -> list[Run]:
+    """The finished ones, of configurations that differ in their learning rate alone those of the
+    rate with the best mean validation NDCG@10."""
+    scores: dict[str, dict[str, list[float]]] = {}
+    of_run = {run: f"{run.setting} {run.configuration}" for run in finished(runs)}
+    for run, name in of_run.items():
+        rate = run.config["train"]["learning_rate"]
+        but_rate = name.replace(f'"learning_rate": {json.dumps(rate)}', "")
+        found = scores.setdefault(but_rate, {}).setdefault(name, [])
+        found += map(score_of, run.summary["per_seed"])
+    best = {max(of, key=lambda name: np.mean(of[name])) for of in scores.values()}
+    return [run for run, name in of_run.items() if name in best]
+
+
 def points_of(runs: list[Run], metric: str = "ndcg@10") -> pl.DataFrame:
     """A row for each configuration and domain, columns `POINTS`: seeds of equal configurations are
-    put together."""
+    put together, and of learning rates the best counts, see `at_best_rate`."""
     pooled: dict[tuple, dict] = {}
-    for run, domain in itertools.product(finished(runs), "AB"):
+    for run, domain in itertools.product(at_best_rate(runs), "AB"):
         seeds, name = run.seeds(), f"test/{domain}/{run.full_name(metric)}"
         values = seeds[name].drop_nulls().to_list() if name in seeds.columns else []
         if values:
@@ -204,7 +214,18 @@ def _drawn(points, table, setting, metric):
     looks = figures.marks(points["variant"])
 
     def panel(axis, domain):
-        _panel(axis, points.filter(domain=domain), looks, unit)
+        mine = points.filter(domain=domain)
+        for (variant,), here in mine.group_by("variant", maintain_order=True):
+            here = here.sort("parameters", maintain_order=True)
+            style = figures.point_style(looks[variant]) | {"capsize": 2, "elinewidth": 0.8}
+            style |= {"yerr": here["sd"].fill_null(0.0), "label": f"{variant} (± sd)"}
+            axis.errorbar(here["parameters"] / unit, here["quality"], **style)
+        baselines = mine.filter(variant="baseline")
+        if baselines["parameters"].n_unique() > 1:
+            curve = Curve(*(baselines[name] for name in OF_CURVE))
+            sizes = np.geomspace(curve.sizes[0], curve.sizes[-1], 200)
+            line = {"color": "#555555", "lw": 1, "label": "baseline, monotone"}
+            axis.plot(sizes / unit, curve(sizes)[0], **line)
         rows = table.filter(domain=domain).drop_nulls("ratio")
         arrow = {"arrowstyle": "->", "color": "#555555", "linestyle": ":"}
         arrow |= {"shrinkA": 0, "shrinkB": 4}
@@ -221,20 +242,6 @@ def _drawn(points, table, setting, metric):
 
     label = f"Test {metric} against parameters, {setting}"
     return figures.by_domain("scaling", setting, panel, setting, label, 3.1)
-
-
-def _panel(axis, points, looks, unit):
-    for (variant,), here in points.group_by("variant", maintain_order=True):
-        here = here.sort("parameters", maintain_order=True)
-        style = figures.point_style(looks[variant]) | {"capsize": 2, "elinewidth": 0.8}
-        style |= {"yerr": here["sd"].fill_null(0.0), "label": f"{variant} (± sd)"}
-        axis.errorbar(here["parameters"] / unit, here["quality"], **style)
-    baselines = points.filter(variant="baseline")
-    if baselines["parameters"].n_unique() < 2:
-        return
-    curve = Curve(*(baselines[name] for name in OF_CURVE))
-    sizes = np.geomspace(curve.sizes[0], curve.sizes[-1], 200)
-    axis.plot(sizes / unit, curve(sizes)[0], color="#555555", lw=1, label="baseline, monotone")
 
 
 def value(row: dict) -> str:
@@ -268,7 +275,8 @@ def section(runs: list[Run], out, options) -> Section:
     how = (
         "N*/N: how many times the parameters of a GCA variant a baseline needs to rank as well. "
         "The baseline's curve is made monotone and joined over log parameters; nothing is said "
-        "beyond its ends but a bound. Intervals resample the seeds of every size."
+        "beyond its ends but a bound. Intervals resample the seeds of every size. Where learning "
+        "rates differ, the one that is best on validation counts."
     )
     check_metric(options.metric, runs)
     points, paper = points_of(runs, options.metric), published_points()

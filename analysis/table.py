@@ -27,11 +27,7 @@ from .page import Section
 from .resampling import DRAWS, compare, probability_of_improvement
 from .runs import Run, finished
 
-METRICS = (
-    *(f"ndcg@{k}" for k in NDCG_CUTOFFS),
-    *(f"hr@{k}" for k in HR_CUTOFFS),
-    *("mrr", "auc"),
-)
+METRICS = (*(f"ndcg@{k}" for k in NDCG_CUTOFFS), *(f"hr@{k}" for k in HR_CUTOFFS), *("mrr", "auc"))
 RANKED = {"full": "ranked among all items"}
 LEAD = ("run", "variant", "data", "protocol", "width", "domain")  # what every row of a page says
 SCHEMA = columns("setting run variant data protocol", "width parameters seeds")
@@ -104,7 +100,7 @@ def gains(
             text = "no finished baseline of the same configuration among the runs: no gain"
             notes.append(f"{run.name}: {text}")
         for domain in _user_sets(run, groups):
-            for ranking in run.rankings:
+            for ranking in dict.fromkeys(ranking for _, ranking in run.measures):
                 rows += _means(run, domain, ranking, metrics)
                 if other is not None:
                     _add_gains(rows[-len(metrics) :], run, other, notes, draws, pair_seeds)
@@ -133,7 +129,8 @@ def _means(run, domain, ranking, metrics):
         known = column in seeds.columns
         values = seeds[column].drop_nulls().to_numpy() if known else np.empty(0)
         mean, sd = paper.get(f"{domain}/{metric}", (None, None))
-        row = {"setting": run.setting, "run": run.name, "variant": run.variant, "data": run.data}
+        row = {"setting": run.setting, "run": run.name, "variant": run.variant}
+        row |= {"data": f"{run.config['data']['name']} {run.fingerprint[:8]}"}
         row |= {"protocol": str(run.config.get("protocol", "?")), "width": run.width}
         row |= {"parameters": int(run.summary["n_parameters"]), "seeds": len(values)}
         row |= {"domain": domain, "ranking": ranking, "metric": metric}

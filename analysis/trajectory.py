@@ -24,7 +24,7 @@ SCHEMA |= columns("", "", "value") | columns("", "best_epoch") | columns("source
 def trajectories(runs: list[Run], measured: pl.DataFrame | None = None) -> pl.DataFrame:
     """Tidy: a row per run, seed, epoch and quantity; columns as `SCHEMA`.
 
-    quantity: `val/ndcg@10/uni999`, `train/loss_a` and the like, without place; or a statistic of
+    quantity: `val/ndcg@10/uni999` and the like, without place; or a statistic of
     GCA with its place. best_epoch: the seed's best by the end of what the file holds.
     """
     frames = [pl.DataFrame(schema=SCHEMA)]
@@ -35,17 +35,15 @@ def trajectories(runs: list[Run], measured: pl.DataFrame | None = None) -> pl.Da
         if "best_epoch" not in epochs.columns:
             epochs = epochs.with_columns(best_epoch=pl.lit(None, pl.Int64))
         last = epochs.group_by("seed").agg(pl.col("best_epoch").last())
-        names = [n for n in epochs.columns if _parse(n)]
+        drawn = [(name, *of) for name in epochs.columns if (of := _parse(name))]
+        parsed = pl.DataFrame(drawn, columns("name place domain quantity"), orient="row")
+        names = [name for name, *_ in drawn]
         tidy = epochs.unpivot(names, index=["epoch", "seed"], variable_name="name").drop_nulls()
-        parsed = pl.DataFrame(
-            [{"name": n, **_parse(n)} for n in names], schema_overrides={"place": pl.String}
-        )
         tidy = tidy.join(parsed, on="name").join(last, on="seed")
         parts = [tidy.with_columns(source=pl.lit("metrics.jsonl"))]
-        names = {"setting": run.setting, "run": run.name, "variant": run.variant}
-        names = {name: pl.lit(value) for name, value in names.items()}
         parts += _of_checkpoints(run, measured, last)
-        frames += [part.with_columns(**names) for part in parts]
+        lead = {"setting": run.setting, "run": run.name, "variant": run.variant}
+        frames += [part.with_columns(pl.lit(v).alias(k) for k, v in lead.items()) for part in parts]
     return pl.concat([frame.select(list(SCHEMA)).cast(SCHEMA) for frame in frames])
 
 
@@ -53,10 +51,8 @@ def _parse(name):
     """Place, domain and quantity of a column of metrics.jsonl, None for what is not drawn."""
     parts = name.split("/")
     if parts[0] == "val" and len(parts) == 4:
-        return {"place": None, "domain": parts[1], "quantity": f"val/{parts[2]}/{parts[3]}"}
-    if parts[0] == "gca" and len(parts) == 4 and parts[3] in SHOWN:
-        return {"place": parts[1], "domain": parts[2], "quantity": parts[3]}
-    return None
+        return None, parts[1], f"val/{parts[2]}/{parts[3]}"
+    return parts[1:] if parts[0] == "gca" and len(parts) == 4 and parts[3] in SHOWN else None
 
 
 def _of_checkpoints(run, measured, last):
@@ -68,8 +64,7 @@ def _of_checkpoints(run, measured, last):
     if "kept" not in found["parameters"]:
         return []
     found = found.rename({"statistic": "quantity", "step": "epoch"}).join(last, on="seed")
-    source = pl.lit("checkpoint, ") + pl.col("split")
-    return [found.with_columns(place=pl.col("place").cast(pl.String), source=source)]
+    return [found.with_columns(source=pl.lit("checkpoint, ") + pl.col("split"))]
 
 
 def draw(frame: pl.DataFrame, runs: list[Run], metric: str = "ndcg@10") -> dict:

@@ -20,8 +20,6 @@ import math
 import numpy as np
 import polars as pl
 
-from oa_jax.sheets import Sheet
-
 from . import correlate
 from .output import columns, interval, number, plural, sheet_of, write_frame
 from .page import Section
@@ -148,13 +146,10 @@ def section(runs: list[Run], out, options) -> Section:
     write_frame(out, "verdicts", frame)
     found = frame["verdict"].to_list()
     short = ", ".join(f"{found.count(v)} {v}" for v in ("met", "not met", "open"))
-    return Section(title, how, f"Conditions against it: {short}.", [], [], [sheet(frame)])
-
-
-def sheet(frame: pl.DataFrame) -> Sheet:
     cells = {"condition": lambda r: CONDITIONS[r["condition"]]}
     cells |= {name: name for name in ("setting", "domain", "verdict")}
     cells |= {"value": lambda r: number(r["value"], 4, sign=True)}
     cells |= {"95 % interval": lambda r: interval(r["low"], r["high"], 4, sign=True)}
     cells |= {"runs": "runs", "note": "note"}
-    return sheet_of(frame, "Conditions that would refute it", 4, cells)
+    sheet = sheet_of(frame, "Conditions that would refute it", 4, cells)
+    return Section(title, how, f"Conditions against it: {short}.", [], [], [sheet])

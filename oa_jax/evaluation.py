@@ -14,7 +14,7 @@ import numpy as np
 
 from oa_jax.errors import UserError
 from oa_jax.ranking.candidates import candidates_digest
-from oa_jax.ranking.metrics import metrics_by_domain, metrics_by_group
+from oa_jax.ranking.metrics import metrics_by_domain
 
 SPLITS = ("val", "test")
 COUNTS = ("rank", "ties", "n_candidates", "finite")  # of each row, as of `ranking.ranks.Ranks`
@@ -74,10 +74,10 @@ class Evaluation:
     ) -> dict[str, float]:
         """Metrics of one seed's counts (rank, ties, n_candidates), (R,) each, in a ranking, by
         domain and by group of users. groups: names of those wanted; by default all."""
-        masks, last = self.groups[split], (self.tie_weight, self.rankings[ranking])
+        masks, domain = self.groups[split], self.rows[split]["domain"]
         masks = masks if groups is None else {k: masks[k] for k in groups if k in masks}
-        out = metrics_by_domain(*counts, self.rows[split]["domain"], *last)
-        return out | metrics_by_group(*counts, masks, *last)
+        last = self.tie_weight, self.rankings[ranking], masks
+        return metrics_by_domain(*counts, domain, *last)
 
     def stored(self, seeds: np.ndarray, ranks: Mapping[str, Mapping[str, Mapping]]) -> dict:
         """Arrays of ranks.npz out of {split: {ranking: counts}}, leaves (S, R) of padded rows.

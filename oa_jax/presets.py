@@ -83,9 +83,17 @@ def is_true(name: str, value: str) -> bool:
     return choice(name, value, ("true", "false")) == "true"
 
 
-def only_runlocal(text: str | None) -> bool:
-    """Whether `runlocal` is given to a file that has no other argument."""
-    return is_true("runlocal", arguments(text, {"runlocal": "false"})["runlocal"])
+def study_arguments(text: str | None, **defaults: str) -> tuple[dict[str, str], bool]:
+    """(arguments, runlocal) of a file in configs/studies/, which has these beside `runlocal`."""
+    args = arguments(text, defaults | {"runlocal": "false"})
+    return args, is_true("runlocal", args["runlocal"])
+
+
+def of_study(reference: str, runlocal: bool, fields: Mapping[str, Any] | None = None) -> ConfigDict:
+    """`load(reference)` with fields and five seeds; runlocal: small, with two."""
+    config = load(reference + ",runlocal" * runlocal)
+    config.update_from_flattened_dict({"seeds": 2 if runlocal else 5} | (fields or {}))
+    return config
 
 
 def places(text: str) -> tuple[int, ...]:

@@ -17,13 +17,11 @@ PENALTIES = (-1.0, -0.3, -0.1, -0.03, 0.0, 0.03, 0.1, 0.3, 1.0, 3.0)
 
 
 def get_study(arg=None):
-    runlocal = presets.only_runlocal(arg)
+    _, runlocal = presets.study_arguments(arg)
 
     def make(gca="early", part="full", of="gated", penalty=0.0):
-        config = presets.load(f"configs/abxi.py:gca={gca}" + ",runlocal" * runlocal)
         fields = {"gca.part": part, "gca.part_of": of, "gca.ortho_weight": penalty}
-        config.update_from_flattened_dict(fields | {"seeds": 2 if runlocal else 5})
-        return config
+        return presets.of_study(f"configs/abxi.py:gca={gca}", runlocal, fields)
 
     if runlocal:
         return grid(make, penalty=(0.0, 1.0))

@@ -22,26 +22,21 @@ from oa_jax.runs.study import grid
 
 ALIGNMENTS = {
     "as_is": {},
-    "rotated": {"rotation": 1.0},
-    "aligned": {"aligned": True},
-    "shifted": {"gap": 1.0},
+    "rotated": {"data.world.rotation": 1.0},
+    "aligned": {"data.world.aligned": True},
+    "shifted": {"data.world.gap": 1.0},
 }
-DEFAULTS = {"views": "1", "runlocal": "false"}
 
 
 def get_study(arg=None):
-    args = presets.arguments(arg, DEFAULTS)
+    args, runlocal = presets.study_arguments(arg, views="1")
     views = int(presets.choice("views", args["views"], ("1", "2")))
-    runlocal = presets.is_true("runlocal", args["runlocal"])
 
     def make(alignment, gca):
-        config = presets.load(f"configs/llm4cdsr.py:gca={gca}" + ",runlocal" * runlocal)
-        fields = {"views": views, **ALIGNMENTS[alignment]}
+        fields = {"data.world.views": views, **ALIGNMENTS[alignment]}
         if views == 2 and alignment != "as_is":
-            fields["aligned"] = True
-        config.data.world.update(fields)
-        config.seeds = 2 if runlocal else 5
-        return config
+            fields["data.world.aligned"] = True
+        return presets.of_study(f"configs/llm4cdsr.py:gca={gca}", runlocal, fields)
 
     if runlocal:
         return grid(make, alignment=("aligned", "rotated"), gca=("early",))

@@ -31,14 +31,12 @@ CHANGES = {
 
 
 def get_study(arg=None):
-    runlocal = presets.only_runlocal(arg)
+    _, runlocal = presets.study_arguments(arg)
 
     def make(act="sigmoid", tied=True, width=32, change=""):
-        config = presets.load("configs/abxi.py:gca=early" + ",runlocal" * runlocal)
-        sizes = {"model.d_embed": width, "model.d_ffn": 8 * width // 3, "model.tied": tied}
-        fields = sizes | {"gca.gate_act": act, "seeds": 2 if runlocal else 5}
-        config.update_from_flattened_dict(fields | CHANGES.get(change, {}))
-        return config
+        fields = {"model.d_embed": width, "model.d_ffn": 8 * width // 3, "model.tied": tied}
+        fields |= {"gca.gate_act": act} | CHANGES.get(change, {})
+        return presets.of_study("configs/abxi.py:gca=early", runlocal, fields)
 
     acts = ("sigmoid", "tanh")
     if runlocal:

@@ -35,23 +35,18 @@ OTHERS = tuple(name for name in FUSIONS if name != "gca")
 
 
 def get_study(arg=None):
-    runlocal = presets.only_runlocal(arg)
-
-    def config(gca, redundancy, fields):
-        found = presets.load(f"configs/abxi.py:gca={gca}" + ",runlocal" * runlocal)
-        found.update_from_flattened_dict(
-            {"data.world.redundancy": redundancy, "seeds": 2 if runlocal else 5, **fields}
-        )
-        return found
+    _, runlocal = presets.study_arguments(arg)
 
     def make(arm, redundancy):
+        def config(gca):
+            fields = {"data.world.redundancy": redundancy} | ARMS.get(arm, {})
+            return presets.of_study(f"configs/abxi.py:gca={gca}", runlocal, fields)
+
         if arm == "baseline":
-            return config("none", redundancy, {})
+            return config("none")
         if arm == "wider":
-            return matched(config("early", redundancy, {}), config("none", redundancy, {}))
-        if arm in ARMS:
-            return config("early", redundancy, ARMS[arm])
-        return with_fusion(config("early", redundancy, {}), arm)
+            return matched(config("early"), config("none"))
+        return config("early") if arm in ARMS else with_fusion(config("early"), arm)
 
     if runlocal:
         return grid(make, arm=("baseline", "film"), redundancy=(0.5,))

@@ -16,13 +16,12 @@ DEFAULTS = {"backbone": "abxi", "pair": "synthetic", "gca": "early", "size": "of
 
 
 def get_study(arg=None):
-    args = presets.arguments(arg, DEFAULTS | {"seeds": "", "runlocal": "false"})
-    runlocal = presets.is_true("runlocal", args["runlocal"])
+    args, runlocal = presets.study_arguments(arg, **DEFAULTS, seeds="")
     runs = {}
     for gca in ("none", args["gca"]):
         text = f"configs/{args['backbone']}.py:pair={args['pair']},gca={gca},size={args['size']}"
         if args["backbone"] == "sasrec" and gca == "none":  # as many streams as a fusion has
             text += ",stream=apart"
-        runs[gca] = presets.load(text + ",runlocal" * runlocal)
-        runs[gca].seeds = int(args["seeds"] or (2 if runlocal else 5))
+        fields = {"seeds": int(args["seeds"])} if args["seeds"] else {}
+        runs[gca] = presets.of_study(text, runlocal, fields)
     return runs

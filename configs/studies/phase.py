@@ -19,25 +19,15 @@ KNOBS = (0.0, 0.25, 0.5, 0.75, 1.0)
 
 
 def get_study(arg=None):
-    runlocal = presets.only_runlocal(arg)
+    _, runlocal = presets.study_arguments(arg)
 
     def make(redundancy, gca, width=32, source="merged", tied=True, synergy=0.0, heads=0):
         if gca == "none" and source != "merged":
             return None
-        config = presets.load(f"configs/abxi.py:gca={gca}" + ",runlocal" * runlocal)
-        config.update_from_flattened_dict(
-            {
-                "data.world.redundancy": redundancy,
-                "data.world.synergy": synergy,
-                "model.d_embed": width,
-                "model.d_ffn": 8 * width // 3,
-                "model.tied": tied,
-                "gca.source": source,
-                "gca.heads": heads,
-                "seeds": 2 if runlocal else 5,
-            }
-        )
-        return config
+        fields = {"data.world.redundancy": redundancy, "data.world.synergy": synergy}
+        fields |= {"model.d_embed": width, "model.d_ffn": 8 * width // 3, "model.tied": tied}
+        fields |= {"gca.source": source, "gca.heads": heads}
+        return presets.of_study(f"configs/abxi.py:gca={gca}", runlocal, fields)
 
     if runlocal:
         return grid(make, redundancy=(0.5,), width=(16,), gca=("none", "early"))

@@ -17,15 +17,13 @@ PLACES = ("none", "0", "1", "2", "0-1", "0-2", "1-2", "0-1-2")
 
 
 def get_study(arg=None):
-    runlocal = presets.only_runlocal(arg)
+    _, runlocal = presets.study_arguments(arg)
 
     def make(gca, act, norm, heads):
         if gca == "none" and (act, norm, heads) != ("sigmoid", True, 2):
             return None
-        config = presets.load(f"configs/abxi.py:gca={gca}" + ",runlocal" * runlocal)
         fields = {"gca.gate_act": act, "gca.layer_norm": norm, "gca.heads": heads}
-        config.update_from_flattened_dict(fields | {"seeds": 2 if runlocal else 5})
-        return config
+        return presets.of_study(f"configs/abxi.py:gca={gca}", runlocal, fields)
 
     if runlocal:
         return grid(make, gca=("0",), act=("sigmoid", "tanh"), norm=(True,), heads=(2,))

@@ -35,16 +35,13 @@ DEFAULTS = {"backbone": "abxi", "pair": "synthetic", "size": "small", "ask": "cl
 
 
 def get_study(arg=None):
-    args = presets.arguments(arg, DEFAULTS | {"runlocal": "false"})
-    runlocal = presets.is_true("runlocal", args["runlocal"])
+    args, runlocal = presets.study_arguments(arg, **DEFAULTS)
 
     def make(gca="early", **fields):
         text = f"configs/{args['backbone']}.py:pair={args['pair']},gca={gca},size={args['size']}"
         if args["backbone"] == "sasrec" and gca == "none":  # as many streams as a fusion has
             text += ",stream=apart"
-        config = presets.load(text + ",runlocal" * runlocal)
-        config.update_from_flattened_dict(fields | {"seeds": 2 if runlocal else 5})
-        return config
+        return presets.of_study(text, runlocal, fields)
 
     if runlocal:
         return {name: make(name) for name in ("none", "early")}

@@ -1,7 +1,7 @@
 """Is GCA worth its parameters? Baselines of five widths and two depths against GCA of two sizes.
 
     python -m oa_jax sweep --study=configs/studies/scaling.py:backbone=abxi --out=runs/scaling
-    python -m analysis scaling runs/scaling
+    python -m analysis scaling --runs=runs/scaling --out=out/scaling
 
 The baseline in five widths, the baseline whose number of parameters is that of each GCA variant
 (`matched`), for backbones with free depth also by depth, and GCA early and stack in two widths;
@@ -17,28 +17,23 @@ from oa_jax.runs.study import grid, matched
 
 RATES = (0.5, 1.0, 2.0)  # times the file's own
 WIDTHS = (0.5, 0.75, 1.0, 1.5, 2.0)
-DEFAULTS = {"backbone": "abxi", "pair": "synthetic", "size": "official", "runlocal": "false"}
+DEFAULTS = {"backbone": "abxi", "pair": "synthetic", "size": "official"}
 
 
 def get_study(arg=None):
-    args = presets.arguments(arg, DEFAULTS)
-    backbone, runlocal = args["backbone"], presets.is_true("runlocal", args["runlocal"])
-    text = f"configs/{backbone}.py:pair={args['pair']},size={args['size']}" + ",runlocal" * runlocal
+    args, runlocal = presets.study_arguments(arg, **DEFAULTS)
+    backbone = args["backbone"]
+    text = f"configs/{backbone}.py:pair={args['pair']},size={args['size']}"
 
-    def sized(gca, width, rate):
-        config = presets.load(f"{text},gca={gca}")
+    def sized(gca, width=1.0, rate=1.0):
+        config = presets.of_study(f"{text},gca={gca}", runlocal)
         heads = config.model.heads
         config.model.d_embed = round(config.model.d_embed * width / heads) * heads
-        return at_rate(config, rate)
-
-    def at_rate(config, rate):
         config.train.learning_rate *= rate
-        config.seeds = 2 if runlocal else 5
         return config
 
     def equal(to, by, rate):
-        base = at_rate(presets.load(f"{text},gca=none"), rate)
-        return matched(of=presets.load(f"{text},gca={to}"), base=base, by=by)
+        return matched(of=sized(to), base=sized("none", rate=rate), by=by)
 
     if runlocal:
         return grid(sized, gca=("none",), width=(0.5, 1.0), rate=(1.0,))

@@ -18,18 +18,13 @@ PAIRS = {
     "llm4cdsr": ("cloth_sport", "elec_phone"),
     "cdsrnp": ("cloth_sport_amid", "elec_phone_amid"),
 }
-DEFAULTS = {"backbone": "all", "size": "official", "runlocal": "false"}
 
 
 def get_study(arg=None):
-    args = presets.arguments(arg, DEFAULTS)
+    args, runlocal = presets.study_arguments(arg, backbone="all", size="official")
     presets.choice("backbone", args["backbone"], ("all", *PAIRS))
-    if presets.is_true("runlocal", args["runlocal"]):
-        small = {}
-        for gca in ("none", "early"):
-            small[gca] = presets.load(f"configs/abxi.py:gca={gca},runlocal")
-            small[gca].seeds = 2
-        return small
+    if runlocal:
+        return {g: presets.of_study(f"configs/abxi.py:gca={g}", True) for g in ("none", "early")}
     wanted = PAIRS if args["backbone"] == "all" else (args["backbone"],)
     return {
         f"{backbone},{pair},gca={gca}": presets.load(

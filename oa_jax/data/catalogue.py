@@ -69,11 +69,15 @@ def _sets():
         more = known["files"].get(name, {})
         return File(name, known["page"], url=url, optional=text.endswith("?"), **more)
 
-    for entry in facts["sets"]:
-        for source in entry["sources"]:
-            source["files"] = tuple(map(file, source["files"]))
-        entry["sources"] = tuple(Source(**source) for source in entry["sources"])
-        yield DataSet(**entry | {"domains": tuple(entry["domains"])})
+    def source(domains, use, of="", **options):
+        words = {"A": domains[0], "B": domains[1], "of": of}
+        files = tuple(file(text.format(**words)) for text in facts["sources"][use]["files"])
+        return Source(**facts["sources"][use] | {"files": files, "options": options})
+
+    for name, entry in facts["sets"].items():
+        domains = tuple(entry["domains"])
+        sources = tuple(source(domains, **one) for one in entry["sources"])
+        yield DataSet(name, **entry | {"domains": domains, "sources": sources})
 
 
 SETS = {data_set.name: data_set for data_set in _sets()}

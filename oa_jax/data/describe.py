@@ -102,10 +102,8 @@ def _hypergeometric(k, total, marked, draws):
     """Chance that `draws` out of `total` hold k of the `marked`."""
     from scipy.special import gammaln  # scipy.stats.hypergeom takes 20 times as long
 
-    def log_choose(n, m):
-        with np.errstate(invalid="ignore"):
-            value = gammaln(n + 1) - gammaln(m + 1) - gammaln(n - m + 1)
-        return np.where((m >= 0) & (m <= n), value, -np.inf)
+    def log_choose(n, m):  # gammaln of 0, -1, … is inf: none where m < 0 or m > n
+        return gammaln(n + 1) - gammaln(m + 1) - gammaln(n - m + 1)
 
     rest = log_choose(total - marked, draws - k)
     return np.exp(log_choose(marked, k) + rest - log_choose(total, draws))

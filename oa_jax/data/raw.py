@@ -125,16 +125,12 @@ def numbered(
     for domain, names in zip(DOMAINS, raw, strict=True):
         if not len(names):
             raise UserError(f"{what}: no events of domain {domain} are left by the filters")
-    ids = filters.joined(*(pl.DataFrame({"item": names}) for names in raw))
-    events = (
-        events.join(
-            pl.DataFrame({"user": users}).with_row_index("user_id"),
-            on="user",
-            maintain_order="left",
-        )
-        .join(ids.with_row_index("item_id", 1), on=["item", "domain"], maintain_order="left")
-        .sort("user_id", "time", maintain_order=True)
-    )
+    people = pl.DataFrame({"user": users}).with_row_index("user_id")
+    items = filters.joined(*(pl.DataFrame({"item": names}) for names in raw))
+    items = items.with_row_index("item_id", 1)
+    events = events.join(people, on="user", maintain_order="left")
+    events = events.join(items, on=["item", "domain"], maintain_order="left")
+    events = events.sort("user_id", "time", maintain_order=True)
     user, item = (events[name].to_numpy().astype(np.int64) for name in ("user_id", "item_id"))
     names = tuple(r.to_list() for r in raw)
     table = item_table(names, tuple(texts(d, names[d]) for d in (0, 1)))

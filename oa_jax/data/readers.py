@@ -53,9 +53,10 @@ def reviews(path: pathlib.Path, reading: Reading, after: int, before: int) -> pl
     in file order. A line that is no object, or lacks one of the four fields, is malformed.
     """
     parts, time = [pl.DataFrame(schema=EVENTS)], pl.col("unixReviewTime")
+    complete = pl.all_horizontal(pl.all().is_not_null(), is_id("reviewerID"), is_id("asin")).all()
     for number, block in blocks(path, reading):
-        table = _plain_reviews(block)
-        if table is None:
+        table = tables.plain_json(block, REVIEWS, DOUBTFUL)
+        if table is None or not table.select(complete).item():
             lines = lines_of(block)
             rows = [_review(json_object(line)) for line in lines]
             good = pl.Series([row is not None for row in rows], dtype=pl.Boolean)
@@ -67,13 +68,6 @@ def reviews(path: pathlib.Path, reading: Reading, after: int, before: int) -> pl
         parts.append(kept.select(user="reviewerID", item="asin", time="unixReviewTime"))
     reading.check(path, f"a JSON object with {', '.join(REVIEW_FIELDS)}")
     return pl.concat(parts)
-
-
-def _plain_reviews(block):
-    """The reviews of a block as polars reads them, None where `_review` might find others."""
-    table = tables.plain_json(block, REVIEWS, DOUBTFUL)
-    complete = pl.all_horizontal(pl.all().is_not_null(), is_id("reviewerID"), is_id("asin"))
-    return None if table is None or not table.select(complete.all()).item() else table
 
 
 def _review(item):

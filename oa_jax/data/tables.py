@@ -179,16 +179,11 @@ def _delimited(table, wanted, reading):
         )
         reading.count(table.path, n_lines(block))
         bad = parts[:, n].is_not_null() | parts[:, n - 1].is_null()
-        fault = pl.repeat(None, len(lines), dtype=pl.String, eager=True)
-        if bad.any():
-            counts = lines.str.count_matches(table.delimiter, literal=True) + 1
-            said = pl.format("found {} fields, expected {}", counts, pl.lit(n))
-            fault = pl.select(pl.when(bad).then(said)).to_series()
-        if parted is None:  # what Python's csv reader refuses, too
-            long = _too_long(lines, parts)
-            returns = lines.str.contains("\r", literal=True)
-            for wrong, said in ((long, TOO_LONG), (returns, RETURN)):
-                fault = pl.select(pl.when(wrong).then(pl.lit(said)).otherwise(fault)).to_series()
+        counts = lines.str.count_matches(table.delimiter, literal=True) + 1
+        said = pl.format("found {} fields, expected {}", counts, pl.lit(n))
+        fault = pl.when(lines.str.contains("\r", literal=True)).then(pl.lit(RETURN))
+        fault = fault.when(_too_long(lines, parts)).then(pl.lit(TOO_LONG))
+        fault = pl.select(fault.when(bad).then(said)).to_series()
         fields = parts[:, places]
         fields.columns = wanted
         yield Rows(numbers, fault, fields)

@@ -85,8 +85,8 @@ def read(
         if "time" in source.roles:
             units.append(unit.word)
     order = ["user", "item", "domain", "time", "row"]
-    parts = _finer(parts)
-    order += [FINER] if FINER in parts[0].columns else []
+    # Files have times all, or none.
+    order += [FINER] if any(FINER in p.columns and (p[FINER] != 0).any() for p in parts) else []
     order += ["rating"] if all("rating" in part.columns for part in parts) else []
     events = pl.concat([part.select(order) for part in parts])
     titles = pl.concat(titles).unique(["domain", "item"], keep="first", maintain_order=True)
@@ -97,13 +97,6 @@ def in_time(events: pl.DataFrame) -> pl.DataFrame:
     """Events in the order of time; equal ones in the order that they have."""
     by = [name for name in ("time", FINER) if name in events.columns]
     return events.sort(by, maintain_order=True)
-
-
-def _finer(parts):
-    """Frames with a column FINER, if it matters in any of them: files have times all, or none."""
-    if any(FINER in part.columns and (part[FINER] != 0).any() for part in parts):
-        return parts
-    return [part.drop(FINER, strict=False) for part in parts]
 
 
 def _frames(source, unit, bad_rows, reading, left) -> Iterator[pl.DataFrame]:
@@ -158,14 +151,10 @@ def _checked(source: Source, rows: Rows, unit: Unit):
             text = column.str.strip_chars() if column.dtype == pl.String else column
             out[role] = text.cast(pl.Float64, strict=False)
             faults.append((role, ~out[role].is_finite().fill_null(False), "a finite number"))
-        elif role == "title":
-            out[role] = _text(source, name, column)
-            broken = out[role].str.contains(NO_UTF8, literal=True).fill_null(False)
-            faults.append((role, broken, "UTF-8 text"))
         else:
-            out[role] = _text(source, name, column)
-            broken = out[role].str.contains(f"[{NO_UTF8}\r\n]").fill_null(True)
-            faults.append((role, broken, "an id"))
+            out[role], is_id = _text(source, name, column), role != "title"  # which may be missing
+            broken = out[role].str.contains(f"[{NO_UTF8}\r\n]" if is_id else NO_UTF8)
+            faults.append((role, broken.fill_null(is_id), "an id" if is_id else "UTF-8 text"))
     return out, faults
 
 

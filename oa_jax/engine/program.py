@@ -17,10 +17,7 @@ from oa_jax.engine.mesh import Layout
 from oa_jax.engine.state import State
 
 # What JAX's flag `jax_disable_most_optimizations` sets, for these programs alone.
-QUICK_OPTIONS = {
-    "xla_backend_optimization_level": 0,
-    "xla_llvm_disable_expensive_passes": True,
-}
+QUICK_OPTIONS = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
 
 
 class Engine:

@@ -119,14 +119,13 @@ def make_log(
     """
     name = checked("name", name, text("", ""))
     n_items = checked(f"{name}: n_items", n_items, two(whole(1, ""), 1))
-    user = _column(name, "user", user, np.int32)
-    item = _column(name, "item", item, np.int32)
-    time = _column(name, "time", time, np.int64)
-    if not len(user) == len(item) == len(time):
-        raise UserError(
-            f"{name}: columns of different length: "
-            f"user {len(user)}, item {len(item)}, time {len(time)}"
-        )
+    given = {"user": (user, np.int32), "item": (item, np.int32), "time": (time, np.int64)}
+    given |= {} if role is None else {"role": (role, np.int8)}
+    columns = {column: _column(name, column, *of) for column, of in given.items()}
+    if len({len(values) for values in columns.values()}) > 1:
+        found = ", ".join(f"{column} {len(values)}" for column, values in columns.items())
+        raise UserError(f"{name}: columns of different length: {found}")
+    user, item, time, *_ = columns.values()
     if len(user) == 0:
         raise UserError(f"{name}: no interactions")
     step = np.diff(user)
@@ -136,13 +135,8 @@ def make_log(
     backwards = np.r_[False, (step == 0) & (np.diff(time) < 0)]
     _check(name, "time", time, backwards, "a time not before the user's previous one")
     if role is not None:
-        role = _column(name, "role", role, np.int8)
-        if len(role) != len(user):
-            raise UserError(
-                f"{name}: columns of different length: user {len(user)}, role {len(role)}"
-            )
-        _check_roles(name, user, role)
-    return InteractionLog(user, item, time, n_items, name, role)
+        _check_roles(name, user, columns["role"])
+    return InteractionLog(**columns, n_items=n_items, name=name)
 
 
 def check_log(name: str, log: Any) -> InteractionLog:

@@ -159,8 +159,6 @@ def evaluation_rows(log: InteractionLog, split: Split, which: str):
         target itself, ascending. No trimming shortens it: full ranking skips them.
     place: (R,) int32, place of the target, which is the number of events in its history.
     row, event: (M,) the histories, as of `first_events`.
-
-    Raises ValueError for another `which`.
     """
     user, place = split.targets(which)
     row, event = first_events(log, user, place)

@@ -84,23 +84,17 @@ class World:
         raise UserError(f"synthetic: {name} {getattr(self, name)!r}: expected {expected}")
 
 
-def _naming(init):
-    @functools.wraps(init)
-    def checked(self, *values, **fields):
-        known = World.__dataclass_fields__
-        for name in fields:
-            if name not in known:
-                near = difflib.get_close_matches(name, known, 1)
-                hint = f"did you mean {near[0]}? " if near else ""
-                raise UserError(
-                    f"synthetic: {name}: no such field: {hint}it has {', '.join(known)}"
-                )
-        init(self, *values, **fields)
-
-    return checked
+@functools.wraps(World.__init__)
+def _named(self, *values, _init=World.__init__, **fields):
+    known = World.__dataclass_fields__
+    for name in (name for name in fields if name not in known):
+        near = difflib.get_close_matches(name, known, 1)
+        hint = f"did you mean {near[0]}? " if near else ""
+        raise UserError(f"synthetic: {name}: no such field: {hint}it has {', '.join(known)}")
+    _init(self, *values, **fields)
 
 
-World.__init__ = _naming(World.__init__)
+World.__init__ = _named
 
 
 @dataclasses.dataclass(frozen=True)

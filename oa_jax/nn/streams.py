@@ -46,11 +46,7 @@ class Block(nn.Module):
 
     @nn.compact
     def __call__(
-        self,
-        stream: Stream,
-        allowed_BxTxS: jax.Array | None,
-        rate: Rate,
-        last_only: bool = False,
+        self, stream: Stream, allowed_BxTxS: jax.Array | None, rate: Rate, last_only: bool = False
     ) -> Stream:
         """The stream after the block, or only its last position, of which alone it is computed.
 

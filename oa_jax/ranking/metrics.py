@@ -62,31 +62,21 @@ def user_metrics(
 
 
 def metrics_by_domain(
-    rank, ties, n_candidates, domain, tie_weight: float, ranking: str
+    rank, ties, n_candidates, domain, tie_weight: float, ranking: str, groups: dict | None = None
 ) -> dict[str, float]:
-    """`metrics_by_group` of A, the users whose target lies there, and of B.
+    """`rank_metrics` of A, the users whose target lies there, of B, and of further sets of users.
 
-    domain: (R,) int, 0 for A and 1 for B. Raises UserError when a domain is neither.
-    """
-    domain = np.asarray(domain)
-    if not np.isin(domain, (0, 1)).all():
-        raise UserError(f"domain: found {np.unique(domain)}, expected 0 (A) and 1 (B)")
-    groups = {name: domain == index for index, name in enumerate("AB")}
-    return metrics_by_group(rank, ties, n_candidates, groups, tie_weight, ranking)
-
-
-def metrics_by_group(
-    rank, ties, n_candidates, groups: dict[str, np.ndarray], tie_weight: float, ranking: str
-) -> dict[str, float]:
-    """`rank_metrics` of sets of users, {name: mask (R,)}, which may overlap.
-
+    domain: (R,) int, 0 for A and 1 for B.  groups: {name: mask (R,)}, which may overlap.
     ranking: the name of what the target was ranked against, 'uni999' or 'full'.
     Keys 'NAME/ndcg@10/uni999', … and the user counts 'NAME/users' (int); nan without users.
-    Raises UserError as `user_metrics` does, with rows counted inside the set.
+    Raises UserError when a domain is neither, and as `user_metrics` does, with rows counted inside
+    the set.
     """
-    rank, ties = np.asarray(rank), np.asarray(ties)
+    rank, ties, domain = map(np.asarray, (rank, ties, domain))
+    if not np.isin(domain, (0, 1)).all():
+        raise UserError(f"domain: found {np.unique(domain)}, expected 0 (A) and 1 (B)")
     n_candidates, out = np.broadcast_to(n_candidates, rank.shape), {}
-    for name, rows in groups.items():
+    for name, rows in {"A": domain == 0, "B": domain == 1, **(groups or {})}.items():
         values = rank_metrics(rank[rows], ties[rows], n_candidates[rows], tie_weight)
         out |= {f"{name}/{metric}/{ranking}": value for metric, value in values.items()}
         out[f"{name}/users"] = int(rows.sum())

@@ -139,16 +139,39 @@ class Sentences:
         return {"kind": "sentence-transformers", "name": name, "weights": digest}
 
     def vectors(self, texts: Texts, cache: pathlib.Path | None, say: Say) -> np.ndarray:
-        encode = functools.partial(self._model.encode, show_progress_bar=False)
+        """Only the chunks that are not stored are encoded: a kill loses the one under way, no more.
+
+        A chunk lies under the digest of its texts and of `identity`, so sets that share items in
+        the same places share the work, and another model none of it. cache: None stores nothing.
+        """
         known = np.array([text is not None for text in texts])
+        if not known.any():
+            raise UserError("item texts: no item has a text: expected some to encode")
+        if cache is None:
+            say("no home folder: encoded texts are not stored: --cache_dir=DIR stores them")
         some = [text for text in texts if text is not None]
-        rows = encode_in_chunks(encode, some, self.identity, cache, self.chunk, say, self.track)
-        out = np.zeros((len(texts), rows.shape[1]), np.float32)
-        out[known] = rows
+        chunks = [some[i : i + self.chunk] for i in range(0, len(some), self.chunk)]
+        n_chunks, identity = len(chunks), json.dumps(self.identity, sort_keys=True).encode()
+        folder = pathlib.Path(cache or "") / hashlib.sha256(identity).hexdigest()[:16]
+        files = [folder / f"{fingerprint(chunk)}.npy" for chunk in chunks]
+        rows = [_stored(f, len(c)) if cache else None for f, c in zip(files, chunks, strict=True)]
+        missing = [i for i, found in enumerate(rows) if found is None]
+        if len(missing) < n_chunks:
+            say(f"{n_chunks - len(missing)} of {n_chunks} chunks of texts are encoded: {folder}")
+        for i in self.track(missing):
+            # float32 on the host, whatever the model computes in.
+            found = self._model.encode(chunks[i], show_progress_bar=False)
+            found = rows[i] = np.asarray(found, np.float32)
+            if found.ndim != 2 or len(found) != len(chunks[i]) or not np.isfinite(found).all():
+                raise UserError(
+                    f"encoder {self.identity['name']}: found {found.shape} for {len(chunks[i])} "
+                    "texts: expected one vector of finite numbers for each"
+                )
+            if cache:
+                write_array(files[i], found)
+        out = np.zeros((len(texts), rows[0].shape[1]), np.float32)
+        out[known] = np.concatenate(rows)
         return out
-
-
-# --- chunks that are stored as they come: a kill loses the one under way, no more -----------------
 
 
 def default_directory() -> pathlib.Path | None:
@@ -158,46 +181,6 @@ def default_directory() -> pathlib.Path | None:
     except RuntimeError:
         return None
     return pathlib.Path(root) / "oa-jax" / "text"
-
-
-def encode_in_chunks(
-    encode: Callable[[list[str]], np.ndarray],
-    texts: list[str],
-    identity: dict,
-    directory: pathlib.Path | None,
-    size: int,
-    say: Say,
-    track: Callable[[list], Iterable] = iter,
-) -> np.ndarray:
-    """Vectors of all texts, (N, W) float32; only the chunks that are not stored are encoded.
-
-    encode: list of texts -> (n, W). A chunk lies under the digest of its texts and of `identity`,
-    so sets that share items in the same places share the work, and another model none of it.
-    directory: None stores nothing. track: shows how far the numbers of the chunks were taken.
-    """
-    if not texts:
-        raise UserError("item texts: no item has a text: expected some to encode")
-    name = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
-    if directory is None:
-        say("no home folder: encoded texts are not stored: --cache_dir=DIR stores them")
-    chunks = [texts[i : i + size] for i in range(0, len(texts), size)]
-    folder = pathlib.Path(directory or "") / name
-    files = [folder / f"{fingerprint(chunk)}.npy" for chunk in chunks]
-    rows = [_stored(f, len(c)) if directory else None for f, c in zip(files, chunks, strict=True)]
-    missing = [i for i, found in enumerate(rows) if found is None]
-    if len(missing) < len(chunks):
-        say(f"{len(chunks) - len(missing)} of {len(chunks)} chunks of texts are encoded: {folder}")
-    for i in track(missing):
-        # float32 on the host, whatever the model computes in.
-        found = rows[i] = np.asarray(encode(chunks[i]), np.float32)
-        if found.ndim != 2 or len(found) != len(chunks[i]) or not np.isfinite(found).all():
-            raise UserError(
-                f"encoder {identity.get('name', name)}: found {found.shape} for {len(chunks[i])} "
-                "texts: expected one vector of finite numbers for each"
-            )
-        if directory:
-            write_array(files[i], found)
-    return np.concatenate(rows)
 
 
 def _stored(file, n_rows):

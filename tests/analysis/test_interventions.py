@@ -181,7 +181,7 @@ def test_every_part_at_every_scale_and_place_once():
 
 def test_one_place_leaves_the_others_as_they_are():
     modules = ["gca_0_A", "gca_0_B", "gca_1_A"]
-    found = lib.variables({}, [4, 5], modules, Intervention("zero", 1.0, 0))
+    found = lib.variables({}, [4, 5], modules, Intervention("zero", 1.0, "0"))
     zero, full = list(PARTS).index("zero"), list(PARTS).index("full")
     parts = {name: index.tolist() for name, index in found["part"].items()}
     assert parts == {"gca_0_A": [zero] * 2, "gca_0_B": [zero] * 2, "gca_1_A": [full] * 2}
@@ -258,7 +258,7 @@ def test_interventions_on_a_model_trained_with_all_of_it(encoders):
     # The part is the one that training would use.
     np.testing.assert_allclose(seen["parallel"], plain("parallel"), atol=1e-4)
     # Places are told apart, and a scale of nearly 0 is nearly nothing.
-    first, second = (encode("full", Intervention("zero", 1.0, place)) for place in (0, 1))
+    first, second = (encode("full", Intervention("zero", 1.0, place)) for place in "01")
     assert min(np.abs(first - second).max(), np.abs(first - seen["zero"]).max()) > 1e-3
     tiny = encode("full", Intervention("full", 1e-6))
     np.testing.assert_allclose(tiny, seen["zero"], atol=1e-3)

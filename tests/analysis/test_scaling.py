@@ -48,8 +48,6 @@ def test_a_plateau_is_reached_at_its_beginning():
 def test_outside_there_is_no_size():
     curve = scaling.Curve([1, 2], [0.1, 0.2])
     assert curve.size_for(0.3)[0] == np.inf and curve.size_for(0.05)[0] == 0
-    with pytest.raises(ValueError, match="at least 2 different"):
-        scaling.Curve([5, 5], [0.1, 0.2])
 
 
 def points(qualities, variant, sizes, spread=0.002, seeds=5):
@@ -180,6 +178,14 @@ def test_seeds_of_one_configuration_are_put_together(runs):
     assert found["source"][0] == "more, small"
     table = scaling.ratios(scaling.points_of(runs, "mrr"), 200)
     assert table["ratio"].is_not_null().all()
+
+
+def test_of_learning_rates_the_best_on_validation_counts(tmp_path):
+    for number, (better, rate) in enumerate([(0.0, 1e-3), (0.3, 2e-3), (0.1, 4e-3)]):
+        plain_run(tmp_path / f"rate{number}", better=better, seed=number, train__learning_rate=rate)
+    plain_run(tmp_path / "wide", model__d_embed=64, seed=3, train__learning_rate=4e-3)
+    found = scaling.points_of(find_runs(str(tmp_path))[0]).filter(domain="A")
+    assert sorted(found["source"]) == ["rate1", "wide"]
 
 
 def test_figures_draw_the_curve_and_skip_what_cannot_be_compared(runs):

@@ -11,7 +11,7 @@ import pytest
 from analysis import correlate, published, table
 from analysis.runs import find_runs, read_run
 from oa_jax.errors import UserError
-from oa_jax.ranking.metrics import metrics_by_group
+from oa_jax.ranking.metrics import metrics_by_domain
 from oa_jax.sheets import Sheet
 from tests.analysis._plain import plain_run, ranks_of
 
@@ -121,7 +121,7 @@ def with_groups(path, masks):
             key = f"test/{ranking}"
             counts = [ranks[f"{key}/{n}"][slot] for n in ("rank", "ties")]
             counts.append(ranks[f"{key}/n_candidates"])
-            found = metrics_by_group(*counts, masks, 0.0, ranking)
+            found = metrics_by_domain(*counts, ranks["test/domain"], 0.0, ranking, masks)
             entry.update({f"test/{name}": value for name, value in found.items()})
     (path / "summary.json").write_text(json.dumps(summary))
     np.savez(path / "ranks.npz", **ranks, **{f"test/in/{n}": mask for n, mask in masks.items()})

@@ -94,7 +94,7 @@ BAD_ROLES = {
     "two test targets": ([2, 2, 0, 0, 0, 1], "row 1, role 2: expected one target of a kind"),
     "two validation targets": ([0, 0, 0, 1, 1, 2], "row 4, role 1: expected one target of a kind"),
     "test before validation": ([0, 0, 0, 2, -1, 1], "row 5, role 1: expected one target of a kind"),
-    "too few": ([0, 0], "columns of different length: user 6, role 2"),
+    "too few": ([0, 0], "columns of different length: user 6, item 6, time 6, role 2"),
 }
 
 

@@ -4,6 +4,7 @@ import json
 import pathlib
 import pickle
 import sys
+import types
 
 import numpy as np
 import pytest
@@ -86,8 +87,10 @@ def test_a_damaged_chunk_is_encoded_again(model, tmp_path):
 
 @pytest.mark.parametrize("rows", [np.ones((3, 2)), np.ones(2), np.full((2, 2), np.nan)])
 def test_a_model_that_answers_wrongly_is_refused(tmp_path, rows):
-    run = (lambda _: rows, ["a", "b"], {"name": "m"}, tmp_path, 2, silent)
-    assert "encoder m: " in refusal(encoders.encode_in_chunks, *run)
+    encoder = Sentences("m", chunk=2)
+    answers = types.SimpleNamespace(encode=lambda texts, **_: rows, state_dict=dict)
+    vars(encoder)["_model"] = answers  # in the place of what is loaded once
+    assert "encoder m: " in refusal(encoder.vectors, ["a", "b"], tmp_path, silent)
     assert not list(tmp_path.glob("*/*"))
 
 

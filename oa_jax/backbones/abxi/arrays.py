@@ -55,8 +55,6 @@ def evaluation_arrays(
         -1 where that column was trimmed away and at padding. In training an A entry stands at the
         position p whose next item is in A and may look at x_1..x_p: this is the same horizon for
         the streams without gaps.
-
-    Raises ValueError for another `which`.
     """
     arrays, place, row, event = evaluation_rows(log, split, which)
     shape, item = (len(place), length), log.item[event]

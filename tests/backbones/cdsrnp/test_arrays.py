@@ -83,7 +83,7 @@ def test_evaluation_rows_say_what_was_seen(log):
         assert cdsrnp_arrays.is_overlapped(arrays)[r] == (bool(own[0]) and bool(own[1]))
     overlap = cdsrnp_arrays.is_overlapped(arrays)
     assert overlap.any() and not overlap.all()
-    with pytest.raises(ValueError, match="'train'"):
+    with pytest.raises(AttributeError, match="'train'"):
         cdsrnp_arrays.evaluation_arrays(log, split, "train", LENGTH, MERGED)
 
 
