@@ -6,8 +6,6 @@ into `out`. One that does more has `command(runs, out, say)`, which returns an e
 Installed, the package is `oa_jax_analysis`.
 """
 
-from __future__ import annotations
-
 import importlib
 import importlib.util
 import pathlib

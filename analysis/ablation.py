@@ -5,8 +5,6 @@ the orthogonality term (`gca.ortho_weight`), trained models whose update is repl
 (`intervene`), and the values published with a later version of the paper.
 """
 
-from __future__ import annotations
-
 import pathlib
 
 import polars as pl

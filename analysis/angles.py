@@ -5,8 +5,6 @@ that of independent random directions, and |mean cos| (`cos_abs`), whose null is
 model. The paper's |cos| is the second.
 """
 
-from __future__ import annotations
-
 import itertools
 
 import numpy as np

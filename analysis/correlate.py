@@ -6,8 +6,6 @@ point per inserted module for two of its backbones; or the mean over the run's p
 different activations are never pooled: under tanh the sign of X' is arbitrary.
 """
 
-from __future__ import annotations
-
 import itertools
 import math
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """In which fields the configurations of runs differ, and which of these follow from others."""
 
-from __future__ import annotations
-
 import functools
 import json
 from collections import Counter

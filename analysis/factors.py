@@ -7,8 +7,6 @@ their shapes allow. Fields that always change together are one, called by the fi
 others named beside it. Runs that differ in their seeds alone are put together.
 """
 
-from __future__ import annotations
-
 import json
 
 import polars as pl

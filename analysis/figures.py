@@ -1,7 +1,5 @@
 """One style for all figures: told apart by marker and line as well as by colour, print-friendly."""
 
-from __future__ import annotations
-
 import functools
 import io
 import pathlib

@@ -4,8 +4,6 @@ Nothing is trained again: the parameters are a checkpoint's, the users and candi
 run. Every change is a difference of the same seed and the same user.
 """
 
-from __future__ import annotations
-
 import dataclasses
 
 import jax

@@ -11,8 +11,6 @@ the sign of a unit of X' and of its gate leaves the model as it is, and moves bo
 `part_of` = "update" X' is replaced before the gate, which sees the replacement.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import itertools
 import zlib

@@ -5,8 +5,6 @@ and what second moments tell (subspaces.py). One seed and one block of users are
 time; sums are added up in float64 on the host, so memory grows with neither.
 """
 
-from __future__ import annotations
-
 import functools
 import time
 

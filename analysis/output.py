@@ -1,7 +1,5 @@
 """What the results share: frames as files, and numbers as people read them."""
 
-from __future__ import annotations
-
 import io
 import math
 import pathlib

@@ -1,7 +1,5 @@
 """One HTML page that needs nothing else: sections of sentences, tables and embedded figures."""
 
-from __future__ import annotations
-
 import base64
 import dataclasses
 import html

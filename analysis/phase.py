@@ -7,8 +7,6 @@ field that follows from the two, as a feed-forward width that is a multiple of t
 kind.
 """
 
-from __future__ import annotations
-
 import functools
 import itertools
 import json

@@ -4,8 +4,6 @@
 left of them in --out is used all the same.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import datetime
 

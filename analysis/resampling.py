@@ -1,7 +1,5 @@
 """Intervals by resampling: differences over seeds and users, and statistics over clusters."""
 
-from __future__ import annotations
-
 import dataclasses
 import math
 from collections.abc import Callable

@@ -8,8 +8,6 @@ Nothing here writes into a workdir or takes its lock: a run under way can be loo
 only file of the analysis that builds experiments and reads checkpoints.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import functools
 import itertools

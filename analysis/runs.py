@@ -7,8 +7,6 @@ Nothing here takes the workdir's lock or writes into it, so a run that is still 
 looked at. Nothing here imports JAX, so that tables of summaries are there at once.
 """
 
-from __future__ import annotations
-
 import copy
 import dataclasses
 import functools

@@ -6,8 +6,6 @@ made monotone (isotonic regression, weights: seeds) and joined by a monotone cub
 log parameters. Outside its range there is no ratio, only a bound.
 """
 
-from __future__ import annotations
-
 import itertools
 import json
 import math

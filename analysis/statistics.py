@@ -1,7 +1,5 @@
 """Coefficients of correlation; what is undefined is nan, never a number."""
 
-from __future__ import annotations
-
 import math
 import warnings
 

@@ -5,8 +5,6 @@ tokens, where X, X', Y may each be shifted by a constant. Gram matrices add up o
 so the memory does not grow with them. All in float64 on the host.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import functools
 import math
@@ -41,7 +39,7 @@ class Moments:
     gram: np.ndarray
     shift: np.ndarray
 
-    def __add__(self, other: Moments) -> Moments:  # of the same shift
+    def __add__(self, other: "Moments") -> "Moments":  # of the same shift
         return Moments(self.gram + other.gram, self.shift)
 
     @property

@@ -8,8 +8,6 @@ training is not known beforehand. `--pair_seeds` pairs them: narrower where they
 as after a short training, wider where not, as fewer degrees of freedom are left.
 """
 
-from __future__ import annotations
-
 import numpy as np
 import polars as pl
 from absl import flags

@@ -5,8 +5,6 @@ keys are the tokens of the source that it may use. Names of bins are ranges: 1, 
 Shapes: R users, T tokens of the stream that asks, S of the source, P = R T, N bins.
 """
 
-from __future__ import annotations
-
 import jax
 import jax.numpy as jnp
 import numpy as np

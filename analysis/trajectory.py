@@ -4,8 +4,6 @@ Unfinished runs are shown as far as they are. Where `orthogonality` has measured
 checkpoints of a run (`--which=all`), its values come as well, with another `source`.
 """
 
-from __future__ import annotations
-
 import polars as pl
 from matplotlib.ticker import MaxNLocator
 

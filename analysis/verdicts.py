@@ -13,8 +13,6 @@ A condition is `met` where its interval lies on its side, `not met` where it lie
 for α ⊙ X', where a run has no angle of that.
 """
 
-from __future__ import annotations
-
 import math
 
 import numpy as np

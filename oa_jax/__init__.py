@@ -8,15 +8,14 @@ Only the names of `__all__` are public. They are loaded when first asked for: `i
 no JAX.
 """
 
-from __future__ import annotations
-
 import importlib
 
 __version__ = "0.1.0"
 
 _MODULES = {
-    "oa_jax.api": ("Run", "config", "load", "open", "read_events", "sweep", "train"),
+    "oa_jax.api": ("Run", "config", "open", "read_events", "sweep", "train"),
     "oa_jax.configuration": ("Config",),
+    "oa_jax.data.sources": ("load",),
     "oa_jax.errors": ("Interrupted", "UserError"),
     "oa_jax.events.log": ("InteractionLog", "make_log"),
     "oa_jax.events.split": ("Split", "make_split"),

@@ -1,7 +1,5 @@
 """`python -m oa_jax COMMAND ...`: the commands of the program; COMMAND --help shows its flags."""
 
-from __future__ import annotations
-
 import importlib
 import sys
 

@@ -57,15 +57,6 @@ def config(backbone: str = "abxi", **changes: Any) -> Config:
     return known.resolve(merged(values, fields))
 
 
-def load(name: str, directory: str | None = None) -> InteractionLog:
-    """The events of a data set by name, such as "beauty_elec" or "synthetic".
-
-    directory: where the data lie; by default the environment variable OA_DATA_DIR.
-    Raises UserError when it is not there; `python -m oa_jax data list` says what is.
-    """
-    return sources.load(name, directory)
-
-
 def read_events(
     files: str | os.PathLike | Sequence[str | os.PathLike] | Mapping[str, str | os.PathLike],
     name: str = "events",

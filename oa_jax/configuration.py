@@ -5,8 +5,6 @@ subclass. `backbones.known.resolve` turns values from any source (a file of conf
 config.json) into a checked `Config`; anything that is not a field is refused.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import difflib
 import functools
@@ -128,7 +126,7 @@ class Quirks:
     """No quirks; a backbone's subclass has a field for each."""
 
     @classmethod
-    def of(cls, protocol: str) -> Quirks:
+    def of(cls, protocol: str) -> "Quirks":
         """All switches as a protocol has them."""
         column = PROTOCOLS.index(protocol)
         return cls(**{one.name: one.metadata["presets"][column] for one in dataclasses.fields(cls)})
@@ -159,7 +157,7 @@ class Config:
         """Plain dictionaries and lists, as config.json holds them."""
         return json.loads(json.dumps(dataclasses.asdict(self)))
 
-    def replace(self, **changes: Any) -> Config:
+    def replace(self, **changes: Any) -> "Config":
         """A checked copy: `config.replace(seeds=1, train={"max_epochs": 3})`, or dotted names
         in a dictionary: `config.replace(**{"train.max_epochs": 3})`."""
         values = self.to_dict()

@@ -5,8 +5,6 @@ a run      every ranking of both splits, at its end (`Evaluation.padded`, `metri
 rules      the same, without a model
 """
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Iterable, Mapping
 

@@ -1,7 +1,5 @@
 """From a configuration to what a run is made of: data, evaluation, compiled programs."""
 
-from __future__ import annotations
-
 import dataclasses
 import functools
 import hashlib
@@ -17,7 +15,7 @@ import numpy as np
 import optax
 
 from oa_jax.backbones import known
-from oa_jax.backbones.base import Backbone, Task
+from oa_jax.backbones.base import Backbone
 from oa_jax.configuration import Config, fields_of, value_of
 from oa_jax.data import sources
 from oa_jax.engine.feed import Feed, open_records
@@ -31,19 +29,12 @@ from oa_jax.events import split as splits
 from oa_jax.events.log import InteractionLog
 from oa_jax.events.world import World
 from oa_jax.fields import is_int
+from oa_jax.nn.slots import Slots
 from oa_jax.ranking.candidates import donors
 
-# Values that need no recompilation, of every backbone; each has more of its own.
-HPARAMS = {
-    "learning_rate": ("train", "learning_rate"),
-    "weight_decay": ("train", "weight_decay"),
-    "max_epochs": ("train", "max_epochs"),
-    "stop_patience": ("train", "stop_patience"),
-    "plateau_patience": ("train", "plateau_patience"),
-    "plateau_factor": ("train", "plateau_factor"),
-    "dropout": ("model", "dropout"),
-    "ortho_weight": ("gca", "ortho_weight"),
-}
+# Fields that need no recompilation, of every backbone; each has more of its own.
+HPARAMS = ("train.learning_rate", "train.weight_decay", "train.max_epochs", "train.stop_patience")
+HPARAMS += ("train.plateau_patience", "train.plateau_factor", "model.dropout", "gca.ortho_weight")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,7 +48,7 @@ class Data:
 
     log: InteractionLog
     split: splits.Split
-    task: Task
+    task: Slots
     tables: Any
 
     def identity(self) -> dict[str, str]:
@@ -114,8 +105,7 @@ class Experiment:
 
 def traced_fields(config: Config) -> dict[str, str]:
     """{name: dotted field} of the values that need no recompilation."""
-    fields = HPARAMS | known.parts(config).hparams
-    return {name: ".".join(field) for name, field in fields.items()}
+    return {field.split(".")[1]: field for field in (*HPARAMS, *known.parts(config).hparams)}
 
 
 def build(
@@ -190,7 +180,7 @@ def load(config: Config, log: InteractionLog | None = None) -> Data:
     return Data(log, split, task(config, log, split), parts.tables(log, split))
 
 
-def task(config: Config, log: InteractionLog, split: splits.Split) -> Task:
+def task(config: Config, log: InteractionLog, split: splits.Split) -> Slots:
     """The backbone's task on the users and targets that the configuration leaves of a split."""
     if config.data.users == "overlap":
         split = splits.train_on_both(log, split)
@@ -222,22 +212,13 @@ def engine(
     config: Config, data: Data, evaluation: Evaluation, backbone: Backbone | None = None
 ) -> Engine:
     """The compiled programs of a configuration. backbone: another than the configuration's."""
-    train, log = config.train, data.log
-    settings = Settings(
-        backbone or known.parts(config).backbone(log.n_items, data.tables),
-        data.task,
-        Schedule(**{f.name: getattr(train, f.name) for f in dataclasses.fields(Schedule)}),
-        optax.scale_by_adam(),
-        log.n_items,
-        evaluation.tie_weight,
-        config.evaluate.block_users,
-        config.evaluate.block_items,
-        evaluation.watched,
-        train.compute_dtype,
-        train.activation_dtype,
-        train.matmul_precision,
-        train.quick_compile,
-    )
+    train, log, blocks = config.train, data.log, config.evaluate
+    backbone = backbone or known.parts(config).backbone(log.n_items, data.tables)
+    schedule = Schedule(**{f.name: getattr(train, f.name) for f in dataclasses.fields(Schedule)})
+    parts = backbone, data.task, schedule, optax.scale_by_adam(), log.n_items
+    ranks = evaluation.tie_weight, blocks.block_users, blocks.block_items, evaluation.watched
+    numbers = train.compute_dtype, train.activation_dtype, train.matmul_precision
+    settings = Settings(*parts, *ranks, *numbers, train.quick_compile)
     axis = resolve_axis(config.seed_axis)
     if config.data.resident:
         return Engine(settings, axis, config.mesh)

@@ -3,8 +3,6 @@
 batch_size: int = whole(256, "users of a batch")
 """
 
-from __future__ import annotations
-
 import dataclasses
 import math
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """Reading and writing whole files: writes are atomic, failures are a `UserError` of one line."""
 
-from __future__ import annotations
-
 import errno
 import fcntl
 import io

@@ -4,8 +4,6 @@ A file has `get_config(argument)` and returns a `ml_collections.ConfigDict`, so 
 `--config=FILE:argument --config.train.batch_size=64` can change any field.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import importlib.machinery
 import importlib.util

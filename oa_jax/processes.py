@@ -4,8 +4,6 @@ Every process runs the same lines in the same order. What only one can do, such 
 process 0 does, and its answer or its error is that of all.
 """
 
-from __future__ import annotations
-
 import contextlib
 import functools
 import importlib.util
@@ -129,7 +127,7 @@ class Notice:
         self._received = 0
         self._before = {}
 
-    def __enter__(self) -> Notice:
+    def __enter__(self) -> "Notice":
         with contextlib.suppress(ValueError):  # not the main thread: nobody can send it there
             for number in (signal.SIGTERM, signal.SIGINT):
                 if signal.getsignal(number) is not signal.SIG_IGN:  # as of nohup

@@ -1,7 +1,5 @@
 """Tables of text for people, in five forms: terminal, Markdown, CSV, LaTeX, HTML."""
 
-from __future__ import annotations
-
 import csv
 import dataclasses
 import html

@@ -1,7 +1,5 @@
 """Values of arXiv 2510.09435, and summaries of our own finished runs."""
 
-from __future__ import annotations
-
 import functools
 import json
 import pathlib

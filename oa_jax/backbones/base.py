@@ -1,10 +1,10 @@
 """The contract of a backbone: what the rest of the house asks of it, and nothing else.
 
 A backbone is a folder with `fields.py` (its configuration), `model.py` (a `Backbone`), `task.py`
-(a `Task`), `arrays.py` (host arrays) and `parts.py` (a subclass of `Parts`, which builds both from
-a configuration), and its name in `known.py`. tests/backbones/test_contract.py holds for all. One
-with an official code may have `parity.py` (`oa_jax verify`), `official_step.py` and
-`official_torch.py` (`oa_jax bench --official`).
+(a subclass of `nn.slots.Slots`), `arrays.py` (host arrays) and `parts.py` (a subclass of `Parts`,
+which builds both from a configuration), and its name in `known.py`. All are held to
+tests/backbones/test_contract.py. One with an official code may have `parity.py` (`oa_jax verify`),
+`official_step.py` and `official_torch.py` (`oa_jax bench --official`).
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from oa_jax.events.log import InteractionLog
     from oa_jax.events.split import Split
+    from oa_jax.nn.slots import Slots
 
 Params = Any  # a tree of float32 arrays
 Rows = Mapping[str, np.ndarray]  # arrays whose first axis is that of the rows
@@ -49,7 +50,7 @@ class Backbone(Protocol):
 
     def rows(self, history_BxH: jax.Array, domain_B: jax.Array) -> dict:
         """What `encode` reads of users with these histories, joint ids, oldest first, left-padded
-        with 0, whose next item of a domain, 0 or 1, is asked for: as `Task.eval_arrays` has it."""
+        with 0, whose next item of a domain, 0 or 1, is asked for: as `Slots.eval_arrays` has it."""
 
     def encode(self, params: Params, rows: Mapping) -> Any:
         """What scoring needs of the users of evaluation rows."""
@@ -61,34 +62,11 @@ class Backbone(Protocol):
         """{"place/domain": Probe} of every fusion over all tokens of the rows; {} without one."""
 
 
-class Task(Protocol):
-    """Host arrays of a data set, and batches that are a pure function of (seed, step)."""
-
-    log: InteractionLog
-    split: Split
-    batch_size: int
-    n_users: int  # rows of training
-    n_steps: int  # batches of an epoch
-    slot_counts: np.ndarray  # (N, n_users) tokens of each row in each packed list
-
-    def train_arrays(self) -> Rows: ...
-
-    def eval_arrays(self, split: str) -> dict[str, np.ndarray]:
-        """Rows of "val" or "test": at least user, target, domain, seen, and what `encode` reads."""
-
-    def batch(self, arrays: Mapping, rows_B, seed, step, capacity: tuple[int, ...]) -> dict:
-        """The batch of training rows `rows_B` (out of range: an empty row), drawn on the device."""
-
-    def capacity(self, slots_needed) -> tuple[int, ...]: ...
-
-    def slots_needed(self, counts_NxU, seed, epoch): ...
-
-
 class Parts:
     """The parts of a backbone, made from a configuration. Subclasses answer what differs."""
 
-    # Values that need no recompilation, beside those of every backbone: {name: (group, field)}.
-    hparams: dict[str, tuple[str, str]] = {}
+    # Fields that need no recompilation, beside those of every backbone.
+    hparams: tuple[str, ...] = ()
     skip_short = False  # users with fewer than 3 events are left out, not an error
     merged = "seq"  # the evaluation rows' merged sequence of events
     tie_weight = 0.5  # 0 puts the target first among equal scores, 0.5 in their middle, 1 last
@@ -105,7 +83,7 @@ class Parts:
         files."""
         return self.tables(log, split)
 
-    def task(self, log: InteractionLog, split: Split) -> Task:
+    def task(self, log: InteractionLog, split: Split) -> Slots:
         raise NotImplementedError
 
     def backbone(self, n_items: tuple[int, int], tables: Any) -> Backbone:
@@ -130,16 +108,9 @@ class Parts:
         self, log: InteractionLog, name: str, rows: Rows, avoided, pool_b_from_last_a=False
     ) -> np.ndarray:
         """(R, 1 + evaluate.n_negatives): targets and items drawn by (data, name, user)."""
-        return draw_candidates(
-            log.fingerprint(),
-            name,
-            rows["user"],
-            rows["target"],
-            avoided,
-            log.n_items,
-            self.config.evaluate.n_negatives,
-            pool_b_from_last_a,
-        )
+        of_rows = name, rows["user"], rows["target"], avoided
+        how = log.n_items, self.config.evaluate.n_negatives, pool_b_from_last_a
+        return draw_candidates(log.fingerprint(), *of_rows, *how)
 
     def groups(self, log: InteractionLog, split: Split, rows: Rows) -> dict[str, np.ndarray]:
         """{name: mask (R,)}: sets of users reported beside the two domains."""

@@ -1,7 +1,5 @@
 """The backbones of the program: the only list of them. Reading a configuration costs no JAX."""
 
-from __future__ import annotations
-
 import importlib
 import importlib.util
 from types import ModuleType

@@ -1,8 +1,7 @@
 """Weights under the names of an official PyTorch code, to and from our parameter trees."""
 
-from __future__ import annotations
-
 import numpy as np
+from flax.traverse_util import flatten_dict, unflatten_dict
 
 from oa_jax.errors import UserError
 
@@ -38,24 +37,18 @@ def check_names(weights: Weights, expected: set[str], code: str, source: str) ->
 
 def to_tree(weights: Weights, names: Names) -> dict:
     """Our parameter tree, float32 numpy, of arrays under official names."""
-    tree: dict = {}
+    flat = {}
     for name, (path, axes) in names.items():
-        node = tree
-        for part in path[:-1]:
-            node = node.setdefault(part, {})
         value = np.asarray(weights[name], np.float32)
         value = value[..., 0] if axes == 3 else value
-        node[path[-1]] = value.T if axes else value
-    return tree
+        flat[path] = value.T if axes else value
+    return unflatten_dict(flat)
 
 
 def from_tree(tree: dict, names: Names) -> Weights:
     """Arrays under official names and in official layout, of our parameters or their gradients."""
-    weights = {}
+    weights, flat = {}, flatten_dict(tree)
     for name, (path, axes) in names.items():
-        value = tree
-        for part in path:
-            value = value[part]
-        value = np.asarray(value).T if axes else np.asarray(value)
+        value = np.asarray(flat[path]).T if axes else np.asarray(flat[path])
         weights[name] = value[..., None] if axes == 3 else value
     return weights

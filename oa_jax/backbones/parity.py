@@ -5,12 +5,9 @@ gradients (`grad/*`), parameters after one optimizer step (`step1/*`), inputs an
 evaluation split and, in `meta`, the configuration as JSON. Sizes may be any.
 """
 
-from __future__ import annotations
-
 import collections
 import json
 import numbers
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +16,7 @@ import optax
 
 from oa_jax import files
 from oa_jax.errors import UserError
-from oa_jax.events.log import InteractionLog, make_log
+from oa_jax.events.log import make_log
 from oa_jax.ranking.ranks import among_candidates
 
 WHOLE, REAL, PAIR = "a whole number of at least 1", "a number", "two numbers"  # values of `meta`
@@ -52,6 +49,15 @@ class Fixture:
     items of A and of B.  sizing: {weight that gives sizes of the model: rows at least}.
     hparams: {ours: field of `meta`}.  states: what the code calls hidden states.  raw: arrays
     without which no sequences are compared, the raw items first.  splits: of evaluation.
+    model(weights) -> (the backbone, its parameters) of official weights.
+    to_official(params): parameters or gradients under their official names.
+    shapes() -> {array: its axes} beside weights: numbers, and letters that mean one size in a
+        group. L is the model's length, D its width, K is N + 1.
+    largest_id(array): the largest id that may stand in an array of ids; None for other arrays.
+    built(log) -> {array of the fixture: the same made by us from the raw histories}.
+    batch(): the training batch in our packed form, every real position in it.
+    hidden(batch) -> {name: (ours, expected)}: hidden states of the training batch.
+    evaluation(split) -> (rows, candidates, {"ranks", "scores", and hidden states: expected}).
     """
 
     def __init__(self, path: str, arrays: Arrays, meta: dict):
@@ -67,36 +73,9 @@ class Fixture:
             self._refuse(f"meta: {self.heads} {meta[self.heads]}: expected a divisor of the width")
         self._check_arrays()
 
-    def model(self, weights: Arrays) -> tuple[Any, dict]:
-        """(the backbone, its parameters) of official weights."""
-
-    def to_official(self, params: dict) -> Arrays:
-        """Parameters or gradients under their official names."""
-
-    def shapes(self) -> dict[str, Any]:
-        """{array: its axes} beside weights: numbers, and letters that mean one size in a group.
-
-        L is the model's length, D its width, K is N + 1.
-        """
-
-    def largest_id(self, name: str) -> int | None:
-        """The largest id that may stand in an array of ids; None for other arrays."""
-
-    def built(self, log: InteractionLog) -> Arrays:
-        """{array of the fixture: the same made by us from the raw histories}."""
-
     def raw_items(self) -> np.ndarray:
         """The raw histories' items as joint ids."""
         return self.arrays[self.raw[0]]
-
-    def batch(self) -> dict:
-        """The training batch in our packed form, every real position in it."""
-
-    def hidden(self, batch: dict) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-        """{name: (ours, expected)}: hidden states of the training batch."""
-
-    def evaluation(self, split: str) -> tuple[dict, np.ndarray, dict[str, np.ndarray]]:
-        """(rows, candidates, expected): of the kinds "ranks", "scores", and of hidden states."""
 
     def errors(self) -> Errors:
         """How far our numbers are from the fixture's."""

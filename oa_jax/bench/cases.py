@@ -1,7 +1,5 @@
 """What is measured of an experiment: training steps of some seeds, evaluation, a checkpoint."""
 
-from __future__ import annotations
-
 import functools
 import pathlib
 import resource

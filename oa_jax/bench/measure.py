@@ -1,7 +1,5 @@
 """One run of the benchmark: every variant and number of seeds, evaluation and a checkpoint."""
 
-from __future__ import annotations
-
 import contextlib
 import functools
 from collections.abc import Callable

@@ -7,8 +7,6 @@ A backbone whose code can be timed has `official_step.py` in its folder, with
 and `official_torch.py` for the other process, see `official_worker.py`.
 """
 
-from __future__ import annotations
-
 import contextlib
 import json
 import pathlib
@@ -54,7 +52,7 @@ class Official:
                     f"--official={checkout}: no {file}: expected a checkout of its code"
                 )
 
-    def __enter__(self) -> Official:
+    def __enter__(self) -> "Official":
         with contextlib.ExitStack() as stack:
             folder = pathlib.Path(stack.enter_context(tempfile.TemporaryDirectory()))
             self._errors = stack.enter_context((folder / "errors.txt").open("w+"))

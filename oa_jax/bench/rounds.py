@@ -4,8 +4,6 @@ Every round measures each case once, so that what disturbs one at a time disturb
 cases are compared within rounds.
 """
 
-from __future__ import annotations
-
 import functools
 import time
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """The measurements as tables. On a CPU times are shown as ratios within the run alone."""
 
-from __future__ import annotations
-
 from statistics import median
 
 from oa_jax.bench.rounds import ratios

@@ -4,8 +4,6 @@ The count does not know what a compiler adds or saves. A scan counts as often as
 unknown length once, a branch as its largest, and of branches by platform that of this device.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import math
 
@@ -22,10 +20,10 @@ class Work:
     flops: float = 0.0
     bytes: float = 0.0
 
-    def __add__(self, other: Work) -> Work:
+    def __add__(self, other: "Work") -> "Work":
         return Work(self.flops + other.flops, self.bytes + other.bytes)
 
-    def __mul__(self, times: float) -> Work:
+    def __mul__(self, times: float) -> "Work":
         return Work(self.flops * times, self.bytes * times)
 
     def least_seconds(self, flops_per_second: float, bytes_per_second: float) -> float:

@@ -9,8 +9,6 @@ measured. `--study=FILE.py` sweeps a study instead, and says how busy the slots 
 wall clock was beside the work.
 """
 
-from __future__ import annotations
-
 import pathlib
 import sys
 import tempfile

@@ -1,7 +1,5 @@
 """What the commands share: flags, one-line errors, printing."""
 
-from __future__ import annotations
-
 import codecs
 import contextlib
 import logging as stdlib_logging

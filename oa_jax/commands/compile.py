@@ -4,8 +4,6 @@ Compiles the training epoch and the evaluation for devices that are not at hand 
 of them would hold, do and send. Nothing is trained. Without the data, --sizes says how large it is.
 """
 
-from __future__ import annotations
-
 import math
 
 import jax

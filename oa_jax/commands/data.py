@@ -10,8 +10,6 @@ Sets lie below --data_dir, by default OA_DATA_DIR; --raw_dir is by default the s
 `prepare` first fetches what it can; without it nothing is ever fetched.
 """
 
-from __future__ import annotations
-
 import contextlib
 import dataclasses
 from collections.abc import Iterator

@@ -3,8 +3,6 @@
 Of a run that has not ended the table is shown, and nothing is written: it can go on.
 """
 
-from __future__ import annotations
-
 import contextlib
 import tempfile
 

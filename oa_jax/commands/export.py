@@ -5,8 +5,6 @@ items as Parquet, the configuration and a model card. `oa.load_export(FOLDER)` r
 card has the lines that read it elsewhere, without this program.
 """
 
-from __future__ import annotations
-
 from absl import flags
 
 from oa_jax.commands import cli

@@ -6,8 +6,6 @@ configuration has, in Markdown, and needs no --config. `--match=FILE.py:ARGS` fi
 --config whose number of parameters is nearest to that of another configuration.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import math
 from typing import Any

@@ -4,8 +4,6 @@ What launch/quickstart.sh runs. A second call finds the runs finished and prints
 On a CPU with a second core the baseline trains in a process of its own meanwhile.
 """
 
-from __future__ import annotations
-
 from absl import flags
 
 from oa_jax import files, presets

@@ -6,8 +6,6 @@ out, with ranks and scores. What the lists are like beside being right is shown,
 kept in the workdir for `python -m oa_jax report`.
 """
 
-from __future__ import annotations
-
 from absl import flags
 
 from oa_jax import files

@@ -5,8 +5,6 @@ RUN is the workdir of a run, a folder of workdirs, a summary.json on its own, or
 below the two domains. Of the folder of a sweep its configurations are ranked first.
 """
 
-from __future__ import annotations
-
 import json
 import math
 import os

@@ -20,8 +20,6 @@ A candidate that is scored as two items (LLM4CDSR quirk Q2) gets the sum of thei
 ties favour the target (ABXI quirk Q10), they do so here, and items of equal counts are many.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import functools
 from collections.abc import Callable

@@ -4,8 +4,6 @@ The same command goes on where it was, and several of them, on one machine (`--w
 many, can share DIR. `--dry-run` says what there is to do and how long it takes.
 """
 
-from __future__ import annotations
-
 import sys
 
 import jax

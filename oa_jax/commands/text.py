@@ -5,8 +5,6 @@ domains mapped so that items which one user took come near (InfoNCE); `rotated`,
 random orthogonal matrix; `shifted`, B's shifted along one direction.
 """
 
-from __future__ import annotations
-
 import pathlib
 
 from absl import flags

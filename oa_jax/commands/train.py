@@ -1,7 +1,5 @@
 """`python -m oa_jax train --config=FILE.py:ARGS --workdir=DIR`: train, or go on, or say done."""
 
-from __future__ import annotations
-
 import math
 
 from absl import flags

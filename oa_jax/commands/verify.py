@@ -4,8 +4,6 @@ A fixture of ABXI or LLM4CDSR, known by its `meta`; what is in it: `backbones/pa
 relative to the largest absolute value of the expected array.
 """
 
-from __future__ import annotations
-
 from absl import flags
 
 from oa_jax.backbones import known, parity

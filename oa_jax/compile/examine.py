@@ -1,7 +1,5 @@
 """Compile an experiment's programs for a topology, and what they need: memory, work, time."""
 
-from __future__ import annotations
-
 import dataclasses
 import re
 import time

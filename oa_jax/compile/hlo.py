@@ -4,8 +4,6 @@
 GPU. Here a loop counts as often as it turns. All numbers are of one device, as the text is.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import functools
 import math
@@ -53,7 +51,7 @@ class Array:
     traffic: int
 
     @classmethod
-    def parse(cls, kind: str, width: str | None, dims: str, layout: str) -> Array:
+    def parse(cls, kind: str, width: str | None, dims: str, layout: str) -> "Array":
         """Of a match of `ARRAY`. A tile T(8,128) pads the last two axes in the order of memory,
         which the layout names from the last one on."""
         dims = tuple(int(n) for n in dims.split(",") if n)
@@ -77,7 +75,7 @@ class Instruction:
     is_root: bool
 
     @classmethod
-    def parse(cls, root: str | None, name: str, rest: str) -> Instruction:
+    def parse(cls, root: str | None, name: str, rest: str) -> "Instruction":
         # A tuple's shape is in brackets of its own, and layouts hold brackets too.
         end = _closing(rest, 0) if rest.startswith("(") else rest.index(" ")
         opcode = OPCODE.search(rest, end)
@@ -131,7 +129,7 @@ class Cost:
     cycles: float = 0
     unestimated: int = 0
 
-    def add(self, other: Cost, times: int = 1) -> None:
+    def add(self, other: "Cost", times: int = 1) -> None:
         self.flops += times * other.flops
         self.traffic += times * other.traffic
         self.cycles += times * other.cycles

@@ -1,7 +1,5 @@
 """An experiment of which only the sizes matter: rows are made up where that saves time or files."""
 
-from __future__ import annotations
-
 import re
 
 import numpy as np

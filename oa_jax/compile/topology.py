@@ -1,7 +1,5 @@
 """Devices that need not be at hand: their public figures, and their compiler's view of them."""
 
-from __future__ import annotations
-
 import dataclasses
 import importlib.util
 import math
@@ -97,7 +95,7 @@ class Topology:
     shape: tuple[int, ...]
 
     @classmethod
-    def parse(cls, text: str) -> Topology:
+    def parse(cls, text: str) -> "Topology":
         """`KIND` is one device; `KIND:AxB`. Raises UserError with what is expected."""
         kind, _, sizes = text.partition(":")
         is_grid = ":" not in text or re.fullmatch(r"[1-9]\d*(x[1-9]\d*)*", sizes)

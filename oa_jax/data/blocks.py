@@ -1,7 +1,5 @@
 """Files block by block, unpacked: plain, gzip or zstd. A byte order mark is skipped."""
 
-from __future__ import annotations
-
 import contextlib
 import gzip
 import pathlib

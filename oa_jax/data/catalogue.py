@@ -5,8 +5,6 @@ each plain or with `.gz` at the end of its name. Hashes are of the unpacked cont
 not the published one is used all the same, and named as such in the metadata.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import hashlib
 import http.client

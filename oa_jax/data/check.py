@@ -1,7 +1,5 @@
 """What can be wrong with a prepared set: its files, its split, and the data themselves."""
 
-from __future__ import annotations
-
 import contextlib
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Figures of a prepared set: counts, lengths, overlap, ties, cold targets; a table and a plot."""
 
-from __future__ import annotations
-
 import os
 
 import numpy as np

@@ -5,8 +5,6 @@ every filter keeps the order of what it keeps. Orders and strictness are those o
 codes of ABXI, LLM4CDSR, AMID and CDSRNP; quirks are in `oa_jax/backbones/README.md`.
 """
 
-from __future__ import annotations
-
 import re
 
 import polars as pl

@@ -1,7 +1,5 @@
 """MovieLens as two domains: disjoint groups of genres, from a user's own copy."""
 
-from __future__ import annotations
-
 import dataclasses
 import pathlib
 

@@ -4,8 +4,6 @@ Nothing is guessed in silence: what a column was taken for, how times were read,
 is left out, by reason and with the first of each, is said and stands in the metadata.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import math
 import os

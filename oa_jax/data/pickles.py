@@ -1,7 +1,5 @@
 """Pickles that others published, read without letting them run code."""
 
-from __future__ import annotations
-
 import codecs
 import collections
 import gzip

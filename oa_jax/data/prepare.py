@@ -9,8 +9,6 @@ moment leaves the old state and a hidden folder, which the next one removes; a s
 for the first.
 """
 
-from __future__ import annotations
-
 import contextlib
 import dataclasses
 import gzip

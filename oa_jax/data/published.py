@@ -5,8 +5,6 @@ not there), the `Reading` that counts lines, and the name of the data set. Whate
 file is a UserError of a single line: nothing is left out. numpy alone is needed.
 """
 
-from __future__ import annotations
-
 import pathlib
 import re
 from collections.abc import Iterator

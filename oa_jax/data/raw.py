@@ -5,8 +5,6 @@ the name of the data set, what to do with exact copies of events (see `filters.w
 and the options of the set.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import pathlib
 from collections.abc import Callable, Sequence

@@ -4,8 +4,6 @@ Lines that hold something else are left out, counted and named in a `Reading`. T
 are those of `oa_jax.data.texts`.
 """
 
-from __future__ import annotations
-
 import math
 import pathlib
 

@@ -1,7 +1,5 @@
 """What each event of a sequence is for, by the split that its data set came with."""
 
-from __future__ import annotations
-
 import hashlib
 
 import numpy as np

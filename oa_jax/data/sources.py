@@ -1,7 +1,5 @@
 """Where interaction logs come from, by name: prepared sets, published text, a synthetic world."""
 
-from __future__ import annotations
-
 import os
 
 from oa_jax.data import catalogue, published, store

@@ -11,8 +11,6 @@ An item has `id` (joint, from 1), `domain` ("A" or "B"), `raw` (id of the source
 source says so, `title`, `brand`, `price`, `date` (text), `category`, `description` (lists of text).
 """
 
-from __future__ import annotations
-
 import dataclasses
 import functools
 import gzip

@@ -4,8 +4,6 @@ What a file is, its first bytes say, not its name: plain or packed (gzip, zstd);
 lines, where the first sign is a brace; else text. A byte order mark is skipped.
 """
 
-from __future__ import annotations
-
 import collections
 import contextlib
 import csv

@@ -4,8 +4,6 @@ Inside they are millionths: microseconds since 1970, or a millionth of a number 
 time, so that one column holds all of them without loss.
 """
 
-from __future__ import annotations
-
 import polars as pl
 
 from oa_jax.data.store import MICROSECONDS, MILLISECONDS, NUMBERS, SECONDS

@@ -1,7 +1,5 @@
 """What the cells of a table hold: ids, times, ratings and titles, checked row by row."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Iterator
 

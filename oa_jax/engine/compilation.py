@@ -1,7 +1,5 @@
 """What JAX is told once a process: where compiled programs are kept, and its own switches."""
 
-from __future__ import annotations
-
 import os
 import pathlib
 import tempfile
@@ -36,20 +34,14 @@ def use_compilation_cache(say: Callable[[str], None] = lambda line: None) -> Non
     JAX_ENABLE_COMPILATION_CACHE=false turns it off. Every command that compiles calls this first.
     say: is told in a line that there is none, as its folder cannot be written.
     """
-    given = os.environ.get("JAX_COMPILATION_CACHE_DIR")
-    is_url = "://" in (given or "")  # JAX's own affair
-    jax.config.update("jax_compilation_cache_dir", given if is_url else _folder(given, say))
-
-
-def _folder(given, say) -> str | None:
-    """The folder of the cache, made; None where that cannot be."""
+    folder = given = os.environ.get("JAX_COMPILATION_CACHE_DIR")
     try:
-        root = given or os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
-        folder = pathlib.Path(root) if given else pathlib.Path(root) / "oa-jax" / "xla"
-        folder.mkdir(parents=True, exist_ok=True)
-        tempfile.TemporaryFile(dir=folder).close()
+        if "://" not in (given or ""):  # a URL is JAX's own affair
+            root = given or os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
+            folder = pathlib.Path(root) if given else pathlib.Path(root) / "oa-jax" / "xla"
+            folder.mkdir(parents=True, exist_ok=True)
+            tempfile.TemporaryFile(dir=folder).close()
     except (OSError, RuntimeError) as error:  # RuntimeError: there is no home directory
-        reason = getattr(error, "strerror", None) or error
+        reason, folder = getattr(error, "strerror", None) or error, None
         say(f"compiled programs are not kept: {reason} (JAX_COMPILATION_CACHE_DIR names a folder)")
-        return None
-    return str(folder)
+    jax.config.update("jax_compilation_cache_dir", folder and str(folder))

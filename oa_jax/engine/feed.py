@@ -7,8 +7,6 @@ rows of a batch alone, and their places in it, give the batch that all rows give
 `events.rows`) come with their batch: those of its rows one after the other, in room for any batch.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import os
 from collections.abc import Iterator, Sequence

@@ -1,8 +1,6 @@
 """Devices as a mesh of three axes: `seed` holds whole seeds, `data` parts of a seed's batch,
 `table` parts of its embedding tables, and of what `data` leaves of its batch."""
 
-from __future__ import annotations
-
 import dataclasses
 import math
 
@@ -32,7 +30,7 @@ class Layout:
     sizes: tuple[int, int, int] | None = None
 
     @classmethod
-    def of(cls, text: str, devices=None, flag="--config.mesh") -> Layout:
+    def of(cls, text: str, devices=None, flag="--config.mesh") -> "Layout":
         """The layout of `flag=text`. Raises UserError where the text is none, the devices are too
         few, or several processes would not all have a part."""
         devices = tuple(jax.devices() if devices is None else devices)

@@ -1,7 +1,5 @@
 """The type in which matrix products are taken, whatever the model: `train.compute_dtype`."""
 
-from __future__ import annotations
-
 import jax
 import jax.numpy as jnp
 from jax.extend.core import ClosedJaxpr, Jaxpr, Literal

@@ -1,7 +1,5 @@
 """Compiled programs over seeds: where the seed axis, devices, jit and donation are applied."""
 
-from __future__ import annotations
-
 import functools
 import time
 
@@ -42,13 +40,15 @@ class Engine:
         def one(seed, hparams, _):
             return self.layout.with_rows(self._create(seed, hparams), axis=0)
 
-        return self._over_seeds("create", one, (jnp.asarray(seeds, jnp.int32), hparams), ())
+        return self.over_seeds("create", one, (jnp.asarray(seeds, jnp.int32), hparams), ())
 
     def abstract(self, seeds, hparams) -> State:
         """Shapes and types of `create`, and where its arrays lie, without the arrays."""
         shapes = jax.eval_shape(jax.vmap(self._create), jnp.asarray(seeds, jnp.int32), hparams)
         shapes = self.layout.with_rows(shapes, axis=1)
-        return with_shardings(shapes, self.layout.by_seed(shapes, len(seeds)))
+        where = self.layout.by_seed(shapes, len(seeds))
+        struct = jax.ShapeDtypeStruct
+        return jax.tree.map(lambda a, s: struct(a.shape, a.dtype, sharding=s), shapes, where)
 
     @functools.cached_property
     def n_parameters(self) -> int:
@@ -78,25 +78,21 @@ class Engine:
 
     def epoch(self, states: State, arrays, capacity):
         """One epoch of every seed -> (states, reports). The old states are given up."""
-        return self._over_seeds(*self._epoch(states, arrays, capacity))
+        return self.over_seeds(*self._epoch(states, arrays, capacity))
 
     def assess(self, states: State, arrays):
         """The report of `epoch` without training."""
         one = functools.partial(step_lib.assess, self.settings)
-        return self._over_seeds("assess", one, (states.params,), arrays)
+        return self.over_seeds("assess", one, (states.params,), arrays)
 
     def steps(self, states: State, arrays, capacity, n_steps: int):
         """The first batches of an epoch alone, for measuring -> (states, losses (S, n_steps)). The
         old states are given up."""
-        return self._over_seeds(*self._steps(states, arrays, capacity, n_steps))
+        return self.over_seeds(*self._steps(states, arrays, capacity, n_steps))
 
     def final(self, params, rows, rankings, tables=None):
         """{ranking: Ranks (S, R)} and GCA sums of `params` (leaves with S) over `rows`."""
-        return self._over_seeds(*self._final(params, rows, rankings, tables))
-
-    def apply(self, name, one, seeded, shared):
-        """`one` (a seed's values, shared ones), compiled once for each name, of all seeds."""
-        return self._over_seeds(name, one, (seeded,), shared)
+        return self.over_seeds(*self._final(params, rows, rankings, tables))
 
     def compiled(self, program: str, *args):
         """The compiled program behind `epoch`, `steps` or `final` of these arguments, or of their
@@ -133,8 +129,8 @@ class Engine:
 
         return ("final", rankings), one, (params,), (rows, tables)
 
-    def _over_seeds(self, name, one, seeded, shared, donate=False):
-        """Run `one` (a seed's values, shared values) for all seeds."""
+    def over_seeds(self, name, one, seeded, shared, donate=False):
+        """Run `one` (a seed's values, shared ones), compiled once for each name, for all seeds."""
         n_seeds = _n_seeds(seeded)
         seeded = self._padded(seeded)
         seeded = mesh_lib.place(seeded, self.layout.by_seed(seeded, n_slots := _n_seeds(seeded)))
@@ -199,19 +195,12 @@ def _n_seeds(seeded) -> int:
     return jax.tree.leaves(seeded)[0].shape[0]
 
 
-def with_shardings(shapes, shardings):
-    """Shapes of arrays that lie where `shardings` say."""
-    return jax.tree.map(
-        lambda a, s: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=s), shapes, shardings
-    )
-
-
 def pad_seeds(tree, n_slots: int):
     """Values, or their shapes, of seeds with copies of the first behind them."""
-    slots, n_seeds = np.arange(n_slots), _n_seeds(tree)
+    n_seeds = _n_seeds(tree)
     if n_slots == n_seeds:
         return tree
-    slots[n_seeds:] = 0
+    slots = np.pad(np.arange(n_seeds), (0, n_slots - n_seeds))
     if isinstance(jax.tree.leaves(tree)[0], jax.ShapeDtypeStruct):
         return jax.eval_shape(lambda tree: take_seeds(tree, slots), tree)
     return take_seeds(tree, slots)

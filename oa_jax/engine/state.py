@@ -1,7 +1,5 @@
 """The state of one seed: everything needed to go on, as one plain pytree."""
 
-from __future__ import annotations
-
 import dataclasses
 from typing import Any
 
@@ -107,20 +105,15 @@ def _computed_once(value, true):
 def create(seed, hparams, init, optimizer) -> State:
     """The state of `seed` before its first step. `init`: key -> parameters."""
     params = init(key_of(seed, Purpose.INIT, 0))
-    zero = jnp.zeros((), jnp.int32)
+    counts = ("step", "epoch", "best_epoch", "bad_epochs", "plateau_epochs", "diverged_step")
     return State(
         seed=jnp.asarray(seed, jnp.int32),
-        step=zero,
-        epoch=zero,
         params=params,
         moments=optimizer.init(params),
         hparams=hparams,
         lr_scale=jnp.ones(()),
         best_params=jax.tree.map(jnp.copy, params),
         best_score=jnp.zeros(()),
-        best_epoch=zero,
-        bad_epochs=zero,
-        plateau_epochs=zero,
-        diverged_step=zero,
         done=jnp.zeros((), bool),
+        **dict.fromkeys(counts, jnp.zeros((), jnp.int32)),
     )

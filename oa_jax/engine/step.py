@@ -1,8 +1,7 @@
 """One seed: a training step, an epoch, an assessment. Pure functions of state and arrays."""
 
-from __future__ import annotations
-
 import dataclasses
+import functools
 from typing import Any
 
 import jax
@@ -36,7 +35,7 @@ class Settings:
     matmul_precision: str = "default"  # of all matrix products
     quick_compile: bool = False  # programs are ready sooner and run slower
 
-    def on(self, tables) -> Settings:
+    def on(self, tables) -> "Settings":
         """These settings with the backbone's frozen tables, if it has any: shared by all seeds."""
         if tables is None:
             return self
@@ -144,20 +143,14 @@ def all_ranks(settings: Settings, params, rows, rankings) -> dict[str, Ranks]:
     index = backbone.index(params)
 
     def block(rows):
-        rows = on_batch(rows)
-        encoded, out = backbone.encode(params, rows), {}
+        rows, out = on_batch(rows), {}
+        score = functools.partial(backbone.score, index, backbone.encode(params, rows))
         for name in rankings:
             if name == "full":
-                out[name] = among_all(
-                    lambda ids: backbone.score(index, encoded, ids),
-                    rows["target"],
-                    (rows["seen_row"], rows["seen_item"]),
-                    settings.n_items,
-                    settings.block_items,
-                )
+                seen, n_items = (rows["seen_row"], rows["seen_item"]), settings.n_items
+                out[name] = among_all(score, rows["target"], seen, n_items, settings.block_items)
             else:
-                scores = backbone.score(index, encoded, rows[name])
-                out[name] = among_candidates(scores)
+                out[name] = among_candidates(score(rows[name]))
         return out
 
     return jax.tree.map(jnp.ravel, jax.lax.map(block, _blocks(rows, settings.block_users)))

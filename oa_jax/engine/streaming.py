@@ -1,7 +1,5 @@
 """The engine for data larger than the device: rows come in chunks, training and evaluation."""
 
-from __future__ import annotations
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -32,7 +30,7 @@ class StreamingEngine(Engine):
         steps, tables = self.feed.chunk_steps, arrays.get("tables")
         for k, fed in enumerate(self.feed.chunks(rows_SxTxN)):
             seeded = (states, rows_SxTxN[:, k * steps : (k + 1) * steps], fed)
-            trained = self._over_seeds(*self._chunk(capacity), seeded, tables, donate=True)
+            trained = self.over_seeds(*self._chunk(capacity), seeded, tables, donate=True)
             states, of_chunk = trained
             # Without this the host would run ahead and fill the device with chunks to come.
             jax.block_until_ready(losses[-1:])
@@ -40,7 +38,7 @@ class StreamingEngine(Engine):
         losses = jax.tree.map(lambda *parts: jnp.concatenate(parts, 1), *losses)
         assessed, select = self.assess(states, arrays), self._select
         val = {name: arrays["val"][name] for name in ("real", "domain")}
-        return self._over_seeds("select", select, (states, losses, assessed), val, donate=True)
+        return self.over_seeds("select", select, (states, losses, assessed), val, donate=True)
 
     def _epoch(self, states, arrays, capacity):
         """What to compile for an epoch: its chunk."""
@@ -71,7 +69,7 @@ class StreamingEngine(Engine):
         shared = (arrays["probe"], tables)
         return {
             "ranks": self._ranks(states.params, arrays["val"], (watched,), tables)[watched],
-            "gca": self._over_seeds("probe", probe, (states.params,), shared),
+            "gca": self.over_seeds("probe", probe, (states.params,), shared),
         }
 
     def final(self, params, rows, rankings, tables=None):
@@ -91,7 +89,7 @@ class StreamingEngine(Engine):
         def one(seed, epoch, _):
             return self.settings.task.epoch_rows(seed, epoch)
 
-        rows = self._over_seeds("rows", one, (states.seed, states.epoch), ())
+        rows = self.over_seeds("rows", one, (states.seed, states.epoch), ())
         return processes.fetch(rows)
 
     def _chunk(self, capacity):
@@ -119,7 +117,7 @@ class StreamingEngine(Engine):
 
         name = ("ranks", rankings)
         parts = self._cut(rows)
-        return _joined([self._over_seeds(name, one, (params,), (s, tables)) for s in parts])
+        return _joined([self.over_seeds(name, one, (params,), (s, tables)) for s in parts])
 
     def _cut(self, rows):
         """Rows in slices of whole blocks, the last one shorter."""

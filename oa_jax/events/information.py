@@ -12,8 +12,6 @@ synergistic (only both together say it). Two measures of it, as none is agreed o
 Shapes: A and B the values of the sources, Z those of the target, K topics. Nats.
 """
 
-from __future__ import annotations
-
 import numpy as np
 
 from oa_jax.events.world import World, topic_law

@@ -1,7 +1,5 @@
 """The interaction log: who took which item of which domain, when. Every data source ends here."""
 
-from __future__ import annotations
-
 import dataclasses
 import functools
 import hashlib
@@ -66,7 +64,7 @@ class InteractionLog:
         """(N,) int64: place of every event in its user's sequence, from 0 at the oldest."""
         return np.arange(len(self.user)) - self.offsets[self.user]
 
-    def take(self, users: np.ndarray) -> InteractionLog:
+    def take(self, users: np.ndarray) -> "InteractionLog":
         """The log of the given users, one or more, numbered from 0 in that order.
 
         A user that is given twice becomes two users.

@@ -1,7 +1,5 @@
 """What a synthetic world allows at best: the law of the next item, and the ranks that it gives."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator
 

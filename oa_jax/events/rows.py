@@ -9,8 +9,6 @@ n_NAME (R,), how many there are. One long history then costs its own length, not
 in which every row is as long.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import functools
 
@@ -29,7 +27,7 @@ class Ragged:
     size: np.ndarray
 
     @classmethod
-    def of(cls, row: np.ndarray, values: np.ndarray, n_rows: int) -> Ragged:
+    def of(cls, row: np.ndarray, values: np.ndarray, n_rows: int) -> "Ragged":
         """row: (M,) of each value, ascending."""
         return cls(values, np.bincount(row, minlength=n_rows))
 
@@ -49,7 +47,7 @@ class Ragged:
     def __iter__(self):
         return (self[row] for row in range(len(self)))
 
-    def __getitem__(self, rows) -> np.ndarray | Ragged:
+    def __getitem__(self, rows) -> "np.ndarray | Ragged":
         size, begin = self.size[rows], self._first[rows]
         if np.ndim(size) == 0:
             return self.values[begin : begin + size]
@@ -92,12 +90,6 @@ def scatter(shape: tuple[int, int], place, values: np.ndarray, fill: int = 0) ->
     kept = (column >= 0) & (column < shape[1])
     array[row[kept], column[kept]] = values[kept]
     return array
-
-
-def padded(row: np.ndarray, values: np.ndarray, n_rows: int) -> np.ndarray:
-    """(n_rows, W) int32: a row's values from the left, then 0. W: the most of a row, at least 1."""
-    place, count = rank(row, n_rows)
-    return scatter((n_rows, max(1, count.max(initial=0))), (row, place), values)
 
 
 def lists(name: str, row: np.ndarray, values: np.ndarray, n_rows: int) -> dict[str, np.ndarray]:

@@ -1,7 +1,5 @@
 """Which events train a model and which are its validation and test targets."""
 
-from __future__ import annotations
-
 import dataclasses
 import hashlib
 
@@ -29,7 +27,7 @@ class Split:
     val: np.ndarray
     test: np.ndarray
 
-    def take(self, users: np.ndarray) -> Split:
+    def take(self, users: np.ndarray) -> "Split":
         """The split of the given users, in that order; goes with `InteractionLog.take`."""
         return Split(self.n_train[users], self.val[users], self.test[users])
 

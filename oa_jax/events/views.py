@@ -3,8 +3,6 @@
 Shapes: I items, W columns, n_a the items of A, which come first.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 

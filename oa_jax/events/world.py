@@ -7,8 +7,6 @@ history knows already; others say what only both know together (`synergy`) and h
 Shapes: K topics, U users, I items of a domain, D latent width, L the longest sequence.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import difflib
 import functools

@@ -9,8 +9,6 @@ both turn round, α ⊙ X' and all outputs stay, cos(X, X') does not. cos(X, α 
 comparable across gates, seeds and runs.
 """
 
-from __future__ import annotations
-
 import math
 
 import jax

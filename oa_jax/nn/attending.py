@@ -1,8 +1,6 @@
 """Fusions by cross-attention that are not GCA. `width` is the inner width of the attention, all
 heads together, unless the class says otherwise; D if it is 0."""
 
-from __future__ import annotations
-
 import flax.linen as nn
 import jax.numpy as jnp
 
@@ -18,7 +16,7 @@ class CrossAttention(Fusion):
 
     def attend(self, query, source, allowed, change=None, name="attention") -> Taken:
         attention = MultiHeadAttention(self.heads, self.initial, self.width, name=name)
-        return Taken(*attention.attend(query, source, allowed, change=change))
+        return Taken(*attention(query, source, allowed, change=change))
 
 
 class Flamingo(Fusion):
@@ -29,7 +27,7 @@ class Flamingo(Fusion):
     def take(self, query, source, view):
         attention = MultiHeadAttention(self.heads, self.initial, name="attention")
         normed = query.map(LayerNorm(name="norm_attention"))
-        return Taken(*attention.attend(normed, source, view.allowed_BxTxS))
+        return Taken(*attention(normed, source, view.allowed_BxTxS))
 
     def alpha(self, x, update, y_aligned):
         return jnp.broadcast_to(jnp.tanh(self.param("gate", nn.initializers.zeros, ())), x.shape)

@@ -4,8 +4,6 @@ Keys are folded from integers, one stream a purpose, so that nothing random has 
 the draws do not depend on the number of seeds or devices.
 """
 
-from __future__ import annotations
-
 import enum
 
 import jax
@@ -38,14 +36,9 @@ def epoch_rows(
     The last batch is filled up with `n_users`, an index out of range.
     """
     order = jax.random.permutation(key_of(seed, Purpose.ORDER, epoch), n_users)
-    n_steps = steps_per_epoch(n_users, batch_size)
+    n_steps = -(-n_users // batch_size)
     fill = n_steps * batch_size - n_users
     return jnp.pad(order, (0, fill), constant_values=n_users).reshape(n_steps, batch_size)
-
-
-def steps_per_epoch(n_users: int, batch_size: int) -> int:
-    """Batches that hold every user once; the last may be partial."""
-    return -(-n_users // batch_size)
 
 
 def distinct(key: jax.Array, n: int | jax.Array, size: int) -> jax.Array:

@@ -1,7 +1,5 @@
 """Where two streams meet: what a fusion is, what it shows, and the one loop that uses it."""
 
-from __future__ import annotations
-
 import dataclasses
 import importlib
 import types
@@ -256,16 +254,14 @@ def n_parameters(gca: GCAConfig, d_embed: int, heads: int) -> int:
     return sum(leaf.size for leaf in jax.tree.leaves(shapes))
 
 
-def matched_width(gca: GCAConfig, d_embed: int, heads: int, target: int | None = None) -> int:
-    """The `gca.width` with which a module has the number of parameters nearest to `target`; by
-    default that of GCA with the same fields and a width of its own.
+def matched_width(gca: GCAConfig, d_embed: int, heads: int) -> int:
+    """The `gca.width` with which a module has the number of parameters nearest to that of GCA with
+    the same fields and a width of its own.
 
     It is a multiple of the number of heads. Raises UserError where even the narrowest has more,
     and where the width changes nothing.
     """
-    if target is None:
-        gate = dataclasses.replace(gca, fusion="gca", width=0)
-        target = n_parameters(gate, d_embed, heads)
+    target = n_parameters(dataclasses.replace(gca, fusion="gca", width=0), d_embed, heads)
     unit = gca.heads or heads
 
     def size(width):

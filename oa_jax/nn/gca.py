@@ -3,8 +3,6 @@
 X'' = LN(X + α([X; X']) ⊙ X') with X' = MHA(X, Y, Y).
 """
 
-from __future__ import annotations
-
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -28,7 +26,7 @@ class GatedCrossAttention(Fusion):
 
     def take(self, query, source, view):
         attention = MultiHeadAttention(self.heads, self.initial, name="attention")
-        return Taken(*attention.attend(query, source, view.allowed_BxTxS))
+        return Taken(*attention(query, source, view.allowed_BxTxS))
 
     def alpha(self, x: jax.Array, update: jax.Array, y_aligned: jax.Array) -> jax.Array:
         """α = act(W2 inner(W1 [X; other] + b1) + b2): (P, D), each number for as many units."""

@@ -3,8 +3,6 @@
 A history is a row of item ids, the oldest first, left-padded with 0.
 """
 
-from __future__ import annotations
-
 import jax
 import jax.numpy as jnp
 

@@ -3,8 +3,6 @@
 A new fusion is one class in one file, a subclass of `fusion.Fusion`, and its line in `FUSIONS`.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import math
 from collections.abc import Callable, Mapping

@@ -1,7 +1,5 @@
 """Gated cross-attention on plain arrays, for a Flax model of your own, Linen or NNX."""
 
-from __future__ import annotations
-
 import jax
 import jax.numpy as jnp
 

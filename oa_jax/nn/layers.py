@@ -7,8 +7,6 @@ Parameters are float32. A layer computes in the type of what it is given (`train
 but for what is sensitive to rounding: the statistics of norms, and the softmax of attention.
 """
 
-from __future__ import annotations
-
 import functools
 import math
 from collections.abc import Callable
@@ -111,12 +109,12 @@ class Stream:
     real_P: jax.Array
     packing: Packing
 
-    def map(self, fn: Callable[[jax.Array], jax.Array]) -> Stream:
+    def map(self, fn: Callable[[jax.Array], jax.Array]) -> "Stream":
         """Apply a pointwise function, and keep padding at 0 and the type of the states."""
         h_PxD = fn(self.h_PxD).astype(self.h_PxD.dtype)
         return self.replace(h_PxD=h_PxD * self.real_P[:, None])
 
-    def last(self) -> Stream:
+    def last(self) -> "Stream":
         """The stream's last position only: (B, D)."""
         h, real = (self.packing.unpack(a)[:, -1] for a in (self.h_PxD, self.real_P))
         return Stream(h, real, Packing(None, (self.packing.shape[0], 1)))
@@ -316,21 +314,8 @@ class MultiHeadAttention(nn.Module):
     initial: Init = ABXI_INIT
     inner: int = 0  # width of all heads together, a multiple of their number; 0: D
 
-    def __call__(
-        self,
-        query: Stream,
-        source: Stream,
-        allowed_BxTxS: jax.Array,
-        rate: float | jax.Array | None = None,
-    ) -> jax.Array:
-        """-> (P, D) at the query's slots. A query with no allowed key gets exactly 0.
-
-        rate: dropout on the attention weights.
-        """
-        return self.attend(query, source, allowed_BxTxS, rate)[0]
-
     @nn.compact
-    def attend(
+    def __call__(
         self,
         query: Stream,
         source: Stream,
@@ -338,11 +323,11 @@ class MultiHeadAttention(nn.Module):
         rate: float | jax.Array | None = None,
         change: Callable[[jax.Array, Callable[[], jax.Array]], jax.Array] | None = None,
     ) -> tuple[jax.Array, jax.Array]:
-        """-> (what `__call__` gives, weights (P, S): how much a query looks at each key, the mean
-        over the heads).
+        """-> ((P, D) at the query's slots, weights (P, S): how much a query looks at each key, the
+        mean over the heads). A query with no allowed key gets exactly 0.
 
-        change: what is made of the heads' outputs (B, H, T, E) before they are mixed; its second
-        argument gives the query's own values.
+        rate: dropout on the attention weights.  change: what is made of the heads' outputs
+        (B, H, T, E) before they are mixed; its second argument gives the query's own values.
         """
         width, dtype = query.h_PxD.shape[-1], query.h_PxD.dtype
         inner = self.inner or width

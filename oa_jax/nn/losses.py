@@ -6,8 +6,6 @@ sum of -log softmax(target) over the target and its rivals, which is differentia
 which are for reading only. Rivals are K negatives of each position, or of each row.
 """
 
-from __future__ import annotations
-
 import functools
 
 import jax
@@ -16,6 +14,8 @@ import jax.numpy as jnp
 from oa_jax.nn import shards
 from oa_jax.nn.fusion import Probe
 from oa_jax.nn.layers import Packing
+
+Loss = tuple[jax.Array, dict[str, jax.Array]]  # a scalar, and scalars to log
 
 
 def shared_negatives(
@@ -287,7 +287,7 @@ def penalised(
     probes: dict[str, Probe],
     weight: jax.Array,
     part_of: str,
-) -> tuple[jax.Array, dict[str, jax.Array]]:
+) -> Loss:
     """(total + weight · `mean_cos2`, aux with "cos2"); as they are without any fusion."""
     if not probes:
         return total, aux

@@ -4,8 +4,6 @@ mean of all. And a mixture of fusions of any kind.
 `width` is that of the hidden layer, D if it is 0.
 """
 
-from __future__ import annotations
-
 import flax.linen as nn
 import jax
 import jax.numpy as jnp

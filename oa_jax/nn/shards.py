@@ -5,8 +5,6 @@ that no device repeats another's work. Nothing here changes a value but by round
 happens without these axes.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import math
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """What tasks share: the rows of a batch, how they are read, and the room of its packed streams."""
 
-from __future__ import annotations
-
 import functools
 from typing import NamedTuple
 
@@ -36,7 +34,7 @@ class Lists(NamedTuple):
     n: jax.Array
 
     @classmethod
-    def of(cls, arrays, name: str, rows_B) -> Lists:
+    def of(cls, arrays, name: str, rows_B) -> "Lists":
         """Of rows out of range the empty list."""
         parts = (take(arrays, f"{part}_{name}", rows_B) for part in ("first", "n"))
         return cls(arrays[name], *parts)
@@ -57,7 +55,10 @@ class Slots:
     arrays_of(log, split, rows): arrays of training of some rows, (U, ...) and lists, of widths that
         do not depend on them; user i of the log is the user of row rows[i]. Whatever else belongs
         to a row, its number included, is a column.
-    batch(arrays, rows_N, seed, step, capacity): a batch out of the rows `rows_of_batch`. It reads
+    eval_arrays(split): on the host, a row for each user with a target in "val" or "test": at least
+        user, target, domain, seen, and what the backbone's `encode` reads.
+    batch(arrays, rows_N, seed, step, capacity): a batch out of the rows `rows_of_batch` (out of
+        range: an empty row), drawn on the device, a function of (seed, step) alone. It reads
         the arrays by these numbers alone: the arrays of a batch's rows, and their places among
         them, make the batch that the arrays of all rows make.
     """
@@ -67,7 +68,7 @@ class Slots:
     @property
     def n_steps(self) -> int:
         """Batches an epoch; the last may be partial."""
-        return draws.steps_per_epoch(self.n_users, self.batch_size)
+        return -(-self.n_users // self.batch_size)
 
     @functools.cached_property
     def usual_slots(self) -> np.ndarray:

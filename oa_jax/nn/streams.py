@@ -4,8 +4,6 @@ Stream x holds everything, A and B one domain each; a domain's token carries the
 at which it stands.
 """
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Callable
 from typing import Any
@@ -57,10 +55,10 @@ class Block(nn.Module):
         query = query.map(LayerNorm(EPSILON, name="norm_attention"))
         attention = MultiHeadAttention(self.heads, INIT, name="attention")
         if allowed_BxTxS is None:
-            update = attention(*in_chunks(query, stream), rate)
+            update, _ = attention(*in_chunks(query, stream), rate)
         else:
             allowed = allowed_BxTxS[:, -1:] if last_only else allowed_BxTxS
-            update = attention(query, stream, allowed, rate)
+            update, _ = attention(query, stream, allowed, rate)
         norm = LayerNorm(EPSILON, name="norm_ffn")
         init = {"kernel_init": XAVIER_NORMAL, "bias_init": linear_bias(width)}
         ffn_in, ffn_out = (Dense(width, **init, name=f"ffn_{part}") for part in ("in", "out"))
@@ -174,7 +172,7 @@ def _last_columns(batch, own):
 class OnTables:
     """What a `Backbone` with frozen `tables` beside its parameters has in common with others."""
 
-    def on(self, tables: Any) -> OnTables:
+    def on(self, tables: Any) -> "OnTables":
         return dataclasses.replace(self, tables=tables)
 
     def probe(self, params: dict, rows: dict) -> dict[str, Probe]:

@@ -1,7 +1,5 @@
 """The best items of each row, found on the device: lists, where `ranks` has places of a target."""
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 import jax

@@ -3,8 +3,6 @@
 On the host, added up list by list, so that the lists of a million users need no room at once.
 """
 
-from __future__ import annotations
-
 import numpy as np
 
 

@@ -4,8 +4,6 @@ Nothing here knows a training seed. The candidates of a user follow from the dat
 the user id alone, so that all seeds, models and resumed runs are ranked against the same items.
 """
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Sequence
 

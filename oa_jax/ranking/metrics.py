@@ -4,8 +4,6 @@ The three papers agree on these formulas and differ in what they rank against: t
 metric's name.
 """
 
-from __future__ import annotations
-
 import numpy as np
 
 from oa_jax.errors import UserError

@@ -1,7 +1,5 @@
 """Ranks of the target, counted on the device: among given candidates and among all items."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Callable
 from typing import NamedTuple

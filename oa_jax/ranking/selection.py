@@ -3,8 +3,6 @@
 Of the ranks of validation users: rank (R,), real (R,) which of them count, domain (R,).
 """
 
-from __future__ import annotations
-
 import jax
 import jax.numpy as jnp
 

@@ -4,8 +4,6 @@ Both give weights W (1 + V, 1 + V), float32, row and column 0 of zeros: an item'
 is the sum of its column over the rows of the user's items. They hold V² numbers: see `memory`.
 """
 
-from __future__ import annotations
-
 import numpy as np
 from scipy import linalg, sparse
 

@@ -1,7 +1,5 @@
 """Other processes of this program, beside what this one does."""
 
-from __future__ import annotations
-
 import contextlib
 import os
 import pathlib

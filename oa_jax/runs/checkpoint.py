@@ -4,8 +4,6 @@ Each step holds SHA256SUMS of its files, in the form that `sha256sum -c` reads. 
 of an older version, is read as it is.
 """
 
-from __future__ import annotations
-
 import contextlib
 import gc
 import hashlib
@@ -49,7 +47,7 @@ class Checkpoints:
         self._directory, self._say, self._saving = directory, say, 0
         self._manager = ocp.CheckpointManager(directory, options=options)
 
-    def __enter__(self) -> Checkpoints:
+    def __enter__(self) -> "Checkpoints":
         return self
 
     def __exit__(self, kind, *_):

@@ -1,7 +1,5 @@
 """Who works on which run, where several commands, or machines, share a folder."""
 
-from __future__ import annotations
-
 import contextlib
 import os
 import pathlib
@@ -28,7 +26,7 @@ class Claims:
         self.folder, self.stale = folder, stale
         self.worker = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
 
-    def __enter__(self) -> Claims:
+    def __enter__(self) -> "Claims":
         self._ended, self._last = threading.Event(), 0.0
         self.lost = False  # this worker was silent for so long that others took it for dead
         self.folder.mkdir(parents=True, exist_ok=True)

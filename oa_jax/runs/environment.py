@@ -1,7 +1,5 @@
 """What a result depends on beside its configuration: env.json."""
 
-from __future__ import annotations
-
 import importlib.metadata
 import pathlib
 import platform

@@ -1,7 +1,5 @@
 """The table of a sweep: a row for each run and seed, with its fields, metrics and angles."""
 
-from __future__ import annotations
-
 import csv
 import io
 import json

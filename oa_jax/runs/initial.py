@@ -1,7 +1,5 @@
 """Parameters to begin with: `train.init_from`, the folder of an export or the workdir of a run."""
 
-from __future__ import annotations
-
 import dataclasses
 import pathlib
 from collections.abc import Callable, Sequence

@@ -5,8 +5,6 @@ A slot whose seed has ended is given to the next one that waits, of the same run
 that the same program can train (see `runs.sweep`).
 """
 
-from __future__ import annotations
-
 import dataclasses
 import functools
 import itertools

@@ -1,7 +1,5 @@
 """metrics.jsonl: a row per (epoch, seed), and the line that a person sees of an epoch."""
 
-from __future__ import annotations
-
 import math
 
 import jax

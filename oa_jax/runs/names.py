@@ -1,7 +1,5 @@
 """What users and items are called where they come from, and how often items were taken."""
 
-from __future__ import annotations
-
 import dataclasses
 import os
 

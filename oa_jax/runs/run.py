@@ -1,7 +1,5 @@
 """One run from configuration to summary.json: what the commands and the library call."""
 
-from __future__ import annotations
-
 import pathlib
 from collections.abc import Callable
 from typing import Any

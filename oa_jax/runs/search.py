@@ -1,7 +1,5 @@
 """Searches: a sweep whose configurations the package `optuna` chooses as results come in."""
 
-from __future__ import annotations
-
 import contextlib
 import warnings
 from collections.abc import Iterator

@@ -1,7 +1,5 @@
 """A stored run read back: its experiment and its parameters. Nothing is written, no lock taken."""
 
-from __future__ import annotations
-
 import pathlib
 from collections.abc import Callable, Iterator
 from typing import Any

@@ -4,8 +4,6 @@ A study is a file with `get_study(argument)`, which returns `{name: configuratio
 the folder of the run. `grid` makes one out of axes, `matched` finds the width of a baseline.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import functools
 import itertools

@@ -1,7 +1,5 @@
 """The end of a run: ranks of the best parameters, metrics, statistics, summary."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

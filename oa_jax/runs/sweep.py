@@ -5,8 +5,6 @@ one. Every run is an ordinary workdir, so a sweep goes on where it was, and seve
 share its folder.
 """
 
-from __future__ import annotations
-
 import contextlib
 import dataclasses
 import errno

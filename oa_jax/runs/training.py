@@ -1,7 +1,5 @@
 """A run under way: its files, and the states of its seeds that are in no slot of a program."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable
 
@@ -64,7 +62,7 @@ class Training:
         self.keeps = "last"  # of the ended run: all that it takes to go on, the "best" or "none"
         self._save_seconds, self._saved = save_seconds, time.monotonic()
 
-    def __enter__(self) -> Training:
+    def __enter__(self) -> "Training":
         keep = self.experiment.config.train.keep_checkpoints
         self.checkpoints = Checkpoints(self.workdir.checkpoints, keep, self.say).__enter__()
         try:

@@ -1,7 +1,5 @@
 """The folder of a run: plain files, written to a temporary name and renamed, and a lock."""
 
-from __future__ import annotations
-
 import json
 import os
 import pathlib
@@ -25,7 +23,7 @@ class Workdir:
         self.path = files.local(path, "--workdir")
         self._lock = None
 
-    def __enter__(self) -> Workdir:
+    def __enter__(self) -> "Workdir":
         self._take_lock()
         return self
 

@@ -4,8 +4,6 @@ A writer is a class with `row(row)`, a row of metrics.jsonl with epoch, seed, an
 and `close()`; its name stands in `WRITERS`.
 """
 
-from __future__ import annotations
-
 import importlib
 import os
 import secrets

@@ -1,7 +1,5 @@
 """The model card of an export: README.md."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from oa_jax.sheets import Sheet

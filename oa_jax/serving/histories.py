@@ -1,7 +1,5 @@
 """Whose lists are asked for: users of the set, or histories that the model has never seen."""
 
-from __future__ import annotations
-
 import dataclasses
 import pathlib
 from typing import Any

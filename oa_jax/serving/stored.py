@@ -1,7 +1,5 @@
 """A stored run as a maker of lists: one of its seeds, or the mean of the ranks of all."""
 
-from __future__ import annotations
-
 import dataclasses
 import functools
 import pathlib
@@ -73,7 +71,7 @@ class StoredModel:
             return self.settings.on(tables).backbone.index(params)
 
         of = self.experiment
-        return self.params, of.engine.apply("index", index, self.params, of.tables)
+        return self.params, of.engine.over_seeds("index", index, (self.params,), of.tables)
 
     def room(self, n_users: int) -> int:
         block, few = self.settings.block_users, 1 << (n_users - 1).bit_length()
@@ -116,7 +114,7 @@ class StoredModel:
             return jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:]), found)
 
         tables = self.experiment.tables
-        return self.experiment.engine.apply(name, one, self._seeded, (rows, tables))
+        return self.experiment.engine.over_seeds(name, one, (self._seeded,), (rows, tables))
 
 
 def _slots(seeds, diverged_S, seed):

@@ -9,8 +9,6 @@ In all of them a row keeps its length, and a row of zeros, which says "no text",
 Shapes: N items, W columns, S steps, B pairs of a batch.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import functools
 import sys

@@ -1,7 +1,5 @@
 """From a prepared data set to the tables of text embeddings that LLM4CDSR reads."""
 
-from __future__ import annotations
-
 import dataclasses
 import pathlib
 from collections.abc import Callable

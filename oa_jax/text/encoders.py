@@ -5,8 +5,6 @@ An encoder has `identity`, a dict that names it (and the content that it depends
 without a text (None) has a zero row (official for every set but cloth_sport, which refuses it).
 """
 
-from __future__ import annotations
-
 import contextlib
 import dataclasses
 import functools
@@ -33,7 +31,7 @@ Texts = list[str | None]
 
 def open_encoder(
     spec: str, n_items: tuple[int, int], chunk: int = 1024, track: Callable = iter
-) -> Files | Hashing | Sentences:
+) -> "Files | Hashing | Sentences":
     """The encoder that --encoder=SPEC names; a model takes and stores `chunk` texts at a time.
 
     'hashing'; 'minilm', all-MiniLM-L6-v2 as a package ships it, without a network; 'A.npy,B.npy'

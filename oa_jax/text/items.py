@@ -3,8 +3,6 @@
 The official words are not published facts: the sentences are ours, what stands in them is not.
 """
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Mapping, Sequence
 

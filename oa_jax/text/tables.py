@@ -9,8 +9,6 @@
 No table holds a row for padding: the model adds it.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import hashlib
 import io

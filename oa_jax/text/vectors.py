@@ -4,8 +4,6 @@ The official profile of a user embeds the summary of an LLM; such a file can be 
 one the profile is the mean vector of what the user took before its targets.
 """
 
-from __future__ import annotations
-
 import numpy as np
 
 from oa_jax.errors import UserError

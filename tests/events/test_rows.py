@@ -21,8 +21,6 @@ def test_places_by_hand():
     assert table.tolist() == [[6, 7], [-1, -1], [8, 9]] and table.dtype == np.int32
     beyond = rows.scatter((3, 2), (ROW, column + 1), VALUES)
     assert beyond.tolist() == [[5, 6], [0, 0], [0, 8]]
-    assert rows.padded(ROW, VALUES, 4).tolist() == [[5, 6, 7], [0] * 3, [8, 9, 0], [0] * 3]
-    assert rows.padded(ROW[:0], VALUES[:0], 2).tolist() == [[0], [0]]
 
 
 def test_lists_by_hand():

@@ -161,7 +161,8 @@ def test_attention_against_loops(heads):
     module = MultiHeadAttention(heads)
     params = module.init(jax.random.key(0), query, source, jnp.asarray(allowed))["params"]
     params = jax.tree.map(lambda p: jnp.asarray(rng.normal(0, 0.5, p.shape)), params)
-    got = module.apply({"params": params}, query, source, jnp.asarray(allowed)).reshape(2, 5, 8)
+    got, _ = module.apply({"params": params}, query, source, jnp.asarray(allowed))
+    got = got.reshape(2, 5, 8)
     grids = query.packing.unpack(query.h_PxD), source.packing.unpack(source.h_PxD)
     for row in range(2):
         q, s = (np.asarray(grid[row], np.float64) for grid in grids)
@@ -199,10 +200,10 @@ def test_attention_in_chunks_is_that_of_rows(n_slots):
     params = attention.init(jax.random.key(0), *streams, allowed)
 
     def rows(h, other):
-        return attention.apply(params, *both(h, other), allowed)
+        return attention.apply(params, *both(h, other), allowed)[0]
 
     def chunks(h, other):
-        return attention.apply(params, *in_chunks(*both(h, other)))
+        return attention.apply(params, *in_chunks(*both(h, other)))[0]
 
     expected, found = rows(h_PxD, other_PxD), chunks(h_PxD, other_PxD)
     np.testing.assert_allclose(found, expected, atol=1e-6)

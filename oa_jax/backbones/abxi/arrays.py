@@ -3,15 +3,11 @@
 Shapes: U users, R users with a target, L length, N events of the log, H longest history.
 """
 
-from __future__ import annotations
-
 import numpy as np
 
 from oa_jax.events.log import InteractionLog
 from oa_jax.events.rows import end_columns, evaluation_rows, scatter
 from oa_jax.events.split import Split
-
-DOMAIN_LETTERS = ("a", "b")
 
 
 def training_arrays(log: InteractionLog, split: Split, length: int) -> dict[str, np.ndarray]:
@@ -33,7 +29,7 @@ def training_arrays(log: InteractionLog, split: Split, length: int) -> dict[str,
         "seq_x": scatter(shape, place, log.item[event]),
         "gt": scatter(shape, place, log.item[event + 1]),
     }
-    for domain, letter in enumerate(DOMAIN_LETTERS):
+    for domain, letter in enumerate("ab"):
         source = _latest(log, domain)[event]
         aligned = (log.domain[event + 1] == domain) & (source >= 0)
         values = np.where(aligned, log.item[source], 0)
@@ -60,7 +56,7 @@ def evaluation_arrays(
     shape, item = (len(place), length), log.item[event]
     column = end_columns(row, *shape)
     arrays["seq_x"] = scatter(shape, (row, column), item)
-    for domain, letter in enumerate(DOMAIN_LETTERS):
+    for domain, letter in enumerate("ab"):
         mine = log.domain[event] == domain
         at = row[mine], end_columns(row[mine], *shape)
         before_next = np.maximum(np.roll(column[mine], -1) - 1, -1)

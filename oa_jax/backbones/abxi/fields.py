@@ -1,7 +1,5 @@
 """ABXI's groups of the configuration; defaults are the official ones (Beauty-Elec)."""
 
-from __future__ import annotations
-
 import dataclasses
 
 from oa_jax import configuration

@@ -6,8 +6,6 @@ belongs to one domain. The batch therefore carries two lists of positions, `at_A
 stream a lives on the first, b on the second, and x on both, one after the other.
 """
 
-from __future__ import annotations
-
 import dataclasses
 
 import flax.linen as nn
@@ -99,10 +97,10 @@ class ABXI(nn.Module):
         def block(stream):
             query = stream.last() if last_only else stream
             if chunks_pay(self.config.attention, stream.packing):
-                update = attention(*in_chunks(query, stream, empty=padding))
+                update, _ = attention(*in_chunks(query, stream, empty=padding))
             else:
                 allowed = allowed_keys(stream, True, not padding)
-                update = attention(query, stream, allowed[:, -1:] if last_only else allowed)
+                update, _ = attention(query, stream, allowed[:, -1:] if last_only else allowed)
             update = Dropout()(update, rate, query.packing.parts)
             return query.map(lambda h: norm(h + update))
 
@@ -191,9 +189,7 @@ class Backbone(ByTable):
         batch = {"seq_x": ids, "seq_a": ids, "seq_b": ids, "until_a": ids, "until_b": ids}
         return self.net.init(key, batch)["params"]
 
-    def loss(
-        self, params: dict, batch: Batch, key: jax.Array | None, hparams: dict[str, jax.Array]
-    ) -> tuple[jax.Array, dict[str, jax.Array]]:
+    def loss(self, params: dict, batch: Batch, key: jax.Array | None, hparams: dict) -> losses.Loss:
         """Training loss of one batch -> (scalar, aux of scalars).
 
         batch: seq_x, seq_a, seq_b, gt (B, L); at_A, at_B (P_A,), (P_B,) flat positions of the

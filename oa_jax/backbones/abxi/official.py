@@ -1,7 +1,5 @@
 """Official ABXI weights (PyTorch state dict names) to and from our parameters."""
 
-from __future__ import annotations
-
 from oa_jax.backbones import official as common
 from oa_jax.backbones.abxi.fields import Model
 from oa_jax.backbones.official import Names, Weights

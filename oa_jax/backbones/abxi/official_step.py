@@ -1,7 +1,5 @@
 """Training batches as the official ABXI code (DiMarzioBian/ABXI) takes them; bench/official.py."""
 
-from __future__ import annotations
-
 import numpy as np
 
 from oa_jax.backbones.abxi.task import STREAMS, Task

@@ -1,7 +1,5 @@
 """Fixtures of the official ABXI code."""
 
-from __future__ import annotations
-
 import numpy as np
 
 from oa_jax.backbones import parity
@@ -29,15 +27,13 @@ class Fixture(parity.Fixture):
     sizing |= {"ep.weight": 2}  # position 0 is padding
     hparams = {"temperature": "temp"}
     states, raw, splits = "hidden states", ("raw/flat",), ("val", "test")
+    to_official = staticmethod(official.to_official)
 
     def model(self, weights):
         params = official.from_official(weights, self.path)
         self.check_sizing(weights)
         sizes = official.sizes_of(weights, self.meta["n_head"])
         return Backbone(self.n_items, sizes, quirks=Quirks.of("official")), params
-
-    def to_official(self, params):
-        return official.to_official(params)
 
     def shapes(self):
         return {f"{group}/{k}": axes for group, of in SHAPES.items() for k, axes in of.items()}

@@ -1,14 +1,12 @@
 """ABXI's task and model from a configuration."""
 
-from __future__ import annotations
-
 from oa_jax.backbones import base
 from oa_jax.backbones.abxi.model import Backbone
 from oa_jax.backbones.abxi.task import Task
 
 
 class Parts(base.Parts):
-    hparams = {"temperature": ("model", "temperature")}
+    hparams = ("model.temperature",)
     merged = "seq_x"
 
     def task(self, log, split) -> Task:

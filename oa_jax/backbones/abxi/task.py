@@ -1,7 +1,5 @@
 """The ABXI task: the arrays that live on the device, and a training batch drawn from them."""
 
-from __future__ import annotations
-
 import dataclasses
 import functools
 
@@ -63,7 +61,6 @@ class Task(Slots):
         return abxi_arrays.training_arrays(log, split, self.length) | own
 
     def eval_arrays(self, split: str) -> dict[str, np.ndarray]:
-        """Host arrays of "val" or "test": one row per user that has a target."""
         return abxi_arrays.evaluation_arrays(self.log, self.split, split, self.length)
 
     def batch(self, arrays, rows_B, seed, step, capacity: tuple[int, int]) -> dict[str, jax.Array]:

@@ -4,31 +4,22 @@ A row is a user with a target item of one domain and the history before it. Shap
 length of a domain's stream, M length of the merged stream, H the longest history of all rows.
 """
 
-from __future__ import annotations
-
-import dataclasses
+from typing import NamedTuple
 
 import numpy as np
 
 from oa_jax.events.log import DOMAINS, InteractionLog, first_events
-from oa_jax.events.rows import evaluation_rows, padded, streams
+from oa_jax.events.rows import Ragged, evaluation_rows, streams
 from oa_jax.events.split import Split
 
 STREAMS = ("seq", *(f"{part}_{d}" for d in DOMAINS for part in ("seq", "time")))
 
 
-@dataclasses.dataclass(frozen=True)
-class Rows:
+class Rows(NamedTuple):
     """user, place (R,): the user, and the place of the target in its sequence."""
 
     user: np.ndarray
     place: np.ndarray
-
-    def __len__(self):
-        return len(self.user)
-
-    def take(self, chosen: np.ndarray) -> Rows:
-        return Rows(self.user[chosen], self.place[chosen])
 
 
 def training_rows(log: InteractionLog, split: Split, targets: str) -> Rows:
@@ -38,16 +29,16 @@ def training_rows(log: InteractionLog, split: Split, targets: str) -> Rows:
     for sequences that are made for one target, as AMID's; "every", all that have a history: several
     times the rows, and the signal, of the other two.
     """
-    position, trained = log.position, split.in_training(log)
+    event = np.flatnonzero(split.in_training(log))
     if targets == "last":
-        event = np.flatnonzero(position == split.n_train[log.user] - 1)
-    elif targets == "every":
-        event = np.flatnonzero(trained)
-    else:
-        lasts = [_last_of_each_user(log, trained & (log.domain == d)) for d in (0, 1)]
-        event = np.sort(np.concatenate(lasts))
-    rows = Rows(log.user[event], position[event])
-    return rows.take(history_counts(log, rows).any(0))
+        event = np.flatnonzero(log.position == split.n_train[log.user] - 1)
+    elif targets == "each_domain":
+        newest = event[::-1]
+        _, first = np.unique(2 * log.user[newest] + log.domain[newest], return_index=True)
+        event = np.sort(newest[first])
+    rows = Rows(log.user[event], log.position[event])
+    kept = history_counts(log, rows).any(0)
+    return Rows(*(of_rows[kept] for of_rows in rows))
 
 
 def target_of(log: InteractionLog, rows: Rows) -> np.ndarray:
@@ -57,14 +48,14 @@ def target_of(log: InteractionLog, rows: Rows) -> np.ndarray:
 
 def history(log: InteractionLog, rows: Rows, length: int, merged_length: int) -> dict:
     """`streams` of what came before each target, earlier copies of it left out."""
-    return streams(log, *_past(log, rows), len(rows), length, merged_length)
+    return streams(log, *_past(log, rows), len(rows.user), length, merged_length)
 
 
 def history_counts(log: InteractionLog, rows: Rows) -> np.ndarray:
     """(2, R): items of A and of B that came before each target, copies of it left out."""
     row, event = _past(log, rows)
     of_domain = [row[log.domain[event] == d] for d in (0, 1)]
-    return np.stack([np.bincount(own, minlength=len(rows)) for own in of_domain])
+    return np.stack([np.bincount(own, minlength=len(rows.user)) for own in of_domain])
 
 
 def evaluation_arrays(
@@ -86,15 +77,10 @@ def is_overlapped(arrays: dict[str, np.ndarray]) -> np.ndarray:
     return (arrays["seq_A"][:, -1] != 0) & (arrays["seq_B"][:, -1] != 0)
 
 
-def own_ids(arrays: dict[str, np.ndarray], n_a: int) -> np.ndarray:
-    """(R, H) joint ids of the own items of all rows, both domains in one, 0 where there is none."""
-    row, items = [], []
-    for d, name in enumerate(DOMAINS):
-        row.append(np.repeat(np.arange(len(arrays[f"n_own_{name}"])), arrays[f"n_own_{name}"]))
-        items.append(arrays[f"own_{name}"][:-1] + 1 + n_a * d)
-    row, items = np.concatenate(row), np.concatenate(items)
-    order = np.argsort(row, kind="stable")
-    return padded(row[order], items[order], len(arrays["n_own_A"]))
+def trained_items(log: InteractionLog, split: Split) -> Ragged:
+    """Joint ids of the training events of each user."""
+    trained = split.in_training(log)
+    return Ragged.of(log.user[trained], log.item[trained], log.n_users)
 
 
 def persons(log: InteractionLog, split: Split, rows: Rows) -> np.ndarray:
@@ -102,14 +88,9 @@ def persons(log: InteractionLog, split: Split, rows: Rows) -> np.ndarray:
 
     AMID gives an overlapped user two sequences, one for each domain of the target.
     """
-    trained = split.in_training(log)
-    order = np.lexsort((log.item[trained], log.user[trained]))
-    item, user = log.item[trained][order], log.user[trained][order]
-    bounds = np.searchsorted(user, np.arange(log.n_users + 1))
-    key_of: dict[bytes, int] = {}
+    items, key_of = trained_items(log, split), {}
     number = {
-        u: key_of.setdefault(item[bounds[u] : bounds[u + 1]].tobytes(), len(key_of))
-        for u in np.unique(rows.user)
+        u: key_of.setdefault(np.sort(items[u]).tobytes(), len(key_of)) for u in np.unique(rows.user)
     }
     return np.array([number[u] for u in rows.user], np.int32)
 
@@ -119,10 +100,3 @@ def _past(log, rows):
     row, event = first_events(log, rows.user, rows.place)
     kept = log.item[event] != target_of(log, rows)[row]
     return row[kept], event[kept]
-
-
-def _last_of_each_user(log, chosen):
-    """The last chosen event of each user that has one."""
-    event = np.flatnonzero(chosen)
-    user = log.user[event]
-    return event[np.r_[user[1:] != user[:-1], True]] if len(event) else event

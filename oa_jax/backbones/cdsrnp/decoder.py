@@ -1,7 +1,5 @@
 """CDSRNP's head: a user's streams, z and candidates to logits."""
 
-from __future__ import annotations
-
 import math
 
 import flax

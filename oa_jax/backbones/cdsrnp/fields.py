@@ -1,7 +1,5 @@
 """CDSRNP's groups of the configuration. Its code is not public: what is open is a field."""
 
-from __future__ import annotations
-
 import dataclasses
 
 from oa_jax import configuration

@@ -6,8 +6,6 @@ KL, an interest adaptive layer. Forms are those of related public work (C2DSR, A
 NF-NPCDR); what we chose is a field of `fields.Model`.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import math
 from typing import Any
@@ -159,9 +157,7 @@ class Backbone(OnTables):
             domain_N.astype(jnp.int32),
         )
 
-    def loss(
-        self, params: dict, batch: Batch, key: jax.Array | None, hparams: dict[str, jax.Array]
-    ) -> tuple[jax.Array, dict[str, jax.Array]]:
+    def loss(self, params: dict, batch: Batch, key: jax.Array | None, hparams: dict) -> losses.Loss:
         """Training loss of a batch -> (scalar, aux of scalars): recommendation, the weighted
         divergences of posterior and prior, and λ mean cos²(X, X').
 

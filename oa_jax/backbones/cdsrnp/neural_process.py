@@ -4,8 +4,6 @@ Forms of TaNP and NF-NPCDR (arXiv 2604.25732). The context (support) set
 gives the prior, context and query together the posterior, by the same network.
 """
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 import flax.linen as nn

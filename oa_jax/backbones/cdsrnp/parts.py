@@ -1,7 +1,5 @@
 """CDSRNP's task, support set and model from a configuration."""
 
-from __future__ import annotations
-
 import dataclasses
 
 import numpy as np
@@ -23,7 +21,7 @@ class Support:
 
 
 class Parts(base.Parts):
-    hparams = {"kl_weight": ("model", "kl_weight")}
+    hparams = ("model.kl_weight",)
     skip_short = True
     tie_weight = 1.0  # our choice: ties are counted against the target
 
@@ -48,7 +46,7 @@ class Parts(base.Parts):
             draw = np.random.default_rng([int(fingerprint, 16), 0])
             pool = np.sort(draw.choice(pool, model.eval_support, replace=False))
         rows, user = task.arrays_of_rows(pool), task.rows.user[pool]
-        own = host.own_ids(rows, log.n_items[0])
+        own = host.trained_items(log, split)[user]
         drawn = draw_candidates(fingerprint, "support", user, rows["target"], own, log.n_items, 1)
         rows = {name: rows[name] for name in (*host.STREAMS, "target", "domain")}
         rows |= {"negative": drawn[:, 1], "real": np.ones(len(pool), bool)}
@@ -71,23 +69,21 @@ class Parts(base.Parts):
         """`test_items`: negatives among the items of the tested sequences, as AMID draws."""
         out = super().candidates(log, split, rows)
         if self.config.evaluate.test_items:
-            out["test_items"] = self._among(log, split, rows, items_with_target(log, split))
+            out["test_items"] = self._among_tested(log, split, rows)
         return out
 
-    def _among(self, log, split, rows, items):
-        """Candidates among `items` only: drawn by their places in the list, looked up there."""
-        place = np.zeros(sum(log.n_items) + 1, np.int32)
+    def _among_tested(self, log, split, rows):
+        """Among the items of the sequences that the source gives a target in `split`: drawn by
+        their places in the list of these, looked up there."""
+        item, kind = log.item, {"val": VALIDATION, "test": TEST}[split]
+        if log.role is not None:
+            item = item[np.isin(log.user, log.user[log.role == kind])]
+        items, place = np.unique(item), np.zeros(sum(log.n_items) + 1, np.int32)
         place[items] = 1 + np.arange(len(items))
         n_a = int(np.searchsorted(items, log.n_items[0], side="right"))
-        drawn = draw_candidates(
-            log.fingerprint(),
-            f"{split}/test_items",
-            rows["user"],
-            place[rows["target"]],
-            [place[seen] for seen in rows["seen"]],
-            (n_a, len(items) - n_a),
-            self.config.evaluate.n_negatives,
-        )
+        of_rows = rows["user"], place[rows["target"]], [place[seen] for seen in rows["seen"]]
+        sizes = (n_a, len(items) - n_a), self.config.evaluate.n_negatives
+        drawn = draw_candidates(log.fingerprint(), f"{split}/test_items", *of_rows, *sizes)
         return items[drawn - 1].astype(np.int32)
 
     def groups(self, log, split, rows):
@@ -103,11 +99,3 @@ class Parts(base.Parts):
     @property
     def name(self) -> str:
         return "cdsrnp" if self.config.model.neural_process else "cdsrnp without NP"
-
-
-def items_with_target(log, split: str) -> np.ndarray:
-    """Items of the sequences that the source gives a target in `split`, ascending."""
-    if log.role is None:
-        return np.unique(log.item)
-    kind = {"val": VALIDATION, "test": TEST}[split]
-    return np.unique(log.item[np.isin(log.user, log.user[log.role == kind])])

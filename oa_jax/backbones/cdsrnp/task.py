@@ -1,7 +1,5 @@
 """The CDSRNP task: arrays on the device; a query batch and a disjoint support set of each step."""
 
-from __future__ import annotations
-
 import dataclasses
 import functools
 
@@ -113,7 +111,6 @@ class CDSRNPTask(Slots):
         return arrays
 
     def eval_arrays(self, split: str) -> dict[str, np.ndarray]:
-        """Host arrays of "val" or "test": one row per user that has a target."""
         sizes = self.length, self.merged_length
         return cdsrnp_arrays.evaluation_arrays(self.log, self.split, split, *sizes)
 
@@ -135,9 +132,7 @@ class CDSRNPTask(Slots):
         value_S, place_S = jax.lax.top_k(order_O, self.n_support)
         return jnp.concatenate([rows_B, jnp.where(value_S >= 0, pool[place_S], self.n_users)])
 
-    def batch(
-        self, arrays, rows_N, seed, step, capacity: tuple[int, int, int]
-    ) -> dict[str, jax.Array]:
+    def batch(self, arrays, rows_N, seed, step, capacity: tuple[int, ...]) -> dict[str, jax.Array]:
         """Training batch: N = B query rows (out of range: an empty row), then S of support.
 
         -> streams seq (N, M), seq_D, time_D (N, L); at_x, at_A, at_B flat places of the tokens, as

@@ -5,8 +5,6 @@ A window W is the last L + 1 events of a sequence. Of each domain the first item
 target: a *pair* is a later item together with the event before it in W.
 """
 
-from __future__ import annotations
-
 import numpy as np
 
 from oa_jax.events.log import DOMAINS, InteractionLog, first_events

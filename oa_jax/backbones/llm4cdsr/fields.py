@@ -1,7 +1,5 @@
 """LLM4CDSR's groups of the configuration; defaults are the official ones."""
 
-from __future__ import annotations
-
 import dataclasses
 
 from oa_jax import configuration

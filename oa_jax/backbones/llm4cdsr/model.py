@@ -6,8 +6,6 @@ the sum of two products: stream x with its adapted global vector, its domain's s
 local vector. The frozen tables are no parameters: `Backbone.on` puts them beside the data.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import math
 from typing import Any
@@ -170,9 +168,7 @@ class Backbone(OnTables):
         """The network with the tables as they are now."""
         return self.net.apply({"params": params["net"]}, self._tables(params), *args, **options)
 
-    def loss(
-        self, params: dict, batch: Batch, key: jax.Array | None, hparams: dict[str, jax.Array]
-    ) -> tuple[jax.Array, dict[str, jax.Array]]:
+    def loss(self, params: dict, batch: Batch, key: jax.Array | None, hparams: dict) -> losses.Loss:
         """Training loss of one batch -> (scalar, aux of scalars): L_A + L_B + α L_reg + β L_user
         of the official code, and λ mean cos²(X, X').
 
@@ -269,9 +265,7 @@ class Backbone(OnTables):
     ) -> jax.Array:
         """Candidates (B, 2, K) are the official ones (Q2): column j adds stream x's score of item
         [0, j] to the domain stream's of item [1, j]."""
-        if candidates.ndim == 1:
-            return encoded_BxE @ shards.block_rows(index_IxE, candidates).T
-        if candidates.ndim == 2:
-            return shards.products(index_IxE, encoded_BxE, candidates)
+        if candidates.ndim < 3:
+            return shards.scores(index_IxE, encoded_BxE, candidates)
         halves = (jnp.split(array, 2, 1) for array in (index_IxE, encoded_BxE))
         return sum(map(shards.products, *halves, candidates.swapaxes(0, 1)))

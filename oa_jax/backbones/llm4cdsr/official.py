@@ -3,8 +3,6 @@
 The number of blocks is read off the names, so weights of any depth are taken.
 """
 
-from __future__ import annotations
-
 import re
 
 import numpy as np

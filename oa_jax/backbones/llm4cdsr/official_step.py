@@ -1,8 +1,6 @@
 """Training batches as the official LLM4CDSR code takes them, for bench/official.py
 (Applied-Machine-Learning-Lab/LLM4CDSR-pytorch)."""
 
-from __future__ import annotations
-
 import numpy as np
 
 from oa_jax.backbones.llm4cdsr.arrays import training_arrays

@@ -1,7 +1,5 @@
 """Fixtures of the official LLM4CDSR code."""
 
-from __future__ import annotations
-
 import numpy as np
 
 from oa_jax.backbones import parity
@@ -25,15 +23,13 @@ class Fixture(parity.Fixture):
     sizing = {"pos_emb.weight": 2}
     hparams = {name: name for name in ("alpha", "beta", "tau", "tau_reg")}
     states, raw, splits = "features", ("raw/items", "ds_train/seq"), tuple(SPLITS)
+    to_official = staticmethod(official.to_official)
 
     def model(self, weights):
         params, tables = official.from_official(weights, self.path)
         self.check_sizing(weights)
         sizes = official.sizes_of(weights, self.meta["num_heads"])
         return Backbone(self.n_items, sizes, tables, quirks=Quirks.of("official")), params
-
-    def to_official(self, params):
-        return official.to_official(params)
 
     def shapes(self):
         """Axes beside those of all: V values of a text embedding, U users."""

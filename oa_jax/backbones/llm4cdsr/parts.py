@@ -1,7 +1,5 @@
 """LLM4CDSR's task, tables and model from a configuration."""
 
-from __future__ import annotations
-
 import dataclasses
 import os
 
@@ -31,15 +29,17 @@ class Parts(base.Parts):
         """The weights of losses among them where there are such losses: without, there is no user
         adapter either, and the program is another one."""
         weights = [name for name in ("alpha", "beta") if getattr(self.config.model, name) > 0]
-        return {name: ("model", name) for name in (*weights, "tau", "tau_reg")}
+        return tuple(f"model.{name}" for name in (*weights, "tau", "tau_reg"))
 
     def task(self, log, split) -> LLM4CDSRTask:
         length, batch_size = self.config.model.length, self.config.train.batch_size
         return LLM4CDSRTask(log, split, length, batch_size, self.config.quirks)
 
     def backbone(self, n_items, tables) -> model.Backbone:
-        of = self.config
-        return model.Backbone(n_items, of.model, padded(tables), of.gca, of.quirks)
+        of, arrays = self.config, (tables.global_table, tables.local_a, tables.local_b)
+        with_padding = (np.pad(rows, [(1, 0), (0, 0)]) for rows in arrays)  # before the items
+        frozen = model.Tables(*with_padding, tables.users)
+        return model.Backbone(n_items, of.model, frozen, of.gca, of.quirks)
 
     def tables(self, log, split) -> Tables:
         """The frozen inputs of a data set, as wide as the model: the first principal components."""
@@ -116,12 +116,3 @@ def synthetic_tables(world: World, log, split, sees_validation: bool) -> Tables:
         if value != getattr(World, name):  # what earlier versions had not stays unnamed
             metadata[name] = value
     return Tables(*reduced, users, n_history, metadata)
-
-
-def padded(found: Tables) -> model.Tables:
-    """The tables with a row of zeros for padding before the items."""
-    items, local_a, local_b = (
-        np.pad(rows, [(1, 0), (0, 0)])
-        for rows in (found.global_table, found.local_a, found.local_b)
-    )
-    return model.Tables(items, local_a, local_b, found.users)

@@ -1,7 +1,5 @@
 """The LLM4CDSR task: the arrays that live on the device, and a training batch drawn from them."""
 
-from __future__ import annotations
-
 import dataclasses
 import functools
 
@@ -80,14 +78,11 @@ class LLM4CDSRTask(Slots):
         return arrays | {"profile": profile.astype(np.int32)}
 
     def eval_arrays(self, split: str) -> dict[str, np.ndarray]:
-        """Host arrays of "val" or "test": one row per user that has a target."""
         return llm4cdsr_arrays.evaluation_arrays(
             self.log, self.split, split, self.length, self.quirks.drop_last_of_other
         )
 
-    def batch(
-        self, arrays, rows_B, seed, step, capacity: tuple[int, int, int]
-    ) -> dict[str, jax.Array]:
+    def batch(self, arrays, rows_B, seed, step, capacity: tuple[int, ...]) -> dict[str, jax.Array]:
         """Training batch of rows `rows_B` (out of range: an empty row).
 
         -> seq, seq_D, pos_D, time_D, pair_D (B, L); at_x, at_A, at_B flat places of the tokens, as

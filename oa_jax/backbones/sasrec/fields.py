@@ -1,7 +1,5 @@
 """SASRec's groups of the configuration; sizes are the paper's (arXiv 1808.09781)."""
 
-from __future__ import annotations
-
 import dataclasses
 
 from oa_jax import configuration

@@ -5,8 +5,6 @@ equation: a residual comes from LN(X), and keys and values from X. Item vectors 
 token's position is its column, and a last norm stands before the product with item vectors.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import math
 
@@ -88,9 +86,7 @@ class Backbone(ByTable):
         names = ("seq", *(f"{part}_{d}" for part in ("seq", "time") for d in DOMAINS))
         return self.net.init(key, dict.fromkeys(names, row))["params"]
 
-    def loss(
-        self, params: dict, batch: Batch, key: jax.Array | None, hparams: dict[str, jax.Array]
-    ) -> tuple[jax.Array, dict[str, jax.Array]]:
+    def loss(self, params: dict, batch: Batch, key: jax.Array | None, hparams: dict) -> losses.Loss:
         """Training loss of one batch -> (scalar, aux of scalars): the sum over the streams that
         score of the mean over their tokens, and λ mean cos²(X, X').
 

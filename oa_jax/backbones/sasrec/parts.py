@@ -1,7 +1,5 @@
 """SASRec's task and model from a configuration."""
 
-from __future__ import annotations
-
 from oa_jax.backbones import base
 from oa_jax.backbones.sasrec.fields import SINGLE
 from oa_jax.backbones.sasrec.model import Backbone, streams_of

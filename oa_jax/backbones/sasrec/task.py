@@ -1,7 +1,5 @@
 """The SASRec task: arrays on the device, and a training batch drawn from them."""
 
-from __future__ import annotations
-
 import dataclasses
 import functools
 
@@ -73,7 +71,6 @@ class SASRecTask(Slots):
         return arrays | {"last": log.item[log.offsets[users] + place]} | own
 
     def eval_arrays(self, split: str) -> dict[str, np.ndarray]:
-        """Host arrays of "val" or "test": one row per user that has a target."""
         arrays, place, row, event = rows_lib.evaluation_rows(self.log, self.split, split)
         return arrays | rows_lib.streams(self.log, row, event, len(place), *[self.length] * 2)
 
