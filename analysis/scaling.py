@@ -81,8 +81,8 @@ def at_best_rate(runs: list[Run]) -> list[Run]:
         rate = run.config["train"]["learning_rate"]
         but_rate = name.replace(f'"learning_rate": {json.dumps(rate)}', "")
         found = scores.setdefault(but_rate, {}).setdefault(name, [])
-        found += map(score_of, run.summary["per_seed"])
-    best = {max(of, key=lambda name: np.mean(of[name])) for of in scores.values()}
+        found += [score_of(s) for s in run.summary["per_seed"] if not s.get("diverged_step")]
+    best = {max(of, key=lambda name: np.mean(of[name] or [-1.0])) for of in scores.values()}
     return [run for run, name in of_run.items() if name in best]
 
 

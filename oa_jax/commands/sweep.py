@@ -99,11 +99,11 @@ def conclude(progress: Progress, out) -> int:
 
 def predict(runs: dict[str, Config], out) -> None:
     """Programs, slots, times and memory, from a few timed steps of each program."""
-    for name, config in runs.items():
-        if not config.data.resident:
+    finished = {name for name in runs if Workdir(out / name).is_finished}
+    for name in runs.keys() - finished:
+        if not runs[name].data.resident:
             said = f"--dry-run: {name}: data.resident=False: expected True"
             raise UserError(f"{said}: streams are not timed")
-    finished = {name for name in runs if Workdir(out / name).is_finished}
     n_seeds = sum(config.seeds for config in runs.values())
     groups = study_lib.programs(runs)
     cli.say(
@@ -117,7 +117,10 @@ def predict(runs: dict[str, Config], out) -> None:
             continue
         first, config = next(iter(open_runs.items()))
         with cli.working(f"timing the program of {first}"):
-            slots, compiling, step, memory, n_steps = timed(config)
+            try:
+                slots, compiling, step, memory, n_steps = timed(config)
+            except UserError as error:
+                raise UserError(f"--dry-run: {first}: {error}") from None
         seeds = sum(config.seeds for config in open_runs.values())
         slots = flags.FLAGS.slots or min(slots, seeds)
         epochs = sum(config.seeds * config.train.max_epochs for config in open_runs.values())
@@ -138,6 +141,7 @@ def timed(config: Config) -> tuple[int, float, float, int, int]:
     experiment = experiment_lib.build(config)
     slots, n_seeds = default_slots(experiment), config.seeds
     cases = Cases(experiment, TIMED_STEPS, 1)
+    cases.arrays = experiment.engine.keep(cases.arrays, n_seeds)
     # An epoch has the evaluation beside the steps: about as much to compile again.
     compiling = 2 * cases.prepare(n_seeds)["compile_seconds"]
     step = cases.steps(n_seeds) / cases.n_steps / n_seeds

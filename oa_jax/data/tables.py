@@ -177,8 +177,10 @@ def _delimited(table, wanted, reading):
         )
         reading.count(table.path, n_lines(block))
         bad = parts[:, n].is_not_null() | parts[:, n - 1].is_null()
-        counts = lines.str.count_matches(table.delimiter, literal=True) + 1
-        said = pl.format("found {} fields, expected {}", counts, pl.lit(n))
+        said = pl.lit(None, pl.String)
+        if bad.any():
+            counts = lines.str.count_matches(table.delimiter, literal=True) + 1
+            said = pl.format("found {} fields, expected {}", counts, pl.lit(n))
         fault = pl.when(lines.str.contains("\r", literal=True)).then(pl.lit(RETURN))
         fault = fault.when(_too_long(lines, parts)).then(pl.lit(TOO_LONG))
         fault = pl.select(fault.when(bad).then(said)).to_series()

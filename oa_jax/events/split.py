@@ -36,7 +36,12 @@ class Split:
         return log.position < self.n_train[log.user]
 
     def targets(self, which: str) -> tuple[np.ndarray, np.ndarray]:
-        """(users, places), (R,) int32 each: the targets of `which`, 'val' or 'test'."""
+        """(users, places), (R,) int32 each: the targets of `which`, 'val' or 'test'.
+
+        Raises ValueError for another `which`.
+        """
+        if which not in ("val", "test"):
+            raise ValueError(f"which: found {which!r}, expected 'val' or 'test'")
         place = getattr(self, which)
         users = np.flatnonzero(place >= 0).astype(np.int32)
         return users, place[users]

@@ -161,7 +161,7 @@ def _engine(config):
 def with_toy(config, log=None, candidates=None):
     """As `experiment.build`, with the toy in the backbone's place."""
     data = experiment_lib.load(config, log)
-    evaluation = experiment_lib.evaluate(config, data)
+    evaluation = experiment_lib.evaluate(config, data, candidates)
     toy = Toy(sum(data.log.n_items))
     engine = experiment_lib.engine(config, data, evaluation, toy)
     return experiment_lib.Experiment(config, data, evaluation, engine)

@@ -271,7 +271,7 @@ def test_training_inputs_come_before_their_target(random_log):
 def test_wrong_arguments_are_refused(random_log):
     log = random_log(0)
     split = leave_one_out(log)
-    with pytest.raises(AttributeError, match="'train'"):
+    with pytest.raises(ValueError, match="'train'"):
         evaluation_arrays(log, split, "train", 5)
 
 

@@ -69,7 +69,9 @@ def test_rows_of_each_domain_and_of_the_last_event(log):
         if plain_history(log, user, place)[0]
     ]
     assert list(zip(every.user.tolist(), every.place.tolist(), strict=True)) == expected
-    assert (last.place == split.n_train[last.user] - 1).all() and len(set(last.user)) == len(last)
+    assert (last.place == split.n_train[last.user] - 1).all() and len(set(last.user)) == len(
+        last.user
+    )
 
 
 def test_evaluation_rows_say_what_was_seen(log):
@@ -83,7 +85,7 @@ def test_evaluation_rows_say_what_was_seen(log):
         assert cdsrnp_arrays.is_overlapped(arrays)[r] == (bool(own[0]) and bool(own[1]))
     overlap = cdsrnp_arrays.is_overlapped(arrays)
     assert overlap.any() and not overlap.all()
-    with pytest.raises(AttributeError, match="'train'"):
+    with pytest.raises(ValueError, match="'train'"):
         cdsrnp_arrays.evaluation_arrays(log, split, "train", LENGTH, MERGED)
 
 
