@@ -80,7 +80,7 @@ def totals(experiment, params, block_users):
 
 def test_streaming_equals_one_shot(stack):
     params = jax.tree.map(lambda a: a[1], made.drawn(stack, NEW).best_params)
-    whole, blocks = totals(stack, params, None), totals(stack, params, 16)
+    whole, blocks = totals(stack, params, 1024), totals(stack, params, 16)
     assert list(whole) == ["0/A", "0/B", "1/A", "1/B"]
     for module, found in whole.items():
         for name, value in found.items():  # whose X' another user's is follows from the block
@@ -88,7 +88,7 @@ def test_streaming_equals_one_shot(stack):
                 value, rel=2e-3, abs=1e-4
             ), name
     other = jax.tree.map(lambda a: a[2], made.drawn(stack, NEW).best_params)
-    assert abs(totals(stack, other, None)["0/A"]["cos"] - whole["0/A"]["cos"]) > 1e-3
+    assert abs(totals(stack, other, 1024)["0/A"]["cos"] - whole["0/A"]["cos"]) > 1e-3
 
 
 def test_every_user_once_and_padding_not_at_all(stack):
