@@ -151,6 +151,36 @@ def test_the_controls_of_beauty_electronics_are_those_of_their_index():
         assert f"{over:.1%} ({d})".replace("%", " %") in front
 
 
+def test_the_official_width_is_that_of_its_epochs():
+    """Table, ends and correlations over the epochs of the one run of d = 256."""
+    epochs = pl.read_csv(FOLDER / "abxi_beauty_elec_official" / "epochs.csv")
+    page = (FOLDER / "README.md").read_text()
+    text = page.partition("## The official width: one seed")[2].partition("\n## ")[0]
+    quality = [f"val/{d}/ndcg@10/uni999" for d in "AB"]
+    angles = [f"gca/0/{d}/{of}abs_cos" for of in ("", "gated_", "xy_") for d in "AB"]
+    table = re.findall(r"^\| (\d+) \| (.*) \|$", text, re.M)
+    assert len(table) > 7 and int(table[-1][0]) == epochs["epoch"][-1]
+    for epoch, cells in table:
+        (row,) = epochs.filter(epoch=int(epoch)).iter_rows(named=True)
+        expected = [f"{row[name]:.4f}" for name in quality] + [
+            f"{row[name]:.2f}" for name in angles
+        ]
+        assert cells.split(" | ") == expected
+    r = [epochs.select(pl.corr(*pair)).item() for pair in zip(quality, angles, strict=False)]
+    assert f"NDCG@10 is {r[0]:+.2f} (A) and {r[1]:+.2f} (B)" in text
+    first, last = epochs.row(0, named=True), epochs.row(-1, named=True)
+    ends = [f"{last[name]:.2f}" for name in angles]
+    assert f"goes from 0.05 to {ends[0]} (A) and {ends[1]} (B)" in text
+    assert f"from 0.19 to {ends[4]} and {ends[5]}" in text
+    front = (FOLDER.parents[1] / "README.md").read_text()
+    assert f"rises in training from 0.05 to {ends[0]} (A)" in front
+    assert all(abs(first[name] - 0.05) < 0.005 for name in angles[:4])
+    # Where either angle lies between 0.1 and 0.2, and how well it ranks there.
+    passage = epochs.filter(pl.any_horizontal(pl.col(angles[:2]).is_between(0.1, 0.2)))
+    assert (passage["epoch"][0], passage["epoch"][-1]) == (7, 22) and "epochs 7 to 22" in text
+    assert all(passage[name].max() < 0.6 * last[name] for name in quality)
+
+
 def of_angles(when, statistic, place):
     """{folder/run/domain: the mean of a statistic} of our summaries with GCA at that place."""
     out = {}
