@@ -36,11 +36,15 @@ class Curve:
     """Quality of the baseline as a monotone function of its parameters, for D draws at once."""
 
     def __init__(self, sizes, quality, weights=None):
-        """sizes: (P,), at least 2 different ones, those of one size are averaged; quality: (P,) or
-        (D, P); weights: (P,), such as the number of seeds."""
+        """sizes: (P,); quality: (P,) or (D, P); weights: (P,), such as the number of seeds.
+
+        Points of one size are averaged. Raises ValueError with fewer than 2 different sizes.
+        """
         quality_DxP = np.atleast_2d(np.asarray(quality, np.float64))
         weights = np.ones(len(sizes)) if weights is None else np.asarray(weights, np.float64)
         self.sizes, where = np.unique(np.asarray(sizes, np.float64), return_inverse=True)
+        if len(self.sizes) < 2:
+            raise ValueError(f"sizes: found {self.sizes}, expected at least 2 different ones")
         member_PxU = np.eye(len(self.sizes))[where] * weights[:, None]
         total_U = member_PxU.sum(0)
         means_DxU = quality_DxP @ member_PxU / total_U

@@ -39,7 +39,9 @@ class Moments:
     gram: np.ndarray
     shift: np.ndarray
 
-    def __add__(self, other: "Moments") -> "Moments":  # of the same shift
+    def __add__(self, other: "Moments") -> "Moments":
+        if not np.array_equal(self.shift, other.shift):
+            raise ValueError("moments about different points do not add up")
         return Moments(self.gram + other.gram, self.shift)
 
     @property

@@ -212,13 +212,22 @@ def engine(
     config: Config, data: Data, evaluation: Evaluation, backbone: Backbone | None = None
 ) -> Engine:
     """The compiled programs of a configuration. backbone: another than the configuration's."""
-    train, log, blocks = config.train, data.log, config.evaluate
-    backbone = backbone or known.parts(config).backbone(log.n_items, data.tables)
-    schedule = Schedule(**{f.name: getattr(train, f.name) for f in dataclasses.fields(Schedule)})
-    parts = backbone, data.task, schedule, optax.scale_by_adam(), log.n_items
-    ranks = evaluation.tie_weight, blocks.block_users, blocks.block_items, evaluation.watched
-    numbers = train.compute_dtype, train.activation_dtype, train.matmul_precision
-    settings = Settings(*parts, *ranks, *numbers, train.quick_compile)
+    train, log = config.train, data.log
+    settings = Settings(
+        backbone=backbone or known.parts(config).backbone(log.n_items, data.tables),
+        task=data.task,
+        schedule=Schedule(**{f.name: getattr(train, f.name) for f in dataclasses.fields(Schedule)}),
+        optimizer=optax.scale_by_adam(),
+        n_items=log.n_items,
+        tie_weight=evaluation.tie_weight,
+        block_users=config.evaluate.block_users,
+        block_items=config.evaluate.block_items,
+        watched=evaluation.watched,
+        compute_dtype=train.compute_dtype,
+        activation_dtype=train.activation_dtype,
+        matmul_precision=train.matmul_precision,
+        quick_compile=train.quick_compile,
+    )
     axis = resolve_axis(config.seed_axis)
     if config.data.resident:
         return Engine(settings, axis, config.mesh)

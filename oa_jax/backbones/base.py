@@ -108,9 +108,16 @@ class Parts:
         self, log: InteractionLog, name: str, rows: Rows, avoided, pool_b_from_last_a=False
     ) -> np.ndarray:
         """(R, 1 + evaluate.n_negatives): targets and items drawn by (data, name, user)."""
-        of_rows = name, rows["user"], rows["target"], avoided
-        how = log.n_items, self.config.evaluate.n_negatives, pool_b_from_last_a
-        return draw_candidates(log.fingerprint(), *of_rows, *how)
+        return draw_candidates(
+            log.fingerprint(),
+            name,
+            rows["user"],
+            rows["target"],
+            avoided,
+            log.n_items,
+            self.config.evaluate.n_negatives,
+            pool_b_from_last_a,
+        )
 
     def groups(self, log: InteractionLog, split: Split, rows: Rows) -> dict[str, np.ndarray]:
         """{name: mask (R,)}: sets of users reported beside the two domains."""

@@ -76,7 +76,17 @@ def time_cuts(
     Both are times of events: with all N times sorted, the cut stands at the event that leaves
     about N * fraction events at or after it. Events at the very time of a cut belong to the later
     period, so ties can only make the later period longer.
+
+    Raises UserError when a fraction is not above 0 or both together are not below 1.
     """
+    for field, value in (("val_fraction", val_fraction), ("test_fraction", test_fraction)):
+        if not 0 < value < 1:  # NaN fails too
+            raise UserError(f"{field}: found {value}, expected a number above 0 and below 1")
+    if not val_fraction + test_fraction < 1:
+        raise UserError(
+            f"val_fraction + test_fraction: found {val_fraction} + {test_fraction}, "
+            "expected a sum below 1"
+        )
     ordered, n = np.sort(log.time), len(log.time)
     # Counted from the end: 1 - 0.1 - 0.1 is not 0.8 in floating point.
     after_cut = (round(n * (val_fraction + test_fraction)), round(n * test_fraction))
@@ -97,7 +107,7 @@ def global_time(
     Leak rule: no training event of anybody lies at or after the first cut, and no input of a
     target after it: an input may be as old as its target, never newer.
 
-    Raises UserError when no user has a training, validation or test target.
+    Raises UserError for bad fractions, and when no user has a training, validation or test target.
     """
     cuts = time_cuts(log, val_fraction, test_fraction)
     # Times never run backwards within a user, so "before the cut" is a prefix of its sequence.

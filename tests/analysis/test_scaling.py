@@ -48,6 +48,8 @@ def test_a_plateau_is_reached_at_its_beginning():
 def test_outside_there_is_no_size():
     curve = scaling.Curve([1, 2], [0.1, 0.2])
     assert curve.size_for(0.3)[0] == np.inf and curve.size_for(0.05)[0] == 0
+    with pytest.raises(ValueError, match="at least 2 different"):
+        scaling.Curve([5, 5], [0.1, 0.2])
 
 
 def points(qualities, variant, sizes, spread=0.002, seeds=5):
@@ -186,6 +188,10 @@ def test_of_learning_rates_the_best_on_validation_counts(tmp_path):
     plain_run(tmp_path / "wide", model__d_embed=64, seed=3, train__learning_rate=4e-3)
     found = scaling.points_of(find_runs(str(tmp_path))[0]).filter(domain="A")
     assert sorted(found["source"]) == ["rate1", "wide"]
+    runs = find_runs(str(tmp_path))[0]
+    (best,) = (run for run in runs if run.name == "rate1")
+    best.summary["per_seed"][0] = {"seed": 0, "diverged_step": 7}  # which has no score
+    assert best in scaling.at_best_rate(runs)
 
 
 def test_figures_draw_the_curve_and_skip_what_cannot_be_compared(runs):

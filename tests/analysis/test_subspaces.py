@@ -73,6 +73,9 @@ def test_blocks_add_up_to_the_whole():
     whole, parts = moments(*arrays), split(arrays)
     total = subspaces.sum_of(parts)
     np.testing.assert_allclose(total.gram, whole.gram, rtol=1e-5)
+    elsewhere = moments(*arrays, shift=np.ones((3, D)))
+    with pytest.raises(ValueError, match="different points"):
+        whole + elsewhere
 
 
 def test_the_shift_changes_no_statistic():

@@ -61,7 +61,8 @@ def members(protocol):
 
 
 def has_the_functions_of_the_contract(case):
-    asked = ("slot_counts", "row_users", "arrays_of", "eval_arrays", "batch")
+    asked = ["log", "split", "batch_size", "n_users", "n_steps", "slot_counts", "row_users"]
+    asked += ["train_arrays", "arrays_of", "eval_arrays", "batch", "capacity", "slots_needed"]
     for names, found in ((members(base.Backbone), case.backbone), (asked, case.task)):
         missing = [name for name in names if not hasattr(found, name)]
         assert not missing, f"{type(found).__name__} has no {missing}"

@@ -143,6 +143,24 @@ def test_cut_fractions_are_not_lost_to_rounding():
 
 
 @pytest.mark.parametrize(
+    ("val", "test", "field"),
+    [
+        (0, 0.1, "val_fraction"),
+        (-0.1, 0.1, "val_fraction"),
+        (float("nan"), 0.1, "val_fraction"),
+        (0.1, 0, "test_fraction"),
+        (0.1, 1.0, "test_fraction"),
+        (0.5, 0.5, "val_fraction + test_fraction"),
+        (0.9, 0.2, "val_fraction + test_fraction"),
+    ],
+)
+def test_bad_fractions(random_log, val, test, field):
+    with pytest.raises(UserError) as caught:
+        global_time(random_log(0), val, test)
+    assert str(caught.value).startswith(f"{field}: found ")
+
+
+@pytest.mark.parametrize(
     ("times", "part"),
     [
         ({0: [5, 5, 5, 5]}, "training"),
