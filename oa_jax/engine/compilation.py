@@ -1,4 +1,5 @@
-"""What JAX is told once a process: where compiled programs are kept, and its own switches."""
+"""What JAX is told once a process: where compiled programs are kept, and its own switches; and what
+XLA is told of each program."""
 
 import os
 import pathlib
@@ -16,6 +17,11 @@ SWITCHES = {
     "jax_numpy_dtype_promotion": "standard",
     "jax_numpy_rank_promotion": "allow",
 }
+# What JAX's flag `jax_disable_most_optimizations` sets, for these programs alone.
+QUICK_OPTIONS = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
+# For an NVIDIA GPU XLA compiles and times each reduction as it would emit it, and as Triton would.
+# Triton's form of a few (the draws compare all pairs) takes its compiler minutes.
+GPU_OPTIONS = {"xla_gpu_experimental_enable_fusion_autotuner": False}
 
 
 def set_switches(say: Callable[[str], None]) -> None:
@@ -45,3 +51,22 @@ def use_compilation_cache(say: Callable[[str], None] = lambda line: None) -> Non
         reason, folder = getattr(error, "strerror", None) or error, None
         say(f"compiled programs are not kept: {reason} (JAX_COMPILATION_CACHE_DIR names a folder)")
     jax.config.update("jax_compilation_cache_dir", folder and str(folder))
+
+
+def compiled(lowered: jax.stages.Lowered, platform: str, quick: bool) -> jax.stages.Compiled:
+    """`lowered` compiled with the options above, or without where this XLA lacks one.
+
+    What XLA_FLAGS names is left to it.
+
+    platform: of the devices.  quick: ready sooner, and slower.
+    """
+    options = (QUICK_OPTIONS if quick else {}) | (GPU_OPTIONS if platform == "gpu" else {})
+    given = os.environ.get("XLA_FLAGS", "")
+    try:
+        return lowered.compile(
+            compiler_options={k: v for k, v in options.items() if k not in given}
+        )
+    except jax.errors.JaxRuntimeError as error:
+        if "No such compile option" not in str(error):
+            raise
+        return lowered.compile()

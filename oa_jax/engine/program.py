@@ -8,14 +8,12 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import PartitionSpec as P
 
+from oa_jax.engine import compilation
 from oa_jax.engine import mesh as mesh_lib
 from oa_jax.engine import state as state_lib
 from oa_jax.engine import step as step_lib
 from oa_jax.engine.mesh import Layout
 from oa_jax.engine.state import State
-
-# What JAX's flag `jax_disable_most_optimizations` sets, for these programs alone.
-QUICK_OPTIONS = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
 
 
 class Engine:
@@ -183,10 +181,10 @@ class Engine:
         shapes = tuple((a.shape, str(a.dtype)) for a in jax.tree.leaves(args))
         if (name, shapes) not in self._programs:
             begin, precision = time.perf_counter(), self.settings.matmul_precision
-            quick = QUICK_OPTIONS if self.settings.quick_compile else None
             with jax.default_matmul_precision(None if precision == "default" else precision):
                 lowered = jax.jit(fn, **options()).lower(*args)
-            self._programs[name, shapes] = lowered.compile(compiler_options=quick)
+            platform, quick = self.layout.devices[0].platform, self.settings.quick_compile
+            self._programs[name, shapes] = compilation.compiled(lowered, platform, quick)
             self.compile_seconds += time.perf_counter() - begin
         return self._programs[name, shapes]
 

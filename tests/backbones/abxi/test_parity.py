@@ -4,12 +4,13 @@ import json
 import pathlib
 import pickle
 
+import jax
 import numpy as np
 import pytest
 from absl import flags
 
 from oa_jax.backbones.abxi.parity import SHAPES
-from oa_jax.backbones.parity import relative
+from oa_jax.backbones.parity import Fixture, relative
 from oa_jax.commands import verify
 from oa_jax.errors import UserError
 
@@ -28,6 +29,20 @@ def test_the_golden_fixture_passes(capsys):
     found, out = status(str(GOLDEN), capsys)
     assert found == 0 and "passed: largest error" in out
     assert "parameters after a step" in out and "ranks, test (differing)" in out
+
+
+def test_no_device_rounds_the_products(golden, save, monkeypatch):
+    """A GPU's default, TF32, is 1e-3 off."""
+    seen = []
+
+    def evaluation(self, split):
+        seen.append(jax.config.jax_default_matmul_precision)
+        return {}
+
+    monkeypatch.setattr(Fixture, "_training", lambda self: evaluation(self, "train"))
+    monkeypatch.setattr(Fixture, "_evaluation", evaluation)
+    verify.verify(save())
+    assert seen == ["highest"] * 3
 
 
 def test_a_disturbed_weight_fails(golden, save, capsys):
