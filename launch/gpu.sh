@@ -6,7 +6,8 @@
 #   cdsrnp     the same three on the same set
 #   time       seconds per epoch of each backbone for 1, 5 and 16 seeds
 #   bench      python -m oa_jax bench of each backbone, JSON in OUT
-#   sweep      the study STUDY (default configs/studies/table1.py) in OUT/NAME of its file
+#   sweep      the study STUDY (default configs/studies/table1.py) in OUT/NAME of its file, by WORKERS
+#              processes (default 2): one trains while another compiles
 #   table      of what is finished in OUT, also written to OUT/table.md
 # Default: all of them but `sweep`. OUT (default runs/gpu) receives the workdirs; a second call goes on where the
 # first ended. LIMIT=SECONDS cuts every command off there (it goes on when called again).
@@ -112,7 +113,7 @@ sweep() {
   local study=${STUDY:-configs/studies/table1.py} name
   name=$(basename "${study%%:*}" .py)
   step "sweep $study"
-  try oa_jax sweep "--study=$study" "--out=$out/$name"
+  try oa_jax sweep "--study=$study" "--out=$out/$name" "--workers=${WORKERS:-2}"
 }
 
 for part in "${parts[@]}"; do

@@ -1,7 +1,7 @@
 """`python -m oa_jax quickstart`: baseline and GCA_early on the embedded synthetic pair, five seeds.
 
 What launch/quickstart.sh runs. A second call finds the runs finished and prints the table again.
-On a CPU with a second core the baseline trains in a process of its own meanwhile.
+With a second CPU, and no TPU, the baseline trains in a process of its own meanwhile.
 """
 
 from absl import flags
@@ -9,7 +9,7 @@ from absl import flags
 from oa_jax import files, presets
 from oa_jax.commands import cli, report
 from oa_jax.events.world import World, generate, topic_oracles
-from oa_jax.runs.beside import beside, share_cpus
+from oa_jax.runs.beside import beside, share_machine
 from oa_jax.runs.run import run
 from oa_jax.runs.workdir import Workdir
 
@@ -40,7 +40,7 @@ def main(_):
         return report.described(run(config, folder / name, cli.say), folder / name)
 
     others = {}
-    if not Workdir(folder / "baseline").is_finished and share_cpus(2) > 1:
+    if not Workdir(folder / "baseline").is_finished and share_machine(2) > 1:
         said = folder / "baseline.log"
         others = {said: ["train", *words["baseline"], change]}
         cli.say(f"{folder / 'baseline'} trains meanwhile: what it says is in {said}")

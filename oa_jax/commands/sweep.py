@@ -18,7 +18,7 @@ from oa_jax.configuration import Config
 from oa_jax.engine.compilation import use_compilation_cache
 from oa_jax.errors import UserError
 from oa_jax.runs import study as study_lib
-from oa_jax.runs.beside import beside, share_cpus
+from oa_jax.runs.beside import beside, share_machine
 from oa_jax.runs.search import sweep_of
 from oa_jax.runs.sweep import KEEP, Progress, default_slots
 from oa_jax.runs.workdir import Workdir
@@ -30,15 +30,15 @@ flags.DEFINE_string("study", None, "FILE.py[:a=x,b=y] whose get_study returns th
 flags.DEFINE_string("out", None, "Folder of the sweep: each run gets a folder in it.")
 flags.DEFINE_integer("slots", None, "Seeds in a program at a time; by default what fits.", 1)
 flags.DEFINE_enum("keep", "last", list(KEEP), "Checkpoints of a run that has ended.")
-flags.DEFINE_integer("workers", 1, "Processes on this machine, which share its CPUs.", 1)
+flags.DEFINE_integer("workers", 1, "Processes on this machine, which share it.", 1)
 flags.DEFINE_bool("dry_run", False, "Print runs, programs, times and memory; train nothing.")
 
 
 def main(_):
     workers = flags.FLAGS.workers
-    if workers > 1 and (most := share_cpus(workers)) < workers:  # before a study asks JAX
-        on_cpu = jax.default_backend() == "cpu"
-        why = "a CPU each" if on_cpu else "which takes the accelerator for itself"
+    if workers > 1 and (most := share_machine(workers)) < workers:  # before a study asks JAX
+        on_tpu = jax.default_backend() == "tpu"
+        why = "which takes the TPU for itself" if on_tpu else "a CPU each"
         raise UserError(f"--workers={workers}: expected at most {most}, {why}")
     study = study_lib.load(cli.given("study", study_lib.EXPECTED))
     out = files.local(cli.given("out", "a folder for the runs"), "--out")

@@ -10,19 +10,21 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 import jax
 
 
-def share_cpus(processes: int) -> int:
-    """How many processes can share this machine, if so many are wanted: 1 where it has an
-    accelerator, which one takes for itself, else as many as there are CPUs. Before JAX is used.
+def share_machine(processes: int) -> int:
+    """How many processes can share this machine, if so many are wanted: as many as there are CPUs,
+    but 1 where it has a TPU, which one takes for itself. Before JAX is used.
 
-    Each gets its share of them for its threads; with as many threads as CPUs in each, those of
-    one wait for those of the other.
+    Each gets its share of the CPUs for its threads; with as many threads as CPUs in each, those of
+    one wait for those of the other. Of a GPU each gets a share of the memory: one trains while
+    another compiles.
     """
     if hasattr(os, "sched_getaffinity"):
         there = len(os.sched_getaffinity(0))
     else:
         there = os.cpu_count() or 1
     os.environ.setdefault("NPROC", str(max(1, there // processes)))  # XLA's threads
-    return there if jax.default_backend() == "cpu" else 1
+    os.environ.setdefault("XLA_PYTHON_CLIENT_MEM_FRACTION", f"{0.9 / processes:.3f}")
+    return there if jax.default_backend() in ("cpu", "gpu") else 1
 
 
 @contextlib.contextmanager

@@ -5,7 +5,7 @@ import os
 import pytest
 import toy
 
-from oa_jax.runs.beside import beside, share_cpus
+from oa_jax.runs.beside import beside, share_machine
 from oa_jax.runs.workdir import Workdir
 
 
@@ -37,11 +37,13 @@ def test_it_ends_with_a_wait_that_is_interrupted(tmp_path):
     assert not Workdir(tmp_path / "run").is_finished
 
 
-@pytest.mark.parametrize(("cpus", "backend", "most"), [(8, "cpu", 8), (1, "cpu", 1), (8, "gpu", 1)])
-def test_processes_share_the_cpus_and_no_accelerator(cpus, backend, most, monkeypatch):
+@pytest.mark.parametrize(
+    ("cpus", "backend", "most"), [(8, "cpu", 8), (1, "cpu", 1), (8, "gpu", 8), (8, "tpu", 1)]
+)
+def test_processes_share_cpus_and_gpu_and_no_tpu(cpus, backend, most, monkeypatch):
     monkeypatch.setattr("os.sched_getaffinity", lambda _: range(cpus), raising=False)
     monkeypatch.setattr("jax.default_backend", lambda: backend)
-    monkeypatch.setenv("NPROC", "")
-    monkeypatch.delenv("NPROC")
-    assert share_cpus(2) == most
-    assert os.environ["NPROC"] == str(max(1, cpus // 2))
+    monkeypatch.setattr("os.environ", {})
+    assert share_machine(2) == most
+    shares = {"NPROC": str(max(1, cpus // 2)), "XLA_PYTHON_CLIENT_MEM_FRACTION": "0.450"}
+    assert os.environ == shares
