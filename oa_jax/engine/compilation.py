@@ -56,16 +56,15 @@ def use_compilation_cache(say: Callable[[str], None] = lambda line: None) -> Non
 def compiled(lowered: jax.stages.Lowered, platform: str, quick: bool) -> jax.stages.Compiled:
     """`lowered` compiled with the options above, or without where this XLA lacks one.
 
-    What XLA_FLAGS names is left to it.
+    What XLA_FLAGS says of a GPU's holds.
 
     platform: of the devices.  quick: ready sooner, and slower.
     """
-    options = (QUICK_OPTIONS if quick else {}) | (GPU_OPTIONS if platform == "gpu" else {})
-    given = os.environ.get("XLA_FLAGS", "")
+    options, given = QUICK_OPTIONS if quick else {}, os.environ.get("XLA_FLAGS", "")
+    if platform == "gpu":
+        options = options | {k: v for k, v in GPU_OPTIONS.items() if k not in given}
     try:
-        return lowered.compile(
-            compiler_options={k: v for k, v in options.items() if k not in given}
-        )
+        return lowered.compile(compiler_options=options)
     except jax.errors.JaxRuntimeError as error:
         if "No such compile option" not in str(error):
             raise

@@ -11,7 +11,7 @@ import pytest
 import toy
 
 from oa_jax.engine import state as state_lib
-from oa_jax.engine.program import QUICK_OPTIONS
+from oa_jax.engine.compilation import QUICK_OPTIONS
 from oa_jax.engine.state import Schedule
 from oa_jax.ranking.selection import mrr_sum
 

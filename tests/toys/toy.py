@@ -15,7 +15,7 @@ import pytest
 from oa_jax import experiment as experiment_lib
 from oa_jax import presets
 from oa_jax.backbones import known
-from oa_jax.engine import program as engine_lib
+from oa_jax.engine import compilation
 from oa_jax.nn.layers import Packing
 from oa_jax.runs import loop
 from oa_jax.runs.run import conclude
@@ -90,7 +90,7 @@ def as_users(experiment):
 
     def program(*args):
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(engine_lib, "QUICK_OPTIONS", AS_USERS)
+            patch.setattr(compilation, "QUICK_OPTIONS", AS_USERS)
             return compiled(engine, *args)
 
     engine._program = program
