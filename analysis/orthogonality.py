@@ -83,7 +83,8 @@ def _measured(run, experiment, restored, slots_S, rows, split, say):
     for slot in np.flatnonzero(slots_S):
         begin, seed = time.perf_counter(), int(experiment.seeds[slot])
         model = experiment.engine.settings.backbone, restored.of_seed(slot)
-        totals = stream(*model, rows, block_users, experiment.tables)
+        with experiment.engine.settings.precision():
+            totals = stream(*model, rows, block_users, experiment.tables)
         epoch = int(restored.epoch_S[slot])
         for module, total in totals.items():
             place, domain = module.split("/")

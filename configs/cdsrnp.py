@@ -55,7 +55,6 @@ SYNTHETIC = {
     "train.max_epochs": 24,
     "train.probe_users": 256,
     "train.checkpoint_every": 8,
-    "train.compaction": False,  # compiling again would cost more than it saves
     "evaluate.n_negatives": 99,
     "evaluate.block_users": 256,
 }

@@ -49,7 +49,6 @@ SYNTHETIC = {
     "train.stop_patience": 5,
     "train.probe_users": 256,
     "train.checkpoint_every": 8,
-    "train.compaction": False,  # compiling again would cost more than it saves
 }
 # An epoch or two of a narrow model, to see that everything works.
 RUNLOCAL = {

@@ -1,16 +1,17 @@
 #!/usr/bin/env bash
 # Official sizes on one accelerator, part by part, and one table of all.
 #   OA_DATA_DIR=DIR launch/gpu.sh [--dry-run] [PART …]
+#   time       python -m oa_jax bench of each backbone with 1, 5 and 16 seeds, JSON in OUT
+#   bench      the same of five seeds of ABXI by form of the softmax and type of activations
 #   abxi       both pairs: baseline, GCA_early, GCA_stack, five seeds each, to early stopping
 #   llm4cdsr   Food-Kitchen of LLMCDSR: the same three
 #   cdsrnp     the same three on the same set
-#   time       seconds per epoch of each backbone for 1, 5 and 16 seeds
-#   bench      python -m oa_jax bench of each backbone, JSON in OUT
 #   sweep      the study STUDY (default configs/studies/table1.py) in OUT/NAME of its file, by WORKERS
-#              processes (default 2): one trains while another compiles
+#              processes (default 1): one trains while another compiles
 #   table      of what is finished in OUT, also written to OUT/table.md
-# Default: all of them but `sweep`. OUT (default runs/gpu) receives the workdirs; a second call goes on where the
-# first ended. LIMIT=SECONDS cuts every command off there (it goes on when called again).
+# Default: all of them but `sweep`, on the first GPU, or CUDA_VISIBLE_DEVICES. OUT (default runs/gpu) receives the
+# workdirs; a second call goes on where the first ended, and leaves out benchmarks that have. LIMIT=SECONDS cuts every
+# command off there; called again it goes on, if the time was enough to compile.
 # PYTHON (default python3) must have jax with its accelerator, flax, optax, orbax-checkpoint,
 # ml_collections, absl-py and rich. OA_DATA_DIR holds abe/ and afk/, or abxi/abe/ and abxi/afk/; for
 # the others also a prepared llmcdsr_food_kitchen, for LLM4CDSR with its tables
@@ -26,7 +27,7 @@ take_dry_run "$@"
 
 python=${PYTHON:-python3}
 out=${OUT:-runs/gpu}
-all=(abxi llm4cdsr cdsrnp time bench table)
+all=(time bench abxi llm4cdsr cdsrnp table)
 parts=("${ARGUMENTS[@]}")
 [[ ${#parts[@]} -gt 0 ]] || parts=("${all[@]}")
 for part in "${parts[@]}"; do
@@ -35,6 +36,7 @@ done
 need "OA_DATA_DIR=${OA_DATA_DIR:-}: expected the folder that holds the data" test -d "${OA_DATA_DIR:-}"
 need "$python: expected one with jax, flax, optax, orbax-checkpoint, ml_collections, absl-py and rich" \
   "$python" -c 'import jax, flax, optax, orbax.checkpoint, ml_collections, absl, rich'
+export CUDA_VISIBLE_DEVICES=${CUDA_VISIBLE_DEVICES:-0}
 need "an accelerator: jax sees a CPU only" \
   "$python" -c 'import jax; assert jax.default_backend() != "cpu"'
 
@@ -80,18 +82,11 @@ on_food_kitchen() { # backbone
   train_three "$1_food_kitchen" "${timed[$1]}"
 }
 
-time_seeds() {
-  step "twelve epochs, in which no seed stops, with 1, 5 and 16 seeds"
-  local backbone seeds
-  for backbone in "${!timed[@]}"; do
-    for seeds in 1 5 16; do
-      try oa_jax train "--config=${timed[$backbone]}" "--workdir=$out/time_${backbone}_$seeds" \
-        "--config.seeds=$seeds" --config.train.max_epochs=12 --config.train.checkpoint_every=1000
-    done
-  done
+measured() { # name of the JSON, arguments of bench
+  [[ -e $out/$1.json ]] || try oa_jax bench "${@:2}" "--out=$out/$1.json"
 }
 
-bench() {
+time_seeds() {
   step "benchmark"
   run mkdir -p "$out"
   local backbone beside
@@ -102,18 +97,23 @@ bench() {
       beside=("--official=${official[$backbone]}" "--official_python=${OFFICIAL_PYTHON:-$python}")
       run export XLA_PYTHON_CLIENT_PREALLOCATE=false # which leaves memory to the other process
     fi
-    try oa_jax bench "--config=${timed[$backbone]}" --seeds=1,2,5,8,16 "${beside[@]}" \
-      "--out=$out/bench_$backbone.json"
+    measured "bench_$backbone" "--config=${timed[$backbone]}" --seeds=1,5,16 "${beside[@]}"
   done
-  try oa_jax bench "--config=${timed[abxi]}" --vary=train.softmax=gather,products --seeds=5 \
-    "--out=$out/bench_softmax.json"
+}
+
+bench() {
+  step "benchmark of forms"
+  run mkdir -p "$out"
+  measured bench_softmax "--config=${timed[abxi]}" --vary=train.softmax=gather,products --seeds=5
+  measured bench_activations "--config=${timed[abxi]}" --seeds=5 \
+    --vary=train.activation_dtype=float32,bfloat16
 }
 
 sweep() {
   local study=${STUDY:-configs/studies/table1.py} name
   name=$(basename "${study%%:*}" .py)
   step "sweep $study"
-  try oa_jax sweep "--study=$study" "--out=$out/$name" "--workers=${WORKERS:-2}"
+  try oa_jax sweep "--study=$study" "--out=$out/$name" "--workers=${WORKERS:-1}"
 }
 
 for part in "${parts[@]}"; do
@@ -123,7 +123,7 @@ for part in "${parts[@]}"; do
     table)
       step "table"
       run mkdir -p "$out"
-      run "$python" launch/gpu_table.py "$out"
+      run "$python" launch/gpu_table.py "$out" || failed+=(table)
       ;;
     *) "$part" ;;
   esac

@@ -28,11 +28,15 @@ free_port='import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s
 [[ -z ${PORT:-} || $PORT =~ ^[0-9]+$ ]] || fail "PORT=$PORT: expected a number"
 port=${PORT:-$("$python" -c "$free_port")}
 
+# Each of NVIDIA GPUs has one of its own, where there are as many.
+gpus=$( (nvidia-smi -L 2>/dev/null || true) | wc -l)
 step "$count processes of ${DEVICES:-1} device(s) each, process 0 listens on 127.0.0.1:$port"
 $DRY_RUN || mkdir -p "$(dirname "$workdir")"
 children=()
 for ((i = 0; i < count; i++)); do
-  command=(env "JAX_NUM_CPU_DEVICES=${DEVICES:-1}" "$python" -m oa_jax train "${flags[@]}"
+  own=("JAX_NUM_CPU_DEVICES=${DEVICES:-1}")
+  ((gpus < count)) || own+=("CUDA_VISIBLE_DEVICES=$i")
+  command=(env "${own[@]}" "$python" -m oa_jax train "${flags[@]}"
     "--distributed=127.0.0.1:$port,$count,$i")
   log=$workdir.process-$i.log
   echo "+$(quoted "${command[@]}")$([[ $i == 0 ]] || echo " >$(quoted "$log") 2>&1") &"

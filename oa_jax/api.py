@@ -303,7 +303,8 @@ class Run:
         n_users = checked("n_users", n_users, whole(256, ""))
         rows = {k: v[:n_users] for k, v in of.evaluation.rows[split].items() if k != "seen"}
         backbone = of.engine.settings.on(of.tables).backbone
-        probes = jax.jit(backbone.probe)(self.params("best", seed), rows)
+        with of.engine.settings.precision():
+            probes = jax.jit(backbone.probe)(self.params("best", seed), rows)
         if name not in probes:
             found = ", ".join(probes) or "none: this is a baseline"
             raise UserError(f"{name}: no such fusion: expected one of {found}")

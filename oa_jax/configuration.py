@@ -64,7 +64,7 @@ class Train:
     probe_users: int = whole(1024, "validation users whose angles are measured")
     checkpoint_every: int = whole(5, "epochs between checkpoints", free=True)
     keep_checkpoints: int = whole(2, "checkpoints that stay", free=True)
-    compaction: bool = flag(True, "seeds that stop leave the program", free=True)
+    compaction: bool = flag(False, "a smaller program once half the seeds have stopped", free=True)
     writers: tuple[str, ...] = field(
         (),
         lambda v: isinstance(v, tuple) and set(v) <= set(WRITERS),

@@ -18,6 +18,8 @@ from oa_jax.events.log import make_log
 for folder in ("toys", "backbones"):
     sys.path.insert(0, str(pathlib.Path(__file__).parent / folder))
 
+# Also where there is a GPU: bits are promised for CPUs, and its products are rounded (TF32).
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
 # One folder of compiled programs for all processes of a session, and not the user's own. Also of
 # those that are compiled in a blink: tests run many operations one by one.
 if "JAX_COMPILATION_CACHE_DIR" not in os.environ:

@@ -22,7 +22,7 @@ from oa_jax.runs.checkpoint import Checkpoints
 class Cases:
     """The cases of one experiment. Seeds are the first of `experiment.seeds`.
 
-    n_steps: batches in one measurement, at most an epoch; 0 is 4 on a CPU, an epoch elsewhere.
+    n_steps: batches in one measurement, at most an epoch; 0 is 4 on a CPU, 50 elsewhere.
     n_users: evaluation users in one. Raises UserError where data are read in chunks.
     """
 
@@ -34,7 +34,7 @@ class Cases:
             )
         self.experiment, self.engine = experiment, experiment.engine
         self.task, evaluation = experiment.data.task, experiment.evaluation
-        default = 4 if jax.default_backend() == "cpu" else self.task.n_steps
+        default = 4 if jax.default_backend() == "cpu" else 50
         self.n_steps = min(n_steps or default, self.task.n_steps)
         arrays = experiment.train_arrays()
         self.arrays = {name: arrays[name] for name in ("train", "tables") if name in arrays}

@@ -96,6 +96,7 @@ def of_first(cases: Cases) -> dict:
         "config": cases.experiment.config.to_dict(),
         "seed_axis": cases.engine.axis,
         "steps": cases.n_steps,
+        "epoch_steps": cases.task.n_steps,
         "batch_size": cases.task.batch_size,
         "capacity": list(cases.capacity),
         "evaluated_users": cases.n_users,

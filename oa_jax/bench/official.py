@@ -20,6 +20,7 @@ import numpy as np
 from oa_jax.backbones import known
 from oa_jax.bench.cases import Cases
 from oa_jax.configuration import value_of
+from oa_jax.engine import compilation
 from oa_jax.errors import UserError
 from oa_jax.nn.draws import epoch_rows
 
@@ -98,9 +99,14 @@ def inputs_of(cases: Cases) -> dict[str, np.ndarray]:
     experiment, task = cases.experiment, cases.task
     config, seed = experiment.config, jnp.int32(experiment.seeds[0])
     arrays, capacity = cases.arrays["train"], cases.capacity
-    draw = jax.jit(lambda rows_B, step: task.batch(arrays, rows_B, seed, step, capacity))
+    draw = jax.jit(lambda a, rows_B, step: task.batch(a, rows_B, seed, step, capacity))
     rows_NxB = epoch_rows(seed, 0, task.n_users, task.batch_size)[: cases.n_steps]
-    batches = [(np.asarray(rows), jax.device_get(draw(rows, i))) for i, rows in enumerate(rows_NxB)]
+    lowered = draw.lower(arrays, rows_NxB[0], jnp.int32(0))
+    draw = compilation.compiled(lowered, jax.default_backend(), quick=False)
+    batches = [
+        (np.asarray(rows), jax.device_get(draw(arrays, rows, jnp.int32(i))))
+        for i, rows in enumerate(rows_NxB)
+    ]
     code = known.having("official_step")[config.backbone]
     sizes, out = code.inputs(config, task, jax.device_get(experiment.tables), batches)
     sizes |= {"n_batches": len(batches), "learning_rate": config.train.learning_rate}

@@ -42,6 +42,7 @@ def main(code: str, checkout: str, path: str) -> None:
     device = torch.cuda.get_device_name() if on_gpu else f"{torch.get_num_threads()} CPU threads"
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     found = {"torch": torch.__version__, "device": device, "n_parameters": trained}
+    found["matmul_precision"] = torch.get_float32_matmul_precision()
     print(json.dumps(found), flush=True)
     for _ in sys.stdin:
         begin = time.perf_counter()

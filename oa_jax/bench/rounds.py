@@ -46,19 +46,23 @@ def ceilings() -> dict[str, Callable[[], float]]:
     """One case a ceiling, for `interleaved`."""
     width, times = _here(WIDTH), _here(TIMES)
 
-    def case(step, start):
-        program = jax.jit(lambda x: jax.lax.fori_loop(0, times, step, x)).lower(start).compile()
-        jax.block_until_ready(program(start))
-        return functools.partial(seconds_of, program, start)
+    def case(step, *args):
+        def repeated(x, *others):
+            return jax.lax.fori_loop(0, times, lambda i, x: step(x, *others), x)
 
-    def product(kind, _, x):  # as `train.compute_dtype` takes it
-        return jax.lax.dot(x.astype(kind), x.astype(kind), preferred_element_type=jnp.float32)
+        program = jax.jit(repeated).lower(*args).compile()
+        jax.block_until_ready(program(*args))
+        return functools.partial(seconds_of, program, *args)
 
-    # Powers of this matrix are itself: nothing overflows.
-    start = jnp.full((width, width), 1.0 / width)
-    out = {name: case(functools.partial(product, kind), start) for name, kind in MATMULS.items()}
+    def product(x, w):  # as `train.compute_dtype` takes it
+        return jax.lax.dot(x.astype(w.dtype), w, preferred_element_type=jnp.float32)
+
+    # Random numbers, as constant ones take a GPU less power and time. With this deviation their
+    # products keep theirs, nearly.
+    start = jax.random.normal(jax.random.key(0), (width, width)) / width**0.5
+    out = {name: case(product, start, start.astype(kind)) for name, kind in MATMULS.items()}
     numbers = jnp.ones((_here(COPIED) // 4,), jnp.float32)
-    return out | {"copy": case(lambda i, x: x + 1.0, numbers)}
+    return out | {"copy": case(lambda x: x + 1.0, numbers)}
 
 
 def rates(measured: dict[str, list[float]]) -> dict[str, float]:

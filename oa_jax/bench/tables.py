@@ -53,7 +53,8 @@ def official_line(found: dict, absolute: bool) -> str:
     step = _time(median(theirs["seconds"]) / found["steps"], found, absolute)
     return (
         f"official code, PyTorch {theirs['torch']} on {theirs['device']}: "
-        f"{theirs['n_parameters']:,} parameters, a step of one seed takes {step}, "
+        f"{theirs['n_parameters']:,} parameters, matmul precision {theirs['matmul_precision']}, "
+        f"a step of one seed takes {step}, "
         f"peak {_mebi(theirs['peak_bytes'])} MiB"
     )
 

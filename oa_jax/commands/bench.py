@@ -27,7 +27,7 @@ from oa_jax.runs.search import sweep_of
 
 flags.DEFINE_list("seeds", ["1", "2", "5", "8", "16"], "Numbers of seeds in one program.")
 flags.DEFINE_integer(
-    "steps", 0, "Batches in one measurement; 0: 4 on a CPU, an epoch elsewhere.", lower_bound=0
+    "steps", 0, "Batches in one measurement; 0: 4 on a CPU, 50 elsewhere.", lower_bound=0
 )
 flags.DEFINE_integer("rounds", 3, "Measurements of each case.", lower_bound=1)
 flags.DEFINE_integer("users", 1024, "Evaluation users in one measurement.", lower_bound=1)

@@ -191,6 +191,7 @@ def run(main, words: bool = False, resumes: bool = False) -> None:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     logging.set_verbosity(logging.FATAL)  # Orbax logs as an error, by the page, what it raises too
     warnings.filterwarnings("ignore", "Error (reading|writing) persistent compilation cache")
+    tell_of_devices()
     write_any_sign()
     leave_abandoned_reads_unsaid()
 
@@ -209,6 +210,16 @@ def run(main, words: bool = False, resumes: bool = False) -> None:
         sys.exit(status or 0)
 
     app.run(guarded, flags_parser=_parse)
+
+
+def tell_of_devices() -> None:
+    """Let JAX say why a device of this machine is not used, which everything else would hide."""
+    handler = stdlib_logging.StreamHandler()
+    handler.setFormatter(stdlib_logging.Formatter("warning: %(message)s"))
+    for name in ("jax._src.xla_bridge", "jax_plugins"):
+        log = stdlib_logging.getLogger(name)
+        log.setLevel(stdlib_logging.WARNING)
+        log.handlers, log.propagate = [handler], False
 
 
 def _parse(argv):
@@ -255,6 +266,8 @@ def one_line_errors(resumes: bool) -> Iterator[None]:
     except (MemoryError, JaxRuntimeError) as error:
         if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error):
             fail(f"out of memory: {error}")
+        if "CUDA_ERROR_OUT_OF_MEMORY" in str(error):
+            fail(f"the GPU has no memory left, which another process may hold: {error}")
         if not processes.several():
             raise
         reason = " ".join(str(error).split())[:260]

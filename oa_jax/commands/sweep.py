@@ -118,10 +118,10 @@ def predict(runs: dict[str, Config], out) -> None:
         first, config = next(iter(open_runs.items()))
         with cli.working(f"timing the program of {first}"):
             try:
-                slots, compiling, step, memory, n_steps = timed(config)
+                seeds = sum(config.seeds for config in open_runs.values())
+                slots, compiling, step, memory, n_steps = timed(config, seeds)
             except UserError as error:
                 raise UserError(f"--dry-run: {first}: {error}") from None
-        seeds = sum(config.seeds for config in open_runs.values())
         slots = flags.FLAGS.slots or min(slots, seeds)
         epochs = sum(config.seeds * config.train.max_epochs for config in open_runs.values())
         most = epochs * n_steps * step
@@ -135,11 +135,11 @@ def predict(runs: dict[str, Config], out) -> None:
         cli.say(f"at most {total / 60:.0f} minutes with one worker, if no run stops early")
 
 
-def timed(config: Config) -> tuple[int, float, float, int, int]:
-    """(slots, seconds to compile an epoch, seconds of a step of a seed, bytes of a seed's state,
-    steps of an epoch) of a program on this machine."""
+def timed(config: Config, wanted: int) -> tuple[int, float, float, int, int]:
+    """(slots for `wanted` seeds, seconds to compile an epoch, seconds of a step of a seed, bytes of
+    a seed's state, steps of an epoch) of a program on this machine."""
     experiment = experiment_lib.build(config)
-    slots, n_seeds = default_slots(experiment), config.seeds
+    slots, n_seeds = default_slots(experiment, wanted), config.seeds
     cases = Cases(experiment, TIMED_STEPS, 1)
     cases.arrays = experiment.engine.keep(cases.arrays, n_seeds)
     # An epoch has the evaluation beside the steps: about as much to compile again.

@@ -3,6 +3,7 @@ XLA is told of each program."""
 
 import os
 import pathlib
+import re
 import tempfile
 from collections.abc import Callable
 
@@ -54,7 +55,7 @@ def use_compilation_cache(say: Callable[[str], None] = lambda line: None) -> Non
 
 
 def compiled(lowered: jax.stages.Lowered, platform: str, quick: bool) -> jax.stages.Compiled:
-    """`lowered` compiled with the options above, or without where this XLA lacks one.
+    """`lowered` compiled with the options above, without those that this XLA lacks.
 
     What XLA_FLAGS says of a GPU's holds.
 
@@ -63,9 +64,11 @@ def compiled(lowered: jax.stages.Lowered, platform: str, quick: bool) -> jax.sta
     options, given = QUICK_OPTIONS if quick else {}, os.environ.get("XLA_FLAGS", "")
     if platform == "gpu":
         options = options | {k: v for k, v in GPU_OPTIONS.items() if k not in given}
-    try:
-        return lowered.compile(compiler_options=options)
-    except jax.errors.JaxRuntimeError as error:
-        if "No such compile option" not in str(error):
-            raise
-        return lowered.compile()
+    while True:
+        try:
+            return lowered.compile(compiler_options=options)
+        except jax.errors.JaxRuntimeError as error:
+            unknown = re.search(r"No such compile option: '(\w+)'", str(error))
+            if not unknown:
+                raise
+            options = {k: v for k, v in options.items() if k != unknown[1]}

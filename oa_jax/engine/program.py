@@ -180,8 +180,8 @@ class Engine:
         those of `jax.jit`."""
         shapes = tuple((a.shape, str(a.dtype)) for a in jax.tree.leaves(args))
         if (name, shapes) not in self._programs:
-            begin, precision = time.perf_counter(), self.settings.matmul_precision
-            with jax.default_matmul_precision(None if precision == "default" else precision):
+            begin = time.perf_counter()
+            with self.settings.precision():
                 lowered = jax.jit(fn, **options()).lower(*args)
             platform, quick = self.layout.devices[0].platform, self.settings.quick_compile
             self._programs[name, shapes] = compilation.compiled(lowered, platform, quick)

@@ -1,5 +1,6 @@
 """One seed: a training step, an epoch, an assessment. Pure functions of state and arrays."""
 
+import contextlib
 import dataclasses
 import functools
 from typing import Any
@@ -40,6 +41,11 @@ class Settings:
         if tables is None:
             return self
         return dataclasses.replace(self, backbone=self.backbone.on(tables))
+
+    def precision(self) -> contextlib.AbstractContextManager:
+        """In which programs of the backbone are traced: their products have `matmul_precision`."""
+        given = self.matmul_precision
+        return jax.default_matmul_precision(None if given == "default" else given)
 
 
 def train_step(settings: Settings, capacity, state: State, rows_N, arrays):

@@ -49,6 +49,8 @@ def distinct(key: jax.Array, n: int | jax.Array, size: int) -> jax.Array:
     bits, at = jax.random.bits(key, (size,)), jnp.arange(size)
     last = (n - size + at).astype(jnp.int32)  # step j draws from 0..last[j]
     draws = (bits % (last + 1).astype(jnp.uint32)).astype(jnp.int32)
+    if size == 1:  # nothing is taken before
+        return draws
     # Step j takes last[j] where its draw is taken: by the draw of an earlier step, or because it
     # is the last[i] of an earlier step i that took it. The second is a chain of steps, which is
     # followed until nothing changes: two or three turns for all rows at once, not `size`.

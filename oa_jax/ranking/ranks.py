@@ -86,7 +86,8 @@ def among_all(score_items, target_B, seen, n_items: tuple[int, int], block: int)
 
     Arguments: see `AllItems`. The target's score is read off the same products as its rivals', in
     a first pass, so that equal scores compare equal. Where the scores of all items take at most
-    `STORED_BYTES` they are stored for the second; where they are more they are made again.
+    `STORED_BYTES` they are stored for the second; where they are more they are made again, which a
+    GPU may round otherwise by a last digit.
     """
     domain_B = (target_B > n_items[0]).astype(jnp.int32)
     items = AllItems(score_items, domain_B, seen, n_items, block)

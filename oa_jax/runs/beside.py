@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import jax
 
+FRACTION = "XLA_CLIENT_MEM_FRACTION"  # of a GPU, which a process takes
+
 
 def share_machine(processes: int) -> int:
     """How many processes can share this machine, if so many are wanted: as many as there are CPUs,
@@ -23,7 +25,8 @@ def share_machine(processes: int) -> int:
     else:
         there = os.cpu_count() or 1
     os.environ.setdefault("NPROC", str(max(1, there // processes)))  # XLA's threads
-    os.environ.setdefault("XLA_PYTHON_CLIENT_MEM_FRACTION", f"{0.9 / processes:.3f}")
+    if not {FRACTION, "XLA_PYTHON_CLIENT_MEM_FRACTION"} & set(os.environ):  # its older name
+        os.environ[FRACTION] = f"{0.9 / processes:.3f}"
     return there if jax.default_backend() in ("cpu", "gpu") else 1
 
 
@@ -46,7 +49,9 @@ def beside(
             for said, other in others.items():
                 if other.poll() is None:
                     say(f"waiting for another process: what it says is in {said}")
-                other.wait()
+            for said, other in others.items():
+                if status := other.wait():
+                    say(f"another process ended with status {status}: what it said is in {said}")
         except BaseException:
             for other in others.values():
                 other.terminate()  # what it has is saved

@@ -1,6 +1,7 @@
 """What a result depends on beside its configuration: env.json."""
 
 import importlib.metadata
+import os
 import pathlib
 import platform
 import subprocess
@@ -20,6 +21,8 @@ def environment(experiment: Experiment) -> dict:
         "python": platform.python_version(),
         "packages": {name: importlib.metadata.version(name) for name in PACKAGES},
         "devices": [f"{d.platform}: {d.device_kind}" for d in jax.devices()],
+        "platform_version": jax.devices()[0].client.platform_version,
+        "xla_flags": os.environ.get("XLA_FLAGS", ""),
         "processes": jax.process_count(),
         "mesh": dict(experiment.engine.layout.mesh(len(experiment.seeds)).shape),
         "seed_axis": experiment.engine.axis,

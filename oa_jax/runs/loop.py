@@ -49,7 +49,7 @@ class Slots:
     turn a free slot costs nothing.
     """
 
-    def __init__(self, engine, arrays, size: int, queue: Iterable[Training], compaction=True):
+    def __init__(self, engine, arrays, size: int, queue: Iterable[Training], compaction: bool):
         self.engine, self.size = engine, engine.layout.slots(size)
         self.arrays = engine.keep(arrays, self.size)
         self.compaction = compaction and engine.axis == "vmap"

@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 
 import jax
+import numpy as np
 
 from oa_jax import experiment as experiment_lib
 from oa_jax import files, processes
@@ -186,13 +187,14 @@ class Sweep:
                 self._fail(name, error)
             return
         self.say(f"program of {len(group)} runs: {first}")
-        n_slots = self.slots or default_slots(experiment)
         wanted = sum(config.seeds for config in group.values())
+        n_slots = self.slots or default_slots(experiment, wanted)
         slots = loop.Slots(
             experiment.engine,
             experiment.train_arrays(),
             min(n_slots, wanted),
             self._queue(group, experiment),
+            experiment.config.train.compaction,
         )
         self.progress.uses.append(slots.use)
         self.progress.program, self.progress.slots = first, slots.size
@@ -312,18 +314,34 @@ class Sweep:
         self._indexed = time.monotonic()
 
 
-def default_slots(experiment: Experiment) -> int:
-    """Slots of a program: what the memory of the device holds, at most 64; on a CPU 10, as more
-    are no faster there, and where the data stream, whose chunks are not known before."""
+def default_slots(experiment: Experiment, wanted: int) -> int:
+    """Slots of a program of `wanted` seeds: what the memory of the device holds, at most 64; on a
+    CPU 10, as more are no faster there, and where the data stream, whose chunks are not known
+    before."""
     device = jax.devices()[0]
     limit = (device.memory_stats() or {}).get("bytes_limit") if device.platform != "cpu" else None
     if not limit or not experiment.config.data.resident:
         return max(10, experiment.config.seeds)
-    engine, seeds = experiment.engine, experiment.seeds[:1]
     arrays = jax.eval_shape(lambda a: a, experiment.train_arrays())
-    hparams = jax.tree.map(lambda a: a[:1], experiment.hparams())
-    one = (engine.abstract(seeds, hparams), arrays, engine.capacity(seeds, 0))
-    memory = engine.compiled("epoch", *one).memory_analysis()
     data = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(arrays))
+    # By the program of as many as there may be: if it fits, it is the one that will run.
+    most = min(wanted, MOST_SLOTS)
+    while (memory := _memory_of(experiment, arrays, most)) is None and most > 1:
+        most //= 2
+    if memory is None:
+        return 1
     used = memory.argument_size_in_bytes - data + memory.temp_size_in_bytes
-    return max(1, min(MOST_SLOTS, int((0.85 * limit - data) // max(used, 1))))
+    return max(1, min(most, int(most * (0.85 * limit - data) / used)))
+
+
+def _memory_of(experiment, arrays, n_seeds):
+    """What the compiler says of an epoch's program; None if it refuses it as too large."""
+    engine, seeds = experiment.engine, np.resize(experiment.seeds, n_seeds)
+    hparams = jax.tree.map(lambda a: np.resize(a, n_seeds), experiment.hparams())
+    args = (engine.abstract(seeds, hparams), arrays, engine.capacity(seeds, 0))
+    try:
+        return engine.compiled("epoch", *args).memory_analysis()
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        return None

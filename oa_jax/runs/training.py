@@ -18,6 +18,7 @@ from oa_jax.runs.workdir import Workdir
 Say = Callable[[str], None]
 
 LONG_S = 20.0  # an epoch that takes longer is saved whatever `checkpoint_every` says
+RARE = 20  # checkpoints that take seconds are that many times as far apart
 
 
 class Clock:
@@ -60,7 +61,7 @@ class Training:
         self.step = 0  # names the checkpoints: the epochs of the program that this run was in
         self.saved_step: int | None = None  # the newest of them
         self.keeps = "last"  # of the ended run: all that it takes to go on, the "best" or "none"
-        self._save_seconds, self._saved = save_seconds, time.monotonic()
+        self._apart, self._saved = save_seconds, time.monotonic()
 
     def __enter__(self) -> "Training":
         keep = self.experiment.config.train.keep_checkpoints
@@ -135,12 +136,15 @@ class Training:
         states = self.states(inside)
         if self.done.all() and self.keeps == "best":
             states = states.replace(params=(), moments=())
+        begin = time.monotonic()
         self.clock.timed("save", self.checkpoints.save, self.step, states, self.clock.seconds)
         self.saved_step, self._saved = self.step, time.monotonic()
+        if self._saved - begin > 1:  # which waits for the one before: a large state, a slow disk
+            self._apart = max(self._apart, RARE * (self._saved - begin))
 
     def is_due(self, seconds: float) -> bool:
         """Whether the epoch that has ended, and took `seconds`, is one to save."""
-        far = time.monotonic() - self._saved >= self._save_seconds
+        far = time.monotonic() - self._saved >= self._apart
         every = self.experiment.config.train.checkpoint_every
         if self.done.all():
             return self.keeps != "none"

@@ -119,20 +119,21 @@ def scorer(model: StoredModel, params, index) -> tuple[dict, dict, bytes]:
 
     extra = {name: leaf for name, leaf in extra.items() if name not in same}
     # Of free sizes a program keeps every argument; of these only those that it reads.
-    kept = _exported(score, own | extra, sizes=(1, 1, 1)).module_kept_var_idx
+    kept = _exported(model, score, own | extra, sizes=(1, 1, 1)).module_kept_var_idx
     read = {name for i, name in enumerate(sorted(own | extra)) if i in kept}  # as JAX flattens
     extra = {name: leaf for name, leaf in extra.items() if name in read}
     try:
-        return own, extra, _exported(score, own | extra).serialize()
+        return own, extra, _exported(model, score, own | extra).serialize()
     except ImportError as error:
         raise UserError(f"{error}: expected {NEEDS}") from None
 
 
-def _exported(score, tensors, sizes=None):
+def _exported(model, score, tensors, sizes=None):
     b, h, n = sizes or jax.export.symbolic_shape("b, h, n")
     like = {name: jax.ShapeDtypeStruct(a.shape, a.dtype) for name, a in tensors.items()}
     numbers = [jax.ShapeDtypeStruct(shape, jnp.int32) for shape in ((b, h), (b,), (n,))]
-    return jax.export.export(jax.jit(score), platforms=PLATFORMS)(like, *numbers)
+    with model.settings.precision():
+        return jax.export.export(jax.jit(score), platforms=PLATFORMS)(like, *numbers)
 
 
 def _about(model, path):

@@ -125,8 +125,9 @@ def contrastive(views_2xNxW: np.ndarray, pairs_SxBx2: np.ndarray) -> np.ndarray:
     """
     length_2xNx1 = np.linalg.norm(views_2xNxW, axis=2, keepdims=True)
     unit_2xNxW = jnp.asarray(views.with_length(views_2xNxW, np.ones(1)), jnp.float32)
-    maps_2xWxW = _train(unit_2xNxW, jnp.asarray(pairs_SxBx2, jnp.int32))
-    found = np.asarray(jnp.einsum("vnw,vwx->vnx", unit_2xNxW, maps_2xWxW))
+    with jax.default_matmul_precision("highest"):  # the same data on every device
+        maps_2xWxW = _train(unit_2xNxW, jnp.asarray(pairs_SxBx2, jnp.int32))
+        found = np.asarray(jnp.einsum("vnw,vwx->vnx", unit_2xNxW, maps_2xWxW))
     return views.with_length(found, length_2xNx1).astype(np.float32)
 
 

@@ -194,6 +194,7 @@ STUBS = {
         cuda = types.SimpleNamespace(is_available=lambda: False)
         device = lambda kind: types.SimpleNamespace(type=kind)
         set_float32_matmul_precision, from_numpy = lambda name: None, lambda array: array
+        get_float32_matmul_precision = lambda: "high"
         class optim:
             class AdamW:
                 def __init__(self, parameters, lr, weight_decay):
@@ -230,7 +231,8 @@ def test_the_worker_runs_the_file_of_a_backbone(tmp_path):
         input="\n\n", capture_output=True, text=True, env={"PYTHONPATH": str(tmp_path)},
     )  # fmt: skip
     first, *steps = map(json.loads, done.stdout.splitlines())
-    assert first == {"torch": "9", "device": "2 CPU threads", "n_parameters": 7}, done.stderr
+    expected = {"torch": "9", "device": "2 CPU threads", "n_parameters": 7}
+    assert first == expected | {"matmul_precision": "high"}, done.stderr
     assert [step["loss"] for step in steps] == [13.0, 13.0] and steps[0]["seconds"] > 0
 
 
@@ -250,9 +252,10 @@ def test_the_tables_by_hand():
     row = {"seeds": 5, "variant": "", "seconds": [10.0, 10.0], "roofline_share": 1.0}
     row |= {"peak_bytes": 2**20, "compile_seconds": 1.0}
     theirs = {"torch": "2.0", "device": "gpu", "n_parameters": 7000, "seconds": [16.0, 20.0]}
-    found = {"seeds": [row], "official": theirs | {"peak_bytes": 2**21}, "vary": None, "steps": 2}
+    theirs |= {"peak_bytes": 2**21, "matmul_precision": "highest"}
+    found = {"seeds": [row], "official": theirs, "vary": None, "steps": 2}
     sheet = tables.of_training(found, absolute=False)
     assert sheet.header[-1] == "official / ours, per seed" and sheet.rows[0][-1] == "9.0"
-    assert "7,000 parameters, a step of one seed takes 9 steps, peak 2 MiB" in (
-        tables.official_line(found, absolute=False)
+    assert tables.official_line(found, absolute=False).endswith(
+        "7,000 parameters, matmul precision highest, a step of one seed takes 9 steps, peak 2 MiB"
     )

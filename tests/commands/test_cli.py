@@ -1,6 +1,7 @@
 """What the commands share: errors of one line, any sign on any output, JAX's own switches."""
 
 import io
+import logging
 import os
 import pathlib
 import subprocess
@@ -191,3 +192,14 @@ def test_the_name_of_the_process_is_one_word(monkeypatch):
     monkeypatch.setattr(sys.modules["__main__"], "__doc__", "")
     __main__.main()
     assert started == [["oa_jax-data", "list"]]
+
+
+def test_why_a_device_is_not_used_is_said(monkeypatch, capsys):
+    """All other notes of libraries are hidden; these would leave a GPU's owner on the CPU."""
+    log = logging.getLogger("jax._src.xla_bridge")
+    for name in ("handlers", "propagate", "level"):
+        monkeypatch.setattr(log, name, getattr(log, name))
+    cli.tell_of_devices()
+    log.warning("An NVIDIA GPU may be present")
+    log.info("Unable to initialize backend 'tpu'")
+    assert capsys.readouterr().err == "warning: An NVIDIA GPU may be present\n"

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import toy
 
 from oa_jax.engine.precision import products_in
 from oa_jax.nn import losses
@@ -81,3 +82,11 @@ def test_the_blocks_of_the_loss_keep_their_type():
 
     both = [f(table, X) for f in (jax.grad(loss), products_in("bfloat16", jax.grad(loss)))]
     np.testing.assert_array_equal(*both)
+
+
+@pytest.mark.parametrize("given", ["default", "highest"])
+def test_programs_are_traced_in_the_precision_of_the_settings(given):
+    settings = toy.toy_experiment(train__matmul_precision=given).engine.settings
+    with settings.precision():
+        lowered = jax.jit(product).lower(X, W).as_text()
+    assert ("precision = [HIGHEST, HIGHEST]" in lowered) == (given == "highest")

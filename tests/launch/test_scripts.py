@@ -43,7 +43,7 @@ DRY = {
         ["all", "mine", *TRAIN],
         ["tpu-vm create mine", "tpu-vm scp ", "tpu-vm ssh mine", "--distributed=auto", "delete"],
     ),
-    "gpu.sh": ([], ["gca=stack", "time_abxi_16", "-m oa_jax bench", "gpu_table.py"]),
+    "gpu.sh": ([], ["gca=stack", "--seeds=1,5,16", "bench_activations.json", "gpu_table.py"]),
 }
 
 
@@ -76,7 +76,7 @@ BAD = {
     "action": ("tpu_vm.sh", ["start", "mine"], "action 'start': expected create, install, run"),
     "name": ("tpu_vm.sh", ["create", "My_TPU"], "name 'My_TPU': expected ACTION NAME"),
     "type": ("tpu_vm.sh", ["create", "mine"], "TYPE=v9-8: expected v5litepod-N, v5p-N or v6e-N"),
-    "part": ("gpu.sh", ["abxy"], "part 'abxy': expected some of abxi llm4cdsr cdsrnp time"),
+    "part": ("gpu.sh", ["abxy"], "part 'abxy': expected some of time bench abxi llm4cdsr cdsrnp"),
 }
 VARIABLES = {"extra": {"EXTRA": "rocm"}, "type": {"TYPE": "v9-8"}, "port": {"PORT": "x"}}
 
@@ -243,19 +243,23 @@ def summary(folder, seeds, seconds, epochs=12):
 
 
 def test_the_table_of_a_gpu_by_hand(tmp_path):
-    summary(tmp_path / "time_abxi_1", 1, 24.0)
-    summary(tmp_path / "time_abxi_5", 5, 36.0)
     summary(tmp_path / "abxi_beauty_elec_none", 5, 400.0, epochs=100)
+    summary(tmp_path / "table1" / "abxi_early", 5, 36.0)  # of a sweep
+    row = {"variant": "", "roofline_share": 0.4, "peak_bytes": 2**30, "compile_seconds": 60.0}
+    seconds = {1: [1.0, 2.0, 1.0], 5: [2.0, 3.0, 2.0]}
+    rows = [row | {"seeds": seeds, "seconds": of} for seeds, of in seconds.items()]
+    found = {"seeds": rows, "steps": 50, "epoch_steps": 100, "official": {"seconds": [8.0] * 3}}
+    found["environment"] = {"devices": ["gpu: X100"], "packages": {"jax": "0.10.2"}}
+    (tmp_path / "bench_abxi.json").write_text(json.dumps(found))
     (tmp_path / "unfinished").mkdir()
     command = [sys.executable, LAUNCH / "gpu_table.py", tmp_path]
     result = subprocess.run(command, capture_output=True, text=True, check=True)
-    rows = [line.strip("| ").split(" | ") for line in result.stdout.splitlines() if "_" in line]
-    assert rows[0] == ["abxi_beauty_elec_none", "5", "100", "4.000", "", "3.0"] + [
-        "0.1500 ± 0.0100",
-        "0.1200 ± 0.0100",
-    ]
-    assert rows[1][:5] == ["time_abxi_1", "1", "12", "2.000", "1.00"]
-    assert rows[2][:5] == ["time_abxi_5", "5", "12", "3.000", "1.50"]
+    rows = [line.strip("| ").split(" | ") for line in result.stdout.splitlines() if "abxi" in line]
+    assert rows[0] == ["abxi", "1", "20.00", "2.000", "1.00", "40%", "8.0", "1,024", "60"]
+    assert rows[1][:7] == ["abxi", "5", "40.00", "4.000", "2.00", "40%", "20.0"]
+    scores = ["0.1500 ± 0.0100", "0.1200 ± 0.0100"]
+    assert rows[2] == ["abxi_beauty_elec_none", "5", "100", "4.000", "3.0", *scores]
+    assert rows[3][:4] == ["table1/abxi_early", "5", "12", "3.000"]
     assert result.stdout.rstrip().endswith("gpu: X100, jax 0.10.2")
     assert (tmp_path / "table.md").read_text() == result.stdout
 

@@ -45,5 +45,5 @@ def test_processes_share_cpus_and_gpu_and_no_tpu(cpus, backend, most, monkeypatc
     monkeypatch.setattr("jax.default_backend", lambda: backend)
     monkeypatch.setattr("os.environ", {})
     assert share_machine(2) == most
-    shares = {"NPROC": str(max(1, cpus // 2)), "XLA_PYTHON_CLIENT_MEM_FRACTION": "0.450"}
+    shares = {"NPROC": str(max(1, cpus // 2)), "XLA_CLIENT_MEM_FRACTION": "0.450"}
     assert os.environ == shares

@@ -225,6 +225,28 @@ def test_the_last_checkpoint_holds_the_end_of_the_run(uneven, bitwise):
     assert bitwise(found, states)
 
 
+def test_checkpoints_that_take_seconds_are_rare(tmp_path, monkeypatch):
+    now, takes = [0.0], [0.1]
+
+    def saved(*args):
+        now[0] += takes[0]
+
+    clock = types.SimpleNamespace(monotonic=lambda: now[0], perf_counter=lambda: 0.0)
+    monkeypatch.setattr(training, "time", clock)
+    monkeypatch.setattr(training.Training, "states", lambda self, inside: None)
+    experiment = toy.toy_experiment()
+    with Workdir(tmp_path) as workdir, training.Training(experiment, workdir, print) as run:
+        monkeypatch.setattr(run.checkpoints, "save", saved)
+        run.save({})
+        assert run.is_due(0.1)
+        takes[0] = 3.0
+        run.save({})
+        now[0] += 59.0
+        assert not run.is_due(0.1)
+        now[0] += 1.5
+        assert run.is_due(0.1)
+
+
 def test_after_walking_back_the_broken_step_is_saved_again(uneven, tmp_path, bitwise):
     """A later evaluation reads the newest checkpoint: it must be the end of the run again."""
     whole, _, states = uneven

@@ -13,7 +13,9 @@ import socket
 import subprocess
 import sys
 import time
+import types
 
+import jax
 import numpy as np
 import pytest
 import swept
@@ -97,7 +99,8 @@ def test_slots_are_given_to_those_that_wait(done):
     assert use.host > 0 and use.other > 0
 
 
-def test_side_by_side_it_is_so_to_rounding_and_the_program_shrinks(tmp_path, alone, monkeypatch):
+@pytest.mark.parametrize("shrinks", [True, False])
+def test_side_by_side_it_is_so_to_rounding(tmp_path, alone, monkeypatch, shrinks):
     sizes, epoch = [], Engine.epoch
 
     def counted(self, states, *args):
@@ -105,10 +108,35 @@ def test_side_by_side_it_is_so_to_rounding_and_the_program_shrinks(tmp_path, alo
         return epoch(self, states, *args)
 
     monkeypatch.setattr(Engine, "epoch", counted)
-    progress = swept.sweep_of(tmp_path, swept.runs(seed_axis="vmap"), slots=4).run()
+    studied = swept.runs(seed_axis="vmap", train__compaction=shrinks)
+    progress = swept.sweep_of(tmp_path, studied, slots=4).run()
     assert progress.finished == 3
-    assert sizes[0] == 4 and sizes[-1] < 4 and sizes == sorted(sizes, reverse=True)
+    assert sizes[0] == 4 and sizes == sorted(sizes, reverse=True) and (sizes[-1] < 4) == shrinks
     check_close(tmp_path, alone)
+
+
+def test_slots_are_what_the_memory_holds(monkeypatch):
+    """By the program of all seeds; one that the compiler refuses is asked for half as many."""
+    experiment = swept.build(next(iter(swept.runs().values())))
+    data = sum(a.size * a.dtype.itemsize for a in jax.tree.leaves(experiment.train_arrays()))
+    asked = []
+
+    def memory_of(experiment, arrays, n_seeds):
+        asked.append(n_seeds)
+        sizes = {
+            "argument_size_in_bytes": data + 100 * n_seeds,
+            "temp_size_in_bytes": 900 * n_seeds,
+        }
+        return types.SimpleNamespace(**sizes) if n_seeds <= 8 else None
+
+    stats = {"bytes_limit": (data + 5500) / 0.85}
+    device = types.SimpleNamespace(platform="gpu", memory_stats=lambda: stats)
+    with monkeypatch.context() as patch:
+        patch.setattr("jax.devices", lambda: [device])
+        patch.setattr(sweep, "_memory_of", memory_of)
+        assert sweep.default_slots(experiment, 16) == 5 and asked == [16, 8]
+        assert sweep.default_slots(experiment, 3) == 3 and asked[2:] == [3]
+    assert sweep.default_slots(experiment, 16) == 10  # a CPU
 
 
 @pytest.mark.slow
