@@ -6,6 +6,7 @@ rules      the same, without a model
 """
 
 import dataclasses
+import functools
 from collections.abc import Iterable, Mapping
 
 import numpy as np
@@ -39,15 +40,21 @@ class Evaluation:
 
     def padded(self, rows: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Rows in whole blocks of users; `real` marks those that count. In the place of `seen` come
-        `seen_row` and `seen_item`, as many for each block: see `Ragged.blocks`."""
+        `seen_row` and `seen_item`, as many for each block and of each split, so that one program
+        ranks both: see `Ragged.blocks`."""
         n_rows, of_blocks = len(rows["target"]), {}
         fill = -n_rows % self.block_users
         if "seen" in rows:
-            pair = rows["seen"].blocks(self.block_users)
+            pair = rows["seen"].blocks(self.block_users, self._width)
             of_blocks = dict(zip(("seen_row", "seen_item"), map(np.ravel, pair), strict=True))
         rows = {name: values for name, values in rows.items() if name != "seen"}
         out = {k: np.pad(v, [(0, fill)] + [(0, 0)] * (v.ndim - 1)) for k, v in rows.items()}
         return out | of_blocks | {"real": np.arange(n_rows + fill) < n_rows}
+
+    @functools.cached_property
+    def _width(self):
+        seen = (rows["seen"] for rows in self.rows.values() if "seen" in rows)
+        return max((one.width(self.block_users) for one in seen), default=0)
 
     def arrays(self, n_probe: int) -> dict[str, dict[str, np.ndarray]]:
         """What an epoch looks at: "val", the validation users with the watched candidates, and

@@ -105,6 +105,15 @@ def test_padded_fills_whole_blocks_and_marks_them(experiment):
     assert len(experiment.evaluation.padded(exact)["real"]) == 32
 
 
+def test_one_program_ranks_both_splits(experiment):
+    """Test users have seen an item more than validation users."""
+    of = experiment.evaluation
+    shapes = [{k: v.shape for k, v in of.padded(of.rows[split]).items()} for split in SPLITS]
+    assert shapes[0] == shapes[1]
+    widths = [of.rows[split]["seen"].width(of.block_users) for split in SPLITS]
+    assert widths[0] < widths[1] and shapes[0]["seen_row"] == (3 * widths[1],)
+
+
 @pytest.mark.parametrize(("wanted", "found"), [(7, 7), (1, 1), (40, 40), (1000, 40)])
 def test_probe_users_are_evenly_spaced(wanted, found):
     experiment = build(train__probe_users=wanted)

@@ -54,13 +54,17 @@ class Ragged:
         place = np.arange(size.sum()) - np.repeat(np.cumsum(size) - size, size)
         return Ragged(self.values[np.repeat(begin, size) + place], size)
 
-    def blocks(self, height: int) -> tuple[np.ndarray, np.ndarray]:
+    def width(self, height: int) -> int:
+        """A multiple of `height` that holds the values of any block of so many rows, at least 1."""
+        _, count = rank(self.row // height, -(-len(self) // height))
+        return height * max(1, -(-int(count.max(initial=0)) // height))
+
+    def blocks(self, height: int, width: int = 0) -> tuple[np.ndarray, np.ndarray]:
         """(rows (N, W), values (N, W)) of N blocks of `height` rows: the row in its block of each
-        value, and the value; behind them `height` and 0. W: a multiple of `height`, of the most
-        values of a block."""
+        value, and the value; behind them `height` and 0. W: `width`, or what they need."""
         block, row = np.divmod(self.row, height)
         place, count = rank(block, -(-len(self) // height))
-        shape = len(count), height * max(1, -(-int(count.max(initial=0)) // height))
+        shape = len(count), max(width, self.width(height))
         at = block, place
         return scatter(shape, at, row, fill=height), scatter(shape, at, self.values)
 
