@@ -181,6 +181,26 @@ def test_the_official_width_is_that_of_its_epochs():
     assert all(passage[name].max() < 0.6 * last[name] for name in quality)
 
 
+def test_the_official_width_is_that_of_its_angles():
+    """The second table, after training and before, and the digits of the sentences below it."""
+    of = pl.read_csv(FOLDER / "abxi_beauty_elec_official" / "angles.csv")
+    page = (FOLDER / "README.md").read_text()
+    text = page.partition("## The official width: one seed")[2].partition("\n## ")[0]
+    values = {(p, d, s): value for p, _, d, s, value in of.iter_rows()}
+    names = ("abs_cos", "shuffled_abs_cos", "popularity/1/abs_cos", "popularity/5/abs_cos", "r2_x")
+    names += ("rank90_update", "rank90_x", "mean_share_update", "gate_mean")
+    rows = re.findall(r"^\| (.*) \| (\S+) \| (\S+) \| (\S+) \| (\S+) \|$", text, re.M)[-9:]
+    for name, (_, *cells) in zip(names, rows, strict=True):
+        found = [values[when, d, name] for when in ("best", "init") for d in "AB"]
+        assert cells == [f"{v:.0f}" if "rank90" in name else f"{v:.3f}" for v in found], name
+    best = {name: [values["best", d, name] for d in "AB"] for name in names}
+    others = zip(best["abs_cos"], best["shuffled_abs_cos"], strict=True)
+    assert all(1.9 < own / other < 2.05 for own, other in others)
+    assert "explains {:.0%} and {:.0%} of".format(*best["r2_x"]).replace("%", " %") in text
+    for name in names[2:4]:
+        assert "{:.2f} and {:.2f} for the".format(*best[name]) in text
+
+
 def of_angles(when, statistic, place):
     """{folder/run/domain: the mean of a statistic} of our summaries with GCA at that place."""
     out = {}
