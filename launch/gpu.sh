@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Official sizes on one accelerator, part by part, and one table of all.
+# Official sizes on one accelerator, part by part, and tables of all.
 #   OA_DATA_DIR=DIR launch/gpu.sh [--dry-run] [PART …]
 #   time       python -m oa_jax bench of each backbone with 1, 5 and 16 seeds, JSON in OUT
 #   bench      the same of five seeds of ABXI by form of the softmax and type of activations
@@ -8,10 +8,10 @@
 #   cdsrnp     the same three on the same set
 #   sweep      the study STUDY (default configs/studies/table1.py) in OUT/NAME of its file, by WORKERS
 #              processes (default 1): one trains while another compiles
-#   table      of what is finished in OUT, also written to OUT/table.md
+#   table      of the benchmarks and of the runs that are finished in OUT, also written to OUT/table.md
 # Default: all of them but `sweep`, on the first GPU, or CUDA_VISIBLE_DEVICES. OUT (default runs/gpu) receives the
-# workdirs; a second call goes on where the first ended, and leaves out benchmarks that have. LIMIT=SECONDS cuts every
-# command off there; called again it goes on, if the time was enough to compile.
+# workdirs; a second call goes on where the first ended, and leaves out benchmarks that did. LIMIT=SECONDS cuts every
+# command off there: a training goes on when called again, a benchmark begins anew.
 # PYTHON (default python3) must have jax with its accelerator, flax, optax, orbax-checkpoint,
 # ml_collections, absl-py and rich. OA_DATA_DIR holds abe/ and afk/, or abxi/abe/ and abxi/afk/; for
 # the others also a prepared llmcdsr_food_kitchen, for LLM4CDSR with its tables
@@ -83,21 +83,26 @@ on_food_kitchen() { # backbone
 }
 
 measured() { # name of the JSON, arguments of bench
-  [[ -e $out/$1.json ]] || try oa_jax bench "${@:2}" "--out=$out/$1.json"
+  if [[ -e $out/$1.json ]]; then
+    echo "there already: $out/$1.json"
+  else
+    try oa_jax bench "${@:2}" "--out=$out/$1.json"
+  fi
 }
 
 time_seeds() {
   step "benchmark"
   run mkdir -p "$out"
-  local backbone beside
+  local backbone config
   local -A official=([abxi]=${OFFICIAL_ABXI:-} [llm4cdsr]=${OFFICIAL_LLM4CDSR:-})
   for backbone in "${!timed[@]}"; do
-    beside=()
-    if [[ -n ${official[$backbone]:-} ]]; then
-      beside=("--official=${official[$backbone]}" "--official_python=${OFFICIAL_PYTHON:-$python}")
-      run export XLA_PYTHON_CLIENT_PREALLOCATE=false # which leaves memory to the other process
+    config=("--config=${timed[$backbone]}" "--seeds=1,5,16")
+    if [[ -n ${official[$backbone]:-} ]]; then # which is left memory for
+      XLA_PYTHON_CLIENT_PREALLOCATE=false measured "bench_${backbone}_official" "${config[@]}" \
+        "--official=${official[$backbone]}" "--official_python=${OFFICIAL_PYTHON:-$python}"
+    else
+      measured "bench_$backbone" "${config[@]}"
     fi
-    measured "bench_$backbone" "--config=${timed[$backbone]}" --seeds=1,5,16 "${beside[@]}"
   done
 }
 

@@ -82,7 +82,9 @@ def devices(folder: pathlib.Path, found: dict) -> str:
     """Where and with what it was measured."""
     environments = [json.loads(p.read_text()) for p in folder.rglob("env.json")]
     environments += [one["environment"] for one in found.values()]
-    seen = {(", ".join(env["devices"]), env["packages"]["jax"]) for env in environments}
+    seen = {
+        (", ".join(sorted(set(env["devices"]))), env["packages"]["jax"]) for env in environments
+    }
     return "; ".join(f"{names}, jax {version}" for names, version in sorted(seen))
 
 

@@ -30,9 +30,10 @@ esac
 
 step "install oa-jax into .venv (extra: $extra)"
 run prepare_venv "$what"
-[[ $extra == none ]] ||
-  need "EXTRA=$extra: jax sees no accelerator: why says $VENV_PYTHON -c 'import jax; jax.devices()' (CUDA 13 needs driver 580)" \
+if [[ $extra != none && -z ${JAX_PLATFORMS:-} ]] && ! $DRY_RUN; then
+  need "jax sees no accelerator (CUDA 13 needs driver 580): why says $VENV_PYTHON -c 'import jax; jax.devices()'; EXTRA=none trains on the CPU" \
     "$VENV_PYTHON" -c 'import jax; assert jax.default_backend() != "cpu"'
+fi
 step "train, on every device that jax sees"
 status=0
 run "$VENV_PYTHON" -m oa_jax train "${ARGUMENTS[@]}" || status=$?

@@ -6,7 +6,8 @@
 # status is this script's; 75 means interrupted after saving. The same command goes on.
 #   PYTHON (default .venv/bin/python if it is there, else python3)
 #   PORT   (default: a free one)
-#   DEVICES (default 1) virtual devices of each process, where JAX runs on the CPU
+#   DEVICES (default 1) virtual devices of each process, where JAX runs on the CPU; with N NVIDIA
+#           GPUs or more, each process has one
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 # shellcheck source-path=SCRIPTDIR source=_steps.sh
@@ -28,14 +29,15 @@ free_port='import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s
 [[ -z ${PORT:-} || $PORT =~ ^[0-9]+$ ]] || fail "PORT=$PORT: expected a number"
 port=${PORT:-$("$python" -c "$free_port")}
 
-# Each of NVIDIA GPUs has one of its own, where there are as many.
-gpus=$( (nvidia-smi -L 2>/dev/null || true) | wc -l)
+# Each process gets an NVIDIA GPU of its own, of those that CUDA_VISIBLE_DEVICES names, if there are enough.
+gpus=$( (nvidia-smi -L 2>/dev/null || true) | grep -c '^GPU' || true)
+IFS=, read -ra visible <<<"${CUDA_VISIBLE_DEVICES:-$(seq -s, 0 $((gpus - 1)))}"
 step "$count processes of ${DEVICES:-1} device(s) each, process 0 listens on 127.0.0.1:$port"
 $DRY_RUN || mkdir -p "$(dirname "$workdir")"
 children=()
 for ((i = 0; i < count; i++)); do
   own=("JAX_NUM_CPU_DEVICES=${DEVICES:-1}")
-  ((gpus < count)) || own+=("CUDA_VISIBLE_DEVICES=$i")
+  ((gpus == 0 || ${#visible[@]} < count)) || own+=("CUDA_VISIBLE_DEVICES=${visible[i]}")
   command=(env "${own[@]}" "$python" -m oa_jax train "${flags[@]}"
     "--distributed=127.0.0.1:$port,$count,$i")
   log=$workdir.process-$i.log

@@ -11,6 +11,7 @@ import toy
 
 import oa_jax as oa
 from oa_jax.backbones import known
+from oa_jax.engine.step import Settings
 
 WORLD = {k.split(".")[-1]: v for k, v in toy.SMALL.items() if k.startswith("data.world.")}
 
@@ -111,11 +112,14 @@ def test_a_finished_run_is_not_trained_again(run):
     assert again.summary == run.summary
 
 
-def test_parameters_and_what_the_fusion_saw(run):
+def test_parameters_and_what_the_fusion_saw(run, monkeypatch):
     params, last = run.params("best", seed=1), run.params("last", seed=1)
     assert params["items"].shape == last["items"].shape and isinstance(params["items"], np.ndarray)
     assert not np.array_equal(run.params("best", seed=0)["items"], params["items"])
+    entered, precision = [], Settings.precision
+    monkeypatch.setattr(Settings, "precision", lambda self: entered.append(1) or precision(self))
     probe = run.probe("test", place=0, domain="B", seed=1)
+    assert entered  # of the configuration, as in training
     x, update = (np.asarray(a)[probe.has_key_P] for a in (probe.x, probe.update))
     cos = (x * update).sum(1) / np.linalg.norm(x, axis=1) / np.linalg.norm(update, axis=1)
     expected = run.summary["per_seed"][1]["best/gca/0/B/abs_cos"]

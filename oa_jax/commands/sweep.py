@@ -122,7 +122,7 @@ def predict(runs: dict[str, Config], out) -> None:
                 slots, compiling, step, memory, n_steps = timed(config, seeds)
             except UserError as error:
                 raise UserError(f"--dry-run: {first}: {error}") from None
-        slots = flags.FLAGS.slots or min(slots, seeds)
+        slots = min(slots, seeds)
         epochs = sum(config.seeds * config.train.max_epochs for config in open_runs.values())
         most = epochs * n_steps * step
         total += compiling + most
@@ -139,7 +139,8 @@ def timed(config: Config, wanted: int) -> tuple[int, float, float, int, int]:
     """(slots for `wanted` seeds, seconds to compile an epoch, seconds of a step of a seed, bytes of
     a seed's state, steps of an epoch) of a program on this machine."""
     experiment = experiment_lib.build(config)
-    slots, n_seeds = default_slots(experiment, wanted), config.seeds
+    n_seeds = config.seeds
+    slots = flags.FLAGS.slots or default_slots(experiment, wanted)
     cases = Cases(experiment, TIMED_STEPS, 1)
     cases.arrays = experiment.engine.keep(cases.arrays, n_seeds)
     # An epoch has the evaluation beside the steps: about as much to compile again.

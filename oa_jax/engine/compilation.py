@@ -57,7 +57,7 @@ def use_compilation_cache(say: Callable[[str], None] = lambda line: None) -> Non
 def compiled(lowered: jax.stages.Lowered, platform: str, quick: bool) -> jax.stages.Compiled:
     """`lowered` compiled with the options above, without those that this XLA lacks.
 
-    What XLA_FLAGS says of a GPU's holds.
+    An option of a GPU that XLA_FLAGS sets is left to it.
 
     platform: of the devices.  quick: ready sooner, and slower.
     """

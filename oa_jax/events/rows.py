@@ -56,8 +56,8 @@ class Ragged:
 
     def width(self, height: int) -> int:
         """A multiple of `height` that holds the values of any block of so many rows, at least 1."""
-        _, count = rank(self.row // height, -(-len(self) // height))
-        return height * max(1, -(-int(count.max(initial=0)) // height))
+        most = np.bincount(self.row // height).max(initial=0)
+        return height * max(1, -(-int(most) // height))
 
     def blocks(self, height: int, width: int = 0) -> tuple[np.ndarray, np.ndarray]:
         """(rows (N, W), values (N, W)) of N blocks of `height` rows: the row in its block of each

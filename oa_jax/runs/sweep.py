@@ -322,26 +322,32 @@ def default_slots(experiment: Experiment, wanted: int) -> int:
     limit = (device.memory_stats() or {}).get("bytes_limit") if device.platform != "cpu" else None
     if not limit or not experiment.config.data.resident:
         return max(10, experiment.config.seeds)
-    arrays = jax.eval_shape(lambda a: a, experiment.train_arrays())
-    data = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(arrays))
     # By the program of as many as there may be: if it fits, it is the one that will run.
     most = min(wanted, MOST_SLOTS)
-    while (memory := _memory_of(experiment, arrays, most)) is None and most > 1:
-        most //= 2
+    while True:
+        try:
+            memory = memory_of(experiment, most)
+            break
+        except jax.errors.JaxRuntimeError as error:  # a TPU's compiler refuses what is too large
+            if "RESOURCE_EXHAUSTED" not in str(error) or most == 1:
+                raise
+            most //= 2
     if memory is None:
-        return 1
-    used = memory.argument_size_in_bytes - data + memory.temp_size_in_bytes
-    return max(1, min(most, int(most * (0.85 * limit - data) / used)))
+        return max(10, experiment.config.seeds)
+    fixed, used = memory
+    return max(1, min(most, int(most * (0.85 * limit - fixed) / max(used, 1))))
 
 
-def _memory_of(experiment, arrays, n_seeds):
-    """What the compiler says of an epoch's program; None if it refuses it as too large."""
+def memory_of(experiment: Experiment, n_seeds: int) -> tuple[int, int] | None:
+    """Bytes of an epoch's program on a device: of the data, and of what grows with its seeds. None
+    if the compiler does not say."""
     engine, seeds = experiment.engine, np.resize(experiment.seeds, n_seeds)
+    arrays = jax.eval_shape(lambda a: a, experiment.train_arrays())
     hparams = jax.tree.map(lambda a: np.resize(a, n_seeds), experiment.hparams())
     args = (engine.abstract(seeds, hparams), arrays, engine.capacity(seeds, 0))
-    try:
-        return engine.compiled("epoch", *args).memory_analysis()
-    except jax.errors.JaxRuntimeError as error:
-        if "RESOURCE_EXHAUSTED" not in str(error):
-            raise
+    memory = engine.compiled("epoch", *args).memory_analysis()
+    if memory is None:
         return None
+    leaves = jax.tree.leaves(arrays)
+    data = sum(leaf.size * leaf.dtype.itemsize for leaf in leaves)
+    return data, memory.argument_size_in_bytes - data + memory.temp_size_in_bytes

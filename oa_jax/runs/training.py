@@ -18,7 +18,7 @@ from oa_jax.runs.workdir import Workdir
 Say = Callable[[str], None]
 
 LONG_S = 20.0  # an epoch that takes longer is saved whatever `checkpoint_every` says
-RARE = 20  # checkpoints that take seconds are that many times as far apart
+RARE = 20  # after a checkpoint for which training waited seconds, that many times as long none
 
 
 class Clock:
@@ -61,7 +61,7 @@ class Training:
         self.step = 0  # names the checkpoints: the epochs of the program that this run was in
         self.saved_step: int | None = None  # the newest of them
         self.keeps = "last"  # of the ended run: all that it takes to go on, the "best" or "none"
-        self._apart, self._saved = save_seconds, time.monotonic()
+        self._save_seconds, self._rest, self._saved = save_seconds, 0.0, time.monotonic()
 
     def __enter__(self) -> "Training":
         keep = self.experiment.config.train.keep_checkpoints
@@ -139,13 +139,15 @@ class Training:
         begin = time.monotonic()
         self.clock.timed("save", self.checkpoints.save, self.step, states, self.clock.seconds)
         self.saved_step, self._saved = self.step, time.monotonic()
-        if self._saved - begin > 1:  # which waits for the one before: a large state, a slow disk
-            self._apart = max(self._apart, RARE * (self._saved - begin))
+        waited = self._saved - begin  # for the checkpoint before to be written, among others
+        self._rest = RARE * waited if waited > 1 else 0.0
 
+    @processes.first_does
     def is_due(self, seconds: float) -> bool:
         """Whether the epoch that has ended, and took `seconds`, is one to save."""
-        far = time.monotonic() - self._saved >= self._apart
-        every = self.experiment.config.train.checkpoint_every
         if self.done.all():
             return self.keeps != "none"
-        return far and (self.step % every == 0 or seconds >= LONG_S)
+        since, is_long = time.monotonic() - self._saved, seconds >= LONG_S
+        if since < self._save_seconds or (since < self._rest and not is_long):
+            return False
+        return is_long or self.step % self.experiment.config.train.checkpoint_every == 0

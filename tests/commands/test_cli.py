@@ -197,8 +197,9 @@ def test_the_name_of_the_process_is_one_word(monkeypatch):
 def test_why_a_device_is_not_used_is_said(monkeypatch, capsys):
     """All other notes of libraries are hidden; these would leave a GPU's owner on the CPU."""
     log = logging.getLogger("jax._src.xla_bridge")
-    for name in ("handlers", "propagate", "level"):
-        monkeypatch.setattr(log, name, getattr(log, name))
+    for one in (log, logging.getLogger("jax_plugins")):
+        for name in ("handlers", "propagate", "level"):
+            monkeypatch.setattr(one, name, getattr(one, name))
     cli.tell_of_devices()
     log.warning("An NVIDIA GPU may be present")
     log.info("Unable to initialize backend 'tpu'")

@@ -22,6 +22,15 @@ def test_it_is_finished_when_the_block_is_left(tmp_path):
     assert "results in" in (tmp_path / "run.log").read_text()
 
 
+def test_another_that_fails_is_told_of(tmp_path):
+    said = []
+    with beside({tmp_path / "run.log": ["train", "--workdir=x"]}, said.append):
+        pass
+    assert said[-1] == (
+        f"another process ended with status 2: what it said is in {tmp_path / 'run.log'}"
+    )
+
+
 def test_it_ends_with_the_block_that_fails(tmp_path):
     with pytest.raises(KeyError), beside(commands(tmp_path), print):
         raise KeyError
@@ -47,3 +56,6 @@ def test_processes_share_cpus_and_gpu_and_no_tpu(cpus, backend, most, monkeypatc
     assert share_machine(2) == most
     shares = {"NPROC": str(max(1, cpus // 2)), "XLA_CLIENT_MEM_FRACTION": "0.450"}
     assert os.environ == shares
+    monkeypatch.setattr("os.environ", given := {"XLA_PYTHON_CLIENT_MEM_FRACTION": "0.2"})
+    share_machine(2)
+    assert given == {"XLA_PYTHON_CLIENT_MEM_FRACTION": "0.2", "NPROC": shares["NPROC"]}

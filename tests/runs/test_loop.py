@@ -233,6 +233,7 @@ def test_checkpoints_that_take_seconds_are_rare(tmp_path, monkeypatch):
 
     clock = types.SimpleNamespace(monotonic=lambda: now[0], perf_counter=lambda: 0.0)
     monkeypatch.setattr(training, "time", clock)
+    monkeypatch.setattr(training, "RARE", 20)  # toy.py
     monkeypatch.setattr(training.Training, "states", lambda self, inside: None)
     experiment = toy.toy_experiment()
     with Workdir(tmp_path) as workdir, training.Training(experiment, workdir, print) as run:
@@ -242,8 +243,11 @@ def test_checkpoints_that_take_seconds_are_rare(tmp_path, monkeypatch):
         takes[0] = 3.0
         run.save({})
         now[0] += 59.0
-        assert not run.is_due(0.1)
+        assert not run.is_due(0.1) and run.is_due(training.LONG_S)
         now[0] += 1.5
+        assert run.is_due(0.1)
+        takes[0] = 0.1
+        run.save({})  # a stall counts once
         assert run.is_due(0.1)
 
 

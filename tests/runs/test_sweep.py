@@ -117,26 +117,33 @@ def test_side_by_side_it_is_so_to_rounding(tmp_path, alone, monkeypatch, shrinks
 
 def test_slots_are_what_the_memory_holds(monkeypatch):
     """By the program of all seeds; one that the compiler refuses is asked for half as many."""
-    experiment = swept.build(next(iter(swept.runs().values())))
-    data = sum(a.size * a.dtype.itemsize for a in jax.tree.leaves(experiment.train_arrays()))
-    asked = []
+    experiment, asked = swept.build(next(iter(swept.runs().values()))), []
 
-    def memory_of(experiment, arrays, n_seeds):
+    def memory_of(experiment, n_seeds):
         asked.append(n_seeds)
-        sizes = {
-            "argument_size_in_bytes": data + 100 * n_seeds,
-            "temp_size_in_bytes": 900 * n_seeds,
-        }
-        return types.SimpleNamespace(**sizes) if n_seeds <= 8 else None
+        if n_seeds > 8:
+            raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: program")
+        return 500, 1000 * n_seeds
 
-    stats = {"bytes_limit": (data + 5500) / 0.85}
+    stats = {"bytes_limit": 6100 / 0.85}
     device = types.SimpleNamespace(platform="gpu", memory_stats=lambda: stats)
     with monkeypatch.context() as patch:
         patch.setattr("jax.devices", lambda: [device])
-        patch.setattr(sweep, "_memory_of", memory_of)
+        patch.setattr(sweep, "memory_of", memory_of)
         assert sweep.default_slots(experiment, 16) == 5 and asked == [16, 8]
         assert sweep.default_slots(experiment, 3) == 3 and asked[2:] == [3]
+        patch.setattr(sweep, "memory_of", lambda *_: None)  # a compiler that does not say
+        assert sweep.default_slots(experiment, 16) == 10
     assert sweep.default_slots(experiment, 16) == 10  # a CPU
+    # The program that is asked is the one that runs.
+    data, used = sweep.memory_of(experiment, 2)
+    assert data > 0 and used > 0
+    compiled = set(experiment.engine._programs)
+    states = experiment.engine.create(np.resize(experiment.seeds, 2), experiment.hparams())
+    experiment.engine.epoch(
+        states, experiment.train_arrays(), experiment.engine.capacity(experiment.seeds, 0)
+    )
+    assert {name for name, _ in set(experiment.engine._programs) - compiled} <= {"create"}
 
 
 @pytest.mark.slow

@@ -17,7 +17,7 @@ from oa_jax import presets
 from oa_jax.backbones import known
 from oa_jax.engine import compilation
 from oa_jax.nn.layers import Packing
-from oa_jax.runs import loop
+from oa_jax.runs import loop, training
 from oa_jax.runs.run import conclude
 from oa_jax.runs.workdir import Workdir
 
@@ -76,6 +76,8 @@ def config_file(backbone, argument):
     """configs/BACKBONE.py:argument."""
     return presets.load(f"configs/{backbone}.py:{argument}")
 
+
+training.RARE = 0  # a machine that is busy saves as often as another
 
 # Options with which programs are compiled as a user has them, and not as tests do (conftest.py).
 AS_USERS = {"xla_backend_optimization_level": 3, "xla_llvm_disable_expensive_passes": False}
