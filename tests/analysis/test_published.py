@@ -185,7 +185,7 @@ def test_the_official_width_is_that_of_its_angles():
     """The second table, after training and before, and the digits of the sentences below it."""
     of = pl.read_csv(FOLDER / "abxi_beauty_elec_official" / "angles.csv")
     page = (FOLDER / "README.md").read_text()
-    text = page.partition("## The official width: one seed")[2].partition("\n## ")[0]
+    text = page.partition("What X' has become after epoch 80")[2].partition("\nAnd what it is")[0]
     values = {(p, d, s): value for p, _, d, s, value in of.iter_rows()}
     names = ("abs_cos", "shuffled_abs_cos", "popularity/1/abs_cos", "popularity/5/abs_cos", "r2_x")
     names += ("rank90_update", "rank90_x", "mean_share_update", "gate_mean")
@@ -199,6 +199,28 @@ def test_the_official_width_is_that_of_its_angles():
     assert "explains {:.0%} and {:.0%} of".format(*best["r2_x"]).replace("%", " %") in text
     for name in names[2:4]:
         assert "{:.2f} and {:.2f} for the".format(*best[name]) in text
+
+
+def test_the_official_width_is_that_of_its_interventions():
+    of = pl.read_csv(FOLDER / "abxi_beauty_elec_official" / "interventions.csv").filter(scale=1.0)
+    text = (FOLDER / "README.md").read_text().partition("α ⊙ X' of the trained model")[2]
+    rows = re.findall(r"^\| (.*?) \| (.*\]) \|$", text.partition("- **All")[0], re.M)
+    columns = [(m, d) for m in ("ndcg@10/uni999", "ndcg@10/full") for d in "AB"]
+    names = ("zero", "parallel", "orthogonal", "other_user", "mean")
+
+    def clear_of_0(name):
+        found = of.filter(intervention=name, metric="ndcg@10/uni999")
+        return found.filter(pl.col("low") * pl.col("high") > 0)["domain"].to_list()
+
+    for name, (_, cells) in zip(names, rows, strict=True):
+        expected = []
+        for metric, domain in columns:
+            (row,) = of.filter(intervention=name, metric=metric, domain=domain).to_dicts()
+            signed = [f"{row[k]:+.4f}".replace("0.", ".", 1) for k in ("change", "low", "high")]
+            expected.append("{} [{}, {}]".format(*signed).replace("-", "−"))
+        assert cells.split(" | ") == expected
+    assert clear_of_0("zero") == clear_of_0("parallel") == ["A", "B"]
+    assert clear_of_0("other_user") == [] and clear_of_0("mean") == ["B"]
 
 
 def of_angles(when, statistic, place):
