@@ -7,6 +7,7 @@ import re
 import numpy as np
 import polars as pl
 import pytest
+from scipy import stats
 
 from analysis import published
 from analysis.output import interval, number
@@ -149,6 +150,31 @@ def test_the_controls_of_beauty_electronics_are_those_of_their_index():
     for d, metric in zip("AB", metrics[:2], strict=True):
         over = runs["early"][metric].mean() / runs["wider"][metric].mean() - 1
         assert f"{over:.1%} ({d})".replace("%", " %") in front
+
+
+def test_one_part_of_the_update_is_that_of_its_index():
+    read = [pl.read_csv(FOLDER / "real_beauty_elec" / f"{n}.csv") for n in ("index", "parts")]
+    runs = {key[0]: of.sort("seed") for one in read for key, of in one.group_by("run")}
+    text = (FOLDER / "README.md").read_text().partition("## One part of the update alone")[2]
+    text = text.partition("\n## ")[0]
+    metrics = [f"test/{d}/ndcg@10/{ranking}" for ranking in ("uni999", "full") for d in "AB"]
+    rows = re.findall(r"^\| (\w+)(?: − (\w+))? \| (.*) \|$", text, re.M)
+    assert len(rows) == 6
+    for name, other, cells in rows:
+        of, expected = runs[name], []
+        assert of["seed"].to_list() == [0, 1, 2, 3, 4]
+        for metric in metrics:
+            if not other:
+                expected.append(f"{of[metric].mean():.4f} ± {of[metric].std():.4f}")
+                continue
+            difference = (of[metric] - runs[other][metric]).to_numpy()
+            mean, half = difference.mean(), stats.sem(difference) * stats.t.ppf(0.975, 4)
+            signed = [f"{x:+.4f}".replace("0.", ".", 1) for x in (mean, mean - half, mean + half)]
+            expected.append("{} [{}, {}]".format(*signed).replace("-", "−"))
+        assert cells.split(" | ") == expected, name
+    for name in ("orthogonal", "early"):
+        angles = [runs[name][f"best/gca/0/{d}/gated_abs_cos"].mean() for d in "AB"]
+        assert "{:.2f} and {:.2f}".format(*angles) in text
 
 
 def test_the_official_width_is_that_of_its_epochs():
