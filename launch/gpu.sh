@@ -36,7 +36,7 @@ done
 need "OA_DATA_DIR=${OA_DATA_DIR:-}: expected the folder that holds the data" test -d "${OA_DATA_DIR:-}"
 need "$python: expected one with jax, flax, optax, orbax-checkpoint, ml_collections, absl-py and rich" \
   "$python" -c 'import jax, flax, optax, orbax.checkpoint, ml_collections, absl, rich'
-export CUDA_VISIBLE_DEVICES=${CUDA_VISIBLE_DEVICES:-0}
+export CUDA_VISIBLE_DEVICES=${CUDA_VISIBLE_DEVICES-0}
 need "an accelerator: jax sees a CPU only" \
   "$python" -c 'import jax; assert jax.default_backend() != "cpu"'
 

@@ -31,7 +31,7 @@ port=${PORT:-$("$python" -c "$free_port")}
 
 # Each process gets an NVIDIA GPU of its own, of those that CUDA_VISIBLE_DEVICES names, if there are enough.
 gpus=$( (nvidia-smi -L 2>/dev/null || true) | grep -c '^GPU' || true)
-IFS=, read -ra visible <<<"${CUDA_VISIBLE_DEVICES:-$(seq -s, 0 $((gpus - 1)))}"
+IFS=, read -ra visible <<<"${CUDA_VISIBLE_DEVICES-$(seq -s, 0 $((gpus - 1)))}"
 step "$count processes of ${DEVICES:-1} device(s) each, process 0 listens on 127.0.0.1:$port"
 $DRY_RUN || mkdir -p "$(dirname "$workdir")"
 children=()

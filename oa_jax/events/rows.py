@@ -55,7 +55,7 @@ class Ragged:
         return Ragged(self.values[np.repeat(begin, size) + place], size)
 
     def width(self, height: int) -> int:
-        """A multiple of `height` that holds the values of any block of so many rows, at least 1."""
+        """A multiple of `height` that holds the values of any block of so many rows, above 0."""
         most = np.bincount(self.row // height).max(initial=0)
         return height * max(1, -(-int(most) // height))
 

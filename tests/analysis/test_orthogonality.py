@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import polars as pl
 import pytest
+import toy
 
 from analysis import orthogonality, restore
 from analysis.runs import read_run
@@ -89,6 +90,21 @@ def test_streaming_equals_one_shot(stack):
             ), name
     other = jax.tree.map(lambda a: a[2], made.drawn(stack, NEW).best_params)
     assert abs(totals(stack, other, 1024)["0/A"]["cos"] - whole["0/A"]["cos"]) > 1e-3
+
+
+def test_angles_are_measured_in_the_precision_of_the_configuration(monkeypatch):
+    seen = []
+
+    def stream(*_):
+        seen.append(jax.config.jax_default_matmul_precision)
+        return {}
+
+    monkeypatch.setattr(orthogonality, "stream", stream)
+    experiment = toy.toy_experiment(train__matmul_precision="highest")
+    restored = types.SimpleNamespace(of_seed=lambda slot: None, epoch_S=[1], kind="best")
+    run = types.SimpleNamespace(name="a")
+    orthogonality._measured(run, experiment, restored, [True], {}, "test", lambda line: None)
+    assert seen == ["highest"]
 
 
 def test_every_user_once_and_padding_not_at_all(stack):

@@ -115,16 +115,25 @@ source "$(dirname "$0")/doing-$index"
 
 @pytest.mark.parametrize(
     ("gpus", "visible", "found"),
-    [(2, "", ["0", "1"]), (4, "2,3", ["2", "3"]), (1, "", []), (4, "3", []), (0, "2,3", [])],
+    [
+        (2, None, ["0", "1"]),
+        (4, "2,3", ["2", "3"]),
+        (1, None, []),
+        (4, "3", []),
+        (0, "2,3", []),
+        (2, "", []),  # which hides them
+    ],
 )
-def test_each_process_has_a_gpu_where_there_are_enough(tmp_path, gpus, visible, found):
+def test_each_process_has_a_gpu_where_there_are_enough(tmp_path, monkeypatch, gpus, visible, found):
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    given = {} if visible is None else {"CUDA_VISIBLE_DEVICES": visible}
     listed = "echo 'GPU 0: X100'\necho '  MIG 1g: (UUID)'\n" * gpus
     stand_in(tmp_path, "nvidia-smi", listed or "exit 9")
     python = tmp_path / "python"
     python.symlink_to("/bin/true")
     result = script(
         "processes.sh", "--dry-run", "2", *TRAIN, path=tmp_path, PYTHON=python,
-        CUDA_VISIBLE_DEVICES=visible, PORT="9999",
+        PORT="9999", **given,
     )  # fmt: skip
     assert result.returncode == 0, result.stderr
     assert re.findall(r" CUDA_VISIBLE_DEVICES=(\S+)", result.stdout) == found

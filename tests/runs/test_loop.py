@@ -249,6 +249,12 @@ def test_checkpoints_that_take_seconds_are_rare(tmp_path, monkeypatch):
         takes[0] = 0.1
         run.save({})  # a stall counts once
         assert run.is_due(0.1)
+        # Of several processes the first decides: their clocks differ.
+        for name, value in {"several": True, "is_first": False}.items():
+            monkeypatch.setattr(processes, name, lambda value=value: value)
+        monkeypatch.setattr(processes, "_from_first", lambda answer: {"value": False})
+        assert not run.is_due(0.1)
+        monkeypatch.undo()
 
 
 def test_after_walking_back_the_broken_step_is_saved_again(uneven, tmp_path, bitwise):

@@ -4,10 +4,12 @@ import json
 import re
 import subprocess
 import sys
+import types
 
 import numpy as np
 import polars as pl
 import pytest
+import toy
 
 sys.path.insert(0, str(__import__("pathlib").Path(__file__).parent))
 from _runs import run_of
@@ -76,6 +78,19 @@ def test_another_process_without_this_program_gets_the_same_lists(backbone, fold
     assert sum(raw, []) == expected["item"].to_list()
     scores = [score for both in json.loads(result.stdout) for d in both for score in d[1]]
     np.testing.assert_allclose(scores, expected["score"], rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("given", ["default", "highest"])
+def test_a_scorer_has_the_precision_of_its_configuration(given):
+    settings = toy.toy_experiment(train__matmul_precision=given).engine.settings
+    model = types.SimpleNamespace(settings=settings)
+
+    def score(tensors, history_BxH, domain_B, items_N):
+        rows_BxD = tensors["w"][history_BxH[:, 0]]
+        return rows_BxD @ tensors["w"][items_N].T
+
+    module = exported._exported(model, score, {"w": np.ones((5, 3), np.float32)}).mlir_module()
+    assert ("HIGHEST" in module) == (given == "highest")
 
 
 def test_what_lies_in_the_folder(folder_of):

@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import jax
 import numpy as np
 import pytest
 
@@ -10,7 +11,7 @@ from oa_jax.errors import UserError
 from oa_jax.events import split as splits
 from oa_jax.events.views import embeddings
 from oa_jax.events.world import World, generate, latents
-from oa_jax.text import build
+from oa_jax.text import align, build
 from oa_jax.text.align import Alignment, bought_together, contrastive, world_vectors
 from oa_jax.text.tables import FILES, history_of, load_tables
 
@@ -74,6 +75,20 @@ def test_views_are_aligned_by_pairs_of_the_same_item(log, n_history):
     turned = dataclasses.replace(WORLD, views=2, aligned=True, rotation=1.0)
     assert abs(across(world_vectors(turned, log, n_history), log)) < 0.1
     np.testing.assert_array_equal(world_vectors(WORLD, log, n_history), embeddings(WORLD))
+
+
+def test_no_device_rounds_the_products(monkeypatch):
+    """The fingerprint of the data is that of every device."""
+    seen, train = [], align._train
+
+    def recorded(*args):
+        seen.append(jax.config.jax_default_matmul_precision)
+        return train(*args)
+
+    monkeypatch.setattr(align, "_train", recorded)
+    views = np.random.default_rng(0).normal(size=(2, 6, 4))
+    contrastive(views, np.zeros((1, 2, 2), int))
+    assert seen == ["highest"]
 
 
 def test_a_row_of_zeros_stays_one_and_does_not_spoil_the_others():
