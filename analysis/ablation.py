@@ -107,14 +107,16 @@ def _summary(metric, values):
 
 
 def sheets(frame: pl.DataFrame) -> list[Sheet]:
-    """A table for each model: rows are metric, variant and source, columns what is used."""
+    """A table for each model: rows are metric, variant and source, columns what is used, `USED`
+    and whatever else a run was trained with."""
     out, keys = [], ("metric", "variant", "source")
     for (model,), rows in frame.group_by("model", maintain_order=True):
+        names = list(dict.fromkeys([*USED, *rows["used"]]))
         lines = [
-            [*key, *(_cell(part.filter(used=what)) for what in USED)]
+            [*key, *(_cell(part.filter(used=what)) for what in names)]
             for key, part in rows.group_by(keys, maintain_order=True)
         ]
-        header = [*keys, *(heading for heading, _ in USED.values())]
+        header = [*keys, *(USED.get(what, (what,))[0] for what in names)]
         title = f"Projection ablation, test, mean ± sd over seeds: {model}"
         out.append(Sheet(title, header, lines, words=3))
     return out

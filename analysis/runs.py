@@ -112,7 +112,8 @@ class Run:
     def variant(self) -> str:
         """The placement, and what is unusual about the update: `early, parallel part, λ=0.1`."""
         weight = self.gca["ortho_weight"]
-        more = [*self.arms, *[f"{self.part} part"] * (self.part != "full")]
+        of = " of α ⊙ X′" if self.gca["part_of"] == "gated" else ""
+        more = [*self.arms, *[f"{self.part} part{of}"] * (self.part != "full")]
         more += [f"λ={weight:g}"] * bool(weight)
         return ", ".join([self.placement, *(more if self.places else [])])
 

@@ -85,7 +85,8 @@ def at_best_rate(runs: list[Run]) -> list[Run]:
         rate = run.config["train"]["learning_rate"]
         but_rate = name.replace(f'"learning_rate": {json.dumps(rate)}', "")
         found = scores.setdefault(but_rate, {}).setdefault(name, [])
-        found += [score_of(s) for s in run.summary["per_seed"] if not s.get("diverged_step")]
+        good = [entry for entry in run.summary["per_seed"] if not entry.get("diverged_step")]
+        found += [score_of(entry, run.summary.get("watched")) for entry in good]
     best = {max(of, key=lambda name: np.mean(of[name] or [-1.0])) for of in scores.values()}
     return [run for run, name in of_run.items() if name in best]
 

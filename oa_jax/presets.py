@@ -61,9 +61,11 @@ def arguments(text: str | None, defaults: Mapping[str, str]) -> dict[str, str]:
     """`a=x,b=y,flag` of `--config=file.py:…` over `defaults`; a bare word is a flag, "true"."""
     out = dict(defaults)
     for part in filter(None, (text or "").split(",")):
-        name, _, value = part.partition("=")
+        name, given, value = part.partition("=")
         if name not in defaults:
             raise UserError(f"--config: argument {name!r}: expected one of {', '.join(defaults)}")
+        if given and not value:
+            raise UserError(f"--config: argument {part!r}: expected {name}=VALUE")
         out[name] = value or "true"
     return out
 

@@ -232,6 +232,11 @@ def test_arguments(text, expected):
     assert presets.arguments(text, {"a": "1", "b": "false"}) == expected
 
 
+def test_an_argument_without_its_value_is_one_line():
+    with pytest.raises(UserError, match=r"^--config: argument 'b=': expected b=VALUE$"):
+        presets.arguments("a=2,b=", {"a": "1", "b": "false"})
+
+
 @pytest.mark.parametrize("mesh", ["seed", "seed:0", "batch:2", "seed:2;data:2", "4"])
 def test_a_wrong_mesh_is_one_line(mesh):
     with pytest.raises(UserError, match=f"^--config.mesh={mesh}: expected sizes of the axes seed"):

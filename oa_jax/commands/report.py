@@ -214,9 +214,10 @@ def ranked(summaries: list[dict]) -> Sheet:
     names = [(m, d) for m in ("ndcg@1", "ndcg@10") for d in "AB"]
     metrics = {f"{m.upper()} {d}": f"test/{d}/{m}/full" for m, d in names}
     rows = []
-    for summary in sorted(summaries, key=lambda of: index.score_of(of["mean"]), reverse=True):
+    scores = [index.score_of(of["mean"], of.get("watched")) for of in summaries]
+    order = sorted(zip(scores, summaries, strict=True), key=lambda of: of[0], reverse=True)
+    for score, summary in order:
         lead = [summary["run"], f"{summary['n_parameters']:,}", str(summary["n_seeds"])]
-        score = index.score_of(summary["mean"])
         n_seeds = max(summary["n_seeds"], 1)
         half = stdtrit(n_seeds - 1, 0.975) / math.sqrt(n_seeds)  # of the interval, in sd
         cells = [cell(summary, name, 4, half) for name in metrics.values()]

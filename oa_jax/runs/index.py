@@ -74,10 +74,14 @@ def _state(path):
     return {}, "running" if (path / "config.json").exists() else "waiting"
 
 
-def score_of(values: Mapping[str, float | None]) -> float:
-    """Mean over domains of the validation NDCG@10 in the ranking that selects, of a summary's means
-    or a seed's entry; -1 without any. The metrics of a domain without users are None."""
-    names = tuple(f"val/{domain}/ndcg@10/" for domain in "AB")
+def score_of(values: Mapping[str, float | None], ranking: str | None) -> float:
+    """Mean over domains of the validation NDCG@10, of a summary's means or a seed's entry; -1
+    without any. The metrics of a domain without users are None.
+
+    ranking: the one that training selects by, `watched` in a summary. None, of an older one: all
+    sampled rankings that there are.
+    """
+    names = tuple(f"val/{domain}/ndcg@10/{ranking or ''}" for domain in "AB")
     found = {n: v for n, v in values.items() if n.startswith(names) and v is not None}
     sampled = [v for name, v in found.items() if "/full" not in name]
     return float(np.mean(sampled or list(found.values()))) if found else -1.0

@@ -93,7 +93,7 @@ class SearchSweep(Sweep):
         super()._after_epoch(training, seconds)
         trial = self._trials.get(training.workdir.path.name)
         if trial:  # one that was gone on with is not pruned
-            scores = [index.score_of(row) for row in training.rows.newest]
+            scores = [index.score_of(row, None) for row in training.rows.newest]
             trial.report(float(np.median(scores)), training.step)
             training.stop = training.stop or trial.should_prune()
 
@@ -105,8 +105,9 @@ class SearchSweep(Sweep):
         if name in self._trials and self._trials[name].should_prune():
             self._study.tell(number, state=states.PRUNED)
             return
-        of_seeds = self._workdir(name).read_json("summary.json")["per_seed"]
-        self._study.tell(number, float(np.median([index.score_of(entry) for entry in of_seeds])))
+        summary = self._workdir(name).read_json("summary.json")
+        scores = [index.score_of(of, summary.get("watched")) for of in summary["per_seed"]]
+        self._study.tell(number, float(np.median(scores)))
 
 
 def sweep_of(study: dict[str, Config] | Search, *args: Any, **options: Any) -> Sweep:

@@ -59,6 +59,7 @@ def summarise(
         "n_parameters": experiment.engine.n_parameters,
         "null_abs_cos": angles.null_abs_cos(experiment.config.model.d_embed),
         "n_seeds": len(good),
+        "watched": experiment.evaluation.rankings[experiment.evaluation.watched],
         "mean": {name: float(v.mean()) for name, v in values.items()},
         "sd": {k: float(v.std(ddof=1)) if len(v) > 1 else None for k, v in values.items()},
         "tied_share": {

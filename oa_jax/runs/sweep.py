@@ -28,7 +28,7 @@ from oa_jax.runs import index, initial, loop
 from oa_jax.runs import study as study_lib
 from oa_jax.runs.claims import Claims
 from oa_jax.runs.environment import environment
-from oa_jax.runs.run import check_config, check_same_data, conclude
+from oa_jax.runs.run import check_config, check_same_data, conclude, finished_summary
 from oa_jax.runs.training import Training
 from oa_jax.runs.workdir import FAILED, Workdir
 
@@ -284,12 +284,12 @@ class Sweep:
         self.watch(self.progress)
 
     def _count(self, name):
-        summary = self._workdir(name).read_json("summary.json")
+        summary = finished_summary(self._workdir(name))
         self.progress.finished += 1
         self.progress.running.pop(name, None)
         if any(entry["diverged_step"] for entry in summary["per_seed"]):
             self.progress.diverged.append(name)
-        score = index.score_of(summary["mean"])
+        score = index.score_of(summary["mean"], summary.get("watched"))
         self.progress.best = max(self.progress.best, (score, name))
 
     def _fail(self, name, error):

@@ -125,8 +125,9 @@ def _slots(seeds, diverged_S, seed):
             raise UserError("every seed of the run has diverged: expected one that has not")
         return good
     if seed not in seeds[good]:
-        known = ", ".join(map(str, seeds[good])) or "none has not diverged"
-        raise UserError(f"--seed={seed}: expected one of {known}")
+        known = ", ".join(map(str, seeds[good]))
+        expected = f"expected one of {known}" if known else "every seed of the run has diverged"
+        raise UserError(f"--seed={seed}: {expected}")
     return np.flatnonzero(seeds == seed)
 
 

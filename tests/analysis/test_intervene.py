@@ -274,7 +274,9 @@ def test_ablation_puts_retrained_replaced_and_published_side_by_side(
 
 def test_ablation_tells_other_fusions_and_sources_apart(finished):
     run = read_run(finished)
-    frame = ablation.collect([run, trained_with(run, "self", source="self")], pl.DataFrame())
+    others = [trained_with(run, "self", source="self"), trained_with(run, "both", part="split")]
+    frame = ablation.collect([run, *others], pl.DataFrame())
+    assert ablation.sheets(frame)[0].header[-1] == "split"  # no part of the paper's
     full = frame.filter(used="full", metric="A/ndcg@1/uni10")
     assert full["variant"].to_list() == ["stack, d=8", "stack, source=self, d=8"]
     assert all(" (" not in cell for row in ablation.sheets(frame)[0].rows for cell in row)

@@ -313,10 +313,18 @@ def test_a_domain_without_users_has_no_score():
     """As of a SASRec model of one domain, whose metrics of the other are None."""
     mean = {"val/A/ndcg@10/uni99": 0.25, "val/B/ndcg@10/uni99": None}
     mean |= {"test/A/ndcg@10/full": 0.125, "test/B/ndcg@10/full": None}
-    assert index.score_of(mean) == 0.25
+    assert index.score_of(mean, "uni99") == index.score_of(mean, None) == 0.25
     words = index.in_words({"mean": mean, "per_seed": []})
     assert words == "test ndcg@10 among all items A 0.1250"
-    assert index.score_of({"val/B/ndcg@10/uni99": None}) == -1
+    assert index.score_of({"val/B/ndcg@10/uni99": None}, "uni99") == -1
+
+
+def test_the_score_is_of_the_ranking_that_selects():
+    """LLM4CDSR has two sampled ones."""
+    both = {"val/A/ndcg@10/official100": 0.3, "val/A/ndcg@10/uni100": 0.1}
+    both |= {"val/A/ndcg@10/full": 0.0}
+    assert index.score_of(both, "official100") == 0.3
+    assert index.score_of(both, None) == pytest.approx(0.2)  # summaries that do not name it
 
 
 def test_the_index_has_what_varies_and_what_came_out(done):
@@ -364,7 +372,7 @@ def test_a_search_is_told_what_its_trials_are_worth(tmp_path):
     for trial in told:
         summary, *_ = results(tmp_path / f"trial-{trial.number:04d}")
         assert summary["label"] and summary["n_seeds"] == 2
-        scores = [index.score_of(entry) for entry in summary["per_seed"]]
+        scores = [index.score_of(entry, summary["watched"]) for entry in summary["per_seed"]]
         assert trial.value == pytest.approx(np.median(scores))
     best = first._study.best_trial
     again = swept.sweep_of(tmp_path, search)
