@@ -36,7 +36,7 @@ TOLD = {"orthogonal": "with U⊥ alone by", "parallel": "with U∥ alone by", "z
 
 def define_flags() -> None:
     restore.define_flags()
-    flags.DEFINE_list("interventions", list(lib.PARTS), "What the update is replaced by.")
+    flags.DEFINE_list("interventions", list(lib.REPLACEMENTS), "What the update is replaced by.")
     flags.DEFINE_list("scales", [f"{s:g}" for s in SCALES], "Factors on what replaces it.")
     flags.DEFINE_bool("each_place", False, "Also at one place of GCA at a time.")
     meaning = "What is replaced: gated, α ⊙ X'; update, X' before its gate."
@@ -69,7 +69,7 @@ def intervene(
     split: str = "test",
     say=print,
     *,
-    parts=tuple(lib.PARTS),
+    parts=tuple(lib.REPLACEMENTS),
     scales=SCALES,
     each_place: bool = False,
     draws: int = DRAWS,
@@ -228,12 +228,12 @@ def sheet(frame: pl.DataFrame, runs: list[Run], metric: str, which="best", split
 
 
 def _named(part, part_of):
-    return lib.PARTS[part].replace("U", "α ⊙ X′" if part_of == "gated" else "X′")
+    return lib.REPLACEMENTS[part].replace("U", "α ⊙ X′" if part_of == "gated" else "X′")
 
 
 def _drawn(frame, setting, runs, metric):
     """(file's name, figure): change of the metric by each replacement, a marker for each run."""
-    parts = [part for part in lib.PARTS if part in frame["intervention"]]
+    parts = [part for part in lib.REPLACEMENTS if part in frame["intervention"]]
     (labels, looks), part_of = figures.of_runs(runs), frame["part_of"][0]
     full = runs[0].full_name(metric)
 

@@ -21,14 +21,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from oa_jax.errors import UserError
-from oa_jax.nn.fusion import DOMAINS, next_with_tokens
-from oa_jax.nn.fusion import PARTS as TRAINED
+from oa_jax.nn.fusion import DOMAINS, PARTS, next_with_tokens
 from oa_jax.nn.layers import parallel_part
 
 RANDOM = 0x0A17  # folded into a seed's key: apart from the purposes of training
 PART_OF = ("gated", "update")
 # Replacement -> what stands in place of the update U, which is α ⊙ X' or X'.
-PARTS = {
+REPLACEMENTS = {
     "full": "U as it is",
     "parallel": "U∥, along X",
     "orthogonal": "U⊥, the rest",
@@ -59,8 +58,8 @@ def interventions(parts, scales, places=()) -> list[Intervention]:
     Without what changes nothing. Raises UserError for an unknown part or a bad scale.
     """
     for part in parts:
-        if part not in PARTS:
-            raise UserError(f"--interventions={part}: expected some of {', '.join(PARTS)}")
+        if part not in REPLACEMENTS:
+            raise UserError(f"--interventions={part}: expected some of {', '.join(REPLACEMENTS)}")
     for scale in scales:
         if not np.isfinite(scale) or scale < 0:
             raise UserError(f"--scales={scale:g}: expected finite numbers from 0 up")
@@ -89,7 +88,7 @@ class Intervened:
     def encode(self, variables, batch):
         """`batch` has `user`, the ids. Where the run was trained with a part only, that part is
         what is replaced: `full` is always the model as it was trained."""
-        trained, params = TRAINED[self.backbone.gca.part], variables["params"]
+        trained, params = PARTS[self.backbone.gca.part], variables["params"]
 
         def replace(update, query, name):
             used = trained(update, query.h_PxD, params.get("net", params)[name])
@@ -111,7 +110,7 @@ class Intervened:
 
 def variables(params, seeds, modules, intervention: Intervention) -> dict:
     """Arguments of `Intervened` with a leading S: parameters, seeds, and what each module uses."""
-    order, part, scale = list(PARTS), {}, {}
+    order, part, scale = list(REPLACEMENTS), {}, {}
     for name in modules:
         # The number in a module's name is its place: gca_0_A.
         chosen = intervention if intervention.places in ("all", name.split("_")[1]) else UNCHANGED
@@ -126,7 +125,7 @@ def modules_of(backbone) -> list[str]:
 
 
 def replaced(part, used, query, key, users_B):
-    """What stands in place of U, `used`: (P, D). query: X. part: index in `PARTS`."""
+    """What stands in place of U, `used`: (P, D). query: X. part: index in `REPLACEMENTS`."""
 
     def along():
         return parallel_part(used, query.h_PxD)
@@ -142,7 +141,7 @@ def replaced(part, used, query, key, users_B):
         "mean": lambda: mean_of_tokens(used, query),
         "zero": lambda: jnp.zeros_like(used),
     }
-    return jax.lax.switch(part, [branches[name] for name in PARTS])
+    return jax.lax.switch(part, [branches[name] for name in REPLACEMENTS])
 
 
 def at_norm(part, used):

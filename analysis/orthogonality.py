@@ -26,7 +26,7 @@ from .runs import Run
 N_FINE, N_BINS = 2000, 40  # bins of the streamed histogram, and of the one in the table
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 # Every fourth user fits the regressions, every fourth chooses their ridge, the others test them.
-PARTS = {"fit": (0,), "choose": (1,), "test": (2, 3)}
+USER_PARTS = {"fit": (0,), "choose": (1,), "test": (2, 3)}
 VIEWS = {"pooled": "", "aligned": "_aligned"}  # of Y -> end of the statistic's name
 # Begin of a statistic's name -> which update: X' as it is; α ⊙ X', which is what is added to X; X'
 # with each unit's sign turned so that its mean gate is positive. Under a tanh gate the signs of the
@@ -96,7 +96,7 @@ def _measured(run, experiment, restored, slots_S, rows, split, say):
 
 
 def parts_of_users(experiment: Experiment, split: str) -> dict[str, dict[str, np.ndarray]]:
-    """Evaluation rows of each of `PARTS`, in whole blocks of users.
+    """Evaluation rows of each of `USER_PARTS`, in whole blocks of users.
 
     A user's part follows from its place among the users with a target, whatever the block size.
     """
@@ -107,7 +107,7 @@ def parts_of_users(experiment: Experiment, split: str) -> dict[str, dict[str, np
     part_R = np.arange(len(rows["user"])) % 4
     if len(part_R) < 4:
         raise UserError(f"--split={split}: {len(part_R)} users have a target: expected at least 4")
-    chosen = {part: np.isin(part_R, numbers) for part, numbers in PARTS.items()}
+    chosen = {part: np.isin(part_R, numbers) for part, numbers in USER_PARTS.items()}
     padded = experiment.evaluation.padded
     return {part: padded({k: v[some] for k, v in rows.items()}) for part, some in chosen.items()}
 
@@ -230,7 +230,7 @@ def statistics(total: dict) -> dict[str, float]:
     sums = {k.removeprefix("sums/"): v for k, v in total.items() if k.startswith("sums/")}
     means = total["means"]
     moments = {
-        view: {part: subspaces.Moments(total[f"{view}/{part}"], means[view]) for part in PARTS}
+        view: {part: subspaces.Moments(total[f"{view}/{part}"], means[view]) for part in USER_PARTS}
         for view in VIEWS
     }
     width = moments["pooled"]["fit"].width

@@ -29,7 +29,7 @@ from oa_jax.events import split as splits
 from oa_jax.events.log import InteractionLog
 from oa_jax.events.world import World
 from oa_jax.fields import is_int
-from oa_jax.nn.slots import Slots
+from oa_jax.nn.task import Task
 from oa_jax.ranking.candidates import donors
 
 # Fields that need no recompilation, of every backbone; each has more of its own.
@@ -48,7 +48,7 @@ class Data:
 
     log: InteractionLog
     split: splits.Split
-    task: Slots
+    task: Task
     tables: Any
 
     def identity(self) -> dict[str, str]:
@@ -112,7 +112,7 @@ def build(
     config: Config, log: InteractionLog | None = None, candidates: Callable | None = None
 ) -> Experiment:
     """The experiment of a configuration. log: events to use instead of `config.data`'s.
-    candidates: see `evaluate`. Raises UserError when the data are missing or do not fit the
+    candidates: see `build_evaluation`. Raises UserError when the data are missing or do not fit the
     configuration, or a size that it asks for fits no memory here."""
     if log is None and config.data.name == sources.SYNTHETIC:
         check_room(config, {"data.world.n_users": bytes_of_world(config.data.world)})
@@ -120,8 +120,8 @@ def build(
     data = load(config, log)
     check_room(config, bytes_of_model(config, data))
     config = config.replace(data={"split": splits.rule_of(data.log, config.data.split)})
-    evaluation = evaluate(config, data, candidates)
-    return Experiment(config, data, evaluation, engine(config, data, evaluation))
+    evaluation = build_evaluation(config, data, candidates)
+    return Experiment(config, data, evaluation, build_engine(config, data, evaluation))
 
 
 def check_room(config: Config, needs: dict[str, int]) -> None:
@@ -177,10 +177,10 @@ def load(config: Config, log: InteractionLog | None = None) -> Data:
     if log is None:
         log = sources.load(data.name, data.dir, data.world)
     split = splits.make_split(log, data.split, parts.skip_short)
-    return Data(log, split, task(config, log, split), parts.tables(log, split))
+    return Data(log, split, build_task(config, log, split), parts.tables(log, split))
 
 
-def task(config: Config, log: InteractionLog, split: splits.Split) -> Slots:
+def build_task(config: Config, log: InteractionLog, split: splits.Split) -> Task:
     """The backbone's task on the users and targets that the configuration leaves of a split."""
     if config.data.users == "overlap":
         split = splits.train_on_both(log, split)
@@ -188,7 +188,7 @@ def task(config: Config, log: InteractionLog, split: splits.Split) -> Slots:
     return known.parts(config).task(log, split)
 
 
-def evaluate(config: Config, data: Data, candidates: Callable | None = None) -> Evaluation:
+def build_evaluation(config: Config, data: Data, candidates: Callable | None = None) -> Evaluation:
     """Rows of both splits with their candidates.
 
     candidates: (log, split, rows) -> {ranking: candidates}, by default the backbone's, whose
@@ -208,7 +208,7 @@ def evaluate(config: Config, data: Data, candidates: Callable | None = None) -> 
     return Evaluation(rows, groups, parts.rankings, parts.watched, parts.tie_weight, size)
 
 
-def engine(
+def build_engine(
     config: Config, data: Data, evaluation: Evaluation, backbone: Backbone | None = None
 ) -> Engine:
     """The compiled programs of a configuration. backbone: another than the configuration's."""

@@ -1,7 +1,7 @@
 """The contract of a backbone: what the rest of the house asks of it, and nothing else.
 
 A backbone is a folder with `fields.py` (its configuration), `model.py` (a `Backbone`), `task.py`
-(a subclass of `nn.slots.Slots`), `arrays.py` (host arrays) and `parts.py` (a subclass of `Parts`,
+(a subclass of `nn.task.Task`), `arrays.py` (host arrays) and `parts.py` (a subclass of `Parts`,
 which builds both from a configuration), and its name in `known.py`. All are held to
 tests/backbones/test_contract.py. One with an official code may have `parity.py` (`oa_jax verify`),
 `official_step.py` and `official_torch.py` (`oa_jax bench --official`).
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from oa_jax.events.log import InteractionLog
     from oa_jax.events.split import Split
-    from oa_jax.nn.slots import Slots
+    from oa_jax.nn.task import Task
 
 Params = Any  # a tree of float32 arrays
 Rows = Mapping[str, np.ndarray]  # arrays whose first axis is that of the rows
@@ -50,7 +50,7 @@ class Backbone(Protocol):
 
     def rows(self, history_BxH: jax.Array, domain_B: jax.Array) -> dict:
         """What `encode` reads of users with these histories, joint ids, oldest first, left-padded
-        with 0, whose next item of a domain, 0 or 1, is asked for: as `Slots.eval_arrays` has it."""
+        with 0, whose next item of a domain, 0 or 1, is asked for: as `Task.eval_arrays` has it."""
 
     def encode(self, params: Params, rows: Mapping) -> Any:
         """What scoring needs of the users of evaluation rows."""
@@ -83,7 +83,7 @@ class Parts:
         files."""
         return self.tables(log, split)
 
-    def task(self, log: InteractionLog, split: Split) -> Slots:
+    def task(self, log: InteractionLog, split: Split) -> Task:
         raise NotImplementedError
 
     def backbone(self, n_items: tuple[int, int], tables: Any) -> Backbone:

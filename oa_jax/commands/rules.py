@@ -165,7 +165,7 @@ def evaluate(config: Config, options: Options | None = None) -> list[dict]:
     """A summary for each rule, as `summary.json` has them of a run with one seed. options: without
     them, no items are compared."""
     data = experiment_lib.load(config)
-    evaluation = experiment_lib.evaluate(config, data)
+    evaluation = experiment_lib.build_evaluation(config, data)
     found, kinds = rules(data.log, data.task.split), tuple(evaluation.rankings)
     if options:
         found |= similar_rules(data.log, data.task.split, options)

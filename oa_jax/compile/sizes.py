@@ -43,7 +43,7 @@ def shapes_of(config: Config, log: InteractionLog | None = None) -> Experiment:
         here = here.replace(data={"split": "leave_one_out", "users": "all"})
         parts = known.parts(here)
         split = splits.make_split(log, here.data.split, parts.skip_short)
-        task = experiment_lib.task(here, log, split)
+        task = experiment_lib.build_task(here, log, split)
         data = Data(log, split, task, parts.empty_tables(log, split))
 
     def zeros(log, split, rows):
@@ -52,6 +52,6 @@ def shapes_of(config: Config, log: InteractionLog | None = None) -> Experiment:
         drawn, n_rows = known.parts(here).candidates(log, split, first), len(rows["target"])
         return {k: np.broadcast_to(v * 0, (n_rows, *v.shape[1:])) for k, v in drawn.items()}
 
-    evaluation = experiment_lib.evaluate(here, data, zeros)
-    engine = experiment_lib.engine(here, data, evaluation)
+    evaluation = experiment_lib.build_evaluation(here, data, zeros)
+    engine = experiment_lib.build_engine(here, data, evaluation)
     return Experiment(config, data, evaluation, engine)

@@ -10,7 +10,7 @@ from oa_jax.data.blocks import blocks
 from oa_jax.data.raw import numbered
 from oa_jax.data.store import ORDER, Built
 from oa_jax.data.texts import Reading, errors, shown
-from oa_jax.data.values import LeftOut, Source
+from oa_jax.data.values import InputFile, LeftOut
 from oa_jax.errors import UserError
 
 # A film of both groups, or of neither, is in no domain.
@@ -29,7 +29,7 @@ def genres(paths: list[pathlib.Path], reading: Reading, what: str, duplicates: s
     """
     ratings, films, *names = paths
     table = tables.Table(ratings, tables.TEXT, COLUMNS, "\t" if names else "::")
-    source = Source(table, "film", {role: role for role in ("user", "item", "time")})
+    source = InputFile(table, "film", {role: role for role in ("user", "item", "time")})
     events, _, _ = values.read([source], "s", "refuse", reading, LeftOut([source]))
     known = _films_100k(films, names[0]) if names else _films_1m(films)
     inside = {film: [bool(own & group) for group in GENRES] for film, (_, own) in known.items()}

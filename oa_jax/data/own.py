@@ -17,7 +17,7 @@ from oa_jax.data import filters, tables, times, values
 from oa_jax.data.raw import check_columns, numbered
 from oa_jax.data.store import ORDER, Built
 from oa_jax.data.texts import Reading, shown
-from oa_jax.data.values import FINER, LeftOut, Source
+from oa_jax.data.values import FINER, InputFile, LeftOut
 from oa_jax.errors import UserError
 
 # Role of a column -> its usual names, the first that is there is taken.
@@ -87,7 +87,7 @@ class Options:
 # --- which files, which columns -------------------------------------------------------------------
 
 
-def sources_of(given: Sequence[str | os.PathLike], options: Options) -> list[Source]:
+def sources_of(given: Sequence[str | os.PathLike], options: Options) -> list[InputFile]:
     """The files of `FILE` or `DOMAIN=FILE` arguments and what their columns are.
 
     Without names of domains there is a column of them, or a domain for each file, called as it.
@@ -126,7 +126,7 @@ def sources_of(given: Sequence[str | os.PathLike], options: Options) -> list[Sou
             table = found[having.index(False)][1]
             raise UserError(f"{table.path}: no column of {role}, which other files have: expected "
                             f"one among {_list(table.columns)}")  # fmt: skip
-    return [Source(table, name, roles) for name, table, roles in found]
+    return [InputFile(table, name, roles) for name, table, roles in found]
 
 
 def _named(text):

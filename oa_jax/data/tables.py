@@ -49,7 +49,7 @@ class Table:
         return "line" if self.kind in (TEXT, JSON) else "row"
 
 
-class Rows(NamedTuple):
+class TableRows(NamedTuple):
     """Some rows of a table. number: of the line on which each begins. fault: what is wrong with it
     as a row, None if nothing. fields: columns of text; of Parquet, what they hold."""
 
@@ -143,7 +143,7 @@ def _fields(line, delimiter):
 
 def rows(
     table: Table, wanted: Sequence[str], reading: Reading, ids: Sequence[str] = ()
-) -> Iterator[Rows]:
+) -> Iterator[TableRows]:
     """All rows of a table, with the columns `wanted`; blank lines are none.
 
     ids: columns of ids, where a JSON number has to be whole. A row may be at fault: text that
@@ -186,7 +186,7 @@ def _delimited(table, wanted, reading):
         fault = pl.select(fault.when(bad).then(said)).to_series()
         fields = parts[:, places]
         fields.columns = wanted
-        yield Rows(numbers, fault, fields)
+        yield TableRows(numbers, fault, fields)
 
 
 def _parted(table, lines):
@@ -239,7 +239,7 @@ def _quoted(table, wanted, places, number, content, reading):
         )
         fields = whole[:, 2:]
         fields.columns = wanted
-        yield Rows(whole[:, 0], whole[:, 1], fields)
+        yield TableRows(whole[:, 0], whole[:, 1], fields)
 
 
 def _records(lines, table, number, places):
@@ -297,7 +297,7 @@ def _json_lines(table, wanted, reading, ids):
             fault = pl.Series([one if isinstance(one, str) else None for one in found])
             found = [[None] * len(wanted) if isinstance(one, str) else one for one in found]
             fields = pl.DataFrame(found, schema=schema, orient="row")
-        yield Rows(numbers, fault.cast(pl.String), fields)
+        yield TableRows(numbers, fault.cast(pl.String), fields)
 
 
 def plain_json(block: bytes, schema: dict, doubtful: str) -> pl.DataFrame | None:
@@ -343,7 +343,7 @@ def _parquet(table, wanted, reading):
             n = len(fields)
             reading.count(table.path, n)
             numbers = pl.int_range(begin + 1, begin + n + 1, dtype=pl.UInt32, eager=True)
-            yield Rows(numbers, pl.repeat(None, n, dtype=pl.String, eager=True), fields)
+            yield TableRows(numbers, pl.repeat(None, n, dtype=pl.String, eager=True), fields)
             if n < BLOCK_ROWS:
                 return
 

@@ -7,7 +7,7 @@ import polars as pl
 
 from oa_jax.data import tables, times
 from oa_jax.data.blocks import NO_UTF8
-from oa_jax.data.tables import Rows, Table
+from oa_jax.data.tables import Table, TableRows
 from oa_jax.data.texts import Reading, shown
 from oa_jax.errors import UserError
 
@@ -18,7 +18,7 @@ TITLES = {"domain": pl.String, "item": pl.String, "title": pl.String}
 
 
 @dataclasses.dataclass(frozen=True)
-class Source:
+class InputFile:
     """A file, the domain that all its rows are of (None: a column says), its columns by role."""
 
     table: Table
@@ -32,7 +32,7 @@ class Source:
 class LeftOut:
     """Rows that are left out: reason -> [how many, the first]."""
 
-    def __init__(self, sources: list[Source]):
+    def __init__(self, sources: list[InputFile]):
         self.sources, self.reasons = sources, {}
 
     def note(self, reason: str, n_rows: int, first: str) -> None:
@@ -56,7 +56,7 @@ class LeftOut:
 
 
 def read(
-    sources: list[Source], time_unit: str | None, bad_rows: str, reading: Reading, left: LeftOut
+    sources: list[InputFile], time_unit: str | None, bad_rows: str, reading: Reading, left: LeftOut
 ) -> tuple[pl.DataFrame, pl.DataFrame, list[str]]:
     """All good rows of the sources, in the order of time: (events, titles, the unit of
     each file's times, none without times).
@@ -128,7 +128,7 @@ class Unit:
         return units.is_not_null() & (units != (self.word or ""))
 
 
-def _checked(source: Source, rows: Rows, unit: Unit):
+def _checked(source: InputFile, rows: TableRows, unit: Unit):
     """Columns by role, and what is wrong with them: [(role, bad rows, what was expected)]."""
     out, faults = {}, []
     for role, name in source.roles.items():

@@ -2,7 +2,7 @@
 device.
 
 The files hold a record per user; a task says which users' records make which of its rows
-(`row_users`, `arrays_of` of `nn.slots.Slots`), and which rows its batches read (`epoch_rows`). The
+(`row_users`, `arrays_of` of `nn.task.Task`), and which rows its batches read (`epoch_rows`). The
 rows of a batch alone, and their places in it, give the batch that all rows give. Lists (see
 `events.rows`) come with their batch: those of its rows one after the other, in room for any batch.
 """
@@ -21,7 +21,7 @@ from oa_jax.errors import UserError
 from oa_jax.events.log import InteractionLog
 from oa_jax.events.rows import rank, scatter
 from oa_jax.events.split import Split
-from oa_jax.nn.slots import Slots
+from oa_jax.nn.task import Task
 
 CHUNKS_AHEAD = 2  # read while the device works
 
@@ -95,7 +95,7 @@ class Feed:
     records: one per user of `task.log`.
     """
 
-    task: Slots
+    task: Task
     records: Records
     chunk_steps: int
 

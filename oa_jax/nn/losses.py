@@ -73,7 +73,7 @@ def _forward(table, h_PxD, weight_P, target_P, negatives_PxK, block, form):
     return (total, terms_P), (d_table, d_h)
 
 
-def _in_blocks(held: shards.Rows, h_PxD, weight_P, ids_Px1K, *, block, form):
+def _in_blocks(held: shards.HeldRows, h_PxD, weight_P, ids_Px1K, *, block, form):
     """((total, its gradient of the table), (terms_P, gradient of h))."""
     table, by = held.array, functools.partial(_scan_blocks, held.divided)
     of_position = ids_Px1K.shape[1] * table.shape[1]
@@ -158,7 +158,7 @@ def _counts(places_PxK, n_rows):
 
 
 def _scan_blocks(divided, form, block, table, h_PxD, weight_P, ids_Px1K):
-    held, (size, width) = shards.Rows(table, divided), h_PxD.shape
+    held, (size, width) = shards.HeldRows(table, divided), h_PxD.shape
     n_blocks = -(-size // block)
 
     def blocks(array):

@@ -47,7 +47,7 @@ def is_divided(table: jax.Array) -> bool:
 
 
 @dataclasses.dataclass(frozen=True)
-class Rows:
+class HeldRows:
     """The rows of a table (V, D) that a device holds: all, or its part of axis `table`."""
 
     array: jax.Array
@@ -100,7 +100,7 @@ class Rows:
 
 
 def over_batch(part: Callable, table: jax.Array, *batch: jax.Array) -> tuple[Any, Any]:
-    """`part(Rows, *batch)` -> ((total, of_table), outs), by devices that hold a part of each.
+    """`part(HeldRows, *batch)` -> ((total, of_table), outs), by devices that hold a part of each.
 
     table: (V, D).  batch: arrays with the same first axis; a device sees its own part of `data`,
     whole along `table`.  total: scalars, which all devices along `table` know alike; of_table:
@@ -113,12 +113,12 @@ def over_batch(part: Callable, table: jax.Array, *batch: jax.Array) -> tuple[Any
     split = len(batch[0]) % size(*names) == 0
     apart = tuple(name for name in names if not (divided and name == "table"))
     if not names or not (divided or split):
-        return part(Rows(table), *batch)
+        return part(HeldRows(table), *batch)
 
     def own(table, *batch):
         if divided and split:
             batch = jax.lax.all_gather(batch, "table", tiled=True)
-        sums, outs = part(Rows(table, divided), *batch)
+        sums, outs = part(HeldRows(table, divided), *batch)
         if apart and split:
             sums = jax.lax.psum(sums, apart)
         if divided and split:
@@ -149,7 +149,7 @@ def rows(table: jax.Array, ids: jax.Array) -> jax.Array:
 def products(table: jax.Array, h: jax.Array, ids_BxK: jax.Array) -> jax.Array:
     """(B, …, K): products of each row of `h` (B, …, D) with the rows `ids_BxK` of the table."""
     if not is_divided(table):
-        return Rows(table).products(h, ids_BxK)
+        return HeldRows(table).products(h, ids_BxK)
     return over_batch(lambda held, *of: (((), ()), held.products(*of)), table, h, ids_BxK)[1]
 
 
@@ -212,7 +212,7 @@ def block_rows(table: jax.Array, ids_K: jax.Array) -> jax.Array:
     if not is_divided(table):
         return table[jnp.minimum(ids_K, len(table) - 1)]
     run = jax.shard_map(
-        lambda table, ids_K: Rows(table, True).get(ids_K),
+        lambda table, ids_K: HeldRows(table, True).get(ids_K),
         in_specs=(P("table"), P("table")),
         out_specs=P("table"),
         axis_names={"table"},

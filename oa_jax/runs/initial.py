@@ -27,7 +27,7 @@ SHOWN = 3  # parameters that are named in a line
 
 
 @dataclasses.dataclass(frozen=True)
-class Source:
+class Pretrained:
     """Trained parameters {name: (S, …)}, the items behind the rows of tables, and their log's
     fingerprint."""
 
@@ -46,12 +46,12 @@ def flat(tree: Any) -> dict[str, Any]:
     return {name_of(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
 
 
-def read(path: str) -> Source:
+def read(path: str) -> Pretrained:
     """Raises UserError where `path` is neither an export nor the workdir of a run."""
     folder = files.local(path, "--config.train.init_from")
     if (folder / MODEL).is_file():
         about, params, names, _ = read_export(folder)
-        return Source({k: v[None] for k, v in params.items()}, names, about["fingerprint"])
+        return Pretrained({k: v[None] for k, v in params.items()}, names, about["fingerprint"])
     if not (folder / "config.json").is_file():
         raise UserError(
             f"--config.train.init_from={path}: no {MODEL} or config.json in it: expected the "
@@ -65,7 +65,7 @@ def read(path: str) -> Source:
     if not good.any():
         raise UserError(f"--config.train.init_from={path}: every seed has diverged")
     params = {name: leaf[good] for name, leaf in flat(params).items()}
-    return Source(params, names_lib.of(experiment.config, log), log.fingerprint())
+    return Pretrained(params, names_lib.of(experiment.config, log), log.fingerprint())
 
 
 def read_export(folder: pathlib.Path) -> tuple[dict, dict[str, np.ndarray], Names, np.ndarray]:

@@ -13,7 +13,7 @@ from oa_jax.runs.workdir import Workdir
 MANY_SEEDS = 9  # of which a line for people shows the spread, not each
 
 
-class Rows:
+class MetricsFile:
     """Writes metrics.jsonl, and where `train.writers` says. latest: the last row of each seed."""
 
     def __init__(self, experiment: Experiment, workdir: Workdir):

@@ -12,7 +12,7 @@ from oa_jax.engine.state import State
 from oa_jax.errors import UserError
 from oa_jax.experiment import Experiment
 from oa_jax.runs.checkpoint import Checkpoints
-from oa_jax.runs.metrics_file import Rows
+from oa_jax.runs.metrics_file import MetricsFile
 from oa_jax.runs.workdir import Workdir
 
 Say = Callable[[str], None]
@@ -52,7 +52,7 @@ class Training:
         self, experiment: Experiment, workdir: Workdir, say: Say, save_seconds: float = 0.0
     ):
         self.experiment, self.workdir, self.say = experiment, workdir, say
-        self.rows, self.hparams = Rows(experiment, workdir), experiment.hparams()
+        self.rows, self.hparams = MetricsFile(experiment, workdir), experiment.hparams()
         self.clock = Clock(experiment.engine)
         self.outside: dict[int, State] = {}  # by the seed's place in the run
         self.done = np.zeros(len(experiment.seeds), bool)

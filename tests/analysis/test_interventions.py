@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from analysis import interventions as lib
-from analysis.interventions import PARTS, Intervention
+from analysis.interventions import REPLACEMENTS, Intervention
 from oa_jax.errors import UserError
 from oa_jax.nn.angles import null_abs_cos
 from oa_jax.nn.gca import GatedCrossAttention
@@ -34,7 +34,7 @@ def an_update(real=REAL, seed=1):
 
 
 def replaced(part, used=None, query=None, key=KEY, users=USERS):
-    index = list(PARTS).index(part)
+    index = list(REPLACEMENTS).index(part)
     used = an_update() if used is None else used
     return np.asarray(PROGRAM(index, used, query or stream(), key, users))
 
@@ -99,7 +99,11 @@ def test_random_directions_are_a_function_of_key_user_and_column():
     order = np.array([3, 0, 4, 2, 1])  # another layout of the block
     rows = np.arange(B * L).reshape(B, L)[order].ravel()
     moved = PROGRAM(
-        list(PARTS).index("random"), an_update()[rows], stream(REAL[order]), KEY, USERS[order]
+        list(REPLACEMENTS).index("random"),
+        an_update()[rows],
+        stream(REAL[order]),
+        KEY,
+        USERS[order],
     )
     np.testing.assert_allclose(moved, one[rows], rtol=1e-6)
     for other in (
@@ -167,8 +171,8 @@ def test_the_mean_update_is_one_vector():
 
 
 def test_every_part_at_every_scale_and_place_once():
-    found = lib.interventions(PARTS, (0.5, 1.0), (0, 1))
-    assert len(found) == len(set(found)) == 3 * (2 * len(PARTS) - 2)  # full × 1; zero once
+    found = lib.interventions(REPLACEMENTS, (0.5, 1.0), (0, 1))
+    assert len(found) == len(set(found)) == 3 * (2 * len(REPLACEMENTS) - 2)  # full × 1; zero once
     assert Intervention() not in found and Intervention("zero") in found
     assert {i.places for i in found} == {"all", "0", "1"}
     assert lib.interventions(("full",), (1.0,)) == []
@@ -182,7 +186,7 @@ def test_every_part_at_every_scale_and_place_once():
 def test_one_place_leaves_the_others_as_they_are():
     modules = ["gca_0_A", "gca_0_B", "gca_1_A"]
     found = lib.variables({}, [4, 5], modules, Intervention("zero", 1.0, "0"))
-    zero, full = list(PARTS).index("zero"), list(PARTS).index("full")
+    zero, full = list(REPLACEMENTS).index("zero"), list(REPLACEMENTS).index("full")
     parts = {name: index.tolist() for name, index in found["part"].items()}
     assert parts == {"gca_0_A": [zero] * 2, "gca_0_B": [zero] * 2, "gca_1_A": [full] * 2}
     everywhere = lib.variables({}, [4, 5], modules, Intervention("zero"))
@@ -251,7 +255,7 @@ def test_interventions_on_a_model_trained_with_all_of_it(encoders):
     # To the last digit or two: the choice of a part keeps XLA from fusing across it. Ranks are
     # compared bit by bit in test_intervene.py.
     np.testing.assert_allclose(full, plain("full"), rtol=1e-5, atol=1e-6)
-    seen = {part: encode("full", Intervention(part)) for part in PARTS}
+    seen = {part: encode("full", Intervention(part)) for part in REPLACEMENTS}
     for part, states in seen.items():
         assert (np.abs(states - full).max() > 1e-3) == (part != "full"), part
         assert np.isfinite(states).all()
@@ -358,7 +362,7 @@ def test_with_an_open_gate_the_parallel_part_is_lost_in_the_norm():
         return module.apply({"params": params}, centred, centred, times, times)[0].h_PxD
 
     def output(part):
-        return np.asarray(program(list(PARTS).index(part)))
+        return np.asarray(program(list(REPLACEMENTS).index(part)))
 
     alone = output("zero")
     along = np.abs(cos(np.asarray(centred.h_PxD), replaced("parallel", query=centred)))

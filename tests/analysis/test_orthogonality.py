@@ -170,7 +170,8 @@ def known(matrix, n=240, width=6):
     x, y = rng.normal(size=(2, n, width)).astype(np.float32)
     rows = {"x": x, "y": y, "real": np.ones(n, bool), "has_key": np.arange(n) % 7 > 0}
     parts = {
-        name: {k: v[i::3] for k, v in rows.items()} for i, name in enumerate(orthogonality.PARTS)
+        name: {k: v[i::3] for k, v in rows.items()}
+        for i, name in enumerate(orthogonality.USER_PARTS)
     }
     params = {"matrix": np.asarray(matrix, np.float32)}
     found = orthogonality.stream(Known(), params, parts, 16)
@@ -220,7 +221,9 @@ class Gated:
 def gated(x, update, gate):
     rows = {"x": x, "u": update, "gate": gate}
     rows = {k: np.asarray(v, np.float32) for k, v in rows.items()} | {"real": np.ones(len(x), bool)}
-    parts = {n: {k: v[i::3] for k, v in rows.items()} for i, n in enumerate(orthogonality.PARTS)}
+    parts = {
+        n: {k: v[i::3] for k, v in rows.items()} for i, n in enumerate(orthogonality.USER_PARTS)
+    }
     found = orthogonality.stream(Gated(), {}, parts, len(x))["0/A"]
     return orthogonality.statistics(found)
 

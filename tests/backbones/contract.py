@@ -85,7 +85,7 @@ def no_token_sees_a_later_event(case):
     new = np.where(new == target, following(new), new)
     item[event] = np.where(item[event] == target, target, new)
     other = make_log(log.user, item, log.time, log.n_items, log.name)
-    task = experiment_lib.task(case.experiment.config, other, data.split)
+    task = experiment_lib.build_task(case.experiment.config, other, data.split)
     changed = task.eval_arrays("test")
     before = case.probe(case.params, {k: v for k, v in case.rows.items() if k in changed})
     after = case.probe(case.params, changed)

@@ -46,7 +46,9 @@ def build(backbone, **changes):
     """The data and the evaluation, without a model."""
     config = config_of(backbone, **changes)
     data = experiment_lib.load(config)
-    return types.SimpleNamespace(data=data, evaluation=experiment_lib.evaluate(config, data))
+    return types.SimpleNamespace(
+        data=data, evaluation=experiment_lib.build_evaluation(config, data)
+    )
 
 
 @functools.cache

@@ -225,7 +225,7 @@ def test_programs_of_a_small_experiment_are_examined():
     found = shapes_of(config, made_up(SIZES))
     parts = config, found.data, found.evaluation
     # The toy in the model's place, whose programs compile in a second.
-    engine = experiment_lib.engine(*parts, toy.Toy(sum(found.data.log.n_items)))
+    engine = experiment_lib.build_engine(*parts, toy.Toy(sum(found.data.log.n_items)))
     experiment = experiment_lib.Experiment(*parts, engine)
     epoch, evaluation = examine(experiment, jax.devices()[:1])
     assert epoch.name == "training epoch" and evaluation.name == "evaluation"

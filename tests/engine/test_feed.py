@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from oa_jax.backbones.abxi.task import Task
+from oa_jax.backbones.abxi.task import ABXITask
 from oa_jax.backbones.cdsrnp.task import CDSRNPTask
 from oa_jax.backbones.llm4cdsr.fields import Quirks
 from oa_jax.backbones.llm4cdsr.task import LLM4CDSRTask
@@ -19,8 +19,8 @@ CORRECTED = Quirks.of("corrected")
 # Batches that end in the middle of the rows, and one that is larger than all of them. global_time
 # leaves users without a training row: rows are not users then.
 TASKS = {
-    "abxi": (Task, "leave_one_out", (12, 8, 4)),
-    "abxi corrected": (Task, "global_time", (12, 40, 4, "per_sequence", False)),
+    "abxi": (ABXITask, "leave_one_out", (12, 8, 4)),
+    "abxi corrected": (ABXITask, "global_time", (12, 40, 4, "per_sequence", False)),
     "llm4cdsr": (LLM4CDSRTask, "global_time", (12, 8)),
     "llm4cdsr corrected": (LLM4CDSRTask, "global_time", (12, 40, CORRECTED)),
     "cdsrnp": (CDSRNPTask, "leave_one_out", (6, 12, 8, "each_domain", 12)),

@@ -61,7 +61,7 @@ def test_a_seed_alone_takes_the_same_capacities_and_others_train_alike(
     by_axis, arrays, monkeypatch
 ):
     """A program's capacity follows from the data, not from its seeds; more room changes no draw."""
-    monkeypatch.setattr("oa_jax.nn.slots.SLOT_MULTIPLE", 4)
+    monkeypatch.setattr("oa_jax.nn.task.SLOT_MULTIPLE", 4)
     engine = by_axis["map"].engine
     together = [engine.capacity((0, 1, 2), epoch) for epoch in range(3)]
     alone = [engine.capacity((1,), epoch) for epoch in range(3)]

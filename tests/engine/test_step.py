@@ -176,7 +176,7 @@ def test_a_diverged_seed_does_not_look_ideal_in_the_rows(diverged):
         notes = Notes()
         names = ("epoch", "best_epoch", "diverged_step")
         report = report | {name: np.asarray(getattr(states, name)) for name in names}
-        rows_lib.Rows(experiment, notes).add(range(3), report, range(3))
+        rows_lib.MetricsFile(experiment, notes).add(range(3), report, range(3))
         values = [row["val/A/mrr/uni10"] for row in notes.rows]
         assert 0 < values[0] < 1 and 0 < values[2] < 1
         if ideal is None:

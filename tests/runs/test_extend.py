@@ -9,7 +9,7 @@ import toy
 from oa_jax import experiment as experiment_lib
 from oa_jax.backbones import known
 from oa_jax.errors import UserError
-from oa_jax.nn import slots
+from oa_jax.nn import task
 from oa_jax.runs import run as run_lib
 from oa_jax.runs import sweep
 
@@ -117,7 +117,7 @@ def test_less_is_refused_and_what_changes_no_result_is_not(tmp_path):
 def test_steps_of_another_length_of_epoch_are_refused(tmp_path, monkeypatch):
     go(tmp_path)
     before = (tmp_path / "metrics.jsonl").read_bytes()
-    monkeypatch.setattr(slots.Slots, "n_steps", 7)
+    monkeypatch.setattr(task.Task, "n_steps", 7)
     with pytest.raises(UserError, match="steps in 2 epochs: expected 7 an epoch"):
         go(tmp_path, extend=True, train__max_epochs=4)
     assert (tmp_path / "metrics.jsonl").read_bytes() == before

@@ -14,7 +14,7 @@ from oa_jax import errors, processes
 from oa_jax.engine.program import Engine, take_seeds
 from oa_jax.runs import loop, training
 from oa_jax.runs.checkpoint import SUMS, Checkpoints
-from oa_jax.runs.metrics_file import Rows
+from oa_jax.runs.metrics_file import MetricsFile
 from oa_jax.runs.workdir import Workdir
 
 UNEVEN = {
@@ -294,7 +294,7 @@ def test_lines_for_people(tmp_path):
 
 
 def test_a_line_of_many_seeds_has_their_spread():
-    rows, name = Rows(toy.toy_experiment(), None), "ndcg@10/uni10"
+    rows, name = MetricsFile(toy.toy_experiment(), None), "ndcg@10/uni10"
     rows.newest = [
         {"epoch": 1, "seed": s, "diverged_step": 0, "best_epoch": int(s < 3)}
         | {f"val/A/{name}": s / 100, f"val/B/{name}": 0.5}
@@ -311,7 +311,7 @@ def test_a_line_of_many_seeds_has_their_spread():
 
 def test_the_time_left_is_a_bound():
     """Rounded up: half a minute left is not "0 min at most"."""
-    rows = Rows(toy.toy_experiment(train__max_epochs=3), None)
+    rows = MetricsFile(toy.toy_experiment(train__max_epochs=3), None)
     left = {(1, 10.0): 1, (1, 31.0): 2, (2, 60.0): 1, (3, 10.0): 0}
     for (epoch, seconds), minutes in left.items():
         row = {"seed": 0, "diverged_step": 0, "best_epoch": 0, "epoch": epoch}

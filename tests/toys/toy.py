@@ -163,9 +163,9 @@ def _engine(config):
 def with_toy(config, log=None, candidates=None):
     """As `experiment.build`, with the toy in the backbone's place."""
     data = experiment_lib.load(config, log)
-    evaluation = experiment_lib.evaluate(config, data, candidates)
+    evaluation = experiment_lib.build_evaluation(config, data, candidates)
     toy = Toy(sum(data.log.n_items))
-    engine = experiment_lib.engine(config, data, evaluation, toy)
+    engine = experiment_lib.build_engine(config, data, evaluation, toy)
     return experiment_lib.Experiment(config, data, evaluation, engine)
 
 

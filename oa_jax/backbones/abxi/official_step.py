@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from oa_jax.backbones.abxi.task import STREAMS, Task
+from oa_jax.backbones.abxi.task import STREAMS, ABXITask
 from oa_jax.backbones.parity import unpacked
 from oa_jax.configuration import Config
 
@@ -10,7 +10,7 @@ FILES = ("trainer.py", "models/ABXI.py")
 NEEDED = {"train.negatives": "per_position"}
 
 
-def inputs(config: Config, task: Task, tables: None, batches: list) -> tuple[dict, dict]:
+def inputs(config: Config, task: ABXITask, tables: None, batches: list) -> tuple[dict, dict]:
     """(sizes, arrays): seq_x, seq_a, seq_b, gt (B, L), negatives (B, L, 2n) of batch i as NAME/i.
 
     batches: [(rows (B,), batch of the task)].

@@ -2,17 +2,17 @@
 
 from oa_jax.backbones import base
 from oa_jax.backbones.abxi.model import Backbone
-from oa_jax.backbones.abxi.task import Task
+from oa_jax.backbones.abxi.task import ABXITask
 
 
 class Parts(base.Parts):
     hparams = ("model.temperature",)
     merged = "seq_x"
 
-    def task(self, log, split) -> Task:
+    def task(self, log, split) -> ABXITask:
         of, q1 = self.config.train, self.config.quirks.q1_pool_b_from_last_a
         length = self.config.model.length
-        return Task(log, split, length, of.batch_size, of.n_negatives, of.negatives, q1)
+        return ABXITask(log, split, length, of.batch_size, of.n_negatives, of.negatives, q1)
 
     def backbone(self, n_items, tables=None) -> Backbone:
         of, train = self.config, self.config.train

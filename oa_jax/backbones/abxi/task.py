@@ -14,13 +14,13 @@ from oa_jax.events.rows import own_items
 from oa_jax.events.split import Split
 from oa_jax.nn import draws
 from oa_jax.nn.draws import Purpose
-from oa_jax.nn.slots import Lists, Slots, packed_places, take
+from oa_jax.nn.task import Lists, Task, packed_places, take
 
 STREAMS = ("seq_x", "seq_a", "seq_b", "gt")
 
 
 @dataclasses.dataclass(frozen=True)
-class Task(Slots):
+class ABXITask(Task):
     """Arrays and draws of one data set; its training rows are the users that train.
 
     negatives: "per_position" (official: every position draws its own) or "per_sequence" (the

@@ -15,14 +15,14 @@ from oa_jax.events.split import Split
 STREAMS = ("seq", *(f"{part}_{d}" for d in DOMAINS for part in ("seq", "time")))
 
 
-class Rows(NamedTuple):
+class Targets(NamedTuple):
     """user, place (R,): the user, and the place of the target in its sequence."""
 
     user: np.ndarray
     place: np.ndarray
 
 
-def training_rows(log: InteractionLog, split: Split, targets: str) -> Rows:
+def training_rows(log: InteractionLog, split: Split, targets: str) -> Targets:
     """Targets of the training parts that have a history, ordered by user and place.
 
     targets: "each_domain", a user's last training event of each domain; "last", the last of all,
@@ -36,22 +36,22 @@ def training_rows(log: InteractionLog, split: Split, targets: str) -> Rows:
         newest = event[::-1]
         _, first = np.unique(2 * log.user[newest] + log.domain[newest], return_index=True)
         event = np.sort(newest[first])
-    rows = Rows(log.user[event], log.position[event])
+    rows = Targets(log.user[event], log.position[event])
     kept = history_counts(log, rows).any(0)
-    return Rows(*(of_rows[kept] for of_rows in rows))
+    return Targets(*(of_rows[kept] for of_rows in rows))
 
 
-def target_of(log: InteractionLog, rows: Rows) -> np.ndarray:
+def target_of(log: InteractionLog, rows: Targets) -> np.ndarray:
     """(R,) joint id of each row's target."""
     return log.item[log.offsets[rows.user] + rows.place]
 
 
-def history(log: InteractionLog, rows: Rows, length: int, merged_length: int) -> dict:
+def history(log: InteractionLog, rows: Targets, length: int, merged_length: int) -> dict:
     """`streams` of what came before each target, earlier copies of it left out."""
     return streams(log, *_past(log, rows), len(rows.user), length, merged_length)
 
 
-def history_counts(log: InteractionLog, rows: Rows) -> np.ndarray:
+def history_counts(log: InteractionLog, rows: Targets) -> np.ndarray:
     """(2, R): items of A and of B that came before each target, copies of it left out."""
     row, event = _past(log, rows)
     of_domain = [row[log.domain[event] == d] for d in (0, 1)]
@@ -67,7 +67,7 @@ def evaluation_arrays(
     `events.rows.streams`.  n_history (R,): events before the target, copies of it left out.
     """
     arrays, place, _, _ = evaluation_rows(log, split, which)
-    rows = Rows(arrays["user"], place)
+    rows = Targets(arrays["user"], place)
     arrays["n_history"] = history_counts(log, rows).sum(0).astype(np.int32)
     return history(log, rows, length, merged_length) | arrays
 
@@ -83,7 +83,7 @@ def trained_items(log: InteractionLog, split: Split) -> Ragged:
     return Ragged.of(log.user[trained], log.item[trained], log.n_users)
 
 
-def persons(log: InteractionLog, split: Split, rows: Rows) -> np.ndarray:
+def persons(log: InteractionLog, split: Split, rows: Targets) -> np.ndarray:
     """(R,) int32: rows with one number have the same training events, so they are one person's.
 
     AMID gives an overlapped user two sequences, one for each domain of the target.

@@ -8,18 +8,18 @@ import jax.numpy as jnp
 import numpy as np
 
 from oa_jax.backbones.cdsrnp import arrays as cdsrnp_arrays
-from oa_jax.backbones.cdsrnp.arrays import STREAMS, Rows
+from oa_jax.backbones.cdsrnp.arrays import STREAMS, Targets
 from oa_jax.errors import UserError
 from oa_jax.events.log import DOMAINS, InteractionLog
 from oa_jax.events.rows import own_items
 from oa_jax.events.split import Split
 from oa_jax.nn import draws
 from oa_jax.nn.draws import Purpose
-from oa_jax.nn.slots import Lists, Slots, packed_places, take
+from oa_jax.nn.task import Lists, Task, packed_places, take
 
 
 @dataclasses.dataclass(frozen=True)
-class CDSRNPTask(Slots):
+class CDSRNPTask(Task):
     """Arrays and draws of one data set. A training row is a target of a user, who may have several.
 
     targets: see `cdsrnp_arrays.training_rows`.  support: rows of overlapped users drawn beside
@@ -49,7 +49,7 @@ class CDSRNPTask(Slots):
             )
 
     @functools.cached_property
-    def rows(self) -> Rows:
+    def rows(self) -> Targets:
         """The training rows."""
         return cdsrnp_arrays.training_rows(self.log, self.split, self.targets)
 
@@ -83,7 +83,7 @@ class CDSRNPTask(Slots):
 
     @functools.cached_property
     def usual_slots(self) -> np.ndarray:
-        """(3,): as of `Slots`, with room for the support set."""
+        """(3,): as of `Task`, with room for the support set."""
         usual = super().usual_slots
         if not self.n_support:
             return usual
@@ -99,7 +99,7 @@ class CDSRNPTask(Slots):
     def arrays_of(self, log: InteractionLog, split: Split, rows: np.ndarray):
         """STREAMS (U, L or M); target, domain (U,); lists own_A, own_B of the user's items."""
         users = np.arange(len(rows), dtype=np.int32)
-        return self._arrays(log, split, Rows(users, self.rows.place[rows]))
+        return self._arrays(log, split, Targets(users, self.rows.place[rows]))
 
     def _arrays(self, log, split, rows):
         target, own = cdsrnp_arrays.target_of(log, rows), own_items(log, split.in_training(log))

@@ -15,7 +15,7 @@ from oa_jax.events.rows import own_items
 from oa_jax.events.split import Split
 from oa_jax.nn import draws
 from oa_jax.nn.draws import Purpose
-from oa_jax.nn.slots import Lists, Slots, packed_places, take
+from oa_jax.nn.task import Lists, Task, packed_places, take
 
 # What of the training rows goes to the device, each with the value of its padding; the rest
 # follows from it or serves the tests.
@@ -27,7 +27,7 @@ STREAMS = {"seq": 0} | {
 
 
 @dataclasses.dataclass(frozen=True)
-class LLM4CDSRTask(Slots):
+class LLM4CDSRTask(Task):
     """Arrays and draws of one data set."""
 
     log: InteractionLog

@@ -13,13 +13,13 @@ from oa_jax.events.log import DOMAINS, InteractionLog, first_events
 from oa_jax.events.split import Split
 from oa_jax.nn import draws
 from oa_jax.nn.draws import Purpose
-from oa_jax.nn.slots import Lists, Slots, packed_places, take
+from oa_jax.nn.task import Lists, Task, packed_places, take
 
 FILLS = {"seq": 0, "seq_A": 0, "seq_B": 0, "time_A": -1, "time_B": -1}  # arrays and their padding
 
 
 @dataclasses.dataclass(frozen=True)
-class SASRecTask(Slots):
+class SASRecTask(Task):
     """Arrays and draws of one data set. A training row is a user: the events before its last
     training event, each with the next one of the same stream as its target.
 

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from oa_jax.backbones.abxi.task import Task
+from oa_jax.backbones.abxi.task import ABXITask
 from oa_jax.errors import UserError
 from oa_jax.events.log import make_log
 from oa_jax.events.split import leave_one_out
@@ -32,7 +32,7 @@ def make_task(random_log):
 
     def build(seed=0, **fields):
         log = log_of(seed)
-        return Task(log, leave_one_out(log), LENGTH, BATCH, N_NEGATIVES, **fields)
+        return ABXITask(log, leave_one_out(log), LENGTH, BATCH, N_NEGATIVES, **fields)
 
     return build
 
@@ -164,7 +164,7 @@ def own_last_a(n_users=8):
 @pytest.mark.parametrize("q1", [True, False])
 def test_q1_pool_of_b_holds_the_last_item_of_a_even_when_owned(q1):
     log = own_last_a()
-    task = Task(log, leave_one_out(log), LENGTH, BATCH, N_NEGATIVES, "per_position", q1)
+    task = ABXITask(log, leave_one_out(log), LENGTH, BATCH, N_NEGATIVES, "per_position", q1)
     of_b = [draw(task, jnp.arange(8), step=step)["negatives"] for step in range(8)]
     at = draw(task, jnp.arange(8))
     real = np.concatenate([at["at_A"], at["at_B"]]) < BATCH * LENGTH
@@ -244,7 +244,7 @@ def dropped(task, capacity, seed=0, epoch=0):
 
 
 def test_capacity_drops_no_position_and_one_multiple_less_does(make_task, monkeypatch):
-    monkeypatch.setattr("oa_jax.nn.slots.SLOT_MULTIPLE", 4)
+    monkeypatch.setattr("oa_jax.nn.task.SLOT_MULTIPLE", 4)
     task = make_task()
     need = np.asarray(task.slots_needed(jnp.asarray(task.slot_counts), 0, 0))
     assert dropped(task, task.capacity(need)) == 0
@@ -255,7 +255,7 @@ def test_capacity_drops_no_position_and_one_multiple_less_does(make_task, monkey
 
 
 def test_capacity_is_the_usual_one_unless_an_epoch_needs_more(make_task, monkeypatch):
-    monkeypatch.setattr("oa_jax.nn.slots.SLOT_MULTIPLE", 4)
+    monkeypatch.setattr("oa_jax.nn.task.SLOT_MULTIPLE", 4)
     task = make_task()
     usual = task.capacity((0, 0))
     assert all(c % 4 == 0 and 0 <= c - n < 4 for c, n in zip(usual, task.usual_slots, strict=True))
@@ -304,7 +304,7 @@ def test_a_domain_without_training_targets_is_refused(item, empty):
     other = 41 if item == 1 else 1
     log = make_log([0] * 6, [other] + [item] * 3 + [other] * 2, np.arange(6), N_ITEMS, "lop")
     with pytest.raises(UserError, match=f"lop: no training target in domain {empty}"):
-        Task(log, leave_one_out(log), LENGTH, BATCH, N_NEGATIVES)
+        ABXITask(log, leave_one_out(log), LENGTH, BATCH, N_NEGATIVES)
 
 
 def test_users_that_train_nothing_take_no_place_in_a_batch(make_task):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from oa_jax.backbones.cdsrnp import arrays as cdsrnp_arrays
-from oa_jax.backbones.cdsrnp.arrays import Rows
+from oa_jax.backbones.cdsrnp.arrays import Targets
 from oa_jax.events.log import make_log
 from oa_jax.events.split import Split, leave_one_out
 
@@ -99,5 +99,5 @@ def test_two_sequences_of_one_person_have_one_number():
     rows = cdsrnp_arrays.training_rows(log, split, "last")
     person = cdsrnp_arrays.persons(log, split, rows)
     assert person[0] == person[1] and len(set(person.tolist())) == 3
-    both = cdsrnp_arrays.persons(log, split, Rows(np.array([2, 2, 3]), np.array([1, 3, 2])))
+    both = cdsrnp_arrays.persons(log, split, Targets(np.array([2, 2, 3]), np.array([1, 3, 2])))
     assert both[0] == both[1] != both[2]

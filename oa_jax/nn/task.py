@@ -45,7 +45,7 @@ class Lists(NamedTuple):
         return draws.distinct_outside(key, n_items, *args)
 
 
-class Slots:
+class Task:
     """The base of the tasks. A task has training rows 0..n_users-1 and
 
     slot_counts: (N, U) tokens of each row in each of the N streams that a batch packs.
