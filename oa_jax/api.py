@@ -95,14 +95,15 @@ def read_events(
         prepare_own(name, given, options, directory, Reading(), say)
         return store.load(directory, name).log
     built = own.read(given, options, Reading(), say)[0]
-    return store.with_roles(vars(built), built.n_items, name)[0]
+    log, _ = store.with_roles(vars(built), built.n_items, name)
+    return dataclasses.replace(log, origin=built)
 
 
 def train(
     config: Config,
     data: InteractionLog | World | None = None,
     workdir: str | os.PathLike = "runs/run",
-    say: Callable[[str], None] = print,
+    say: Callable[[str], None] | None = print,
     extend: bool = False,
 ) -> Run:
     """Train all seeds of a configuration, as one compiled program, and return the run.
@@ -112,7 +113,8 @@ def train(
 
     data: events, or a synthetic world; by default what `config.data` names. They have the name
         that the configuration was made for, as sizes depend on it: "synthetic", of a world.
-    say: gets one line at a time. extend: a run may go on to more seeds or epochs.
+    say: gets one line at a time, None says nothing. extend: a run may go on to more seeds or
+        epochs.
 
     Raises UserError for whatever does not fit: another configuration or other data in the
     workdir, a configuration made for another pair, sizes that the data do not have.
@@ -121,7 +123,9 @@ def train(
 
     config, log = known.resolve(config), data
     world = data if isinstance(data, World) else getattr(data, "origin", None)
-    if world is not data and world and world.log().fingerprint() != data.fingerprint():
+    if not isinstance(world, World):
+        world = None
+    elif world is not data and world.log().fingerprint() != data.fingerprint():
         world = None  # its events were changed
     if data is not None:
         name = sources.SYNTHETIC if world else check_log("data", data).name
@@ -132,7 +136,7 @@ def train(
             )
     if world is not None:  # whose events any later reader can make again
         log, config = None, config.replace(data={"world": dataclasses.asdict(world)})
-    run(config, workdir, say, log, extend)
+    run(config, workdir, say or (lambda line: None), log, extend)
     return Run(local(workdir), log)
 
 

@@ -17,7 +17,8 @@ import optax
 from oa_jax.backbones import known
 from oa_jax.backbones.base import Backbone
 from oa_jax.configuration import Config, fields_of, value_of
-from oa_jax.data import sources
+from oa_jax.data import sources, store
+from oa_jax.engine.compilation import check_switches
 from oa_jax.engine.feed import Feed, open_records
 from oa_jax.engine.program import Engine, resolve_axis
 from oa_jax.engine.state import Schedule
@@ -114,6 +115,7 @@ def build(
     """The experiment of a configuration. log: events to use instead of `config.data`'s.
     candidates: see `build_evaluation`. Raises UserError when the data are missing or do not fit the
     configuration, or a size that it asks for fits no memory here."""
+    check_switches()
     if log is None and config.data.name == sources.SYNTHETIC:
         check_room(config, {"data.world.n_users": bytes_of_world(config.data.world)})
     check_room(config, {"model.length": _bytes_of_user(config)})
@@ -176,6 +178,11 @@ def load(config: Config, log: InteractionLog | None = None) -> Data:
     parts, data = known.parts(config), config.data
     if log is None:
         log = sources.load(data.name, data.dir, data.world)
+    by_time = splits.rule_of(log, data.split) == "global_time"
+    if by_time and getattr(log.origin, "times", None) == store.ORDER:
+        raise UserError(
+            f"--config.data.split={data.split}: {log.name} has no times: expected another split"
+        )
     split = splits.make_split(log, data.split, parts.skip_short)
     return Data(log, split, build_task(config, log, split), parts.tables(log, split))
 

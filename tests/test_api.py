@@ -5,6 +5,7 @@ import inspect
 import subprocess
 import sys
 
+import jax
 import numpy as np
 import pytest
 import toy
@@ -227,6 +228,28 @@ MISTAKES = {
         "--keep=foo: expected one",
     ),
 }
+
+
+def test_other_events_in_a_finished_workdir_are_refused(tmp_path):
+    log = oa.World(**WORLD).log()
+    mine = oa.make_log(log.user, log.item, log.time, log.n_items, "mine")
+    config = small(**{"data.name": "mine", "seeds": 1, "train.max_epochs": 1})
+    before = oa.train(config, mine, tmp_path, say=None).summary
+    other = oa.make_log(log.user, log.item, log.time + 1, log.n_items, "mine")
+    with pytest.raises(oa.UserError, match="its data fingerprint is .*: expected the data that"):
+        oa.train(config, other, tmp_path, say=None)
+    assert oa.train(config, mine, tmp_path, say=None).summary == before
+
+
+@pytest.mark.parametrize("name", ["jax_threefry_partitionable", "jax_enable_x64"])
+def test_a_switch_that_would_change_results_is_refused(name, tmp_path):
+    theirs = not getattr(jax.config, name)
+    jax.config.update(name, theirs)
+    try:
+        with pytest.raises(oa.UserError, match=f"^{name}={theirs}: expected {not theirs} while"):
+            oa.train(small(), oa.World(**WORLD), tmp_path)
+    finally:
+        jax.config.update(name, not theirs)
 
 
 @pytest.mark.parametrize("mistake", MISTAKES)

@@ -81,6 +81,11 @@ class Prepared:
     metadata: dict
     directory: pathlib.Path
 
+    @property
+    def times(self) -> str:
+        """Unit of `log.time`, ORDER where it is the place in the sequence."""
+        return self.metadata["times"]
+
     @functools.cached_property
     def items(self) -> list[dict]:
         """The item table: items[k] is item k+1. See the module for its fields."""
@@ -134,7 +139,8 @@ def load(data_dir: Place, name: str) -> Prepared:
     if found != expected:
         what = f"fingerprint {found}, expected {expected} of {METADATA}: the files were changed"
         raise UserError(f"{path / LOG}: {what}; {AGAIN}")
-    return Prepared(log, role, raw_users, metadata, path)
+    found = Prepared(log, role, raw_users, metadata, path)
+    return dataclasses.replace(found, log=dataclasses.replace(log, origin=found))
 
 
 def with_roles(

@@ -9,6 +9,8 @@ from collections.abc import Callable
 
 import jax
 
+from oa_jax.errors import UserError
+
 # Switches of JAX that people set for all of their programs, and what this one is made for: with
 # others its numbers would be others, or it would not run.
 SWITCHES = {
@@ -34,14 +36,27 @@ def set_switches(say: Callable[[str], None]) -> None:
             say(f"{name.upper()}={theirs}: not used by this program, which needs {ours}")
 
 
+def check_switches() -> None:
+    """Raise UserError where a switch of JAX is another than this program's. Where the process is
+    its own, `set_switches` has set them."""
+    for name, ours in SWITCHES.items():
+        if (theirs := getattr(jax.config, name)) != ours:
+            raise UserError(
+                f"{name}={theirs}: expected {ours} while this program works: "
+                f"jax.config.update({name!r}, {ours})"
+            )
+
+
 def use_compilation_cache(say: Callable[[str], None] = lambda line: None) -> None:
-    """Keep programs in JAX_COMPILATION_CACHE_DIR or the user's cache, those that took a second,
-    or JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS.
+    """Keep programs in JAX_COMPILATION_CACHE_DIR, which a process may also have set as JAX's own
+    option, or the user's cache; those that took a second, or
+    JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS.
 
     JAX_ENABLE_COMPILATION_CACHE=false turns it off. Every command that compiles calls this first.
     say: is told in a line that there is none, as its folder cannot be written.
     """
-    folder = given = os.environ.get("JAX_COMPILATION_CACHE_DIR")
+    variable = os.environ.get("JAX_COMPILATION_CACHE_DIR")
+    folder = given = variable or jax.config.jax_compilation_cache_dir
     try:
         if "://" not in (given or ""):  # a URL is JAX's own affair
             root = given or os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"

@@ -65,7 +65,7 @@ def read(path: str) -> Pretrained:
     if not good.any():
         raise UserError(f"--config.train.init_from={path}: every seed has diverged")
     params = {name: leaf[good] for name, leaf in flat(params).items()}
-    return Pretrained(params, names_lib.of(experiment.config, log), log.fingerprint())
+    return Pretrained(params, names_lib.of(log), log.fingerprint())
 
 
 def read_export(folder: pathlib.Path) -> tuple[dict, dict[str, np.ndarray], Names, np.ndarray]:
@@ -107,7 +107,7 @@ def begin(
     if not path:
         return states, {}
     source, log = read(path), experiment.data.log
-    own = names_lib.of(experiment.config, log)
+    own = names_lib.of(log)
     same = source.fingerprint == log.fingerprint()
     match = np.arange(1 + sum(log.n_items)) if same else matched(source.names, own)
     told: dict[str, Any] = {"from": str(path), "rows": {}, "whole": [], "fresh": {}}

@@ -1,13 +1,9 @@
 """What users and items are called where they come from, and how often items were taken."""
 
 import dataclasses
-import os
 
 import numpy as np
 
-from oa_jax.configuration import Config
-from oa_jax.data import store
-from oa_jax.data.sources import DIRECTORY_VARIABLE
 from oa_jax.events.log import DOMAINS, InteractionLog
 from oa_jax.events.split import Split
 
@@ -35,16 +31,12 @@ class Names:
         return list(zip(self.domain, self.raw, strict=True))
 
 
-def of(config: Config, log: InteractionLog) -> Names:
-    """The names of the set that a configuration trains on, if `log` is that set."""
-    directory = config.data.dir or os.environ.get(DIRECTORY_VARIABLE)
-    if directory and store.is_prepared(directory, config.data.name):
-        prepared = store.load(directory, config.data.name)
-        if prepared.log.fingerprint() == log.fingerprint():
-            raw = [str(item["raw"]) for item in prepared.items]
-            title = [item.get("title") for item in prepared.items]
-            return Names(prepared.raw_users, raw, title, log.n_items, True)
-    n_all = sum(log.n_items)
+def of(log: InteractionLog) -> Names:
+    """The names of the set that a log was read from."""
+    n_all, items = sum(log.n_items), getattr(log.origin, "items", ())
+    if items and (len(items), len(log.origin.raw_users)) == (n_all, log.n_users):
+        raw, title = [str(item["raw"]) for item in items], [item.get("title") for item in items]
+        return Names(log.origin.raw_users, raw, title, log.n_items, True)
     users, raw = map(str, range(log.n_users)), map(str, range(1, n_all + 1))
     return Names(list(users), list(raw), [None] * n_all, log.n_items, False)
 

@@ -64,9 +64,10 @@ class Workdir:
     @first_does
     def claim(self, config: dict, reopen: bool = False) -> None:
         """Store the configuration, in place of an older one. reopen: the end of a run that is to
-        go on is taken back."""
-        if reopen:  # first: a kill in between leaves a run that the same command extends
-            (self.path / "summary.json").unlink(missing_ok=True)
+        go on is taken back, and what was made of it."""
+        # First: a kill in between leaves a run that the same command extends.
+        for name in ("summary.json", "ranks.npz", "lists.json") if reopen else ():
+            (self.path / name).unlink(missing_ok=True)
         path = self.path / "config.json"
         if not path.exists() or files.read_json(path) != config:
             files.write_json(path, config)

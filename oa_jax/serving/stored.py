@@ -56,7 +56,7 @@ class StoredModel:
         self.of = f"mean of {len(slots)} seeds" if ensemble else f"seed {self.seeds[0]}"
         ranked = np.concatenate([rows["domain"] for rows in of.evaluation.rows.values()])
         self.domains = [DOMAINS[d] for d in np.unique(ranked)]
-        self.names = names.of(of.config, of.data.log)
+        self.names = names.of(of.data.log)
         self.popularity = names.popularity(of.data.log, of.data.split)
         self.n_users = of.data.log.n_users
         self.vectors = getattr(of.data.tables, "global_table", None)

@@ -98,6 +98,12 @@ def switches():
         jax.config.update(name, value)
 
 
+@pytest.fixture
+def no_cache(switches):
+    """Nor one that the process has chosen."""
+    jax.config.update("jax_compilation_cache_dir", None)
+
+
 def test_switches_of_jax_are_put_to_ours_and_said(switches):
     said = []
     compilation.set_switches(said.append)
@@ -130,7 +136,7 @@ def no_home():
     ],
 )
 def test_without_a_place_for_it_there_is_no_cache_and_a_line(
-    switches, monkeypatch, variables, words
+    no_cache, monkeypatch, variables, words
 ):
     monkeypatch.setattr(pathlib.Path, "home", no_home)
     for name in ("JAX_COMPILATION_CACHE_DIR", "XDG_CACHE_HOME"):
@@ -143,7 +149,14 @@ def test_without_a_place_for_it_there_is_no_cache_and_a_line(
     assert jax.config.jax_compilation_cache_dir is None
 
 
-def test_a_cache_is_made_where_it_can_be(switches, monkeypatch, tmp_path):
+def test_a_cache_that_the_process_has_chosen_stays(no_cache, monkeypatch, tmp_path):
+    monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR", raising=False)
+    jax.config.update("jax_compilation_cache_dir", str(tmp_path / "mine"))
+    compilation.use_compilation_cache()
+    assert jax.config.jax_compilation_cache_dir == str(tmp_path / "mine")
+
+
+def test_a_cache_is_made_where_it_can_be(no_cache, monkeypatch, tmp_path):
     monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR", raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     said = []

@@ -18,6 +18,7 @@ from oa_jax.data import filters, own, store, tables
 from oa_jax.data.prepare import prepare_own
 from oa_jax.data.texts import Reading
 from oa_jax.errors import UserError
+from oa_jax.runs import names
 
 NAMES = ["user", "item", "rating", "time", "domain", "title"]
 BEGIN = 1_700_000_000
@@ -834,6 +835,9 @@ def test_read_events(tmp_path):
     log = oa.read_events(path, say=said.append, filters=["both"])
     assert log.name == "events" and log.n_items == (9, 9) and len(said) == 3
     kept = oa.read_events([path], "mine", tmp_path, print, filters=["both"])
+    for one in (log, kept, oa.load("mine", tmp_path)):  # raw ids travel with the events
+        found = names.of(one)
+        assert found.are_raw and found.raw == names.of(kept).raw and "1" not in found.raw
     assert kept.fingerprint() == log.fingerprint() == oa.load("mine", tmp_path).fingerprint()
     with pytest.raises(UserError, match="option=filter: expected one of user, "):
         oa.read_events(path, filter=["both"])

@@ -4,7 +4,6 @@ import dataclasses
 
 import numpy as np
 
-from oa_jax.backbones import known
 from oa_jax.data import store
 from oa_jax.events.log import make_log
 from oa_jax.events.split import leave_one_out
@@ -14,23 +13,17 @@ LOG = make_log([0, 0, 0, 1, 1, 1, 1], [1, 3, 1, 2, 2, 4, 1], np.arange(7), (2, 2
 ITEMS = [{"raw": 11, "title": "One"}, {"raw": "y"}, {"raw": "x"}, {"raw": "y", "title": "Y"}]
 
 
-def test_names_of_a_prepared_set(tmp_path, monkeypatch):
+def test_names_of_a_prepared_set(tmp_path):
     store.write_items(tmp_path, ITEMS)
     prepared = store.Prepared(LOG, np.zeros(7), ["u", "ü"], {}, tmp_path)
-    monkeypatch.setattr(store, "is_prepared", lambda directory, name: name == "mine")
-    monkeypatch.setattr(store, "load", lambda directory, name: prepared)
-    config = known.resolve({"backbone": "abxi", "data": {"name": "mine", "dir": "here"}})
-    found = names.of(config, LOG)
+    log = dataclasses.replace(LOG, origin=prepared)
+    found = names.of(log)
     assert (found.users, found.raw) == (["u", "ü"], ["11", "y", "x", "y"]) and found.are_raw
     assert found.title == ["One", None, None, "Y"]
     assert list(found.keys()) == [("A", "11"), ("A", "y"), ("B", "x"), ("B", "y")]
-    # Other events under its name, or another name: numbers.
-    other = dataclasses.replace(LOG, time=LOG.time + 1)
-    for found in (
-        names.of(config, other),
-        names.of(config.replace(data={"name": "synthetic"}), LOG),
-    ):
-        assert (found.users, found.raw) == (["0", "1"], ["1", "2", "3", "4"])
+    # Of no set, or with other items than it has: numbers.
+    for found in (names.of(LOG), names.of(dataclasses.replace(log, n_items=(2, 3)))):
+        assert found.users == ["0", "1"] and found.raw[:4] == ["1", "2", "3", "4"]
         assert not found.are_raw
 
 
