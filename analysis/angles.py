@@ -81,6 +81,11 @@ def warnings(runs: list[Run]) -> list[str]:
         if run.places and not headline(run):
             known = "α ⊙ X′ was not recorded by the version that trained it: angles of the raw X′"
             out.append(f"{run.name}: {known}")
+        if run.places and run.part in ("parallel", "orthogonal"):
+            out.append(
+                f"{run.name}: trained with the {run.part} part alone: its angles are those before "
+                "the part is taken, not of what is added to X"
+            )
         if run.places and run.gate == "tanh":
             out.append(
                 f"{run.name}: tanh gate: the angle of the raw X′ is arbitrary, as turning the sign "

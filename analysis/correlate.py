@@ -37,8 +37,10 @@ SCHEMA |= columns("", "", "value low high published") | columns("note")
 
 
 def group_of(run: Run) -> str:
-    """The setting with the gate: points of different ones are never put together."""
-    return f"{run.setting} · {run.gate} gate"
+    """The setting with the gate and, of X', the part in use: points of different ones are never
+    put together."""
+    part = "" if run.part == "full" else f", {run.part} part"
+    return f"{run.setting} · {run.gate} gate{part}"
 
 
 def points_of(

@@ -112,7 +112,8 @@ def by_domain(name, setting, panel, heading, label, height, rows=1, **more) -> t
         for handle, text in zip(*axis.get_legend_handles_labels(), strict=True):
             found.setdefault(text, handle)
     if found:
-        place = {"loc": "outside lower center", "ncols": min(3, len(found))}
+        fit = 3 if max(map(len, found)) < 40 else 2
+        place = {"loc": "outside lower center", "ncols": min(fit, len(found))}
         with matplotlib.rc_context(STYLE):
             figure.legend(found.values(), found, **place)
     titles = "; ".join(axis.get_title("left") for axis in axes[0])

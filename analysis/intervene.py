@@ -95,6 +95,8 @@ def intervene(
     records = []
     for restored in restore.parameters(run, experiment, which, say):
         ranker = Ranker(experiment, restored, split, part_of)
+        if len(ranker.seeds) == 1:
+            say(f"{run.name}: one seed: its intervals are over users only")
         base = ranker.ranks(lib.UNCHANGED)
         if which == "best" and run.is_finished:
             say(f"{run.name}: {agreement(base, run.ranks(), ranker)}")

@@ -88,8 +88,10 @@ class Run:
 
     @property
     def digest(self) -> str:
-        """Tells runs of one name apart: of configuration, data and seeds."""
-        text = f"{self.configuration} {self.fingerprint} {sorted(self.numbers)}"
+        """Tells runs of one name apart, and states of a run: of configuration, data, seeds, and
+        the epochs that the seeds of a finished run are best in."""
+        best = [entry.get("best_epoch") for entry in (self.summary or {}).get("per_seed", ())]
+        text = f"{self.configuration} {self.fingerprint} {sorted(self.numbers)} {best}"
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     @property
@@ -161,6 +163,11 @@ class Run:
         from oa_jax.backbones import known  # imports JAX
 
         return known.parts(known.resolve(self.config)).tie_weight
+
+    @property
+    def ranked_by(self) -> tuple[str | None, float]:
+        """Candidates of the test users, and the share of equal scores that counts as better."""
+        return self.env["fingerprints"].get("candidates_test"), self.tie_weight
 
     def seeds(self) -> pl.DataFrame:
         """A row per seed that ended well: run, seed, epochs, best_epoch, every metric.

@@ -180,6 +180,8 @@ def _ratio(point, baselines, draws, rng):
     curve = Curve(sizes, quality, weights)
     size = float(curve.size_for(point["quality"])[0])
     out, notes = {"ratio": size / point["parameters"]}, []
+    of_size = baselines.group_by("parameters").len().filter(pl.col("len") > 1).sort("parameters")
+    notes += [f"{n} baselines of {at:,} parameters are averaged" for at, n in of_size.rows()]
     if not 0 < size < math.inf:  # off the curve there is a bound
         end, side, bound = (-1, "above", "more_than") if size else (0, "below", "less_than")
         out = {bound: float(curve.sizes[end] / point["parameters"])}

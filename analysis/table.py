@@ -61,9 +61,11 @@ def measured(run: Run, domain: str, ranking: str):
 def baseline_of(run: Run, runs: list[Run], name: str | None = None) -> Run | None:
     """The run that `run` is compared with, None for a baseline itself and where there is none.
 
-    name: compare with the run of this name instead, where it shares the setting.
+    name: compare with the run of this name instead. Either shares the setting, the candidates and
+    what counts among equal scores.
     """
     others = [r for r in finished(runs) if r is not run and r.setting == run.setting]
+    others = [r for r in others if r.ranked_by == run.ranked_by]
     if name:
         return next((r for r in others if r.name == name), None)
     same = run.backbone_configuration
@@ -94,8 +96,10 @@ def gains(
         raise UserError(f"--baseline={baseline}: no such run: expected one of {', '.join(names)}")
     for run in sorted(finished(runs), key=lambda r: (r.setting, r.summary["n_parameters"])):
         other = baseline_of(run, runs, baseline)
-        if run.places and other is None and run.name != baseline:
+        if (run.places or baseline) and other is None and run.name != baseline:
             text = "no finished baseline of the same configuration among the runs: no gain"
+            if baseline:
+                text = f"{baseline} is of another setting, other candidates or ties: no gain"
             notes.append(f"{run.name}: {text}")
         for domain in _user_sets(run, groups):
             for ranking in dict.fromkeys(ranking for _, ranking in run.measures):
@@ -238,9 +242,9 @@ def _gain_sheet(part, title):
         "P(better seed)": lambda r: number(r["improvement"], 2),
         "p": lambda r: small(r["p"]),
         "p (Holm)": lambda r: small(r["p_holm"]),
-        # An estimate of two seeds has so little freedom that its power is a guess.
+        # An estimate of so few seeds has so little freedom that its power is a guess.
         "detectable gain": lambda r: (
-            ("≈ " if r["least_seeds"] == 2 and r["mde"] is not None else "") + number(r["mde"], 4)
+            ("≈ " if r["least_seeds"] <= 3 and r["mde"] is not None else "") + number(r["mde"], 4)
         ),
         "paper's gain": of_paper,
     }
@@ -289,7 +293,7 @@ def _intervals(axis, part, metrics, shift, look, label):
     """
     x, y, ends, limits = [], [], [], []
     for row in part.drop_nulls("relative_gain").iter_rows(named=True):
-        scale = 100 * row["relative_gain"] / row["gain"] if row["gain"] else 0.0
+        scale = 100 / (row["mean"] - row["gain"])
         low, high = (row["gain"] if row[k] is None else row[k] for k in ("low", "high"))
         x.append(scale * row["gain"])
         ends.append((x[-1] - scale * low, scale * high - x[-1]))
@@ -325,7 +329,7 @@ def section(runs: list[Run], out, options) -> Section:
             raise UserError(f"--metrics={name}: {'' if name else 'empty: '}{expected}")
     if not finished(runs):
         return Section("Ranking quality", how, missing=["no finished run: no table"])
-    asked = (options.baseline, tuple(options.metrics), options.draws)
+    asked = (options.baseline, tuple(dict.fromkeys(options.metrics)), options.draws)
     frame, notes = gains(runs, *asked, options.pair_seeds, options.groups)
     pages = sheets(frame)
     write_frame(out, "table", frame)

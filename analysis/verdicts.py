@@ -2,7 +2,7 @@
 
 1. X' is not orthogonal: mean |cos(X, α ⊙ X')| stays above 0.5.
 2. The angle does not help: mean |cos(X, α ⊙ X')| goes with quality positively, among the
-   configurations of a width, as the width moves both.
+   configurations of a width, as the width moves both. Both are of runs that use all of X'.
 3. It is parameters: a baseline with as many parameters is as good as plain GCA. Other fusions,
    sources and parts are controls and do not decide. With a single seed on a side it stays open.
 4. It is Y: over data sets |cos(X, X')| follows |cos(X, Y)|. A data set counts once for each
@@ -41,7 +41,8 @@ CONDITIONS = {
 def verdicts(runs: list[Run], metric: str = "ndcg@10/full", draws: int = DRAWS) -> pl.DataFrame:
     """A row per condition, setting and domain; columns `SCHEMA`. value: the mean, the r or the gain
     that decides, with its 95 % interval."""
-    points = correlate.points_of(runs, "gated_abs_cos", metric, "mean")
+    whole = [run for run in runs if run.part == "full"]  # else α ⊙ X' is not what is added to X
+    points = correlate.points_of(whole, "gated_abs_cos", metric, "mean")
     rows = [] if points.is_empty() else [*_orthogonal(points), *_positive(points, draws)]
     raw = set(points.filter(statistic="abs_cos")["setting"]) if rows else ()
     for row in rows:
@@ -66,7 +67,7 @@ def _orthogonal(points):
         means = part.group_by("configuration", maintain_order=True).agg(pl.col("x").mean())
         x = means["x"].to_numpy()
         note = f"above it: {(x > ORTHOGONAL).sum()} of {plural(len(x), 'configuration')}"
-        row = "not orthogonal", setting, domain, len(x), *mean_interval(x)
+        row = "not orthogonal", setting, domain, len(x), *np.clip(mean_interval(x), 0, 1).tolist()
         yield _row(*row, ORTHOGONAL, note)
 
 
@@ -94,6 +95,7 @@ def _parameters(runs, metric, draws):
     for key, rows in found.items():
         worst = min(rows, key=lambda row: row["gain"])
         gain, low, high, note = (worst[name] for name in ("gain", "low", "high", "note"))
+        note += f"; of {len(rows)}, the interval is not corrected for that" * (len(rows) > 1)
         known = worst["least_seeds"] > 1 and low is not None
         # As good or better is a gain below 0: the sign is turned for the bound.
         ends = (-high, -low) if known else (math.nan, math.nan)

@@ -155,11 +155,11 @@ def test_the_controls_of_beauty_electronics_are_those_of_their_index():
 def test_one_part_of_the_update_is_that_of_its_index():
     read = [pl.read_csv(FOLDER / "real_beauty_elec" / f"{n}.csv") for n in ("index", "parts")]
     runs = {key[0]: of.sort("seed") for one in read for key, of in one.group_by("run")}
-    text = (FOLDER / "README.md").read_text().partition("## One part of the update alone")[2]
+    text = (FOLDER / "README.md").read_text().partition("## The parts of the update")[2]
     text = text.partition("\n## ")[0]
     metrics = [f"test/{d}/ndcg@10/{ranking}" for ranking in ("uni999", "full") for d in "AB"]
     rows = re.findall(r"^\| (\w+)(?: − (\w+))? \| (.*) \|$", text, re.M)
-    assert len(rows) == 6
+    assert len(rows) == 9
     for name, other, cells in rows:
         of, expected = runs[name], []
         assert of["seed"].to_list() == [0, 1, 2, 3, 4]
@@ -172,6 +172,11 @@ def test_one_part_of_the_update_is_that_of_its_index():
             signed = [f"{x:+.4f}".replace("0.", ".", 1) for x in (mean, mean - half, mean + half)]
             expected.append("{} [{}, {}]".format(*signed).replace("-", "−"))
         assert cells.split(" | ") == expected, name
+    for k, name in enumerate(("parallel", "orthogonal")):
+        scales = [runs["split"][f"best/gca/0/{d}/scale_{name}"] for d in "AB"]
+        words = [f"{of.mean():.2f} ± {of.std():.2f}".replace("-", "−") for of in scales]
+        assert f"{words[0]} (A) and\n  {words[1]} (B)" in text or " and ".join(words) in text
+        assert all((of < 0).all() if k == 0 else (of > 0).all() for of in scales)
     for name in ("orthogonal", "early"):
         angles = [runs[name][f"best/gca/0/{d}/gated_abs_cos"].mean() for d in "AB"]
         assert "{:.2f} and {:.2f}".format(*angles) in text
