@@ -22,6 +22,7 @@ workdir=
 for flag in "${flags[@]}"; do
   [[ $flag == --workdir=?* ]] && workdir=${flag#--workdir=}
 done
+workdir=${workdir%/}
 [[ -n $workdir ]] || fail "--workdir=DIR: missing: expected a folder for the run"
 need "$python: cannot import oa_jax: expected it installed (pip install -e .), or PYTHON" \
   "$python" -c 'import oa_jax.train'

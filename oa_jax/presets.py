@@ -57,15 +57,17 @@ def check_field(config: ConfigDict, name: str) -> None:
         raise UserError(f"{above}: a group: expected one of its fields {', '.join(node)}")
 
 
-def arguments(text: str | None, defaults: Mapping[str, str]) -> dict[str, str]:
+def arguments(
+    text: str | None, defaults: Mapping[str, str], flag: str = "--config"
+) -> dict[str, str]:
     """`a=x,b=y,flag` of `--config=file.py:…` over `defaults`; a bare word is a flag, "true"."""
     out = dict(defaults)
     for part in filter(None, (text or "").split(",")):
         name, given, value = part.partition("=")
         if name not in defaults:
-            raise UserError(f"--config: argument {name!r}: expected one of {', '.join(defaults)}")
+            raise UserError(f"{flag}: argument {name!r}: expected one of {', '.join(defaults)}")
         if given and not value:
-            raise UserError(f"--config: argument {part!r}: expected {name}=VALUE")
+            raise UserError(f"{flag}: argument {part!r}: expected {name}=VALUE")
         out[name] = value or "true"
     return out
 
@@ -85,7 +87,7 @@ def is_true(name: str, value: str) -> bool:
 
 def study_arguments(text: str | None, **defaults: str) -> tuple[dict[str, str], bool]:
     """(arguments, runlocal) of a file in configs/studies/, which has these beside `runlocal`."""
-    args = arguments(text, defaults | {"runlocal": "false"})
+    args = arguments(text, defaults | {"runlocal": "false"}, "--study")
     return args, is_true("runlocal", args["runlocal"])
 
 

@@ -14,11 +14,13 @@ import signal
 
 import jax
 import numpy as np
+from jax.errors import JaxRuntimeError
 from jax.experimental import multihost_utils
 
 from oa_jax.errors import Interrupted, UserError
 
 EXPECTED = "auto, off, or HOST:PORT,N,I: where process 0 listens, how many there are, which this is"
+LOST = JaxRuntimeError, ValueError  # kinds of errors among which `is_lost` looks
 LOST_S = 60  # without a sign of life for so long, a process is lost and the others end
 # Variables of a process started by Slurm or by Open MPI, and of how many there are.
 LAUNCHERS = (
@@ -62,6 +64,14 @@ def _is_launched() -> bool:
 def several() -> bool:
     """Whether there is more than one process. Asks no device when there is none to meet."""
     return jax.distributed.is_initialized() and jax.process_count() > 1
+
+
+def is_lost(error: BaseException | None) -> bool:
+    """Whether `error` says that another process is gone: what waits for it waits in vain."""
+    gone = isinstance(error, JaxRuntimeError) or (
+        isinstance(error, ValueError) and "Gloo" in str(error)  # as JAX says it on CPUs
+    )
+    return gone and several()
 
 
 def is_first() -> bool:

@@ -7,21 +7,27 @@
 items, of each domain, with the interval over seeds and users that `analysis` shows on its page.
 
 Arguments: `backbone`, and `pair`, `gca` and `size` as its file in configs/ takes them; `seeds`;
-`runlocal`, two seeds of a small model, in under a minute on two cores.
+`protocol`, and `n_negatives`, the random candidates of a target, fewer where a domain has few
+items; `runlocal`, two seeds of a small model, in under a minute on two cores.
 """
 
 from oa_jax import presets
 
 DEFAULTS = {"backbone": "abxi", "pair": "synthetic", "gca": "early", "size": "official"}
+FIELDS = {"seeds": "seeds", "protocol": "protocol", "n_negatives": "evaluate.n_negatives"}
 
 
 def get_study(arg=None):
-    args, runlocal = presets.study_arguments(arg, **DEFAULTS, seeds="")
+    args, runlocal = presets.study_arguments(arg, **DEFAULTS, **dict.fromkeys(FIELDS, ""))
     runs = {}
     for gca in ("none", args["gca"]):
         text = f"configs/{args['backbone']}.py:pair={args['pair']},gca={gca},size={args['size']}"
         if args["backbone"] == "sasrec" and gca == "none":  # as many streams as a fusion has
             text += ",stream=apart"
-        fields = {"seeds": int(args["seeds"])} if args["seeds"] else {}
+        fields = {
+            field: int(args[name]) if args[name].isdecimal() else args[name]
+            for name, field in FIELDS.items()
+            if args[name]
+        }
         runs[gca] = presets.of_study(text, runlocal, fields)
     return runs

@@ -44,7 +44,10 @@ def main(_):
     if given.study:
         with tempfile.TemporaryDirectory() as folder:
             runs, out = study.load(given.study), pathlib.Path(folder)
-            return cli.say(sweep_of(runs, out, cli.say, keep="none").run().cost)
+            progress = sweep_of(runs, out, cli.say, keep="none").run()
+            if progress.done_here:
+                cli.say(progress.cost)
+            return 1 if progress.failed else 0
     configs, seeds = variants(cli.config_value(), given.vary), counts(given.seeds)
     official = (given.official, given.official_python) if given.official else None
     jax.config.update("jax_enable_compilation_cache", False)

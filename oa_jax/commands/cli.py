@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from absl import app, flags, logging
-from jax.errors import JaxRuntimeError
 from ml_collections import ConfigDict, config_flags
 from rich import console as rich_console
 from rich.live import Live
@@ -263,10 +262,10 @@ def one_line_errors(resumes: bool) -> Iterator[None]:
         if processes.is_first():
             print(f"interrupted: {error}: the same command goes on there", file=sys.stderr)
         leave(130 if error.by_key else TEMPORARY)
-    except (MemoryError, JaxRuntimeError) as error:
+    except (MemoryError, *processes.LOST) as error:
         if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error):
             fail(f"out of memory: {error}")
-        if not processes.several():
+        if not processes.is_lost(error):
             raise
         reason = " ".join(str(error).split())[:260]
         print(f"interrupted: another process of this run is lost: {reason}", file=sys.stderr)

@@ -74,7 +74,8 @@ def main(words: list[str]) -> int:
             raise UserError(f"--png={flags.FLAGS.png}: {len(names)} sets: expected one set")
         for name in names:
             if command == "prepare" or not store.is_prepared(cli.data_dir(), name):
-                choice(f"{command} NAME", name, catalogue.SETS)
+                own = [] if command == "prepare" else store.names(cli.data_dir())
+                choice(f"{command} NAME", name, [*own, *catalogue.SETS])
         return max(COMMANDS[command](name) or 0 for name in names)
     except ModuleNotFoundError as error:
         expected = "expected the extra `data`: pip install -e '.[data]'"

@@ -60,12 +60,25 @@ def newest(experiment: Experiment, workdir: Workdir) -> tuple[int, State, dict[s
     """(epoch, states, seconds) of the newest checkpoint."""
     found = None
     if workdir.checkpoints.is_dir():
-        abstract = experiment.engine.abstract(experiment.seeds, experiment.hparams())
+        asked = len(experiment.seeds)
+
+        def abstract(n_seeds):
+            if n_seeds not in (None, asked):
+                raise UserError(
+                    f"{workdir.checkpoints}: of {n_seeds} seeds, config.json has {asked}: expected "
+                    "the extension to go on: train --extend"
+                )
+            return experiment.engine.abstract(experiment.seeds, experiment.hparams())
+
         with Checkpoints(workdir.checkpoints, say=cli.say) as checkpoints:
-            found = checkpoints.restore_newest(lambda n_seeds: abstract)
+            found = checkpoints.restore_newest(abstract)
     if found is None:
         raise UserError(f"{workdir.checkpoints}: no checkpoint: expected a run past its first save")
-    return found
+    epoch, states, seconds = found
+    # The configuration may allow more epochs than it did.
+    states = states.replace(hparams=experiment.hparams())
+    done = experiment.engine.settings.schedule.is_over(states)
+    return epoch, states.replace(done=done), seconds
 
 
 def stored_ranks(workdir: Workdir) -> dict[str, np.ndarray] | None:

@@ -214,10 +214,14 @@ def ranked(summaries: list[dict]) -> Sheet:
     names = [(m, d) for m in ("ndcg@1", "ndcg@10") for d in "AB"]
     metrics = {f"{m.upper()} {d}": f"test/{d}/{m}/full" for m, d in names}
     rows = []
+    # Scores of other data, or another protocol's, are no order.
+    apart = [n for n in ("data", "protocol") if len({of.get(n, "–") for of in summaries}) > 1]
+    header = [*header[:1], *apart, *header[1:]]
     scores = [index.score_of(of["mean"], of.get("watched")) for of in summaries]
-    order = sorted(zip(scores, summaries, strict=True), key=lambda of: of[0], reverse=True)
-    for score, summary in order:
-        lead = [summary["run"], f"{summary['n_parameters']:,}", str(summary["n_seeds"])]
+    groups = [[of.get(name, "–") for name in apart] for of in summaries]
+    order = zip(groups, scores, summaries, strict=True)
+    for group, score, summary in sorted(order, key=lambda of: (of[0], -of[1])):
+        lead = [summary["run"], *group, f"{summary['n_parameters']:,}", str(summary["n_seeds"])]
         n_seeds = max(summary["n_seeds"], 1)
         half = stdtrit(n_seeds - 1, 0.975) / math.sqrt(n_seeds)  # of the interval, in sd
         cells = [cell(summary, name, 4, half) for name in metrics.values()]

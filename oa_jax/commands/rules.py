@@ -22,6 +22,7 @@ ties favour the target (ABXI quirk Q10), they do so here, and items of equal cou
 
 import dataclasses
 import functools
+import math
 from collections.abc import Callable
 
 import jax
@@ -143,7 +144,7 @@ def similar_rules(
     needed = similar.memory(sum(log.n_items)) / 1e9
     line = f"ItemKNN, EASE: up to {needed:.1f} GB for {sum(log.n_items):,} items"
     if needed > options.gigabytes:
-        options.say(f"{line}: left out: expected --gigabytes={needed:.0f} or more")
+        options.say(f"{line}: left out: expected --gigabytes={math.ceil(needed)} or more")
         return {}
     options.say(line)
     counts = similar.counts(log, split.in_training(log))

@@ -76,6 +76,7 @@ def describe(tables: Tables, out: str | pathlib.Path) -> str:
     both, a, b, users = ("x".join(map(str, array.shape)) for array in arrays)
     return (
         f"{of['name']} by {name}: global {both}, A {a}, B {b}, users {users} "
-        f"({(~tables.users.any(1)).sum()} without history); variance kept: {shares}; "
+        f"({(~tables.users.any(1)).sum()} without a text in their history); "
+        f"variance kept: {shares}; "
         f"{of['n_items_without_text']} items without text; in {out}"
     )

@@ -19,6 +19,7 @@ from oa_jax.data.store import ORDER, Built
 from oa_jax.data.texts import Reading, shown
 from oa_jax.data.values import FINER, InputFile, LeftOut
 from oa_jax.errors import UserError
+from oa_jax.events.log import TEST
 
 # Role of a column -> its usual names, the first that is there is taken.
 USUAL = {
@@ -211,7 +212,7 @@ def read(
         events = events.drop(FINER)
     events, names = _two_domains(events, sources, options.domains, left)
     say(f"domains: A {names[0]}, B {names[1]}")
-    check_columns(events, f"{names[0]} and {names[1]}", "the same people in both domains")
+    check_columns(events, f"{names[0]} and {names[1]}", named=True)
     events = _shared_items(events, options.shared_items, left, say)
     for step in options.filters:
         parsed = _limit_in_millionths(filters.parsed(step), units, options.time_unit)
@@ -222,13 +223,16 @@ def read(
     for entry in left.facts():
         say("left out: {rows:,} rows: {reason}; the first is {first}".format(**entry))
     built = _numbered(events, titles, names, units)
+    _say_order(built, names, say)
     return built, names, left.facts()
 
 
 def _described(source):
     table = source.table
     words = [table.kind + (f" parted by {table.delimiter!r}" if table.delimiter else "")]
-    words += [f"{role}={name}" for role, name in source.roles.items()]
+    for role, name in source.roles.items():
+        others = [c for c in table.columns if c.lower() in USUAL[role] and c != name]
+        words.append(f"{role}={name}" + (f" (not {', '.join(others)})" if others else ""))
     words += [f"domain {source.domain!r}"] if source.domain else []
     return f"{table.path.name}: {', '.join(words)}"
 
@@ -301,6 +305,19 @@ def _limit_in_millionths(step, units, time_unit):
     if limit[0] is None or not math.isfinite(limit[0]):
         raise UserError(f"--filter={text}: found {rest[1]!r}, expected a finite number or a date")
     return word, rest[0], limit[0]
+
+
+def _say_order(built, names, say):
+    """What the order of events gets from the files, and which domain has no target for it."""
+    domain = built.item > built.n_items[0]
+    same = np.diff(built.user) == 0
+    tied = same & (np.diff(built.time) == 0) & (np.diff(domain) != 0)
+    if built.times != ORDER and tied.sum() > same.sum() / 100:
+        share = f"{tied.sum() / same.sum():.0%} of the neighbours of a user's events"
+        say(f"{share} are of both domains at one time: their order is that of the files")
+    for number, name in enumerate(names):
+        if not (domain[built.role == TEST] == number).any():
+            say(f"no test target lies in {name}: no user's last event is of it")
 
 
 def _numbered(events, titles, names, units):

@@ -112,9 +112,12 @@ def prepare_own(
         for what, (there, now) in {"options": (facts.get("options"), asked), **columns}.items():
             if there != now:
                 where = store.folder(data_dir, name)
-                raise UserError(
-                    f"--name={name}: {where} is of other {what}: expected the same, or another name"
-                )
+                if what == "options" and there:
+                    differ = {k for k in now.keys() | there.keys() if there.get(k) != now.get(k)}
+                    field = min(differ)
+                    what += f" ({field}: {there.get(field)!r}, not {now.get(field)!r})"
+                expected = f"expected the same, another name, or no {where.parent}"
+                raise UserError(f"--name={name}: {where} is of other {what}: {expected}")
 
     return _install(name, data_dir, reading, say, make, check)
 

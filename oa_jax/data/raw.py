@@ -89,17 +89,19 @@ def cdsrnp(paths: Paths, reading: Reading, what: str, duplicates: str, share: fl
     return dataclasses.replace(built, role=role)
 
 
-def check_columns(events: pl.DataFrame, what: str, expected: str = "user,item,rating,time") -> None:
-    """Raise UserError if no user occurs in both domains, saying what the ids look like."""
+def check_columns(events: pl.DataFrame, what: str, named: bool = False) -> None:
+    """Raise UserError if no user occurs in both domains, saying what the ids look like. named: its
+    columns have names."""
     if len(filters.in_both(events, "user")):
         return
-    message = f"{what}: no user occurs in both files"
+    message = f"{what}: no user occurs in both {'domains' if named else 'files'}"
     # People take part in both domains; a thing is sold in one category as a rule.
-    if len(found := filters.in_both(events, "item")):
+    if not named and len(found := filters.in_both(events, "item")):
         message += f", but the id {min(found)!r} of the second column does: this looks like "
         message += "item,user,rating,time, the order of 2018"
     first = events.group_by("domain", maintain_order=True).first()["user"].to_list()
     shown = " and ".join(map(repr, first))
+    expected = "the same people in both" if named else "user,item,rating,time"
     raise UserError(f"{message}: the first users are {shown}: expected {expected}")
 
 
@@ -122,7 +124,7 @@ def numbered(
         users, *raw = (names[names.cast(pl.String).arg_sort()] for names in (users, *raw))
     for domain, names in zip(DOMAINS, raw, strict=True):
         if not len(names):
-            raise UserError(f"{what}: no events of domain {domain} are left by the filters")
+            raise UserError(f"{what}: no events of domain {domain} are left")
     people = pl.DataFrame({"user": users}).with_row_index("user_id")
     items = filters.joined(*(pl.DataFrame({"item": names}) for names in raw))
     items = items.with_row_index("item_id", 1)

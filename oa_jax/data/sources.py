@@ -23,16 +23,19 @@ def load(name: str, directory: Place | None = None, world: World | None = None) 
 
     Raises UserError for an unknown name, missing files, and whatever is wrong in a file.
     """
+    if not isinstance(world, World | None):
+        raise UserError(f"world: found {type(world).__name__}, expected a World")
     if name == SYNTHETIC:
         return generate(World() if world is None else world)
     directory = directory or os.environ.get(DIRECTORY_VARIABLE)
     if directory and store.is_prepared(directory, name):
         return store.load(directory, name).log
     if name not in catalogue.SETS:
-        have = ", ".join(store.names(directory)) or "nothing" if directory else ""
-        there = f"; prepared below {directory}: {have}" if directory else ""
+        there = f"no --config.data.dir= or {DIRECTORY_VARIABLE}, where sets of your own would be"
+        if directory:
+            there = f"prepared below {directory}: {', '.join(store.names(directory)) or 'nothing'}"
         choices = ", ".join([*catalogue.SETS, SYNTHETIC])
-        raise UserError(f"data source: found {name!r}, expected one of {choices}{there}")
+        raise UserError(f"data source: found {name!r}; {there}; expected one of these, {choices}")
     data_set = catalogue.SETS[name]
     if data_set.protocol == "ABXI" and directory:
         if paths := catalogue.find(data_set.sources[0], directory):

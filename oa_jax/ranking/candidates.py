@@ -37,7 +37,7 @@ def draw_candidates(
     and without the switch, which keeps the two protocols comparable user by user. numpy may
     change the stream behind `Generator.choice` in a new release; `candidates_digest` shows it.
 
-    Raises UserError naming `evaluate.n_negatives` and the user whose pool is too small, or when the
+    Raises UserError naming `evaluate.n_negatives` and the most that every pool has, or when the
     arrays differ in length or a target is not an item.
     """
     n_negatives = checked("n_negatives", n_negatives, whole(999, "", 0))
@@ -55,9 +55,13 @@ def draw_candidates(
     for row, (user, target) in enumerate(zip(users_R, targets_R, strict=True)):
         begin, n_eligible, excluded = _pool(target, seen[row], n_items, pool_b_from_last_a)
         if n_eligible < n_negatives:
+            fewest, domain = min(
+                (_pool(of, taken, n_items, pool_b_from_last_a)[1], "AB"[int(of > n_items[0])])
+                for of, taken in zip(targets_R, seen, strict=True)
+            )
             raise UserError(
-                f"evaluate.n_negatives: user {user} has {n_eligible} eligible items in domain "
-                f"{'AB'[int(target > n_items[0])]}, expected at least {n_negatives}, or fewer"
+                f"--config.evaluate.n_negatives={n_negatives}: a user has {fewest} items of domain "
+                f"{domain} to draw from: expected at most {fewest}"
             )
         bits = np.random.PCG64(np.random.SeedSequence([*words, int(user)]))
         draw = np.random.Generator(bits).choice(n_eligible, n_negatives, replace=False)

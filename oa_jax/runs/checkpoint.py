@@ -18,7 +18,6 @@ from typing import Any
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
-from jax.errors import JaxRuntimeError
 
 from oa_jax import files, processes
 from oa_jax.engine.mesh import is_table
@@ -50,8 +49,8 @@ class Checkpoints:
     def __enter__(self) -> "Checkpoints":
         return self
 
-    def __exit__(self, kind, *_):
-        if processes.several() and kind is JaxRuntimeError:
+    def __exit__(self, kind, error, _):
+        if processes.is_lost(error):
             return  # another process is lost: what waits for it would wait in vain
         try:
             with self._failing_in_one_line():

@@ -84,6 +84,10 @@ class Claims:
             if host == socket.gethostname():
                 with contextlib.suppress(PermissionError):  # perhaps another one of that number
                     os.kill(int(process), 0)
+                with contextlib.suppress(OSError):  # ended, and not waited for by its parent
+                    stat = pathlib.Path(f"/proc/{process}/stat").read_text()
+                    if stat.rpartition(")")[2].split()[0] == "Z":
+                        return False
             self._file(self.worker).touch()
             now = self._file(self.worker).stat().st_mtime
             return now - self._file(worker).stat().st_mtime < self.stale

@@ -82,7 +82,7 @@ def read_export(folder: pathlib.Path) -> tuple[dict, dict[str, np.ndarray], Name
         params, items = load_file(folder / PARAMETERS), pl.read_parquet(folder / ITEMS, glob=False)
         columns = [items[name].to_list() for name in ("raw", "title")]
         taken = np.r_[0, items["users"].to_numpy()]
-        n_items = tuple(about["n_items"])
+        n_items, *_ = tuple(about["n_items"]), about["fingerprint"], about["seed"], about["n_users"]
         names = Names([], *columns, n_items, bool(about["items_are_raw"]))
     except (OSError, SafetensorError, pl.exceptions.PolarsError, KeyError) as error:
         reason = " ".join(str(error).split())[:160]

@@ -11,6 +11,7 @@ from oa_jax import files
 from oa_jax.configuration import Config
 from oa_jax.errors import UserError
 from oa_jax.runs import index
+from oa_jax.runs.run import check_config
 from oa_jax.runs.study import Search, checked, program_key
 from oa_jax.runs.sweep import Sweep
 from oa_jax.runs.training import Training
@@ -45,20 +46,35 @@ class SearchSweep(Sweep):
             raise UserError(f"{path}: runs without a search: expected the study of before")
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
-        self._study = optuna.create_study(
-            study_name="study",
-            storage=optuna.storages.JournalStorage(
-                JournalFileBackend(str(self.out / "optuna.log"))
-            ),
-            sampler=optuna.samplers.TPESampler(seed=0, constant_liar=True),
-            pruner=optuna.pruners.MedianPruner(),
-            direction="maximize",
-            load_if_exists=True,
-        )
+        log = self.out / "optuna.log"
+        try:
+            self._study = optuna.create_study(
+                study_name="study",
+                storage=optuna.storages.JournalStorage(JournalFileBackend(str(log))),
+                pruner=optuna.pruners.MedianPruner(),
+                direction="maximize",
+                load_if_exists=True,
+            )
+        except ValueError as error:
+            raise UserError(f"{log}: {error}: expected what optuna wrote") from None
         self._optuna = optuna
+        self._take_in()
+        for name, config in self.runs.items():
+            if self._workdir(name).holds("config.json"):  # a search that has changed is another
+                check_config(self._workdir(name), config)
+
+    def _take_in(self):
+        """The trials of all workers become runs."""
         for frozen in self._study.trials:
+            if frozen.number in self._numbers:
+                continue
             with contextlib.suppress(ValueError):  # it was killed before it knew its parameters
-                self._add(frozen.number, optuna.trial.FixedTrial(frozen.params, frozen.number))
+                fixed = self._optuna.trial.FixedTrial(frozen.params, frozen.number)
+                self._add(frozen.number, fixed)
+
+    def _write_index(self):
+        self._take_in()
+        super()._write_index()
 
     def _add(self, number, trial) -> tuple[str, Config]:
         name = f"trial-{number:04d}"
@@ -68,11 +84,17 @@ class SearchSweep(Sweep):
 
     def _ask(self) -> tuple[str, Config] | None:
         """A new trial, None if there are as many as there shall be."""
-        known = sum(bool(t.params) or t.number in self._numbers for t in self._study.trials)
-        if known >= self.search.trials:
-            return None
-        trial = self._study.ask()
-        name, config = self._add(trial.number, trial)
+        with self._claims.alone():  # no two workers ask at once, nor draw the same
+            trials = self._study.trials
+            known = sum(bool(t.params) or t.number in self._numbers for t in trials)
+            if known >= self.search.trials:
+                return None
+            # By the number of the trial: another process goes on with draws of its own.
+            self._study.sampler = self._optuna.samplers.TPESampler(
+                seed=len(trials), constant_liar=True
+            )
+            trial = self._study.ask()
+            name, config = self._add(trial.number, trial)
         self._trials[name] = trial
         return name, config
 

@@ -8,6 +8,7 @@ import jax
 import numpy as np
 
 from oa_jax import experiment as experiment_lib
+from oa_jax import files
 from oa_jax.errors import UserError
 from oa_jax.events.log import InteractionLog
 from oa_jax.experiment import Experiment
@@ -52,8 +53,19 @@ def newest_parameters(
     say: Callable[[str], None] = lambda line: None,
 ) -> tuple[Any, dict[str, np.ndarray]]:
     """Parameters of all seeds and counters of the newest step that can be read: see
-    `checkpoint.read`. Raises UserError when there is no such step."""
-    return next(steps(path, experiment, best, say))[1:]
+    `checkpoint.read`. Raises UserError when there is no such step, or when a finished run's results
+    are of a later one."""
+    step, params, counters = next(steps(path, experiment, best, say))
+    summary = pathlib.Path(path) / "summary.json"
+    per_seed = files.read_json(summary).get("per_seed", []) if summary.exists() else []
+    for name, found in (("epochs", "epoch"), ("best_epoch", "best_epoch")):
+        stored = [entry.get(name) for entry in per_seed]
+        if per_seed and stored != (there := counters[found].tolist()):
+            raise UserError(
+                f"{summary}: {name} {stored}, but {there} in checkpoint {step}, the newest that "
+                "can be read: expected that of the results"
+            )
+    return params, counters
 
 
 def steps(
@@ -77,7 +89,7 @@ def steps(
             try:
                 read = checkpoint.read(directory, step, abstract, best)
             except checkpoint.UNREADABLE as error:
-                wrong[step] = type(error).__name__
+                wrong[step] = " ".join(str(error).split())[:160] or type(error).__name__
                 say(f"step {step} cannot be read ({wrong[step]}): passed over")
                 continue
             found = True

@@ -63,10 +63,12 @@ class Workdir:
 
     @first_does
     def claim(self, config: dict, reopen: bool = False) -> None:
-        """Store the configuration, in place of an older one. reopen: the end of a run that is to
-        go on is taken back, and what was made of it."""
-        # First: a kill in between leaves a run that the same command extends.
-        for name in ("summary.json", "ranks.npz", "lists.json") if reopen else ():
+        """Store the configuration, in place of an older one, of a run that begins or goes on: what
+        was made of an earlier state goes. reopen: its end is taken back, too."""
+        stale = ["summary.json"] * reopen + ["ranks.npz", "lists.json"]
+        if not any(path.name.isdecimal() for path in self.checkpoints.glob("*")):
+            stale.append("init_from.json")
+        for name in stale:  # first: a kill in between leaves a run that the same command extends
             (self.path / name).unlink(missing_ok=True)
         path = self.path / "config.json"
         if not path.exists() or files.read_json(path) != config:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import functools
 import os
 import pathlib
+import struct
 import tempfile
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -175,13 +176,17 @@ class ExportedModel:
 
     @functools.cached_property
     def _program(self):
+        from safetensors import SafetensorError
         from safetensors.numpy import load_file
 
+        file = self.path / PROGRAM
         try:
-            exported = jax.export.deserialize(bytearray((self.path / PROGRAM).read_bytes()))
-        except (OSError, ValueError, ImportError) as error:
-            raise UserError(f"{self.path / PROGRAM}: {error}: expected an export") from None
-        return exported, jax.device_put(self.params | load_file(self.path / SCORER))
+            exported = jax.export.deserialize(bytearray(file.read_bytes()))
+            file = self.path / SCORER
+            scorer = load_file(file)
+        except (OSError, ValueError, ImportError, struct.error, SafetensorError) as error:
+            raise UserError(f"{file}: {error}: expected an export") from None
+        return exported, jax.device_put(self.params | scorer)
 
     def room(self, n_users: int) -> int:
         few = 1 << (n_users - 1).bit_length()

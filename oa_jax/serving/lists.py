@@ -180,9 +180,11 @@ def write(frames: Iterable[pl.DataFrame], out: str | os.PathLike) -> int:
             frame.write_parquet(parts / f"{number:08d}.parquet")
             n_rows += len(frame)
         whole = parts / file.name
-        getattr(pl.scan_parquet(sorted(parts.glob("*.parquet")), glob=False), FORMS[file.suffix])(
-            whole
-        )
+        every = pl.scan_parquet(sorted(parts.glob("*.parquet")), glob=False)
+        try:
+            getattr(every, FORMS[file.suffix])(whole)
+        except pl.exceptions.PolarsError as error:
+            raise UserError(f"--out={out}: {' '.join(str(error).split())[:160]}") from None
         os.replace(whole, file)
     return n_rows
 

@@ -117,7 +117,7 @@ def test_parameters_of_another_shape_cannot_be_read(finished, copied):
     said = made.Said()
     with pytest.raises(UserError, match="no checkpoint can be read"):
         restored(copied, wider, say=said)
-    assert f"step {NEW} cannot be read (ValueError)" in said
+    assert f"step {NEW} cannot be read (" in said
 
 
 @pytest.mark.parametrize("finite", [True, False])

@@ -18,7 +18,7 @@ from oa_jax.data import filters, own, store, tables
 from oa_jax.data.prepare import prepare_own
 from oa_jax.data.texts import Reading
 from oa_jax.errors import UserError
-from oa_jax.runs import names
+from oa_jax.runs import names as names_lib
 
 NAMES = ["user", "item", "rating", "time", "domain", "title"]
 BEGIN = 1_700_000_000
@@ -369,7 +369,7 @@ def test_a_date_in_a_filter_may_have_a_blank(tmp_path):
 
 
 def test_a_core_that_is_empty(tmp_path):
-    with pytest.raises(UserError, match="no events of domain A are left by the filters"):
+    with pytest.raises(UserError, match="no events of domain A are left"):
         read(write(tmp_path / "a.csv", text()), filters=("core=500",))
 
 
@@ -515,7 +515,7 @@ BAD = {
     ),
     "other people": (
         *("a.csv", GOOD.replace(",b\n", ",b\nx").replace("\nxu", "\nx"), {}),
-        "b and m: no user occurs in both files: the first users are",
+        "b and m: no user occurs in both domains: the first users are",
     ),
     "no filter": ("a.csv", GOOD, {"filters": ("best",)}, "--filter=best: expected one such as"),
     "a limit in words": (
@@ -807,7 +807,9 @@ def test_again_does_nothing_and_others_are_refused(tmp_path):
     assert facts["domains"] == ["books", "músic"] and facts["protocol"] == "own"
     assert facts["options"]["shared_items"] == "keep" and len(facts["files"][0]["sha256"]) == 64
     assert data.log.role is None and data.items[0]["title"].startswith('A "')
-    with pytest.raises(UserError, match="--name=mine: .* is of other options: expected the same"):
+    with pytest.raises(
+        UserError, match="--name=mine: .* is of other options .filters: .*: expected the same"
+    ):
         make(filters=("both",))
     write(path, text(ROWS[:-1]))
     with pytest.raises(UserError, match="--name=mine: .* is of other files: expected the same"):
@@ -836,8 +838,8 @@ def test_read_events(tmp_path):
     assert log.name == "events" and log.n_items == (9, 9) and len(said) == 3
     kept = oa.read_events([path], "mine", tmp_path, print, filters=["both"])
     for one in (log, kept, oa.load("mine", tmp_path)):  # raw ids travel with the events
-        found = names.of(one)
-        assert found.are_raw and found.raw == names.of(kept).raw and "1" not in found.raw
+        found = names_lib.of(one)
+        assert found.are_raw and found.raw == names_lib.of(kept).raw and "1" not in found.raw
     assert kept.fingerprint() == log.fingerprint() == oa.load("mine", tmp_path).fingerprint()
     with pytest.raises(UserError, match="option=filter: expected one of user, "):
         oa.read_events(path, filter=["both"])

@@ -56,13 +56,19 @@ def test_too_few_items_names_user_found_and_expected():
     assert _draw([7], [40], history, n_negatives=9).shape == (1, 10)
     with pytest.raises(UserError) as error:
         _draw([7], [40], history, n_negatives=10)
-    for part in ("evaluate.n_negatives", "user 7", "has 9", "domain A", "at least 10"):
+    for part in ("evaluate.n_negatives=10", "a user has 9", "domain A", "at most 9"):
         assert part in str(error.value)
 
 
 def test_domain_b_is_named_in_the_error():
-    with pytest.raises(UserError, match="user 2 has 59 eligible items in domain B"):
+    with pytest.raises(UserError, match="has 59 items of domain B to draw from: expected at most"):
         _draw([2], [41], np.zeros((1, 1), int), n_negatives=60)
+
+
+def test_the_tightest_pool_is_named():
+    seen = np.array([[0, 0], [0, 1], [1, 2]])
+    with pytest.raises(UserError, match="a user has 37 items of domain A .*: expected at most 37"):
+        _draw([0, 1, 2], [40, 40, 40], seen, n_negatives=39)
 
 
 def _chi_square(draws, eligible):

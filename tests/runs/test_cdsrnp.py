@@ -125,7 +125,7 @@ MISTAKES = {
     "model__kl_weight": (-0.1, "--config.model.kl_weight=-0.1: expected a number from 0"),
     "model__support": (0, "--config.model.support=0: expected a whole number of at least 1"),
     "train__n_negatives": (2, "--config.train.n_negatives=2: expected one of 1"),
-    "evaluate__n_negatives": (40, "evaluate.n_negatives: user"),
+    "evaluate__n_negatives": (40, "evaluate.n_negatives=40: a user has"),
 }
 
 

@@ -134,7 +134,7 @@ MISTAKES = {
     "data__split": ("published", "synthetic: came without a split of its own"),
     "data__name": ("cloth_sport", "data source cloth_sport: no directory was given"),
     "model__d_embed": (65, "--config.model.d_embed=65: expected at most 23, as wide as local_a"),
-    "evaluate__n_negatives": (40, "evaluate.n_negatives: user"),
+    "evaluate__n_negatives": (40, "evaluate.n_negatives=40: a user has"),
 }
 
 

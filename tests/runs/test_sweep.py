@@ -380,6 +380,14 @@ def test_a_search_is_told_what_its_trials_are_worth(tmp_path):
     first._study.ask()  # by a worker that was killed before it knew its parameters
     more = swept.sweep_of(tmp_path, study.Search(make, trials=6)).run()
     assert (more.finished, more.done_here) == (6, 1)
+    rates = [trial.params["rate"] for trial in first._study.trials if trial.params]
+    assert len(set(rates)) == len(rates) == 6  # the later process does not draw the same again
+
+    def changed(trial):
+        return make(trial).replace(train={"max_epochs": 9})
+
+    with pytest.raises(UserError, match="trial-0000 holds a run of another configuration"):
+        swept.sweep_of(tmp_path, study.Search(changed, trials=6)).run()
     with pytest.raises(UserError, match="study.json: runs without a search"):
         (tmp_path / "study.json").write_text("{}")
         swept.sweep_of(tmp_path, search).run()
