@@ -71,8 +71,8 @@ class GatedCrossAttentionLayer(GatedCrossAttention):
         query_mask (B, T), source_mask (B, S): True for tokens, False for padding; without, all are
         tokens. What stands at padding plays no part, and y is 0 there. A query without any key
         that it may use has X' = 0.
-        query_time (B, T), source_time (B, S), both or neither: whole numbers from 0 up on one axis;
-        where causal, a query with a negative time uses no key. With them the probe's `y_aligned` is
+        query_time (B, T), source_time (B, S), both or neither: whole numbers from 0 up to 2**31 on
+        one axis; where causal, a query with a negative time uses no key. With them the probe's `y_aligned` is
         the source at the query's own time; without, that in the query's column.
         Raises UserError in one line for shapes that do not fit, and what is missing.
         """
@@ -82,8 +82,15 @@ class GatedCrossAttentionLayer(GatedCrossAttention):
         of_source = {"source_mask": source_mask, "source_time": source_time}
         for given, shape in ((of_query, q_shape), (of_source, s_shape)):
             for name, array in given.items():
-                if array is not None and jnp.shape(array) != shape:
+                if array is None:
+                    continue
+                if jnp.shape(array) != shape:
                     raise UserError(f"{name}: found shape {jnp.shape(array)}, expected {shape}")
+                kind, is_mask = jnp.result_type(array), name.endswith("mask")
+                if not jnp.issubdtype(kind, jnp.integer) and not (is_mask and kind == bool):
+                    # A mask that is added to weights, or times that rounding has moved.
+                    expected = "True for tokens, False for padding" if is_mask else "whole numbers"
+                    raise UserError(f"{name}: found {kind}, expected {expected}")
         if not timed:
             query_time, source_time = (
                 jnp.broadcast_to(jnp.arange(shape[1]), shape) for shape in (q_shape, s_shape)
@@ -100,6 +107,11 @@ class GatedCrossAttentionLayer(GatedCrossAttention):
         q_shape, s_shape = jnp.shape(query), jnp.shape(source)
         if len(q_shape) != 3:
             raise UserError(f"query: found shape {q_shape}, expected (B, T, D)")
+        for name, array in (("query", query), ("source", source)):
+            if not jnp.issubdtype(jnp.result_type(array), jnp.floating):
+                raise UserError(
+                    f"{name}: found {jnp.result_type(array)}, expected a type of floats"
+                )
         rows, length, width = q_shape
         if len(s_shape) != 3 or (s_shape[0], s_shape[2]) != (rows, width):
             expected = f"({rows}, S, {width}) for the query's {q_shape}"
