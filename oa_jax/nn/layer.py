@@ -72,9 +72,9 @@ class GatedCrossAttentionLayer(GatedCrossAttention):
         tokens. What stands at padding plays no part, and y is 0 there. A query without any key
         that it may use has X' = 0.
         query_time (B, T), source_time (B, S), both or neither: whole numbers from 0 up to 2**31 on
-        one axis; where causal, a query with a negative time uses no key. With them the probe's `y_aligned` is
-        the source at the query's own time; without, that in the query's column.
-        Raises UserError in one line for shapes that do not fit, and what is missing.
+        one axis; where causal, a query with a negative time uses no key. With them the probe's
+        `y_aligned` is the source at the query's own time; without, that in the query's column.
+        Raises UserError in one line for shapes and types that do not fit, and what is missing.
         """
         timed = query_time is not None
         q_shape, s_shape = self._checked(query_BxTxD, source_BxSxD, timed, source_time is not None)
@@ -87,7 +87,7 @@ class GatedCrossAttentionLayer(GatedCrossAttention):
                 if jnp.shape(array) != shape:
                     raise UserError(f"{name}: found shape {jnp.shape(array)}, expected {shape}")
                 kind, is_mask = jnp.result_type(array), name.endswith("mask")
-                if not jnp.issubdtype(kind, jnp.integer) and not (is_mask and kind == bool):
+                if not jnp.issubdtype(kind, jnp.integer) and not (is_mask and kind == jnp.bool_):
                     # A mask that is added to weights, or times that rounding has moved.
                     expected = "True for tokens, False for padding" if is_mask else "whole numbers"
                     raise UserError(f"{name}: found {kind}, expected {expected}")

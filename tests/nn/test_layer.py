@@ -79,6 +79,21 @@ def test_padding_may_hold_anything():
 WRONG = {
     "query": ((QUERY[0], SOURCE), {}, r"query: found shape \(5, 8\), expected \(B, T, D\)"),
     "source": ((QUERY, SOURCE[:2]), {}, r"source: found shape \(2, 6, 8\), expected \(3, S, 8\)"),
+    "added mask": (
+        (QUERY, SOURCE, None, np.zeros(SOURCE.shape[:2])),
+        {},
+        "source_mask: found float.*, expected True for tokens, False for padding",
+    ),
+    "rounded times": (
+        (QUERY, SOURCE, None, None, np.zeros((3, 5), np.float32), np.zeros((3, 6), np.int32)),
+        {},
+        "query_time: found float32, expected whole numbers",
+    ),
+    "ids": (
+        (np.ones(QUERY.shape, np.int32), SOURCE),
+        {},
+        "query: found int32, expected a type of floats",
+    ),
     "mask": ((QUERY, SOURCE, REAL), {}, r"query_mask: found shape \(3, 6\), expected \(3, 5\)"),
     "times": ((QUERY, SOURCE, None, None, Q_TIME), {}, "source_time: missing: expected it with"),
     "heads": ((QUERY, SOURCE), {"heads": 3}, "heads=3: expected a divisor of the width 8"),
