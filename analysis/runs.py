@@ -164,7 +164,7 @@ class Run:
 
         return known.parts(known.resolve(self.config)).tie_weight
 
-    @property
+    @functools.cached_property  # every run is asked for by every other
     def ranked_by(self) -> tuple[str | None, float]:
         """Candidates of the test users, and the share of equal scores that counts as better."""
         return self.env["fingerprints"].get("candidates_test"), self.tie_weight

@@ -83,7 +83,8 @@ def read_export(folder: pathlib.Path) -> tuple[dict, dict[str, np.ndarray], Name
         columns = [items[name].to_list() for name in ("raw", "title")]
         taken = np.r_[0, items["users"].to_numpy()]
         n_items, *_ = tuple(about["n_items"]), about["fingerprint"], about["seed"], about["n_users"]
-        names = Names([], *columns, n_items, bool(about["items_are_raw"]))
+        called = tuple(about.get("domain_names", DOMAINS))  # not in exports of earlier versions
+        names = Names([], *columns, n_items, bool(about["items_are_raw"]), called)
     except (OSError, SafetensorError, pl.exceptions.PolarsError, KeyError) as error:
         reason = " ".join(str(error).split())[:160]
         raise UserError(f"{folder}: {reason}: expected the folder of an export") from None

@@ -14,6 +14,7 @@ class Names:
 
     users: raw ids.  raw, title: of items 1, 2, …, A before B; a title is None where there is none.
     are_raw: whether they are names of the source, by which items of other sets can be known.
+    domains: what the set calls A and B.
     """
 
     users: list[str]
@@ -21,6 +22,7 @@ class Names:
     title: list[str | None]
     n_items: tuple[int, int]
     are_raw: bool
+    domains: tuple[str, str] = DOMAINS
 
     @property
     def domain(self) -> list[str]:
@@ -36,7 +38,8 @@ def of(log: InteractionLog) -> Names:
     n_all, items = sum(log.n_items), getattr(log.origin, "items", ())
     if items and (len(items), len(log.origin.raw_users)) == (n_all, log.n_users):
         raw, title = [str(item["raw"]) for item in items], [item.get("title") for item in items]
-        return Names(log.origin.raw_users, raw, title, log.n_items, True)
+        called = tuple(getattr(log.origin, "metadata", {}).get("domains", DOMAINS))
+        return Names(log.origin.raw_users, raw, title, log.n_items, True, called)
     users, raw = map(str, range(log.n_users)), map(str, range(1, n_all + 1))
     return Names(list(users), list(raw), [None] * n_all, log.n_items, False)
 

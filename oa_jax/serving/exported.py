@@ -147,7 +147,8 @@ def _about(model, path):
         "example": [model.names.raw[0], model.names.raw[log.n_items[0]]],
         "domains": model.domains,
     }
-    about |= {"items_are_raw": model.names.are_raw, "n_parameters": of.engine.n_parameters}
+    about |= {"items_are_raw": model.names.are_raw, "domain_names": model.names.domains}
+    about["n_parameters"] = of.engine.n_parameters
     if (path / "summary.json").exists():
         seeds = files.read_json(path / "summary.json")["per_seed"]
         mine = [entry for entry in seeds if entry["seed"] == model.seeds[0]]

@@ -71,15 +71,16 @@ def of_events(events: Any, names: Names, time_unit: str | None = None) -> Histor
     """Histories out of events with raw ids: a file, or what polars makes a frame of.
 
     Files and columns are read as by `data import`: user, item, and where they are there time and
-    domain (A or B). Each user's events are taken in the order of time, equal ones in that of the
-    input; without times in that of the input. time_unit: of numbers, None tells it apart. Unknown
-    items, and users without a known one, are left out and counted. Raises UserError naming line
-    and column, also where an id is of both domains and there is no column of domains.
+    domain (A or B, or as the set calls them). Each user's events are taken in the order of time,
+    equal ones in that of the input; without times in that of the input. time_unit: of numbers, None
+    tells it apart. Unknown items, and users without a known one, are left out and counted. Raises
+    UserError naming line and column, also where an id is of both domains and there is no column of
+    domains.
     """
     pl = polars()
     from oa_jax.data.values import in_time
 
-    frame, source = _read(events, time_unit)
+    frame, source = _read(events, names, time_unit)
     ids = pl.DataFrame({"item": names.raw, "domain": names.domain}).with_row_index("id", 1)
     on = ["item", "domain"] if "domain" in source.roles else ["item"]
     if len(on) == 1:
@@ -103,7 +104,7 @@ def of_events(events: Any, names: Names, time_unit: str | None = None) -> Histor
     return Histories(known.to_list(), found["id"].to_numpy(), np.r_[0, np.cumsum(count)], said)
 
 
-def _read(events, time_unit):
+def _read(events, names, time_unit):
     """The events in the order of the input, and what they were read from."""
     pl = polars()
     from oa_jax.data import own, tables, values
@@ -124,7 +125,10 @@ def _read(events, time_unit):
     frame, *_ = values.read([source], time_unit, "refuse", Reading(), left)
     frame = frame.sort("row").cast(dict.fromkeys(("user", "item", "domain"), pl.String))
     if "domain" in roles:
-        _refuse(frame.filter(~pl.col("domain").is_in(DOMAINS)), "domain", source, "A or B")
+        known = dict(zip(names.domains, DOMAINS, strict=True)) | {d: d for d in DOMAINS}
+        expected = " or ".join(dict.fromkeys((*DOMAINS, *names.domains)))
+        _refuse(frame.filter(~pl.col("domain").is_in(list(known))), "domain", source, expected)
+        frame = frame.with_columns(pl.col("domain").replace(known))
     return frame, source
 
 

@@ -15,11 +15,11 @@ ITEMS = [{"raw": 11, "title": "One"}, {"raw": "y"}, {"raw": "x"}, {"raw": "y", "
 
 def test_names_of_a_prepared_set(tmp_path):
     store.write_items(tmp_path, ITEMS)
-    prepared = store.Prepared(LOG, np.zeros(7), ["u", "ü"], {}, tmp_path)
+    prepared = store.Prepared(LOG, np.zeros(7), ["u", "ü"], {"domains": ["b", "m"]}, tmp_path)
     log = dataclasses.replace(LOG, origin=prepared)
     found = names.of(log)
     assert (found.users, found.raw) == (["u", "ü"], ["11", "y", "x", "y"]) and found.are_raw
-    assert found.title == ["One", None, None, "Y"]
+    assert found.title == ["One", None, None, "Y"] and found.domains == ("b", "m")
     assert list(found.keys()) == [("A", "11"), ("A", "y"), ("B", "x"), ("B", "y")]
     # Of no set, or with other items than it has: numbers.
     for found in (names.of(LOG), names.of(dataclasses.replace(log, n_items=(2, 3)))):

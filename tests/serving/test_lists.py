@@ -1,5 +1,6 @@
 """Lists of stored runs against all scores, sorted."""
 
+import dataclasses
 import gzip
 import json
 import sys
@@ -212,6 +213,13 @@ def test_dates_order_events_and_an_id_of_both_domains_needs_its_domain():
     found = histories.of_events(columns | {"time": times}, names)
     np.testing.assert_array_equal(found.item, [3, 2, 1])
     assert list(histories.of_events(columns, names).item) == [1, 2, 3]
+    called = dataclasses.replace(names, domains=("books", "B-sides"))
+    columns["domain"] = ["books", "A", "B-sides"]
+    assert list(histories.of_events(columns, called).item) == [1, 2, 3]
+    columns["domain"][1] = "music"
+    expected = "row 2: domain: found 'music', expected A or B or books or B-sides"
+    with pytest.raises(UserError, match=expected):
+        histories.of_events(columns, called)
 
 
 def test_what_is_due_to_the_update():
