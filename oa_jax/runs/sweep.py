@@ -24,7 +24,7 @@ from oa_jax.configuration import Config, first_difference
 from oa_jax.engine.compilation import use_compilation_cache
 from oa_jax.errors import UserError
 from oa_jax.experiment import Experiment
-from oa_jax.runs import index, initial, loop
+from oa_jax.runs import checkpoint, index, initial, loop
 from oa_jax.runs import study as study_lib
 from oa_jax.runs.claims import Claims
 from oa_jax.runs.environment import environment
@@ -268,6 +268,9 @@ class Sweep:
         self._open.pop(name).close()
         if self.keep == "none":
             shutil.rmtree(workdir.checkpoints, ignore_errors=True)
+        if self.keep == "best":  # the last step alone has only these
+            for step in checkpoint.listed(workdir.checkpoints)[:-1]:
+                shutil.rmtree(workdir.checkpoints / str(step), ignore_errors=True)
         self.progress.done_here += 1
         self._count_finished()
         self._claims.free(name)

@@ -169,8 +169,10 @@ def test_told_to_leave_it_saves_its_runs_and_goes_on(tmp_path, alone):
         first.run()
     assert list(tmp_path.glob("*/checkpoints/[0-9]*"))  # long before the next one was due
     assert not list(tmp_path.glob("*/summary.json"))
-    swept.sweep_of(tmp_path).run()
+    swept.sweep_of(tmp_path, keep="best").run()
     check_equal(tmp_path, alone)
+    for run in alone:  # and not the whole step of before, which is of other parameters
+        assert len(list((tmp_path / run / "checkpoints").iterdir())) == 1
 
 
 def test_a_full_disk_is_one_line_and_loses_nothing(tmp_path, alone, monkeypatch):
