@@ -103,7 +103,9 @@ class Training:
         self.outside = {i: engine_lib.take_seeds(states, [i]) for i in saved}
         self.done[saved], self.epochs[saved] = processes.fetch((states.done, states.epoch))
         epochs = self.epochs[saved].tolist()
-        self.workdir.keep_rows(dict(zip(seeds[saved].tolist(), epochs, strict=True)))
+        missing = self.workdir.keep_rows(dict(zip(seeds[saved].tolist(), epochs, strict=True)))
+        if missing:
+            self.say(f"metrics.jsonl: {missing} rows of earlier epochs are missing, and stay so")
         self.say(f"going on after epoch {self.epochs.max()}")
 
     def _check_steps(self, states):

@@ -101,9 +101,10 @@ class Workdir:
         files.write_npz(self.path / name, arrays)
 
     @first_does
-    def keep_rows(self, epochs: dict[int, int]) -> None:
+    def keep_rows(self, epochs: dict[int, int]) -> int:
         """Keep the rows of metrics.jsonl of each seed up to its epoch in `epochs`, in the order of
-        epochs and of the seeds there; drop the others, and a line cut off by a kill.
+        epochs and of the seeds there; drop the others, and a line cut off by a kill. -> how many
+        are missing, as after a loss of power.
 
         Raises UserError naming a line above the last one that is no row.
         """
@@ -121,6 +122,7 @@ class Workdir:
                         f"{path}: line {number}: found {line[:40]!r}: expected a row of an epoch"
                     ) from None
         files.write(path, b"".join(kept[of] for of in sorted(kept)))
+        return sum(epochs.values()) - sum(epoch > 0 for epoch, _ in kept)
 
     @first_does
     def append_rows(self, rows: list[dict]) -> None:
