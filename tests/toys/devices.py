@@ -15,12 +15,12 @@ import toy
 
 from oa_jax.backbones import known
 from oa_jax.engine.mesh import is_table
-from oa_jax.nn import slots
+from oa_jax.nn import task
 from oa_jax.runs import checkpoint, loop, summary
 from oa_jax.runs.workdir import Workdir
 
 COLLECTIVES = r"\b(all-reduce|all-gather|all-to-all|collective-permute|reduce-scatter)(-start)?\("
-slots.SLOT_MULTIPLE = 128  # so that no list of slots, nor a device's part, is as long as a table
+task.SLOT_MULTIPLE = 128  # so that no list of slots, nor a device's part, is as long as a table
 CAPACITY = (128, 128)
 N_STEPS = 3
 # (seed axis, mesh): three seeds on one device, on four with a padding slot, on all eight.
