@@ -234,4 +234,6 @@ def test_load_refuses_unknown_names():
 def test_load_passes_the_world_on(monkeypatch):
     monkeypatch.setattr(sources, "generate", lambda world: ("log", world))
     assert sources.load("synthetic") == ("log", World())
-    assert sources.load("synthetic", world="mine") == ("log", "mine")
+    assert sources.load("synthetic", world=World(seed=7)) == ("log", World(seed=7))
+    with pytest.raises(UserError, match="^world: found dict, expected a World$"):
+        sources.load("synthetic", world={"seed": 7})

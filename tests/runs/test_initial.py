@@ -93,14 +93,14 @@ def test_items_of_another_set_are_known_by_raw_id(tmp_path, monkeypatch):
     there, path = trained()
     raw = [f"r{n}" for n in range(24)] + [f"r{n}" for n in range(30)]  # of either domain the same
 
-    def own(config, log):
-        if config.train.init_from:
-            mine = [r if n % 2 else f"new{n}" for n, r in enumerate(raw)]
-            return Names([], mine[23::-1] + mine[:23:-1], [None] * 54, log.n_items, True)
-        return Names([], raw, [None] * 54, log.n_items, True)
+    def called(raw):
+        of = lambda log: Names([], raw, [None] * 54, log.n_items, True)  # noqa: E731
+        monkeypatch.setattr(names, "of", of)
 
-    monkeypatch.setattr(names, "of", own)
+    called(raw)
     source = initial.read(str(path))
+    mine = [r if n % 2 else f"new{n}" for n, r in enumerate(raw)]
+    called(mine[23::-1] + mine[:23:-1])
     monkeypatch.setattr(
         initial, "read", lambda path: dataclasses.replace(source, fingerprint="other")
     )
