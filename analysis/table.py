@@ -293,7 +293,8 @@ def _intervals(axis, part, metrics, shift, look, label):
     """
     x, y, ends, limits = [], [], [], []
     for row in part.drop_nulls("relative_gain").iter_rows(named=True):
-        scale = 100 / (row["mean"] - row["gain"])
+        # Without a gain the run's mean is the baseline's.
+        scale = 100 * (row["relative_gain"] / row["gain"] if row["gain"] else 1 / row["mean"])
         low, high = (row["gain"] if row[k] is None else row[k] for k in ("low", "high"))
         x.append(scale * row["gain"])
         ends.append((x[-1] - scale * low, scale * high - x[-1]))

@@ -95,7 +95,8 @@ def _parameters(runs, metric, draws):
     for key, rows in found.items():
         worst = min(rows, key=lambda row: row["gain"])
         gain, low, high, note = (worst[name] for name in ("gain", "low", "high", "note"))
-        note += f"; of {len(rows)}, the interval is not corrected for that" * (len(rows) > 1)
+        if len(rows) > 1:
+            note += f"; the worst of {len(rows)} runs, for which the interval is not corrected"
         known = worst["least_seeds"] > 1 and low is not None
         # As good or better is a gain below 0: the sign is turned for the bound.
         ends = (-high, -low) if known else (math.nan, math.nan)

@@ -1,5 +1,8 @@
 """Configurations resolved, and the objects that they stand for."""
 
+import dataclasses
+import types
+
 import jax
 import numpy as np
 import pytest
@@ -9,6 +12,7 @@ from oa_jax import experiment as experiment_lib
 from oa_jax import presets
 from oa_jax.backbones import known
 from oa_jax.configuration import value_of
+from oa_jax.data import store
 from oa_jax.errors import UserError
 from oa_jax.evaluation import SPLITS
 from oa_jax.events.log import make_log
@@ -227,6 +231,20 @@ def test_the_split_of_the_data_is_the_default():
     role = np.tile([0, 0, 0, 1, 2], 30)
     assert config_of_split({}, role) == "published"
     assert config_of_split({"data.split": "leave_one_out"}, role) == "leave_one_out"
+
+
+def test_a_set_without_times_is_not_split_by_them():
+    item = np.arange(150) % 20 + 1 + 20 * (np.arange(150) % 2)
+    user = np.repeat(np.arange(30), 5)
+    log = make_log(user, item, np.arange(150) % 5 * 10 + user, (20, 20), "toy")
+    config = resolve("pair=synthetic", **TINY | {"data.split": "global_time"})
+    for times in (store.ORDER, "unix seconds"):
+        of_set = dataclasses.replace(log, origin=types.SimpleNamespace(times=times))
+        if times == store.ORDER:
+            with pytest.raises(UserError, match="=global_time: toy has no times: expected another"):
+                experiment_lib.load(config, of_set)
+        else:
+            experiment_lib.load(config, of_set)
 
 
 def config_of_split(changes, role=None):

@@ -105,3 +105,11 @@ def test_a_command_leaves_at_once_where_no_epoch_is_under_way(handlers):
     with pytest.raises(Interrupted, match="nothing is lost"):
         send(signal.SIGTERM)
     send(signal.SIGTERM)  # the second of the two that `timeout` sends
+
+
+def test_who_is_lost_is_told_from_other_errors(monkeypatch):
+    gloo = ValueError("UNKNOWN: Gloo all-reduce failed: Connection reset by peer")
+    assert not processes.is_lost(gloo)  # alone there is nobody to lose
+    monkeypatch.setattr(processes, "several", lambda: True)
+    assert processes.is_lost(gloo) and processes.is_lost(processes.JaxRuntimeError("gone"))
+    assert not processes.is_lost(ValueError("a number")) and not processes.is_lost(None)

@@ -227,7 +227,7 @@ def ranked(summaries: list[dict]) -> Sheet:
         cells = [cell(summary, name, 4, half) for name in metrics.values()]
         rows.append([*lead, f"{score:.4f}" if score >= 0 else "–", *cells])
     title = "runs by validation NDCG@10; test metrics among all items, ± half of the 95 % interval"
-    return Sheet(title, [*header, *metrics], rows, words=1)
+    return Sheet(title, [*header, *metrics], rows, words=1 + len(apart))
 
 
 def main(paths):

@@ -48,7 +48,7 @@ def describe(data: Prepared) -> list[list[str]]:
             ["of these A then B, B then A", *steps, ""],
             ["first and last time", "", "", f"{log.time.min()} – {log.time.max()}"],
         ]
-    popularity = ["–" if v != v else f"{v:.3f}" for v in popularity_ndcg(data)]
+    popularity = ["–" if np.isnan(v) else f"{v:.3f}" for v in popularity_ndcg(data)]
     return [*rows, ["NDCG@10 of popularity, 1 of 1000", *popularity, ""]]
 
 

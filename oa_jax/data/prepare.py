@@ -113,9 +113,10 @@ def prepare_own(
             if there != now:
                 where = store.folder(data_dir, name)
                 if what == "options" and there:
-                    differ = {k for k in now.keys() | there.keys() if there.get(k) != now.get(k)}
-                    field = min(differ)
-                    what += f" ({field}: {there.get(field)!r}, not {now.get(field)!r})"
+                    # A set of an older version may lack an option.
+                    differ = [o for o in now if o not in there or there[o] != now[o]]
+                    for option in differ[:1]:
+                        what += f" ({option}: {there.get(option)!r}, not {now[option]!r})"
                 expected = f"expected the same, another name, or no {where.parent}"
                 raise UserError(f"--name={name}: {where} is of other {what}: {expected}")
 

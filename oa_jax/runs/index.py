@@ -81,8 +81,10 @@ def score_of(values: Mapping[str, float | None], ranking: str | None) -> float:
     ranking: the one that training selects by, `watched` in a summary. None, of an older one: all
     sampled rankings that there are.
     """
-    names = tuple(f"val/{domain}/ndcg@10/{ranking or ''}" for domain in "AB")
+    names = tuple(f"val/{domain}/ndcg@10/" for domain in "AB")
     found = {n: v for n, v in values.items() if n.startswith(names) and v is not None}
+    if ranking:
+        found = {n: v for n, v in found.items() if n.rpartition("/")[2] == ranking}
     sampled = [v for name, v in found.items() if "/full" not in name]
     return float(np.mean(sampled or list(found.values()))) if found else -1.0
 

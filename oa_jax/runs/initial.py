@@ -82,7 +82,9 @@ def read_export(folder: pathlib.Path) -> tuple[dict, dict[str, np.ndarray], Name
         params, items = load_file(folder / PARAMETERS), pl.read_parquet(folder / ITEMS, glob=False)
         columns = [items[name].to_list() for name in ("raw", "title")]
         taken = np.r_[0, items["users"].to_numpy()]
-        n_items, *_ = tuple(about["n_items"]), about["fingerprint"], about["seed"], about["n_users"]
+        if lacking := {"fingerprint", "seed", "n_users"} - about.keys():
+            raise KeyError(min(lacking))
+        n_items = tuple(about["n_items"])
         called = tuple(about.get("domain_names", DOMAINS))  # not in exports of earlier versions
         names = Names([], *columns, n_items, bool(about["items_are_raw"]), called)
     except (OSError, SafetensorError, pl.exceptions.PolarsError, KeyError) as error:

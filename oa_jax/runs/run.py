@@ -47,9 +47,9 @@ def run(
     processes.check_equal("--config", config.to_dict())
     with Workdir(workdir_path) as workdir:
         grown = check_config(workdir, config, extend)
-        if log is not None:
-            check_same_data(workdir, {"fingerprints": {"data": log.fingerprint()}})
         if workdir.is_finished and not grown:
+            if log is not None:
+                check_same_data(workdir, {"fingerprints": {"data": log.fingerprint()}})
             say(f"{workdir.path} is finished: nothing to do")
             return finished_summary(workdir)
         experiment = experiment_lib.build(config, log)

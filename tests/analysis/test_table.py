@@ -8,7 +8,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from analysis import correlate, published, table
+from analysis import correlate, figures, published, table
 from analysis.runs import find_runs, read_run
 from oa_jax.errors import UserError
 from oa_jax.ranking.metrics import metrics_by_domain
@@ -332,6 +332,13 @@ def test_files_are_written_whole_in_every_form(runs, frame, tmp_path):
     latex = (tmp_path / "table.tex").read_text()
     assert latex.count(r"\begin{tabular}") == latex.count(r"\end{tabular}") == 4
     assert r"$\pm$" in latex and "±" not in latex and "_" not in latex.replace(r"\_", "")
+
+
+def test_a_gain_of_exactly_nothing_is_drawn_with_its_interval():
+    part = pl.DataFrame({"gain": [0.0], "low": [-0.1], "high": [0.2], "mean": [0.5]})
+    part = part.with_columns(relative_gain=0.0, metric=pl.lit("ndcg@10"))
+    axis, look = figures.Figure().subplots(), figures.point_style(figures.marks(["a"])["a"])
+    assert table._intervals(axis, part, ["ndcg@10"], 0.0, look, "a") == pytest.approx([-20, 40])
 
 
 def test_a_sheet_in_its_three_forms():

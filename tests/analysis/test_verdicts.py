@@ -45,7 +45,7 @@ def test_a_world_without_any_of_them(tmp_path):
     assert rows["not orthogonal", "A"]["note"] == "above it: 1 of 6 configurations"
     assert rows["not orthogonal", "A"]["value"] == pytest.approx(0.3)
     assert rows["parameters", "A"]["value"] > 0
-    assert " on wide; of 6, the interval" in rows["parameters", "A"]["note"]
+    assert " on wide; the worst of 6 runs, for which" in rows["parameters", "A"]["note"]
     # One data set says nothing of what follows what over data sets.
     assert rows["follows Y", "A"]["verdict"] == "open"
     assert "1 data set: expected at least 4" in rows["follows Y", "A"]["note"]

@@ -260,6 +260,15 @@ def test_a_dead_worker_is_taken_over_and_one_that_lives_is_not(tmp_path, monkeyp
     with Claims(tmp_path) as fourth:  # the process of that number is another's
         monkeypatch.setattr(os, "kill", refuse)
         assert fourth.take("c") == "c"
+    monkeypatch.undo()
+    with subprocess.Popen(["true"]) as ended, Claims(tmp_path) as fifth:  # and not waited for
+        stat = pathlib.Path(f"/proc/{ended.pid}/stat")
+        while stat.read_text().split()[2] != "Z":
+            time.sleep(0.01)
+        zombie = f"{socket.gethostname()}-{ended.pid}-0"
+        (tmp_path / f"{zombie}.alive").touch()
+        (tmp_path / "claims.json").write_text(json.dumps({"d": zombie}))
+        assert fifth.take("d") == "d"
         monkeypatch.undo()
     with Claims(tmp_path) as fourth, Claims(tmp_path, stale=5.0) as fifth:
         assert fourth.take("b") == "b"
@@ -325,6 +334,7 @@ def test_the_score_is_of_the_ranking_that_selects():
     """LLM4CDSR has two sampled ones."""
     both = {"val/A/ndcg@10/official100": 0.3, "val/A/ndcg@10/uni100": 0.1}
     both |= {"val/A/ndcg@10/full": 0.0}
+    assert index.score_of({"val/A/ndcg@10/uni99": 0.2, "val/A/ndcg@10/uni999": 0.0}, "uni99") == 0.2
     assert index.score_of(both, "official100") == 0.3
     assert index.score_of(both, None) == pytest.approx(0.2)  # summaries that do not name it
 

@@ -157,6 +157,18 @@ def test_unreadable_json_names_its_file(workdir):
         workdir.read_json("config.json")
 
 
+def test_what_was_made_of_a_run_goes_when_it_goes_on(workdir):
+    made = {"lists.json", "ranks.npz", "init_from.json"}
+    for name in made | {"summary.json"}:
+        (workdir.path / name).write_text("{}")
+    (workdir.checkpoints / "3").mkdir(parents=True)
+    workdir.claim({"a": 1})
+    assert made & set(names(workdir)) == {"init_from.json"} and workdir.is_finished
+    (workdir.checkpoints / "3").rmdir()
+    workdir.claim({"a": 1}, reopen=True)
+    assert not made & set(names(workdir)) and not workdir.is_finished
+
+
 def test_rows_up_to_an_epoch_are_kept_byte_for_byte(workdir):
     rows = [{"epoch": e, "seed": s, "v": e / 3} for e in range(4) for s in range(2)]
     workdir.append_rows(rows)

@@ -179,3 +179,12 @@ def test_a_folder_that_is_in_use_or_no_export_is_refused(folder_of, tmp_path):
     (broken / "model.json").write_text((folder_of("abxi") / "model.json").read_text())
     with pytest.raises(UserError, match="broken: .*: expected the folder of an export"):
         oa.load_export(broken)
+    for file in folder_of("abxi").iterdir():
+        (broken / file.name).write_bytes(file.read_bytes())
+    (broken / "scorer.safetensors").unlink()
+    with pytest.raises(UserError, match="scorer.safetensors: .*: expected an export"):
+        oa.load_export(broken).recommend({"user": ["u"], "item": ["1"]})
+    about = json.loads((broken / "model.json").read_text())
+    (broken / "model.json").write_text(json.dumps({k: v for k, v in about.items() if k != "seed"}))
+    with pytest.raises(UserError, match="broken: 'seed': expected the folder of an export"):
+        oa.load_export(broken)

@@ -3,6 +3,7 @@
 import dataclasses
 import gzip
 import json
+import shutil
 import sys
 
 import jax
@@ -128,6 +129,14 @@ def test_new_histories_by_raw_ids(tmp_path):
         for name, raw in (("maïs", "3"), ("7", "5")):
             of, there = found.filter(user=name), expected.filter(user=raw)
             assert of["item"].to_list() == there["item"].to_list()
+
+
+def test_a_checkpoint_that_is_not_that_of_the_results_is_refused(tmp_path):
+    """As an older one is, where the newest is damaged."""
+    path = shutil.copytree(run_of("abxi")[1], tmp_path / "run")
+    (path / "summary.json").write_text(json.dumps({"per_seed": [{"epochs": 9, "best_epoch": 9}]}))
+    with pytest.raises(UserError, match=r"epochs \[9\], but .* in checkpoint 1, the newest that"):
+        StoredModel(path)
 
 
 def test_times_finer_than_a_microsecond_decide_the_order():
