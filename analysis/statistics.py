@@ -7,6 +7,8 @@ import numpy as np
 from scipy import stats
 from statsmodels.regression.mixed_linear_model import MixedLM
 
+from .resampling import TAIL
+
 
 def pearson(x, y) -> float:
     """Pearson's r; nan when it is undefined: under 3 points, or a constant."""
@@ -59,7 +61,11 @@ def within(x, y, groups) -> float:
 
 def mixed(x, y, groups) -> tuple[float, float, float]:
     """Slope of y on x, both in standard deviations, with a random intercept for each group, and its
-    95 % interval (Wald), by `statsmodels.MixedLM`; nan where it cannot be fitted."""
+    95 % interval, by `statsmodels.MixedLM`; nan where it cannot be fitted.
+
+    The interval is Wald's at Student's t with a degree of freedom less than there are groups:
+    with few of them, normal quantiles cover too little.
+    """
     x, y = (np.asarray(v, np.float64) for v in (x, y))
     if len(x) < 4 or is_constant(x) or is_constant(y) or len(set(groups)) < 2:
         return math.nan, math.nan, math.nan
@@ -73,8 +79,8 @@ def mixed(x, y, groups) -> tuple[float, float, float]:
             fit = max(fits, key=lambda fit: fit.llf)
         except (np.linalg.LinAlgError, ValueError):
             return math.nan, math.nan, math.nan
-    low, high = fit.conf_int()[1]
-    return float(fit.params[1]), float(low), float(high)
+    slope, half = float(fit.params[1]), float(fit.bse[1] * stats.t.isf(TAIL, len(set(groups)) - 1))
+    return slope, slope - half, slope + half
 
 
 def leave_one_out(x, y, clusters) -> tuple[float, float]:

@@ -189,8 +189,9 @@ class Run:
     path: pathlib.Path
     data: InteractionLog | None = None
 
-    @functools.cached_property
+    @property
     def config(self) -> Config:
+        """As it stands in the workdir: an extension changes it."""
         from oa_jax.runs.run import stored_config
         from oa_jax.runs.workdir import Workdir
 
@@ -230,12 +231,20 @@ class Run:
         out = {name: arrays[f"{split}/{name}"] for name in ("user", "domain")}
         return out | {name: arrays[f"{key}/{name}"] for name in ("rank", "ties", "n_candidates")}
 
-    @functools.cached_property
+    @property
     def experiment(self) -> Experiment:
-        """Data, evaluation and programs of the run."""
+        """Data, evaluation and programs of the run; made once for a configuration."""
         from oa_jax.runs.stored import experiment_of
 
-        return experiment_of(self.path, self.data)
+        config, built = self.config, self._built
+        if config not in built:
+            built.clear()
+            built[config] = experiment_of(self.path, self.data)
+        return built[config]
+
+    @functools.cached_property
+    def _built(self) -> dict[Config, Experiment]:
+        return {}
 
     def params(self, which: str = "best", seed: int = 0) -> Any:
         """Parameters of one seed, a tree of NumPy arrays, from the newest checkpoint.

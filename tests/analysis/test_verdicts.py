@@ -98,6 +98,18 @@ def test_the_mixed_model_sees_through_configurations():
     assert np.isnan(statistics.mixed([1, 2, 3, 4], [1, 1, 1, 1], [0, 0, 1, 1])[0])
 
 
+def test_the_mixed_models_interval_covers_the_slope_with_few_configurations():
+    """At normal quantiles it would cover 0.81 of them."""
+    rng, covered = np.random.default_rng(0), []
+    groups = np.repeat(np.arange(3), 5)
+    for _ in range(100):
+        x = 3 * rng.normal(size=3)[groups] + rng.normal(size=15)
+        y = 0.3 * x + rng.normal(size=3)[groups] + 0.7 * rng.normal(size=15)
+        _, low, high = statistics.mixed(x, y, groups)
+        covered.append(low <= 0.3 * x.std() / y.std() <= high)
+    assert np.mean(covered) > 0.9
+
+
 def test_control_arms_do_not_decide_and_a_single_seed_leaves_it_open(tmp_path):
     made(tmp_path, angle=0.3, slope=0.0, gain=0.4)
     plain_run(tmp_path / "broken", "early", -0.5, 9, n_parameters=1200, gca__residual=False)

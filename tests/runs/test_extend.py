@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import toy
 
+import oa_jax as oa
 from oa_jax import experiment as experiment_lib
 from oa_jax.backbones import known
 from oa_jax.errors import UserError
@@ -21,7 +22,7 @@ BASE = {"seed_axis": "map", "train__compaction": False, "seeds": 2, "train__max_
 
 @pytest.fixture(autouse=True)
 def with_toy(monkeypatch):
-    monkeypatch.setattr(experiment_lib, "build", toy.shared_toy)
+    monkeypatch.setattr(experiment_lib, "build", lambda c, *_: toy.shared_toy(c))
 
 
 def go(path, extend=False, **changes):
@@ -48,6 +49,8 @@ def are_one(path, other):
 )
 def test_more(tmp_path, more):
     go(tmp_path / "grown")
+    held = oa.open(tmp_path / "grown")
+    assert held.params("last", seed=1) and held.experiment is held.experiment
     with pytest.raises(UserError, match="another configuration: .*--extend goes on"):
         go(tmp_path / "grown", **more)
     summary, said = go(tmp_path / "grown", extend=True, **more)
@@ -55,6 +58,8 @@ def test_more(tmp_path, more):
     whole, _ = go(tmp_path / "whole", **more)
     assert are_one(tmp_path / "grown", tmp_path / "whole")
     assert summary["mean"] == whole["mean"] and summary["n_seeds"] == whole["n_seeds"]
+    assert len(held.experiment.seeds) == more.get("seeds", 2)  # what is held goes along
+    assert held.params("last", seed=more.get("seeds", 2) - 1)
     stored = json.loads((tmp_path / "grown" / "config.json").read_text())
     assert stored["seeds"] == more.get("seeds", 2)
 
