@@ -24,7 +24,9 @@ USED = {
     "orthogonal": ("X′⊥ only", "_orthogonal_only"),
     "full + ortho term": ("X′ + L_ortho", "_plus_L_ortho"),
 }
-SOURCES = ("trained so", "replaced in the trained model", "published")
+TRAINED, REPLACED, PUBLISHED = "trained so", "replaced in the trained model", "published"
+OF_GATED = ", of α ⊙ X′"  # what the parts are of, where not of X'
+SOURCES = (TRAINED, TRAINED + OF_GATED, REPLACED, REPLACED + OF_GATED, PUBLISHED)
 # model: backbone, data and protocol. variant: early, stack, GCA[1]; arms; the width, except of
 # what is published. detail: the run and, if any, the weight of the term. metric: A/ndcg@1/uni999.
 SCHEMA = columns("model variant source used detail metric", "", "mean sd") | columns("", "seeds")
@@ -36,7 +38,7 @@ def write(runs: list[Run], interventions: pl.DataFrame, out: pathlib.Path, say) 
     write_frame(out, "ablation", frame)
     pages = "\n".join(sheet.markdown() for sheet in sheets(frame))
     files.write(out / "ablation.md", pages or "No run with GCA.\n")
-    trained = frame.filter(source=SOURCES[0])
+    trained = frame.filter(pl.col("source").str.starts_with(TRAINED))
     for (model, variant), rows in trained.group_by("model", "variant", maintain_order=True):
         missing = [used for used in USED if used not in rows["used"]]
         if missing:
@@ -68,7 +70,8 @@ def used(run: Run) -> str:
 
 
 def _trained(run):
-    weight, lead = run.gca["ortho_weight"], {"source": SOURCES[0], "used": used(run)}
+    weight, gated = run.gca["ortho_weight"], used(run) != "full" and run.gca["part_of"] == "gated"
+    lead = {"source": TRAINED + OF_GATED * gated, "used": used(run)}
     lead["detail"] = run.name + (f", λ={weight:g}" if weight else "")
     found = run.seeds().select(pl.col(f"^test/[^/]+/({'|'.join(METRICS)})/[^/]+$"))
     return [lead | _summary(of.name.removeprefix("test/"), of) for of in found]
@@ -82,10 +85,11 @@ def _replaced(run, frame):
     parts = pl.col("intervention").is_in(["full", "parallel", "orthogonal"])
     metrics = pl.col("metric").str.split("/").list.first().is_in(METRICS)
     found = frame.filter(parts, metrics, pl.col("seed").is_not_null(), **where)
-    keys, lead = ("intervention", "domain", "metric"), {"source": SOURCES[1], "detail": run.name}
+    keys = ("part_of", "intervention", "domain", "metric")
     return [
-        lead | {"used": part} | _summary(f"{domain}/{metric}", rows["value"])
-        for (part, domain, metric), rows in found.group_by(keys, maintain_order=True)
+        {"source": REPLACED + OF_GATED * (of == "gated"), "detail": run.name, "used": part}
+        | _summary(f"{domain}/{metric}", rows["value"])
+        for (of, part, domain, metric), rows in found.group_by(keys, maintain_order=True)
     ]
 
 
@@ -96,7 +100,7 @@ def _published(run):
         same = same and published.same_data(row["dataset"], run.config["data"]["name"])
         for what, (_, end) in USED.items() if same and row["variant"] == run.placement else ():
             mean, sd = row[f"ndcg1_A{end}"]
-            found = {"source": SOURCES[2], "used": what, "detail": "arXiv 2510.09435, project page"}
+            found = {"source": PUBLISHED, "used": what, "detail": "arXiv 2510.09435, project page"}
             found |= {"metric": f"A/ndcg@1/{run.candidates}", "mean": mean, "sd": sd, "seeds": 5}
             records.append(found)
     return records

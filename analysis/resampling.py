@@ -64,6 +64,12 @@ def compare(a_MxSxR, b_MxTxR, rng, draws: int = DRAWS) -> list[Difference]:
     return out
 
 
+def for_worst_of(k: int, df: float) -> float:
+    """How much wider the interval of each of k is, at which none of them covers too little but at
+    1 - `LEVEL` (Bonferroni)."""
+    return float(stats.t.isf(TAIL / k, df) / stats.t.isf(TAIL, df))
+
+
 def t_over_normal(df: float) -> float:
     """How much wider Student's t with `df` degrees of freedom is than a normal, at `LEVEL`."""
     return float(stats.t.isf(TAIL, df) / stats.norm.isf(TAIL))

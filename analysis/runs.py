@@ -116,7 +116,7 @@ class Run:
         weight = self.gca["ortho_weight"]
         of = " of α ⊙ X′" if self.gca["part_of"] == "gated" else ""
         more = [*self.arms, *[f"{self.part} part{of}"] * (self.part != "full")]
-        more += [f"λ={weight:g}"] * bool(weight)
+        more += [f"λ={weight:g}{of}"] * bool(weight)
         return ", ".join([self.placement, *(more if self.places else [])])
 
     @property

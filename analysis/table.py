@@ -30,7 +30,7 @@ RANKED = {"full": "ranked among all items"}
 LEAD = ("run", "variant", "data", "protocol", "width", "domain")  # what every row of a page says
 SCHEMA = columns("setting run variant data protocol", "width parameters seeds")
 SCHEMA |= columns("domain ranking metric", "", "mean sd published_mean published_sd")
-SCHEMA |= columns("baseline", "", "gain low high relative_gain p p_holm improvement mde")
+SCHEMA |= columns("baseline", "", "gain low high df relative_gain p p_holm improvement mde")
 SCHEMA |= columns("", "users least_seeds own_baseline")  # 1: no GCA, the same configuration
 
 
@@ -85,7 +85,8 @@ def gains(
 
     groups: the sets of users that a backbone tells apart come as further domains.
 
-    gain: variant minus baseline, with the interval of `resampling.compare`; p: of its test, and
+    gain: variant minus baseline, with the interval and the degrees of freedom of
+    `resampling.compare`; p: of its test, and
     p_holm after Holm over all gains of the frame; improvement: the share of pairs of seeds in
     which the variant is better; mde: the true gain found with power 0.8 at 5 % two-sided by this
     test with these seeds and users. What cannot be computed is null.
@@ -177,7 +178,7 @@ def _add_gains(rows, run, other, notes, draws, pair_seeds):
     for i, found in enumerate(compare(*compared, np.random.default_rng(0), draws)):
         means = [side[i].mean(1) for side in sides]
         row = {"baseline": other.name, "users": len(common), "gain": found.estimate}
-        row |= {k: getattr(found, k) for k in ("low", "high", "p", "mde")}
+        row |= {k: getattr(found, k) for k in ("low", "high", "df", "p", "mde")}
         row["own_baseline"] = int(baseline_of(run, [other]) is other)
         row |= {"least_seeds": min(counts), "improvement": probability_of_improvement(*means)}
         if means[1].mean():

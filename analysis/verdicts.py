@@ -21,7 +21,7 @@ import polars as pl
 from . import correlate
 from .output import columns, interval, number, plural, sheet_of, write_frame
 from .page import Section
-from .resampling import DRAWS, mean_interval
+from .resampling import DRAWS, for_worst_of, mean_interval
 from .runs import Run, check_metric, few, finished
 from .statistics import pearson
 from .table import gains
@@ -95,9 +95,13 @@ def _parameters(runs, metric, draws):
     for key, rows in found.items():
         worst = min(rows, key=lambda row: row["gain"])
         gain, low, high, note = (worst[name] for name in ("gain", "low", "high", "note"))
-        if len(rows) > 1:
-            note += f"; the worst of {len(rows)} runs, for which the interval is not corrected"
         known = worst["least_seeds"] > 1 and low is not None
+        if len(rows) > 1:
+            note += f"; the worst of {len(rows)} runs"
+            if known and worst["df"] is not None:
+                wider = for_worst_of(len(rows), worst["df"])
+                low, high = gain + wider * (low - gain), gain + wider * (high - gain)
+                note += ", its interval by Bonferroni's correction"
         # As good or better is a gain below 0: the sign is turned for the bound.
         ends = (-high, -low) if known else (math.nan, math.nan)
         row = _row("parameters", *key, len(rows), -gain, *ends, 0.0, note)

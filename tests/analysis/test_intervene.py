@@ -253,7 +253,7 @@ def test_ablation_puts_retrained_replaced_and_published_side_by_side(
     assert (
         one(frame, source="trained so", used="full + ortho term", **where)["detail"] == "reg, λ=0.1"
     )
-    changed = one(frame, source="replaced in the trained model", used="orthogonal", **where)
+    changed = one(frame, source=ablation.REPLACED + ablation.OF_GATED, used="orthogonal", **where)
     pooled = one(
         measured[0],
         seed=None,
@@ -301,5 +301,13 @@ def test_the_page_shows_the_ablation_of_its_own_runs(measured, finished, tmp_pat
 
 def test_ablation_of_a_pair_that_nobody_published(measured, finished):
     frame = ablation.collect([read_run(finished)], measured[0])
-    assert set(frame["source"]) == {"trained so", "replaced in the trained model"}
+    of_gated = ablation.REPLACED + ablation.OF_GATED
+    assert set(frame["source"]) == {ablation.TRAINED, of_gated}
+    both = pl.concat([measured[0], measured[0].with_columns(part_of=pl.lit("update"))])
+    gated = trained_with(read_run(finished), "gated", part="parallel", part_of="gated")
+    frame = ablation.collect([read_run(finished), gated], both)
+    assert set(frame["source"]) == set(ablation.SOURCES) - {ablation.PUBLISHED}
+    assert frame.filter(used="parallel", detail="gated")["source"].unique().to_list() == [
+        ablation.TRAINED + ablation.OF_GATED
+    ]
     assert ablation.sheets(frame.clear()) == []

@@ -208,13 +208,15 @@ def test_no_run_at_all_is_one_line(tmp_path, spec):
 def test_a_variant_says_what_is_unusual_and_a_stack_begins_at_0(tmp_path):
     arm = {"gca__layer_norm": False, "gca__part": "parallel"}
     gated = {"gca__part": "parallel", "gca__part_of": "gated"}
-    kinds = ("0-1", {}), ("1-2", {}), ("early", arm), ("early", gated)
-    for name, (gca, fields) in zip("abcd", kinds, strict=True):
+    penalty = {"gca__ortho_weight": 0.1, "gca__part_of": "gated"}
+    kinds = ("0-1", {}), ("1-2", {}), ("early", arm), ("early", gated), ("early", penalty)
+    for name, (gca, fields) in zip("abcde", kinds, strict=True):
         plain_run(tmp_path / name, gca, **fields)
     found = [run.variant for run in find_runs(str(tmp_path))[0]]
     assert found[:2] == ["stack", "GCA[1,2]"]
     assert found[2] == "early, layer_norm=False, parallel part"
     assert found[3] == "early, parallel part of α ⊙ X′"
+    assert found[4] == "early, λ=0.1 of α ⊙ X′"
 
 
 def test_seeds_that_another_run_has_do_not_count_twice(tmp_path):

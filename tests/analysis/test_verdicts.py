@@ -3,9 +3,11 @@
 from types import SimpleNamespace
 
 import numpy as np
+import polars as pl
 import pytest
+from scipy import stats
 
-from analysis import statistics, verdicts
+from analysis import statistics, table, verdicts
 from analysis.runs import find_runs
 from oa_jax.errors import UserError
 from tests.analysis._plain import plain_run
@@ -45,7 +47,15 @@ def test_a_world_without_any_of_them(tmp_path):
     assert rows["not orthogonal", "A"]["note"] == "above it: 1 of 6 configurations"
     assert rows["not orthogonal", "A"]["value"] == pytest.approx(0.3)
     assert rows["parameters", "A"]["value"] > 0
-    assert " on wide; the worst of 6 runs, for which" in rows["parameters", "A"]["note"]
+    row = rows["parameters", "A"]
+    said = " on wide; the worst of 6 runs, its interval by Bonferroni's correction"
+    assert row["note"].endswith(said)
+    runs = find_runs(str(tmp_path))[0]
+    plain = table.gains(runs, "wide", ("auc",), 500)[0].filter(domain="A", ranking="full")
+    plain = plain.filter(pl.col("gain") == row["value"]).to_dicts()[0]
+    wider = stats.t.isf(0.025 / 6, plain["df"]) / stats.t.isf(0.025, plain["df"])
+    for end in ("low", "high"):
+        assert row[end] - row["value"] == pytest.approx(wider * (plain[end] - plain["gain"]))
     # One data set says nothing of what follows what over data sets.
     assert rows["follows Y", "A"]["verdict"] == "open"
     assert "1 data set: expected at least 4" in rows["follows Y", "A"]["note"]
