@@ -27,7 +27,9 @@ from .runs import Run
 
 SCALES = (0.5, 1.0, 2.0)
 HELD = 20_000_000  # differences (metrics × seeds × users) held at once
-# seed: null over all seeds. part_of: what is replaced, U = α ⊙ X' (gated) or X' (update).
+# seed: null over all seeds, whose step is that of the checkpoint if every kept one is asked for,
+# else null, as their best epochs differ.
+# part_of: what is replaced, U = α ⊙ X' (gated) or X' (update).
 SCHEMA = columns("run", "seed") | columns("parameters split", "step")
 SCHEMA |= columns("part_of places intervention", "", "scale") | columns("domain metric")
 SCHEMA |= columns("", "", "base value change low high") | columns("", "users")
@@ -114,6 +116,7 @@ class Ranker:
             raise UserError(f"step {restored.checkpoint}: every seed is left out")
         self.split, self.tie_weight = split, evaluation.tie_weight
         self.seeds, self.epochs = experiment.seeds[slots], restored.epoch_S[slots]
+        self.step = restored.checkpoint if restored.kind == "kept" else None
         self.rows, self._names = evaluation.rows[split], evaluation.rankings
         settings = experiment.engine.settings
         self._modules, self._tables = lib.modules_of(settings.backbone), experiment.tables
@@ -185,7 +188,7 @@ def _records(ranker, names, base, group, values, draws):
         if not rows.any():
             continue
         mine, there = value[:, :, rows], np.concatenate([base[:, :, rows]] * len(group))
-        whose = [(None, None, slice(None))]
+        whose = [(None, ranker.step, slice(None))]
         numbers = zip(ranker.seeds.tolist(), ranker.epochs.tolist(), strict=True)
         whose += [(*of, slice(i, i + 1)) for i, of in enumerate(numbers)]
         for seed, step, slots in whose:
@@ -211,22 +214,24 @@ def names_of(frame: pl.DataFrame, metric: str) -> list[str]:
 
 def sheet(frame: pl.DataFrame, runs: list[Run], metric: str, which="best", split="test") -> Sheet:
     """A row for each run, replacement, scale and places, the change in either domain."""
-    rows, keys = [], ("part_of", "intervention", "scale", "places")
+    rows, steps = [], ["step"] * (which == "all")
+    keys = (*steps, "part_of", "intervention", "scale", "places")
     where = {"metric": metric, "parameters": "kept" if which == "all" else which, "split": split}
     for run in runs:
         found = frame.filter(pl.col("seed").is_null(), run=run.name, **where)
-        for (part_of, part, scale, places), here in found.group_by(keys, maintain_order=True):
-            row = [run.name, _named(part, part_of), f"{scale:g}", places]
+        for key, here in found.group_by(keys, maintain_order=True):
+            *step, part_of, part, scale, places = key
+            row = [run.name, *map(str, step), _named(part, part_of), f"{scale:g}", places]
             for domain in "AB":
                 of = here.filter(domain=domain).to_dicts()
                 change = number(of[0]["change"], 4, sign=True) if of else "–"
                 row += [number(of[0]["value"], 4) if of else "–", change]
                 row.append(interval(of[0]["low"], of[0]["high"], 4, True) if of else "–")
             rows.append(row)
-    header = ["run", "U replaced by", "scale", "places"]
+    header = ["run", *steps, "U replaced by", "scale", "places"]
     header += [f"{d}: {what}" for d in "AB" for what in ("value", "change", "95 % interval")]
     title = f"{split.capitalize()} {metric} with the update U replaced in the trained models, "
-    return Sheet(title + "paired by user and seed", header, rows, words=4)
+    return Sheet(title + "paired by user and seed", header, rows, words=4 + len(steps))
 
 
 def _named(part, part_of):

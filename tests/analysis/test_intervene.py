@@ -165,7 +165,7 @@ class Fixed:
     """A ranker whose ranks are given: users of both domains, three seeds, one not finite."""
 
     seeds, epochs = np.array([0, 1]), np.array([7, 9])
-    split = "test"
+    split, step = "test", None
     rows = {"domain": np.array([0, 1, 0, 1]), "target": np.arange(4)}
 
     tie_weight = 0.0
@@ -204,6 +204,19 @@ def test_a_score_that_is_not_finite_is_nan_for_its_seed_and_the_mean():
 
 
 # ---- tables
+
+
+def test_every_kept_step_has_a_row_of_its_own(finished):
+    run = read_run(finished)
+    asked = {"say": made.Said(), "parts": ("zero",), "scales": (1.0,), "draws": 100}
+    frame = intervene.intervene(run, "all", **asked)
+    pooled = frame.filter(pl.col("seed").is_null(), metric="ndcg@10/full", domain="A")
+    assert pooled.filter(intervention="zero")["step"].to_list() == list(made.STEPS)
+    sheet = intervene.sheet(frame, [run], "ndcg@10/full", "all")
+    rows = [row for row in sheet.rows if row[2] == "nothing"]
+    assert [row[1] for row in rows] == list(map(str, made.STEPS))
+    values = pooled.filter(intervention="zero")["value"]
+    assert [row[5] for row in rows] == [number(value, 4) for value in values]
 
 
 def test_table_for_people(measured, finished):
