@@ -68,19 +68,10 @@ def angles(runs: list[Run]) -> pl.DataFrame:
     return pl.DataFrame(rows, schema_overrides={"sd": pl.Float64}) if rows else pl.DataFrame()
 
 
-def headline(run: Run) -> str:
-    """Begin of the statistic's name to read first: of α ⊙ X', of X' where it lacks (older runs)."""
-    gated = any(name.endswith("/gated_abs_cos") for name in run.seeds().columns)
-    return "gated_" if gated else ""
-
-
 def warnings(runs: list[Run]) -> list[str]:
     """Sentences on runs whose angles have to be read with care."""
     out = []
     for run in finished(runs):
-        if run.places and not headline(run):
-            known = "α ⊙ X′ was not recorded by the version that trained it: angles of the raw X′"
-            out.append(f"{run.name}: {known}")
         if run.places and run.part in ("parallel", "orthogonal"):
             out.append(
                 f"{run.name}: trained with the {run.part} part alone: its angles are those before "
@@ -126,14 +117,14 @@ def draw(frame: pl.DataFrame, runs: list[Run]) -> dict:
 
 
 def _drawn(frame, setting, runs):
-    (names, looks), forms = figures.of_runs(runs), {run.name: headline(run) for run in runs}
+    names, looks = figures.of_runs(runs)
     keys = frame.select("run", "place").unique(maintain_order=True).rows()
 
     def panel(axes, domain):
         for axis, (kind, text) in zip(axes, KINDS.items(), strict=True):
             for y, (run, place) in enumerate(keys):
                 here = frame.filter(run=run, place=place, domain=domain)
-                here = here.filter(statistic=forms[run] + kind)
+                here = here.filter(statistic=f"gated_{kind}")
                 for row in here.iter_rows(named=True):
                     look = figures.point_style(looks[run], "1" if row["when"] == "init" else "0")
                     look |= {"elinewidth": 0.9, "capsize": 2}
@@ -145,8 +136,7 @@ def _drawn(frame, setting, runs):
             # The paper's number belongs on the axis of its own statistic alone.
             for value in {published.mean_angle(run, kind) for run in runs} - {None}:
                 axis.axvline(value, color="#999999", lw=0.8, label=f"paper's mean ({value})")
-            shown = sorted({UPDATES[form] for form in forms.values()})
-            axis.set_xlabel(f"{text} of X and {' or '.join(shown)}")
+            axis.set_xlabel(f"{text} of X and α ⊙ X′")
             axis.set_yticks(range(len(keys)), [f"{names[r]}, place {p}" for r, p in keys])
             axis.update_datalim([(0, 0)])  # an angle is to be seen from 0
             axis.autoscale_view()
@@ -235,8 +225,7 @@ def section(runs: list[Run], out, options) -> Section:
         title = "Is X′ new, or a rotation of what is there? Trained models, means over seeds"
         sheets += [measured_sheet(measured, title, SUBSPACES), *tokens.sheets(measured)]
         drawn |= draw_cosines(measured, runs)
-    first = {run.name: f"{headline(run)}abs_cos" for run in runs}
-    rows = [r for r in frame.filter(when="best").to_dicts() if r["statistic"] == first[r["run"]]]
+    rows = frame.filter(when="best", statistic="gated_abs_cos").to_dicts()
     values, times = [r["mean"] for r in rows], [r["mean"] / r["null"] for r in rows]
     short = ""
     if rows:

@@ -8,7 +8,6 @@ different activations are never pooled: under tanh the sign of X' is arbitrary.
 
 import itertools
 import math
-from collections.abc import Callable
 
 import numpy as np
 import polars as pl
@@ -49,62 +48,43 @@ def points_of(
     metric: str = "ndcg@10",
     points: str = "place",
     measured: pl.DataFrame | None = None,
-    alike: Callable[[Run], str] = group_of,
 ) -> pl.DataFrame:
     """A row per point: run, variant, setting (with the gate), configuration, seed, place,
     domain, statistic, x (its value for the best parameters on the test users), y (test metric),
     null, covariates, the paper's r.
 
     metric: `ndcg@10` under the sampled ranking, or with its ranking, `ndcg@10/full`. measured: the
-    frame of `orthogonality`, for statistics that summary.json has not. Where a run has neither,
-    `gated_…` becomes the same of the raw X' for all runs that are `alike`, which are compared:
-    `raw_instead` says so. null: of a mean |cos|, independent random directions; of any other, the
-    untrained model.
+    frame of `orthogonality`, for statistics that summary.json has not. null: of a mean |cos|,
+    independent random directions; of any other, the untrained model.
     """
-    raw = statistic.removeprefix("gated_")
-    chosen = [run for run in finished(runs) if run.places and len(run.seeds())]
-    seeds = {run.name: with_measured(run, measured) for run in chosen}
-    lacking = {alike(run) for run in chosen if statistic not in statistics_in(seeds[run.name])}
     rows = []
-    for run in chosen:
-        of_run = raw if alike(run) in lacking else statistic
+    for run in (run for run in finished(runs) if run.places and len(run.seeds())):
         lead = {"run": run.name, "variant": run.variant, "setting": group_of(run)}
-        lead |= {"configuration": run.configuration, "statistic": of_run}
+        lead |= {"configuration": run.configuration, "statistic": statistic}
         lead |= {"log_parameters": math.log(run.summary["n_parameters"])}
         lead |= {"hidden_size": float(run.width)}
-        for entry, domain in itertools.product(seeds[run.name].iter_rows(named=True), "AB"):
+        seeds = with_measured(run, measured).iter_rows(named=True)
+        for entry, domain in itertools.product(seeds, "AB"):
             at = {
-                when: [entry.get(f"{when}/gca/{p}/{domain}/{of_run}") for p in run.places]
+                when: [entry.get(f"{when}/gca/{p}/{domain}/{statistic}") for p in run.places]
                 for when in ("best", "init")
             }
             places = map(str, run.places)
             if points == "mean":
                 places = ["mean"]
                 at = {k: [None if None in v else float(np.mean(v))] for k, v in at.items()}
-            beside = of_run == PAPERS and published.beside(run)
+            beside = statistic == PAPERS and published.beside(run)
             r = published.correlation(run.config["backbone"], domain)["r"] if beside else None
             of_seed = {"seed": entry["seed"], "domain": domain}
             of_seed |= {"y": entry.get(f"test/{domain}/{run.full_name(metric)}")}
             of_seed |= {"progress": entry["best_epoch"] / max(entry["epochs"], 1)}
             of_seed |= {"published": r}
             for place, x, start in zip(places, at["best"], at["init"], strict=True):
-                null = null_abs_cos(run.width) if of_run.endswith("abs_cos") else start
+                null = null_abs_cos(run.width) if statistic.endswith("abs_cos") else start
                 rows.append(lead | of_seed | {"place": place, "x": x, "null": null})
     numbers = dict.fromkeys(("x", "y", "null", "published"), pl.Float64)
     frame = pl.DataFrame(rows, schema_overrides=numbers)
     return frame.drop_nulls(["x", "y"]) if rows else frame
-
-
-def raw_instead(points: pl.DataFrame, statistic: str) -> list[str]:
-    """A sentence for each setting in which another statistic stands for the one asked for."""
-    rows = points.select("setting", "statistic").unique().sort("setting") if len(points) else points
-    said = "a run has no α ⊙ X′, so of all it is that of the raw X′"
-    return [f"{setting}: {found}: {said}" for setting, found in rows.rows() if found != statistic]
-
-
-def update_of(statistic: str) -> str:
-    """Whose angle it is."""
-    return "α ⊙ X′" if statistic.startswith("gated_") else "X′"
 
 
 def with_measured(run: Run, measured: pl.DataFrame | None) -> pl.DataFrame:
@@ -230,7 +210,8 @@ def draw(points: pl.DataFrame, table: pl.DataFrame, metric: str) -> dict:
 
 def _drawn(part, rows, setting, statistic, metric):
     rows = rows.filter(setting=setting, statistic=statistic)
-    looks, of = figures.marks(part["variant"].to_list()), update_of(statistic)
+    looks = figures.marks(part["variant"].to_list())
+    of = "α ⊙ X′" if statistic.startswith("gated_") else "X′"
     named = {"abs_cos": f"mean |cos(X, {of})| of a token", "cos_abs": f"|mean cos(X, {of})|"}
     metric = metric if "/" in metric else f"{metric}/{setting.split(' · ')[3]}"
 
@@ -287,7 +268,7 @@ def check_statistics(runs: list[Run], names, measured: pl.DataFrame | None) -> N
     of_gca = [with_measured(run, measured) for run in finished(runs) if run.places]
     known = list(dict.fromkeys(name for seeds in of_gca for name in statistics_in(seeds)))
     for name in names if of_gca else ():
-        if not {name, name.removeprefix("gated_")} & set(known):
+        if name not in [*known, *STATISTICS]:  # older runs lack some of these
             expected = f"expected some of {', '.join(known[:40])}"
             raise UserError(f"--statistic={name}: no such statistic: {expected}")
     if not names:
@@ -315,18 +296,16 @@ def section(runs: list[Run], out, options) -> Section:
     lack = missing(runs, points)
     if lack:
         return Section("Angle and quality", how, missing=[lack])
-    points = points.unique(maintain_order=True)  # two that fell back to the same raw statistic
     frame = correlations(points, options.draws)
     write_frame(out, "correlate_points", points)
     write_frame(out, "correlate", frame)
     drawn = draw(points, frame, options.metric)
-    lines = [line for of in zip(found, options.statistic, strict=True) for line in raw_instead(*of)]
     read_first = points["statistic"][0]
     first = frame.filter(coefficient="Pearson r", statistic=read_first)
     short = f"Does a smaller |cos| go with a better ranking? {read_first}: " + "; ".join(
         f"{r['setting']}, {r['domain']} {in_words(r)}" for r in first.iter_rows(named=True)
     )
-    return Section("Angle and quality", how, short + ".", lines, [], [sheet(frame)], drawn)
+    return Section("Angle and quality", how, short + ".", [], [], [sheet(frame)], drawn)
 
 
 def paper(row: dict) -> str:

@@ -22,7 +22,7 @@ from .runs import Run, check_metric, few, finished
 # Column -> of which points of `correlate.points_of`, and which of their columns.
 MEASURES = {"angle": ("gated_abs_cos", "x"), "mean_cos": ("cos_abs", "x")}
 MEASURES |= {"quality": ("gated_abs_cos", "y")}
-SCHEMA = columns("setting change others run reference domain statistic", "seeds")
+SCHEMA = columns("setting change others run reference domain", "seeds")
 SCHEMA |= columns(real=" ".join(f"{m} {m}_from {m}_by {m}_low {m}_high" for m in MEASURES))
 
 
@@ -63,12 +63,10 @@ def _pairs(runs):
 
 def effects(runs: list[Run], metric: str = "ndcg@10") -> pl.DataFrame:
     """A row per pair and domain, columns `SCHEMA`: of each measure its mean over the run's seeds,
-    that of the reference, and the mean difference over seeds of both with its 95 % interval.
-    statistic: of the angle, one for all gates of a setting."""
+    that of the reference, and the mean difference over seeds of both with its 95 % interval."""
     chosen, rows = [run for run in finished(runs) if run.places and len(run.seeds())], []
     asked = dict.fromkeys(statistic for statistic, _ in MEASURES.values())
-    how = {"points": "mean", "alike": lambda run: run.setting}
-    points = {name: correlate.points_of(chosen, name, metric, **how) for name in asked}
+    points = {name: correlate.points_of(chosen, name, metric, "mean") for name in asked}
     for *pair, change, others in pairs(chosen):
         names = [[run.name for run in side] for side in pair]
         lead = {"setting": pair[0][0].setting, "change": change, "others": others}
@@ -84,8 +82,6 @@ def effects(runs: list[Run], metric: str = "ndcg@10") -> pl.DataFrame:
                 values = both[column].mean(), both[f"{column}_from"].mean(), *by
                 keys = (name, *(f"{name}_{part}" for part in ("from", "by", "low", "high")))
                 row |= dict(zip(keys, values, strict=True)) | {"seeds": len(both)}
-                if name == "angle":
-                    row["statistic"] = both["statistic"].first() or statistic
             rows.append(row)
     return pl.DataFrame(rows, schema=SCHEMA).fill_nan(None)
 
@@ -110,7 +106,6 @@ def section(runs: list[Run], out, options) -> Section:
         return Section("What moves the angle", how, missing=missing)
     sure = frame.filter((pl.col("angle_low") > 0) | (pl.col("angle_high") < 0))
     short = f"The angle moves for sure in {len(sure)} of {plural(len(frame), 'comparison')}."
-    lines = correlate.raw_instead(frame, MEASURES["angle"][0])
 
     def cells(name, heading, digits):
         low, high = f"{name}_low", f"{name}_high"
@@ -126,13 +121,12 @@ def section(runs: list[Run], out, options) -> Section:
     sheet = sheet_of(frame, "One change at a time", 4, shown)
     groups = frame.group_by("setting", maintain_order=True)
     drawn = dict(draw(part, setting) for (setting,), part in groups)
-    return Section("What moves the angle", how, short, lines, sheets=[sheet], figures=drawn)
+    return Section("What moves the angle", how, short, sheets=[sheet], figures=drawn)
 
 
 def draw(frame: pl.DataFrame, setting: str):
     """(file's name, figure): a line for each change; hollow where other fields are unusual, too."""
     changes = frame["change"].unique(maintain_order=True).to_list()
-    update = correlate.update_of(frame["statistic"][0])
 
     def panel(axis, domain):
         for row in frame.filter(domain=domain).drop_nulls("angle_by").iter_rows(named=True):
@@ -146,7 +140,7 @@ def draw(frame: pl.DataFrame, setting: str):
         axis.axvline(0, **figures.NULL)
         axis.set_yticks(range(len(changes)), changes)
         axis.set_ylim(len(changes) - 0.5, -0.5)
-        axis.set_xlabel(f"difference in mean |cos(X, {update})|")
+        axis.set_xlabel("difference in mean |cos(X, α ⊙ X′)|")
 
     heading = f"{setting}: what moves the angle between X and its update"
     height = 1.2 + 0.21 * len(changes)

@@ -32,7 +32,7 @@ from .resampling import cluster_interval, mean_interval
 from .runs import Run, check_metric, finished
 
 ANGLE = "gated_abs_cos"
-SCHEMA = columns("kind domain run baseline x y statistic", "", "gain low high")
+SCHEMA = columns("kind domain run baseline x y", "", "gain low high")
 SCHEMA |= columns("", "", "angle angle_low angle_high shuffled centred oracle")
 LEAST_ORACLE = 0.005  # of which a gain is shown as a share
 FEWEST_KINDS = 6  # whose order says something
@@ -74,8 +74,7 @@ def cells(
     """-> (a row per run with GCA and domain, see `SCHEMA`; sentences about what is missing).
 
     measured: of `orthogonality`, for `shuffled`, the angle of X with what another user's token
-    takes, and `centred`, the angle once the means of both are removed. statistic: of the angle, one
-    for all runs.
+    takes, and `centred`, the angle once the means of both are removed.
     """
     chosen = [run for run in finished(runs) if run.places]
     with_field = [run for run in chosen if {x, y} <= fields_of(run).keys()]
@@ -83,12 +82,10 @@ def cells(
         raise UserError(f"--x={x} --y={y}: expected two fields of config.json: no run has both")
     kind, rows = kinds(with_field, x, y), []
     gains, notes = table.gains(runs, metrics=(metric.partition("/")[0],), draws=draws)
-    points = correlate.points_of(with_field, ANGLE, metric, "mean", measured, lambda run: "all")
-    statistic = ANGLE if points.is_empty() else points["statistic"][0]
-    notes += correlate.raw_instead(points, ANGLE)
+    points = correlate.points_of(with_field, ANGLE, metric, "mean", measured)
     for run, domain in itertools.product(with_field, DOMAINS):
         _, ranking = run.full_name(metric).split("/")
-        row = {"kind": kind[run.name], "domain": domain, "run": run.name, "statistic": statistic}
+        row = {"kind": kind[run.name], "domain": domain, "run": run.name}
         row |= {name: fields_of(run)[field] for name, field in (("x", x), ("y", y))}
         found = gains.filter(run=run.name, domain=domain, ranking=ranking)
         row |= next(found.select("baseline", "gain", "low", "high").iter_rows(named=True), {})
@@ -98,7 +95,7 @@ def cells(
             row |= dict(zip(ends, map(float, mean_interval(values)), strict=True))
         for name in ("shuffled", "centred") if measured is not None else ():
             of = {"run": run.name, "domain": domain, "parameters": "best", "split": "test"}
-            of["statistic"] = statistic.replace("abs", f"{name}_abs")
+            of["statistic"] = ANGLE.replace("abs", f"{name}_abs")
             row[name] = measured.filter(**of)["value"].mean()
         rows.append(row | {"oracle": _oracle_gain(run, domain, metric)})
     return pl.DataFrame(rows, schema=SCHEMA).fill_nan(None), notes
@@ -203,8 +200,7 @@ def draw(part: pl.DataFrame, kind: str, x: str, y: str, metric: str):
     values = {name: sorted(part[name].unique(), key=order) for name in ("x", "y")}
     most, widest = part["gain"].abs().max() or 1.0, max(part["angle"].max() or 0, 0.5)
     gain = f"gain in {metric}", colormaps["PuOr_r"], colors.Normalize(-most, most), 3
-    update = correlate.update_of(part["statistic"][0])
-    angle = f"mean |cos(X, {update})|", colormaps["cividis"], colors.Normalize(0, widest), 2
+    angle = "mean |cos(X, α ⊙ X′)|", colormaps["cividis"], colors.Normalize(0, widest), 2
     looks = {"gain": gain, "angle": angle}
 
     def panel(axes, domain):

@@ -329,6 +329,9 @@ def _summary(path, name, config, problems):
     bad = [str(e["seed"]) for e in entries if e.get("diverged_step")]
     if bad:
         problems.append(f"{name}: seed {', '.join(bad)} diverged: left out")
+    if config["gca"]["positions"] and not any(n.endswith("/gated_abs_cos") for n in entries[0]):
+        until = "left out where it counts until `orthogonality` has measured it"
+        problems.append(f"{name}: of an older version, without the angle of α ⊙ X′: {until}")
     if config["seeds"] > len(entries):
         problems.append(f"{name}: {len(entries)} of {config['seeds']} seeds in summary.json")
     return summary

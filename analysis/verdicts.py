@@ -9,8 +9,7 @@
    backbone, protocol and gate.
 
 A condition is `met` where its interval lies on its side, `not met` where it lies on the other,
-`open` where it covers both or there is too little, which the note says; also that the raw X' stands
-for α ⊙ X', where a run has no angle of that.
+`open` where it covers both or there is too little, which the note says.
 """
 
 import math
@@ -44,10 +43,6 @@ def verdicts(runs: list[Run], metric: str = "ndcg@10/full", draws: int = DRAWS) 
     whole = [run for run in runs if run.part == "full"]  # else α ⊙ X' is not what is added to X
     points = correlate.points_of(whole, "gated_abs_cos", metric, "mean")
     rows = [] if points.is_empty() else [*_orthogonal(points), *_positive(points, draws)]
-    raw = set(points.filter(statistic="abs_cos")["setting"]) if rows else ()
-    for row in rows:
-        said = "of the raw X′: a run has no α ⊙ X′" if row["setting"] in raw else ""
-        row["note"] = "; ".join(filter(None, [row["note"], said]))
     rows += [*_parameters(runs, metric, draws), *_follows(runs, metric)]
     return pl.DataFrame(rows, schema=SCHEMA)
 

@@ -49,7 +49,7 @@ def ranks_of(seeds, n_users=40, better=0.0, seed=0):
 
 def entry_of(ranks, slot, positions, cosines, gated=None):
     """What summary.json says of a seed with these ranks; cosines: (place, domain) -> |cos|; gated:
-    the same of the gated update, if it is recorded."""
+    the same of the gated update, where it is another; "" where it is not recorded."""
     entry = {"seed": int(ranks["seed"][slot]), "epochs": 4, "best_epoch": 3, "diverged_step": 0}
     for split in ("val", "test"):
         for name in CANDIDATES:
@@ -68,8 +68,9 @@ def entry_of(ranks, slot, positions, cosines, gated=None):
             for when, value in (("init", 0.14), ("best", cosines[place, domain])):
                 key = f"{when}/gca/{place}/{domain}"
                 entry |= {f"{key}/abs_cos": value, f"{key}/cos": value, f"{key}/gate_mean": 0.5}
-                if gated is not None:
-                    entry |= {f"{key}/gated_abs_cos": gated, f"{key}/gated_cos": -gated}
+                if gated != "":
+                    of = value if gated is None else gated
+                    entry |= {f"{key}/gated_abs_cos": of, f"{key}/gated_cos": -of}
                 entry |= {f"{key}/parallel_share": value, f"{key}/xy_abs_cos": 0.3}
     return entry
 

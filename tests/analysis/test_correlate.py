@@ -291,21 +291,20 @@ def test_gates_of_different_activation_are_never_pooled(tmp_path):
     )
 
 
-def test_the_gated_angle_is_first_and_older_runs_fall_back_to_the_raw_one(tmp_path):
+def test_the_gated_angle_is_first_and_older_runs_have_none_until_it_is_measured(tmp_path):
     new = plain_run(tmp_path / "new", "early", gated=0.6)
-    old = plain_run(tmp_path / "old", "early", first_seed=3)
+    old = read_run(plain_run(tmp_path / "old", "early", first_seed=3, gated=""))
     both = find_runs(str(tmp_path))[0]
-    alone = correlate.points_of([read_run(new)], "gated_abs_cos")
-    assert set(alone["statistic"]) == {"gated_abs_cos"} and set(alone["x"]) == {0.6}
-    mixed = correlate.points_of(both, "gated_abs_cos")
-    assert set(mixed["statistic"]) == {"abs_cos"}
-    assert "abs_cos: a run has no α ⊙ X′" in correlate.raw_instead(mixed, "gated_abs_cos")[0]
-    assert correlate.raw_instead(alone, "gated_abs_cos") == []
+    points = correlate.points_of(both, "gated_abs_cos")
+    assert set(points["run"]) == {"new"} and set(points["x"]) == {0.6}
     signed = correlate.points_of([read_run(new)], "gated_cos_abs")
     assert set(signed["x"]) == {0.6} and signed["null"].null_count() == 0  # of mean cos −0.6
-    said = angles.warnings(both)
-    assert len(said) == 1 and said[0].startswith("old: α ⊙ X′ was not recorded")
-    assert [angles.headline(read_run(path)) for path in (new, old)] == ["gated_", ""]
+    assert [run.problems for run in both if run.name == "new"] == [()]
+    assert old.problems[0].startswith("old: of an older version, without the angle of α ⊙ X′")
+    correlate.check_statistics([old], correlate.STATISTICS, None)
+    measured = measured_of([old], statistic="gated_abs_cos", value=0.4, seed=3)
+    found = correlate.points_of(both, "gated_abs_cos", measured=measured).filter(run="old")
+    assert found["x"].to_list() == [0.4]
 
 
 def measured_of(runs, **fields):

@@ -83,18 +83,16 @@ def test_seeds_of_one_configuration_are_put_together(tmp_path):
     assert {tuple(r) for r in frame.select("run", "reference").rows()} == {("c, d", "a, b")}
 
 
-def test_gates_of_a_setting_are_compared_by_one_statistic(tmp_path):
-    """A run without the gated angle: its gate's angles are raw, and so are the other's."""
-    plain_run(tmp_path / "a", "early", cosine=lambda *_: 0.3)
+def test_a_run_without_the_gated_angle_has_no_difference_in_it(tmp_path):
+    """Never a raw angle beside the gated one of another run."""
+    plain_run(tmp_path / "a", "early", gated="")
     plain_run(tmp_path / "b", "early", cosine=lambda *_: 0.1, gca__gate_act="tanh", gated=0.9)
     runs = find_runs(str(tmp_path))[0]
     frame = factors.effects(runs)
-    assert frame["angle_by"].to_list() == pytest.approx([-0.2, -0.2])
-    assert set(frame["statistic"]) == {"abs_cos"}
+    assert frame["angle_by"].null_count() == 2 and frame["mean_cos_by"].null_count() == 0
     section = factors.section(runs, tmp_path, SimpleNamespace(metric="ndcg@10"))
-    assert "a run has no α ⊙ X′" in section.lines[0]
     (figure,) = section.figures.values()
-    assert figure.axes[0].get_xlabel() == "difference in mean |cos(X, X′)|"
+    assert figure.axes[0].get_xlabel() == "difference in mean |cos(X, α ⊙ X′)|"
 
 
 def test_differences_are_of_paired_seeds(runs):
@@ -144,10 +142,9 @@ def test_nothing_to_compare_is_said(runs, tmp_path):
     assert "10 comparisons" in factors.section(runs, tmp_path, options).short
 
 
-def test_without_the_ranking_there_is_no_difference_and_no_word_of_the_raw_angle(runs, tmp_path):
+def test_without_the_ranking_there_is_no_difference(runs, tmp_path):
     options = SimpleNamespace(metric="ndcg@10/uni99")
     other = [dataclasses.replace(run) for run in runs]
     frame = factors.effects(other, "ndcg@10/official100")
     assert frame["angle_by"].null_count() == len(frame)
     assert factors.section(other, tmp_path, options).lines == []
-    assert set(frame["statistic"]) == {"gated_abs_cos"}

@@ -160,13 +160,11 @@ def test_quality_that_goes_with_the_width_is_not_held_against_the_angle(tmp_path
     assert row["verdict"] == "not met" and row["value"] < 0
 
 
-def test_an_angle_of_the_raw_update_is_called_so(tmp_path):
-    plain_run(tmp_path / "new", "early", gated=0.6)
-    assert "raw" not in found(find_runs(str(tmp_path))[0])["not orthogonal", "A"]["note"]
-    plain_run(tmp_path / "old", "early", gca__heads=4)
-    for condition in ("not orthogonal", "positive"):
-        note = found(find_runs(str(tmp_path))[0])[condition, "A"]["note"]
-        assert note.endswith("of the raw X′: a run has no α ⊙ X′")
+def test_a_run_without_the_gated_angle_decides_nothing_of_it(tmp_path):
+    for k in range(2):
+        plain_run(tmp_path / f"new{k}", "early", gated=0.6, gca__heads=1 + k)
+    plain_run(tmp_path / "old", "early", gca__heads=4, gated="", cosine=lambda *_: 0.1)
+    assert found(find_runs(str(tmp_path))[0])["not orthogonal", "A"]["value"] == pytest.approx(0.6)
 
 
 def test_an_unknown_metric_is_one_line(tmp_path):
