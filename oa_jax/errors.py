@@ -1,5 +1,8 @@
 """Exceptions whose text is a single line for people."""
 
+import contextlib
+from collections.abc import Iterator
+
 
 class UserError(Exception):
     """A mistake in a file, a flag or a configuration.
@@ -18,3 +21,17 @@ class Interrupted(Exception):
     def __init__(self, message: str, by_key: bool = False):
         super().__init__(message)
         self.by_key = by_key
+
+
+@contextlib.contextmanager
+def needs(extra: str, lead: str = "") -> Iterator[None]:
+    """What is imported in this block comes with an extra: UserError where a package is missing.
+
+    lead: what needs it, such as a flag.
+    """
+    try:
+        yield
+    except ImportError as error:
+        expected = f"expected the extra `{extra}` (pip install 'oa-jax[{extra}]')"
+        where = f"{lead}: " if lead else ""
+        raise UserError(f"{where}{error.name or error} is not installed: {expected}") from None

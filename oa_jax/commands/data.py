@@ -22,7 +22,7 @@ from oa_jax.commands import cli
 from oa_jax.configuration import choice
 from oa_jax.data import catalogue, store
 from oa_jax.data.texts import Reading
-from oa_jax.errors import UserError
+from oa_jax.errors import UserError, needs
 from oa_jax.sheets import Sheet
 
 cli.define_data_dir()
@@ -64,7 +64,7 @@ def main(words: list[str]) -> int:
         raise UserError(f"list: argument {names[0]!r}: expected none")
     if command == "list":
         return show_list()
-    try:
+    with needs("data", command):
         if command == "import":
             return import_files(names)
         if not names:
@@ -77,9 +77,6 @@ def main(words: list[str]) -> int:
                 own = [] if command == "prepare" else store.names(cli.data_dir())
                 choice(f"{command} NAME", name, [*own, *catalogue.SETS])
         return max(COMMANDS[command](name) or 0 for name in names)
-    except ModuleNotFoundError as error:
-        expected = "expected the extra `data`: pip install -e '.[data]'"
-        raise UserError(f"{command}: {error.name} is not installed: {expected}") from None
 
 
 def raw_dir() -> str:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import polars as pl
 
 from oa_jax.data.texts import Reading, errors
-from oa_jax.errors import UserError
+from oa_jax.errors import UserError, needs
 
 BLOCK_BYTES = 1 << 25
 LONGEST_LINE = 1 << 28
@@ -45,10 +45,8 @@ def _unpacked(path, raw, stack):
     if path.suffix == ".gz" or start.startswith(GZIP):
         return stack.enter_context(gzip.open(raw))
     if path.suffix == ".zst" or start == ZSTD:
-        try:
+        with needs("data", f"{path}: packed by zstd"):
             import pyarrow  # Python itself unpacks zstd from 3.14 on
-        except ImportError:
-            raise UserError(f"{path}: packed by zstd: expected the extra `data`") from None
         return stack.enter_context(pyarrow.CompressedInputStream(pyarrow.PythonFile(raw), "zstd"))
     return raw
 

@@ -17,7 +17,7 @@ import numpy as np
 
 from oa_jax.data import store
 from oa_jax.data.sources import DIRECTORY_VARIABLE
-from oa_jax.errors import UserError
+from oa_jax.errors import UserError, needs
 from oa_jax.events.log import InteractionLog
 from oa_jax.events.rows import rank, scatter
 from oa_jax.events.split import Split
@@ -73,12 +73,10 @@ def open_records(log: InteractionLog, name: str, data_dir: str | None) -> Record
             f"{directory}: fingerprint {found}: expected {log.fingerprint()}, that of the log"
         )
     try:
-        return Records(directory)
-    except ImportError as error:
-        raise UserError(
-            f"--config.data.resident=False: {error.name} is not installed: expected the extra "
-            "`data` (pip install 'oa-jax[data]')"
-        ) from None
+        with needs("data", "--config.data.resident=False"):
+            return Records(directory)
+    except UserError:
+        raise
     except Exception as error:  # of TFDS and array_record: whatever is wrong in a folder
         raise _unreadable(directory, error) from None
 

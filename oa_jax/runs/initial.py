@@ -12,7 +12,7 @@ import numpy as np
 from oa_jax import files, processes
 from oa_jax.engine.mesh import is_table, place
 from oa_jax.engine.state import State
-from oa_jax.errors import UserError
+from oa_jax.errors import UserError, needs
 from oa_jax.events.log import DOMAINS
 from oa_jax.experiment import Experiment
 from oa_jax.runs import names as names_lib
@@ -70,13 +70,10 @@ def read(path: str) -> Pretrained:
 
 def read_export(folder: pathlib.Path) -> tuple[dict, dict[str, np.ndarray], Names, np.ndarray]:
     """(model.json, parameters, names of the items, users who took each (1 + I,)) of an export."""
-    try:
+    with needs("export"):
         import polars as pl
         from safetensors import SafetensorError
         from safetensors.numpy import load_file
-    except ImportError as error:
-        missing = f"{error.name}: not installed"
-        raise UserError(f"{missing}: expected pip install 'oa-jax[export]'") from None
     about = files.read_json(folder / MODEL, "the folder of an export")
     try:
         params, items = load_file(folder / PARAMETERS), pl.read_parquet(folder / ITEMS, glob=False)

@@ -9,7 +9,7 @@ import numpy as np
 
 from oa_jax import files
 from oa_jax.configuration import Config
-from oa_jax.errors import UserError
+from oa_jax.errors import UserError, needs
 from oa_jax.runs import index
 from oa_jax.runs.run import check_config
 from oa_jax.runs.study import Search, checked, program_key
@@ -32,13 +32,9 @@ class SearchSweep(Sweep):
         self._numbers: set[int] = set()  # of the trials in `runs`
 
     def _claim_folder(self):
-        try:
+        with needs("search", "a study that searches"):
             import optuna
             from optuna.storages.journal import JournalFileBackend
-        except ImportError:
-            raise UserError(
-                "a study that searches: optuna is not installed: expected the extra `search`"
-            ) from None
         path = self.out / "study.json"
         if not path.exists():
             files.write_json(path, {"search": True})

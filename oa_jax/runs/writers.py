@@ -12,7 +12,7 @@ from typing import Any
 
 from oa_jax import processes
 from oa_jax.configuration import Config, fields_of, value_of
-from oa_jax.errors import UserError
+from oa_jax.errors import needs
 from oa_jax.runs.workdir import Workdir
 
 
@@ -26,13 +26,8 @@ def opened(config: Config, workdir: Workdir) -> list[Any]:
 
 
 def _package(name, extra):
-    try:
+    with needs(extra, f"train.writers={extra}"):
         return importlib.import_module(name)
-    except ImportError:
-        raise UserError(
-            f"train.writers={extra}: {name} is not installed: expected the extra `{extra}` "
-            f"(pip install 'oa-jax[{extra}]')"
-        ) from None
 
 
 def _numbers(row):

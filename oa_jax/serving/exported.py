@@ -22,7 +22,7 @@ import numpy as np
 
 import oa_jax
 from oa_jax import fields, files
-from oa_jax.errors import UserError
+from oa_jax.errors import UserError, needs
 from oa_jax.events.log import DOMAINS
 from oa_jax.ranking.best import Best, best_of_all
 from oa_jax.ranking.ranks import AllItems, seen_of
@@ -39,7 +39,6 @@ if TYPE_CHECKING:
 PROGRAM = "scorer.jaxexport"
 PLATFORMS = ("cpu", "cuda", "tpu")
 SCORES = 512 * 4096  # that a call holds at a time
-NEEDS = "the extra export: pip install 'oa-jax[export]'"
 
 
 def export(
@@ -60,10 +59,8 @@ def export(
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"--out={out}: not empty: expected a new folder")
     pl = polars()
-    try:
+    with needs("export"):
         from safetensors.numpy import save
-    except ImportError:
-        raise UserError(f"safetensors: not installed: expected {NEEDS}") from None
     model = StoredModel(path, seed, data_dir=data_dir, say=say)
     params, index = jax.tree.map(lambda a: a[0], model._seeded)
     params, extra, program = scorer(model, params, index)
@@ -123,10 +120,8 @@ def scorer(model: StoredModel, params, index) -> tuple[dict, dict, bytes]:
     kept = _exported(model, score, own | extra, sizes=(1, 1, 1)).module_kept_var_idx
     read = {name for i, name in enumerate(sorted(own | extra)) if i in kept}  # as JAX flattens
     extra = {name: leaf for name, leaf in extra.items() if name in read}
-    try:
+    with needs("export"):
         return own, extra, _exported(model, score, own | extra).serialize()
-    except ImportError as error:
-        raise UserError(f"{error}: expected {NEEDS}") from None
 
 
 def _exported(model, score, tensors, sizes=None):

@@ -8,17 +8,15 @@ import numpy as np
 
 from oa_jax import files
 from oa_jax.data.texts import Reading, shown
-from oa_jax.errors import UserError
+from oa_jax.errors import UserError, needs
 from oa_jax.events.log import DOMAINS, InteractionLog
 from oa_jax.runs.names import Names
 
 
 def polars() -> Any:
     """The library, which lists and item tables need. Raises UserError where it is missing."""
-    try:
+    with needs("export"):
         import polars
-    except ImportError:
-        raise UserError("polars: not installed: expected pip install 'oa-jax[export]'") from None
     return polars
 
 

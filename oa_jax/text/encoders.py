@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterable
 
 import numpy as np
 
-from oa_jax.errors import UserError
+from oa_jax.errors import UserError, needs
 from oa_jax.text.items import fingerprint
 from oa_jax.text.tables import digest, read_array, read_rows, write_array
 
@@ -112,13 +112,8 @@ class Sentences:
 
     @functools.cached_property
     def _model(self):
-        try:
+        with needs("text", f"--encoder={self.name}"):
             from sentence_transformers import SentenceTransformer
-        except ImportError:
-            raise UserError(
-                f"--encoder={self.name}: sentence-transformers is not installed: expected the "
-                f"extra `text` (pip install 'oa-jax[text]'), two files A.npy,B.npy, or {HASHING}"
-            ) from None
         try:
             return SentenceTransformer(self.name)
         except Exception as error:  # of many libraries: files, network, weights
