@@ -400,6 +400,10 @@ def test_a_search_is_told_what_its_trials_are_worth(tmp_path):
 
     with pytest.raises(UserError, match="trial-0000 holds a run of another configuration"):
         swept.sweep_of(tmp_path, study.Search(changed, trials=6)).run()
+    log = tmp_path / "optuna.log"
+    log.write_bytes(b"{\n" + log.read_bytes())  # and not cut at its end, as by a kill
+    with pytest.raises(UserError, match="optuna.log: .*expected what optuna wrote"):
+        swept.sweep_of(tmp_path, search).run()
     with pytest.raises(UserError, match="study.json: runs without a search"):
         (tmp_path / "study.json").write_text("{}")
         swept.sweep_of(tmp_path, search).run()
