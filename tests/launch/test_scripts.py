@@ -62,6 +62,18 @@ def test_a_dry_run_prints_and_does_nothing(name, tmp_path):
     assert not list(tmp_path.glob("*.calls")) and not (tmp_path / "o").exists()
 
 
+@pytest.mark.parametrize("order", [slice(None), slice(None, None, -1)])
+def test_slurm_sweeps_wherever_the_study_stands(order):
+    argv = ["--study=configs/studies/phase.py", "--out=runs/x"][order]
+    said = script("slurm.sbatch", "--dry-run", *argv, PYTHON="true").stdout
+    assert "-m oa_jax sweep --" in said and "--distributed" not in said
+
+
+def test_a_workdir_may_end_with_a_slash():
+    argv = ["--dry-run", "2", TRAIN[0], "--workdir=runs/x/"]
+    assert "> runs/x.process-1.log 2>&1 &" in script("processes.sh", *argv, PYTHON="true").stdout
+
+
 @pytest.mark.parametrize("name", [name for name in DRY if TRAIN[1] in DRY[name][0]])
 def test_words_with_spaces_stay_whole(name):
     result = script(name, "--dry-run", *DRY[name][0], PYTHON="true")
