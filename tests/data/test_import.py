@@ -864,3 +864,23 @@ def test_the_command(run, tmp_path):
     listed = run("list", f"--data_dir={tmp_path}", f"--raw_dir={tmp_path}").stdout
     assert "b + m" in listed and "prepared: 3 sequences" in listed
     assert "--name: missing" in run("import", path, f"--data_dir={tmp_path}").stderr
+
+
+def test_what_decides_the_order_and_a_domain_without_a_target_are_said(tmp_path):
+    """Of a day each: events of both domains share a time, and every user's last one is a film."""
+    days = [f"2024-01-{day:02d}" for day in (1, 2, 3)]
+    rows = [
+        [user, f"{kind}{k}", 5, day, kind]
+        for user in ("ann", "bob")
+        for k, day in enumerate(days)
+        for kind in ("book", "film")
+    ]
+    said = []
+    read(write(tmp_path / "days.csv", text(rows, NAMES[:5])), said=said)
+    share = "60% of the neighbours of a user's events are of both domains at one time"
+    assert any(line.startswith(share) for line in said)
+    assert "no test target lies in book: no user's last event is of it" in said
+    apart = [[*row[:3], BEGIN + k, row[4]] for k, row in enumerate(rows + rows[:1])]
+    said = []
+    read(write(tmp_path / "seconds.csv", text(apart, NAMES[:5])), said=said)
+    assert not any("of the neighbours" in line or "no test target" in line for line in said)
