@@ -152,34 +152,62 @@ def test_the_controls_of_beauty_electronics_are_those_of_their_index():
         assert f"{over:.1%} ({d})".replace("%", " %") in front
 
 
-def test_one_part_of_the_update_is_that_of_its_index():
+@pytest.fixture(scope="module")
+def of_claims():
+    """{run: its seeds} of the arms of `real.py ask=claims` on Beauty-Electronics."""
     read = [pl.read_csv(FOLDER / "real_beauty_elec" / f"{n}.csv") for n in ("index", "parts")]
-    runs = {key[0]: of.sort("seed") for one in read for key, of in one.group_by("run")}
-    text = (FOLDER / "README.md").read_text().partition("## The parts of the update")[2]
-    text = text.partition("\n## ")[0]
+    return {key[0]: of.sort("seed") for one in read for key, of in one.group_by("run")}
+
+
+def section(title):
+    return (FOLDER / "README.md").read_text().partition(f"\n## {title}")[2].partition("\n## ")[0]
+
+
+@pytest.mark.parametrize(
+    ("title", "n_rows"), [("The parts of the update", 9), ("The angle moved by a penalty", 7)]
+)
+def test_arms_are_those_of_their_index(of_claims, title, n_rows):
     metrics = [f"test/{d}/ndcg@10/{ranking}" for ranking in ("uni999", "full") for d in "AB"]
-    rows = re.findall(r"^\| (\w+)(?: − (\w+))? \| (.*) \|$", text, re.M)
-    assert len(rows) == 9
+    name = r"(\w+(?:=\S+)?)"
+    rows = re.findall(
+        rf"^\| {name}(?: − {name})? \| ((?:[^|]+ \| ){{3}}[^|]+) \|$", section(title), re.M
+    )
+    assert len(rows) == n_rows
     for name, other, cells in rows:
-        of, expected = runs[name], []
+        of, expected = of_claims[name], []
         assert of["seed"].to_list() == [0, 1, 2, 3, 4]
         for metric in metrics:
             if not other:
                 expected.append(f"{of[metric].mean():.4f} ± {of[metric].std():.4f}")
                 continue
-            difference = (of[metric] - runs[other][metric]).to_numpy()
+            difference = (of[metric] - of_claims[other][metric]).to_numpy()
             mean, half = difference.mean(), stats.sem(difference) * stats.t.ppf(0.975, 4)
             signed = [f"{x:+.4f}".replace("0.", ".", 1) for x in (mean, mean - half, mean + half)]
             expected.append("{} [{}, {}]".format(*signed).replace("-", "−"))
         assert cells.split(" | ") == expected, name
+
+
+def test_one_part_of_the_update_is_that_of_its_index(of_claims):
+    text = section("The parts of the update")
     for k, name in enumerate(("parallel", "orthogonal")):
-        scales = [runs["split"][f"best/gca/0/{d}/scale_{name}"] for d in "AB"]
+        scales = [of_claims["split"][f"best/gca/0/{d}/scale_{name}"] for d in "AB"]
         words = [f"{of.mean():.2f} ± {of.std():.2f}".replace("-", "−") for of in scales]
         assert f"{words[0]} (A) and\n  {words[1]} (B)" in text or " and ".join(words) in text
         assert all((of < 0).all() if k == 0 else (of > 0).all() for of in scales)
     for name in ("orthogonal", "early"):
-        angles = [runs[name][f"best/gca/0/{d}/gated_abs_cos"].mean() for d in "AB"]
+        angles = [of_claims[name][f"best/gca/0/{d}/gated_abs_cos"].mean() for d in "AB"]
         assert "{:.2f} and {:.2f}".format(*angles) in text
+
+
+def test_angles_under_a_penalty_are_those_of_their_index(of_claims):
+    text, angles = section("The angle moved by a penalty"), ("cos", "abs_cos", "gated_abs_cos")
+    for name in ("penalty=1", "early", "penalty=-0.1"):
+        values = [of_claims[name][f"best/gca/0/{d}/{angle}"] for angle in angles for d in "AB"]
+        cells = [f"{of.mean():.2f} ± {of.std():.2f}" for of in values]
+        assert f"| {name} | {' | '.join(cells)} |" in text
+    weights = {"penalty=1": 1.0, "penalty=-0.1": -0.1}
+    for name, weight in weights.items():
+        assert set(of_claims[name]["gca.ortho_weight"]) == {weight}
 
 
 def test_the_official_width_is_that_of_its_epochs():
