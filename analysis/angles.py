@@ -13,7 +13,7 @@ import polars as pl
 from oa_jax.nn.angles import null_abs_cos
 from oa_jax.sheets import Sheet
 
-from . import figures, orthogonality, published, tokens
+from . import figures, orthogonality, tokens
 from .output import mean_sd, number, read_frame
 from .page import Section
 from .runs import Run, finished
@@ -133,9 +133,6 @@ def _drawn(frame, setting, runs):
                 null = null_abs_cos(width)
                 label = f"null: independent directions ({null:.3f})"
                 axis.axvline(null, label=label, **figures.NULL)
-            # The paper's number belongs on the axis of its own statistic alone.
-            for value in {published.mean_angle(run, kind) for run in runs} - {None}:
-                axis.axvline(value, color="#999999", lw=0.8, label=f"paper's mean ({value})")
             axis.set_xlabel(f"{text} of X and α ⊙ X′")
             axis.set_yticks(range(len(keys)), [f"{names[r]}, place {p}" for r, p in keys])
             axis.update_datalim([(0, 0)])  # an angle is to be seen from 0

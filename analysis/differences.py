@@ -3,27 +3,31 @@
 import functools
 import json
 from collections import Counter
+from typing import Any
 
 from oa_jax.backbones import known
+from oa_jax.configuration import Config, fields_of
 from oa_jax.errors import UserError
 
-from .runs import NOT_OF_THE_MODEL, Run
+# Fields of a configuration that change neither what is learnt nor what is measured.
+NOT_OF_THE_MODEL = {name for name, one in fields_of(Config) if one.metadata.get("free")}
+NOT_OF_THE_MODEL |= {"seeds", "first_seed", "train.softmax", "train.probe_users", "model.attention"}
 
 
-def fields_of(run: Run) -> dict[str, str]:
-    """{dotted field: value, as JSON} of everything that makes the configuration; what an older
-    version did not know has the default of today, which keeps what the code did before."""
-    defaults = _defaults(run.config["backbone"], run.config.get("protocol", "official"))
-    return defaults | dict(_leaves(json.loads(run.configuration)))
+def of_the_model(config: dict) -> dict[str, str]:
+    """{dotted field: value, as JSON} of a stored configuration but for `NOT_OF_THE_MODEL`; what an
+    older version did not know has the default of today, which keeps what the code did before."""
+    defaults = _defaults(config["backbone"], config.get("protocol", "official"))
+    of = defaults | dict(_leaves(config))
+    return {name: value for name, value in of.items() if name not in NOT_OF_THE_MODEL}
 
 
 @functools.cache
 def _defaults(backbone, protocol):
     try:
-        of = known.resolve({"backbone": backbone, "protocol": protocol})
+        return dict(_leaves(known.resolve({"backbone": backbone, "protocol": protocol}).to_dict()))
     except UserError:  # not of today
         return {}
-    return {k: v for k, v in _leaves(of.to_dict()) if k not in NOT_OF_THE_MODEL}
 
 
 def _leaves(node, name=""):
@@ -34,11 +38,11 @@ def _leaves(node, name=""):
         yield name, json.dumps(node)
 
 
-def differing_fields(runs: list[Run]) -> tuple[dict[str, list[str]], dict[str, str]]:
+def differing_fields(runs: list[Any]) -> tuple[dict[str, list[str]], dict[str, str]]:
     """({dotted field: its value, as JSON, of each run} of fields in which these runs differ,
-    {field: the value that most of them have}). A field that neither a run nor today's version
+    {field: the value that most of them have}). A field that neither a `Run` nor today's version
     has is taken to be that value."""
-    of, values, usual = [fields_of(run) for run in runs], {}, {}
+    of, values, usual = [run.fields for run in runs], {}, {}
     for field in dict.fromkeys(field for fields in of for field in fields):
         counts = Counter(fields[field] for fields in of if field in fields)
         if len(counts) > 1:
@@ -50,6 +54,12 @@ def differing_fields(runs: list[Run]) -> tuple[dict[str, list[str]], dict[str, s
 def follows(values: list, others: list) -> bool:
     """Whether runs that are alike in the one of `others` are alike in that of `values`, too."""
     return len(set(zip(others, values, strict=True))) == len(set(others))
+
+
+def few(names: list[str], most: int = 4) -> str:
+    """Names, the first of them where they are many."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
 
 
 def in_words(field: str, value: str) -> str:

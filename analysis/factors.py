@@ -12,12 +12,12 @@ import json
 import polars as pl
 
 from . import correlate, figures
-from .differences import differing_fields, follows, in_words
+from .differences import differing_fields, few, follows, in_words
 from .output import columns, interval, number, plural, sheet_of, write_frame
 from .page import Section
 from .phase import order
 from .resampling import mean_interval
-from .runs import Run, check_metric, few, finished
+from .runs import Run, check_metric, finished
 
 # Column -> of which points of `correlate.points_of`, and which of their columns.
 MEASURES = {"angle": ("gated_abs_cos", "x"), "mean_cos": ("cos_abs", "x")}

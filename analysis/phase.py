@@ -25,7 +25,7 @@ from oa_jax.events.oracles import target_ranks
 from oa_jax.events.world import World, generate
 
 from . import correlate, figures, table
-from .differences import differing_fields, fields_of, follows, in_words
+from .differences import differing_fields, follows, in_words
 from .output import columns, interval, number, percent, read_frame, sheet_of, write_frame
 from .page import Section
 from .resampling import cluster_interval, mean_interval
@@ -77,7 +77,7 @@ def cells(
     takes, and `centred`, the angle once the means of both are removed.
     """
     chosen = [run for run in finished(runs) if run.places]
-    with_field = [run for run in chosen if {x, y} <= fields_of(run).keys()]
+    with_field = [run for run in chosen if {x, y} <= run.fields.keys()]
     if chosen and not with_field:
         raise UserError(f"--x={x} --y={y}: expected two fields of config.json: no run has both")
     kind, rows = kinds(with_field, x, y), []
@@ -86,7 +86,7 @@ def cells(
     for run, domain in itertools.product(with_field, DOMAINS):
         _, ranking = run.full_name(metric).split("/")
         row = {"kind": kind[run.name], "domain": domain, "run": run.name}
-        row |= {name: fields_of(run)[field] for name, field in (("x", x), ("y", y))}
+        row |= {name: run.fields[field] for name, field in (("x", x), ("y", y))}
         found = gains.filter(run=run.name, domain=domain, ranking=ranking)
         row |= next(found.select("baseline", "gain", "low", "high").iter_rows(named=True), {})
         if not points.is_empty():
@@ -143,7 +143,7 @@ def orders(frame: pl.DataFrame, draws: int = table.DRAWS) -> list[str]:
 
 def applies(runs: list[Run], options) -> bool:
     """Whether these runs have two values of either field, so that `report` shows them."""
-    fields = [fields_of(run) for run in finished(runs) if run.places]
+    fields = [run.fields for run in finished(runs) if run.places]
     return all(len({of.get(axis) for of in fields}) > 1 for axis in (options.x, options.y))
 
 

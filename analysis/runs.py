@@ -7,7 +7,6 @@ Nothing here takes the workdir's lock or writes into it, so a run that is still 
 looked at. Nothing here imports JAX, so that tables of summaries are there at once.
 """
 
-import copy
 import dataclasses
 import functools
 import glob
@@ -22,13 +21,13 @@ import numpy as np
 import polars as pl
 
 from oa_jax import files
-from oa_jax.configuration import Config, fields_of, upgraded
+from oa_jax.backbones import known
+from oa_jax.configuration import upgraded
 from oa_jax.errors import UserError
 from oa_jax.nn.known import GCAConfig, changed
 
-# Fields of a configuration that change neither what is learnt nor what is measured.
-NOT_OF_THE_MODEL = {name for name, one in fields_of(Config) if one.metadata.get("free")}
-NOT_OF_THE_MODEL |= {"seeds", "first_seed", "train.softmax", "train.probe_users", "model.attention"}
+from .differences import few, of_the_model
+
 # Fields of GCA that make another arm of an experiment, beside the fusion, its part and λ.
 ARMS = ("source", "window", "own_item", "width", "gate", "residual", "layer_norm", "pool")
 ARMS += ("latents", "experts")
@@ -91,12 +90,26 @@ class Run:
         """Tells runs of one name apart, and states of a run: of configuration, data, seeds, and
         the epochs that the seeds of a finished run are best in."""
         best = [entry.get("best_epoch") for entry in (self.summary or {}).get("per_seed", ())]
-        text = f"{self.configuration} {self.fingerprint} {sorted(self.numbers)} {best}"
+        text = f"{self.configuration} {self.data} {self.fingerprint} {sorted(self.numbers)} {best}"
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     @property
     def fingerprint(self) -> str:
+        """Of the events."""
         return str(self.env["fingerprints"].get("data", "?"))
+
+    @property
+    def data(self) -> str:
+        """What it was trained on and ranked among, beside the sampled candidates: events, text
+        tables, and what of users and ties is not as usual."""
+        tables, users = self.env["fingerprints"].get("tables"), self.config["evaluate"]
+        text = f"data {self.fingerprint[:8]}" + (f"+{tables[:8]}" if tables else "")
+        if n := users.get("users_per_kind"):
+            text += f", {n} users of a kind"
+        ties = [v for name, v in self.config.get("quirks", {}).items() if "ties" in name]
+        if any(v != (self.config.get("protocol") == "official") for v in ties):
+            text += ", other ties"
+        return text
 
     @property
     def placement(self) -> str:
@@ -119,19 +132,21 @@ class Run:
         more += [f"λ={weight:g}{of}"] * bool(weight)
         return ", ".join([self.placement, *(more if self.places else [])])
 
+    @functools.cached_property
+    def fields(self) -> dict[str, str]:
+        """{dotted field: value, as JSON} of everything but seeds, folders and block sizes."""
+        return of_the_model(self.config | {"gca": self.gca})
+
     @property
     def configuration(self) -> str:
         """Equal for runs that differ in nothing but seeds, folders and block sizes."""
-        plain = copy.deepcopy(self.config)
-        for name in NOT_OF_THE_MODEL:
-            group, _, field = name.rpartition(".")
-            (plain.get(group, {}) if group else plain).pop(field, None)
-        return json.dumps(plain | {"gca": self.gca}, sort_keys=True)
+        return json.dumps(self.fields, sort_keys=True)
 
     @property
     def backbone_configuration(self) -> str:
         """The same without the group `gca`: equal for a baseline and its GCA variants."""
-        return json.dumps(json.loads(self.configuration) | {"gca": None}, sort_keys=True)
+        plain = {name: v for name, v in self.fields.items() if not name.startswith("gca.")}
+        return json.dumps(plain, sort_keys=True)
 
     @property
     def setting(self) -> str:
@@ -140,7 +155,7 @@ class Run:
         text = f"{self.config['backbone']} · {data['name']} · {self.config.get('protocol', '?')}"
         split = {"leave_one_out": "", "global_time": " · by time"}.get(data["split"])
         text += f" · {self.candidates}" + (f" · {data['split']}" if split is None else split)
-        return f"{text} · data {self.fingerprint[:8]}"
+        return f"{text} · {self.data}"
 
     @property
     def candidates(self) -> str:
@@ -160,8 +175,6 @@ class Run:
     @property
     def tie_weight(self) -> float:
         """0: a target comes first among equal scores (official ABXI); 0.5: in their middle."""
-        from oa_jax.backbones import known  # imports JAX
-
         return known.parts(known.resolve(self.config)).tie_weight
 
     @functools.cached_property  # every run is asked for by every other
@@ -234,7 +247,7 @@ def find_runs(spec: str) -> tuple[list[Run], list[str]]:
 def _overlaps(runs):
     """(one with as many seeds or more, another, the seeds in both) of runs that are the same but
     for seeds, folders and block sizes."""
-    kinds = {run: (run.configuration, run.fingerprint, run.is_finished) for run in runs}
+    kinds = {run: (run.configuration, run.data, run.is_finished) for run in runs}
     largest_first = sorted(runs, key=lambda run: -len(run.numbers))
     for one, other in itertools.combinations(largest_first, 2):
         both = one.numbers & other.numbers
@@ -290,12 +303,6 @@ def notes(runs: list[Run]) -> list[str]:
         parts = [f"{version} ({few(of_it)})" for version, of_it in names.items()]
         out += [f"runs of different {what}: {'; '.join(parts)}"] if len(parts) > 1 else []
     return out
-
-
-def few(names: list[str], most: int = 4) -> str:
-    """Names, the first of them where they are many."""
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + more
 
 
 def check_metric(metric: str, runs: list[Run]) -> None:

@@ -76,17 +76,21 @@ class Curve:
         return np.where(reached_DxU.any(1), found, np.inf)
 
 
+def scores_of(run: Run) -> list[float]:
+    """Of each seed that ended well, by what configurations are chosen: the validation NDCG@10, mean
+    over domains, of the ranking that training selected by."""
+    good = [entry for entry in run.summary["per_seed"] if not entry.get("diverged_step")]
+    return [score_of(entry, run.summary.get("watched")) for entry in good]
+
+
 def at_best_rate(runs: list[Run]) -> list[Run]:
     """The finished ones, of configurations that differ in their learning rate alone those of the
     rate with the best mean validation NDCG@10."""
     scores: dict[str, dict[str, list[float]]] = {}
     of_run = {run: f"{run.setting} {run.configuration}" for run in finished(runs)}
     for run, name in of_run.items():
-        rate = run.config["train"]["learning_rate"]
-        but_rate = name.replace(f'"learning_rate": {json.dumps(rate)}', "")
-        found = scores.setdefault(but_rate, {}).setdefault(name, [])
-        good = [entry for entry in run.summary["per_seed"] if not entry.get("diverged_step")]
-        found += [score_of(entry, run.summary.get("watched")) for entry in good]
+        but_rate = json.dumps([run.setting, run.fields | {"train.learning_rate": ""}])
+        scores.setdefault(but_rate, {}).setdefault(name, []).extend(scores_of(run))
     best = {max(of, key=lambda name: np.mean(of[name] or [-1.0])) for of in scores.values()}
     return [run for run, name in of_run.items() if name in best]
 

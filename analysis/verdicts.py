@@ -2,11 +2,14 @@
 
 1. X' is not orthogonal: mean |cos(X, α ⊙ X')| stays above 0.5.
 2. The angle does not help: mean |cos(X, α ⊙ X')| goes with quality positively, among the
-   configurations of a width, as the width moves both. Both are of runs that use all of X'.
-3. It is parameters: a baseline with as many parameters is as good as plain GCA. Other fusions,
-   sources and parts are controls and do not decide. With a single seed on a side it stays open.
+   configurations of a width, as the width moves both.
+3. It is parameters: a baseline with as many parameters, of several the best on validation, is as
+   good. With a single seed on a side it stays open.
 4. It is Y: over data sets |cos(X, X')| follows |cos(X, Y)|. A data set counts once for each
-   backbone, protocol and gate.
+   backbone, protocol, gate and width, as the width moves both.
+
+All four are of plain GCA: other fusions, sources, parts and penalties are controls and do not
+decide.
 
 A condition is `met` where its interval lies on its side, `not met` where it lies on the other,
 `open` where it covers both or there is too little, which the note says.
@@ -18,10 +21,12 @@ import numpy as np
 import polars as pl
 
 from . import correlate
+from .differences import few
 from .output import columns, interval, number, plural, sheet_of, write_frame
 from .page import Section
 from .resampling import DRAWS, for_worst_of, mean_interval
-from .runs import Run, check_metric, few, finished
+from .runs import Run, check_metric, finished
+from .scaling import scores_of
 from .statistics import pearson
 from .table import gains
 
@@ -40,10 +45,10 @@ CONDITIONS = {
 def verdicts(runs: list[Run], metric: str = "ndcg@10/full", draws: int = DRAWS) -> pl.DataFrame:
     """A row per condition, setting and domain; columns `SCHEMA`. value: the mean, the r or the gain
     that decides, with its 95 % interval."""
-    whole = [run for run in runs if run.part == "full"]  # else α ⊙ X' is not what is added to X
-    points = correlate.points_of(whole, "gated_abs_cos", metric, "mean")
+    plain = [run for run in runs if run.variant == run.placement]
+    points = correlate.points_of(plain, "gated_abs_cos", metric, "mean")
     rows = [] if points.is_empty() else [*_orthogonal(points), *_positive(points, draws)]
-    rows += [*_parameters(runs, metric, draws), *_follows(runs, metric)]
+    rows += [*_parameters(plain, metric, draws), *_follows(plain, metric)]
     return pl.DataFrame(rows, schema=SCHEMA)
 
 
@@ -79,7 +84,7 @@ def _parameters(runs, metric, draws):
     name, _, ranking = metric.partition("/")
     found: dict[tuple[str, str], list] = {}
     for run in finished(runs):
-        equal = equal_of(run, runs) if run.places and run.variant == run.placement else None
+        equal = equal_of(run, runs) if run.places else None
         if equal is None:
             continue
         frame, notes = gains([run, equal], equal.name, (name,), draws)
@@ -104,16 +109,18 @@ def _parameters(runs, metric, draws):
 
 
 def equal_of(run: Run, runs: list[Run]) -> Run | None:
-    """The baseline of the same setting with the nearest number of parameters, within 3 %."""
+    """Of the baselines of the same setting with as many parameters within 3 %, the one that is best
+    on validation."""
     n = run.summary["n_parameters"]
     others = [r for r in finished(runs) if r.setting == run.setting and not r.places]
     near = [r for r in others if abs(r.summary["n_parameters"] / n - 1) <= MATCHED]
-    return min(near, key=lambda r: abs(r.summary["n_parameters"] - n), default=None)
+    near = [r for r in near if r.ranked_by == run.ranked_by]
+    return max(near, key=lambda r: np.mean(scores_of(r) or [-1.0]), default=None)
 
 
 def _follows(runs, metric):
-    """r over data sets of the means of both statistics, by backbone, protocol and gate; Fisher's
-    interval."""
+    """r over data sets of the means of both statistics, by backbone, protocol, gate and width;
+    Fisher's interval."""
     raw = correlate.points_of(runs, "abs_cos", metric, "mean")
     other = correlate.points_of(runs, "xy_abs_cos", metric, "mean")
     if raw.is_empty() or other.is_empty():
@@ -121,6 +128,7 @@ def _follows(runs, metric):
     parts = pl.col("setting").str.split(" · ").list  # as `Run.setting` has them, and the gate
     places = {"of": (0, 2, -1), "data": (1, -2)}
     keys = {k: pl.concat_str(*map(parts.get, at), separator=" · ") for k, at in places.items()}
+    keys["of"] = pl.format("{} · d={}", keys["of"], pl.col("hidden_size").cast(pl.Int64))
     frames = (frame.group_by("domain", maintain_order=True, **keys) for frame in (raw, other))
     raw, other = (frame.agg(pl.col("x").mean()) for frame in frames)
     joined = raw.join(other, on=["domain", *keys], suffix="_y", maintain_order="left")

@@ -27,11 +27,13 @@ def same_data(dataset: str, name: str) -> bool:
 def beside(run: Run) -> bool:
     """Whether the paper's values may stand beside those of a run.
 
-    Its data must have the published fingerprint (a name proves nothing), its width must be near
-    the published one.
+    Its data must have the published fingerprint (a name proves nothing) and split, its candidates
+    must be as many, its width must be near the published one.
     """
     setup = paper()["data"]["models"].get(run.config["backbone"].upper())
     if setup is None or run.fingerprint not in setup["fingerprints"].values():
+        return False
+    if run.config["data"]["split"] not in setup["splits"] or run.candidates != setup["candidates"]:
         return False
     return 1 / WIDER < run.width / setup["width"] < WIDER
 
@@ -53,9 +55,3 @@ def correlation(backbone: str, domain: str) -> dict | None:
     """The printed r of a backbone and domain, and how many points its figure shows."""
     values = paper()["correlation"]["values"].get(backbone.upper())
     return values[domain] if values else None
-
-
-def mean_angle(run: Run, statistic: str) -> float | None:
-    """The mean over the paper's models of a statistic, where it may stand beside the run."""
-    values = paper()["boxplot_mean"]["values"].get(run.config["backbone"].upper(), {})
-    return values.get(statistic) if beside(run) else None

@@ -104,6 +104,36 @@ def test_seeds_do_not_make_a_configuration_but_lambda_does(tmp_path):
     assert c.variant == "early, λ=0.1"
 
 
+def changed(path, name, change):
+    file = path / name
+    values = json.loads(file.read_text())
+    change(values)
+    file.write_text(json.dumps(values))
+
+
+def test_runs_of_other_tables_users_or_ties_are_of_other_settings(tmp_path):
+    for name in ("plain", "tables", "users", "ties"):
+        plain_run(tmp_path / name, "early")
+    changed(tmp_path / "tables", "env.json", lambda v: v["fingerprints"].update(tables="feed" * 4))
+    changed(tmp_path / "users", "config.json", lambda v: v["evaluate"].update(users_per_kind=9))
+    ties = {"q10_ties_favour_target": False}
+    changed(tmp_path / "ties", "config.json", lambda v: v["quirks"].update(ties))
+    runs, left_out = find_runs(str(tmp_path))
+    ends = {run.name: run.setting.rpartition(" · ")[2] for run in runs}
+    assert ends.pop("plain") == "data abcdef12" and not left_out
+    assert ends.pop("tables") == "data abcdef12+feedfeed"
+    assert ends.pop("users") == "data abcdef12, 9 users of a kind"
+    assert ends.pop("ties") == "data abcdef12, other ties"
+
+
+def test_a_field_that_an_older_version_lacked_has_todays_default(tmp_path):
+    for name in ("new", "old"):
+        plain_run(tmp_path / name, "early")
+    changed(tmp_path / "old", "config.json", lambda v: v["train"].pop("activation_dtype"))
+    runs, left_out = find_runs(str(tmp_path))
+    assert len(runs) == 1 and "the configuration, data and seeds of" in left_out[0]
+
+
 def damaged(path, name, change):
     file = path / name
     if change is None:

@@ -1,5 +1,6 @@
 """The conditions that would refute the mechanism, on runs whose answer is known."""
 
+import json
 from types import SimpleNamespace
 
 import numpy as np
@@ -144,7 +145,9 @@ def test_a_data_set_counts_once(tmp_path):
     rows = frame.filter(condition="follows Y", domain="A")
     assert rows["runs"].to_list() == [2] * 4 and set(rows["verdict"]) == {"open"}
     gates = [
-        f"abxi · {p} · {g} gate" for p in ("official", "corrected") for g in ("sigmoid", "tanh")
+        f"abxi · {p} · {g} gate · d=32"
+        for p in ("official", "corrected")
+        for g in ("sigmoid", "tanh")
     ]
     assert sorted(rows["setting"]) == sorted(gates)
 
@@ -172,3 +175,26 @@ def test_an_unknown_metric_is_one_line(tmp_path):
     options = SimpleNamespace(metric="ndcg@7", draws=100)
     with pytest.raises(UserError, match="--metric=ndcg@7: no such metric"):
         verdicts.section(find_runs(str(tmp_path))[0], tmp_path, options)
+
+
+def test_controls_do_not_decide_the_angle(tmp_path):
+    for k in range(3):
+        rate = {"train__learning_rate": 0.001 * (1 + k)}
+        plain_run(tmp_path / f"early{k}", "early", gated=0.6 + k / 100, **rate)
+        for arm in ({"gca__source": "shuffled"}, {"gca__ortho_weight": 1.0}):
+            path = tmp_path / f"{next(iter(arm))}{k}"
+            plain_run(path, "early", gated=0.1, **arm, **rate)
+    row = found(find_runs(str(tmp_path))[0])["not orthogonal", "A"]
+    assert row["runs"] == 3 and row["value"] == pytest.approx(0.61)
+
+
+def test_of_equal_baselines_the_best_on_validation_is_the_one(tmp_path):
+    plain_run(tmp_path / "a_bad", better=-0.2, train__learning_rate=1.0)
+    plain_run(tmp_path / "b_good", better=0.2)
+    other = plain_run(tmp_path / "c_other", better=0.4, train__learning_rate=0.5)
+    env = json.loads((other / "env.json").read_text())
+    env["fingerprints"]["candidates_test"] = "else"
+    (other / "env.json").write_text(json.dumps(env))
+    early = plain_run(tmp_path / "early", "early", n_parameters=1001)
+    runs = {run.name: run for run in find_runs(str(tmp_path))[0]}
+    assert verdicts.equal_of(runs[early.name], list(runs.values())).name == "b_good"
