@@ -25,7 +25,7 @@ from oa_jax.events.oracles import target_ranks
 from oa_jax.events.world import World, generate
 
 from . import correlate, figures, table
-from .differences import differing_fields, follows, in_words
+from .differences import differing_fields, few, follows, in_words
 from .output import columns, interval, number, percent, read_frame, sheet_of, write_frame
 from .page import Section
 from .resampling import cluster_interval, mean_interval
@@ -122,11 +122,11 @@ def _of_world(world):
 
 def orders(frame: pl.DataFrame, draws: int = table.DRAWS) -> list[str]:
     """Does a smaller angle go with a larger gain, over kinds of runs on the same data at one x and
-    y? Sentences with Kendall's τ; its interval draws kinds."""
-    lines = []
-    for (x, y, domain), part in frame.drop_nulls(["gain", "angle"]).group_by(
-        "x", "y", "domain", maintain_order=True
-    ):
+    y? Sentences with Kendall's τ; its interval draws kinds, of which several runs are one."""
+    lines, at = [], ["x", "y", "domain"]
+    kinds = frame.drop_nulls(["gain", "angle"]).group_by(*at, "kind", maintain_order=True)
+    means = kinds.agg(pl.col("angle", "gain").mean())
+    for (x, y, domain), part in means.group_by(*at, maintain_order=True):
         if len(part) < FEWEST_KINDS:
             continue
         values_Kx2 = part.select("angle", "gain").to_numpy()
@@ -154,9 +154,15 @@ def section(runs: list[Run], out, options) -> Section:
     measured = read_frame(out, "orthogonality", runs)
     frame, notes = cells(runs, x, y, metric, options.draws, measured)
     write_frame(out, "phase", frame)
+    cell = ["kind", "domain", "x", "y"]
+    twice = frame.filter(pl.struct(cell).is_duplicated())["run"].unique(maintain_order=True)
+    if len(twice):
+        notes.append(f"{few(twice.to_list())}: several of one cell: the diagram has the first")
     drawn = dict(
         draw(part, kind, x, y, metric)
-        for (kind,), part in frame.group_by("kind", maintain_order=True)
+        for (kind,), part in frame.unique(cell, keep="first", maintain_order=True).group_by(
+            "kind", maintain_order=True
+        )
         if part["x"].n_unique() > 1 and part["y"].n_unique() > 1
     )
     how = (
@@ -182,11 +188,14 @@ def section(runs: list[Run], out, options) -> Section:
         "of the oracle's gain": _share,
     }
     sheet = sheet_of(frame, f"Gain in {metric} and angle", 4, shown)
-    lines, data = [], apart([run for run in runs if run.name in set(frame["run"])], x, y, "data.")
-    for more in dict.fromkeys(map(tuple, data.values())):
-        names = [name for name, of in data.items() if tuple(of) == more]
+    lines, whole = [], [run for run in runs if run.name in set(frame["run"]) and run.part == "full"]
+    data = apart(whole, x, y, "data.")  # of a part, the angle is that before it is taken
+    alike = {run.name: (run.config["backbone"], run.config.get("protocol")) for run in whole}
+    for group in dict.fromkeys((*alike[name], *of) for name, of in data.items()):
+        names = [name for name, of in data.items() if (*alike[name], *of) == group]
         found = orders(frame.filter(pl.col("run").is_in(names)), options.draws)
-        lines += [", ".join([*more, line]) for line in found]
+        words = group[2:] if len(set(alike.values())) == 1 else group
+        lines += [", ".join([*words, line]) for line in found]
     return Section("Phase diagram", how, "", lines, missing, [sheet] * (len(frame) > 0), drawn)
 
 
