@@ -104,8 +104,9 @@ def section(runs: list[Run], out, options) -> Section:
     if frame.is_empty():
         missing = ["no two runs with GCA of one setting differ in one field alone"]
         return Section("What moves the angle", how, missing=missing)
-    sure = frame.filter((pl.col("angle_low") > 0) | (pl.col("angle_high") < 0))
-    short = f"The angle moves for sure in {len(sure)} of {plural(len(frame), 'comparison')}."
+    clear = frame.filter((pl.col("angle_low") > 0) | (pl.col("angle_high") < 0))
+    of = plural(len(frame), "comparison")
+    short = f"In {len(clear)} of {of} the interval of the angle's difference leaves 0 out."
 
     def cells(name, heading, digits):
         low, high = f"{name}_low", f"{name}_high"

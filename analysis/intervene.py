@@ -5,6 +5,7 @@ run. Every change is a difference of the same seed and the same user.
 """
 
 import dataclasses
+import itertools
 
 import jax
 import numpy as np
@@ -240,8 +241,9 @@ def _named(part, part_of):
 
 def _drawn(frame, setting, runs, metric):
     """(file's name, figure): change of the metric by each replacement, a marker for each run."""
-    parts = [part for part in lib.REPLACEMENTS if part in frame["intervention"]]
-    (labels, looks), part_of = figures.of_runs(runs), frame["part_of"][0]
+    pairs = itertools.product(frame["part_of"].unique(maintain_order=True), lib.REPLACEMENTS)
+    there = set(frame.select("part_of", "intervention").rows())
+    parts, (labels, looks) = [pair for pair in pairs if pair in there], figures.of_runs(runs)
     full = runs[0].full_name(metric)
 
     def panel(axis, domain):
@@ -249,13 +251,13 @@ def _drawn(frame, setting, runs, metric):
             shift = (i - (len(runs) - 1) / 2) * 0.6 / len(runs)
             rows = frame.filter(run=run.name, domain=domain)
             x, low, high = (rows[name].to_numpy() for name in ("change", "low", "high"))
-            y = [parts.index(part) + shift for part in rows["intervention"]]
+            y = [parts.index(of) + shift for of in rows.select("part_of", "intervention").rows()]
             widths = np.nan_to_num(np.maximum(np.array([x - low, high - x]), 0))
             style = figures.point_style(looks[run.name])
             style |= {"elinewidth": 0.9, "markersize": 4, "label": labels[run.name]}
             axis.errorbar(x, y, xerr=widths, **style)
         axis.axvline(0, label="no change", **figures.NULL)
-        axis.set_yticks(range(len(parts)), [_named(part, part_of) for part in parts])
+        axis.set_yticks(range(len(parts)), [_named(part, of) for of, part in parts])
         axis.set(ylim=(len(parts) - 0.5, -0.5), xlabel=f"change of test {full}")
         axis.locator_params("x", nbins=5)
 

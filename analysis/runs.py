@@ -325,6 +325,9 @@ def _summary(path, name, config, problems):
     summary = _optional(path / "summary.json", problems)
     if summary is None:
         return None
+    if summary.get("stopped"):
+        problems.append(f"{name}: {summary['stopped']} by its search: left out of final metrics")
+        return None
     entries = summary.get("per_seed")
     whole = isinstance(entries, list) and all(
         isinstance(entry, dict) and None not in map(_number, map(entry.get, WHOLE))

@@ -266,14 +266,17 @@ def draw(frame: pl.DataFrame) -> dict:
 def _drawn(part, setting):
     metrics = part["metric"].unique(maintain_order=True).to_list()
     series = part.select("run", "ranking", "variant").unique(maintain_order=True).rows()
-    looks = figures.marks([variant for *_, variant in series])
+    several = part.group_by("variant").agg(pl.col("run").n_unique()).filter(pl.col("run") > 1)
+    several = set(several["variant"])
+    names = {run: f"{v} ({run})" if v in several else v for run, _, v in series}
+    looks = figures.marks(names.values())
 
     def panel(axis, domain):
         limits = [0.0]
-        for at, (run, ranking, variant) in enumerate(series):
+        for at, (run, ranking, _) in enumerate(series):
             here = part.filter(run=run, ranking=ranking, domain=domain)
             shift = (at - (len(series) - 1) / 2) * 0.8 / len(series)
-            look = figures.point_style(looks[variant], "1" if ranking == "full" else "0")
+            look = figures.point_style(looks[names[run]], "1" if ranking == "full" else "0")
             limits += _intervals(axis, here, metrics, shift, look, f"{run}, {ranking}")
         axis.axvline(0, label="no gain", **figures.NULL)
         room = 0.05 * (max(limits) - min(limits)) or 1

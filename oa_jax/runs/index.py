@@ -68,7 +68,8 @@ def _plain(config, field):
 
 def _state(path):
     if (path / "summary.json").exists():
-        return files.read_json(path / "summary.json", "the summary of a run"), "finished"
+        summary = files.read_json(path / "summary.json", "the summary of a run")
+        return summary, summary.get("stopped", "finished")
     if (path / "failed.json").exists():
         return {}, "failed"
     return {}, "running" if (path / "config.json").exists() else "waiting"

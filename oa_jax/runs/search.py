@@ -110,9 +110,10 @@ class SearchSweep(Sweep):
     def _after_epoch(self, training, seconds):
         super()._after_epoch(training, seconds)
         trial = self._trials.get(training.workdir.path.name)
-        if trial:  # one that was gone on with is not pruned
+        # One that was gone on with is not pruned, nor one whose seeds are at different epochs.
+        if trial and len(set(training.epochs)) == 1:
             scores = [index.score_of(row, None) for row in training.rows.newest]
-            trial.report(float(np.median(scores)), training.step)
+            trial.report(float(np.median(scores)), int(training.epochs[0]))
             training.stop = training.stop or trial.should_prune()
 
     def _count(self, name):

@@ -261,7 +261,7 @@ class Sweep:
         try:
             workdir.keep_rows(dict(zip(seeds, training.epochs.tolist(), strict=True)))
             of = training.experiment, workdir, training.states(), training.clock.seconds
-            summary = conclude(*of)
+            summary = conclude(*of, stopped="pruned" if training.stop else None)
         except UserError as error:
             self._open.pop(name).close()
             return self._fail(name, error)

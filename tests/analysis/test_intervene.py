@@ -254,6 +254,8 @@ def test_ablation_puts_retrained_replaced_and_published_side_by_side(
     # Eight units are no width to hold against 256.
     assert "published" not in ablation.collect(runs, measured[0])["source"]
     monkeypatch.setattr(ablation.published, "WIDER", 100)
+    setup = ablation.published.paper()["data"]["models"]["ABXI"]
+    monkeypatch.setitem(setup, "candidates", real.candidates)
     said = made.Said()
     ablation.write(runs, measured[0], tmp_path, said)
     frame = pl.read_parquet(tmp_path / "ablation.parquet")

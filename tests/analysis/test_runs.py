@@ -126,6 +126,13 @@ def test_runs_of_other_tables_users_or_ties_are_of_other_settings(tmp_path):
     assert ends.pop("ties") == "data abcdef12, other ties"
 
 
+def test_a_trial_that_was_pruned_has_no_final_metrics(tmp_path):
+    run = plain_run(tmp_path / "trial-0000", "early")
+    changed(run, "summary.json", lambda v: v.update(stopped="pruned"))
+    run = read_run(run)
+    assert not run.is_finished and run.problems[0].startswith("trial-0000: pruned by its search")
+
+
 def test_a_field_that_an_older_version_lacked_has_todays_default(tmp_path):
     for name in ("new", "old"):
         plain_run(tmp_path / name, "early")

@@ -192,7 +192,7 @@ def test_a_full_disk_is_one_line_and_loses_nothing(tmp_path, alone, monkeypatch)
 
 
 def test_a_disk_that_is_full_at_the_end_of_a_run_is_no_fault_of_the_run(tmp_path, monkeypatch):
-    def full(*_):
+    def full(*_, **more):
         try:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         except OSError as error:
@@ -303,10 +303,10 @@ def test_a_run_that_cannot_begin_or_end_is_recorded_and_the_others_go_on(
     studied = {"first": first, "sourced": first.replace(train={"init_from": "nowhere"})}
     conclude = sweep.conclude
 
-    def ended(experiment, *args):
+    def ended(experiment, *args, **more):
         if experiment.config.first_seed == 7:
             raise UserError("a score is not finite")
-        return conclude(experiment, *args)
+        return conclude(experiment, *args, **more)
 
     monkeypatch.setattr(sweep, "conclude", ended)
     progress = swept.sweep_of(tmp_path, studied | swept.runs()).run()
@@ -353,6 +353,14 @@ def test_the_index_has_what_varies_and_what_came_out(done):
     assert (out / "index.parquet").exists()
 
 
+def test_a_trial_that_was_pruned_is_no_finished_run(done, tmp_path):
+    shutil.copytree(done[0] / "quick", tmp_path / "quick")
+    path = tmp_path / "quick" / "summary.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"stopped": "pruned"}))
+    found = index.rows(tmp_path, {"quick": swept.runs()["quick"]})
+    assert {row["status"] for row in found} == {"pruned"}
+
+
 @pytest.mark.parametrize("keep", ["best", "none"])
 def test_what_is_kept_of_a_run(tmp_path, alone, keep):
     studied = {"quick": swept.runs()["quick"]}
@@ -386,6 +394,9 @@ def test_a_search_is_told_what_its_trials_are_worth(tmp_path):
         assert summary["label"] and summary["n_seeds"] == 2
         scores = [index.score_of(entry, summary["watched"]) for entry in summary["per_seed"]]
         assert trial.value == pytest.approx(np.median(scores))
+    for trial in trials:
+        summary, *_ = results(tmp_path / f"trial-{trial.number:04d}")
+        assert (summary.get("stopped") == "pruned") == (trial.state.name == "PRUNED")
     best = first._study.best_trial
     again = swept.sweep_of(tmp_path, search)
     assert again.run().done_here == 0 and again._study.best_value == best.value
