@@ -50,6 +50,14 @@ class LLM4CDSRTask(Task):
         return llm4cdsr_arrays.training_users(self.log, self.split)
 
     @functools.cached_property
+    def profiles(self) -> np.ndarray:
+        """(U,) profile of each row: its user's; Q10: its user's number among those with 3 events or
+        more, whether they train or not."""
+        if not self.quirks.q10_profile_by_row:
+            return self.row_users
+        return (np.cumsum(np.diff(self.log.offsets) >= 3) - 1)[self.row_users]
+
+    @functools.cached_property
     def slot_counts(self) -> np.ndarray:
         """(3, U): tokens of each row in streams x, A and B."""
         counts = llm4cdsr_arrays.token_counts(self.log, self.split, self.length)
@@ -73,9 +81,8 @@ class LLM4CDSRTask(Task):
     def arrays_of(self, log: InteractionLog, split: Split, rows: np.ndarray):
         """STREAMS (U, L); profile (U,); lists own_D and window_D, ids of D; pool_D, joint."""
         built = llm4cdsr_arrays.training_arrays(log, split, self.length)
-        profile = rows if self.quirks.q10_profile_by_row else self.row_users[rows]
         arrays = {name: built[name] for name in STREAMS} | self._lists(log, split)
-        return arrays | {"profile": profile.astype(np.int32)}
+        return arrays | {"profile": self.profiles[rows].astype(np.int32)}
 
     def eval_arrays(self, split: str) -> dict[str, np.ndarray]:
         return llm4cdsr_arrays.evaluation_arrays(

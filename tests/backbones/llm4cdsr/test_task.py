@@ -12,9 +12,10 @@ from oa_jax.backbones.llm4cdsr.fields import Quirks
 from oa_jax.backbones.llm4cdsr.task import LLM4CDSRTask
 from oa_jax.errors import UserError
 from oa_jax.events.log import make_log
-from oa_jax.events.split import leave_one_out
+from oa_jax.events.split import leave_one_out, train_on_both
 
 DOMAINS = "AB"
+MIXED = [1, 9, 2, 10, 3, 11]
 CORRECTED, OFFICIAL = Quirks.of("corrected"), Quirks.of("official")
 
 
@@ -157,6 +158,18 @@ def test_profiles_by_row_and_by_user():
     log = make_log(user, item, np.zeros(20, int), (8, 8), "q10")
     assert make(log).train_arrays()["profile"].tolist() == [0, 1, 2]
     assert make(log, CORRECTED).train_arrays()["profile"].tolist() == [0, 2, 3]
+
+
+def test_users_that_do_not_train_shift_no_profile():
+    """Q10 counts users with 3 events, also those that `data.users=overlap` leaves out: 0 and 3."""
+    user = np.repeat(np.arange(6), [4, 6, 2, 5, 6, 6])
+    item = np.concatenate([[1, 2, 3, 4], MIXED, [1, 9], [9, 10, 11, 12, 13], MIXED, MIXED])
+    log = make_log(user, item, np.zeros(29, int), (8, 8), "overlap")
+    split = train_on_both(log, leave_one_out(log, skip_short=True))
+    for quirks, expected in ((OFFICIAL, [1, 3, 4]), (CORRECTED, [1, 4, 5])):
+        task = LLM4CDSRTask(log, split, 8, 6, quirks)
+        assert task.train_arrays()["profile"].tolist() == expected
+        assert task.arrays_of_rows(np.array([2]))["profile"] == expected[2]
 
 
 def test_no_target_in_a_domain():
