@@ -266,6 +266,11 @@ def _check_together(config: Config) -> None:
             raise UserError(
                 f"--config.{group}.heads={heads}: expected a divisor of model.d_embed={width}"
             )
+    if config.gca.gate_input == "source" and config.gca.source == "other":
+        raise UserError(
+            "--config.gca.gate_input=source: expected update with gca.source=other, which in "
+            "training has no Y at a token's own time"
+        )
     unit = config.gca.heads or config.model.heads
     if config.gca.fusion != "gca" and config.gca.width % unit:
         raise UserError(

@@ -154,6 +154,14 @@ def test_positions_are_ascending_places(places):
         known.resolve({"backbone": "abxi", "gca": {"positions": places}})
 
 
+def test_a_gate_that_sees_y_needs_one_at_the_tokens_time():
+    """Alignment puts no token of the other domain there in training, and may in evaluation."""
+    gate = {"backbone": "abxi", "gca": {"gate_input": "source"}}
+    assert known.resolve(gate).gca.source == "merged"
+    with pytest.raises(UserError, match=r"^--config.gca.gate_input=source: expected update with"):
+        known.resolve(gate | {"gca": {"gate_input": "source", "source": "other"}})
+
+
 @pytest.mark.parametrize("places", [(), (0,), (2,), (0, 2), (0, 1, 2)], ids=str)
 def test_positions_that_pass(places):
     config = known.resolve(get_config(**{"gca.positions": places}))

@@ -77,7 +77,12 @@ class GCAConfig:
         "head",
         "vector",
     )
-    gate_input: str = one_of("update", "the gate sees [X; X'] or [X; Y]", "update", "source")
+    gate_input: str = one_of(
+        "update",
+        "the gate sees [X; X'] or [X; Y of the token's own time, 0 where `own_item` hides it]",
+        "update",
+        "source",
+    )
     gate_act: str = one_of("sigmoid", "of the gate", "sigmoid", "tanh")
     gate_inner: str = one_of("relu", "of the gate's hidden layer", "relu", "gelu", "linear")
     gate_hidden: int = whole(4, "width of the gate's hidden layer, in multiples of D")
