@@ -65,7 +65,13 @@ class Experts(Fusion):
     """
 
     experts: tuple[str, ...] = ()
+    # Fields of single experts.
     latents: int = 4
+    gate: str = "vector"
+    gate_input: str = "update"
+    gate_act: str = "sigmoid"
+    gate_inner: str = "relu"
+    gate_hidden: int = 4
 
     def take(self, query, source, view):
         both = jnp.concatenate([query.h_PxD, self.one_y(query, source, view)[0]], -1)

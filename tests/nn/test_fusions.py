@@ -323,6 +323,14 @@ def test_experts_are_weighed():
     assert 0 <= probe.more["weight_film"].min() < probe.more["weight_film"].max() <= 1
 
 
+def test_an_expert_alone_is_the_fusion_with_its_fields():
+    own = {"gate": "scalar", "gate_input": "source", "gate_act": "tanh", "gate_inner": "linear"}
+    own |= {"gate_hidden": 3}
+    alone, gca = Case(fusion="experts", experts=("gca",), **own), Case(**own)
+    gca.params = alone.params["gca"] | {"norm": alone.params["norm"]}
+    np.testing.assert_allclose(alone()[0].h_PxD, gca()[0].h_PxD, atol=1e-5)
+
+
 def test_gates_are_in_the_probe():
     """α where it acts on X', a statistic where it acts on something else."""
     flamingo, params = case("flamingo")()[1], case("flamingo").params
