@@ -33,7 +33,8 @@ class Backbone(Protocol):
     """A model as pure functions of one seed's parameters; shapes as in the README's legend.
 
     One with frozen inputs that all seeds share also has them as `tables`, and `on(tables)`, which
-    returns the same backbone reading others, which may be traced. For
+    returns the same backbone reading others, which may be traced. One with parameters that no step
+    may move has their paths, such as `net/items`, as `frozen`. For
     `train.activation_dtype` it is a dataclass with a field `dtype`: the type of the activations of
     `loss`; parameters and the loss itself stay float32.
     """

@@ -51,7 +51,8 @@ class Settings:
 def train_step(settings: Settings, capacity, state: State, rows_N, arrays):
     """One AdamW step on the batch of rows `rows_N` -> (state, aux of scalars).
 
-    Decay is decoupled and reaches every parameter, biases and norms included (quirk Q7).
+    Decay is decoupled and reaches every parameter, biases and norms included (quirk Q7), but for
+    the backbone's `frozen` ones, which stay as they are.
     """
     rows_N = on_batch(rows_N)
     with jax.named_scope("batch"):
@@ -67,7 +68,13 @@ def train_step(settings: Settings, capacity, state: State, rows_N, arrays):
     rate, decay = settings.schedule.learning_rate(state), state.hparams["weight_decay"]
     with jax.named_scope("optimizer"):
         directions, moments = settings.optimizer.update(grads, state.moments)
-        params = jax.tree.map(lambda p, d: p - rate * (d + decay * p), state.params, directions)
+        frozen = getattr(backbone, "frozen", ())
+
+        def stepped(path, p, d):
+            name = jax.tree_util.keystr(path, simple=True, separator="/")
+            return p if name in frozen else p - rate * (d + decay * p)
+
+        params = jax.tree_util.tree_map_with_path(stepped, state.params, directions)
     diverged = ~jnp.isfinite(loss) & (state.diverged_step == 0)
     share = batch["n_users"] / settings.task.n_users  # of the epoch's mean
     state = state.replace(

@@ -137,6 +137,11 @@ class Backbone(OnTables):
     def net(self) -> LLM4CDSR:
         return LLM4CDSR(self.n_items, self.config, self.gca, self.dtype, self.quirks)
 
+    @property
+    def frozen(self) -> tuple[str, ...]:
+        """A random table in the text table's stead stays as it was drawn, too."""
+        return ("net/items",) if self.config.freeze and not self.config.global_llm else ()
+
     def init(self, key: jax.Array) -> dict:
         """-> {"net": …} and the tables that are trained."""
         cfg, (net_key, *keys) = self.config, jax.random.split(key, 3)

@@ -7,9 +7,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import toy
 
 from oa_jax.backbones.llm4cdsr.fields import Quirks
 from oa_jax.backbones.llm4cdsr.task import LLM4CDSRTask
+from oa_jax.engine.step import train_step
 from oa_jax.errors import UserError
 from oa_jax.events.log import make_log
 from oa_jax.events.split import leave_one_out, train_on_both
@@ -170,6 +172,18 @@ def test_users_that_do_not_train_shift_no_profile():
         task = LLM4CDSRTask(log, split, 8, 6, quirks)
         assert task.train_arrays()["profile"].tolist() == expected
         assert task.arrays_of_rows(np.array([2]))["profile"] == expected[2]
+
+
+@pytest.mark.parametrize("freeze", [True, False])
+def test_a_frozen_random_table_does_not_decay(freeze):
+    fields = {"model.global_llm": False, "model.freeze": freeze, "train.weight_decay": 0.5}
+    found = toy.small_experiment("llm4cdsr", "pair=synthetic", **fields)
+    engine, arrays = found.engine, found.train_arrays()["train"]
+    state = jax.tree.map(lambda a: a[0], engine.create(found.seeds, found.hparams()))
+    one = functools.partial(train_step, engine.settings, (64, 64, 64))
+    after = jax.jit(one)(state, jnp.arange(4), arrays)[0]
+    same = jax.tree.map(lambda a, b: bool((a == b).all()), state.params, after.params)["net"]
+    assert same.pop("items") == freeze and not any(jax.tree.leaves(same))
 
 
 def test_no_target_in_a_domain():
