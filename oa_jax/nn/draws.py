@@ -9,6 +9,10 @@ import enum
 import jax
 import jax.numpy as jnp
 
+# Named: JAX_DEFAULT_PRNG_IMPL chooses another generator for the whole of a process, and the draws
+# of `rbg` under vmap are not those of its seeds alone.
+GENERATOR = "threefry2x32"
+
 
 class Purpose(enum.IntEnum):
     """What a random stream is for; the first number folded into the key of a seed."""
@@ -22,9 +26,7 @@ class Purpose(enum.IntEnum):
 
 def key_of(seed: int | jax.Array, purpose: Purpose, index: int | jax.Array) -> jax.Array:
     """The key of (seed, purpose, index); `seed` and `index` may be traced int32."""
-    # Named: JAX_DEFAULT_PRNG_IMPL chooses another generator for the whole of a process, and the
-    # draws of `rbg` under vmap are not those of its seeds alone.
-    key = jax.random.key(seed, impl="threefry2x32")
+    key = jax.random.key(seed, impl=GENERATOR)
     return jax.random.fold_in(jax.random.fold_in(key, purpose), index)
 
 

@@ -19,6 +19,7 @@ from oa_jax.backbones.cdsrnp.decoder import Decoder, Encoded, Latent
 from oa_jax.backbones.cdsrnp.fields import Model
 from oa_jax.backbones.cdsrnp.neural_process import MLP, Gaussian, LatentHead
 from oa_jax.nn import losses, shards
+from oa_jax.nn.draws import GENERATOR
 from oa_jax.nn.fusion import DOMAINS, Probe
 from oa_jax.nn.known import GCAConfig
 from oa_jax.nn.layers import Stream
@@ -232,7 +233,8 @@ class Backbone(OnTables):
         context = jax.tree.map(lambda a: a.sum(0), parts).mean
         gaussian = self.apply(params, context, method="latent")
         if self.config.eval_latent == "draw":
-            return Latent(gaussian.draw(jax.random.key(0), self._is_shared), context)
+            key = jax.random.key(0, impl=GENERATOR)
+            return Latent(gaussian.draw(key, self._is_shared), context)
         return Latent(gaussian.mean, context)
 
     def rows(self, history_BxH: jax.Array, domain_B: jax.Array) -> Batch:

@@ -102,6 +102,14 @@ def test_draws_follow_the_key():
     assert one == again and one != other
 
 
+def test_the_latent_of_a_test_is_drawn_by_the_programs_own_generator():
+    """JAX_DEFAULT_PRNG_IMPL chooses another for the process."""
+    model, params = model_and_params(eval_latent="draw")
+    z = model.prior(params).z
+    with jax.default_prng_impl("unsafe_rbg"):
+        np.testing.assert_array_equal(model.prior(params).z, z)
+
+
 def scores_of(model, params, rows, candidates):
     return programs(model)[1](params, rows, candidates)
 
