@@ -115,12 +115,22 @@ class GCAConfig:
     ortho_weight: float = real(0.0, "λ of the penalty λ mean cos²(X, X'), of any sign", -math.inf)
 
 
+# Fields that one fusion has alone: without it they change nothing.
+OF_ONE = {"latents": "bottleneck", "experts": "experts", "gate": "gca", "gate_input": "gca"}
+OF_ONE |= {"gate_act": "gca", "gate_inner": "gca", "gate_hidden": "gca"}
+
+
 def changed(gca: Mapping[str, Any]) -> list[str]:
-    """`field=value` of what is not as by default, but for the fusion, its places and λ."""
-    out = []
+    """`field=value` of what is not as by default and has an effect, but for the fusion, its places
+    and λ. `window` is among them even in ABXI, where it has none."""
+    gca, out = vars(GCAConfig()) | dict(gca), []
+    fusions = {gca["fusion"], *(gca["experts"] if gca["fusion"] == "experts" else ())}
     for one in dataclasses.fields(GCAConfig):
-        value = gca.get(one.name, one.default)
+        name, value = one.name, gca[one.name]
         value = tuple(value) if isinstance(value, list) else value  # of config.json
-        if one.name not in ("fusion", "positions", "ortho_weight") and value != one.default:
-            out.append(f"{one.name}={'+'.join(value) if isinstance(value, tuple) else value}")
+        left_out = name in ("fusion", "positions", "ortho_weight")
+        left_out |= name in OF_ONE and OF_ONE[name] not in fusions
+        left_out |= name == "own_item" and gca["source"] in ("other", "shuffled")
+        if value != one.default and not left_out:
+            out.append(f"{name}={'+'.join(value) if isinstance(value, tuple) else value}")
     return out

@@ -8,6 +8,7 @@ import pytest
 from analysis import trajectory
 from analysis.runs import find_runs, finished, notes, read_run
 from oa_jax.errors import UserError
+from oa_jax.nn.known import changed
 from tests.analysis._made_runs import contents
 from tests.analysis._plain import plain_run
 
@@ -254,6 +255,22 @@ def test_a_variant_says_what_is_unusual_and_a_stack_begins_at_0(tmp_path):
     assert found[2] == "early, layer_norm=False, parallel part"
     assert found[3] == "early, parallel part of α ⊙ X′"
     assert found[4] == "early, λ=0.1 of α ⊙ X′"
+
+
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [
+        ({"source": "other", "own_item": "hidden"}, ["source=other"]),
+        ({"source": "self", "own_item": "hidden"}, ["source=self", "own_item=hidden"]),
+        ({"gate": "none", "gate_hidden": 2, "latents": 8}, ["gate=none", "gate_hidden=2"]),
+        ({"fusion": "film", "gate": "none", "experts": ("gca",), "width": 8}, ["width=8"]),
+        ({"fusion": "experts", "gate": "none", "latents": 8}, []),
+        ({"fusion": "experts", "gate": "none", "experts": ["gca"]}, ["gate=none", "experts=gca"]),
+    ],
+    ids=str,
+)
+def test_a_field_without_effect_is_no_arm(fields, expected):
+    assert changed(fields) == expected
 
 
 def test_seeds_that_another_run_has_do_not_count_twice(tmp_path):

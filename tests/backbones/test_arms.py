@@ -135,7 +135,7 @@ def test_an_epoch_with_arms():
     rows = found.evaluation.rows["val"]
     order = donors(found.data.log.fingerprint(), "val", len(rows["seq"]))
     np.testing.assert_array_equal(rows["donor"], rows["seq"][order])
-    assert found.label.startswith("llm4cdsr + GCA[0] source=shuffled window=now own_item=hidden")
+    assert found.label.startswith("llm4cdsr + GCA[0] source=shuffled window=now gate=head")
     engine, seeds = found.engine, found.seeds
     states = engine.create(seeds, found.hparams())
     states, report = engine.epoch(states, found.train_arrays(), engine.capacity(seeds, 0))
