@@ -51,8 +51,9 @@ def statistics(total: dict[str, float]) -> dict[str, float]:
     cos: mean cos(X, X'); abs_cos: mean |cos|; cos_abs: |mean cos|; gated_*: the first two of
     (X, α ⊙ X'), to compare across gates; xy_*: all three of (X, mean of the usable Y);
     xy_aligned_*: of (X, Y at the token's time); parallel_share: root of the share of ‖X'‖² that
-    lies along X; norms; gate_mean and gate_std over tokens and units; what a probe has `more`,
-    such as the scales of `part=split`.
+    lies along X; norms; gate_mean and gate_std over tokens and units, the second of float32
+    sums, whose rounding can hide or feign up to about 0.001; what a probe has `more`, such as the
+    scales of `part=split`.
     Without any token every value is nan.
     """
     total = {name: float(value) for name, value in total.items()}
