@@ -18,6 +18,7 @@ from oa_jax.runs.index import score_of
 from oa_jax.sheets import Sheet
 
 from . import figures, published
+from .differences import differing_fields, few, follows
 from .output import columns, number, plural, sheet_of, write_frame
 from .page import Section
 from .resampling import DRAWS, TAIL, t_over_normal
@@ -29,6 +30,7 @@ SCHEMA |= columns("", "", "quality ratio more_than less_than low high") | column
 # sd are known.
 POINTS = columns("setting domain variant", "parameters", "quality sd") | columns("", "n_seeds")
 POINTS |= {"values": pl.List(pl.Float64)} | columns("source")
+RATE, SIZES = "train.learning_rate", ("model.d_embed", "model.blocks")
 OF_CURVE = ("parameters", "quality", "n_seeds")
 
 
@@ -89,7 +91,7 @@ def at_best_rate(runs: list[Run]) -> list[Run]:
     scores: dict[str, dict[str, list[float]]] = {}
     of_run = {run: f"{run.setting} {run.configuration}" for run in finished(runs)}
     for run, name in of_run.items():
-        but_rate = json.dumps([run.setting, run.fields | {"train.learning_rate": ""}])
+        but_rate = json.dumps([run.setting, run.fields | {RATE: ""}])
         scores.setdefault(but_rate, {}).setdefault(name, []).extend(scores_of(run))
     best = {max(of, key=lambda name: np.mean(of[name] or [-1.0])) for of in scores.values()}
     return [run for run, name in of_run.items() if name in best]
@@ -114,6 +116,20 @@ def points_of(runs: list[Run], metric: str = "ndcg@10") -> pl.DataFrame:
         point |= {"quality": float(np.mean(values)), "sd": sd, "n_seeds": len(values)}
     frame = pl.DataFrame(list(pooled.values()), schema=POINTS)
     return frame.sort("setting", "domain", "parameters", maintain_order=True)
+
+
+def mixed_curves(runs: list[Run]) -> list[str]:
+    """A sentence for each setting whose baselines differ in more than size and learning rate."""
+    lines, plain = [], [run for run in at_best_rate(runs) if not run.places]
+    for setting in dict.fromkeys(run.setting for run in plain):
+        mine = [run for run in plain if run.setting == setting]
+        values = {n: of for n, of in differing_fields(mine)[0].items() if n != RATE}
+        sizes = list(zip(*(values.pop(n, [""] * len(mine)) for n in SIZES), strict=True))
+        # A width that is a multiple of another one follows; a switch is a switch.
+        more = [n for n, of in values.items() if "true" in of or not follows(of, sizes)]
+        if more:
+            lines.append(f"{setting}: its baselines also differ in {few(more)}: no curve of sizes")
+    return lines
 
 
 def published_points() -> pl.DataFrame:
@@ -307,4 +323,4 @@ def section(runs: list[Run], out, options) -> Section:
     short += f"Ratios at equal quality: {', '.join(known)}." if known else "Not known: "
     short += "" if known or found.is_empty() else f"{found['note'][0]}."
     short = short if len(found) else ""
-    return Section("Quality and parameters", how, short, [], lack, sheets, shown)
+    return Section("Quality and parameters", how, short, mixed_curves(runs), lack, sheets, shown)

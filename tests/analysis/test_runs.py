@@ -105,7 +105,7 @@ def test_seeds_do_not_make_a_configuration_but_lambda_does(tmp_path):
     assert c.variant == "early, λ=0.1"
 
 
-def changed(path, name, change):
+def rewritten(path, name, change):
     file = path / name
     values = json.loads(file.read_text())
     change(values)
@@ -115,10 +115,12 @@ def changed(path, name, change):
 def test_runs_of_other_tables_users_or_ties_are_of_other_settings(tmp_path):
     for name in ("plain", "tables", "users", "ties"):
         plain_run(tmp_path / name, "early")
-    changed(tmp_path / "tables", "env.json", lambda v: v["fingerprints"].update(tables="feed" * 4))
-    changed(tmp_path / "users", "config.json", lambda v: v["evaluate"].update(users_per_kind=9))
+    rewritten(
+        tmp_path / "tables", "env.json", lambda v: v["fingerprints"].update(tables="feed" * 4)
+    )
+    rewritten(tmp_path / "users", "config.json", lambda v: v["evaluate"].update(users_per_kind=9))
     ties = {"q10_ties_favour_target": False}
-    changed(tmp_path / "ties", "config.json", lambda v: v["quirks"].update(ties))
+    rewritten(tmp_path / "ties", "config.json", lambda v: v["quirks"].update(ties))
     runs, left_out = find_runs(str(tmp_path))
     ends = {run.name: run.setting.rpartition(" · ")[2] for run in runs}
     assert ends.pop("plain") == "data abcdef12" and not left_out
@@ -129,7 +131,7 @@ def test_runs_of_other_tables_users_or_ties_are_of_other_settings(tmp_path):
 
 def test_a_trial_that_was_pruned_has_no_final_metrics(tmp_path):
     run = plain_run(tmp_path / "trial-0000", "early")
-    changed(run, "summary.json", lambda v: v.update(stopped="pruned"))
+    rewritten(run, "summary.json", lambda v: v.update(stopped="pruned"))
     run = read_run(run)
     assert not run.is_finished and run.problems[0].startswith("trial-0000: pruned by its search")
 
@@ -137,7 +139,7 @@ def test_a_trial_that_was_pruned_has_no_final_metrics(tmp_path):
 def test_a_field_that_an_older_version_lacked_has_todays_default(tmp_path):
     for name in ("new", "old"):
         plain_run(tmp_path / name, "early")
-    changed(tmp_path / "old", "config.json", lambda v: v["train"].pop("activation_dtype"))
+    rewritten(tmp_path / "old", "config.json", lambda v: v["train"].pop("activation_dtype"))
     runs, left_out = find_runs(str(tmp_path))
     assert len(runs) == 1 and "the configuration, data and seeds of" in left_out[0]
 

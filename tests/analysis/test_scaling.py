@@ -194,6 +194,17 @@ def test_of_learning_rates_the_best_on_validation_counts(tmp_path):
     assert best in scaling.at_best_rate(runs)
 
 
+def test_baselines_of_other_models_are_named(tmp_path):
+    for width in (16, 32, 64):
+        fields = {"model__d_embed": width, "model__d_ffn": 3 * width, "n_parameters": width}
+        plain_run(tmp_path / f"{width}", train__learning_rate=1e-3 * width, **fields)
+    assert scaling.mixed_curves(find_runs(str(tmp_path))[0]) == []
+    plain_run(tmp_path / "untied", model__tied=False, model__d_embed=128, n_parameters=99)
+    plain_run(tmp_path / "dropout", model__dropout=0.1, model__d_embed=64, n_parameters=65)
+    (line,) = scaling.mixed_curves(find_runs(str(tmp_path))[0])
+    assert "differ in model.dropout, model.d_ffn, model.tied: no curve" in line
+
+
 def test_figures_draw_the_curve_and_skip_what_cannot_be_compared(runs):
     points = scaling.points_of(runs)
     (figure,) = scaling.draw(points, "ndcg@10", scaling.ratios(points, 100)).values()
