@@ -19,7 +19,7 @@ from oa_jax.data.store import ORDER, Built
 from oa_jax.data.texts import Reading, shown
 from oa_jax.data.values import FINER, InputFile, LeftOut
 from oa_jax.errors import UserError
-from oa_jax.events.log import TEST
+from oa_jax.events.log import DOMAINS, TEST
 
 # Role of a column -> its usual names, the first that is there is taken.
 USUAL = {
@@ -263,6 +263,9 @@ def _two_domains(events, sources, wanted, left):
         flag = f"--domains={','.join(wanted)}" if wanted else "domains"
         expected = "two of these" if wanted else "two, or --domains=A,B that names them"
         raise UserError(f"{flag}: found {len(there)}: {shown_names}: expected {expected}")
+    if names[0] == DOMAINS[1] or names[1] == DOMAINS[0]:
+        expected = "another order or other names, as lists call the first A and the second B"
+        raise UserError(f"domains: found {names[0]}, then {names[1]}: expected {expected}")
     for name in there:
         if name not in names:
             mask = events["domain"] != name

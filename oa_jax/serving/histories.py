@@ -123,7 +123,7 @@ def _read(events, names, time_unit):
     frame, *_ = values.read([source], time_unit, "refuse", Reading(), left)
     frame = frame.sort("row").cast(dict.fromkeys(("user", "item", "domain"), pl.String))
     if "domain" in roles:
-        known = dict(zip(names.domains, DOMAINS, strict=True)) | {d: d for d in DOMAINS}
+        known = {d: d for d in DOMAINS} | dict(zip(names.domains, DOMAINS, strict=True))
         expected = " or ".join(dict.fromkeys((*DOMAINS, *names.domains)))
         _refuse(frame.filter(~pl.col("domain").is_in(list(known))), "domain", source, expected)
         frame = frame.with_columns(pl.col("domain").replace(known))

@@ -276,6 +276,17 @@ def test_more_than_two_domains(tmp_path):
         read(path, domains=("books", "film"))
 
 
+@pytest.mark.parametrize("names", ["BA", "Bm", "bA"])
+def test_the_letters_of_domains_are_not_those_of_the_other(tmp_path, names):
+    """Lists call the first domain A and the second B."""
+    files = [f"{n}={write(tmp_path / f'{k}.csv', GOOD)}" for k, n in enumerate(names)]
+    with pytest.raises(UserError, match=f"domains: found {names[0]}, then {names[1]}: expected an"):
+        read(*files, domain="")
+    with pytest.raises(UserError, match="domains: found B, then A: expected another order"):
+        read(write(tmp_path / "a.csv", GOOD.replace(",b\n", ",A\n").replace(",m\n", ",B\n")),
+             domains=("B", "A"))  # fmt: skip
+
+
 def test_items_of_both_domains(tmp_path):
     rows = [[*row[:1], "x" if row[1][1:] == "0" else row[1], *row[2:]] for row in ROWS]
     shared = [k for k, row in enumerate(rows) if row[1] == "x"]
