@@ -194,8 +194,8 @@ def read(
     options: Options,
     reading: Reading,
     say: Callable[[str], None],
-) -> tuple[Built, tuple[str, str], list[dict]]:
-    """Events of files, (columns with numbered users and items, names of A and B, what is left out).
+) -> tuple[Built, list[dict]]:
+    """Events of files: (columns with numbered users and items, what is left out).
 
     given: FILE or DOMAIN=FILE, see `sources_of`. say: called with a line for each thing that was
     taken for something or left out. Raises UserError naming file, line, column, what was found and
@@ -223,8 +223,8 @@ def read(
     for entry in left.facts():
         say("left out: {rows:,} rows: {reason}; the first is {first}".format(**entry))
     built = _numbered(events, titles, names, units)
-    _say_order(built, names, say)
-    return built, names, left.facts()
+    _say_order(built, say)
+    return built, left.facts()
 
 
 def _described(source):
@@ -310,7 +310,7 @@ def _limit_in_millionths(step, units, time_unit):
     return word, rest[0], limit[0]
 
 
-def _say_order(built, names, say):
+def _say_order(built, say):
     """What the order of events gets from the files, and which domain has no target for it."""
     domain = built.item > built.n_items[0]
     same = np.diff(built.user) == 0
@@ -318,7 +318,7 @@ def _say_order(built, names, say):
     if built.times != ORDER and tied.sum() > same.sum() / 100:
         share = f"{tied.sum() / same.sum():.0%} of the neighbours of a user's events"
         say(f"{share} are of both domains at one time: their order is that of the files")
-    for number, name in enumerate(names):
+    for number, name in enumerate(built.domains):
         if not (domain[built.role == TEST] == number).any():
             say(f"no test target lies in {name}: no user's last event is of it")
 
@@ -329,7 +329,8 @@ def _numbered(events, titles, names, units):
         own = own.filter(pl.col("item").is_in(items))
         return {item: {"title": title} for item, title in own.select("item", "title").iter_rows()}
 
-    built = numbered(events, " and ".join(names), by_name=True, texts=texts, times=ORDER)
+    rest = {"texts": texts, "times": ORDER, "domains": names}
+    built = numbered(events, " and ".join(names), by_name=True, **rest)
     if not units:
         place = np.arange(len(built.user)) - np.searchsorted(built.user, built.user)
         return dataclasses.replace(built, time=place)

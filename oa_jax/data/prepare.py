@@ -95,9 +95,9 @@ def prepare_own(
     file_facts = [_file_facts(s.table.path, None) | {"domain": s.domain} for s in sources]
 
     def make():
-        built, domains, left_out = own.read(given, options, reading, say)
+        built, left_out = own.read(given, options, reading, say)
         return built, {
-            **{"name": name, "protocol": "own", "domains": domains, "quirks": {}},
+            **{"name": name, "protocol": "own", "domains": built.domains, "quirks": {}},
             **{"source": "own files", "files": file_facts},
             **{"options": asked, "left_out": left_out},
         }

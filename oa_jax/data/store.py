@@ -50,7 +50,7 @@ class Built:
     """What a source gives: columns of an InteractionLog with roles, raw ids, and facts about them.
 
     times: SECONDS, DATES, …, or ORDER where `time` is the place in the sequence, as the source has
-    none. split: what the roles follow. notes: further metadata.
+    none. split: what the roles follow. notes: further metadata. domains: what A and B are called.
     """
 
     user: np.ndarray
@@ -63,6 +63,7 @@ class Built:
     times: str
     split: str = LEAVE_ONE_OUT
     notes: dict = dataclasses.field(default_factory=dict)
+    domains: tuple[str, str] = DOMAINS
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,6 +86,11 @@ class Prepared:
     def times(self) -> str:
         """Unit of `log.time`, ORDER where it is the place in the sequence."""
         return self.metadata["times"]
+
+    @property
+    def domains(self) -> tuple[str, str]:
+        """What A and B are called."""
+        return tuple(self.metadata["domains"])
 
     @functools.cached_property
     def items(self) -> list[dict]:

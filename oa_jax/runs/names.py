@@ -38,8 +38,7 @@ def of(log: InteractionLog) -> Names:
     n_all, items = sum(log.n_items), getattr(log.origin, "items", ())
     if items and (len(items), len(log.origin.raw_users)) == (n_all, log.n_users):
         raw, title = [str(item["raw"]) for item in items], [item.get("title") for item in items]
-        called = tuple(getattr(log.origin, "metadata", {}).get("domains", DOMAINS))
-        return Names(log.origin.raw_users, raw, title, log.n_items, True, called)
+        return Names(log.origin.raw_users, raw, title, log.n_items, True, log.origin.domains)
     users, raw = map(str, range(log.n_users)), map(str, range(1, n_all + 1))
     return Names(list(users), list(raw), [None] * n_all, log.n_items, False)
 

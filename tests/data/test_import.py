@@ -66,7 +66,7 @@ def write(path, content):
 def read(*files, said=None, **options):
     """(Built, what is left out)."""
     say = [].append if said is None else said.append
-    built, names, left = own.read(list(files), own.Options(**options), Reading(), say)
+    built, left = own.read(list(files), own.Options(**options), Reading(), say)
     return built, {entry["reason"]: (entry["rows"], entry["first"]) for entry in left}
 
 
@@ -140,7 +140,7 @@ def blocks(request, monkeypatch):
 def test_formats_give_the_same_events(blocks, tmp_path, case):
     name, content = FORMATS[case]
     reading = Reading()
-    built, _, left = own.read([write(tmp_path / name, content)], own.Options(), reading, print)
+    built, left = own.read([write(tmp_path / name, content)], own.Options(), reading, print)
     assert events(built) == expected() and built.times == store.SECONDS and not left
     assert list(reading.lines) == [name] and reading.lines[name] >= len(ROWS)
     if "title" in str(content) or case.startswith("Parquet"):
@@ -850,6 +850,7 @@ def test_read_events(tmp_path):
     kept = oa.read_events([path], "mine", tmp_path, print, filters=["both"])
     for one in (log, kept, oa.load("mine", tmp_path)):  # raw ids travel with the events
         found = names_lib.of(one)
+        assert found.domains == ("books", "músic")
         assert found.are_raw and found.raw == names_lib.of(kept).raw and "1" not in found.raw
     assert kept.fingerprint() == log.fingerprint() == oa.load("mine", tmp_path).fingerprint()
     with pytest.raises(UserError, match="option=filter: expected one of user, "):
