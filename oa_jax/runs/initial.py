@@ -99,7 +99,8 @@ def begin(
     places: of the states' seeds in their run.
 
     Parameters of the same name and shape are taken whole, tables of items row by row: those of
-    items with the same domain and raw id, all of them on the same data. The rest stays fresh.
+    items with the same domain and raw id (see `matched`), all of them on the same data. The rest
+    stays fresh.
     Seed i begins from the source's seed i, in turn where it has fewer; of these only those count
     that have not diverged.
     """
@@ -151,22 +152,27 @@ def keep(told: dict[str, Any], workdir: Workdir, say: Callable[[str], None]) -> 
 
 
 def matched(theirs: Names, own: Names) -> np.ndarray:
-    """(1 + I,) for every own item the number of the same item there, 0 where it is unknown."""
+    """(1 + I,) for every own item the number of the same item there, 0 where it is unknown: that
+    of the same raw id in the domain of the same name; of the same letter where no name is shared.
+    """
     match = np.zeros(1 + len(own.raw), np.int64)
     if theirs.are_raw and own.are_raw:  # numbers say nothing of another set's items
-        number = {key: n for n, key in enumerate(theirs.keys(), 1)}
-        match[1:] = [number.get(key, 0) for key in own.keys()]  # noqa: SIM118
+        by_name = not set(theirs.domains).isdisjoint(own.domains)
+        number = {key: n for n, key in enumerate(theirs.keys(by_name), 1)}
+        match[1:] = [number.get(key, 0) for key in own.keys(by_name)]
     return match
 
 
 def _rows_of(name, match, n_items, n_theirs):
-    """(own rows, their rows) of a table: of both domains, or of one by ids of its own."""
+    """(own rows, their rows) of a table: of both domains, or of one by ids of its own, whose rows
+    come from the same one alone."""
     last, first_own, first_theirs = name.split("/")[-1], 0, 0
     own = np.flatnonzero(match)
     if last == "local_A":
-        own = own[own <= n_items[0]]
+        own = own[(own <= n_items[0]) & (match[own] <= n_theirs[0])]
     if last == "local_B":
-        own, first_own, first_theirs = own[own > n_items[0]], n_items[0], n_theirs[0]
+        first_own, first_theirs = n_items[0], n_theirs[0]
+        own = own[(own > first_own) & (match[own] > first_theirs)]
     # Row 0 is that of padding.
     return np.r_[0, own - first_own], np.r_[0, match[own] - first_theirs]
 

@@ -28,9 +28,11 @@ class Names:
     def domain(self) -> list[str]:
         return [name for name, n in zip(DOMAINS, self.n_items, strict=True) for _ in range(n)]
 
-    def keys(self) -> list[tuple[str, str]]:
-        """(domain, raw id) of every item: what tells it from all others."""
-        return list(zip(self.domain, self.raw, strict=True))
+    def keys(self, by_name: bool = False) -> list[tuple[str, str]]:
+        """(domain, raw id) of every item: what tells it from all others. by_name: the domain as
+        the set calls it, not A or B."""
+        called = dict(zip(DOMAINS, self.domains, strict=True)) if by_name else {}
+        return [(called.get(d, d), raw) for d, raw in zip(self.domain, self.raw, strict=True)]
 
 
 def of(log: InteractionLog) -> Names:

@@ -119,6 +119,18 @@ def test_numbers_say_nothing_of_another_sets_items():
     assert list(initial.matched(*[dataclasses.replace(one, are_raw=True)] * 2)) == [0, 1, 2]
 
 
+def test_domains_are_known_by_their_names():
+    """Where the two share one; else by their letters."""
+    theirs = Names([], ["1", "2", "1"], [None] * 3, (2, 1), True, ("books", "films"))
+    for called, expected in (
+        (("films", "books"), [0, 3, 1]),
+        (("films", "music"), [0, 3, 0]),
+        (("x", "y"), [0, 1, 3]),
+    ):
+        own = Names([], ["1", "1"], [None] * 2, (1, 1), True, called)
+        assert initial.matched(theirs, own).tolist() == expected, called
+
+
 def test_rows_of_a_domains_own_table():
     match = np.array([0, 2, 0, 5, 4])  # own 2 + 2 items, theirs 3 + 2
     for name, own, theirs in (
@@ -127,6 +139,10 @@ def test_rows_of_a_domains_own_table():
         ("local_B", [0, 1, 2], [0, 2, 1]),
     ):
         found = initial._rows_of(name, match, (2, 2), (3, 2))
+        np.testing.assert_array_equal(found, [own, theirs])
+    swapped = np.array([0, 5, 2, 1, 4])  # one of each domain has its match in the other
+    for name, own, theirs in (("local_A", [0, 2], [0, 2]), ("local_B", [0, 2], [0, 1])):
+        found = initial._rows_of(name, swapped, (2, 2), (3, 2))
         np.testing.assert_array_equal(found, [own, theirs])
 
 
