@@ -11,7 +11,9 @@ from oa_jax.data.tables import Table, TableRows
 from oa_jax.data.texts import Reading, shown
 from oa_jax.errors import UserError
 
-NO_IDS = ("", "nan", "NaN", "null", "NULL", "None", "<NA>")  # what tables write for nothing
+# What tables write for nothing.
+NO_IDS = ("", "nan", "NaN", "NaT", "null", "Null", "NULL", "none", "None", "<NA>")
+NO_IDS += ("NA", "N/A", "n/a", "#N/A", "\\N")
 ROW = 1 << 32  # the number of a file times this, plus the line: where an event comes from
 FINER = "finer"  # what millionths leave over of a time
 TITLES = {"domain": pl.String, "item": pl.String, "title": pl.String}
@@ -160,7 +162,9 @@ def _text(source, name, column):
     """Text without blanks around it, null where there is none."""
     if column.dtype.is_float():  # whole numbers beside missing ones, as pandas has them
         whole = column.cast(pl.Int64, strict=False)
-        column = pl.select(pl.when(whole.cast(column.dtype) == column).then(whole)).to_series()
+        exact = column.abs() < (1 << (53 if column.dtype == pl.Float64 else 24))  # above, two meet
+        exact &= whole.cast(column.dtype) == column
+        column = pl.select(pl.when(exact).then(whole)).to_series()
     elif not (column.dtype.is_integer() or column.dtype in (pl.String, pl.Categorical, pl.Enum)):
         _wrong_type(source, name, column, "text or whole numbers")
     text = column.cast(pl.String).str.strip_chars()

@@ -471,6 +471,9 @@ BAD = {
     ),
     "no item": ("a.csv", change("item", ""), {}, "a.csv: line 4: item: found '', expected an id"),
     "null as item": ("a.csv", change("item", "null"), {}, "item: found 'null', expected an id"),
+    "N/A as item": ("a.csv", change("item", "#N/A"), {}, "item: found '#N/A', expected an id"),
+    "NA as user": ("a.csv", change("user", "NA"), {}, "user: found 'NA', expected an id"),
+    "null of MySQL": ("a.csv", change("user", r"\N"), {}, r"found '\\N', expected an id"),
     "no UTF-8": (
         "a.csv",
         change("item", "ü").encode("latin-1"),
@@ -600,6 +603,18 @@ BAD = {
         in_parquet(user=pl.lit(1.5)),
         {},
         "user: found 1.5",
+    ),
+    "floats that two numbers have": (
+        "a.parquet",
+        in_parquet(user=pl.lit(2.0**53)),
+        {},
+        "user: found 9007199254740992.0, expected an id",
+    ),
+    "such of half the size": (
+        "a.parquet",
+        in_parquet(user=pl.lit(2.0**24, pl.Float32)),
+        {},
+        "row 1: user: found 16777216.0, expected an id",
     ),
 }
 
