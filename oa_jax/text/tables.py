@@ -201,9 +201,11 @@ def _as_rows(path, value, n_rows=None):
 def read_profiles(path: Place, raw_users: list[str]) -> np.ndarray:
     """(U, V) float32: profiles that a model wrote, row u for user u of the log (Q10).
 
-    The file holds a row per user of the log in their order; or a row per user of the source, which
-    numbers them from 1 (row r is user r+1) in an id_map.json beside the file, as the official code
-    writes it, or by the ids themselves; or, a pickle, a dict from the source's id to a vector.
+    The file holds a row per user of the source, which numbers them from 1 (row r is user r+1) in an
+    id_map.json beside the file, as the official code writes it, or else by the ids themselves; or,
+    where neither has a row for every user, a row per user of the log in their order, as also where
+    users have several sequences and each of these a row; or, a pickle, a dict from the source's id
+    to a vector.
 
     Raises UserError where a user has no row.
     """
@@ -221,17 +223,19 @@ def read_profiles(path: Place, raw_users: list[str]) -> np.ndarray:
         if len(widths) > 1:
             raise UserError(f"{path}: profiles of widths {sorted(widths)}: expected one width")
         return _as_rows(path, np.stack([rows[user] for user in raw_users]))
-    rows = _as_rows(path, value)
+    rows, by_map = _as_rows(path, value), _numbers(path.with_name(ID_MAP))
+    by_id = {user: int(user) for user in raw_users if user.isdecimal()}
+    of_sequences = len(set(raw_users)) < len(raw_users) == len(rows)
+    for number in () if of_sequences else (by_map, by_id):
+        places = np.array([number.get(user, 0) for user in raw_users])
+        if places.min() > 0 and places.max() <= len(rows):
+            return rows[places - 1]
     if len(rows) == len(raw_users):
         return rows
-    number = _numbers(path.with_name(ID_MAP))
-    places = [number.get(user, int(user) if user.isdecimal() else 0) - 1 for user in raw_users]
-    if len(rows) < len(raw_users) or min(places) < 0 or max(places) >= len(rows):
-        raise UserError(
-            f"{path}: {len(rows)} rows: expected {len(raw_users)}, a row per user of the log, or "
-            f"a row per user of the source, numbered from 1 by an {ID_MAP} beside it"
-        )
-    return rows[places]
+    raise UserError(
+        f"{path}: {len(rows)} rows: expected {len(raw_users)}, a row per user of the log, or "
+        f"a row per user of the source, numbered from 1 by an {ID_MAP} beside it"
+    )
 
 
 def _numbers(path) -> dict[str, int]:

@@ -190,6 +190,14 @@ def test_profiles_go_by_user_id(tmp_path):
     (tmp_path / "id_map.json").write_text(json.dumps({"user_dict": {"id2str": names}}))
     found = files.read_profiles(tmp_path / "p.npy", ["name2", "name5"])
     np.testing.assert_array_equal(found, rows[[1, 4]])
+    # As many rows as users, in another order than the log's: by the map, or by the ids.
+    backwards = [f"name{k}" for k in range(5, 0, -1)]
+    found = files.read_profiles(tmp_path / "p.npy", backwards)
+    np.testing.assert_array_equal(found, rows[::-1])
+    found = files.read_profiles(tmp_path / "p.npy", list("13245"))
+    np.testing.assert_array_equal(found, rows[[0, 2, 1, 3, 4]])
+    for users in (list("11234"), ["name1"] * 2 + backwards[:3]):  # a row for each sequence
+        np.testing.assert_array_equal(files.read_profiles(tmp_path / "p.npy", users), rows)
     (tmp_path / "id_map.json").write_text("[]")
     assert "expected user_dict" in refusal(files.read_profiles, tmp_path / "p.npy", raw_users)
     (tmp_path / "id_map.json").unlink()
