@@ -26,7 +26,7 @@ TAGS_LIMIT = 100
 def texts_of(prepared: Prepared) -> list[str | None]:
     """The text of every item, A before B; None where the source says nothing of an item."""
     domains = list(prepared.metadata["domains"])
-    if domains == DOUBAN:
+    if domains == DOUBAN and prepared.metadata["protocol"] != "own":
         return [tags_text(row) for row in prepared.items]
     kinds = dict(zip("AB", map(kind_of, domains), strict=True))
     return [item_text(kinds[row["domain"]], row) for row in prepared.items]

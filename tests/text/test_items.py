@@ -1,5 +1,7 @@
 """The text of an item: what stands in it, what is cut, what is unknown."""
 
+import types
+
 import pytest
 
 from oa_jax.text import items
@@ -61,6 +63,13 @@ def test_items_of_douban_are_their_tags():
     assert items.tags_text({"category": ["小说", "", "历史"], "title": "x"}) == "标签:小说、历史"
     assert len(items.tags_text({"category": ["书" * 300]})) == items.TAGS_LIMIT
     assert items.tags_text({"category": [], "title": "x"}) is None
+    tags, named = "标签:小说", "A book item named x,"
+    for protocol, text in (("LLM4CDSR", tags), ("own", named)):  # own domains may be called so
+        of = {"domains": ["book", "movie"], "protocol": protocol}
+        set_of = types.SimpleNamespace(
+            metadata=of, items=[{"domain": "A", "title": "x", "category": ["小说"]}]
+        )
+        assert items.texts_of(set_of)[0].startswith(text)
 
 
 def test_the_fingerprint_sees_every_change():
