@@ -83,6 +83,8 @@ def write(prepared: Prepared, options: Options, out: Place, say: Say) -> Tables:
         parts = (*official, None) if taken else _reduce(rows, log.n_items[0], options, say)
         facts = {"name": log.name, "log": inputs["log"], "inputs": inputs}
         facts["n_items_without_text"] = texts.count(None)
+        if not isinstance(encoder, Files):
+            facts["items_digest"] = prepared.metadata["items_digest"]
         _save(out, parts, users, n_history, facts | {"encoder_width": rows.shape[1]})
     return tables.load_tables(out, log, split, options.sees_validation)
 

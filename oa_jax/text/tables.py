@@ -61,7 +61,8 @@ def load_tables(
     sees_validation: rows hold the validation target, as the official ones do (Q12).
 
     Raises UserError naming the file when one is missing or unreadable, has another shape or type
-    than the log asks for, holds a number that is not finite, or was made from another log.
+    than the log asks for, holds a number that is not finite, or was made from another log, or from
+    the texts of other items.
     """
     path = store.place(path)
     metadata, expected = read_metadata(path), log.fingerprint()
@@ -70,6 +71,11 @@ def load_tables(
             f"{path / METADATA}: made from the log {metadata['log']}: expected {expected}, "
             f"the fingerprint of {log.name}"
         )
+    made_of = metadata.get("items_digest")  # not in tables of vectors or of earlier versions
+    there = getattr(log.origin, "metadata", {}).get("items_digest", made_of)
+    if made_of not in (None, there):
+        found = f"made from the texts of items {made_of}: expected {there}, those of {log.name}"
+        raise UserError(f"{path / METADATA}: {found}")
     n_a, n_b = log.n_items
     rows = dict(zip(FILES, (n_a + n_b, n_a, n_b, log.n_users, log.n_users), strict=True))
     arrays = {field: _read_table(path / FILES[field], n) for field, n in rows.items()}

@@ -43,6 +43,7 @@ def tiny_prepared(tmp_path_factory):
         log = make_log(np.array(user), np.array(item), time, n_items, "tiny", roles)
         domains = ["Clothing_Shoes_and_Jewelry", "Tools"]
         metadata = {"name": "tiny", "n_items": n_items, "fingerprint": log.fingerprint()}
+        metadata["items_digest"] = "0" * 16
         folder = tmp_path_factory.mktemp("prepared")
         raw_users = [f"u{u}" for u in range(30)]
         out = Prepared(log, np.array(role), raw_users, metadata | {"domains": domains}, folder)

@@ -64,6 +64,20 @@ def test_tables_fit_the_log_and_say_where_they_come_from(prepared, options, vect
     assert of["widths"] == {"global": 6, "local": 4}
 
 
+def test_tables_of_other_texts_are_refused(prepared, options, tmp_path):
+    """The same events with other titles; vectors from files know of no texts."""
+    other = dataclasses.replace(prepared, metadata=prepared.metadata | {"items_digest": "1" * 16})
+    logs = [dataclasses.replace(one.log, origin=one) for one in (prepared, other)]
+    build.write(prepared, options, tmp_path / "files", print)
+    hashing = dataclasses.replace(options, encoder="hashing")
+    build.write(prepared, hashing, tmp_path / "texts", print)
+    load_tables(tmp_path / "files", logs[1])
+    load_tables(tmp_path / "texts", logs[0])
+    said = "metadata.json: made from the texts of items 0{16}: expected 1{16}, those of tiny"
+    with pytest.raises(UserError, match=said):
+        load_tables(tmp_path / "texts", logs[1])
+
+
 def test_without_roles_the_split_is_leave_one_out(tiny_prepared, options, tmp_path):
     prepared = tiny_prepared(with_roles=False)
     found = build.write(prepared, options, tmp_path / "out", print)
