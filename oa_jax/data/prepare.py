@@ -58,9 +58,14 @@ def prepare(
         data_set = catalogue.SETS[name]
         facts = {f: getattr(data_set, f) for f in ("name", "protocol", "domains", "quirks")}
         pairs = [pair for pair in zip(paths, source.files, strict=True) if pair[0]]
+        file_facts = [_file_facts(*pair) for pair in pairs]
+        for (_, file), found in zip(pairs, file_facts, strict=True):
+            if found["published"] is False:
+                what = f"sha256 {found['sha256']}, expected {file.sha256}"
+                say(f"{found['name']} is not the published file: found {what}; see {file.page}")
         return built, facts | {
             "source": source.kind,
-            "files": [_file_facts(*pair) for pair in pairs],
+            "files": file_facts,
             "duplicates": duplicates,
         }
 

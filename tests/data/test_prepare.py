@@ -124,8 +124,10 @@ def test_text_and_raw_files_give_one_fingerprint(raw_files, done, tmp_path):
     raw_files.write(tmp_path / "abe" / "map_item_50.txt", [json.dumps(items)])
     names = {name: user for user, name in enumerate(data.raw_users)}
     raw_files.write(tmp_path / "abe" / "map_user_50.txt", [json.dumps(names)])
-    before = sources.load(NAME, tmp_path)
-    assert make(NAME, tmp_path, tmp_path)
+    before, said = sources.load(NAME, tmp_path), []
+    assert make(NAME, tmp_path, tmp_path, said)
+    start = "abe_50_preprocessed.txt.gz is not the published file: found sha256 "
+    assert said[0].startswith(start) and "; see http" in said[0]
     text = store.load(tmp_path, NAME)
     assert (
         text.metadata["source"] == "ABXI's text" and text.metadata["files"][0]["published"] is False
