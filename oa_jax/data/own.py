@@ -291,8 +291,12 @@ def _shared_items(events, rule, left, say):
 
 
 def _limit_in_millionths(step, units, time_unit):
-    """A parsed step with its limit as a number."""
+    """A parsed step with its limit as a number. Raises UserError where it needs times or a limit
+    that are not there."""
     word, *rest = step
+    if word == "duplicates" and not units:  # where all events would differ
+        expected = "expected repeats=first or repeats=last"
+        raise UserError(f"--filter=duplicates={rest[0]}: the files have no times: {expected}")
     if word not in ("rating", "time"):
         return step
     text = "".join((word, *rest))

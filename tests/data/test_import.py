@@ -548,6 +548,10 @@ BAD = {
         *("a.csv", GOOD, {"time": "", "filters": ("time<2023-01-01",)}),
         "--filter=time<2023-01-01: the files have no times",
     ),
+    "copies without times": (
+        *("a.csv", GOOD, {"time": "", "filters": ("duplicates=last",)}),
+        "--filter=duplicates=last: the files have no times: expected repeats=first or repeats=last",
+    ),
     "names of JSON": ("a.jsonl", in_json("{}"), {"columns": ("a",)}, "--columns: "),
     "no JSON": ("a.jsonl", in_json('{"user": "u'), {}, "line 3: found no JSON object"),
     "a list of JSON": ("a.jsonl", in_json('["u", "i"]'), {}, "line 3: found no JSON object"),
