@@ -1,4 +1,5 @@
-"""Files block by block, unpacked: plain, gzip or zstd. A byte order mark is skipped."""
+"""Files block by block, unpacked: plain, gzip or zstd. A byte order mark is skipped, also that of
+a further part where several files were put into one."""
 
 import contextlib
 import gzip
@@ -14,6 +15,7 @@ BLOCK_BYTES = 1 << 25
 LONGEST_LINE = 1 << 28
 GZIP, ZSTD = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"
 NO_UTF8 = "\ufffd"
+MARK = b"\xef\xbb\xbf"
 
 
 def blocks(path: pathlib.Path, reading: Reading) -> Iterator[tuple[int, bytes]]:
@@ -25,18 +27,22 @@ def blocks(path: pathlib.Path, reading: Reading) -> Iterator[tuple[int, bytes]]:
             reading.on_bytes(path, raw.tell())
             if first and block.startswith((b"\xff\xfe", b"\xfe\xff")):
                 raise UserError(f"{path}: line 1: expected UTF-8 text, found UTF-16")
-            block, first = block.removeprefix(b"\xef\xbb\xbf") if first else block, False
+            first = False
             end = block.rfind(b"\n") + 1
             if end:
                 whole, rest = rest + block[:end], block[end:]
-                yield number, whole
+                yield number, _unmarked(whole)
                 number += whole.count(b"\n")
             elif len(rest) > LONGEST_LINE:
                 raise UserError(f"{path}: line {number}: longer than {LONGEST_LINE} bytes")
             else:
                 rest += block
         if rest:
-            yield number, rest
+            yield number, _unmarked(rest)
+
+
+def _unmarked(lines):
+    return lines.removeprefix(MARK).replace(b"\n" + MARK, b"\n")
 
 
 def _unpacked(path, raw, stack):

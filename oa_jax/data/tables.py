@@ -112,12 +112,27 @@ def _look_at_text(path, columns, delimiter):
     if "\r" in first:
         raise UserError(f"{path}: line {number}: found carriage returns alone, expected line ends")
     delimiter = delimiter or _delimiter(lines[:LOOKED_AT])
+    if len(delimiter) == 1 and delimiter != " ":
+        _check_quotes(path, text[number - 1 :][:LOOKED_AT], number, delimiter)
     if columns:
         return Table(path, TEXT, columns, delimiter, number)
     names = [name.strip() for name in _fields(first, delimiter)]
     typed = [TYPED.fullmatch(name) for name in names]
     names = [match[1] for match in typed] if all(typed) else names
     return Table(path, TEXT, tuple(names), delimiter, number + 1)
+
+
+def _check_quotes(path, lines, number, delimiter):
+    """Raises UserError where blanks stand before quotes, which would become a part of the field."""
+    skipping = csv.reader(lines, delimiter=delimiter, skipinitialspace=True, strict=True)
+    as_it_is = csv.reader(lines, delimiter=delimiter)
+    with contextlib.suppress(csv.Error):  # quotes that are signs of an unquoted field
+        for fields, clean in zip(as_it_is, skipping, strict=False):
+            for field in fields:
+                if field.startswith(" ") and field.lstrip().startswith('"') and field not in clean:
+                    where = f"{path}: line {number + skipping.line_num - 1}"
+                    expected = "expected none between a delimiter and a quote"
+                    raise UserError(f"{where}: found blanks in {shown(field)}: {expected}")
 
 
 def _delimiter(lines):
@@ -246,7 +261,7 @@ def _records(lines, table, number, places):
     """(line, fault, *fields) of every record that is not blank; `number` is the first line's.
 
     Of a record at fault its first line is one, and the next one is read anew: a quote that nobody
-    closed takes no other line with it.
+    closed takes no other line with it. One that a later quote closes is not seen, but among tabs.
     """
     n, again, held = len(table.columns), collections.deque(), []
 
@@ -262,6 +277,8 @@ def _records(lines, table, number, places):
             record, fault = next(reader), None
             if len(record) != n:
                 fault = f"found {len(record)} fields, expected {n}"
+            elif _swallowed(record, held[1:], table.delimiter):
+                fault = "found a quote that ends in a later row, expected it to end in its own"
         except StopIteration:
             return
         except csv.Error as error:
@@ -275,6 +292,14 @@ def _records(lines, table, number, places):
             again.extendleft(reversed(held[1:]))
             reader = csv.reader(feed(), delimiter=table.delimiter, strict=True)
         number += 1 if fault else len(held)
+
+
+def _swallowed(record, later, delimiter):
+    """Whether a quoted field of text parted by tabs holds a row: a tab in it is rare, a line of it
+    with as many fields as the record even more so."""
+    if delimiter != "\t" or not any(line.count("\t") == len(record) - 1 for line in later):
+        return False
+    return any("\t" in field and "\n" in field for field in record)
 
 
 def _json_lines(table, wanted, reading, ids):

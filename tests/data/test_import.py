@@ -101,6 +101,10 @@ FORMATS = {
     "csv": ("a.csv", text()),
     "all in quotes": ("a.csv", text(quoting=csv.QUOTE_ALL)),
     "a mark and CRLF, as Excel has them": ("a.csv", "\ufeff" + text(end="\r\n")),
+    "a mark before each of two parts": (
+        "a.csv",
+        "\ufeff" + text(ROWS[:90]) + "\ufeff" + text(ROWS[90:], None, quoting=csv.QUOTE_ALL),
+    ),
     "no end at the end": ("a.csv", text().rstrip("\n")),
     "blank lines": ("a.csv", "\n" + text().replace("\n", "\n\n  \n")),
     "tabs": ("a.tsv", text(delimiter="\t")),
@@ -461,6 +465,10 @@ BAD = {
     "fields beside quotes": ("a.csv", line('"u1",b,4'), {}, "line 4: found 3 fields, expected 5"),
     "an open quote": ("a.csv", line('u1,"b1,4,5,b'), {}, "line 4: found unexpected end of data"),
     "a quote inside": ("a.csv", line('u1,"b"1,4,5,b'), {}, "line 4: found ',' expected after '\"'"),
+    "a blank before quotes": (
+        *("a.csv", line(f'u1, "b,1", 4, {BEGIN}, "b"'), {}),
+        "a.csv: line 4: found blanks in ' \"b': expected none between a delimiter and a quote",
+    ),
     "no user": ("a.csv", change("user", ""), {}, "line 4: user: found '', expected an id"),
     "blank user": ("a.csv", change("user", "  "), {}, "line 4: user: found '  ', expected an id"),
     "nan as user": (
@@ -735,6 +743,30 @@ def test_a_quote_that_is_open_takes_its_own_line_alone(blocks, tmp_path, closed)
     assert [n for n, _ in left.values()] == [1] and len(built.user) == 62
     with pytest.raises(UserError, match="b.csv: line 22: found .*, expected"):
         read(path, other)
+
+
+def test_a_quote_that_a_later_row_closes_is_seen_among_tabs(blocks, tmp_path):
+    rows = [f"u{k % 3}\tb{k % 4}\t{k}\tt" for k in range(60)]
+    rows[20], rows[40] = 'u1\tb1\t20\t"a', 'u1\tb1\t40\tb"'
+    rows[50] = 'u1\tb1\t50\t"two\nlines"'
+    path = write(tmp_path / "b.tsv", "user\titem\ttime\ttitle\n" + "\n".join(rows))
+    other = write(tmp_path / "m.csv", "user,item,time\nu0,x,1\nu1,x,2\nu2,x,3\n")
+    built, left = read(path, other, bad_rows="skip")
+    assert [n for n, _ in left.values()] == [1] and len(built.user) == 62
+    with pytest.raises(UserError, match="b.tsv: line 22: found a quote that ends in a later row"):
+        read(path, other)
+
+
+def test_blanks_and_quotes_inside_quotes_are_text(tmp_path):
+    """A title in quotes may hold them, and may end in a delimiter."""
+    titles = ['he said, "no"', ' "b"', "two,\n", "x, "]
+    rows = [[*row[:5], titles[k % 4]] for k, row in enumerate(ROWS)]
+    for quoting in (csv.QUOTE_MINIMAL, csv.QUOTE_ALL):
+        built, _ = read(write(tmp_path / "a.csv", text(rows, quoting=quoting)))
+        assert events(built) == expected()
+    odd = ' "No" he said'  # of a writer that never quotes
+    path = write(tmp_path / "a.tsv", "\n".join("\t".join(map(str, [*r[:5], odd])) for r in ROWS))
+    assert events(read(path, columns=tuple(NAMES))[0]) == expected()
 
 
 @pytest.mark.parametrize("quoted", [False, True])
