@@ -18,6 +18,7 @@ SCALES = {"s": 1, "ms": 1e3, "us": 1e6, "ns": 1e9}
 WORDS = {"s": "unix seconds", "ms": "unix milliseconds", "us": "unix microseconds"}
 WORDS |= {"ns": "unix nanoseconds", NUMBER: "numbers below 1e8", DATE: "dates"}
 EXPECTED = "a unix time of 1973 to 2103, a number below 1e8 or a date such as 2024-05-31T12:00:00Z"
+EXPECTED += ", or --time_unit"
 ROUNDING = 2.0**-50  # of a float, and of what is computed of it
 FINE = r"^(-?)([0-9]{1,12})\.([0-9]{6})([0-9]+)$"  # seconds or numbers, with more than millionths
 ISO = (
@@ -80,6 +81,9 @@ def _numbers(whole, real, unit):
         for name, scale in SCALES.items():
             inside = size.is_between(FROM * scale, TO * scale, closed="left")
             kind = kind.when(inside).then(pl.lit(name))
+        doubtful = size.is_between(1.97e9, 2.11e9) | size.is_between(1.97e11, 2.11e11)
+        if table.select(doubtful.any()).item():
+            kind = pl.when(~_is_clock(size)).then(kind)
     table = table.with_columns(unit=kind)
     value, over = pl.lit(None, pl.Int64), pl.lit(0.0)
     for name, factor in FACTORS.items():
@@ -97,6 +101,15 @@ def _numbers(whole, real, unit):
         over = pl.when(mine).then(rest).otherwise(over)
     micros = table.select(value).to_series()
     return micros, _said(micros, table["unit"]), table.select(over.cast(pl.Float64)).to_series()
+
+
+def _is_clock(size):
+    """Whether digits are yyyymmddhh or yyyymmddhhmm of 1970 to 2100. As unix times these would be
+    seconds of 2032 to 2036 or milliseconds of 1976."""
+    hour = pl.when(size < 1e11).then(size).otherwise(size // 100)
+    year, month, day = hour // 1_000_000, hour // 10_000 % 100, hour // 100 % 100
+    real = year.is_between(1970, 2100) & month.is_between(1, 12) & day.is_between(1, 31)
+    return real & (hour % 100 < 24) & ((size < 1e11) | (size % 100 < 60))
 
 
 def _dates(text):

@@ -253,6 +253,19 @@ def test_a_given_unit(tmp_path):
     assert (min(built.time), max(built.time)) == (70, 1197)
 
 
+def test_digits_of_a_date_need_a_unit(tmp_path):
+    """Unless they are of no date: month 13, hour 24, minute 60."""
+    for time in ("2023111422", "202311142213"):
+        path = write(tmp_path / "a.csv", text([[*r[:3], time, *r[4:]] for r in ROWS]))
+        with pytest.raises(UserError, match=f"line 2: time: found '{time}', .*or --time_unit"):
+            read(path)
+        built, _ = read(path, time_unit="number")
+        assert built.times == "numbers" and max(built.time) == int(time)
+    for time in ("2023131422", "2023111424", "202311142260"):
+        path = write(tmp_path / "a.csv", text([[*r[:3], time, *r[4:]] for r in ROWS]))
+        assert read(path)[0].times.startswith("unix")
+
+
 def test_without_times_the_rows_are_the_order(tmp_path):
     rows = [[*row[:3], *row[4:]] for row in ROWS]
     said = []
@@ -496,6 +509,8 @@ BAD = {
     "day first": ("a.csv", change("time", "31/12/2023"), {}, TIME.format("'31/12/2023'")),
     "infinite time": ("a.csv", change("time", "inf"), {}, TIME.format("'inf'")),
     "digits of a date": ("a.csv", change("time", "20231114221320"), {}, "found '20231114221320'"),
+    "digits to the hour": ("a.csv", change("time", "2023111422"), {}, "found '2023111422', exp"),
+    "digits to the minute": ("a.csv", change("time", "202311142213"), {}, "'202311142213', exp"),
     "milliseconds among seconds": (
         *("a.csv", change("time", "1700000000123"), {}),
         "line 4: time: found '1700000000123', expected unix seconds as in line 2, or --time_unit",
