@@ -178,11 +178,7 @@ def load(config: Config, log: InteractionLog | None = None) -> Data:
     parts, data = known.parts(config), config.data
     if log is None:
         log = sources.load(data.name, data.dir, data.world)
-    by_time = splits.rule_of(log, data.split) == "global_time"
-    if by_time and getattr(log.origin, "times", None) == store.ORDER:
-        raise UserError(
-            f"--config.data.split={data.split}: {log.name} has no times: expected another split"
-        )
+    store.check_times(log, data.split, "--config.data.split")
     split = splits.make_split(log, data.split, parts.skip_short)
     return Data(log, split, build_task(config, log, split), parts.tables(log, split))
 

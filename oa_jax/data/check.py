@@ -5,7 +5,7 @@ import contextlib
 import numpy as np
 
 from oa_jax.data import store
-from oa_jax.data.describe import popularity_ndcg, repeated
+from oa_jax.data.describe import no_more, popularity_ndcg, repeated
 from oa_jax.data.store import ORDER, Place, Prepared
 from oa_jax.errors import UserError
 from oa_jax.events.log import CONTEXT, TEST, TRAINING, VALIDATION, InteractionLog
@@ -161,5 +161,6 @@ def id_order(data: Prepared) -> list[str]:
         for label, above in (("popularity", False), ("popularity among larger ids", True)):
             a, b = popularity_ndcg(data, above_history=above)
             words.append(f"{label} {a:.3f} A, {b:.3f} B")
-        lines.append(f"rules: test NDCG@10 among 999 without learning: {'; '.join(words)}")
+        among = no_more(999, (n - 1 for n in log.n_items))
+        lines.append(f"rules: test NDCG@10 among {among} without learning: {'; '.join(words)}")
     return lines

@@ -1,6 +1,7 @@
 """Figures of a prepared set: counts, lengths, overlap, ties, cold targets; a table and a plot."""
 
 import os
+from collections.abc import Iterable
 
 import numpy as np
 
@@ -49,7 +50,13 @@ def describe(data: Prepared) -> list[list[str]]:
             ["first and last time", "", "", f"{log.time.min()} – {log.time.max()}"],
         ]
     popularity = ["–" if np.isnan(v) else f"{v:.3f}" for v in popularity_ndcg(data)]
-    return [*rows, ["NDCG@10 of popularity, 1 of 1000", *popularity, ""]]
+    of = f"1 of {no_more(1000, log.n_items)}"
+    return [*rows, [f"NDCG@10 of popularity, {of}", *popularity, ""]]
+
+
+def no_more(most: int, numbers: Iterable[int]) -> str:
+    """Of A and of B, cut to `most`: one number where they are the same."""
+    return " / ".join(dict.fromkeys(str(min(most, n)) for n in numbers))
 
 
 def cold(data: Prepared) -> np.ndarray:

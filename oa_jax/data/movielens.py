@@ -29,7 +29,8 @@ def genres(paths: list[pathlib.Path], reading: Reading, what: str, duplicates: s
     """
     ratings, films, *names = paths
     table = tables.Table(ratings, tables.TEXT, COLUMNS, "\t" if names else "::")
-    source = InputFile(table, "film", {role: role for role in ("user", "item", "time")})
+    roles = {role: role for role in ("user", "item", "time")}
+    source = InputFile(table, "film", roles, ratings.name)
     events, _, _ = values.read([source], "s", "refuse", reading, LeftOut([source]))
     known = _films_100k(films, names[0]) if names else _films_1m(films)
     inside = {film: [bool(own & group) for group in GENRES] for film, (_, own) in known.items()}

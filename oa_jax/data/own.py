@@ -127,7 +127,11 @@ def sources_of(given: Sequence[str | os.PathLike], options: Options) -> list[Inp
             table = found[having.index(False)][1]
             raise UserError(f"{table.path}: no column of {role}, which other files have: expected "
                             f"one among {_list(table.columns)}")  # fmt: skip
-    return [InputFile(table, name, roles) for name, table, roles in found]
+    alike = len({table.path.name for _, table, _ in found}) < len(found)
+    return [
+        InputFile(table, name, roles, str(table.path) if alike else table.path.name)
+        for name, table, roles in found
+    ]
 
 
 def _named(text):
@@ -234,7 +238,7 @@ def _described(source):
         others = [c for c in table.columns if c.lower() in USUAL[role] and c != name]
         words.append(f"{role}={name}" + (f" (not {', '.join(others)})" if others else ""))
     words += [f"domain {source.domain!r}"] if source.domain else []
-    return f"{table.path.name}: {', '.join(words)}"
+    return f"{source.name}: {', '.join(words)}"
 
 
 def _say_times(sources, units, say):
@@ -243,10 +247,10 @@ def _say_times(sources, units, say):
         if (unit == times.NUMBER) is not (units[0] == times.NUMBER):
             raise UserError(
                 f"{source.table.path}: column {source.roles['time']}: found {times.WORDS[unit]}, "
-                f"expected {times.WORDS[units[0]]} as in {sources[0].table.path.name}"
+                f"expected {times.WORDS[units[0]]} as in {sources[0].name}"
             )
         zone = ", UTC where no zone is given" if unit == times.DATE else ""
-        say(f"{source.table.path.name}: times are {times.WORDS[unit]}{zone}")
+        say(f"{source.name}: times are {times.WORDS[unit]}{zone}")
     if not units:
         after = "; of a user, events of one file come before those of the next"
         say(f"times: none: the order is that of the rows{after if len(sources) > 1 else ''}")

@@ -161,6 +161,12 @@ def with_roles(
     return log, role
 
 
+def check_times(log: InteractionLog, split: str, flag: str) -> None:
+    """Raises UserError where a split needs times that the set of a log does not have."""
+    if split == "global_time" and getattr(log.origin, "times", None) == ORDER:
+        raise UserError(f"{flag}={split}: {log.name} has no times: expected another split")
+
+
 def write_columns(
     path: pathlib.Path, log: InteractionLog, role: np.ndarray, raw_users: list[str]
 ) -> None:

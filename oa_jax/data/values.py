@@ -21,14 +21,16 @@ TITLES = {"domain": pl.String, "item": pl.String, "title": pl.String}
 
 @dataclasses.dataclass(frozen=True)
 class InputFile:
-    """A file, the domain that all its rows are of (None: a column says), its columns by role."""
+    """A file, the domain that all its rows are of (None: a column says), its columns by role, and
+    what it is called."""
 
     table: Table
     domain: str | None
     roles: dict[str, str]
+    name: str
 
     def at(self, line: int) -> str:
-        return f"{self.table.path.name}: {self.table.unit} {line}"
+        return f"{self.name}: {self.table.unit} {line}"
 
 
 class LeftOut:

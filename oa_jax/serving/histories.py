@@ -118,7 +118,7 @@ def _read(events, names, time_unit):
             raise UserError(f"histories: {said}: expected {expected}") from None
     options = own.Options(title="", time_unit=time_unit)
     roles = own.roles_of(table, options, flags=False)
-    source = values.InputFile(table, None if "domain" in roles else "", roles)
+    source = values.InputFile(table, None if "domain" in roles else "", roles, table.path.name)
     left = values.LeftOut([source])
     frame, *_ = values.read([source], time_unit, "refuse", Reading(), left)
     frame = frame.sort("row").cast(dict.fromkeys(("user", "item", "domain"), pl.String))

@@ -43,6 +43,7 @@ def write(prepared: Prepared, options: Options, out: Place, say: Say) -> Tables:
     Raises UserError where `out` holds anything else, and for whatever is wrong in the inputs.
     """
     out, log = store.place(out), prepared.log
+    store.check_times(log, options.split, "--split")
     split_name = splits.rule_of(log, options.split)
     split = splits.make_split(log, split_name, skip_short=True)
     texts = items.texts_of(prepared)

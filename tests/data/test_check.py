@@ -62,7 +62,11 @@ def test_the_defects_of_amid_are_found(amid):
             f"domain {domain} is not chronological: 100.0% of neighbouring items ascend in id"
         )
         assert expected in found
-    assert "NDCG@10 among 999 without learning: popularity" in found
+    data = store.load(amid, "elec_phone_amid")
+    a, b = (min(n - 1, 999) for n in data.log.n_items)
+    assert f"NDCG@10 among {a} / {b} without learning: popularity" in found
+    assert describe.describe(data)[-1][0] == f"NDCG@10 of popularity, 1 of {a + 1} / {b + 1}"
+    assert describe.no_more(999, [999, 2000]) == "999"
 
 
 def test_published_defects_with_their_counts(shared_file, tmp_path):

@@ -172,6 +172,14 @@ def test_files_of_domains(tmp_path):
     assert events(read(there)[0]) == expected()
 
 
+def test_files_of_one_name_are_told_apart_by_their_folders(tmp_path):
+    files = [f"{n}={write(tmp_path / n / 'log.csv', line(',x,4,5,b'))}" for n in "bm"]
+    said = []
+    _, left = read(*files, domain="", bad_rows="skip", said=said)
+    assert left["bad user"] == (2, f"{tmp_path}/b/log.csv: line 4: user: found ''")
+    assert said[1].startswith(f"{tmp_path}/m/log.csv: text parted by")
+
+
 def test_columns_called_otherwise_in_each_file(tmp_path):
     names = ["user", "thing", "rating", "time", "domain"]
     a, b = (write(tmp_path / f"{n}.csv", text(bare(ROWS[n::2]), names)) for n in (0, 1))

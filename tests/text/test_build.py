@@ -5,6 +5,7 @@ import json
 import pathlib
 import pickle
 import signal
+import types
 
 import numpy as np
 import pytest
@@ -88,6 +89,13 @@ def test_without_roles_the_split_is_leave_one_out(tiny_prepared, options, tmp_pa
     early = dataclasses.replace(split, val=split.val - 1)
     with pytest.raises(UserError, match="before its first target"):  # twin: a stricter split
         load_tables(tmp_path / "out", prepared.log, early)
+
+
+def test_a_split_by_time_needs_times(prepared, options, tmp_path):
+    log = dataclasses.replace(prepared.log, origin=types.SimpleNamespace(times="order"))
+    without, by_time = dataclasses.replace(prepared, log=log), {"split": "global_time"}
+    said = refusal(without, dataclasses.replace(options, **by_time), tmp_path / "out")
+    assert said == "--split=global_time: tiny has no times: expected another split"
 
 
 def test_users_too_short_to_be_split_have_a_profile_of_nothing(tiny_prepared, options, tmp_path):
