@@ -106,7 +106,7 @@ def test_new_histories_by_raw_ids(tmp_path):
     log = experiment.data.log.take(np.array([3, 5]))
     user = np.array(["maïs", "7"])[log.user]
     events = pl.DataFrame({"user": user, "item": log.item, "time": np.arange(len(log.item))})
-    late = pl.DataFrame({"user": ["7", "x"], "item": ["none", "such"], "time": [99, 99]})
+    late = pl.DataFrame({"user": ["7", "x"], "item": ["no", "such"], "time": [99, 99]})
     shuffled = pl.concat([events.with_columns(pl.col("item").cast(pl.String)), late]).sample(
         fraction=1, shuffle=True, seed=1
     )
