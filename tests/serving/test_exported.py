@@ -159,7 +159,7 @@ def test_new_histories_by_raw_ids(folder_of):
     found, expected = model.recommend(events, k=3), run.recommend(events, k=3, seed=1)
     assert found.drop("score").equals(expected.drop("score"))
     with pytest.raises(UserError, match="no known item"):
-        model.recommend({"user": ["u"], "item": ["none"]})
+        model.recommend({"user": ["u"], "item": ["no"]})
 
 
 def test_a_folder_that_is_in_use_or_no_export_is_refused(folder_of, tmp_path):
