@@ -215,7 +215,8 @@ def block_rows(table: jax.Array, ids_K: jax.Array) -> jax.Array:
         lambda table, ids_K: HeldRows(table, True).get(ids_K),
         in_specs=(P("table"), P("table")),
         out_specs=P("table"),
-        axis_names={"table"},
+        # With `data` left to the compiler, XLA of jaxlib 0.12 aborts in some programs.
+        axis_names=set(axes()),
         check_vma=False,
     )
     return run(table, ids_K)
