@@ -1,5 +1,6 @@
 """The published values are complete, consistent, and those of the collected sources."""
 
+import itertools
 import json
 import pathlib
 import re
@@ -9,7 +10,7 @@ import polars as pl
 import pytest
 from scipy import stats
 
-from analysis import published
+from analysis import published, scaling
 from analysis.output import interval, number
 from analysis.phase import orders
 
@@ -155,7 +156,8 @@ def test_the_controls_of_beauty_electronics_are_those_of_their_index():
 @pytest.fixture(scope="module")
 def of_claims():
     """{run: its seeds} of the arms of `real.py ask=claims` on Beauty-Electronics."""
-    read = [pl.read_csv(FOLDER / "real_beauty_elec" / f"{n}.csv") for n in ("index", "parts")]
+    names = ("index", "parts", "widths")
+    read = [pl.read_csv(FOLDER / "real_beauty_elec" / f"{name}.csv") for name in names]
     return {key[0]: of.sort("seed") for one in read for key, of in one.group_by("run")}
 
 
@@ -164,7 +166,9 @@ def section(title):
 
 
 @pytest.mark.parametrize(
-    ("title", "n_rows"), [("The parts of the update", 9), ("The angle moved by a penalty", 7)]
+    ("title", "n_rows"),
+    [("1.4 times the parameters", 3), ("The parts of the update", 9)]
+    + [("The angle moved by a penalty", 7)],
 )
 def test_arms_are_those_of_their_index(of_claims, title, n_rows):
     metrics = [f"test/{d}/ndcg@10/{ranking}" for ranking in ("uni999", "full") for d in "AB"]
@@ -185,6 +189,34 @@ def test_arms_are_those_of_their_index(of_claims, title, n_rows):
             signed = [f"{x:+.4f}".replace("0.", ".", 1) for x in (mean, mean - half, mean + half)]
             expected.append("{} [{}, {}]".format(*signed).replace("-", "−"))
         assert cells.split(" | ") == expected, name
+
+
+def test_the_parameter_ratios_are_those_of_their_index(of_claims):
+    text, front = section("1.4 times the parameters"), (FOLDER.parents[1] / "README.md").read_text()
+    found = {}
+    for d, ranking in itertools.product("AB", ("uni999", "full")):
+        rows = []
+        for name in ("none", "wider", "d=96", "early"):
+            values = of_claims[name][f"test/{d}/ndcg@10/{ranking}"].to_list()
+            point = {"setting": "", "domain": d, "n_seeds": len(values), "values": values}
+            point |= {"variant": name if name == "early" else "baseline", "source": name}
+            point |= {"parameters": of_claims[name]["n_parameters"][0]}
+            rows.append(point | {"quality": np.mean(values), "sd": np.std(values, ddof=1)})
+        points = pl.DataFrame(rows, schema=scaling.POINTS)
+        found[d, ranking] = scaling.ratios(points).to_dicts()[0]
+    for ranking in ("uni999", "full"):
+        of = found["A", ranking]
+        assert "{ratio:.2f} [{low:.2f}, {high:.2f}]".format(**of) in text
+    of = found["B", "uni999"]
+    assert of["ratio"] is of["high"] is None and f"more than {of['more_than']:.2f}, the end" in text
+    assert (
+        f"from {of['low']:.2f} up" in text
+        and "{ratio:.2f}, with".format(**found["B", "full"]) in text
+    )
+    assert found["B", "full"]["low"] is found["B", "full"]["high"] is None
+    assert "{ratio:.2f} [{low:.2f}, {high:.2f}] times".format(**found["A", "uni999"]) in front
+    over, under = (of_claims[name]["test/A/ndcg@10/uni999"].mean() for name in ("d=96", "early"))
+    assert f"ranks {100 * (over / under - 1):.0f} % above it in A" in front
 
 
 def test_one_part_of_the_update_is_that_of_its_index(of_claims):
