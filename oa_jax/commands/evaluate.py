@@ -14,12 +14,9 @@ from oa_jax.commands import cli, report
 from oa_jax.configuration import MESH_EXPECTED
 from oa_jax.engine import mesh
 from oa_jax.engine.compilation import use_compilation_cache
-from oa_jax.engine.state import State
 from oa_jax.errors import UserError
-from oa_jax.experiment import Experiment
-from oa_jax.runs.checkpoint import Checkpoints
 from oa_jax.runs.run import RANKING, check_same_data, conclude
-from oa_jax.runs.stored import experiment_of
+from oa_jax.runs.stored import experiment_of, newest_states
 from oa_jax.runs.workdir import Workdir
 
 flags.DEFINE_string("workdir", None, "Folder of a run that has at least one checkpoint.")
@@ -37,7 +34,7 @@ def main(_):
         use_compilation_cache(cli.say)
         experiment = experiment_of(path, data_dir=flags.FLAGS.data_dir, mesh=flags.FLAGS.mesh)
         check_same_data(workdir, {"fingerprints": experiment.identity()})
-        epoch, states, seconds = newest(experiment, workdir)
+        epoch, states, seconds = newest_states(path, experiment, cli.say)
         cli.say(f"best parameters of the checkpoint after epoch {epoch}")
         target, before = workdir, None
         if processes.fetch(states.done).all():
@@ -54,31 +51,6 @@ def main(_):
             )
             cli.say(f"ranks {'equal' if same else 'differ from'} the stored ones")
     return report.conclude([report.described(summary, path)])
-
-
-def newest(experiment: Experiment, workdir: Workdir) -> tuple[int, State, dict[str, float]]:
-    """(epoch, states, seconds) of the newest checkpoint."""
-    found = None
-    if workdir.checkpoints.is_dir():
-        asked = len(experiment.seeds)
-
-        def abstract(n_seeds):
-            if n_seeds not in (None, asked):
-                raise UserError(
-                    f"{workdir.checkpoints}: of {n_seeds} seeds, config.json has {asked}: expected "
-                    "the extension to go on: train --extend"
-                )
-            return experiment.engine.abstract(experiment.seeds, experiment.hparams())
-
-        with Checkpoints(workdir.checkpoints, say=cli.say) as checkpoints:
-            found = checkpoints.restore_newest(abstract)
-    if found is None:
-        raise UserError(f"{workdir.checkpoints}: no checkpoint: expected a run past its first save")
-    epoch, states, seconds = found
-    # The configuration may allow more epochs than it did.
-    states = states.replace(hparams=experiment.hparams())
-    done = experiment.engine.settings.schedule.is_over(states)
-    return epoch, states.replace(done=done), seconds
 
 
 def stored_ranks(workdir: Workdir) -> dict[str, np.ndarray] | None:

@@ -9,6 +9,7 @@ import numpy as np
 
 from oa_jax import experiment as experiment_lib
 from oa_jax import files
+from oa_jax.engine.state import State
 from oa_jax.errors import UserError
 from oa_jax.events.log import InteractionLog
 from oa_jax.experiment import Experiment
@@ -66,6 +67,35 @@ def newest_parameters(
                 "can be read: expected that of the results"
             )
     return params, counters
+
+
+def newest_states(
+    path: pathlib.Path, experiment: Experiment, say: Callable[[str], None] = lambda line: None
+) -> tuple[int, State, dict[str, float]]:
+    """(epoch, states, seconds by kind) of the newest step that can be read. Raises UserError when
+    there is none, or when it has fewer seeds than the configuration, as an extension begins with.
+    """
+    directory, found = Workdir(path).checkpoints, None
+    asked = len(experiment.seeds)
+
+    def abstract(n_seeds):
+        if n_seeds not in (None, asked):
+            raise UserError(
+                f"{directory}: of {n_seeds} seeds, config.json has {asked}: expected the extension "
+                "to go on: train --extend"
+            )
+        return experiment.engine.abstract(experiment.seeds, experiment.hparams())
+
+    if directory.is_dir():
+        with checkpoint.Checkpoints(directory, say=say) as checkpoints:
+            found = checkpoints.restore_newest(abstract)
+    if found is None:
+        raise UserError(f"{directory}: no checkpoint: expected a run past its first save")
+    epoch, states, seconds = found
+    # The configuration may allow more epochs than it did.
+    states = states.replace(hparams=experiment.hparams())
+    done = experiment.engine.settings.schedule.is_over(states)
+    return epoch, states.replace(done=done), seconds
 
 
 def steps(

@@ -9,11 +9,10 @@ import toy
 import oa_jax as oa
 from oa_jax import experiment as experiment_lib
 from oa_jax.backbones import known
-from oa_jax.commands import evaluate
 from oa_jax.errors import UserError
 from oa_jax.nn import task
 from oa_jax.runs import run as run_lib
-from oa_jax.runs import sweep
+from oa_jax.runs import stored, sweep
 from oa_jax.runs.workdir import Workdir
 
 pytestmark = pytest.mark.slow
@@ -78,7 +77,7 @@ def test_an_extension_that_was_stopped_goes_on(tmp_path):
         run_lib.run(config, tmp_path / "grown", stop, extend=True)
     grown = Workdir(tmp_path / "grown")
     with pytest.raises(UserError, match="of 2 seeds, config.json has 3: expected the extension"):
-        evaluate.newest(toy.shared_toy(run_lib.stored_config(grown)), grown)
+        stored.newest_states(grown.path, toy.shared_toy(run_lib.stored_config(grown)))
     go(tmp_path / "grown", seeds=3)  # without --extend: config.json has it
     go(tmp_path / "whole", seeds=3)
     assert are_one(tmp_path / "grown", tmp_path / "whole")
@@ -91,11 +90,11 @@ def test_an_extension_to_more_epochs_that_was_stopped_has_not_ended(tmp_path):
     go(tmp_path)
     workdir = Workdir(tmp_path)
     ended = toy.shared_toy(run_lib.stored_config(workdir))
-    epoch, states, _ = evaluate.newest(ended, workdir)
+    epoch, states, _ = stored.newest_states(tmp_path, ended)
     assert epoch == 2 and states.done.all()
     more = run_lib.stored_config(workdir).replace(train={"max_epochs": 4})
     workdir.claim(more.to_dict(), reopen=True)
-    epoch, states, _ = evaluate.newest(toy.shared_toy(more), workdir)
+    epoch, states, _ = stored.newest_states(tmp_path, toy.shared_toy(more))
     assert epoch == 2 and not states.done.any()
 
 
