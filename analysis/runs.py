@@ -95,7 +95,6 @@ class Run:
 
     @property
     def fingerprint(self) -> str:
-        """Of the events."""
         return str(self.env["fingerprints"].get("data", "?"))
 
     @property
@@ -325,8 +324,8 @@ def _summary(path, name, config, problems):
     summary = _optional(path / "summary.json", problems)
     if summary is None:
         return None
-    if summary.get("stopped"):
-        problems.append(f"{name}: {summary['stopped']} by its search: left out of final metrics")
+    if why := summary.get("stopped"):
+        problems.append(f"{name}: {why} by its search: left out of final metrics")
         return None
     entries = summary.get("per_seed")
     whole = isinstance(entries, list) and all(
@@ -339,7 +338,8 @@ def _summary(path, name, config, problems):
     bad = [str(e["seed"]) for e in entries if e.get("diverged_step")]
     if bad:
         problems.append(f"{name}: seed {', '.join(bad)} diverged: left out")
-    if config["gca"]["positions"] and not any(n.endswith("/gated_abs_cos") for n in entries[0]):
+    gated = any(name.endswith("/gated_abs_cos") for entry in entries for name in entry)
+    if config["gca"]["positions"] and entries and not gated:
         until = "left out where it counts until `orthogonality` has measured it"
         problems.append(f"{name}: of an older version, without the angle of α ⊙ X′: {until}")
     if config["seeds"] > len(entries):

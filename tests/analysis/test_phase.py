@@ -129,6 +129,22 @@ def test_the_order_of_kinds_is_that_of_one_world(tmp_path):
     assert sum(line.startswith("synergy=") for line in lines) == 4
 
 
+def test_runs_of_one_configuration_are_one_kind(tmp_path):
+    """Six have an order, and three in two runs each have not; of a cell the first is drawn."""
+    kinds = [{"kind": f"{k}", "run": f"{k}", "angle": k / 10, "gain": k / 100} for k in range(6)]
+    frame = pl.DataFrame([{"x": "0", "y": "1", "domain": "A"} | row for row in kinds])
+    assert "over 6 kinds +1.00" in phase.orders(frame, 100)[0]
+    assert phase.orders(frame.with_columns(kind=pl.Series(list("001122"))), 100) == []
+
+    class options:
+        x, y, metric, draws = X, Y, "ndcg@10", 100
+
+    for name, fields in (("a", {}), ("b", {"first_seed": 3}), ("wide", {"model__d_embed": 16})):
+        plain_run(tmp_path / name, "early", gated=0.5, **fields)
+    section = phase.section(find_runs(str(tmp_path))[0], tmp_path / "out", options)
+    assert "a, b: several of one cell: the diagram has the first" in section.missing
+
+
 def test_a_run_without_the_gated_angle_has_none_until_it_is_measured(tmp_path):
     """Never a raw angle beside the gated one of another run or of another user."""
     for name, fields in (("new", {"gated": 0.6}), ("old", {"gca__gate_act": "tanh", "gated": ""})):

@@ -136,6 +136,12 @@ def test_a_trial_that_was_pruned_has_no_final_metrics(tmp_path):
     assert not run.is_finished and run.problems[0].startswith("trial-0000: pruned by its search")
 
 
+def test_a_summary_without_a_seed_is_no_traceback(tmp_path):
+    run = plain_run(tmp_path / "early", "early")
+    rewritten(run, "summary.json", lambda v: v.update(per_seed=[]))
+    assert read_run(run).problems == ("early: 0 of 3 seeds in summary.json",)
+
+
 def test_a_field_that_an_older_version_lacked_has_todays_default(tmp_path):
     for name in ("new", "old"):
         plain_run(tmp_path / name, "early")

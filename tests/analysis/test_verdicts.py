@@ -110,7 +110,7 @@ def test_the_mixed_model_sees_through_configurations():
 
 
 def test_the_mixed_models_interval_covers_the_slope_with_few_configurations():
-    """At normal quantiles it would cover 0.81 of them."""
+    """At normal quantiles it would cover 0.74 of them."""
     rng, covered = np.random.default_rng(0), []
     groups = np.repeat(np.arange(3), 5)
     for _ in range(100):
