@@ -70,7 +70,7 @@ def start(argv: list[str]) -> None:
     """Define the flags of the command in `argv` and run it."""
     flags.DEFINE_string("runs", None, "Workdirs, or a folder of workdirs: DIR[,DIR…] or a GLOB.")
     flags.DEFINE_string("out", None, "Folder for the results; made when missing.")
-    meaning = "Test metric of all but orthogonality and table; ndcg@10/full: among all items."
+    meaning = "Test metric, of sampled candidates; ndcg@10/full: of all items. table: --metrics."
     flags.DEFINE_string("metric", "ndcg@10", meaning)
     flags.DEFINE_integer("draws", 2000, "Bootstrap draws.", lower_bound=100)
     flags.FLAGS.set_gnu_getopt(True)  # flags may stand on both sides of COMMAND

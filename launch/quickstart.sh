@@ -37,5 +37,5 @@ To try next:
   $VENV_PYTHON -m analysis report --runs=$runs --out=$runs/report
       the page of all three, with what lies in X' and what is lost without it (minutes)
   $VENV_PYTHON -m oa_jax train --config=configs/abxi.py:pair=beauty_elec,gca=early,size=small --workdir=runs/early
-      real data, where OA_DATA_DIR says (see README.md)
+      real data, in OA_DATA_DIR: $VENV_PYTHON -m oa_jax data prepare beauty_elec --download --data_dir=DIR
 EOF

@@ -111,13 +111,14 @@ def train(
     The workdir decides: an empty or new folder starts; a begun run goes on from its newest
     checkpoint, bit for bit; a finished one is returned as it is.
 
-    data: events, or a synthetic world; by default what `config.data` names. They have the name
-        that the configuration was made for, as sizes depend on it: "synthetic", of a world.
+    data: events, or a synthetic world; by default what `config.data` names. Their name has to be
+        `config.data.name`, as sizes depend on it: "synthetic", of a world.
     say: gets one line at a time, None says nothing. extend: a run may go on to more seeds or
         epochs.
 
     Raises UserError for whatever does not fit: another configuration or other data in the
-    workdir, a configuration made for another pair, sizes that the data do not have.
+    workdir, a configuration made for another pair, sizes that the data do not have. Raises
+    Interrupted after SIGTERM or Ctrl-C, when the run is saved: the same call resumes it.
     """
     from oa_jax.runs.run import run
 
@@ -156,7 +157,7 @@ def sweep(
     slots: seeds in a program at a time; by default what the device holds.
     keep: checkpoints of an ended run: "last", "best" or "none".
 
-    Raises UserError when the folder holds another study. Runs that fail are said and left out.
+    Raises UserError when the folder holds another study. Failed runs are reported and not returned.
     """
     from oa_jax.runs import study as study_lib
     from oa_jax.runs.search import sweep_of
@@ -278,10 +279,13 @@ class Run:
         histories: None for all users of the set; a list of raw ids of some; or events that the
         model has never seen, with columns user, item, time (and domain): a file, a frame or a
         dictionary.
-        domain: "A", "B" or "both", all that the run was evaluated on.  seed: by default the first;
-        ensemble: by the mean of all seeds' ranks.  keep_seen: items of the history may come again.
-        explain: see `serving.lists.lists`. Needs the extra `export`. `python -m oa_jax recommend`
-        writes the lists of more users than the memory holds.
+        domain: "A", "B" or "both", all that the run was evaluated on.  seed: by default the first
+        that has not diverged; ensemble: by the mean of all seeds' ranks.  keep_seen: items of the
+        history may come again.  explain: adds `due_to_update`, a score less that without X', and
+        `looked_at_PLACE`, the items that GCA attended to most.
+
+        Needs the extra `export`. `python -m oa_jax recommend` writes the lists of more users than
+        the memory holds.
 
         Raises UserError where nothing is known of the users, or a score is not finite.
         """

@@ -36,7 +36,7 @@ class Data:
     )
     resident: bool = flag(True, "all rows on the device; False reads them from files in chunks")
     chunk_steps: int = whole(32, "batches of a chunk, with resident=False", free=True)
-    users: str = one_of("all", "whose histories train", "all", "overlap")
+    users: str = one_of("all", "train on all users, or on those of both domains", "all", "overlap")
     tables: str | None = text(None, "folder of text tables; by default beside the set", free=True)
     global_width: int = whole(1024, "columns used of the text table of both domains", 2)
     world: World = dataclasses.field(default_factory=World)
@@ -47,35 +47,35 @@ class Train:
     """Defaults are those of official ABXI."""
 
     init_from: str | None = text(None, "an export or a workdir whose parameters it begins with")
-    batch_size: int = whole(256, "users of a batch")
+    batch_size: int = whole(256, "users in a batch")
     max_epochs: int = whole(500, "epochs at most; may grow with --extend")
-    learning_rate: float = real(1e-4, "of Adam", above=True)
-    weight_decay: float = real(2.0, "decoupled, of every parameter")
-    warmup_epochs: int = whole(10, "epochs of a growing rate, without selection", 0)
-    plateau_patience: int = whole(30, "bad epochs in a row before the rate is cut", 0)
-    plateau_factor: float = real(0.3162, "the cut", 0, 1, above=True)
-    stop_patience: int = whole(61, "bad epochs in a row before the end", 0)
-    selection: str = one_of("mrr_sum", "metric that selects", "mrr_sum", "ndcg@10", "ndcg@10_sum")
-    strict: bool = flag(False, "an equal score is no improvement")
-    n_negatives: int = whole(128, "negatives of a domain")
-    negatives: str = one_of("per_position", "who shares negatives", "per_position", "per_sequence")
-    block_positions: int = whole(256, "positions whose softmax is taken together", free=True)
-    softmax: str = one_of("auto", "form of the sampled one", *FORMS)
+    learning_rate: float = real(1e-4, "learning rate of Adam", above=True)
+    weight_decay: float = real(2.0, "decoupled weight decay (AdamW) of every parameter")
+    warmup_epochs: int = whole(10, "first epochs: the rate grows, no epoch is selected", 0)
+    plateau_patience: int = whole(30, "epochs without improvement before the rate is cut", 0)
+    plateau_factor: float = real(0.3162, "factor by which the rate is cut", 0, 1, above=True)
+    stop_patience: int = whole(61, "epochs without improvement before a seed stops", 0)
+    selection: str = one_of("mrr_sum", "picks the best epoch", "mrr_sum", "ndcg@10", "ndcg@10_sum")
+    strict: bool = flag(False, "an equal score counts as no improvement")
+    n_negatives: int = whole(128, "sampled negatives in each domain")
+    negatives: str = one_of("per_position", "shared by whom", "per_position", "per_sequence")
+    block_positions: int = whole(256, "positions per block of the softmax", free=True)
+    softmax: str = one_of("auto", "how the sampled softmax is computed", *FORMS)
     probe_users: int = whole(1024, "validation users whose angles are measured")
     checkpoint_every: int = whole(5, "epochs between checkpoints", free=True)
-    keep_checkpoints: int = whole(2, "checkpoints that stay", free=True)
+    keep_checkpoints: int = whole(2, "checkpoints kept", free=True)
     compaction: bool = flag(False, "a smaller program once half the seeds have stopped", free=True)
     writers: tuple[str, ...] = field(
         (),
         lambda v: isinstance(v, tuple) and set(v) <= set(WRITERS),
         f"some of {', '.join(WRITERS)}",
-        "where rows go besides",
+        "loggers beside metrics.jsonl",
         free=True,
     )
-    matmul_precision: str = one_of("default", "of products", "default", "high", "highest")
-    compute_dtype: str = one_of("float32", "of a step's products", "float32", "bfloat16")
-    activation_dtype: str = one_of("float32", "of a step's activations", "float32", "bfloat16")
-    quick_compile: bool = flag(False, "programs are ready sooner and run slower", free=True)
+    matmul_precision: str = one_of("default", "JAX matmul precision", "default", "high", "highest")
+    compute_dtype: str = one_of("float32", "of matrix products", "float32", "bfloat16")
+    activation_dtype: str = one_of("float32", "of training activations", "float32", "bfloat16")
+    quick_compile: bool = flag(False, "compile faster, run slower", free=True)
 
     @property
     def softmax_form(self) -> str:
@@ -88,20 +88,20 @@ class Train:
 class SteadyTrain(Train):
     """Adam at one rate, without decay: what backbones but ABXI begin with."""
 
-    learning_rate: float = real(1e-3, "of Adam, constant", above=True)
-    weight_decay: float = real(0.0, "decoupled, of every parameter")
-    warmup_epochs: int = whole(0, "epochs of a growing rate, without selection", 0)
-    plateau_factor: float = real(1.0, "the cut", 0, 1, above=True)
-    strict: bool = flag(True, "an equal score is no improvement")
-    negatives: str = one_of("per_position", "who shares negatives", "per_position")
+    learning_rate: float = real(1e-3, "learning rate of Adam, constant", above=True)
+    weight_decay: float = real(0.0, "decoupled weight decay (AdamW) of every parameter")
+    warmup_epochs: int = whole(0, "first epochs: the rate grows, no epoch is selected", 0)
+    plateau_factor: float = real(1.0, "factor by which the rate is cut", 0, 1, above=True)
+    strict: bool = flag(True, "an equal score counts as no improvement")
+    negatives: str = one_of("per_position", "shared by whom", "per_position")
 
 
 @dataclasses.dataclass(frozen=True)
 class Evaluate:
-    n_negatives: int = whole(999, "candidates beside the target")
-    users_per_kind: int = whole(0, "evaluated users of a kind at most; 0: all", 0)
-    block_users: int = whole(512, "users that are ranked together", free=True)
-    block_items: int = whole(4096, "items that are scored together", free=True)
+    n_negatives: int = whole(999, "random candidates beside the target")
+    users_per_kind: int = whole(0, "most users evaluated of each kind of history; 0: all", 0)
+    block_users: int = whole(512, "users ranked at a time", free=True)
+    block_items: int = whole(4096, "items scored at a time", free=True)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,10 +110,10 @@ class Model:
 
     d_embed: int = whole(128, "width D")
     heads: int = whole(1, "attention heads, a divisor of d_embed")
-    length: int = whole(50, "events of a stream, the last ones")
-    dropout: float = real(0.5, "rate of dropout", 0, 0.999)
+    length: int = whole(50, "most recent events kept of a stream")
+    dropout: float = real(0.5, "dropout rate", 0, 0.999)
     blocks: int = whole(2, "SASRec blocks of each stream")
-    attention: str = one_of("auto", "how blocks are trained", "auto", "rows", "chunks")
+    attention: str = one_of("auto", "over padded rows, or packed chunks", "auto", "rows", "chunks")
 
     @property
     def places(self) -> tuple[int, ...]:
@@ -137,15 +137,19 @@ class Config:
     """One experiment. Groups are dataclasses: `config.train.batch_size`."""
 
     backbone: str
-    protocol: str = one_of("official", "columns of the quirks", *PROTOCOLS)
+    protocol: str = one_of("official", "as the public code, or without its errors", *PROTOCOLS)
     quirks: Quirks = dataclasses.field(default_factory=Quirks)
-    seeds: int = whole(5, "number of seeds; may grow with --extend", 1, 10_000)
-    first_seed: int = whole(0, "the first of them", 0, 2**31 - 10_001)
+    seeds: int = whole(5, "models trained side by side; may grow with --extend", 1, 10_000)
+    first_seed: int = whole(0, "the first seed; the others follow it", 0, 2**31 - 10_001)
     seed_axis: str = one_of(
-        "auto", "seeds side by side or in turn", "auto", "vmap", "map", free=True
+        "auto", "seeds side by side (vmap) or in turn (map)", "auto", "vmap", "map", free=True
     )
     mesh: str = field(
-        "", lambda v: _is_mesh(v), MESH_EXPECTED, "devices on each axis; '': chosen", free=True
+        "",
+        lambda v: _is_mesh(v),
+        MESH_EXPECTED,
+        "devices on each axis; '': chosen",
+        free=True,
     )
     data: Data = dataclasses.field(default_factory=Data)
     gca: GCAConfig = dataclasses.field(default_factory=GCAConfig)

@@ -13,7 +13,7 @@ class UserError(Exception):
 
 
 class Interrupted(Exception):
-    """The run was told to leave and is saved: the same command goes on. The message says where.
+    """The run was told to stop and is saved: the same command resumes it. The message says where.
 
     by_key: it was Ctrl-C, and no scheduler that will start the command again.
     """

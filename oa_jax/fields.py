@@ -1,6 +1,6 @@
 """Kinds of fields of a configuration: a default with its check and its meaning, in one line.
 
-batch_size: int = whole(256, "users of a batch")
+batch_size: int = whole(256, "users in a batch")
 """
 
 import dataclasses

@@ -35,16 +35,22 @@ flags.DEFINE_enum(
     "prepare: which of exact copies of an event (same user, item and time) of raw files stay.",
 )
 flags.DEFINE_string("name", None, "import: name of the new set.")
-flags.DEFINE_string("user", None, "import: column of users; by default one of the usual names.")
-flags.DEFINE_string("item", None, "import: column of items; the same.")
-flags.DEFINE_string("time", None, "import: column of times; the same, --time= for none.")
-flags.DEFINE_string("rating", None, "import: column of ratings; the same, if a filter asks.")
-flags.DEFINE_string("domain", None, "import: column of domains; the same, --domain= for none.")
-flags.DEFINE_string("title", None, "import: column of item names; the same, --title= for none.")
+flags.DEFINE_string("user", None, "import: user column; by default one of the usual names.")
+flags.DEFINE_string("item", None, "import: item column; by default one of the usual names.")
+flags.DEFINE_string("time", None, "import: time column; by default a usual one; --time= for none.")
+flags.DEFINE_string(
+    "rating", None, "import: rating column; by default a usual one, if a filter asks."
+)
+flags.DEFINE_string(
+    "domain", None, "import: domain column; by default a usual one; --domain= for none."
+)
+flags.DEFINE_string(
+    "title", None, "import: title column; by default a usual one; --title= for none."
+)
 flags.DEFINE_list("columns", [], "import: names of all columns, of text without a header.")
-flags.DEFINE_string("delimiter", None, "import: what parts the fields; by default told apart.")
+flags.DEFINE_string("delimiter", None, "import: what separates the fields; by default found out.")
 flags.DEFINE_list("domains", [], "import: A,B, where the files have more than two domains.")
-flags.DEFINE_string("time_unit", None, "import: of numbers: s, ms, us, ns or number.")
+flags.DEFINE_string("time_unit", None, "import: numeric times are in s, ms, us, ns, or a number.")
 flags.DEFINE_string("shared_items", "keep", "import: items in both domains: keep, drop or first.")
 flags.DEFINE_string("bad_rows", "refuse", "import: rows that cannot be read: refuse or skip.")
 flags.DEFINE_multi_string(

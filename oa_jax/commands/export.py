@@ -12,7 +12,7 @@ from oa_jax.serving.exported import export
 
 flags.DEFINE_string("workdir", None, "Folder of a run with a checkpoint.")
 flags.DEFINE_string("out", None, "A new folder.")
-flags.DEFINE_integer("seed", None, "Whose parameters; by default those of the first seed.")
+flags.DEFINE_integer("seed", None, "Whose parameters; by default the first that did not diverge.")
 flags.DEFINE_string("license", "unknown", "Of the model, for its card.")
 flags.DEFINE_string("data_license", "unknown", "Of the data, for the card.")
 cli.define_data_dir()

@@ -29,9 +29,7 @@ flags.DEFINE_string("profiles", None, "File of user profiles to import, .npy or 
 flags.DEFINE_integer("global_width", 1024, "Columns of the table of both domains.")
 flags.DEFINE_integer("local_width", 128, "Columns of the tables of one domain.")
 flags.DEFINE_string("split", "own", "Whose targets no profile may know; by default the set's own.")
-flags.DEFINE_bool(
-    "sees_validation", False, "Profiles hold the validation target, as the official ones (Q12)."
-)
+flags.DEFINE_bool("sees_validation", False, "Profiles hold the validation target (LLM4CDSR Q12).")
 flags.DEFINE_integer("chunk", 1024, "Texts that a model encodes between two stores.", lower_bound=1)
 flags.DEFINE_enum("how", "aligned", align.KINDS[1:], "align: what is done to the vectors.")
 flags.DEFINE_float("amount", 1.0, "align: rotation, 0 to 1, or shift in lengths of a vector.")

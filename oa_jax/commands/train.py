@@ -1,4 +1,4 @@
-"""`python -m oa_jax train --config=FILE.py:ARGS --workdir=DIR`: train, or go on, or say done."""
+"""`python -m oa_jax train --config=FILE.py:ARGS --workdir=DIR`: start, resume or finish a run."""
 
 import math
 

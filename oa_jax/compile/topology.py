@@ -11,7 +11,7 @@ from oa_jax.errors import UserError
 # Of matrix products: train.compute_dtype, or train.matmul_precision of float32 ones.
 PRECISIONS = ("bfloat16", "default", "high", "highest")
 GIGA, TERA, GIBI = 1e9, 1e12, 2**30
-EXPECTED = "v5e:2x2, v6e:8x8, v5p:2x2x1, h100, h100:8 (one node), h100:4x8 (four nodes of eight)"
+EXPECTED = "v5e:2x2, v6e:8x8, v5p:2x2x1, h100, h200, h100:8 (one node), h100:4x8 (four nodes)"
 
 
 @dataclasses.dataclass(frozen=True)

@@ -53,7 +53,7 @@ def genres(paths: list[pathlib.Path], reading: Reading, what: str, duplicates: s
 
 
 def _films_1m(path):
-    """id -> (title, genres) of movies.dat: id::title::genres parted by bars."""
+    """id -> (title, genres) of movies.dat: id::title::genres separated by bars."""
     fields = _fields(path, "::", 3, "id::title::genres")
     return {film: (title, set(own.split("|"))) for film, title, own in fields}
 
@@ -61,7 +61,9 @@ def _films_1m(path):
 def _films_100k(path, genre_path):
     """The same of u.item, whose last columns are flags of the genres of u.genre."""
     names = [name for name, _ in _fields(genre_path, "|", 2, "genre|number")]
-    fields = _fields(path, "|", 5 + len(names), f"5 fields and {len(names)} flags parted by bars")
+    fields = _fields(
+        path, "|", 5 + len(names), f"5 fields and {len(names)} flags separated by bars"
+    )
     return {
         film: (title, {name for name, flag in zip(names, flags, strict=True) if flag == "1"})
         for film, title, _, _, _, *flags in fields

@@ -233,7 +233,7 @@ def read(
 
 def _described(source):
     table = source.table
-    words = [table.kind + (f" parted by {table.delimiter!r}" if table.delimiter else "")]
+    words = [table.kind + (f" separated by {table.delimiter!r}" if table.delimiter else "")]
     for role, name in source.roles.items():
         others = [c for c in table.columns if c.lower() in USUAL[role] and c != name]
         words.append(f"{role}={name}" + (f" (not {', '.join(others)})" if others else ""))

@@ -89,7 +89,9 @@ def _sequence(path, number, line):
     if not re.fullmatch(NUMBER, user):
         raise wrong(path, f"line {number}, user", user, "a whole number from 0 on")
     if not tokens:
-        raise wrong(path, f"line {number}", line, "a user and item|time tokens, parted by blanks")
+        raise wrong(
+            path, f"line {number}", line, "a user and item|time tokens, separated by blanks"
+        )
     for place, token in enumerate(tokens, 1):
         if not re.fullmatch(rf"{NUMBER}\|{NUMBER}", token):
             expected = "item|time, two whole numbers from 0 on"
@@ -271,7 +273,7 @@ def llmcdsr(paths: Paths, reading: Reading, what: str) -> Built:
         for number, line in _lines(path, reading):
             match = LLMCDSR_LINE.fullmatch(line)
             if not match:
-                expected = "user, a tabulator, item ids parted by commas"
+                expected = "user, a tab, item ids separated by commas"
                 raise wrong(path, f"line {number}", line, expected)
             items = _numbers(match[2])
             if items.max() >= sum(n_items):

@@ -13,7 +13,7 @@ SYNTHETIC = "synthetic"
 
 
 def load(name: str, directory: Place | None = None, world: World | None = None) -> InteractionLog:
-    """Load the log of a data set by name: 'synthetic', or any name of `oa_jax.data.catalogue`.
+    """The log of a data set by name: 'synthetic', a public set, or one that `data import` made.
 
     A set that `python -m oa_jax data prepare` made below the directory comes first; the sets of
     ABXI are else read from its text as published, in a folder up to three levels below.
@@ -44,6 +44,6 @@ def load(name: str, directory: Place | None = None, world: World | None = None) 
         return store.load(directory, name).log  # not there: says what is
     raise UserError(
         f"data source {name}: {catalogue.what_is_missing(data_set, directory)}; make it with "
-        f"python -m oa_jax data prepare {name}, or give its directory with --config.data.dir= "
-        f"or {DIRECTORY_VARIABLE}"
+        f"python -m oa_jax data prepare {name} [--download], or give its folder by "
+        f"--config.data.dir= or {DIRECTORY_VARIABLE}"
     )

@@ -166,13 +166,17 @@ def rule_of(log: InteractionLog, kind: str) -> str:
 
 
 def make_split(log: InteractionLog, kind: str, skip_short: bool = False) -> Split:
-    """Split a log by the name of the rule, OWN or one of RULES; `skip_short` is for leave_one_out.
+    """Which events of a log train, and which are validation and test targets.
 
-    Raises UserError for another name, what is no log, and what the rule raises.
+    kind: "leave_one_out", "global_time", "published" (as the data came), or "own": the last if the
+    data came with a split, else the first.
+    skip_short: under leave_one_out users with fewer than 3 events get no target; else an error.
+
+    Raises UserError for another kind, what is no log, and what the rule raises.
     """
     kind = rule_of(check_log("log", log), kind)
     if kind not in RULES:
-        raise UserError(f"split: found {kind!r}, expected one of {', '.join(RULES)}")
+        raise UserError(f"split: found {kind!r}, expected one of {', '.join((OWN, *RULES))}")
     return leave_one_out(log, skip_short) if kind == "leave_one_out" else RULES[kind](log)
 
 

@@ -45,9 +45,9 @@ class GCAConfig:
     parameter counts support where its text leaves a choice (arXiv 2510.09435).
     """
 
-    fusion: str = one_of("gca", "which module", *FUSIONS)
+    fusion: str = one_of("gca", "the module; gca is the paper's", *FUSIONS)
     positions: tuple[int, ...] = field(
-        (), lambda v: isinstance(v, tuple), "places", "where it stands; () is the baseline"
+        (), lambda v: isinstance(v, tuple), "places", "places with a module; () is the baseline"
     )
     source: str = one_of(
         "merged",
@@ -71,7 +71,7 @@ class GCAConfig:
     width: int = whole(0, "inner width; 0: the fusion's own, `inspect` says what matches GCA", 0)
     gate: str = one_of(
         "vector",
-        "numbers in GCA's α: 1, one for D/heads units each, D",
+        "size of α: no gate, one number, one for each D/heads units, D",
         "none",
         "scalar",
         "head",
@@ -83,15 +83,15 @@ class GCAConfig:
         "update",
         "source",
     )
-    gate_act: str = one_of("sigmoid", "of the gate", "sigmoid", "tanh")
-    gate_inner: str = one_of("relu", "of the gate's hidden layer", "relu", "gelu", "linear")
+    gate_act: str = one_of("sigmoid", "activation of the gate", "sigmoid", "tanh")
+    gate_inner: str = one_of("relu", "activation of its hidden layer", "relu", "gelu", "linear")
     gate_hidden: int = whole(4, "width of the gate's hidden layer, in multiples of D")
     residual: bool = flag(True, "X is added to the update")
     layer_norm: bool = flag(True, "LayerNorm after the residual")
     # In a program, also a function, for interventions on trained models: see `fusion.Fusion`.
     part: str | Callable = one_of(
         "full",
-        "what is used: all, what lies along X, or across; split: both, each with a learnt scale",
+        "part of the update that is added: full; parallel or orthogonal to X; split: both, scaled",
         "full",
         "parallel",
         "orthogonal",
@@ -110,8 +110,8 @@ class GCAConfig:
         "different names of other fusions",
         "what fusion=experts mixes",
     )
-    key_mask: bool = flag(True, "padded keys are invisible")
-    causal: bool = flag(True, "keys later than the query are invisible")
+    key_mask: bool = flag(True, "padding is masked out of the keys")
+    causal: bool = flag(True, "keys later than the query are masked")
     ortho_weight: float = real(0.0, "λ of the penalty λ mean cos²(X, X'), of any sign", -math.inf)
 
 

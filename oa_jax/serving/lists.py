@@ -54,7 +54,7 @@ class Model(Protocol):
         """Raise UserError where it cannot `explain`; an export has neither."""
 
     def explain(self, history_BxH, domain_B, items_BxK) -> tuple[np.ndarray, dict]:
-        """(share of each score that is due to X', (B, K); {place: how much the last token looked
+        """(each score less that without X', (B, K); {place: how much the last token looked
         at each of the last S events, (B, S)})."""
 
 

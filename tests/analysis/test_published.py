@@ -358,25 +358,27 @@ def of_angles(when, statistic, place):
 
 
 def test_angles_in_prose_are_those_of_the_summaries():
-    pages = (FOLDER / "README.md", FOLDER.parent / "README.md")
-    said = [" ".join(page.read_text().split()) for page in pages]
+    pages = (FOLDER / "README.md", FOLDER.parent / "README.md", FOLDER.parents[1] / "README.md")
+    said, how, front = (" ".join(page.read_text().split()) for page in pages)
     untrained = of_angles("init", "cos_abs", 0)
     text = f"{min(untrained.values()):.3f} to {max(untrained.values()):.3f}"
-    assert f"{text} in our" in said[0] and f"{text} at place 0" in said[1]
+    assert f"{text} in our" in said and f"{text} at place 0" in how and f"is {text})" in front
     times = [0.114 / end for end in (max(untrained.values()), min(untrained.values()))]
-    assert round(times[0]) == 4 and 20 <= times[1] < 21 and all("4 to 20 times" in p for p in said)
-    for statistic, places, text in (
-        ("abs_cos", "01", "0.14 to 0.25"),
-        ("xy_cos_abs", "0", "0.005 to 0.02"),
-        ("xy_cos_abs", "1", "0.047 to 0.113"),
+    assert round(times[0]) == 4 and 20 <= times[1] < 21 and "4 to 20 times" in said
+    for kind, statistic, places, text in (
+        ("official", "abs_cos", "01", "0.14 to 0.20 under `official`"),
+        ("corrected", "abs_cos", "01", "0.17 to 0.25 under `corrected`"),
+        ("", "xy_cos_abs", "0", "0.005 to 0.020 at place 0"),
+        ("", "xy_cos_abs", "1", "0.047 to 0.113 at stack's place 1"),
     ):
         of = [one for p in places for one in of_angles("best", statistic, p).items()]
-        found = [value for name, value in of if name.startswith("llm")]
-        low, high = (round(end(found), 2 if statistic == "abs_cos" else 3) for end in (min, max))
-        assert text == f"{low:g} to {high:g}" and text in said[1]
+        found = [v for name, v in of if name.startswith("llm") and f"/{kind}" in name]
+        digits = 2 if statistic == "abs_cos" else 3
+        assert text.startswith(f"{min(found):.{digits}f} to {max(found):.{digits}f}")
+        assert text in said
     early = of_angles("best", "cos_abs", 0)
-    texts = [number(early[f"abxi_beauty_elec_small/early/{d}"], 2) for d in "AB"]
-    assert f"|mean cos| is {' and '.join(texts)}" in said[1]
+    texts = [f"{early[f'abxi_beauty_elec_small/early/{d}']:.3f}" for d in "AB"]
+    assert f"|mean cos|, is {texts[0]} ±" in said and f"{texts[1]} ±" in said
 
 
 def with_gca(index, rho):
@@ -446,9 +448,13 @@ def test_the_angles_of_alignments_are_those_of_their_index():
 
 def test_what_is_said_of_arms_is_in_their_cells():
     cells = pl.read_csv(FOLDER / "arms" / "phase.csv")
-    said = (FOLDER / "README.md").read_text().replace("−", "-")
-    said = " ".join(said[said.index("## Arms and other") :].split())
+    page = " ".join((FOLDER / "README.md").read_text().replace("−", "-").split())
+    said = page[page.index("## Arms and other") :]
     assert len(cells) == 150 and (cells["low"] > 0).sum() == 4 and "four lie above 0" in said
+    front, phase = (FOLDER.parents[1] / "README.md").read_text(), pl.read_csv(PHASE / "phase.csv")
+    above = [(of["low"] > 0).sum() for of in (cells, phase)]
+    assert f"{sum(above)} of {len(cells) + len(phase)} intervals lie above 0" in front
+    assert above[1] == 1 and "Of 100 intervals, which are not corrected, it is the only one" in page
     for cell in cells.filter(domain="A", x=0).iter_rows(named=True):
         bounds = f"[{cell['low']:+.4f}, {cell['high']:+.4f}]"
         angles = " | ".join(f"{cell[name]:.2f}" for name in ("angle", "shuffled", "centred"))

@@ -177,7 +177,7 @@ def test_files_of_one_name_are_told_apart_by_their_folders(tmp_path):
     said = []
     _, left = read(*files, domain="", bad_rows="skip", said=said)
     assert left["bad user"] == (2, f"{tmp_path}/b/log.csv: line 4: user: found ''")
-    assert said[1].startswith(f"{tmp_path}/m/log.csv: text parted by")
+    assert said[1].startswith(f"{tmp_path}/m/log.csv: text separated by")
 
 
 def test_columns_called_otherwise_in_each_file(tmp_path):

@@ -15,13 +15,13 @@ class Model(configuration.Model):
     d_ffn: int = whole(680, "width of the feed-forward layer")
     rank_domain: int = whole(64, "rank of the domain LoRA")
     rank_invariant: int = whole(64, "rank of the invariant LoRA")
-    length: int = whole(47, "events of a stream, the last ones")
-    dropout: float = real(0.5, "rate of dropout", 0, 0.999)
-    temperature: float = real(0.75, "of the softmax over items", above=True)
+    length: int = whole(47, "most recent events kept of a stream")
+    dropout: float = real(0.5, "dropout rate", 0, 0.999)
+    temperature: float = real(0.75, "temperature of the softmax over items", above=True)
     tied: bool = flag(True, "one table of items for inputs and outputs")
     blocks: int = one_of(1, "ABXI has one block by its design", 1)
     # Its attention has no dropout, so that the form decides no draw.
-    attention: str = one_of("auto", "how attention is trained", "auto", "rows", "chunks", free=True)
+    attention: str = one_of("auto", "padded rows, or chunks", "auto", "rows", "chunks", free=True)
 
     @property
     def places(self) -> tuple[int, ...]:

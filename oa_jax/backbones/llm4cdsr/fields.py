@@ -10,10 +10,10 @@ from oa_jax.fields import flag, one_of, quirk, real, whole
 class Model(configuration.Model):
     d_embed: int = whole(128, "width D", 2)
     heads: int = whole(1, "attention heads, a divisor of d_embed")
-    length: int = whole(200, "events of a stream, the last ones")
-    dropout: float = real(0.5, "rate of dropout", 0, 0.999)
-    alpha: float = real(0.1, "weight of the loss between items of both domains")
-    beta: float = real(0.1, "weight of the loss between users and their profiles")
+    length: int = whole(200, "most recent events kept of a stream")
+    dropout: float = real(0.5, "dropout rate", 0, 0.999)
+    alpha: float = real(0.1, "weight of the contrastive loss between items of both domains")
+    beta: float = real(0.1, "weight of the contrastive loss between users and profiles")
     tau: float = real(1.0, "temperature of the users' loss", above=True)
     tau_reg: float = real(1.0, "temperature of the items' loss", above=True)
     global_llm: bool = flag(True, "stream x reads the text table of both domains")
@@ -43,17 +43,17 @@ class Quirks(configuration.Quirks):
 
 @dataclasses.dataclass(frozen=True)
 class Train(configuration.SteadyTrain):
-    batch_size: int = whole(128, "users of a batch")
+    batch_size: int = whole(128, "users in a batch")
     max_epochs: int = whole(200, "epochs at most; may grow with --extend")
-    stop_patience: int = whole(19, "bad epochs in a row before the end", 0)
-    selection: str = one_of("ndcg@10", "metric that selects", "mrr_sum", "ndcg@10", "ndcg@10_sum")
-    n_negatives: int = one_of(1, "negatives of a position and stream", 1)
+    stop_patience: int = whole(19, "epochs without improvement before a seed stops", 0)
+    selection: str = one_of("ndcg@10", "picks the best epoch", "mrr_sum", "ndcg@10", "ndcg@10_sum")
+    n_negatives: int = one_of(1, "sampled negatives of a position in each stream", 1)
 
 
 @dataclasses.dataclass(frozen=True)
 class Evaluate(configuration.Evaluate):
-    n_negatives: int = whole(100, "candidates beside the target")
-    block_users: int = whole(128, "users that are ranked together", free=True)
+    n_negatives: int = whole(100, "random candidates beside the target")
+    block_users: int = whole(128, "users ranked at a time", free=True)
 
 
 @dataclasses.dataclass(frozen=True)
