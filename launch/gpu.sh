@@ -44,7 +44,11 @@ failed=()
 try() { # a part that fails is named at the end; the others go on
   local limit=()
   [[ -z ${LIMIT:-} ]] || limit=(timeout --signal=TERM --kill-after=30 "$LIMIT")
-  run "${limit[@]}" "$python" -m "$@" || failed+=("$*")
+  local status=0
+  run "${limit[@]}" "$python" -m "$@" || status=$?
+  [[ $status == 0 ]] || failed+=("$*")
+  # Told to stop by somebody, and not by LIMIT: so are the parts that follow.
+  if [[ $status == 130 || ($status == 75 && -z ${LIMIT:-}) ]]; then exit "$status"; fi
 }
 
 # Backbone -> the configuration that is timed, all but what follows.

@@ -52,7 +52,8 @@ def benchmark(name: str, found: dict) -> list[list[str]]:
         label = f"{name.removeprefix('bench_')} {row['variant']}".strip()
         line = [label, str(row["seeds"]), f"{1e3 * step:.2f}", f"{step * found['epoch_steps']:.3f}"]
         line += [f"{statistics.median(over):.2f}", f"{row['roofline_share']:.0%}", theirs]
-        rows.append([*line, f"{row['peak_bytes'] / 2**20:,.0f}", f"{row['compile_seconds']:.0f}"])
+        peak = f"{row['peak_bytes'] / 2**20:,.0f}" if row["peak_bytes"] else "–"
+        rows.append([*line, peak, f"{row['compile_seconds']:.0f}"])
     return rows
 
 

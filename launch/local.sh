@@ -35,9 +35,5 @@ if [[ $extra != none && -z ${JAX_PLATFORMS:-} ]] && ! $DRY_RUN; then
     "$VENV_PYTHON" -c 'import jax; assert jax.default_backend() != "cpu"'
 fi
 step "train, on every device that jax sees"
-status=0
-run "$VENV_PYTHON" -m oa_jax train "${ARGUMENTS[@]}" || status=$?
-if [[ $status == 75 ]]; then
-  echo "interrupted after saving: the same command goes on"
-fi
-exit "$status"
+# In the place of this script, so that who stops it stops the training. Status 75: saved, the same command resumes it.
+run exec "$VENV_PYTHON" -m oa_jax train "${ARGUMENTS[@]}"

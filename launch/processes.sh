@@ -52,7 +52,7 @@ if $DRY_RUN; then exit 0; fi
 status=0
 trap 'kill -TERM "${children[@]}" 2>/dev/null || true' TERM INT
 while ((${#children[@]} > 0)); do
-  sleep 0.2
+  sleep 0.2 || true # which Ctrl-C ends, too
   for i in "${!children[@]}"; do
     kill -0 "${children[i]}" 2>/dev/null && continue
     code=0

@@ -64,6 +64,7 @@ install() {
  python3.11 -m venv .venv && .venv/bin/pip install -q -e '.[tpu]'"
   if [[ -n ${OA_DATA_DIR:-} ]]; then
     need "OA_DATA_DIR=$OA_DATA_DIR: expected a folder" test -d "$OA_DATA_DIR"
+    on_workers 'rm -rf oa-data' # into which the folder would be copied, beside what is there
     run "${tpu[@]}" scp --recurse "$OA_DATA_DIR" "$name:oa-data" "--zone=$zone" --worker=all
   fi
 }

@@ -57,17 +57,20 @@ def measure(
     configs: {variant: configuration}.  seeds: numbers of them, ascending.  official: (checkout,
     python) of `Official`, which then takes the first variant's steps.
     """
-    of_variant, rows, cases, theirs = {}, [], rounds_lib.ceilings(), None
+    of_variant, rows, cases, theirs = {}, [], {}, None
     for variant, config in configs.items():
         one = of_variant[variant] = cases_of(config.replace(seeds=seeds[-1]))
         if official and not theirs:
             theirs = Official(one, *official)
         for row in prepare(one, variant, seeds, say):
+            if len(of_variant) > 1:
+                row["peak_bytes"] = None  # that of the process, and so of a variant before
             rows.append(row)
             cases[f"{variant}/{row['seeds']}"] = functools.partial(one.steps, row["seeds"])
     variant, first = next(iter(of_variant.items()))
     most = max(row["seeds"] for row in rows if row["variant"] == variant)
     evaluations = first.evaluations()
+    cases |= rounds_lib.ceilings()  # large arrays: after the peaks are known
     cases |= {f"ranking {name}": case for name, case in evaluations.items()}
     if theirs:
         cases["official"] = theirs.steps
@@ -127,7 +130,8 @@ def of_steps(cases: Cases, n_seeds: int, seconds: list[float], rates: dict[str, 
     their ceilings, over the measured one."""
     step, dtype = cases.work, cases.experiment.config.train.compute_dtype
     matmul = "matmul bfloat16" if dtype == "bfloat16" else "matmul"
-    least = step.least_seconds(rates[matmul], rates["copy"]) / jax.device_count()
+    least = step.least_seconds(rates[matmul], rates["copy"])
+    least /= len(cases.engine.layout.devices)
     per_step = median(seconds) / cases.n_steps
     return {
         "seconds": seconds,

@@ -22,6 +22,7 @@ from oa_jax.bench import tables
 from oa_jax.bench.cases import Cases
 from oa_jax.bench.measure import counts, measure, variants
 from oa_jax.commands import cli
+from oa_jax.errors import UserError
 from oa_jax.runs import study
 from oa_jax.runs.search import sweep_of
 
@@ -44,6 +45,8 @@ cli.define_config()
 def main(_):
     given = flags.FLAGS
     if given.study:
+        if alone := [name for name in ("vary", "official", "out") if given[name].value]:
+            raise UserError(f"--{alone[0]}: with --study: expected one of both")
         with tempfile.TemporaryDirectory() as folder:
             runs, out = study.load(given.study), pathlib.Path(folder)
             progress = sweep_of(runs, out, cli.say, keep="none").run()

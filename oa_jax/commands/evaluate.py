@@ -34,7 +34,7 @@ def main(_):
         use_compilation_cache(cli.say)
         experiment = experiment_of(path, data_dir=flags.FLAGS.data_dir, mesh=flags.FLAGS.mesh)
         check_same_data(workdir, {"fingerprints": experiment.identity()})
-        epoch, states, seconds = newest_states(path, experiment, cli.say)
+        epoch, states, seconds, stopped = newest_states(path, experiment, cli.say)
         cli.say(f"best parameters of the checkpoint after epoch {epoch}")
         target, before = workdir, None
         if processes.fetch(states.done).all():
@@ -43,7 +43,7 @@ def main(_):
             cli.say("the run has not ended: its folder is left as it is")
             target = Workdir(cleanup.enter_context(tempfile.TemporaryDirectory()))
         cli.say(RANKING)
-        summary = conclude(experiment, target, states, seconds)
+        summary = conclude(experiment, target, states, seconds, stopped=stopped)
         if before is not None:
             after = stored_ranks(workdir)
             same = before.keys() == after.keys() and all(

@@ -137,8 +137,13 @@ def memory_sheet(experiment: Experiment) -> Sheet | None:
     if memory is None:
         return None
 
-    def size(tree):
-        return sum(math.prod(a.shape) * a.dtype.itemsize for a in jax.tree.leaves(tree))
+    def size(tree):  # of one device, as the compiler's numbers are
+        leaves = jax.tree.leaves(tree)
+        where = [getattr(a, "sharding", None) for a in leaves]
+        parts = [
+            s.shard_shape(a.shape) if s else a.shape for a, s in zip(leaves, where, strict=True)
+        ]
+        return sum(math.prod(p) * a.dtype.itemsize for a, p in zip(leaves, parts, strict=True))
 
     parts = {
         "state (parameters, moments, best)": size(states),
@@ -149,6 +154,7 @@ def memory_sheet(experiment: Experiment) -> Sheet | None:
     }
     parts["sum"] = sum(parts.values())
     counted = f"{len(seeds)} seed{'s' * (len(seeds) > 1)} by {engine.axis}"
+    counted += ", on each device" * (len(engine.layout.devices) > 1)
     title = f"predicted memory of an epoch, {counted}, capacity {capacity}"
     rows = [[name, f"{value / 2**20:.1f}"] for name, value in parts.items()]
     return Sheet(title, ["part", "MiB"], rows)

@@ -56,9 +56,10 @@ def main(_):
         sweep = sweep_of(study, out, cli.say, **options)
         with beside(others, cli.say):
             progress = sweep.run()
+            cost = progress.cost  # before it waits for the others
         if others:  # whatever they have left, and the count of all
             progress = sweep.run()
-    return conclude(progress, out)
+    return conclude(progress, out, cost)
 
 
 def table(now: Progress) -> Table:
@@ -82,7 +83,7 @@ def table(now: Progress) -> Table:
     return page
 
 
-def conclude(progress: Progress, out) -> int:
+def conclude(progress: Progress, out, cost: str) -> int:
     """Say how the sweep has ended; its exit status."""
     for name in progress.failed:
         cli.say(f"{name}: failed: {out / name}")
@@ -93,7 +94,7 @@ def conclude(progress: Progress, out) -> int:
         f"python -m oa_jax report {out}"
     )
     if progress.done_here:
-        cli.say(progress.cost)
+        cli.say(cost)
     return 1 if progress.failed or progress.diverged else 0
 
 
@@ -130,9 +131,9 @@ def predict(runs: dict[str, Config], out) -> None:
         rows.append([*map(str, row), f"{most / 60:.1f}", f"{memory * slots / 2**20:.0f}"])
     if rows:
         header = ["program of", "runs", "seeds", "slots", "compile s", "ms/step and seed"]
-        header += ["train min at most", "MiB of states"]
+        header += ["steps min at most", "MiB of states"]
         Sheet("", header, rows, words=1).show(cli.console)
-        cli.say(f"at most {total / 60:.0f} minutes with one worker, if no run stops early")
+        cli.say(f"at most {total / 60:.0f} minutes of steps with one worker, and evaluation on top")
 
 
 def timed(config: Config, wanted: int) -> tuple[int, float, float, int, int]:

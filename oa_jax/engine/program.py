@@ -57,14 +57,15 @@ class Engine:
     def _create(self, seed, hparams):
         return state_lib.create(seed, hparams, self.settings.backbone.init, self.settings.optimizer)
 
-    def capacity(self, seeds, epoch) -> tuple[int, ...]:
+    def capacity(self, seeds, epoch, n_slots: int = 0) -> tuple[int, ...]:
         """Slots of each packed list that hold every batch of an epoch of all `seeds`.
-        epoch: a number, or one for each seed."""
+        epoch: a number, or one for each seed. n_slots: of seeds in the program, if more."""
         needed = jax.vmap(self.settings.task.slots_needed, in_axes=(None, 0, 0))
         seeds, epoch = np.asarray(seeds, np.int32), np.asarray(epoch, np.int32)
         args = (self._counts, jnp.asarray(seeds), jnp.asarray(np.broadcast_to(epoch, seeds.shape)))
         counts_SxN = np.asarray(self._program("slots", needed, args)(*args))
-        return self.layout.even(self.settings.task.capacity(counts_SxN.max(0)), len(seeds))
+        n_seeds = max(n_slots, len(seeds))
+        return self.layout.even(self.settings.task.capacity(counts_SxN.max(0)), n_seeds)
 
     def keep(self, arrays, n_seeds: int):
         """`arrays` where the programs of that many seeds read them, put there once."""

@@ -44,6 +44,8 @@ class Checkpoints:
         finishing = ocp.AsyncOptions(post_finalization_callback=self._write_sums)
         options = ocp.CheckpointManagerOptions(max_to_keep=keep, async_options=finishing)
         self._directory, self._say, self._saving = directory, say, 0
+        if processes.is_first():
+            self._remove("*")  # of a process that was killed in a save
         self._manager = ocp.CheckpointManager(directory, options=options)
 
     def __enter__(self) -> "Checkpoints":
@@ -75,6 +77,11 @@ class Checkpoints:
                 ),
             )
 
+    def wait(self) -> None:
+        """Wait for the save under way."""
+        with self._failing_in_one_line():
+            self._manager.wait_until_finished()
+
     @contextlib.contextmanager
     def _failing_in_one_line(self):
         try:
@@ -82,8 +89,7 @@ class Checkpoints:
         except (*UNREADABLE, UserError) as error:
             full = "No space left on device"
             reason = full if full in str(error) else " ".join(str(error).split())[:200]
-            for step in self._unfinished(self._saving):
-                shutil.rmtree(step, ignore_errors=True)
+            self._remove(self._saving)
             raise UserError(
                 f"{self._directory}: the checkpoint of epoch {self._saving} cannot be saved: "
                 f"{reason}: what was saved before stays"
@@ -91,6 +97,10 @@ class Checkpoints:
 
     def _unfinished(self, epoch):
         return self._directory.glob(f"{epoch}.orbax-checkpoint-tmp*")
+
+    def _remove(self, epoch):
+        for step in self._unfinished(epoch):
+            shutil.rmtree(step, ignore_errors=True)
 
     def _write_sums(self):
         for step in self._unfinished(self._saving) if processes.is_first() else ():

@@ -56,8 +56,10 @@ class Claims:
             return {n: w for n, w in claims.items() if w != self.worker and self._is_alive(w)}
 
     def free(self, name: str) -> None:
+        """Give a claim of this worker up."""
         with self._claims() as claims:
-            claims.pop(name, None)
+            if claims.get(name) == self.worker:
+                del claims[name]
 
     @contextlib.contextmanager
     def alone(self):

@@ -77,13 +77,13 @@ def _state(path):
 
 def score_of(values: Mapping[str, float | None], ranking: str | None) -> float:
     """Mean over domains of the validation NDCG@10, of a summary's means or a seed's entry; -1
-    without any. The metrics of a domain without users are None.
+    without any. The metrics of a domain without users are None, or NaN.
 
     ranking: the one that training selects by, `watched` in a summary. None, of an older one: all
     sampled rankings that there are.
     """
     names = tuple(f"val/{domain}/ndcg@10/" for domain in "AB")
-    found = {n: v for n, v in values.items() if n.startswith(names) and v is not None}
+    found = {n: v for n, v in values.items() if n.startswith(names) and v is not None and v == v}
     if ranking:
         found = {n: v for n, v in found.items() if n.rpartition("/")[2] == ranking}
     sampled = [v for name, v in found.items() if "/full" not in name]

@@ -1,6 +1,7 @@
 """Parameters to begin with: `train.init_from`, the folder of an export or the workdir of a run."""
 
 import dataclasses
+import functools
 import pathlib
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -49,6 +50,12 @@ def flat(tree: Any) -> dict[str, Any]:
 def read(path: str) -> Pretrained:
     """Raises UserError where `path` is neither an export nor the workdir of a run."""
     folder = files.local(path, "--config.train.init_from")
+    parts = [folder / MODEL, *sorted((folder / "checkpoints").glob("*"))]
+    return _read(path, folder, tuple((p.name, p.stat().st_mtime_ns) for p in parts if p.exists()))
+
+
+@functools.lru_cache(maxsize=1)  # asked for by each seed that comes late into a slot
+def _read(path, folder, _as_it_is) -> Pretrained:
     if (folder / MODEL).is_file():
         about, params, names, _ = read_export(folder)
         return Pretrained({k: v[None] for k, v in params.items()}, names, about["fingerprint"])

@@ -36,7 +36,7 @@ class Use:
     slots: int = 0
     busy: int = 0  # slots with a seed that trained
     seconds: float = 0.0  # of epochs on the device
-    host: float = 0.0  # between epochs, in which the device waits
+    host: float = 0.0  # in which the device waits: between epochs, and an upper bound within
     other: float = 0.0  # of saving, and of what is done for seeds that begin or runs that end
 
 
@@ -79,7 +79,10 @@ class Slots:
             self.use.host += begin - ready
             self._states, report = self.engine.epoch(self._states, self.arrays, capacity)
             if late:
+                began = time.perf_counter()
                 late()  # the host's part of the epoch before, while the device works
+                if self._states.done.is_ready():  # and waits, at most for so long
+                    self.use.host += time.perf_counter() - began
             self._wait(notice)
             counters = self._counters()
             ready, compiled = time.perf_counter(), self.engine.compile_seconds - compiled
@@ -137,7 +140,7 @@ class Slots:
         taken = [seat for seat in self._seats if seat]
         seeds = [run.experiment.seeds[place] for run, place in taken]
         epochs = [run.epochs[place] for run, place in taken]
-        return self._aside(self.engine.capacity, seeds, epochs)
+        return self._aside(self.engine.capacity, seeds, epochs, len(self._seats))
 
     def _counters(self) -> dict[str, np.ndarray]:
         names = ("done", "epoch", "best_epoch", "diverged_step")

@@ -121,10 +121,10 @@ def conclude(
     states: State,
     seconds: dict[str, float],
     notice: processes.Notice | None = None,
-    stopped: str | None = None,
+    stopped: bool = False,
 ) -> dict:
     """Evaluate the best parameters and write ranks.npz, then summary.json, which ends the run.
-    stopped: why before its time, such as "pruned", for the summary.
+    stopped: before its time, as a search prunes its trials.
 
     Raises Interrupted between two parts of the evaluation if `notice` came: the checkpoint of the
     last epoch is there.
@@ -142,7 +142,7 @@ def conclude(
     summary = summarise(experiment, ended, ranks, sums, initial)
     workdir.write_npz("ranks.npz", ranks)
     summary["seconds"] = clock.seconds
-    summary |= {"stopped": stopped} if stopped else {}
+    summary |= {"stopped": "pruned"} if stopped else {}
     workdir.write_json("summary.json", summary)
     return workdir.read_json("summary.json")
 

@@ -72,27 +72,35 @@ class SearchSweep(Sweep):
         self._take_in()
         super()._write_index()
 
-    def _add(self, number, trial) -> tuple[str, Config]:
-        name = f"trial-{number:04d}"
-        self.runs |= checked({name: self.search.make(trial)}, "the search")
+    def _add(self, number, trial) -> str | None:
+        """The name of the trial's run; None where its parameters make none, which is recorded."""
+        name, state = f"trial-{number:04d}", self._optuna.trial.TrialState
+        try:
+            self.runs |= checked({name: self.search.make(trial)}, "the search")
+        except UserError as error:
+            if self._study.trials[number].state == state.RUNNING:
+                self._study.tell(number, state=state.FAIL)
+            self._record(name, error)
         self._numbers.add(number)
-        return name, self.runs[name]
+        return name if name in self.runs else None
 
     def _ask(self) -> tuple[str, Config] | None:
         """A new trial, None if there are as many as there shall be."""
-        with self._claims.alone():  # no two workers ask at once, nor draw the same
-            trials = self._study.trials
-            known = sum(bool(t.params) or t.number in self._numbers for t in trials)
-            if known >= self.search.trials:
-                return None
-            # By the number of the trial: another process goes on with draws of its own.
-            self._study.sampler = self._optuna.samplers.TPESampler(
-                seed=len(trials), constant_liar=True
-            )
-            trial = self._study.ask()
-            name, config = self._add(trial.number, trial)
+        name = None
+        while name is None:
+            with self._claims.alone():  # no two workers ask at once, nor draw the same
+                trials = self._study.trials
+                known = sum(bool(t.params) or t.number in self._numbers for t in trials)
+                if known >= self.search.trials:
+                    return None
+                # By the number of the trial: another process goes on with draws of its own.
+                self._study.sampler = self._optuna.samplers.TPESampler(
+                    seed=len(trials), constant_liar=True
+                )
+                trial = self._study.ask()
+                name = self._add(trial.number, trial)
         self._trials[name] = trial
-        return name, config
+        return name, self.runs[name]
 
     def _next_program(self):
         found = super()._next_program()
@@ -121,10 +129,10 @@ class SearchSweep(Sweep):
         number, states = int(name.rpartition("-")[2]), self._optuna.trial.TrialState
         if self._study.trials[number].state != states.RUNNING:
             return
-        if name in self._trials and self._trials[name].should_prune():
+        summary = self._workdir(name).read_json("summary.json")
+        if summary.get("stopped"):
             self._study.tell(number, state=states.PRUNED)
             return
-        summary = self._workdir(name).read_json("summary.json")
         scores = [index.score_of(of, summary.get("watched")) for of in summary["per_seed"]]
         self._study.tell(number, float(np.median(scores)))
 

@@ -15,6 +15,7 @@ from oa_jax.events.log import InteractionLog
 from oa_jax.experiment import Experiment
 from oa_jax.runs import checkpoint
 from oa_jax.runs.run import check_same_data, stored_config
+from oa_jax.runs.training import ended
 from oa_jax.runs.workdir import Workdir
 
 ATTEMPTS = 3  # a run under way deletes old steps while one looks
@@ -71,9 +72,10 @@ def newest_parameters(
 
 def newest_states(
     path: pathlib.Path, experiment: Experiment, say: Callable[[str], None] = lambda line: None
-) -> tuple[int, State, dict[str, float]]:
-    """(epoch, states, seconds by kind) of the newest step that can be read. Raises UserError when
-    there is none, or when it has fewer seeds than the configuration, as an extension begins with.
+) -> tuple[int, State, dict[str, float], bool]:
+    """(epoch, states, seconds by kind, whether it was stopped before its time) of the newest step
+    that can be read. Raises UserError when there is none, or when it has fewer seeds than the
+    configuration, as an extension begins with.
     """
     directory, found = Workdir(path).checkpoints, None
     asked = len(experiment.seeds)
@@ -92,10 +94,9 @@ def newest_states(
     if found is None:
         raise UserError(f"{directory}: no checkpoint: expected a run past its first save")
     epoch, states, seconds = found
-    # The configuration may allow more epochs than it did.
     states = states.replace(hparams=experiment.hparams())
-    done = experiment.engine.settings.schedule.is_over(states)
-    return epoch, states.replace(done=done), seconds
+    done, stopped = ended(experiment, states, seconds)
+    return epoch, states.replace(done=done), seconds, stopped
 
 
 def steps(

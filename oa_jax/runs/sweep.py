@@ -183,7 +183,7 @@ class Sweep:
         try:
             experiment = experiment_lib.build(group[first])
         except UserError as error:  # of its data or sizes: those of every run of the program
-            for name in group:
+            for name in set(group) - set(self._claims.others()):
                 self._fail(name, error)
             return
         self.say(f"program of {len(group)} runs: {first}")
@@ -231,7 +231,8 @@ class Sweep:
                 initial.read(source)
             workdir.claim(experiment.config.to_dict())
             workdir.write_json("env.json", env)
-            training = Training(experiment, workdir, lambda line: None, self.save_seconds)
+            say = lambda line: self.say(f"{name}: {line}")  # noqa: E731
+            training = Training(experiment, workdir, say, self.save_seconds)
             training.keeps = self.keep
             files_of_run.enter_context(training)
         except UserError as error:
@@ -260,8 +261,9 @@ class Sweep:
         seeds = training.experiment.seeds.tolist()
         try:
             workdir.keep_rows(dict(zip(seeds, training.epochs.tolist(), strict=True)))
+            training.checkpoints.wait()  # else its summary might be of parameters that are lost
             of = training.experiment, workdir, training.states(), training.clock.seconds
-            summary = conclude(*of, stopped="pruned" if training.stop else None)
+            summary = conclude(*of, stopped=training.stop)
         except UserError as error:
             self._open.pop(name).close()
             return self._fail(name, error)
@@ -298,8 +300,11 @@ class Sweep:
     def _fail(self, name, error):
         if getattr(error.__context__, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
             raise error  # a disk that is full is that of all
-        self.progress.failed.append(name)
         self._claims.free(name)
+        self._record(name, error)
+
+    def _record(self, name, error):
+        self.progress.failed.append(name)
         with contextlib.suppress(UserError):
             files.write_json(self.out / name / FAILED, {"error": str(error)})
         self.say(f"{name} failed: {error}")

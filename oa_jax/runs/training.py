@@ -19,6 +19,7 @@ Say = Callable[[str], None]
 
 LONG_S = 20.0  # an epoch that takes longer is saved whatever `checkpoint_every` says
 RARE = 20  # after a checkpoint for which training waited seconds, that many times as long none
+STOPPED = "stopped of"  # beside a checkpoint's seconds: the max_epochs that the run did not reach
 
 
 class Clock:
@@ -92,8 +93,8 @@ class Training:
         self.saved_step, saved = self.step, np.arange(len(states.done))
         self._check_steps(states)
         states = states.replace(hparams=self.values_of(saved))
-        # The configuration may allow more epochs than it did.
-        states = states.replace(done=engine.settings.schedule.is_over(states))
+        done, self.stop = ended(self.experiment, states, seconds)
+        states = states.replace(done=done)
         if states.params == () and not processes.fetch(states.done).all():
             raise UserError(
                 f"{self.workdir.path}: only its best parameters were kept: expected a checkpoint "
@@ -139,7 +140,10 @@ class Training:
         if self.done.all() and self.keeps == "best":
             states = states.replace(params=(), moments=())
         begin = time.monotonic()
-        self.clock.timed("save", self.checkpoints.save, self.step, states, self.clock.seconds)
+        stopped = self.stop and self.done.all()
+        beside = {STOPPED: self.experiment.config.train.max_epochs} if stopped else {}
+        seconds = self.clock.seconds | beside
+        self.clock.timed("save", self.checkpoints.save, self.step, states, seconds)
         self.saved_step, self._saved = self.step, time.monotonic()
         waited = self._saved - begin  # for the checkpoint before to be written, among others
         self._rest = RARE * waited if waited > 1 else 0.0
@@ -153,3 +157,14 @@ class Training:
         if since < self._save_seconds or (since < self._rest and not is_long):
             return False
         return is_long or self.step % self.experiment.config.train.checkpoint_every == 0
+
+
+def ended(
+    experiment: Experiment, states: State, seconds: dict[str, float]
+) -> tuple[jax.Array, bool]:
+    """Of a checkpoint: which seeds have ended, by a configuration that may allow more epochs than
+    it did; and whether the run was stopped before its time and not extended since. Takes the mark
+    of that out of `seconds`."""
+    done, config = experiment.engine.settings.schedule.is_over(states), experiment.config
+    stopped = seconds.pop(STOPPED, None) == config.train.max_epochs and len(done) == config.seeds
+    return done | stopped, stopped

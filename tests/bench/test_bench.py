@@ -40,3 +40,5 @@ def test_mistakes_are_one_line():
     done = bench(CONFIG, *SMALL, "--vary=seed_axis=map,spin")
     assert done.returncode == 2 and done.stderr.count("\n") == 1
     assert "--config.seed_axis=spin: expected one of" in done.stderr
+    done = bench("--study=configs/studies/compare.py:runlocal", "--vary=nonsense")
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1) and "--vary: with" in done.stderr

@@ -29,7 +29,9 @@ def test_every_variant_and_number_of_seeds(found):
     assert labels == [("vmap", 1), ("vmap", 3), ("map", 1), ("map", 3)]
     for row in found["seeds"]:
         assert len(row["seconds"]) == 2 and min(row["seconds"]) > 0
-        assert row["program_bytes"] > 0 and row["peak_bytes"] > 1e6
+        assert row["program_bytes"] > 0
+        # The process's: nobody knows what of it is a later variant's.
+        assert row["peak_bytes"] is None if row["variant"] == "map" else row["peak_bytes"] > 1e6
         assert row["compile_seconds"] > 0 and row["roofline_share"] > 0
         per_step = sum(row["seconds"]) / 2 / found["steps"]
         assert row["steps_per_second"] == pytest.approx(1 / per_step)

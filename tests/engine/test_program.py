@@ -7,6 +7,7 @@ import pytest
 import toy
 
 from oa_jax.backbones import known
+from oa_jax.engine import mesh as mesh_lib
 from oa_jax.engine import program as engine_lib
 from oa_jax.engine.program import take_seeds
 
@@ -151,6 +152,15 @@ def test_capacity_holds_every_seed(by_axis):
     counts = jnp.asarray(task.slot_counts)
     needed = np.array([task.slots_needed(counts, seed, 2) for seed in range(3)])
     assert engine.capacity((0, 1, 2), 2) == task.capacity(needed.max(0))
+
+
+def test_capacity_fits_the_slots_and_not_the_seeds_that_are_left(by_axis, monkeypatch):
+    """Of three devices a seed alone would get all, and another program, beside two idle slots."""
+    asked = []
+    monkeypatch.setattr(mesh_lib.Layout, "even", lambda self, found, n: asked.append(n) or found)
+    for n_slots in (0, 3):
+        by_axis["vmap"].engine.capacity((0,), 2, n_slots)
+    assert asked == [1, 3]
 
 
 def test_assess_is_the_report_without_training(by_axis, arrays, trained, bitwise):

@@ -169,6 +169,7 @@ def processes(tmp_path):
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
                 text=True,
+                start_new_session=True,
             )
         )
         return started[-1]
@@ -216,6 +217,20 @@ def test_a_notice_reaches_all(processes, tmp_path):
     out = process.communicate(timeout=30)[0]
     assert process.returncode == 75 and "noticed" in out
     assert (tmp_path / "run.process-1.log").read_text() == "noticed\n"
+
+
+def test_ctrl_c_waits_for_those_that_save(processes, tmp_path):
+    """It goes to the whole group; what they are told is SIGTERM, as by a scheduler."""
+    doing = "trap '' INT; trap 'sleep 1; touch {0}/saved; exit 75' TERM; touch {0}/up"
+    doing += "; while :; do sleep 0.1; done"
+    process = processes(doing.format(tmp_path))
+    for _ in range(200):
+        if (tmp_path / "up").exists():
+            break
+        time.sleep(0.1)
+    os.killpg(process.pid, signal.SIGINT)
+    process.communicate(timeout=30)
+    assert process.returncode == 75 and (tmp_path / "saved").exists()
 
 
 # --- Slurm ---------------------------------------------------------------------------------------

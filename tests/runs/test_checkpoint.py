@@ -88,6 +88,12 @@ def test_the_newest_step_comes_back_with_its_sums(made):
         assert result.returncode == 0 and "state/" in result.stdout, result
 
 
+def test_half_a_step_of_a_killed_process_goes(folder):
+    (folder / "3.orbax-checkpoint-tmp" / "state").mkdir(parents=True)
+    assert newest(folder) == (2, [])
+    assert sorted(path.name for path in folder.iterdir()) == ["1", "2"]
+
+
 def test_a_step_of_a_version_without_sums_is_read(folder):
     (folder / "2" / SUMS).unlink()
     assert newest(folder) == (2, [])

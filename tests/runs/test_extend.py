@@ -90,11 +90,11 @@ def test_an_extension_to_more_epochs_that_was_stopped_has_not_ended(tmp_path):
     go(tmp_path)
     workdir = Workdir(tmp_path)
     ended = toy.shared_toy(run_lib.stored_config(workdir))
-    epoch, states, _ = stored.newest_states(tmp_path, ended)
+    epoch, states, *_ = stored.newest_states(tmp_path, ended)
     assert epoch == 2 and states.done.all()
     more = run_lib.stored_config(workdir).replace(train={"max_epochs": 4})
     workdir.claim(more.to_dict(), reopen=True)
-    epoch, states, _ = stored.newest_states(tmp_path, toy.shared_toy(more))
+    epoch, states, *_ = stored.newest_states(tmp_path, toy.shared_toy(more))
     assert epoch == 2 and not states.done.any()
 
 

@@ -53,6 +53,14 @@ def test_the_same_data_and_sizes_are_taken_whole(tmp_path):
     assert not told["fresh"] and told["rows"] == {"items": 55}
 
 
+def test_a_source_is_read_again_only_when_it_has_changed(tmp_path):
+    folder = exported.export(trained()[1], tmp_path / "export")
+    source = initial.read(str(folder))
+    assert initial.read(str(folder)) is source
+    (folder / initial.MODEL).touch()
+    assert initial.read(str(folder)) is not source
+
+
 def test_an_export_gives_its_seed_to_all(tmp_path):
     there, path = trained()
     folder = exported.export(path, tmp_path / "export", seed=2)

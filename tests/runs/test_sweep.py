@@ -24,9 +24,12 @@ import toy
 from oa_jax import files
 from oa_jax.engine.program import Engine
 from oa_jax.errors import Interrupted, UserError
-from oa_jax.runs import index, study, sweep
+from oa_jax.runs import checkpoint, index, stored, study, sweep
+from oa_jax.runs.checkpoint import Checkpoints
 from oa_jax.runs.claims import Claims
+from oa_jax.runs.run import stored_config
 from oa_jax.runs.sweep import Progress
+from oa_jax.runs.training import STOPPED
 from oa_jax.runs.workdir import Workdir
 
 SCRIPT = pathlib.Path(swept.__file__)
@@ -204,6 +207,63 @@ def test_a_disk_that_is_full_at_the_end_of_a_run_is_no_fault_of_the_run(tmp_path
     assert not (tmp_path / "quick" / "failed.json").exists()
 
 
+def test_a_run_whose_last_checkpoint_cannot_be_saved_has_not_ended(tmp_path, alone, monkeypatch):
+    """Its save goes on in the background while its users are ranked."""
+    write, studied = Checkpoints._write_sums, {"quick": swept.runs()["quick"]}
+
+    def full(self):
+        time.sleep(0.5)
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(Checkpoints, "_write_sums", full)
+    with contextlib.suppress(UserError):
+        assert swept.sweep_of(tmp_path, studied, save_seconds=1e6).run().failed == ["quick"]
+    assert not (tmp_path / "quick" / "summary.json").exists()
+    monkeypatch.setattr(Checkpoints, "_write_sums", write)
+    assert swept.sweep_of(tmp_path, studied).run().done_here == 1
+    check_equal(tmp_path, {"quick": alone["quick"]})
+    assert checkpoint.listed(tmp_path / "quick" / "checkpoints")
+
+
+@pytest.mark.parametrize("keep", ["last", "best"])
+def test_a_pruned_run_that_is_killed_before_its_summary_stays_pruned(tmp_path, keep):
+    class Pruning(sweep.Sweep):
+        def _after_epoch(self, training, seconds):
+            super()._after_epoch(training, seconds)
+            training.stop = training.stop or training.epochs[0] >= 2
+
+    studied = {"patient": swept.runs(train__stop_patience=9)["patient"]}
+    options = {"keep": keep, "save_seconds": 0.0, "slots": 2}
+    Pruning(studied, tmp_path, lambda line: None, **options).run()
+    expected = results(tmp_path / "patient")
+    assert expected[0]["stopped"] == "pruned"
+    assert all(entry["epochs"] < 6 for entry in expected[0]["per_seed"])
+    (tmp_path / "patient" / "summary.json").unlink()  # the kill
+    assert not sweep.Sweep(studied, tmp_path, lambda line: None, **options).run().failed
+    assert results(tmp_path / "patient") == expected
+    # To `evaluate` it has ended; an extension goes on.
+    config = stored_config(Workdir(tmp_path / "patient"))
+    for most, stopped in ((6, True), (7, False)):
+        experiment = swept.build(config.replace(train={"max_epochs": most}))
+        _, states, seconds, found = stored.newest_states(tmp_path / "patient", experiment)
+        assert found == stopped == bool(states.done.all()) and STOPPED not in seconds
+
+
+def test_who_cannot_build_a_program_leaves_the_runs_of_others_alone(tmp_path, monkeypatch):
+    def refuse(config):
+        raise UserError("data.dir=nowhere: no such folder")
+
+    monkeypatch.setattr(sweep.experiment_lib, "build", refuse)
+    with Claims(tmp_path / ".workers") as other:
+        assert other.take(["quick"]) == "quick"
+        progress = swept.sweep_of(tmp_path).run()
+        assert sorted(progress.failed) == ["patient", "slow"]
+        assert not (tmp_path / "quick" / "failed.json").exists()
+        progress = swept.sweep_of(tmp_path)
+        progress._claims.free("quick")  # not its own
+        assert progress._claims.others() == {"quick": other.worker}
+
+
 def test_the_same_command_again_does_nothing(done):
     out, _ = done
     before = {p: p.stat().st_mtime_ns for p in out.glob("*/summary.json")}
@@ -328,6 +388,8 @@ def test_a_domain_without_users_has_no_score():
     words = index.in_words({"mean": mean, "per_seed": []})
     assert words == "test ndcg@10 among all items A 0.1250"
     assert index.score_of({"val/B/ndcg@10/uni99": None}, "uni99") == -1
+    mean["val/B/ndcg@10/uni99"] = float("nan")  # in a row of metrics.jsonl before it is written
+    assert index.score_of(mean, "uni99") == 0.25
 
 
 def test_the_score_is_of_the_ranking_that_selects():
@@ -418,6 +480,24 @@ def test_a_search_is_told_what_its_trials_are_worth(tmp_path):
     with pytest.raises(UserError, match="study.json: runs without a search"):
         (tmp_path / "study.json").write_text("{}")
         swept.sweep_of(tmp_path, search).run()
+
+
+def test_a_trial_that_is_no_run_fails_alone(tmp_path):
+    """And again, by the same command: the search goes on."""
+
+    def make(trial):
+        rate = trial.suggest_float("rate", 1e-3, 0.1, log=True)
+        heads = 3 if trial.number == 1 else 2  # no divisor of the width
+        changed = {"train": {"learning_rate": rate}, "model": {"heads": heads}}
+        return swept.runs()["quick"].replace(**changed)
+
+    search = study.Search(make, trials=3)
+    first = swept.sweep_of(tmp_path, search)
+    assert (first.run().finished, first.progress.failed) == (2, ["trial-0001"])
+    assert [t.state.name for t in first._study.trials][1] == "FAIL"
+    assert "model.heads=3" in (tmp_path / "trial-0001" / "failed.json").read_text()
+    again = swept.sweep_of(tmp_path, search).run()
+    assert (again.finished, again.done_here, again.failed) == (2, 0, ["trial-0001"])
 
 
 def test_folders_of_others_are_refused(done, tmp_path):
