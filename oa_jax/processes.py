@@ -52,8 +52,6 @@ def start(text: str) -> None:
         elif text == "auto" and importlib.util.find_spec("libtpu"):
             with contextlib.suppress(ValueError):  # no TPU: nobody says how many processes
                 jax.distributed.initialize(**options)
-    except Interrupted:
-        raise
     except Exception as error:  # Kubernetes and TPUs are asked over HTTP: errors of any library
         raise UserError(f"--distributed={text}: the processes don't meet: {error}") from None
 

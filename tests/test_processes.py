@@ -47,17 +47,6 @@ def test_whatever_a_cluster_does_not_answer_is_one_line(monkeypatch):
         processes.start("auto")
 
 
-def test_told_to_leave_while_the_processes_meet(monkeypatch):
-    """Status 75, with which it is started again, and not an error."""
-
-    def initialize(*_, **__):
-        raise Interrupted("told to leave")
-
-    monkeypatch.setattr("jax.distributed.initialize", initialize)
-    with pytest.raises(Interrupted):
-        processes.start("localhost:9000,2,0")
-
-
 def test_a_single_process_is_the_first_and_does_everything():
     processes.start("off")
     assert processes.is_first() and not processes.several()

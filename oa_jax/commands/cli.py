@@ -198,10 +198,10 @@ def run(main, words: bool = False, resumes: bool = False) -> None:
         with one_line_errors(resumes):
             if not words and len(argv) > 1:
                 raise UserError(f"argument {argv[1]!r}: expected flags only, such as --workdir=DIR")
+            if "distributed" in flags.FLAGS:  # SIGTERM ends a process that waits for others at once
+                processes.start(flags.FLAGS.distributed)
             if resumes:
                 processes.leave_when_told("told to leave; what was saved stays")
-            if "distributed" in flags.FLAGS:
-                processes.start(flags.FLAGS.distributed)
             set_switches(say)
             status = main(argv[1:])
             if sys.stdout:

@@ -406,7 +406,7 @@ def test_damaged_files(command, tmp_path, kind):
 
 def test_no_folder_of_data_at_all(command):
     error = command(INSPECT, CONFIG).error()
-    assert "give its directory with --config.data.dir= or OA_DATA_DIR" in error
+    assert "give its folder by --config.data.dir= or OA_DATA_DIR" in error
 
 
 # --- the workdir -----------------------------------------------------------------------------

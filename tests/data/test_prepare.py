@@ -267,7 +267,7 @@ def test_training_takes_prepared_names(done, raw_files, tmp_path, monkeypatch):
     monkeypatch.delenv(sources.DIRECTORY_VARIABLE, raising=False)
     assert sources.load(NAME, done).fingerprint() == store.load(done, NAME).log.fingerprint()
     name = "llmcdsr_food_kitchen"
-    expected = f"{name}: no directory was given: found no .*, or give its directory with"
+    expected = f"{name}: no directory was given: found no .*, or give its folder by"
     with pytest.raises(UserError, match=expected):
         sources.load(name)
     expected = f"not prepared: below {done} is {NAME}; python -m oa_jax data prepare {name} "

@@ -112,6 +112,18 @@ def whole(start, tmp_path_factory):
     return path, outcome
 
 
+def test_told_to_leave_while_it_waits_for_the_others_it_ends_at_once(start, tmp_path):
+    """By the signal, as there is nothing to save: status 143 to a shell, which Slurm's script
+    queues again."""
+    (alone, other) = start(tmp_path / "run")
+    other.kill()
+    other.communicate()
+    time.sleep(10)  # into the meeting, or before it
+    alone.send_signal(signal.SIGTERM)
+    alone.communicate(timeout=20)
+    assert alone.returncode == -signal.SIGTERM
+
+
 def test_only_the_first_process_talks_and_padding_is_not_reported(whole):
     path, outcome = whole
     assert "results in" in outcome[0][1]
