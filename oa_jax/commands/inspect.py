@@ -7,7 +7,6 @@ configuration has, in Markdown, and needs no --config. `--match=FILE.py:ARGS` fi
 """
 
 import dataclasses
-import math
 from typing import Any
 
 import jax
@@ -20,6 +19,7 @@ from oa_jax.backbones import known
 from oa_jax.commands import cli
 from oa_jax.configuration import Config
 from oa_jax.engine.compilation import use_compilation_cache
+from oa_jax.engine.mesh import bytes_on_device
 from oa_jax.experiment import Experiment
 from oa_jax.nn.fusion import matched_width, n_parameters
 from oa_jax.runs import study
@@ -137,17 +137,9 @@ def memory_sheet(experiment: Experiment) -> Sheet | None:
     if memory is None:
         return None
 
-    def size(tree):  # of one device, as the compiler's numbers are
-        leaves = jax.tree.leaves(tree)
-        where = [getattr(a, "sharding", None) for a in leaves]
-        parts = [
-            s.shard_shape(a.shape) if s else a.shape for a, s in zip(leaves, where, strict=True)
-        ]
-        return sum(math.prod(p) * a.dtype.itemsize for a, p in zip(leaves, parts, strict=True))
-
     parts = {
-        "state (parameters, moments, best)": size(states),
-        "data on the device": size(engine.on_device(arrays, len(seeds))),
+        "state (parameters, moments, best)": bytes_on_device(states),
+        "data on the device": bytes_on_device(engine.on_device(arrays, len(seeds))),
         "results not in place of arguments": memory.output_size_in_bytes
         - memory.alias_size_in_bytes,
         "temporaries": memory.temp_size_in_bytes,

@@ -123,6 +123,17 @@ def is_table(path) -> bool:
     return getattr(last, "key", getattr(last, "name", None)) in TABLES
 
 
+def bytes_on_device(tree) -> int:
+    """Bytes that arrays, or their shapes, take on each device that they lie on."""
+
+    def one(leaf):
+        where = getattr(leaf, "sharding", None)
+        shape = where.shard_shape(leaf.shape) if where else leaf.shape
+        return math.prod(shape) * leaf.dtype.itemsize
+
+    return sum(map(one, jax.tree.leaves(tree)))
+
+
 def place(tree, shardings):
     """Values of the host or of devices, equal in all processes, where `shardings` say."""
     if jax.process_count() == 1:

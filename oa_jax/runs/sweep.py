@@ -22,6 +22,7 @@ from oa_jax import files, processes
 from oa_jax.backbones import known
 from oa_jax.configuration import Config, first_difference
 from oa_jax.engine.compilation import use_compilation_cache
+from oa_jax.engine.mesh import bytes_on_device
 from oa_jax.errors import UserError
 from oa_jax.experiment import Experiment
 from oa_jax.runs import checkpoint, index, initial, loop
@@ -356,6 +357,5 @@ def memory_of(experiment: Experiment, n_seeds: int) -> tuple[int, int] | None:
     memory = engine.compiled("epoch", *args).memory_analysis()
     if memory is None:
         return None
-    leaves = jax.tree.leaves(arrays)
-    data = sum(leaf.size * leaf.dtype.itemsize for leaf in leaves)
+    data = bytes_on_device(arrays)
     return data, memory.argument_size_in_bytes - data + memory.temp_size_in_bytes

@@ -73,7 +73,8 @@ def test_attention_in_chunks_changes_no_loss(backbone, quirks):
             changes["quirks"] = dataclasses.replace(whole.learner.quirks, **quirks)
         learner = dataclasses.replace(whole.learner, **changes)
         loss = jax.value_and_grad(lambda p: learner.loss(p, batch, key, hparams)[0])
-        return jax.jit(loss), str(jax.make_jaxpr(loss)(whole.params))
+        traced = jax.jit(loss).trace(whole.params)
+        return traced.lower().compile(), str(traced.jaxpr)
 
     (by_rows, text), (by_chunks, other) = found("rows"), found("chunks")
     assert text != other
