@@ -17,7 +17,7 @@ from oa_jax.data import filters, tables, times, values
 from oa_jax.data.raw import check_columns, numbered
 from oa_jax.data.store import ORDER, Built
 from oa_jax.data.texts import Reading, shown
-from oa_jax.data.values import FINER, InputFile, LeftOut
+from oa_jax.data.values import InputFile, LeftOut
 from oa_jax.errors import UserError
 from oa_jax.events.log import DOMAINS, TEST
 
@@ -211,9 +211,6 @@ def read(
     left = LeftOut(sources)
     events, titles, units = values.read(sources, options.time_unit, options.bad_rows, reading, left)
     _say_times(sources, units, say)
-    if FINER in events.columns:
-        say("times finer than a millionth are cut to it; the order is that of the whole ones")
-        events = events.drop(FINER)
     events, names = _two_domains(events, sources, options.domains, left)
     say(f"domains: A {names[0]}, B {names[1]}")
     check_columns(events, f"{names[0]} and {names[1]}", named=True)
@@ -309,7 +306,7 @@ def _limit_in_millionths(step, units, time_unit):
     elif not units:
         raise UserError(f"--filter={text}: the files have no times")
     else:
-        limit, found, _ = times.parsed(pl.Series([rest[1]]), time_unit)
+        limit, found = times.parsed(pl.Series([rest[1]]), time_unit)
         if (found[0] == times.NUMBER) is not (units[0] == times.NUMBER):
             raise UserError(f"--filter={text}: expected a time as the files have: "
                             f"{times.WORDS[units[0]]}")  # fmt: skip

@@ -19,8 +19,6 @@ WORDS = {"s": "unix seconds", "ms": "unix milliseconds", "us": "unix microsecond
 WORDS |= {"ns": "unix nanoseconds", NUMBER: "numbers below 1e8", DATE: "dates"}
 EXPECTED = "a unix time of 1973 to 2103, a number below 1e8 or a date such as 2024-05-31T12:00:00Z"
 EXPECTED += ", or --time_unit"
-ROUNDING = 2.0**-50  # of a float, and of what is computed of it
-FINE = r"^(-?)([0-9]{1,12})\.([0-9]{6})([0-9]+)$"  # seconds or numbers, with more than millionths
 ISO = (
     r"^([0-9]{4}-[0-9]{2}-[0-9]{2})"
     r"(?:[T ]([0-9]{2}:[0-9]{2})(?::([0-9]{2})(?:[.,]([0-9]{1,9}))?)?)?"
@@ -28,19 +26,16 @@ ISO = (
 )
 
 
-def parsed(column: pl.Series, unit: str | None = None) -> tuple[pl.Series, pl.Series, pl.Series]:
-    """(millionths, unit, what the millionths leave over) of every value, null where it is none.
+def parsed(column: pl.Series, unit: str | None = None) -> tuple[pl.Series, pl.Series]:
+    """(millionths, unit) of every value, null where it is none. What is finer is cut.
 
-    left over: in the order of the values among equal millionths, 0 if nothing is.
     column: text, numbers, or dates of Parquet; dates without a zone are UTC. unit: of numbers,
     None tells it apart for each. Raises TypeError for a column of another type.
     """
     kind = column.dtype
     if kind.is_temporal() and kind not in (pl.Time, pl.Duration):
         micros = column.cast(pl.Datetime("us", getattr(kind, "time_zone", None))).dt.epoch("us")
-        nanos = getattr(kind, "time_unit", None) == "ns"
-        over = column.dt.epoch("ns") - micros * 1000 if nanos else micros * 0
-        return micros, _said(micros, pl.lit(DATE)), over.cast(pl.Float64)
+        return micros, _said(micros, pl.lit(DATE))
     if kind == pl.String:
         text = column.str.strip_chars()
         whole, real = (text.cast(t, strict=False) for t in (pl.Int64, pl.Float64))
@@ -50,22 +45,13 @@ def parsed(column: pl.Series, unit: str | None = None) -> tuple[pl.Series, pl.Se
         whole = column.cast(pl.Int64, strict=False) if kind.is_integer() else nothing
     else:
         raise TypeError(kind)
-    micros, units, over = _numbers(whole, real, unit)
-    if text is not None and (found := text.str.contains(FINE)).any():
-        rows = (found & units.is_in([NUMBER, "s"])).arg_true()
-        parts = text[rows].str.extract_groups(FINE).struct.unnest()
-        parts.columns = ["sign", "whole", "part", "over"]
-        sign = pl.when(pl.col("sign") == "-").then(-1).otherwise(1)
-        exact = (pl.col("whole") + pl.col("part")).cast(pl.Int64) * sign
-        exact = parts.select(exact, over=pl.format("0.{}", "over").cast(pl.Float64) * sign)
-        micros, over = micros.scatter(rows, exact[:, 0]), over.scatter(rows, exact["over"])
+    micros, units = _numbers(whole, real, unit)
     if text is not None and micros.null_count():
-        dates, digits = _dates(text.filter(micros.is_null()))
+        dates = _dates(text.filter(micros.is_null()))
         if dates.null_count() < len(dates):
-            rest = micros.is_null().arg_true()
-            micros, over = micros.scatter(rest, dates), over.scatter(rest, digits)
+            micros = micros.scatter(micros.is_null().arg_true(), dates)
             units = pl.select(units.fill_null(_said(micros, pl.lit(DATE)))).to_series()
-    return micros, units, over
+    return micros, units
 
 
 def _said(micros, unit):
@@ -85,7 +71,7 @@ def _numbers(whole, real, unit):
         if table.select(doubtful.any()).item():
             kind = pl.when(~_is_clock(size)).then(kind)
     table = table.with_columns(unit=kind)
-    value, over = pl.lit(None, pl.Int64), pl.lit(0.0)
+    value = pl.lit(None, pl.Int64)
     for name, factor in FACTORS.items():
         small = size * max(factor, 1) < LARGEST
         if factor > 0:
@@ -93,14 +79,9 @@ def _numbers(whole, real, unit):
         else:
             exact, near = pl.col("whole") // -factor, pl.col("real") / -factor
         one = exact.fill_null(near.cast(pl.Int64, strict=False))
-        scaled = pl.col("real") * factor if factor > 0 else pl.col("real") / -factor
-        rest = pl.when((scaled - one).abs() > scaled.abs() * ROUNDING).then(scaled - one)
-        rest = rest.otherwise(pl.col("whole") % max(-factor, 1)).fill_null(0)
-        mine = (pl.col("unit") == name) & small
-        value = pl.when(mine).then(one).otherwise(value)
-        over = pl.when(mine).then(rest).otherwise(over)
+        value = pl.when((pl.col("unit") == name) & small).then(one).otherwise(value)
     micros = table.select(value).to_series()
-    return micros, _said(micros, table["unit"]), table.select(over.cast(pl.Float64)).to_series()
+    return micros, _said(micros, table["unit"])
 
 
 def _is_clock(size):
@@ -113,7 +94,7 @@ def _is_clock(size):
 
 
 def _dates(text):
-    """(millionths, billionths left over) of ISO dates, null where the text is none."""
+    """Millionths of ISO dates, null where the text is none."""
     found = text.str.extract_groups(ISO).struct.unnest()
     found.columns = ["day", "minute", "second", "part", "sign", "hours", "minutes"]
     clock = pl.format("{}T{}:{}", "day", pl.col("minute").fill_null("00:00"),
@@ -124,8 +105,7 @@ def _dates(text):
     zone = pl.when(pl.col("sign") == "-").then(-zone).otherwise(zone).fill_null(0)
     valid = zone.abs() < 24 * 60
     micros = pl.when(valid).then(begin + part // 1000 - zone * 60 * MILLION)
-    both = found.select(micros=micros, over=(part % 1000).cast(pl.Float64))
-    return both["micros"], both["over"]
+    return found.select(micros).to_series()
 
 
 def stored(micros: pl.Series, is_unix: bool) -> tuple[pl.Series, str]:

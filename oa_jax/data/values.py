@@ -15,7 +15,6 @@ from oa_jax.errors import UserError
 NO_IDS = ("", "nan", "NaN", "NaT", "null", "Null", "NULL", "none", "None", "<NA>")
 NO_IDS += ("NA", "N/A", "n/a", "#N/A", "\\N")
 ROW = 1 << 32  # the number of a file times this, plus the line: where an event comes from
-FINER = "finer"  # what millionths leave over of a time
 TITLES = {"domain": pl.String, "item": pl.String, "title": pl.String}
 
 
@@ -66,8 +65,7 @@ def read(
     each file's times, none without times).
 
     events: user, item, domain (categories), time (millionths; of files without times the place),
-    row, FINER if times are finer than that and, where it is asked for, rating. titles: domain, item
-    and title, the first of each.
+    row and, where it is asked for, rating. titles: domain, item and title, the first of each.
     bad_rows: "refuse" raises UserError for the first row that is wrong, "skip" notes and leaves
     out, unless more than half of a file is wrong.
     """
@@ -88,17 +86,10 @@ def read(
             units.append(unit.word)
     order = ["user", "item", "domain", "time", "row"]
     # Files have times all, or none.
-    order += [FINER] if any(FINER in p.columns and (p[FINER] != 0).any() for p in parts) else []
     order += ["rating"] if all("rating" in part.columns for part in parts) else []
     events = pl.concat([part.select(order) for part in parts])
     titles = pl.concat(titles).unique(["domain", "item"], keep="first", maintain_order=True)
-    return in_time(events), titles, units
-
-
-def in_time(events: pl.DataFrame) -> pl.DataFrame:
-    """Events in the order of time; equal ones in the order that they have."""
-    by = [name for name in ("time", FINER) if name in events.columns]
-    return events.sort(by, maintain_order=True)
+    return events.sort("time", maintain_order=True), titles, units
 
 
 def _frames(source, unit, bad_rows, reading, left) -> Iterator[pl.DataFrame]:
@@ -140,7 +131,7 @@ def _checked(source: InputFile, rows: TableRows, unit: Unit):
         column = column.cast(pl.String) if column.dtype == pl.Null else column
         if role == "time":
             try:
-                out[role], units, out[FINER] = times.parsed(column, unit.given)
+                out[role], units = times.parsed(column, unit.given)
             except TypeError:
                 _wrong_type(source, name, column, "times as numbers, text or dates")
             other = unit.other(units, rows.number)

@@ -816,38 +816,6 @@ def test_a_delimiter_of_two_bytes_with_quotes(tmp_path):
     assert [e[:2] for e in events(built)] == [e[:2] for e in expected()]
 
 
-# Times that differ by less than a millionth; the file has them the other way round.
-FINER = {
-    "numbers": ["0.000000030", "0.000000020", "0.000000010"],
-    "seconds": ["1700000000.1234569", "1700000000.1234568", "1700000000.1234561"],
-    "ns": [f"1700000000123456{n}" for n in (900, 500, 100)],
-    "dates": [f"2024-01-01T00:00:00.123456{n}Z" for n in (900, 500, 100)],
-}
-
-
-@pytest.mark.parametrize("kind", FINER)
-def test_times_finer_than_a_millionth_keep_their_order(tmp_path, kind):
-    def rows(name):
-        columns = zip("cba", FINER[kind], strict=True)
-        return "user,item,time\n" + "".join(f"u,{name}{i},{t}\n" for i, t in columns)
-
-    said, paths = [], [write(tmp_path / f"{name}.csv", rows(name)) for name in "xy"]
-    built, _ = read(*paths, said=said)
-    assert [e[1] for e in events(built)] == ["xa", "ya", "xb", "yb", "xc", "yc"]
-    assert sum("finer than a millionth" in line for line in said) == 1
-    frame = pl.read_csv(paths[0]).with_columns(pl.Series("time", FINER[kind]))
-    if kind in ("ns", "dates"):
-        stamps = (
-            frame["time"].cast(pl.Int64)
-            if kind == "ns"
-            else frame["time"].str.to_datetime(time_unit="ns")
-        )
-        stamps = stamps.cast(pl.Datetime("ns")) if kind == "ns" else stamps
-        frame = frame.with_columns(time=stamps)
-        path = write(tmp_path / "x.parquet", parquet(frame))
-        assert [e[1] for e in events(read(path, paths[1])[0])][::2] == ["xa", "xb", "xc"]
-
-
 def test_keys_of_json_that_come_late(tmp_path):
     first = [json.dumps({"user": f"u{k % 3}", "item": f"b{k % 4}"}) for k in range(30)]
     late = json.dumps({"user": "u1", "item": "b1", "time": 5})
