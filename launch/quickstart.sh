@@ -37,5 +37,7 @@ To try next:
   $VENV_PYTHON -m analysis report --runs=$runs --out=$runs/report
       the page of all three, with what lies in X' and what is lost without it (minutes)
   $VENV_PYTHON -m oa_jax train --config=configs/abxi.py:pair=beauty_elec,gca=early,size=small --workdir=runs/early
-      real data, in OA_DATA_DIR: $VENV_PYTHON -m oa_jax data prepare beauty_elec --download --data_dir=DIR
+      real data, in the folder OA_DATA_DIR, where two commands put them:
+      $VENV_PYTHON -m pip install -e '.[data]'
+      $VENV_PYTHON -m oa_jax data prepare beauty_elec --download
 EOF

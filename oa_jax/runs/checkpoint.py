@@ -42,10 +42,11 @@ class Checkpoints:
             raise UserError(f"{directory}: a file: expected the folder of the checkpoints")
         # Orbax calls it when all files of the step are there, before the step gets its name.
         finishing = ocp.AsyncOptions(post_finalization_callback=self._write_sums)
-        options = ocp.CheckpointManagerOptions(max_to_keep=keep, async_options=finishing)
+        # What a process left that was killed in a save goes, too.
+        options = ocp.CheckpointManagerOptions(
+            max_to_keep=keep, async_options=finishing, cleanup_tmp_directories=True
+        )
         self._directory, self._say, self._saving = directory, say, 0
-        if processes.is_first():
-            self._remove("*")  # of a process that was killed in a save
         self._manager = ocp.CheckpointManager(directory, options=options)
 
     def __enter__(self) -> "Checkpoints":
@@ -89,7 +90,8 @@ class Checkpoints:
         except (*UNREADABLE, UserError) as error:
             full = "No space left on device"
             reason = full if full in str(error) else " ".join(str(error).split())[:200]
-            self._remove(self._saving)
+            for step in self._unfinished(self._saving):
+                shutil.rmtree(step, ignore_errors=True)
             raise UserError(
                 f"{self._directory}: the checkpoint of epoch {self._saving} cannot be saved: "
                 f"{reason}: what was saved before stays"
@@ -97,10 +99,6 @@ class Checkpoints:
 
     def _unfinished(self, epoch):
         return self._directory.glob(f"{epoch}.orbax-checkpoint-tmp*")
-
-    def _remove(self, epoch):
-        for step in self._unfinished(epoch):
-            shutil.rmtree(step, ignore_errors=True)
 
     def _write_sums(self):
         for step in self._unfinished(self._saving) if processes.is_first() else ():
