@@ -53,6 +53,8 @@ def main(_):
             if progress.done_here:
                 cli.say(progress.cost)
             return 1 if progress.failed else 0
+    if given.out:
+        files.check_writable(given.out, "--out")
     configs, seeds = variants(cli.config_value(), given.vary), counts(given.seeds)
     official = (given.official, given.official_python) if given.official else None
     jax.config.update("jax_enable_compilation_cache", False)

@@ -42,3 +42,5 @@ def test_mistakes_are_one_line():
     assert "--config.seed_axis=spin: expected one of" in done.stderr
     done = bench("--study=configs/studies/compare.py:runlocal", "--vary=nonsense")
     assert (done.returncode, done.stderr.count("\n")) == (2, 1) and "--vary: with" in done.stderr
+    done = bench(CONFIG, *SMALL, "--out=/proc/none/x.json")  # before it measures for minutes
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1) and "--out=/proc" in done.stderr
