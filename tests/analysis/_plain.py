@@ -30,7 +30,8 @@ def config_of(gca="none", **overrides):
 
 
 def ranks_of(seeds, n_users=40, better=0.0, seed=0):
-    """Arrays of ranks.npz: users are easy or hard alike for all runs, `better` lifts every rank."""
+    """Arrays of ranks.npz: users are easy or hard alike for all runs, `better` lifts every rank, or
+    those of a split."""
     users = np.arange(n_users)
     hard_R = np.random.default_rng(7).uniform(0, 1, n_users)
     rng = np.random.default_rng(seed)
@@ -39,7 +40,8 @@ def ranks_of(seeds, n_users=40, better=0.0, seed=0):
         out |= {f"{split}/user": users, f"{split}/domain": users % 2}
         for name, n in CANDIDATES.items():
             noise_SxR = rng.uniform(0, 0.3, (len(seeds), n_users))
-            share_SxR = np.clip(0.7 * hard_R**3 + noise_SxR - better, 0, 0.999)
+            lift = better[split] if isinstance(better, dict) else better
+            share_SxR = np.clip(0.7 * hard_R**3 + noise_SxR - lift, 0, 0.999)
             out[f"{split}/{name}/rank"] = (1 + share_SxR * (n - 1)).astype(np.int32)
             out[f"{split}/{name}/ties"] = np.zeros((len(seeds), n_users), np.int32)
             out[f"{split}/{name}/n_candidates"] = np.full(n_users, n)

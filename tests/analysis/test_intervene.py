@@ -110,6 +110,13 @@ def test_all_places_are_not_one_place(measured):
     assert len(set(changes.values())) == 3
 
 
+def test_a_run_trained_with_a_part_is_changed_where_it_had_it(finished):
+    run = trained_with(read_run(finished), "part", part="orthogonal", part_of="update")
+    asked = {"parts": ("zero",), "scales": (1.0,), "draws": 100, "part_of": "gated"}
+    frame = intervene.intervene(run, say=made.Said(), **asked)
+    assert set(frame["part_of"]) == {"update"}
+
+
 # ---- intervals
 
 
@@ -168,7 +175,7 @@ class Fixed:
     split, step = "test", None
     rows = {"domain": np.array([0, 1, 0, 1]), "target": np.arange(4)}
 
-    tie_weight = 0.0
+    tie_weight = 0.5
 
     def ranks(self, intervention):
         rank = np.array([[1, 2, 3, 4]] * 2)
@@ -178,7 +185,9 @@ class Fixed:
         finite[1] = intervention.part != "random"
         n = np.full((2, 4), 20)
         return {
-            "full": type("Ranks", (), dict(rank=rank, ties=0 * n, n_candidates=n, finite=finite))
+            "full": type(
+                "Ranks", (), dict(rank=rank, ties=2 + 0 * n, n_candidates=n, finite=finite)
+            )
         }
 
     metrics = intervene.Ranker.metrics
@@ -195,7 +204,8 @@ def test_a_score_that_is_not_finite_is_nan_for_its_seed_and_the_mean():
     for seed, lost in ((0, False), (1, True), (None, True)):
         row = one(frame, seed=seed, intervention="random", **where)
         assert np.isnan(row["change"]) == np.isnan(row["low"]) == lost
-    by_hand = ((1 / 3 + 1 / 5) - (1 / 1 + 1 / 3)) / 2  # ranks 1, 3 become 3, 5
+    # Ranks 1, 3 become 3, 5; of two ties each has one before it.
+    by_hand = ((1 / 4 + 1 / 6) - (1 / 2 + 1 / 4)) / 2
     assert one(frame, seed=1, intervention="zero", **where)["change"] == pytest.approx(by_hand)
     assert one(frame, seed=0, intervention="zero", **where)["change"] == 0
     assert one(frame, seed=None, intervention="zero", **where)["change"] == pytest.approx(
@@ -228,6 +238,8 @@ def test_table_for_people(measured, finished):
     (cells,) = (r for r in sheet.rows if r[1:4] == ["nothing", "1", "all"])
     change = number(row["change"], 4, sign=True)
     assert cells[5:7] == [change, interval(row["low"], row["high"], 4, True)]
+    of_b = one(measured[0], seed=None, places="all", intervention="zero", **WHERE | {"domain": "B"})
+    assert cells[8] == number(of_b["change"], 4, sign=True) != change
     assert {r[1] for r in sheet.rows} == {"α ⊙ X′ as it is", "α ⊙ X′⊥, the rest", "nothing"} | {
         "random at the norm of α ⊙ X′"
     }

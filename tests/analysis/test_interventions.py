@@ -212,10 +212,10 @@ def encoders(stack):
         gca = dataclasses.replace(stack.engine.settings.backbone.gca, part=update)
         return dataclasses.replace(stack.engine.settings.backbone, gca=gca)
 
-    def encode(update, intervention, part_of="update"):
+    def encode(update, intervention, part_of="update", seed=7):
         changed = lib.Intervened(trained_with(update), part_of)
         program = programs.setdefault((update, part_of), jax.jit(changed.encode))
-        seeded = lib.variables(params, [7], modules, intervention)
+        seeded = lib.variables(params, [seed], modules, intervention)
         of_seed = jax.tree.map(lambda a: a[0], seeded | {"params": None}) | {"params": params}
         return np.asarray(program(of_seed, rows))
 
@@ -266,6 +266,27 @@ def test_interventions_on_a_model_trained_with_all_of_it(encoders):
     assert min(np.abs(first - second).max(), np.abs(first - seen["zero"]).max()) > 1e-3
     tiny = encode("full", Intervention("full", 1e-6))
     np.testing.assert_allclose(tiny, seen["zero"], atol=1e-3)
+    # Every seed has random directions of its own.
+    assert np.abs(encode("full", Intervention("random"), seed=8) - seen["random"]).max() > 1e-3
+
+
+def test_what_stands_in_is_of_whole_rows_and_of_each_module(stack, monkeypatch):
+    """Also where only the last token is asked for: else the mean would be that of last tokens."""
+    backbone, seen = stack.engine.settings.backbone, []
+
+    def spied(part, used, query, key, users_B):
+        seen.append((query.packing.shape, jax.random.key_data(key).tolist()))
+        return used
+
+    monkeypatch.setattr(lib, "replaced", spied)
+    params = jax.tree.map(lambda a: a[0], made.drawn(stack, 6).best_params)
+    asked = stack.data.task.eval_arrays("test")
+    rows = {k: jnp.asarray(v[:4]) for k, v in asked.items() if k != "seen"}
+    modules = lib.modules_of(backbone)
+    one = jax.tree.map(lambda a: a[0], lib.variables({}, [7], modules, Intervention("random")))
+    lib.Intervened(backbone).encode(one | {"params": params}, rows)
+    assert len(seen) == len(modules) and {shape for shape, _ in seen} == {rows["seq_x"].shape}
+    assert len({tuple(key) for _, key in seen}) == len(modules)
 
 
 def turned(params, backbone, units):

@@ -49,6 +49,15 @@ def test_intervals_cover_and_tests_keep_their_level(model, n_seeds):
     assert low - 5 <= rejected <= high + 5
 
 
+def test_an_interval_is_as_wide_as_students_t():
+    """Of seeds on both sides, by the standard error of the model; a wider one covers too."""
+    a, b = simulated(np.random.default_rng(7), "all", 5, 60)
+    (found,) = compare(a[None], b[None], np.random.default_rng(0), 4000)
+    se, df = standard_error(a, b)
+    half = scipy.stats.t.isf(0.025, df) * se
+    assert (found.high - found.low) / 2 == pytest.approx(half, rel=0.06)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("model", ["seeds", "all"])
 def test_a_single_seed_borrows_the_variance_of_the_others(model):
@@ -88,6 +97,19 @@ def test_the_standard_error_is_that_of_the_model():
         expected = 2 * of_seed**2 / s + of_user**2 / r + 2 * noise**2 / (s * r)
         found = [standard_error(*simulated(rng, model, s, r))[0] ** 2 for _ in range(300)]
         assert np.mean(found) == pytest.approx(expected, rel=0.2), model
+
+
+def test_the_standard_error_by_hand():
+    """Two-way analysis of variance of 3 seeds and 4 users, and their interaction by loops."""
+    side = np.random.default_rng(8).normal(0, 1, (3, 4))
+    rest = [
+        (side[s, r] - side[s].mean() - side[:, r].mean() + side.mean()) ** 2
+        for s in range(3)
+        for r in range(4)
+    ]
+    interaction, seeds = sum(rest) / (2 * 3), side.mean(1).var(ddof=1)
+    users = max(side.mean(0).var(ddof=1) / 4 - interaction / 12, 0)
+    assert standard_error(side)[0] == pytest.approx(np.sqrt(seeds / 3 + users))
 
 
 def test_constant_users_give_welch():

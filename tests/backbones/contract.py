@@ -206,6 +206,19 @@ def products_of_layers(jaxpr):
     return found
 
 
+def a_penalty_adds_its_weight_times_cos2(case):
+    rows = case.task.rows_of_batch(jnp.arange(case.task.batch_size), 0, 0)
+    batch = case.batch(case.arrays, rows, 0, 0, case.capacity)
+
+    def with_weight(weight):
+        hparams = case.hparams | {"ortho_weight": weight}
+        return case.learner.loss(case.params, batch, None, hparams)
+
+    (plain, _), (total, aux) = map(jax.jit(with_weight), (0.0, 100.0))
+    assert aux["cos2"] > 1e-4
+    np.testing.assert_allclose(total - plain, 100 * aux["cos2"], rtol=1e-3, atol=1e-3)
+
+
 CHECKS = (
     has_the_functions_of_the_contract,
     no_token_sees_a_later_event,
@@ -216,4 +229,5 @@ CHECKS = (
     rows_of_histories_are_the_tasks,
     seeds_are_alone,
     activations_of_bfloat16_are_rounded_and_nothing_else,
+    a_penalty_adds_its_weight_times_cos2,
 )

@@ -99,6 +99,15 @@ def test_a_hidden_token_does_not_see_itself(name):
         assert not before["update"][lonely].any()
 
 
+@pytest.mark.parametrize("name", BACKBONES)
+def test_a_hidden_token_of_its_own_stream_does_not_see_itself(name):
+    """So that the first one of a stream, and it alone, has nothing to see."""
+    probe = Case(name, source="self", own_item="hidden").probe()
+    first = probe["real_P"] & (np.cumsum(probe["real_P"], 1) == 1)
+    assert first.any()
+    np.testing.assert_array_equal(probe["real_P"] & ~probe["has_key_P"], first)
+
+
 @pytest.mark.parametrize("window", ["own", "now"])
 def test_cdsrnp_scores_with_all_that_came_before_the_target(window):
     """Of LLM4CDSR, in training too: llm4cdsr/test_causality.py. ABXI has no other window."""

@@ -203,6 +203,18 @@ def test_selection_score_by_hand(experiment):
     assert score == -1 and not finite
 
 
+def test_validation_that_is_not_finite_ends_the_seed(experiment, arrays, start):
+    settings, val = experiment.engine.settings, arrays["val"]
+    first = take_seeds(start, 0)
+    assessed = jax.jit(lambda params: step.assess(settings, params, arrays))(first.params)
+    broken = assessed["ranks"]._replace(finite=assessed["ranks"].finite.at[0].set(False))
+    losses = {"loss": jnp.ones(3)}
+    for ranks, at in ((assessed["ranks"], 0), (broken, 7)):
+        state = first.replace(step=jnp.int32(7))
+        after, _ = step.select(settings, state, losses, assessed | {"ranks": ranks}, val)
+        assert (after.diverged_step, bool(after.done)) == (at, at > 0)
+
+
 def test_bfloat16_products_move_a_step_a_little(experiment, arrays, start, one_step):
     """The state stays float32; gradients differ by rounding, not by more."""
     settings = dataclasses.replace(experiment.engine.settings, compute_dtype="bfloat16")

@@ -92,6 +92,15 @@ def test_leave_one_out_by_hand():
     assert {column.dtype for column in dataclasses.astuple(split)} == {np.dtype(np.int32)}
 
 
+def test_take_is_of_the_users_asked_for_in_their_order():
+    some = Split(np.arange(3), 10 + np.arange(3), 20 + np.arange(3)).take(np.array([2, 0]))
+    assert [some.n_train.tolist(), some.val.tolist(), some.test.tolist()] == [
+        [2, 0],
+        [12, 10],
+        [22, 20],
+    ]
+
+
 def test_leave_one_out_names_the_short_user():
     log = make_log([0] * 3 + [1] * 2, [1] * 5, np.arange(5), (1, 1), "toy")
     with pytest.raises(UserError, match=r"^toy: user 1: found 2 events, expected at least 3"):

@@ -357,6 +357,16 @@ def test_a_late_time_shows_later_keys():
     np.testing.assert_array_equal(early.h_PxD, same.h_PxD)
 
 
+def test_a_query_from_before_the_window_meets_no_key_from_before_it():
+    """Both have the time -1, which is none."""
+    module, params = module_and_params()
+    assert Q_TIME[0, 0] == -1 and AT[0] == 0 and SOURCE_REAL[0, 0]
+    _, probe = run(module, params, times=(Q_TIME, S_TIME.at[:, 0].set(-1)))
+    assert not probe.has_key_P[0] and not probe.has_aligned_P[0] and not probe.update[0].any()
+    _, probe = run(module, params, times=(Q_TIME.at[0, 0].set(0), S_TIME.at[:, 0].set(-1)))
+    assert probe.has_key_P[0]  # twin
+
+
 def test_a_hidden_key_is_not_used_and_nothing_is_left_to_use():
     """The newest key of each token, as in a merged stream its own item is; in row 0 every key."""
     module, params = module_and_params(gate_input="source")

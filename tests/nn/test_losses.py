@@ -165,7 +165,10 @@ def test_terms_are_for_reading_only(form):
 
 
 def test_large_scores_stay_finite():
-    for form in FORMS:
+    forms = (
+        lambda t, h, form=form: by_position(t, h, 4, form=form) for form in ("products", "counts")
+    )
+    for form in (*FORMS, *forms):
         value, gradient = jax.value_and_grad(lambda h, form=form: form(TABLE, h)[0])(1e4 * H)
         assert np.isfinite(value) and np.isfinite(gradient).all() and value > 1e3
 

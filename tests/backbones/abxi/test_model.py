@@ -255,8 +255,10 @@ def test_values_and_gradients_are_finite_with_an_empty_stream(gca):
         assert np.isfinite(hidden).all()
 
 
-def test_orthogonality_weight_adds_mean_cos2_and_its_gradient():
-    model, batch = backbone({"positions": (0,)}), with_negatives(training_batch())
+@pytest.mark.parametrize("part_of", ["update", "gated"])
+def test_orthogonality_weight_adds_mean_cos2_and_its_gradient(part_of):
+    model = backbone({"positions": (0,), "part_of": part_of})
+    batch = with_negatives(training_batch())
     params = random_params(model)
 
     def cos2(params):
@@ -265,6 +267,7 @@ def test_orthogonality_weight_adds_mean_cos2_and_its_gradient():
         for probe in model.probe(params, batch).values():
             at = np.flatnonzero(probe.has_key_P)
             x, update = probe.x[at], probe.update[at]
+            update = update * probe.gate[at] if part_of == "gated" else update
             unit = [h / jnp.sqrt((h**2).sum(-1, keepdims=True)) for h in (x, update)]
             means.append(((unit[0] * unit[1]).sum(-1) ** 2).mean())
         return sum(means) / 2
