@@ -188,8 +188,9 @@ def test_the_rows_of_llm4cdsr_are_those_of_its_summaries():
 @pytest.fixture(scope="module")
 def of_claims():
     """{run: its seeds} of the arms of `real.py ask=claims` on Beauty-Electronics."""
-    names = ("index", "parts", "widths")
-    read = [pl.read_csv(FOLDER / "real_beauty_elec" / f"{name}.csv") for name in names]
+    names = ("index", "parts", "widths", "places")
+    folder, text = FOLDER / "real_beauty_elec", {"run": pl.String}
+    read = [pl.read_csv(folder / f"{name}.csv", schema_overrides=text) for name in names]
     return {key[0]: of.sort("seed") for one in read for key, of in one.group_by("run")}
 
 
@@ -200,7 +201,7 @@ def section(title):
 @pytest.mark.parametrize(
     ("title", "n_rows"),
     [("1.4 times the parameters", 3), ("The parts of the update", 9)]
-    + [("The angle moved by a penalty", 7)],
+    + [("A later place", 3), ("The angle moved by a penalty", 7)],
 )
 def test_arms_are_those_of_their_index(of_claims, title, n_rows):
     metrics = [f"test/{d}/ndcg@10/{ranking}" for ranking in ("uni999", "full") for d in "AB"]
@@ -261,6 +262,19 @@ def test_one_part_of_the_update_is_that_of_its_index(of_claims):
     for name in ("orthogonal", "early"):
         angles = [of_claims[name][f"best/gca/0/{d}/gated_abs_cos"].mean() for d in "AB"]
         assert "{:.2f} and {:.2f}".format(*angles) in text
+
+
+def test_the_cosine_of_a_later_place_is_that_of_its_index(of_claims):
+    found = [of_claims["1"][f"best/gca/1/{d}/abs_cos"] for d in "AB"]
+    words = [f"{of.mean():.2f} ± {of.std():.2f}" for of in found]
+    text = section("A later place")
+    assert f"{words[0]} (A) and {words[1]} (B), with a positive" in text
+    assert all((of_claims["1"][f"best/gca/1/{d}/cos"] > 0).all() for d in "AB")
+    stack = json.loads((FOLDER / "abxi_beauty_elec_small" / "stack.json").read_text())
+    names = [f"best/gca/1/{d}/abs_cos" for d in "AB"]
+    words = [f"{stack['mean'][name]:.2f} ± {stack['sd'][name]:.2f}" for name in names]
+    assert " and ".join(words) in " ".join(text.split())
+    assert all(stack["mean"][name.replace("abs_cos", "cos")] < 0 for name in names)
 
 
 def test_angles_under_a_penalty_are_those_of_their_index(of_claims):
