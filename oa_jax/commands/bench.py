@@ -34,9 +34,7 @@ flags.DEFINE_integer("rounds", 3, "Measurements of each case.", lower_bound=1)
 flags.DEFINE_integer("users", 1024, "Evaluation users in one measurement.", lower_bound=1)
 flags.DEFINE_string("vary", None, "FIELD=VALUE,VALUE of the configuration: side by side.")
 flags.DEFINE_string("official", None, "Folder of the backbone's official code: beside ours.")
-flags.DEFINE_string(
-    "official_python", sys.executable, "Python interpreter that has PyTorch (and tqdm, for ABXI)."
-)
+flags.DEFINE_string("official_python", sys.executable, "Python with PyTorch (ABXI: and tqdm).")
 flags.DEFINE_string("out", None, "JSON file for everything that was measured.")
 flags.DEFINE_string("study", None, "FILE.py[:ARGS]: how well its sweep uses the slots, instead.")
 cli.define_config()

@@ -35,18 +35,12 @@ flags.DEFINE_enum(
     "prepare: which of exact copies of an event (same user, item and time) of raw files stay.",
 )
 flags.DEFINE_string("name", None, "import: name of the new set.")
-flags.DEFINE_string("user", None, "import: user column; by default one of the usual names.")
-flags.DEFINE_string("item", None, "import: item column; by default one of the usual names.")
-flags.DEFINE_string("time", None, "import: time column; by default a usual one; --time= for none.")
-flags.DEFINE_string(
-    "rating", None, "import: rating column; by default a usual one, if a filter asks."
-)
-flags.DEFINE_string(
-    "domain", None, "import: domain column; by default a usual one; --domain= for none."
-)
-flags.DEFINE_string(
-    "title", None, "import: title column; by default a usual one; --title= for none."
-)
+flags.DEFINE_string("user", None, "import: user column; else a usual name, as user_id.")
+flags.DEFINE_string("item", None, "import: item column; else a usual name.")
+flags.DEFINE_string("time", None, "import: time column; else a usual name; --time= for none.")
+flags.DEFINE_string("rating", None, "import: rating column; else a usual name, for filters.")
+flags.DEFINE_string("domain", None, "import: domain column; else a usual name; --domain= for none.")
+flags.DEFINE_string("title", None, "import: title column; else a usual name; --title= for none.")
 flags.DEFINE_list("columns", [], "import: names of all columns, of text without a header.")
 flags.DEFINE_string("delimiter", None, "import: what separates the fields; by default found out.")
 flags.DEFINE_list("domains", [], "import: A,B, where the files have more than two domains.")

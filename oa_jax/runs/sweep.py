@@ -184,7 +184,8 @@ class Sweep:
         try:
             experiment = experiment_lib.build(group[first])
         except UserError as error:  # of its data or sizes: those of every run of the program
-            for name in set(group) - set(self._claims.others()):
+            others = self._claims.others()
+            for name in (name for name in group if name not in others):
                 self._fail(name, error)
             return
         self.say(f"program of {len(group)} runs: {first}")
@@ -232,8 +233,9 @@ class Sweep:
                 initial.read(source)
             workdir.claim(experiment.config.to_dict())
             workdir.write_json("env.json", env)
-            say = lambda line: self.say(f"{name}: {line}")  # noqa: E731
-            training = Training(experiment, workdir, say, self.save_seconds)
+            training = Training(
+                experiment, workdir, lambda line: self.say(f"{name}: {line}"), self.save_seconds
+            )
             training.keeps = self.keep
             files_of_run.enter_context(training)
         except UserError as error:
