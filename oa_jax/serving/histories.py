@@ -76,8 +76,6 @@ def of_events(events: Any, names: Names, time_unit: str | None = None) -> Histor
     domains.
     """
     pl = polars()
-    from oa_jax.data.values import in_time
-
     frame, source = _read(events, names, time_unit)
     ids = pl.DataFrame({"item": names.raw, "domain": names.domain}).with_row_index("id", 1)
     on = ["item", "domain"] if "domain" in source.roles else ["item"]
@@ -88,7 +86,7 @@ def of_events(events: Any, names: Names, time_unit: str | None = None) -> Histor
     found = frame.join(ids.select(*on, "id"), on=on, how="left", maintain_order="left")
     unknown = found.filter(pl.col("id").is_null())["item"].to_list()
     users = frame["user"].unique(maintain_order=True)
-    found = in_time(found.filter(pl.col("id").is_not_null()))
+    found = found.filter(pl.col("id").is_not_null()).sort("time", maintain_order=True)
     if not len(found):
         said = f"no known item in {len(frame)} events: the first is {unknown[0]!r}"
         raise UserError(f"{source.table.path}: {said}")

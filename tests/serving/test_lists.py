@@ -139,13 +139,6 @@ def test_a_checkpoint_that_is_not_that_of_the_results_is_refused(tmp_path):
         StoredModel(path)
 
 
-def test_times_finer_than_a_microsecond_decide_the_order():
-    names = StoredModel(run_of("abxi")[1]).names
-    columns = {"user": ["a"] * 3, "item": ["1", "2", "3"]}
-    times = ["2024-01-01T00:00:00.000000003", "2024-01-01T00:00:00.000000001", "2024-01-01"]
-    assert histories.of_events(columns | {"time": times}, names).item.tolist() == [3, 2, 1]
-
-
 def test_unknown_users_are_counted_once():
     experiment, path = run_of("abxi")
     found = histories.of_set(experiment.data.log, StoredModel(path).names, ["zz", "3", "zz"])
