@@ -27,7 +27,7 @@ ISO = (
 
 
 def parsed(column: pl.Series, unit: str | None = None) -> tuple[pl.Series, pl.Series]:
-    """(millionths, unit) of every value, null where it is none. What is finer is cut.
+    """(millionths, unit) of every value, null where it is none. What is finer is lost.
 
     column: text, numbers, or dates of Parquet; dates without a zone are UTC. unit: of numbers,
     None tells it apart for each. Raises TypeError for a column of another type.

@@ -66,9 +66,9 @@ class Checkpoints:
     def save(self, epoch: int, states: State, seconds: dict[str, float]) -> None:
         """Save in the background. Nobody may give the buffers of `states` up meanwhile: they must
         not be those that a program takes over (donation)."""
+        self.wait()
+        self._saving = epoch
         with self._failing_in_one_line():
-            self._manager.wait_until_finished()
-            self._saving = epoch
             self._manager.save(
                 epoch,
                 args=ocp.args.Composite(
