@@ -12,8 +12,8 @@ parameters is nearest to GCA's. Five seeds each. Primary comparison: test NDCG@1
 of each domain against the baseline, seeds paired; of claim 2 its correlation with mean
 |cos(X, α ⊙ X')| over configurations with one activation.
 
-Arguments: `backbone`, and `pair` and `size` as its file in configs/ takes them; `ask`; `runlocal`,
-the baseline and GCA, two seeds of a small model, in under a minute on two cores.
+Arguments: `backbone`, and `pair` and `size` as its file in configs/ takes them; `protocol`; `ask`;
+`runlocal`, the baseline and GCA, two seeds of a small model, in under a minute on two cores.
 """
 
 from oa_jax import presets
@@ -35,12 +35,14 @@ DEFAULTS = {"backbone": "abxi", "pair": "synthetic", "size": "small", "ask": "cl
 
 
 def get_study(arg=None):
-    args, runlocal = presets.study_arguments(arg, **DEFAULTS)
+    args, runlocal = presets.study_arguments(arg, **DEFAULTS, protocol="")
 
     def make(gca="early", **fields):
         text = f"configs/{args['backbone']}.py:pair={args['pair']},gca={gca},size={args['size']}"
         if args["backbone"] == "sasrec" and gca == "none":  # as many streams as a fusion has
             text += ",stream=apart"
+        if args["protocol"]:
+            fields["protocol"] = args["protocol"]
         return presets.of_study(text, runlocal, fields)
 
     if runlocal:
