@@ -92,9 +92,11 @@ def study_arguments(text: str | None, **defaults: str) -> tuple[dict[str, str], 
 
 
 def of_study(reference: str, runlocal: bool, fields: Mapping[str, Any] | None = None) -> ConfigDict:
-    """`load(reference)` with fields and five seeds; runlocal: small, with two."""
+    """`load(reference)` with five seeds, and fields unless they are ""; runlocal: small, with two
+    seeds."""
     config = load(reference + ",runlocal" * runlocal)
-    config.update_from_flattened_dict({"seeds": 2 if runlocal else 5} | (fields or {}))
+    given = {name: value for name, value in (fields or {}).items() if value != ""}
+    config.update_from_flattened_dict({"seeds": 2 if runlocal else 5} | given)
     return config
 
 

@@ -27,7 +27,6 @@ def get_study(arg=None):
         fields = {
             field: int(args[name]) if args[name].isdecimal() else args[name]
             for name, field in FIELDS.items()
-            if args[name]
         }
         runs[gca] = presets.of_study(text, runlocal, fields)
     return runs

@@ -41,9 +41,7 @@ def get_study(arg=None):
         text = f"configs/{args['backbone']}.py:pair={args['pair']},gca={gca},size={args['size']}"
         if args["backbone"] == "sasrec" and gca == "none":  # as many streams as a fusion has
             text += ",stream=apart"
-        if args["protocol"]:
-            fields["protocol"] = args["protocol"]
-        return presets.of_study(text, runlocal, fields)
+        return presets.of_study(text, runlocal, {"protocol": args["protocol"]} | fields)
 
     if runlocal:
         return {name: make(name) for name in ("none", "early")}

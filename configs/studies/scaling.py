@@ -8,8 +8,8 @@ The baseline in five widths, the baseline whose number of parameters is that of 
 each with three learning rates, of which analysis takes the one that is best on validation. Five
 seeds. Primary comparison: N*/N, the size at which the baseline reaches GCA's quality.
 
-Arguments: `backbone` abxi | llm4cdsr; `pair`, of its file in configs/; `runlocal`, two widths, two
-seeds, in under a minute on two cores.
+Arguments: `backbone` abxi | llm4cdsr; `pair` and `size` as its file in configs/ takes them;
+`protocol`; `runlocal`, two widths, two seeds, in under a minute on two cores.
 """
 
 from oa_jax import presets
@@ -21,12 +21,12 @@ DEFAULTS = {"backbone": "abxi", "pair": "synthetic", "size": "official"}
 
 
 def get_study(arg=None):
-    args, runlocal = presets.study_arguments(arg, **DEFAULTS)
+    args, runlocal = presets.study_arguments(arg, **DEFAULTS, protocol="")
     backbone = args["backbone"]
     text = f"configs/{backbone}.py:pair={args['pair']},size={args['size']}"
 
     def sized(gca, width=1.0, rate=1.0):
-        config = presets.of_study(f"{text},gca={gca}", runlocal)
+        config = presets.of_study(f"{text},gca={gca}", runlocal, {"protocol": args["protocol"]})
         heads = config.model.heads
         config.model.d_embed = round(config.model.d_embed * width / heads) * heads
         config.train.learning_rate *= rate

@@ -155,14 +155,16 @@ def test_killed_and_told_to_leave_it_ends_like_an_undisturbed_run(whole, start, 
     killed = ends(processes, limit=20)
     assert killed[1][0] == -signal.SIGKILL and killed[0][0] != 0, killed
     assert not (path / "summary.json").exists()
-    # Both again, from a checkpoint; SIGTERM to one before the first epoch, and both save after it.
+    # Both again, from a checkpoint; SIGTERM to one before the first epoch, and both save after it,
+    # or, on a busy machine, after one of the next: a signal that is lost would let them end.
     processes = start(path)
     epoch = int(re.search(r"going on after epoch (\d+)", said(processes[0], "going on"))[1])
     for _ in range(2):  # as `timeout` and Slurm send it
         processes[1].terminate()
     left = ends(processes)
     assert [status for status, _, _ in left] == [75, 75], left
-    assert f"is saved after epoch {epoch + 1}: the same command goes on there" in left[0][2]
+    saved = re.search(r"is saved after epoch (\d+): the same command goes on there", left[0][2])
+    assert saved and epoch < int(saved[1]) < N_EPOCHS, left
     assert "interrupted" not in left[1][2]
     # One process with all four devices ends the run.
     ((status, out, err),) = ends(start(path, number=1, devices=4))
