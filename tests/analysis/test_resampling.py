@@ -194,3 +194,7 @@ def test_too_few_clusters_or_draws_without_value_give_no_interval():
     assert np.isnan(cluster_interval([0, 0, 1, 1], np.mean, rng, 100)).all()
     low, high, lost = cluster_interval([0, 1, 2, 3], lambda i: np.nan, rng, 100)
     assert np.isnan(low) and np.isnan(high) and lost == 1
+    for undefined in (40, 60):  # of 100: up to half of them may be
+        draws = iter([np.nan] * undefined + [1.0] * 100)
+        low, high, lost = cluster_interval([0, 1, 2, 3], lambda i, d=draws: next(d), rng, 100)
+        assert (low == 1 == high) == (undefined < 50) and lost == pytest.approx(undefined / 100)

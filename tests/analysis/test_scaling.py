@@ -79,6 +79,22 @@ def test_a_ratio_by_hand_with_its_interval():
     assert row["low"] == pytest.approx(row["ratio"]) == row["high"]
 
 
+def test_seeds_are_the_weights_of_points_of_one_size():
+    """Of the curve and of its draws: six seeds of 0.2 and two of 0.3 are 0.225."""
+    parts = [(1e6, [0.1] * 4), (4e6, [0.2] * 6), (4e6, [0.3] * 2)]
+    base = [point("baseline", size, values) for size, values in parts]
+    row = scaling.ratios(pl.concat([*base, point("early", 1e6, [0.1625] * 3)]), 50).to_dicts()[0]
+    assert row["low"] == pytest.approx(row["ratio"]) == row["high"] == pytest.approx(2)
+
+
+def test_draws_vary_as_the_mean_of_the_seeds_does():
+    values = [0.1, 0.12, 0.15]
+    found = scaling.drawn(point("early", 1e6, values).to_dicts()[0], np.random.default_rng(0), 9999)
+    expected = scaling.t_over_normal(4) * np.std(values, ddof=1) / np.sqrt(3)
+    assert np.std(found) == pytest.approx(expected, rel=0.03)
+    assert np.mean(found) == pytest.approx(np.mean(values), abs=0.1 * expected)
+
+
 def coverage(n_seeds, repeats):
     """Share of experiments of five sizes whose interval holds the true ratio, 1.2."""
     rng, hits, sizes = np.random.default_rng(n_seeds), 0, np.geomspace(1e6, 4e6, 5)
@@ -178,6 +194,7 @@ def test_seeds_of_one_configuration_are_put_together(runs):
         ("baseline", 4_000_000, 3),
     ]
     assert found["source"][0] == "more, small"
+    assert found["sd"][0] == pytest.approx(np.std(found["values"][0].to_list(), ddof=1))
     table = scaling.ratios(scaling.points_of(runs, "mrr"), 200)
     assert table["ratio"].is_not_null().all()
 

@@ -210,6 +210,14 @@ def test_mean_cos2_of_nothing_is_0_and_so_is_its_gradient():
         np.testing.assert_array_equal(gradient, 0)
 
 
+def test_mean_cos2_takes_a_short_direction_for_one_until_it_is_rounding():
+    one = probe(6, n=1)
+    for length, expected in ((1e-8, 1), (1e-10, 0)):
+        x = jnp.zeros_like(one.x).at[0, 0].set(1)
+        found = mean_cos2({"0/A": one.replace(x=x, update=length * x)})
+        assert float(found) == pytest.approx(expected)
+
+
 @pytest.mark.parametrize("scale", [1e-12, 1e-18, 1e-30])
 def test_mean_cos2_of_tiny_updates_keeps_its_gradient_finite(scale):
     """Right after the initialisation X' may be as good as 0; the penalty may not blow up then."""

@@ -124,6 +124,13 @@ def test_seen_items_and_the_other_domain_do_not_count():
         assert (full(spoilt, target, seen * 0, 4).finite != counted.finite).any() or value == 99.0
 
 
+def test_a_target_that_was_taken_before_is_ranked_all_the_same():
+    scores, (target, seen) = scores_of_all(odd=False), rows()
+    again = full(scores, target, np.column_stack([seen, target]), 4)
+    for one, other in zip(again, full(scores, target, seen, 4), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
 def test_all_items_of_a_domain_seen():
     target, seen = np.array([3, 12]), np.zeros((2, 13), int)
     seen[0, :8] = [1, 2, 4, 5, 6, 7, 8, 9]
