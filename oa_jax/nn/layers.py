@@ -122,8 +122,9 @@ class Stream:
 
 @flax.struct.dataclass
 class Chunks:
-    """A packing of slots in chunks of C, (n, C), or of them and what stands before each: an empty
-    place, if there is room for it, and the chunk before, of the first one zeros: (n, 1 + 2C).
+    """A packing of slots in n chunks of C, or of them and what stands around each: `before`, an
+    empty place, if there is room for it, and the chunk before; `after`, the next chunk. What the
+    first and the last one lack is zeros.
 
     rank_P: the place of each slot in the row of chunks, out of range for none; None: in order.
     size: the number of slots, P.
@@ -131,8 +132,14 @@ class Chunks:
 
     rank_P: jax.Array | None
     size: int = flax.struct.field(pytree_node=False)
+    n: int = flax.struct.field(pytree_node=False)
     chunk: int = flax.struct.field(pytree_node=False)
-    shape: tuple[int, int] = flax.struct.field(pytree_node=False)
+    before: int = flax.struct.field(pytree_node=False, default=0)  # 0, C or 1 + C
+    after: int = flax.struct.field(pytree_node=False, default=0)  # 0 or C
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return self.n, self.before + self.chunk + self.after
 
     def pack(self, grid_nxC: jax.Array) -> jax.Array:
         """(n, C, …) -> (P, …)."""
@@ -141,20 +148,22 @@ class Chunks:
         return grid_nxC.reshape(-1, *grid_nxC.shape[2:])[: self.size]
 
     def unpack(self, packed_P: jax.Array) -> jax.Array:
-        """(P, …) -> (n, C, …), or with what stands before."""
-        n, length = self.shape
+        """(P, …) -> (n, C, …), or with what stands around."""
         if self.rank_P is not None:
             own = self._ranked().unpack(packed_P)
         else:
-            spare = [(0, n * self.chunk - self.size)] + [(0, 0)] * (packed_P.ndim - 1)
-            own = jnp.pad(packed_P, spare).reshape(n, self.chunk, *packed_P.shape[1:])
-        if length == self.chunk:
-            return own
-        before = jnp.zeros((n, length - self.chunk, *own.shape[2:]), own.dtype)
-        return jnp.concatenate([before.at[1:, -self.chunk :].set(own[:-1]), own], 1)
+            spare = [(0, self.n * self.chunk - self.size)] + [(0, 0)] * (packed_P.ndim - 1)
+            own = jnp.pad(packed_P, spare).reshape(self.n, self.chunk, *packed_P.shape[1:])
+        parts = [own]
+        if self.before:
+            before = jnp.zeros((self.n, self.before, *own.shape[2:]), own.dtype)
+            parts = [before.at[1:, -self.chunk :].set(own[:-1]), own]
+        if self.after:
+            parts.append(jnp.zeros_like(own).at[:-1].set(own[1:]))
+        return jnp.concatenate(parts, 1)
 
     def _ranked(self):
-        return Packing(self.rank_P, (self.shape[0], self.chunk))
+        return Packing(self.rank_P, (self.n, self.chunk))
 
 
 def chunks_pay(form: str, packing: Packing) -> bool:
@@ -166,18 +175,23 @@ def chunks_pay(form: str, packing: Packing) -> bool:
 
 
 def in_chunks(
-    query: Stream, source: Stream, at_P: jax.Array | None = None, empty: bool = False
+    query: Stream,
+    source: Stream,
+    at_P: jax.Array | None = None,
+    empty: bool = False,
+    causal: bool = True,
 ) -> tuple[Stream, Stream, jax.Array]:
-    """Two views of packed streams, and how often a token may use each key: those of its row that
-    are not later than it.
+    """Two views of packed streams, and how often a token may use each key: those of its row that,
+    if `causal`, are not later than it.
 
     A row's tokens stand side by side, at most L of them, so that in chunks of L a token finds all
-    of them in its own chunk and the one before. Of short rows that is far less than grids
-    (B, L, L), which are empty but for their corners.
+    of them in its own chunk, the one before and, if it may see later ones, the next. Of short rows
+    that is far less than grids (B, L, L), which are empty but for their corners.
 
     at_P: the place of each token of the query in the source's grid, if the query is another
-    stream; where the source has no token, it has no key. empty: the grid's empty places up to the
-    token's own are keys as well: they are all alike, so that one of them counts for all.
+    stream; where the source has no token, it has no key. empty: the grid's empty places, if
+    `causal` up to the token's own, are keys as well: they are all alike, so that one of them, the
+    first key, counts for all.
     """
     packing, size = source.packing, len(source.real_P)
     rows, length = packing.shape
@@ -189,18 +203,18 @@ def in_chunks(
         places = packing.at_P if at_P is None else at_P, packing.at_P
         ranks = [rank.at[at].get(mode="fill", fill_value=n * length) for at in places]
     ranks[1] = ranks[1] if packing.parts else None
-    keys = int(empty) + 2 * length
-    own = Chunks(ranks[0], len(query.real_P), length, (n, length))
-    mine, both = (Chunks(ranks[1], size, length, (n, many)) for many in (length, keys))
+    own, mine = Chunks(ranks[0], len(query.real_P), n, length), Chunks(ranks[1], size, n, length)
+    around = Chunks(ranks[1], size, n, length, int(empty) + length, 0 if causal else length)
     row_P = packing.at_P // length
-    allowed = mine.unpack(row_P)[:, :, None] == both.unpack(row_P)[:, None]
-    allowed &= jnp.tril(jnp.ones((length, keys), bool), keys - length)
-    allowed &= both.unpack(source.real_P)[:, None]
+    allowed = mine.unpack(row_P)[:, :, None] == around.unpack(row_P)[:, None]
+    if causal:
+        allowed &= jnp.tril(jnp.ones((length, around.shape[1]), bool), around.before)
+    allowed &= around.unpack(source.real_P)[:, None]
     if empty:
-        column = mine.unpack(packing.at_P % length)
-        empty_places = 1 + column - allowed.sum(-1)
+        places = 1 + mine.unpack(packing.at_P % length) if causal else length
+        empty_places = places - allowed.sum(-1)
         allowed = allowed.astype(jnp.int32).at[:, :, 0].set(empty_places)
-    return query.replace(packing=own), source.replace(packing=both), allowed
+    return query.replace(packing=own), source.replace(packing=around), allowed
 
 
 def allowed_keys(stream: Stream, causal: bool, key_mask: bool) -> jax.Array:
@@ -307,7 +321,7 @@ class MultiHeadAttention(nn.Module):
     The three in-projections are one (D, 3D) matrix, Xavier-initialised as a whole, as in the
     official code. Empty places enter as zero states, so their keys and values are the biases:
     whether anybody may look at them is the caller's choice of `allowed_BxTxS`: bool, or numbers,
-    how often a key counts.
+    how often a key counts, which only the first may do more than once (`in_chunks`).
     """
 
     heads: int
@@ -343,11 +357,19 @@ class MultiHeadAttention(nn.Module):
         q_BxHxTxE, k_BxHxSxE, v_BxHxSxE = project(query, 0), project(source, 1), project(source, 2)
         logits_BxHxTxS = (q_BxHxTxE @ k_BxHxSxE.swapaxes(2, 3)) * (inner // self.heads) ** -0.5
         logits_BxHxTxS = logits_BxHxTxS.astype(jnp.float32)
+        counts_BxT = None
         if allowed_BxTxS.dtype != bool:  # a key that counts n times has n times the weight
             logits_BxHxTxS += jnp.log(jnp.maximum(allowed_BxTxS, 1))[:, None]
-            allowed_BxTxS = allowed_BxTxS > 0
+            counts_BxT, allowed_BxTxS = allowed_BxTxS[..., 0], allowed_BxTxS > 0
         logits_BxHxTxS = jnp.where(allowed_BxTxS[:, None], logits_BxHxTxS, -1e30)
-        weights_BxHxTxS = Dropout()(nn.softmax(logits_BxHxTxS, axis=-1).astype(dtype), rate)
+        weights_BxHxTxS = nn.softmax(logits_BxHxTxS, axis=-1).astype(dtype)
+        if counts_BxT is None or rate is None:
+            weights_BxHxTxS = Dropout()(weights_BxHxTxS, rate)
+        else:
+            first, others = jnp.split(weights_BxHxTxS, [1], -1)
+            kept_BxHxT = self._kept(counts_BxT, source.packing.chunk, rate).astype(dtype)
+            parts = first * kept_BxHxT[..., None], Dropout()(others, rate)
+            weights_BxHxTxS = jnp.concatenate(parts, -1)
         mixed_BxHxTxE = weights_BxHxTxS @ v_BxHxSxE
         if change is not None:
             mixed_BxHxTxE = change(mixed_BxHxTxE, lambda: project(query, 2))
@@ -357,3 +379,9 @@ class MultiHeadAttention(nn.Module):
         has_key_Px1 = query.packing.pack(allowed_BxTxS.any(-1))[:, None]
         weights_PxS = query.packing.pack(weights_BxHxTxS.mean(1)) * has_key_Px1
         return out * has_key_Px1, weights_PxS
+
+    def _kept(self, counts_BxT, most, rate):
+        """(B, H, T): the mean of what dropout makes of the ones of n <= `most` equal keys."""
+        there_Bx1xTxN = jnp.arange(most) < counts_BxT[:, None, :, None]
+        there_BxHxTxN = jnp.repeat(there_Bx1xTxN, self.heads, 1).astype(jnp.float32)
+        return Dropout()(there_BxHxTxN, rate).sum(-1) / jnp.maximum(counts_BxT, 1)[:, None]

@@ -44,21 +44,29 @@ class Block(nn.Module):
 
     @nn.compact
     def __call__(
-        self, stream: Stream, allowed_BxTxS: jax.Array | None, rate: Rate, last_only: bool = False
+        self,
+        stream: Stream,
+        causal: bool,
+        key_mask: bool,
+        chunks: bool,
+        rate: Rate,
+        last_only: bool = False,
     ) -> Stream:
         """The stream after the block, or only its last position, of which alone it is computed.
 
-        allowed: None for the earlier tokens of the row, of a packed stream, by `in_chunks`.
+        causal: a token sees no later one; key_mask: nor empty places.  chunks: the attention of a
+        packed stream is taken `in_chunks`.
         """
         width = stream.h_PxD.shape[-1]
         query = stream.last() if last_only else stream
         query = query.map(LayerNorm(EPSILON, name="norm_attention"))
         attention = MultiHeadAttention(self.heads, INIT, name="attention")
-        if allowed_BxTxS is None:
-            update, _ = attention(*in_chunks(query, stream), rate)
+        if chunks and not last_only:
+            view = in_chunks(query, stream, empty=not key_mask, causal=causal)
         else:
-            allowed = allowed_BxTxS[:, -1:] if last_only else allowed_BxTxS
-            update, _ = attention(query, stream, allowed, rate)
+            allowed = allowed_keys(stream, causal, key_mask)
+            view = query, stream, allowed[:, -1:] if last_only else allowed
+        update, _ = attention(*view, rate)
         norm = LayerNorm(EPSILON, name="norm_ffn")
         init = {"kernel_init": XAVIER_NORMAL, "bias_init": linear_bias(width)}
         ffn_in, ffn_out = (Dense(width, **init, name=f"ffn_{part}") for part in ("in", "out"))
@@ -126,11 +134,9 @@ class StreamNet(nn.Module):
             alone = last_only and at == cfg.blocks
             shorten = alone and at not in self.gca.positions
             if at:
-                whole = causal and key_mask and not shorten
                 for name, stream in streams.items():
-                    chunks = whole and self.takes_chunks(stream)
-                    allowed = None if chunks else allowed_keys(stream, causal, key_mask)
-                    streams[name] = self.block[name][at - 1](stream, allowed, rate, shorten)
+                    how = causal, key_mask, self.takes_chunks(stream), rate, shorten
+                    streams[name] = self.block[name][at - 1](stream, *how)
             if len(streams) > 1:
                 # Before the first fusion a token of a domain knows of nothing beyond itself.
                 times = Times(

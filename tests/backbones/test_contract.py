@@ -52,6 +52,7 @@ def test_the_contract(backbone, check):
     [
         ("llm4cdsr", {}),
         ("llm4cdsr", {"q16_second_pass": True}),
+        ("llm4cdsr", {"q1_no_causal_mask": True, "q4_attend_to_padding": True}),
         ("cdsrnp", {}),
         ("sasrec", {}),
         ("abxi", {}),

@@ -179,41 +179,68 @@ X, U = RNG.normal(size=(2, 6, 16)) * [[[3.0]], [[1.0]]]
 ETAS = (0.4, 0.2, 0.1)
 
 
-@pytest.mark.parametrize("n_slots", [23, 24, 31])  # of 23 tokens, in chunks of 6
-def test_attention_in_chunks_is_that_of_rows(n_slots):
-    """Rows of every number of tokens, from none to all, at the end of the window or not."""
+MASKS = [(True, True), (True, False), (False, True), (False, False)]
+
+
+def rows_and_chunks(n_slots, causal, key_mask):
+    """-> (two functions (states of queries and keys, key of dropout) -> attention, states, which
+    slots are real): rows of every number of tokens, from none to all, at the end of the window or
+    not."""
     lengths, n, d = (6, 0, 1, 6, 3, 5, 2), 6, 8
     real_BxL = np.arange(n) >= n - np.array(lengths)[:, None]
     real_BxL[5] = np.arange(n) < 5
     at_P = jnp.nonzero(real_BxL.ravel(), size=n_slots, fill_value=real_BxL.size)[0]
     real_P = at_P < real_BxL.size
-    h_PxD, other_PxD, weight_PxD = np.random.default_rng(0).normal(size=(3, n_slots, d))
-    attention = MultiHeadAttention(2)
-    packing = Packing(at_P, real_BxL.shape)
+    states = np.random.default_rng(0).normal(size=(2, n_slots, d))
+    attention, packing = MultiHeadAttention(2), Packing(at_P, real_BxL.shape)
 
-    def both(h_PxD, other_PxD):
-        states = (jnp.asarray(h * real_P[:, None]) for h in (h_PxD, other_PxD))
-        return [Stream(h, real_P, packing) for h in states]
+    def both(states):
+        return [Stream(jnp.asarray(h * real_P[:, None]), real_P, packing) for h in states]
 
-    streams = both(h_PxD, other_PxD)
-    allowed = allowed_keys(streams[1], True, True)
-    params = attention.init(jax.random.key(0), *streams, allowed)
+    allowed = allowed_keys(both(states)[1], causal, key_mask)
+    params = attention.init(jax.random.key(0), *both(states), allowed)
+    params = jax.tree.map(lambda p: p + 0.3 * (p.ndim == 1), params)  # empty places have the biases
 
-    def rows(h, other):
-        return attention.apply(params, *both(h, other), allowed)[0]
+    def apply(view, key):
+        how = {} if key is None else {"rate": 0.5, "rngs": {"dropout": key}}
+        return attention.apply(params, *view, **how)[0] * real_P[:, None]
 
-    def chunks(h, other):
-        return attention.apply(params, *in_chunks(*both(h, other)))[0]
+    def rows(states, key=None):
+        return apply([*both(states), allowed], key)
 
-    expected, found = rows(h_PxD, other_PxD), chunks(h_PxD, other_PxD)
+    def chunks(states, key=None):
+        return apply(in_chunks(*both(states), empty=not key_mask, causal=causal), key)
+
+    return rows, chunks, states, real_P
+
+
+@pytest.mark.parametrize(("causal", "key_mask"), MASKS)
+@pytest.mark.parametrize("n_slots", [23, 24, 31])  # of 23 tokens, in chunks of 6
+def test_attention_in_chunks_is_that_of_rows(n_slots, causal, key_mask):
+    rows, chunks, states, real_P = rows_and_chunks(n_slots, causal, key_mask)
+    weight_PxD = np.random.default_rng(1).normal(size=states[0].shape)
+    expected, found = rows(states), chunks(states)
     np.testing.assert_allclose(found, expected, atol=1e-6)
-    assert (np.abs(expected)[real_P].max(1) > 1e-3).all() and (found[~real_P] == 0).all()
+    assert (np.abs(expected)[real_P].max(1) > 1e-3).all()
     gradients = (
-        jax.grad(lambda *h, of=of: jnp.sum(of(*h) * weight_PxD), (0, 1))(h_PxD, other_PxD)
-        for of in (rows, chunks)
+        jax.grad(lambda h, of=of: jnp.sum(of(h) * weight_PxD))(states) for of in (rows, chunks)
     )
-    for one, other in zip(*gradients, strict=True):
-        np.testing.assert_allclose(one, other, atol=1e-5)
+    np.testing.assert_allclose(*gradients, atol=1e-5)
+    other = rows_and_chunks(n_slots, not causal, not key_mask)[0](states)
+    assert np.abs(other - expected).max() > 1e-2  # twin: the masks count
+
+
+@pytest.mark.parametrize(("causal", "key_mask"), MASKS)
+def test_dropout_in_chunks_has_the_distribution_of_rows(causal, key_mask):
+    """Also of empty places, of which one key stands for all: each is dropped by itself."""
+    rows, chunks, states, real_P = rows_and_chunks(24, causal, key_mask)
+    keys, draws = jax.random.split(jax.random.key(1), 1500), []
+    for form in (rows, chunks):
+        draws.append(jax.jit(jax.vmap(lambda key, form=form: form(states, key)[real_P]))(keys))
+    mean, std = (np.array([of(one, 0) for one in draws]) for of in (np.mean, np.std))
+    assert std.min() > 1e-4
+    assert (np.abs(mean[0] - mean[1]) < 6 * std.max(0) * (2 / 1500) ** 0.5).all()
+    np.testing.assert_allclose(*std, rtol=0.15)
 
 
 @pytest.mark.parametrize(
