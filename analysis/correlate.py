@@ -35,13 +35,6 @@ SCHEMA = columns("setting statistic domain coefficient", "points configurations"
 SCHEMA |= columns("", "", "value low high published") | columns("note")
 
 
-def group_of(run: Run) -> str:
-    """The setting with the gate and, of X', the part in use: points of different ones are never
-    put together."""
-    part = "" if run.part == "full" else f", {run.part} part"
-    return f"{run.setting} · {run.gate} gate{part}"
-
-
 def points_of(
     runs: list[Run],
     statistic: str = "abs_cos",
@@ -49,9 +42,10 @@ def points_of(
     points: str = "place",
     measured: pl.DataFrame | None = None,
 ) -> pl.DataFrame:
-    """A row per point: run, variant, setting (with the gate), configuration, seed, place,
-    domain, statistic, x (its value for the best parameters on the test users), y (test metric),
-    null, covariates, the paper's r.
+    """A row per point: run, variant, setting (with the gate and, of X', the part in use: points of
+    different ones are never put together), configuration, seed, place, domain, statistic, x (its
+    value for the best parameters on the test users), y (test metric), null, covariates, the
+    paper's r.
 
     metric: `ndcg@10` under the sampled ranking, or with its ranking, `ndcg@10/full`. measured: the
     frame of `orthogonality`, for statistics that summary.json has not. null: of a mean |cos|,
@@ -59,7 +53,9 @@ def points_of(
     """
     rows = []
     for run in (run for run in finished(runs) if run.places and len(run.seeds())):
-        lead = {"run": run.name, "variant": run.variant, "setting": group_of(run)}
+        part = "" if run.part == "full" else f", {run.part} part"
+        lead = {"run": run.name, "variant": run.variant}
+        lead |= {"setting": f"{run.setting} · {run.gate} gate{part}"}
         lead |= {"configuration": run.configuration, "statistic": statistic}
         lead |= {"log_parameters": math.log(run.summary["n_parameters"])}
         lead |= {"hidden_size": float(run.width)}
@@ -99,12 +95,6 @@ def with_measured(run: Run, measured: pl.DataFrame | None) -> pl.DataFrame:
     return seeds.join(found.pivot("name", index="seed", values="value"), on="seed", how="left")
 
 
-def statistics_in(seeds: pl.DataFrame) -> list[str]:
-    """Names of the statistics of the best parameters that there are."""
-    names = [name.split("/")[-1] for name in seeds.columns if name.startswith("best/gca/")]
-    return list(dict.fromkeys(names))
-
-
 def correlations(points: pl.DataFrame, draws: int = DRAWS) -> pl.DataFrame:
     """Coefficients of x and y for every setting, statistic and domain, with bootstrap intervals.
 
@@ -116,7 +106,8 @@ def correlations(points: pl.DataFrame, draws: int = DRAWS) -> pl.DataFrame:
     rows, keys = [], ("setting", "statistic", "domain")
     if not points.is_empty():
         for key, part in points.sort(keys, maintain_order=True).group_by(keys, maintain_order=True):
-            lead = dict(zip(keys, key, strict=True))
+            lead = dict(zip(keys, key, strict=True)) | {"points": len(part)}
+            lead["configurations"] = part["configuration"].n_unique()
             rows += [lead | row for row in _coefficients(part, draws, np.random.default_rng(0))]
     return pl.DataFrame(rows, schema=SCHEMA).fill_nan(None)
 
@@ -127,11 +118,10 @@ def _coefficients(part, draws, rng):
     groups = (part["configuration"] + "/" + part["place"]).to_numpy()
     covariates = part.select(COVARIATES).to_numpy()
     count, distinct = len(set(clusters)), len(set(zip(x, y, strict=True)))
-    base = {"points": len(part), "configurations": count}
     # Two of the covariates are constant in a configuration: with few of them nothing is left.
     least = 3 + sum(not is_constant(column) for column in covariates.T)
-    by_seed = part.select(pl.concat_str("configuration", pl.col("seed").cast(pl.String)))
-    whole, seeds = ("configuration", clusters), ("seed", by_seed.to_series().to_numpy())
+    by_seed = part["configuration"] + part["seed"].cast(pl.String)
+    whole, seeds = ("configuration", clusters), ("seed", by_seed.to_numpy())
     measures = {
         "Pearson r": (lambda i: pearson(x[i], y[i]), whole),
         "Spearman ρ": (lambda i: spearman(x[i], y[i]), whole),
@@ -147,20 +137,18 @@ def _coefficients(part, draws, rng):
         row = {"coefficient": name, "value": measure(np.arange(len(x))) if enough else math.nan}
         if math.isfinite(row["value"]):
             low, high, lost = cluster_interval(drawn, measure, rng, draws)
-            low, high = np.clip([low, high], -1, 1).tolist()
-            note = _warning(len(set(drawn)), low, lost, unit)
-            out.append(base | row | {"low": low, "high": high, "note": note})
+            row["low"], row["high"] = np.clip([low, high], -1, 1).tolist()
+            out.append(row | {"note": _warning(len(set(drawn)), low, lost, unit)})
         else:
-            out.append(base | row | {"note": _why(name, x, y, count, needed, distinct)})
+            out.append(row | {"note": _why(name, x, y, count, needed, distinct)})
     out[0]["published"] = part["published"][0]
     slope, low, high = mixed(x, y, clusters) if distinct >= 3 else [math.nan] * 3
-    row = {"coefficient": MIXED, "value": slope, "low": low, "high": high}
     note = "" if math.isfinite(slope) else _why(MIXED, x, y, count, 2, distinct)
-    out.append(base | row | {"note": note})
+    out.append({"coefficient": MIXED, "value": slope, "low": low, "high": high, "note": note})
     low, high = leave_one_out(x, y, clusters)
     note = "" if math.isfinite(low) else f"{plural(count, 'configuration')}: expected at least 3"
-    row = {"coefficient": "leave one configuration out", "note": note}
-    return [*out, base | row | {"low": low, "high": high}]
+    row = {"coefficient": "leave one configuration out", "low": low, "high": high, "note": note}
+    return [*out, row]
 
 
 def _why(name, x, y, count, needed, distinct):
@@ -266,7 +254,8 @@ def define_flags() -> None:
 def check_statistics(runs: list[Run], names, measured: pl.DataFrame | None) -> None:
     """Raise UserError for a --statistic that no run has, naming those that there are."""
     of_gca = [with_measured(run, measured) for run in finished(runs) if run.places]
-    known = list(dict.fromkeys(name for seeds in of_gca for name in statistics_in(seeds)))
+    columns = (n for seeds in of_gca for n in seeds.columns if n.startswith("best/gca/"))
+    known = list(dict.fromkeys(name.split("/")[-1] for name in columns))
     for name in names if of_gca else ():
         if name not in [*known, *STATISTICS]:  # older runs lack some of these
             expected = f"expected some of {', '.join(known[:40])}"
@@ -282,10 +271,10 @@ def section(runs: list[Run], out, options) -> Section:
         "draw whole configurations. 'Partial' holds parameters, width and training progress "
         "fixed; 'within configuration' compares the seeds of a configuration only, where neither "
         "size nor design differs, 'within width' the points of one width; 'mixed model' is the "
-        "slope in standard deviations with a random "
-        "intercept for each configuration. Gates of different activation are never pooled: under "
-        "tanh the sign of X′ is arbitrary. The paper's r, of |mean cos|, has no interval and mixes "
-        "configurations and gates; it stands beside runs on its data only."
+        "slope in standard deviations with a random intercept for each configuration. Gates of "
+        "different activation are never pooled: under tanh the sign of X′ is arbitrary. The "
+        "paper's r, of |mean cos|, has no interval and mixes configurations and gates; it stands "
+        "beside runs on its data only."
     )
     check_metric(options.metric, runs)
     measured = read_frame(out, "orthogonality", runs)
