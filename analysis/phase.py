@@ -84,9 +84,9 @@ def cells(
     gains, notes = table.gains(runs, metrics=(metric.partition("/")[0],), draws=draws)
     points = correlate.points_of(with_field, ANGLE, metric, "mean", measured)
     for run, domain in itertools.product(with_field, DOMAINS):
-        _, ranking = run.full_name(metric).split("/")
         row = {"kind": kind[run.name], "domain": domain, "run": run.name}
-        row |= {name: run.fields[field] for name, field in (("x", x), ("y", y))}
+        row |= {"x": run.fields[x], "y": run.fields[y]}
+        ranking = run.full_name(metric).partition("/")[2]
         found = gains.filter(run=run.name, domain=domain, ranking=ranking)
         row |= next(found.select("baseline", "gain", "low", "high").iter_rows(named=True), {})
         if not points.is_empty():
@@ -95,8 +95,8 @@ def cells(
             row |= dict(zip(ends, map(float, mean_interval(values)), strict=True))
         for name in ("shuffled", "centred") if measured is not None else ():
             of = {"run": run.name, "domain": domain, "parameters": "best", "split": "test"}
-            of["statistic"] = ANGLE.replace("abs", f"{name}_abs")
-            row[name] = measured.filter(**of)["value"].mean()
+            of_name = measured.filter(statistic=ANGLE.replace("abs", f"{name}_abs"), **of)
+            row[name] = of_name["value"].mean()
         rows.append(row | {"oracle": _oracle_gain(run, domain, metric)})
     return pl.DataFrame(rows, schema=SCHEMA).fill_nan(None), notes
 
@@ -158,11 +158,10 @@ def section(runs: list[Run], out, options) -> Section:
     twice = frame.filter(pl.struct(cell).is_duplicated())["run"].unique(maintain_order=True)
     if len(twice):
         notes.append(f"{few(twice.to_list())}: several of one cell: the diagram has the first")
+    first = frame.unique(cell, keep="first", maintain_order=True)
     drawn = dict(
         draw(part, kind, x, y, metric)
-        for (kind,), part in frame.unique(cell, keep="first", maintain_order=True).group_by(
-            "kind", maintain_order=True
-        )
+        for (kind,), part in first.group_by("kind", maintain_order=True)
         if part["x"].n_unique() > 1 and part["y"].n_unique() > 1
     )
     how = (
@@ -174,11 +173,7 @@ def section(runs: list[Run], out, options) -> Section:
         "tastes and both histories."
     )
     missing = notes + ([] if drawn else [f"no two values of {x} and of {y} among runs of one kind"])
-    shown = {
-        "kind": "kind",
-        x: "x",
-        y: "y",
-        "domain": "domain",
+    shown = {"kind": "kind", x: "x", y: "y", "domain": "domain"} | {
         "gain": lambda r: number(r["gain"], 4, sign=True),
         "95 % interval": lambda r: interval(r["low"], r["high"], 4, sign=True),
         "angle": lambda r: number(r["angle"]),

@@ -147,17 +147,15 @@ def published_points() -> pl.DataFrame:
         mean, sd = published.table1(series["model"], plain)[variant][f"{domain}/ndcg@10"]
         lead = {"setting": setting, "domain": domain, "variant": variant, "sd": sd, "n_seeds": 5}
         lead["source"] = ""
-        first, *more = (lead | {"parameters": n, "quality": value} for n, value in series["points"])
-        wrong = abs(mean - first["quality"]) > 0.001
-        contradicted |= {setting} if wrong else set()
-        as_drawn += [first, *more]
-        stated += [first | {"quality": mean} if wrong else first, *more]
+        points = [lead | {"parameters": n, "quality": value} for n, value in series["points"]]
+        as_drawn += points
+        if abs(mean - points[0]["quality"]) > 0.001:
+            contradicted.add(setting)
+            points[0] = points[0] | {"quality": mean}
+        stated += points
     again = [point for point in stated if point["setting"] in contradicted]
-    rows = [
-        point | {"setting": f"{point['setting']} · {text}"}
-        for text, points in (("as drawn", as_drawn), ("as in Table 1", again))
-        for point in points
-    ]
+    named = {"as drawn": as_drawn, "as in Table 1": again}
+    rows = [p | {"setting": f"{p['setting']} · {text}"} for text, of in named.items() for p in of]
     return pl.DataFrame(rows, schema=POINTS)
 
 
@@ -319,8 +317,8 @@ def section(runs: list[Run], out, options) -> Section:
         f"{r['variant']} {r['domain']} {number(r['ratio'], 2)} {bounds(r)}".strip()
         for r in found.drop_nulls("ratio").iter_rows(named=True)
     ]
-    short = "How many more parameters does a baseline need? "
-    short += f"Ratios at equal quality: {', '.join(known)}." if known else "Not known: "
-    short += "" if known or found.is_empty() else f"{found['note'][0]}."
-    short = short if len(found) else ""
+    said = f"Ratios at equal quality: {', '.join(known)}"
+    if len(found) and not known:
+        said = f"Not known: {found['note'][0]}"
+    short = f"How many more parameters does a baseline need? {said}." if len(found) else ""
     return Section("Quality and parameters", how, short, mixed_curves(runs), lack, sheets, shown)

@@ -26,7 +26,6 @@ from .resampling import DRAWS, compare, probability_of_improvement
 from .runs import Run, finished
 
 METRICS = (*(f"ndcg@{k}" for k in NDCG_CUTOFFS), *(f"hr@{k}" for k in HR_CUTOFFS), *("mrr", "auc"))
-RANKED = {"full": "ranked among all items"}
 LEAD = ("run", "variant", "data", "protocol", "width", "domain")  # what every row of a page says
 SCHEMA = columns("setting run variant data protocol", "width parameters seeds")
 SCHEMA |= columns("domain ranking metric", "", "mean sd published_mean published_sd")
@@ -83,12 +82,10 @@ def gains(
 ):
     """-> (frame with the columns of `SCHEMA`, a row per run, domain, ranking, metric; notes).
 
-    groups: the sets of users that a backbone tells apart come as further domains.
-
-    gain: variant minus baseline, with the interval and the degrees of freedom of
-    `resampling.compare`; p: of its test, and
-    p_holm after Holm over all gains of the frame; improvement: the share of pairs of seeds in
-    which the variant is better; mde: the true gain found with power 0.8 at 5 % two-sided by this
+    groups: the sets of users that a backbone tells apart come as further domains. gain: variant
+    minus baseline, with the interval and the degrees of freedom of `resampling.compare`; p: of its
+    test, and p_holm after Holm over all gains of the frame; improvement: see
+    `probability_of_improvement`; mde: the true gain found with power 0.8 at 5 % two-sided by this
     test with these seeds and users. What cannot be computed is null.
     """
     rows, notes = [], []
@@ -202,7 +199,8 @@ def sheets(frame: pl.DataFrame) -> list[Sheet]:
     """For each setting and ranking: the means with the published ones, then the gains."""
     out = []
     for (setting, ranking), part in frame.group_by("setting", "ranking", maintain_order=True):
-        place = f"{setting}, {RANKED.get(ranking, f'ranking {ranking}')}"
+        among = "ranked among all items" if ranking == "full" else f"ranking {ranking}"
+        place = f"{setting}, {among}"
         out.append(_mean_sheet(part, f"Test metrics, mean ± sd over seeds: {place}"))
         if part["gain"].is_not_null().any():
             out.append(_gain_sheet(part, f"Gain over the baseline, 95 % intervals: {place}"))
@@ -265,15 +263,14 @@ def draw(frame: pl.DataFrame) -> dict:
 
 def _drawn(part, setting):
     metrics = part["metric"].unique(maintain_order=True).to_list()
-    series = part.select("run", "ranking", "variant").unique(maintain_order=True).rows()
-    several = part.group_by("variant").agg(pl.col("run").n_unique()).filter(pl.col("run") > 1)
-    several = set(several["variant"])
-    names = {run: f"{v} ({run})" if v in several else v for run, _, v in series}
+    series = part.select("run", "ranking").unique(maintain_order=True).rows()
+    of = dict(part.select("run", "variant").rows())
+    names = {run: f"{v} ({run})" if [*of.values()].count(v) > 1 else v for run, v in of.items()}
     looks = figures.marks(names.values())
 
     def panel(axis, domain):
         limits = [0.0]
-        for at, (run, ranking, _) in enumerate(series):
+        for at, (run, ranking) in enumerate(series):
             here = part.filter(run=run, ranking=ranking, domain=domain)
             shift = (at - (len(series) - 1) / 2) * 0.8 / len(series)
             look = figures.point_style(looks[names[run]], "1" if ranking == "full" else "0")
