@@ -158,8 +158,7 @@ def cluster_interval(
     clusters: as it is, the interval covers too little when they are few.
 
     clusters: a label per observation. statistic: int indices -> float, nan where it is undefined.
-    -> low, high, share of draws that were undefined and are left out. nan, nan
-    below 3 clusters.
+    -> low, high, share of draws that were undefined and are left out. All nan below 3 clusters.
     """
     labels = np.unique(np.asarray(clusters), return_inverse=True)[1]
     members = [np.flatnonzero(labels == label) for label in range(labels.max() + 1)]

@@ -22,8 +22,8 @@ SCHEMA |= columns("", "", "value") | columns("", "best_epoch") | columns("source
 def trajectories(runs: list[Run], measured: pl.DataFrame | None = None) -> pl.DataFrame:
     """Tidy: a row per run, seed, epoch and quantity; columns as `SCHEMA`.
 
-    quantity: `val/ndcg@10/uni999` and the like, without place; or a statistic of
-    GCA with its place. best_epoch: the seed's best by the end of what the file holds.
+    quantity: `val/ndcg@10/uni999` and the like, without place; or a statistic of GCA with its
+    place. best_epoch: the seed's best by the end of what the file holds.
     """
     frames = [pl.DataFrame(schema=SCHEMA)]
     for run in runs:
@@ -123,13 +123,10 @@ def _lines(axis, part, look, label, line="-"):
     for _, seed in part.group_by("seed", maintain_order=True):
         axis.plot(seed["epoch"], seed["value"], color=look["color"], lw=0.5, alpha=0.45)
         best = seed.filter(pl.col("epoch") == pl.col("best_epoch"))
-        axis.plot(
-            *(best["epoch"], best["value"]),
-            **figures.point_style(look) | {"fillstyle": "none", "markersize": 4, "alpha": 0.8},
-        )
-    count = part["seed"].n_unique()
+        ring = figures.point_style(look, "1") | {"markersize": 4, "alpha": 0.8}
+        axis.plot(best["epoch"], best["value"], **ring)
     mean = part.group_by("epoch").agg(pl.col("value").mean(), n=pl.len()).sort("epoch")
-    mean = mean.filter(pl.col("n") == count)
+    mean = mean.filter(pl.col("n") == part["seed"].n_unique())
     every = max(1, len(mean) // 8)
     style = {"marker": look["marker"], "markevery": (every // 2, every), "markersize": 4}
     axis.plot(mean["epoch"], mean["value"], color=look["color"], ls=line, label=label, **style)
@@ -170,7 +167,6 @@ def section(runs: list[Run], out, options) -> Section:
     cells |= {"untrained": lambda r: number(r["first"]), "highest": lambda r: number(r["highest"])}
     cells |= {"at epoch": lambda r: number(r["epoch_of_highest"], 0)}
     cells |= {"last": lambda r: number(r["last"])}
-    title = "Mean |cos| over training, means over seeds"
-    sheets = [sheet_of(found, title, 4, cells)] if len(found) else []
+    sheets = [sheet_of(found, "Mean |cos| over training, means over seeds", 4, cells)]
     drawn = draw(frame, runs, options.metric)
-    return Section("Over training", how, "", [], [], sheets, drawn)
+    return Section("Over training", how, "", [], [], sheets * (len(found) > 0), drawn)
