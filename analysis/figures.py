@@ -14,8 +14,6 @@ from oa_jax import files
 STYLE = {
     "font.size": 9.0,
     "axes.titlesize": 9.5,
-    "axes.titlelocation": "left",
-    "axes.labelsize": 9.0,
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.linewidth": 0.7,
@@ -27,8 +25,6 @@ STYLE = {
     "ytick.labelsize": 8.0,
     "legend.fontsize": 8.0,
     "legend.frameon": False,
-    "lines.linewidth": 1.3,
-    "lines.markersize": 5.5,
     "savefig.dpi": 160,
     "pdf.fonttype": 42,  # letters stay letters
 }
@@ -50,15 +46,12 @@ WIDTH = 7.2  # inches
 
 
 def marks(names) -> dict[str, dict]:
-    """A colour, marker and line for each name; `baseline`, `early` and `stack` keep theirs.
-
-    So does a name that begins with one of them, such as `early (run 1)`, if it is the only one.
-    """
+    """A colour, marker and line for each name; `baseline`, `early` and `stack` keep theirs. Where
+    one of them is missing, the first name such as `early (run 1)` has its mark."""
     names = list(dict.fromkeys(names))
     out = {}
     for first, mark in zip(FIRST, MARKS, strict=False):
-        of_kind = [n for n in names if n.split(" (")[0] == first]
-        if of_kind:
+        if of_kind := [n for n in names if n.split(" (")[0] == first]:
             out[first if first in of_kind else of_kind[0]] = mark
     spare = [mark for mark in MARKS if mark not in out.values()] or list(MARKS)
     for i, name in enumerate(n for n in names if n not in out):
@@ -73,12 +66,8 @@ def of_runs(runs) -> tuple[dict[str, str], dict[str, dict]]:
     """
     variants = [run.variant for run in runs]
     one_model = len({run.backbone_configuration for run in runs}) == 1
-    labels = {
-        run.name: run.variant
-        if one_model and variants.count(run.variant) == 1
-        else f"{run.variant} ({run.name})"
-        for run in runs
-    }
+    enough = {name for name in variants if one_model and variants.count(name) == 1}
+    labels = {r.name: r.variant + f" ({r.name})" * (r.variant not in enough) for r in runs}
     looks = marks(labels.values())
     return labels, {name: looks[label] for name, label in labels.items()}
 
