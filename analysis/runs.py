@@ -31,10 +31,8 @@ from .differences import few, of_the_model
 # Fields of GCA that make another arm of an experiment, beside the fusion, its part and λ.
 ARMS = ("source", "window", "own_item", "width", "gate", "residual", "layer_norm", "pool")
 ARMS += ("latents", "experts")
-NEEDED = {
-    **{"backbone": str, "seeds": int, "gca.positions": list, "model.d_embed": int, "train": dict},
-    **{"data.name": str, "data.split": str, "evaluate.n_negatives": int},
-}
+NEEDED = {"backbone": str, "seeds": int, "gca.positions": list, "model.d_embed": int, "train": dict}
+NEEDED |= {"data.name": str, "data.split": str, "evaluate.n_negatives": int}
 WHOLE = ("seed", "epochs", "best_epoch")  # integers that every seed's summary has
 
 
@@ -150,11 +148,10 @@ class Run:
     @property
     def setting(self) -> str:
         """Backbone, data and protocol: what runs must share for their numbers to be compared."""
-        data = self.config["data"]
+        data, by = self.config["data"], self.config["data"]["split"]
         text = f"{self.config['backbone']} · {data['name']} · {self.config.get('protocol', '?')}"
-        split = {"leave_one_out": "", "global_time": " · by time"}.get(data["split"])
-        text += f" · {self.candidates}" + (f" · {data['split']}" if split is None else split)
-        return f"{text} · {self.data}"
+        split = {"leave_one_out": "", "global_time": " · by time"}.get(by, f" · {by}")
+        return f"{text} · {self.candidates}{split} · {self.data}"
 
     @property
     def candidates(self) -> str:
@@ -276,8 +273,7 @@ def read_run(path: pathlib.Path, name: str | None = None) -> Run:
     for group in ("fingerprints", "packages"):
         env[group] = env[group] if isinstance(env.get(group), dict) else {}
     summary = _summary(path, name, config, problems)
-    n_bad = _rows(path)[1]
-    if n_bad:
+    if n_bad := _rows(path)[1]:
         expected = "expected JSON objects with epoch and seed"
         problems.append(f"{path / 'metrics.jsonl'}: {n_bad} unreadable, left out: {expected}")
     return Run(path, name, config, env, summary, tuple(problems))
@@ -335,8 +331,7 @@ def _summary(path, name, config, problems):
     if not whole or _number(summary.get("n_parameters")) is None:
         problems.append(f"{path / 'summary.json'}: no usable `per_seed` and `n_parameters`")
         return None
-    bad = [str(e["seed"]) for e in entries if e.get("diverged_step")]
-    if bad:
+    if bad := [str(e["seed"]) for e in entries if e.get("diverged_step")]:
         problems.append(f"{name}: seed {', '.join(bad)} diverged: left out")
     gated = any(name.endswith("/gated_abs_cos") for entry in entries for name in entry)
     if config["gca"]["positions"] and entries and not gated:
