@@ -193,17 +193,15 @@ def _records(ranker, names, base, group, values, draws):
         numbers = zip(ranker.seeds.tolist(), ranker.epochs.tolist(), strict=True)
         whose += [(*of, slice(i, i + 1)) for i, of in enumerate(numbers)]
         for seed, step, slots in whose:
-            change = mine[:, slots] - there[:, slots]
-            found = compare(change, None, np.random.default_rng(0), draws)
-            ends = (mine[:, slots].mean((1, 2)), there[:, slots].mean((1, 2)))
-            for (intervention, name), change, now, before in zip(kinds, found, *ends, strict=True):
-                out.append(
-                    {"seed": seed, "step": step, "places": intervention.places}
-                    | {"intervention": intervention.part, "scale": intervention.scale}
-                    | {"domain": domain, "metric": name, "base": before, "value": now}
-                    | {"change": change.estimate, "low": change.low, "high": change.high}
-                    | {"users": int(rows.sum())}
-                )
+            now, before = mine[:, slots], there[:, slots]
+            found = compare(now - before, None, np.random.default_rng(0), draws)
+            means = now.mean((1, 2)), before.mean((1, 2))
+            lead = {"seed": seed, "step": step, "domain": domain, "users": int(rows.sum())}
+            for (of, name), change, *ends in zip(kinds, found, *means, strict=True):
+                row = {"places": of.places, "intervention": of.part, "scale": of.scale}
+                row |= {"metric": name, "value": ends[0], "base": ends[1]}
+                row |= {"change": change.estimate, "low": change.low, "high": change.high}
+                out.append(lead | row)
     return out
 
 

@@ -12,6 +12,7 @@ the sign of a unit of X' and of its gate leaves the model as it is, and moves bo
 """
 
 import dataclasses
+import functools
 import itertools
 import zlib
 from typing import Any
@@ -126,10 +127,7 @@ def modules_of(backbone) -> list[str]:
 
 def replaced(part, used, query, key, users_B):
     """What stands in place of U, `used`: (P, D). query: X. part: index in `REPLACEMENTS`."""
-
-    def along():
-        return parallel_part(used, query.h_PxD)
-
+    along = functools.partial(parallel_part, used, query.h_PxD)
     branches = {
         "full": lambda: used,
         "parallel": along,

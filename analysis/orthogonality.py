@@ -35,7 +35,6 @@ FORMS = {"": "X′", "gated_": "α ⊙ X′", "fixed_": "X′, signs by the gate
 SCHEMA = columns("run", "seed") | columns("parameters split", "step place")
 SCHEMA |= columns("domain statistic", real="value")
 
-
 define_flags = restore.define_flags
 
 
@@ -46,8 +45,7 @@ def command(runs: list[Run], out, say) -> int:
     for (run, place), part in main.group_by("run", "place", maintain_order=True):
         means = (f"{d} {number(part.filter(domain=d)['value'].mean())}" for d in "AB")
         say(f"{run}, place {place}: mean |cos(X, α ⊙ X′)| {', '.join(means)}")
-    pages = [sheet.markdown() for sheet in tokens.sheets(frame)]
-    if pages:
+    if pages := [sheet.markdown() for sheet in tokens.sheets(frame)]:
         files.write(out / "tokens.md", "\n".join(pages))
         say(f"which tokens, where they look: {out / 'tokens.md'}")
     return status
@@ -64,17 +62,16 @@ def measure(
     if not run.places:
         return pl.DataFrame(schema=SCHEMA)
     experiment = restore.experiment_of(run, say, data_dir)
-    rows, chosen = parts_of_users(experiment, split), set()
-    records = []
+    rows, records = parts_of_users(experiment, split), []
     if "key_A" not in rows["fit"]:
         fusion = experiment.config.gca.fusion
         say(f"{run.name}: fusion {fusion} has no attention weights: nothing of where tokens look")
+    chosen_S = np.zeros(len(experiment.seeds), bool)
     for restored in restore.parameters(run, experiment, which, say):
-        chosen |= set(np.flatnonzero(restored.good_S).tolist())
+        chosen_S |= restored.good_S
         records += _measured(run, experiment, restored, restored.good_S, rows, split, say)
-    start_S = np.isin(np.arange(len(experiment.seeds)), list(chosen))
     start = restore.initial(experiment)
-    records += _measured(run, experiment, start, start_S, rows, split, say)
+    records += _measured(run, experiment, start, chosen_S, rows, split, say)
     return pl.DataFrame(records, schema=SCHEMA, orient="row")
 
 
@@ -171,9 +168,8 @@ def _means(total):
 def block_sums(backbone, params, rows, means, tables=None):
     """Sums over the tokens of a block of users, for every GCA module.
 
-    -> {"place/domain": {"sums/…": of oa_jax.nn.angles; "cos": counts of cos(X, X');
-    "form:FORM/…": of `_of_form`; "pooled", "aligned": Gram matrices (see subspaces.gram) with that
-    Y}}.
+    -> {"place/domain": {"sums/…": of oa_jax.nn.angles; "cos": counts of cos(X, X'); "tokens/…": of
+    tokens.py; "form:FORM/…": of `_of_form`; "pooled", "aligned": of subspaces.gram with that Y}}.
     """
     out = {}
     for module, probe in _probes(backbone, params, rows, tables).items():
@@ -260,9 +256,9 @@ def _form_statistics(total, form, mean_x, mean, n):
 def distribution(counts: np.ndarray, width: int) -> dict[str, float]:
     """Quantiles, their null and the shares of 40 bins, from counts in `N_FINE` bins of [-1, 1]."""
     n, out = counts.sum(), {}
-    edges = np.linspace(-1, 1, N_FINE + 1)
+    edges, below = np.linspace(-1, 1, N_FINE + 1), np.append(0, np.cumsum(counts))
     for q in QUANTILES:
-        name, below = f"cos_q{round(100 * q):02d}", np.append(0, np.cumsum(counts))
+        name = f"cos_q{round(100 * q):02d}"
         out[name] = float(np.interp(q * n, below, edges)) if n else float("nan")
         out[f"{name}_null"] = float(null_cos(width).ppf(q)) if width > 1 else float("nan")
     shares = counts.reshape(N_BINS, -1).sum(1) / n if n else np.full(N_BINS, np.nan)
