@@ -40,8 +40,7 @@ def write(runs: list[Run], interventions: pl.DataFrame, out: pathlib.Path, say) 
     files.write(out / "ablation.md", pages or "No run with GCA.\n")
     trained = frame.filter(pl.col("source").str.starts_with(TRAINED))
     for (model, variant), rows in trained.group_by("model", "variant", maintain_order=True):
-        missing = [used for used in USED if used not in rows["used"]]
-        if missing:
+        if missing := [used for used in USED if used not in rows["used"]]:
             say(f"ablation: {model}, {variant}: no finished run trained with {', '.join(missing)}")
 
 
@@ -94,16 +93,16 @@ def _replaced(run, frame):
 
 
 def _published(run):
-    records = []
+    found, lead = [], {"source": PUBLISHED, "detail": "arXiv 2510.09435, project page", "seeds": 5}
+    lead["metric"] = f"A/ndcg@1/{run.candidates}"
     for row in published.paper()["ablation"]["rows"]:
         same = row["model"].lower() == run.config["backbone"].lower()
         same = same and published.same_data(row["dataset"], run.config["data"]["name"])
-        for what, (_, end) in USED.items() if same and row["variant"] == run.placement else ():
-            mean, sd = row[f"ndcg1_A{end}"]
-            found = {"source": PUBLISHED, "used": what, "detail": "arXiv 2510.09435, project page"}
-            found |= {"metric": f"A/ndcg@1/{run.candidates}", "mean": mean, "sd": sd, "seeds": 5}
-            records.append(found)
-    return records
+        if same and row["variant"] == run.placement:
+            for what, (_, end) in USED.items():
+                mean, sd = row[f"ndcg1_A{end}"]
+                found.append(lead | {"used": what, "mean": mean, "sd": sd})
+    return found
 
 
 def _summary(metric, values):

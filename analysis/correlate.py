@@ -99,9 +99,8 @@ def correlations(points: pl.DataFrame, draws: int = DRAWS) -> pl.DataFrame:
     """Coefficients of x and y for every setting, statistic and domain, with bootstrap intervals.
 
     Whole configurations are drawn, with all of their points; for the correlation within
-    configurations, which holds them fixed, whole seeds.
-    Columns: `SCHEMA`; an undefined value is null and `note` says why. `published` stands beside
-    Pearson's r of the paper's statistic on the paper's data.
+    configurations, which holds them fixed, whole seeds. Columns: `SCHEMA`; an undefined value is
+    null, `note` says why; `published` is beside Pearson's r of the paper's statistic on its data.
     """
     rows, keys = [], ("setting", "statistic", "domain")
     if not points.is_empty():
@@ -192,12 +191,11 @@ def missing(runs: list[Run], points: pl.DataFrame) -> str | None:
 def draw(points: pl.DataFrame, table: pl.DataFrame, metric: str) -> dict:
     """{name: figure}: per setting and statistic a panel for each domain."""
     groups = points.group_by("setting", "statistic", maintain_order=True)
-    rows = table.filter(coefficient="Pearson r")
-    return dict(_drawn(part, rows, *key, metric) for key, part in groups)
+    return dict(_drawn(part, table, *key, metric) for key, part in groups)
 
 
-def _drawn(part, rows, setting, statistic, metric):
-    rows = rows.filter(setting=setting, statistic=statistic)
+def _drawn(part, table, setting, statistic, metric):
+    rows = table.filter(coefficient="Pearson r", setting=setting, statistic=statistic)
     looks = figures.marks(part["variant"].to_list())
     of = "α ⊙ X′" if statistic.startswith("gated_") else "X′"
     named = {"abs_cos": f"mean |cos(X, {of})| of a token", "cos_abs": f"|mean cos(X, {of})|"}
@@ -282,8 +280,7 @@ def section(runs: list[Run], out, options) -> Section:
     asked = options.metric, options.points, measured
     found = [points_of(runs, statistic, *asked) for statistic in options.statistic]
     points = pl.concat([f for f in found if not f.is_empty()] or found[:1])
-    lack = missing(runs, points)
-    if lack:
+    if lack := missing(runs, points):
         return Section("Angle and quality", how, missing=[lack])
     frame = correlations(points, options.draws)
     write_frame(out, "correlate_points", points)

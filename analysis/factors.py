@@ -47,8 +47,7 @@ def _pairs(runs):
         fields = dict(zip(kept, of, strict=True))
         unusual = {name: value for name, value in fields.items() if value != usual[name]}
         for name, value in unusual.items():
-            twins = at.get(tuple((fields | {name: usual[name]}).values()))
-            if twins:
+            if twins := at.get(tuple((fields | {name: usual[name]}).values())):
                 usually, i, j = json.loads(usual[name]), mine[0], twins[0]
                 change = f"{name.rpartition('.')[2]}: {usually} → {json.loads(value)}"
                 differ = [n for n in values if n != name and values[n][i] != values[n][j]]
@@ -70,7 +69,7 @@ def effects(runs: list[Run], metric: str = "ndcg@10") -> pl.DataFrame:
     for *pair, change, others in pairs(chosen):
         names = [[run.name for run in side] for side in pair]
         lead = {"setting": pair[0][0].setting, "change": change, "others": others}
-        lead |= dict(zip(("run", "reference"), map(", ".join, names), strict=True))
+        lead |= {"run": ", ".join(names[0]), "reference": ", ".join(names[1])}
         for domain in "AB":
             row = lead | {"domain": domain}
             for name, (statistic, column) in MEASURES.items():

@@ -91,12 +91,11 @@ def cells(
         row |= next(found.select("baseline", "gain", "low", "high").iter_rows(named=True), {})
         if not points.is_empty():
             values = points.filter(run=run.name, domain=domain)["x"].to_numpy()
-            ends = ("angle", "angle_low", "angle_high")
-            row |= dict(zip(ends, map(float, mean_interval(values)), strict=True))
+            row["angle"], row["angle_low"], row["angle_high"] = mean_interval(values)
         for name in ("shuffled", "centred") if measured is not None else ():
             of = {"run": run.name, "domain": domain, "parameters": "best", "split": "test"}
-            of_name = measured.filter(statistic=ANGLE.replace("abs", f"{name}_abs"), **of)
-            row[name] = of_name["value"].mean()
+            of["statistic"] = ANGLE.replace("abs", f"{name}_abs")
+            row[name] = measured.filter(**of)["value"].mean()
         rows.append(row | {"oracle": _oracle_gain(run, domain, metric)})
     return pl.DataFrame(rows, schema=SCHEMA).fill_nan(None), notes
 
@@ -205,10 +204,9 @@ def draw(part: pl.DataFrame, kind: str, x: str, y: str, metric: str):
     most, widest = part["gain"].abs().max() or 1.0, max(part["angle"].max() or 0, 0.5)
     gain = f"gain in {metric}", colormaps["PuOr_r"], colors.Normalize(-most, most), 3
     angle = "mean |cos(X, α ⊙ X′)|", colormaps["cividis"], colors.Normalize(0, widest), 2
-    looks = {"gain": gain, "angle": angle}
 
     def panel(axes, domain):
-        for axis, (what, look) in zip(axes, looks.items(), strict=True):
+        for axis, what, look in zip(axes, ("gain", "angle"), (gain, angle), strict=True):
             title, colours, norm, digits = look
             axis.set(xlim=(-0.5, len(values["x"]) - 0.5), ylim=(-0.5, len(values["y"]) - 0.5))
             for row in part.filter(domain=domain).drop_nulls(what).iter_rows(named=True):

@@ -9,8 +9,7 @@ import datetime
 
 from absl import flags
 
-import oa_jax
-from oa_jax import files
+from oa_jax import __version__, files
 from oa_jax.errors import UserError
 from oa_jax.sheets import Sheet
 
@@ -67,9 +66,8 @@ def command(runs: list[Run], out, say) -> int:
     lines += paper["model_comparison"]["errors_in_the_figure"]
     how = f"Where the numbers of {paper['paper']} come from."
     sections.append(Section("Published values", how, "", lines))
-    made = f"made {datetime.date.today()} by oa-jax {oa_jax.__version__}"
     count = f"{plural(len(runs), 'run')}, {len(finished(runs))} finished"
-    lead = f"{count}; {made}. Intervals are 95 %."
+    lead = f"{count}; made {datetime.date.today()} by oa-jax {__version__}. Intervals are 95 %."
     text = page("Orthogonal Alignment: what these runs show", lead, sections)
     for section in sections:
         figures.save(out, section.figures)

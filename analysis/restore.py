@@ -98,10 +98,9 @@ def experiment_of(run: Run, say, data_dir: str | None = None) -> Experiment:
     `say` is told of fields that this version has and the run's did not. Raises UserError when the
     configuration or the data do not fit.
     """
-    if run.config["backbone"] in known.NAMES:
-        added = defaults_taken(known.fields(run.config["backbone"]), run.config)
-        if added:
-            say(f"{run.name}: of another version: {', '.join(added)} taken from the defaults")
+    name = run.config["backbone"]
+    if name in known.NAMES and (added := defaults_taken(known.fields(name), run.config)):
+        say(f"{run.name}: of another version: {', '.join(added)} taken from the defaults")
     return _build(run.path, json.dumps([run.config, run.env], sort_keys=True), data_dir)
 
 

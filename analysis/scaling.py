@@ -126,8 +126,7 @@ def mixed_curves(runs: list[Run]) -> list[str]:
         values = {n: of for n, of in differing_fields(mine)[0].items() if n != RATE}
         sizes = list(zip(*(values.pop(n, [""] * len(mine)) for n in SIZES), strict=True))
         # A width that is a multiple of another one follows; a switch is a switch.
-        more = [n for n, of in values.items() if "true" in of or not follows(of, sizes)]
-        if more:
+        if more := [n for n, of in values.items() if "true" in of or not follows(of, sizes)]:
             lines.append(f"{setting}: its baselines also differ in {few(more)}: no curve of sizes")
     return lines
 

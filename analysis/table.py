@@ -123,20 +123,20 @@ def _means(run, domain, ranking, metrics):
     if ranking == run.candidates and published.beside(run):
         paper = published.table1(run.config["backbone"], run.config["data"]["name"])
         paper = paper.get(run.variant, {})
+    lead = {"setting": run.setting, "run": run.name, "variant": run.variant, "width": run.width}
+    lead["data"] = f"{run.config['data']['name']} {run.fingerprint[:8]}"
+    lead |= {"protocol": str(run.config.get("protocol", "?")), "domain": domain}
+    lead |= {"parameters": int(run.summary["n_parameters"]), "ranking": ranking}
     rows = []
     for metric in metrics:
         column = f"test/{domain}/{metric}/{ranking}"
         known = column in seeds.columns
         values = seeds[column].drop_nulls().to_numpy() if known else np.empty(0)
         mean, sd = paper.get(f"{domain}/{metric}", (None, None))
-        row = {"setting": run.setting, "run": run.name, "variant": run.variant}
-        row |= {"data": f"{run.config['data']['name']} {run.fingerprint[:8]}"}
-        row |= {"protocol": str(run.config.get("protocol", "?")), "width": run.width}
-        row |= {"parameters": int(run.summary["n_parameters"]), "seeds": len(values)}
-        row |= {"domain": domain, "ranking": ranking, "metric": metric}
+        row = {"metric": metric, "seeds": len(values), "published_mean": mean, "published_sd": sd}
         row["mean"] = float(values.mean()) if len(values) else None
         row["sd"] = float(values.std(ddof=1)) if len(values) > 1 else None
-        rows.append(row | {"published_mean": mean, "published_sd": sd})
+        rows.append(lead | row)
     return rows
 
 
@@ -218,7 +218,7 @@ def _mean_sheet(part, title):
         rows.append([*lead, str(first["seeds"]), *values])
         if cells["published_mean"].is_not_null().any():
             lead = ["paper", first["variant"], first["data"], "", "", first["domain"], "", "5"]
-            values = [(r["published_mean"], r["published_sd"]) for r in cells.iter_rows(named=True)]
+            values = cells.select("published_mean", "published_sd").rows()
             rows.append(lead + [mean_sd(*value) if value[0] else "" for value in values])
     return Sheet(title, header, rows, words=4)
 
@@ -350,8 +350,7 @@ def _in_short(rows):
     better = sum(row["p_holm"] < 0.05 and row["gain"] > 0 for row in known)
     worse = sum(row["p_holm"] < 0.05 and row["gain"] < 0 for row in known)
     relative = [row["relative_gain"] for row in rows if row["relative_gain"] is not None]
-    ends = (percent(end(relative, default=None)) for end in (min, max))
-    spread = f", from {' to '.join(ends)}" if relative else ""
+    spread = f", from {percent(min(relative))} to {percent(max(relative))}" if relative else ""
     chance = f"{better} are positive, {worse} negative beyond chance (Holm over all metrics, 5 %)"
     without = f"{len(rows) - len(known)} have no test: single seeds say nothing of chance"
     said = [chance] * bool(known) + [without] * (len(known) < len(rows))

@@ -73,11 +73,10 @@ def draw(frame: pl.DataFrame, runs: list[Run], metric: str = "ndcg@10") -> dict:
 def _drawn(frame, setting, runs, metric):
     labels, looks = figures.of_runs(runs)
     # The gated update's angles, if all runs that have any have these.
-    with_raw, with_gated = (
-        set(frame.filter(quantity=name)["run"]) for name in ("abs_cos", "gated_abs_cos")
-    )
+    with_raw = set(frame.filter(quantity="abs_cos")["run"])
+    with_gated = set(frame.filter(quantity="gated_abs_cos")["run"])
     form = "gated_" if with_gated and with_raw <= with_gated else ""
-    with_gca = bool(with_gated if form else with_raw)
+    with_gca = bool(with_raw | with_gated)
     # Training watches one ranking alone, which need not be the one asked for.
     metric, sampled = metric.partition("/")[0], runs[0].full_name(metric)
     found = frame.filter(pl.col("quantity").str.starts_with(f"val/{metric}/"))["quantity"]
@@ -108,10 +107,8 @@ def _drawn(frame, setting, runs, metric):
         axes[-1].xaxis.set_major_locator(MaxNLocator(integer=True))
 
     heading = f"{setting}: thin a seed, thick the mean of all while all train"
-    label = (
-        f"Validation {sampled}{f' and {angle}' if with_gca else ''} over epochs, {setting}; "
-        "rings are each seed's best epoch"
-    )
+    shown = f"{sampled} and {angle}" if with_gca else sampled
+    label = f"Validation {shown} over epochs, {setting}; rings are each seed's best epoch"
     more = {"rows": 1 + with_gca, "sharex": True}
     return figures.by_domain("trajectory", setting, panel, heading, label, 2.5, **more)
 
