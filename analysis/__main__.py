@@ -33,29 +33,25 @@ PACKAGES = ("numpy", "scipy", "statsmodels", "polars", "matplotlib")
 
 def load(name: str):
     """The module of a command. Raises UserError when a package of the extra is missing."""
-    missing = [p for p in PACKAGES if importlib.util.find_spec(p) is None]
-    if missing:
-        raise UserError(
-            f"{missing[0]}: not installed: expected the extra `analysis` "
-            "(pip install 'oa-jax[analysis]')"
-        )
+    for package in PACKAGES:
+        if importlib.util.find_spec(package) is None:
+            expected = "expected the extra `analysis` (pip install 'oa-jax[analysis]')"
+            raise UserError(f"{package}: not installed: {expected}")
     return importlib.import_module(f".{name}", __package__)
 
 
 def main(arguments) -> int:
     name = arguments[0] if arguments else None
     if name not in COMMANDS or len(arguments) > 1:
-        found = f"{arguments[-1]!r}" if arguments else "none"
+        found = repr(arguments[-1]) if arguments else "none"
         raise UserError(f"COMMAND: found {found}: expected one of {', '.join(COMMANDS)}")
     module = load(name)  # polars too is of the extra
     from .page import tell
     from .runs import find_runs, notes
 
-    for flag in ("runs", "out"):
-        if not flags.FLAGS[flag].value:
-            raise UserError(f"--{flag}: missing: expected a folder")
-    runs, left_out = find_runs(flags.FLAGS.runs)
-    out = pathlib.Path(flags.FLAGS.out).expanduser()
+    spec, folder = (cli.given(flag, "a folder") for flag in ("runs", "out"))
+    runs, left_out = find_runs(spec)
+    out = pathlib.Path(folder).expanduser()
     for run in runs:
         if out.resolve().is_relative_to(run.path.resolve()):
             raise UserError(f"--out={out}: lies in the workdir {run.path}: expected another folder")
