@@ -8,11 +8,11 @@ Installed, the package is `oa_jax_analysis`.
 
 import importlib
 import importlib.util
-import pathlib
 import sys
 
 from absl import flags
 
+from oa_jax import files
 from oa_jax.commands import cli
 from oa_jax.errors import UserError
 
@@ -51,7 +51,7 @@ def main(arguments) -> int:
 
     spec, folder = (cli.given(flag, "a folder") for flag in ("runs", "out"))
     runs, left_out = find_runs(spec)
-    out = pathlib.Path(folder).expanduser()
+    out = files.local(folder, "--out")
     for run in runs:
         if out.resolve().is_relative_to(run.path.resolve()):
             raise UserError(f"--out={out}: lies in the workdir {run.path}: expected another folder")
