@@ -242,10 +242,9 @@ def _say_times(sources, units, say):
     """Raises UserError where one file has unix times and another one other numbers."""
     for source, unit in zip(sources, units, strict=bool(units)):
         if (unit == times.NUMBER) is not (units[0] == times.NUMBER):
-            raise UserError(
-                f"{source.table.path}: column {source.roles['time']}: found {times.WORDS[unit]}, "
-                f"expected {times.WORDS[units[0]]} as in {sources[0].name}"
-            )
+            expected = f"expected {times.WORDS[units[0]]} as in {sources[0].name}"
+            found = f"{source.roles['time']}: found {times.WORDS[unit]}"
+            raise UserError(f"{source.table.path}: column {found}, {expected}")
         zone = ", UTC where no zone is given" if unit == times.DATE else ""
         say(f"{source.name}: times are {times.WORDS[unit]}{zone}")
     if not units:
@@ -334,10 +333,8 @@ def _numbered(events, titles, names, units):
         own = own.filter(pl.col("item").is_in(items))
         return {item: {"title": title} for item, title in own.select("item", "title").iter_rows()}
 
-    rest = {"texts": texts, "times": ORDER, "domains": names}
-    built = numbered(events, " and ".join(names), by_name=True, **rest)
-    if not units:
-        place = np.arange(len(built.user)) - np.searchsorted(built.user, built.user)
-        return dataclasses.replace(built, time=place)
-    time, word = times.stored(pl.Series(built.time), units[0] != times.NUMBER)
-    return dataclasses.replace(built, time=time.to_numpy(), times=word)
+    time, word = pl.int_range(pl.len()).over("user"), ORDER
+    if units:
+        time, word = times.stored(events["time"], units[0] != times.NUMBER)
+    events, what = events.with_columns(time=time), " and ".join(names)
+    return numbered(events, what, by_name=True, texts=texts, times=word, domains=names)

@@ -63,11 +63,7 @@ def prepare(
             if found["published"] is False:
                 what = f"sha256 {found['sha256']}, expected {file.sha256}"
                 say(f"{found['name']} is not the published file: found {what}; see {file.page}")
-        return built, facts | {
-            "source": source.kind,
-            "files": file_facts,
-            "duplicates": duplicates,
-        }
+        return built, facts | {"source": source.kind, "files": file_facts, "duplicates": duplicates}
 
     def check(facts):
         if (there := facts.get("duplicates", "keep")) != duplicates:
@@ -101,20 +97,16 @@ def prepare_own(
 
     def make():
         built, left_out = own.read(given, options, reading, say)
-        return built, {
-            **{"name": name, "protocol": "own", "domains": built.domains, "quirks": {}},
-            **{"source": "own files", "files": file_facts},
-            **{"options": asked, "left_out": left_out},
-        }
+        facts = {"name": name, "protocol": "own", "domains": built.domains, "quirks": {}}
+        facts |= {"source": "own files", "files": file_facts, "options": asked}
+        return built, facts | {"left_out": left_out}
 
     def check(facts):
-        named = all("domain" in file for file in facts["files"])  # sets of older versions don't say
-        keys = {"files": "sha256"} | ({"domains": "domain"} if named else {})
-        columns = {
-            what: [[file[key] for file in of] for of in (facts["files"], file_facts)]
-            for what, key in keys.items()
-        }
-        for what, (there, now) in {"options": (facts.get("options"), asked), **columns}.items():
+        pairs = {"options": (facts.get("options"), asked)}
+        for what, key in (("files", "sha256"), ("domains", "domain")):
+            if all(key in file for file in facts["files"]):  # older sets lack a domain
+                pairs[what] = [[file[key] for file in of] for of in (facts["files"], file_facts)]
+        for what, (there, now) in pairs.items():
             if there != now:
                 where = store.folder(data_dir, name)
                 if what == "options" and there:
@@ -144,9 +136,8 @@ def _install(name, data_dir, reading, say, make, check) -> bool:
             say(f"{name}: removed what an interrupted run had left")
         if target.exists():
             if not (target / store.METADATA).is_file():
-                raise UserError(
-                    f"{target}: holds something else: expected no such folder, or a set"
-                )
+                expected = "expected no such folder, or a set"
+                raise UserError(f"{target}: holds something else: {expected}")
             check(store.read_metadata(target))
             return False
         staging = root / f".{name}.tmp-{os.getpid()}"
@@ -220,13 +211,11 @@ def build(
     if source is None:
         raise UserError(f"{name}: {catalogue.what_is_missing(catalogue.SETS[name], raw_dir)}")
     module, function = source.build.split(".")
-    options = {"duplicates": duplicates} if module in ("raw", "movielens") else {}
+    options = {"duplicates": duplicates} if module == "raw" else {}
     if not options and duplicates != "keep":
         # Copies would have to go before the filters, which the authors have applied.
-        raise UserError(
-            f"--duplicates={duplicates}: {source.kind} is filtered already: expected "
-            "keep, or raw files alone"
-        )
+        found = f"--duplicates={duplicates}: {source.kind} is filtered already"
+        raise UserError(f"{found}: expected keep, or raw files alone")
     function = getattr(importlib.import_module(f"oa_jax.data.{module}"), function)
     return function(paths, reading, name, **source.options, **options), source, paths
 
