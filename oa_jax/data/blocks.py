@@ -20,14 +20,13 @@ MARK = b"\xef\xbb\xbf"
 
 def blocks(path: pathlib.Path, reading: Reading) -> Iterator[tuple[int, bytes]]:
     """(number of the first line, whole lines) of a file, unpacked."""
-    number, rest, first = 1, b"", True
+    number, rest = 1, b""
     with errors(path), open(path, "rb") as raw, contextlib.ExitStack() as stack:
         file = _unpacked(path, raw, stack)
         while block := file.read(BLOCK_BYTES):
             reading.on_bytes(path, raw.tell())
-            if first and block.startswith((b"\xff\xfe", b"\xfe\xff")):
+            if number == 1 and not rest and block.startswith((b"\xff\xfe", b"\xfe\xff")):
                 raise UserError(f"{path}: line 1: expected UTF-8 text, found UTF-16")
-            first = False
             end = block.rfind(b"\n") + 1
             if end:
                 whole, rest = rest + block[:end], block[end:]

@@ -44,9 +44,8 @@ def abxi(
     events = events.sort("user", "time", maintain_order=True)
     events = events.filter(pl.len().over("item") >= item_least)
     events = events.group_by("user", maintain_order=True).tail(length)
-    in_b = pl.col("domain").sum().over("user").cast(pl.Int64)
-    in_a = pl.len().over("user").cast(pl.Int64) - in_b
-    return events.filter((in_a >= user_least) & (in_b >= user_least))
+    counts = [(pl.col("domain") == domain).sum().over("user") for domain in (0, 1)]
+    return events.filter(*(count >= user_least for count in counts))
 
 
 def in_both(events: pl.DataFrame, name: str) -> pl.Series:

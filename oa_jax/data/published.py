@@ -89,9 +89,8 @@ def _sequence(path, number, line):
     if not re.fullmatch(NUMBER, user):
         raise wrong(path, f"line {number}, user", user, "a whole number from 0 on")
     if not tokens:
-        raise wrong(
-            path, f"line {number}", line, "a user and item|time tokens, separated by blanks"
-        )
+        expected = "a user and item|time tokens, separated by blanks"
+        raise wrong(path, f"line {number}", line, expected)
     for place, token in enumerate(tokens, 1):
         if not re.fullmatch(rf"{NUMBER}\|{NUMBER}", token):
             expected = "item|time, two whole numbers from 0 on"
@@ -187,9 +186,8 @@ def _id_map(path):
         for domain, n in zip("01", n_items, strict=True):
             items = value["item_dict"][domain]
             names.append([str(items["id2str"][str(k)]) for k in range(1, n + 1)])
-            tags = {
-                int(k): [t for t in v if words_of(t)] for k, v in items.get("id2label", {}).items()
-            }
+            labels = items.get("id2label", {}).items()
+            tags = {int(k): [t for t in v if words_of(t)] for k, v in labels}
             own = enumerate(names[-1], 1)
             fields.append({name: {"category": tags[k]} for k, name in own if k in tags})
         users = {str(k): str(v) for k, v in value["user_dict"]["id2str"].items()}

@@ -130,10 +130,8 @@ def load(data_dir: Place, name: str) -> Prepared:
     path = folder(data_dir, name)
     if not is_prepared(data_dir, name):
         have = ", ".join(names(data_dir)) or "nothing"
-        raise UserError(
-            f"{path}: not prepared: below {data_dir} is {have}; "
-            f"python -m oa_jax data prepare {name} --raw_dir=DIR --data_dir={data_dir}"
-        )
+        command = f"python -m oa_jax data prepare {name} --raw_dir=DIR --data_dir={data_dir}"
+        raise UserError(f"{path}: not prepared: below {data_dir} is {have}; {command}")
     metadata = read_metadata(path)
     columns = files.read_npz(path / LOG, f"the columns of a set: {AGAIN}")
     try:

@@ -181,15 +181,11 @@ def _delimited(table, wanted, reading):
     places = [table.columns.index(name) for name in wanted]
     for number, block in feed:
         lines, numbers = _numbered_lines(table, number, block)
-        quotes = b'"' in block and len(table.delimiter) == 1
-        parted = _parted(table, lines) if quotes else None
-        if quotes and parted is None:
+        parts = _parted(table, lines, b'"' in block)
+        if parts is None:
             content = itertools.chain([block], (block for _, block in feed))
             yield from _quoted(table, wanted, places, number, content, reading)
             return
-        parts = (
-            lines.str.split_exact(table.delimiter, n).struct.unnest() if parted is None else parted
-        )
         reading.count(table.path, n_lines(block))
         bad = parts[:, n].is_not_null() | parts[:, n - 1].is_null()
         said = pl.lit(None, pl.String)
@@ -204,11 +200,14 @@ def _delimited(table, wanted, reading):
         yield TableRows(numbers, fault, fields)
 
 
-def _parted(table, lines):
-    """Fields of lines with quotes, and an empty column; None if a line is not as many fields."""
+def _parted(table, lines, quotes):
+    """Fields of lines, and a column of what is more; None if Python's csv has to read them."""
+    n = len(table.columns)
+    if not quotes or len(table.delimiter) > 1:
+        return lines.str.split_exact(table.delimiter, n).struct.unnest()
     if len(table.delimiter.encode()) > 1:  # which polars does not take
         return None
-    delimiter, n = re.escape(table.delimiter), len(table.columns)
+    delimiter = re.escape(table.delimiter)
     field = rf'(?:"(?:[^"\r]|"")*"|[^"\r{delimiter}]*)'
     row = f"^{field}(?:{delimiter}{field}){{{n - 1}}}$"
     if not len(lines) or not lines.str.contains(row).all() or _too_long(lines).any():
@@ -249,9 +248,8 @@ def _quoted(table, wanted, places, number, content, reading):
 
     records = _records(lines(), table, number, places)
     while batch := list(itertools.islice(records, BLOCK_ROWS // 4)):
-        whole = pl.DataFrame(
-            [row for row in batch if row[0] >= table.first], schema=schema, orient="row"
-        )
+        there = [row for row in batch if row[0] >= table.first]
+        whole = pl.DataFrame(there, schema=schema, orient="row")
         fields = whole[:, 2:]
         fields.columns = wanted
         yield TableRows(whole[:, 0], whole[:, 1], fields)

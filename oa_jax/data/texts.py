@@ -94,14 +94,11 @@ def json_value(path: pathlib.Path, unique: bool = False) -> Any:
 
     Raises UserError naming the place where it is no JSON.
     """
-
     try:
         return json.loads(text(path), object_pairs_hook=_once if unique else None)
     except KeyError as error:
-        (key,) = error.args
-        raise UserError(
-            f"{path}: item {shown(key)}: the name twice: expected each name once"
-        ) from None
+        found = f"item {shown(error.args[0])}: the name twice"
+        raise UserError(f"{path}: {found}: expected each name once") from None
     except json.JSONDecodeError as error:
         where = f"line {error.lineno}, column {error.colno}"
         raise UserError(f"{path}: {where}: expected JSON, found: {error.msg}") from None
