@@ -58,10 +58,8 @@ def check_folder(folder: pathlib.Path, mark: str, flag: str) -> None:
     except OSError as error:
         raise UserError(f"{flag}={folder}: cannot write there: {error.strerror}") from None
     if strangers and mark not in strangers:
-        raise UserError(
-            f"{flag}={folder}: holds {strangers[0]} but no {mark}: expected an empty folder or one "
-            "of before"
-        )
+        found = f"{flag}={folder}: holds {strangers[0]} but no {mark}"
+        raise UserError(f"{found}: expected an empty folder or one of before")
 
 
 def lock(path: str | os.PathLike, wait: bool = False) -> IO | None:
@@ -131,7 +129,7 @@ def read_json(
     try:
         value = json.loads(path.read_text("utf-8"))
     except OSError as error:
-        raise UserError(f"{path}: {(error.strerror or error)!s}: expected {expected}") from None
+        raise UserError(f"{path}: {error.strerror or error}: expected {expected}") from None
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path}: not valid JSON: {error}: expected {expected}") from None
     if not isinstance(value, kind):

@@ -5,20 +5,14 @@ import dataclasses
 import html
 import io
 
+MATH = {"±": r"\pm", "−": "-", "·": r"\cdot", "×": r"\times", "λ": r"\lambda", "ρ": r"\rho"}
+MATH |= {"|": "|", "<": "<", ">": ">", "′": "'", "→": r"\to"}
+WORDS = {"\\": "textbackslash", "~": "textasciitilde", "^": "textasciicircum"}
 LATEX = str.maketrans(
-    {
-        **{"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"},
-        **{sign: "\\" + sign for sign in "&%_#${}"},
-        **{
-            "±": r"$\pm$",
-            "−": "$-$",
-            "·": r"$\cdot$",
-            "–": "--",
-            "λ": r"$\lambda$",
-            "ρ": r"$\rho$",
-        },
-        **{"|": r"$|$", "<": "$<$", ">": "$>$", "′": r"$'$", "→": r"$\to$", "×": r"$\times$"},
-    }
+    {sign: f"${formula}$" for sign, formula in MATH.items()}
+    | {sign: f"\\{word}{{}}" for sign, word in WORDS.items()}
+    | {sign: f"\\{sign}" for sign in "&%_#${}"}
+    | {"–": "--"}
 )
 
 

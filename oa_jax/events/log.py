@@ -141,10 +141,8 @@ def make_log(
 def check_log(name: str, log: Any) -> InteractionLog:
     """`log`, if it is one. Raises UserError with `name`, that of the argument."""
     if not isinstance(log, InteractionLog):
-        raise UserError(
-            f"{name}: found {type(log).__name__}: expected events, as of oa.load, oa.read_events, "
-            "oa.make_log or oa.World().log()"
-        )
+        expected = "expected events, as of oa.load, oa.read_events, oa.make_log or oa.World().log()"
+        raise UserError(f"{name}: found {type(log).__name__}: {expected}")
     return log
 
 

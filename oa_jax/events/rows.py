@@ -40,7 +40,7 @@ class Ragged:
         return np.repeat(np.arange(len(self)), self.size)
 
     @functools.cached_property
-    def _first(self):
+    def first(self) -> np.ndarray:
         """(R,) place of each row's first value."""
         return np.cumsum(self.size) - self.size
 
@@ -48,7 +48,7 @@ class Ragged:
         return (self[row] for row in range(len(self)))
 
     def __getitem__(self, rows) -> "np.ndarray | Ragged":
-        size, begin = self.size[rows], self._first[rows]
+        size, begin = self.size[rows], self.first[rows]
         if np.ndim(size) == 0:
             return self.values[begin : begin + size]
         place = np.arange(size.sum()) - np.repeat(np.cumsum(size) - size, size)
@@ -98,10 +98,9 @@ def scatter(shape: tuple[int, int], place, values: np.ndarray, fill: int = 0) ->
 
 def lists(name: str, row: np.ndarray, values: np.ndarray, n_rows: int) -> dict[str, np.ndarray]:
     """Lists NAME (M + 1,), first_NAME and n_NAME (n_rows,) of all rows, int32."""
-    count = np.bincount(row, minlength=n_rows)
-    first = np.cumsum(count) - count
-    values = np.append(values, 0)  # never empty: compiled programs read it whether used or not
-    arrays = {name: values, f"first_{name}": first, f"n_{name}": count}
+    # Never empty: compiled programs read it whether used or not.
+    rows = Ragged.of(row, np.append(values, 0), n_rows)
+    arrays = {name: rows.values, f"first_{name}": rows.first, f"n_{name}": rows.size}
     return {key: array.astype(np.int32) for key, array in arrays.items()}
 
 

@@ -60,10 +60,8 @@ def leave_one_out(log: InteractionLog, skip_short: bool = False) -> Split:
     there = length >= 3
     if not (skip_short or there.all()):
         user = int(np.argmin(there))
-        raise UserError(
-            f"{log.name}: user {user}: found {length[user]} events, expected at least 3 "
-            "for split leave_one_out"
-        )
+        found = f"found {length[user]} events, expected at least 3 for split leave_one_out"
+        raise UserError(f"{log.name}: user {user}: {found}")
     places = ((length - 2, 0), (length - 2, -1), (length - 1, -1))
     return Split(*(np.where(there, at, none).astype(np.int32) for at, none in places))
 
@@ -83,10 +81,8 @@ def time_cuts(
         if not 0 < value < 1:  # NaN fails too
             raise UserError(f"{field}: found {value}, expected a number above 0 and below 1")
     if not val_fraction + test_fraction < 1:
-        raise UserError(
-            f"val_fraction + test_fraction: found {val_fraction} + {test_fraction}, "
-            "expected a sum below 1"
-        )
+        found = f"found {val_fraction} + {test_fraction}, expected a sum below 1"
+        raise UserError(f"val_fraction + test_fraction: {found}")
     ordered, n = np.sort(log.time), len(log.time)
     # Counted from the end: 1 - 0.1 - 0.1 is not 0.8 in floating point.
     after_cut = (round(n * (val_fraction + test_fraction)), round(n * test_fraction))
@@ -119,10 +115,9 @@ def global_time(
     test = np.where((n_before_test > 0) & has_later, n_before_test, -1)
     for part, some in (("training", n_train > 1), ("validation", val >= 0), ("test", test >= 0)):
         if not some.any():
-            raise UserError(
-                f"{log.name}: split global_time with cuts at {cuts[0]} and {cuts[1]}: "
-                f"found no user with a {part} target, expected at least one"
-            )
+            where = f"{log.name}: split global_time with cuts at {cuts[0]} and {cuts[1]}"
+            found = f"found no user with a {part} target, expected at least one"
+            raise UserError(f"{where}: {found}")
     return Split(n_train, val.astype(np.int32), test.astype(np.int32))
 
 
@@ -135,10 +130,8 @@ def published(log: InteractionLog) -> Split:
     Raises UserError for a log without roles.
     """
     if log.role is None:
-        raise UserError(
-            f"{log.name}: came without a split of its own: expected split leave_one_out or "
-            "global_time"
-        )
+        expected = "expected split leave_one_out or global_time"
+        raise UserError(f"{log.name}: came without a split of its own: {expected}")
     n_train = np.bincount(log.user, log.role == TRAINING, log.n_users).astype(np.int32)
     val, test = np.full((2, log.n_users), -1, np.int32)
     for kind, column in ((VALIDATION, val), (TEST, test)):
