@@ -123,11 +123,10 @@ def _are_there(out, inputs) -> bool:
 def _reduce(rows, n_a, options, say):
     """PCA of A, of B and of both together -> their tables, and the explained shares."""
     parts = {"A": rows[:n_a], "B": rows[n_a:], "global": rows}
-    most = {name: vectors.widest(part) for name, part in parts.items()}
     shape = f"{n_a} and {len(rows) - n_a} vectors of {rows.shape[1]} columns"
-    most_local = min(most["A"], most["B"])
-    local = vectors.capped("local_width", options.local_width, most_local, shape, say)
-    both = vectors.capped("global_width", options.global_width, most["global"], shape, say)
+    most = min(vectors.widest(parts["A"]), vectors.widest(parts["B"]))
+    local = vectors.capped("local_width", options.local_width, most, shape, say)
+    both = vectors.capped("global_width", options.global_width, vectors.widest(rows), shape, say)
     widths = {"A": local, "B": local, "global": both}
     reduced = {name: vectors.pca(part, widths[name]) for name, part in parts.items()}
     explained = {name: round(reduced[name][1], 6) for name in ("global", "A", "B")}

@@ -156,10 +156,8 @@ class Sentences:
             found = self._model.encode(chunks[i], show_progress_bar=False)
             found = rows[i] = np.asarray(found, np.float32)
             if found.ndim != 2 or len(found) != len(chunks[i]) or not np.isfinite(found).all():
-                raise UserError(
-                    f"encoder {self.identity['name']}: found {found.shape} for {len(chunks[i])} "
-                    "texts: expected one vector of finite numbers for each"
-                )
+                said = f"{self.identity['name']}: found {found.shape} for {len(chunks[i])} texts"
+                raise UserError(f"encoder {said}: expected one vector of finite numbers for each")
             if cache:
                 write_array(files[i], found)
         out = np.zeros((len(texts), rows[0].shape[1]), np.float32)

@@ -25,11 +25,8 @@ from oa_jax.events.split import Split
 
 METADATA = "metadata.json"
 # Field of Tables -> its file.
-FILES = {
-    "global_table": "global.npy",
-    **{name: f"{name}.npy" for name in ("local_a", "local_b", "users", "n_history")},
-}
-
+FILES = {"global_table": "global.npy"}
+FILES |= {name: f"{name}.npy" for name in ("local_a", "local_b", "users", "n_history")}
 # How the names of the official code's tables end: A, B and both together.
 OFFICIAL = ("_A_pca128.pkl", "_B_pca128.pkl", "_all.pkl")
 OFFICIAL_PROFILES, ID_MAP = "usr_profile_emb.pkl", "id_map.json"
@@ -67,10 +64,8 @@ def load_tables(
     path = store.place(path)
     metadata, expected = read_metadata(path), log.fingerprint()
     if metadata["log"] != expected:
-        raise UserError(
-            f"{path / METADATA}: made from the log {metadata['log']}: expected {expected}, "
-            f"the fingerprint of {log.name}"
-        )
+        found = f"{path / METADATA}: made from the log {metadata['log']}"
+        raise UserError(f"{found}: expected {expected}, the fingerprint of {log.name}")
     made_of = metadata.get("items_digest")  # not in tables of vectors or of earlier versions
     there = getattr(log.origin, "metadata", {}).get("items_digest", made_of)
     if made_of not in (None, there):
@@ -126,10 +121,8 @@ def _read_table(path, n_rows):
     array = read_array(path)
     kind, axes = (np.int32, 1) if path.name == FILES["n_history"] else (np.float32, 2)
     if array.dtype != kind or array.ndim != axes or len(array) != n_rows:
-        raise UserError(
-            f"{path}: found {array.dtype} {array.shape}: expected {np.dtype(kind)}, "
-            f"{axes} axes, {n_rows} rows"
-        )
+        expected = f"expected {np.dtype(kind)}, {axes} axes, {n_rows} rows"
+        raise UserError(f"{path}: found {array.dtype} {array.shape}: {expected}")
     return check_finite(path, array)
 
 
@@ -141,10 +134,8 @@ def _check_histories(file, n_history, split, sees_validation):
         if bad.any():
             user = int(np.argmax(bad))
             what = "its test target (quirk q12)" if sees_validation else "its first target"
-            raise UserError(
-                f"{file}: user {user}: profile of {n_history[user]} events: expected {bound} "
-                f"the {most[user]} before {what}"
-            )
+            found = f"user {user}: profile of {n_history[user]} events"
+            raise UserError(f"{file}: {found}: expected {bound} the {most[user]} before {what}")
 
 
 # --- arrays that others computed: .npy, or pickles as LLM4CDSR's scripts write them -------------
@@ -175,8 +166,8 @@ def check_finite(path: pathlib.Path, rows: np.ndarray) -> np.ndarray:
     return rows
 
 
-def read_rows(path: Place, n_rows: int | None = None) -> np.ndarray:
-    """(n_rows, W) float32 of a .npy or .pkl file; None takes any number of rows.
+def read_rows(path: Place, n_rows: int) -> np.ndarray:
+    """(n_rows, W) float32 of a .npy or .pkl file.
 
     Raises UserError where the file is none, holds another shape, or a number that is not finite.
     """
@@ -191,10 +182,8 @@ def _read(path):
 def _as_rows(path, value, n_rows=None):
     if isinstance(value, dict):
         # Q25: the official scripts leave their half-filled cache under the final name.
-        raise UserError(
-            f"{path}: a dict of {len(value)} entries: expected an array, a row each: "
-            "an interrupted run leaves such a file"
-        )
+        found = f"a dict of {len(value)} entries: expected an array, a row each"
+        raise UserError(f"{path}: {found}: an interrupted run leaves such a file")
     array = value if isinstance(value, np.ndarray) else None
     if array is None or array.ndim != 2 or array.dtype.kind not in "fiu":
         found = type(value).__name__ if array is None else f"{array.dtype} {array.shape}"
@@ -221,10 +210,8 @@ def read_profiles(path: Place, raw_users: list[str]) -> np.ndarray:
         rows = {str(user): np.asarray(vector).ravel() for user, vector in value.items()}
         missing = [user for user in raw_users if user not in rows]
         if missing:
-            raise UserError(
-                f"{path}: no profile of user {missing[0]!r} and of {len(missing) - 1} more: "
-                f"expected all {len(raw_users)} users"
-            )
+            found = f"no profile of user {missing[0]!r} and of {len(missing) - 1} more"
+            raise UserError(f"{path}: {found}: expected all {len(raw_users)} users")
         widths = {len(row) for row in rows.values()}
         if len(widths) > 1:
             raise UserError(f"{path}: profiles of widths {sorted(widths)}: expected one width")
