@@ -218,9 +218,8 @@ def read(
     for step in options.filters:
         parsed = _limit_in_millionths(filters.parsed(step), units, options.time_unit)
         events = left.filtered(step, events, filters.kept(events, *parsed))
-    many = events.select(pl.len().over("user") >= FEWEST).to_series()
     reason = f"users with fewer than {FEWEST} events, which leave nothing to train on"
-    events = left.filtered(reason, events, many)
+    events = left.filtered(reason, events, pl.len().over("user") >= FEWEST)
     for entry in left.facts():
         say("left out: {rows:,} rows: {reason}; the first is {first}".format(**entry))
     built = _numbered(events, titles, names, units)
@@ -268,8 +267,7 @@ def _two_domains(events, sources, wanted, left):
         raise UserError(f"domains: found {names[0]}, then {names[1]}: expected {expected}")
     for name in there:
         if name not in names:
-            mask = events["domain"] != name
-            events = left.filtered(f"domain {name}", events, mask)
+            events = left.filtered(f"domain {name}", events, pl.col("domain") != name)
     second = (pl.col("domain") == names[1]).cast(pl.Int8)
     return events.with_columns(domain=second), tuple(names)
 
@@ -286,7 +284,6 @@ def _shared_items(events, rule, left, say):
     mask = ~pl.col("item").is_in(shared.implode())
     if rule == "first":
         mask = pl.col("domain") == pl.col("domain").first().over("item")
-    mask = events.select(mask).to_series()
     return left.filtered(f"items of both domains (shared_items={rule})", events, mask)
 
 
@@ -329,8 +326,7 @@ def _say_order(built, say):
 
 def _numbered(events, titles, names, units):
     def texts(domain, items):
-        own = titles.filter(pl.col("domain") == names[domain])
-        own = own.filter(pl.col("item").is_in(items))
+        own = titles.filter(pl.col("domain") == names[domain], pl.col("item").is_in(items))
         return {item: {"title": title} for item, title in own.select("item", "title").iter_rows()}
 
     time, word = pl.int_range(pl.len()).over("user"), ORDER

@@ -68,8 +68,7 @@ def douban(
     """
     names = list(readers.DOUBAN_FIELDS)
     pair = {names.index(kind): domain for domain, kind in enumerate(kinds)}
-    events = [readers.douban(*one) for one in zip(paths, [reading] * 3, names, strict=True)]
-    events = filters.joined(*events)
+    events = filters.joined(*map(readers.douban, paths, [reading] * 3, names))
     events = filters.douban(filters.without_copies(events, duplicates))
     n_users = events["user"].n_unique()
     events = events.filter(pl.col("domain").is_in(list(pair)))

@@ -45,7 +45,9 @@ class LeftOut:
         """The first row of the reason that came up last."""
         return [*self.reasons.values()][-1][1]
 
-    def filtered(self, reason: str, events: pl.DataFrame, mask: pl.Series) -> pl.DataFrame:
+    def filtered(
+        self, reason: str, events: pl.DataFrame, mask: pl.Series | pl.Expr
+    ) -> pl.DataFrame:
         """The events under a mask; the others are noted."""
         out = events.filter(~mask)
         if not len(out):

@@ -58,14 +58,13 @@ class Alignment:
         n_history: (U,) the first events of each user that may be used, as of `tables.history_of`.
         """
         rng, n_a = np.random.default_rng(self.seed), log.n_items[0]
-        both_2xNxW, amounts = np.stack([rows_NxW, rows_NxW]), {}
+        both_2xNxW = np.stack([rows_NxW, rows_NxW])
         if self.kind == "aligned":
             shape = self.steps, min(BATCH, *log.n_items)
             pairs = bought_together(log, n_history, rows_NxW.any(1), shape, rng)
             both_2xNxW = contrastive(both_2xNxW, pairs)
-        else:
-            amounts[{"rotated": "rotation", "shifted": "gap"}[self.kind]] = self.amount
-        return views.seen(both_2xNxW, n_a, **amounts, rng=rng)
+        rotation, gap = ((self.kind == kind) * self.amount for kind in ("rotated", "shifted"))
+        return views.seen(both_2xNxW, n_a, rotation, gap, rng)
 
 
 def world_vectors(world: World, log: InteractionLog, n_history: np.ndarray) -> np.ndarray:

@@ -26,14 +26,11 @@ def mean_profiles(
 
     event = np.flatnonzero((log.position < n_history[log.user]) & has_vector[log.item - 1])
     user, item = log.user[event], log.item[event] - 1
-    count = np.bincount(user, minlength=log.n_users)
-    shape = (log.n_users, len(vectors))
-    taken = csr_array((1.0 / count[user], (user, item)), shape=shape)  # repeats add up
-    out = np.zeros((log.n_users, vectors.shape[1]), np.float32)
-    table = np.asarray(vectors, np.float64)
-    for begin in range(0, log.n_users, USERS_AT_ONCE):
-        out[begin : begin + USERS_AT_ONCE] = taken[begin : begin + USERS_AT_ONCE] @ table
-    return out
+    weight, shape = 1.0 / np.bincount(user)[user], (log.n_users, len(vectors))
+    taken = csr_array((weight, (user, item)), shape=shape)  # repeats add up
+    table, begins = np.asarray(vectors, np.float64), range(0, log.n_users, USERS_AT_ONCE)
+    means = (taken[begin : begin + USERS_AT_ONCE] @ table for begin in begins)
+    return np.concatenate([rows.astype(np.float32) for rows in means])
 
 
 def pca(rows_NxW: np.ndarray, width: int) -> tuple[np.ndarray, float]:
