@@ -133,9 +133,6 @@ def plain_or_packed(path: pathlib.Path) -> pathlib.Path | None:
     return next((candidate for candidate in both if candidate.is_file()), None)
 
 
-# --- downloads: on request, one attempt each, hashes checked where they are known ----------------
-
-
 def complete(data_set: DataSet, raw_dir: Place, reading: Reading) -> None:
     """Fetch the files of the first source that can be had whole into `<raw_dir>/<name>`.
 
@@ -158,7 +155,7 @@ def complete(data_set: DataSet, raw_dir: Place, reading: Reading) -> None:
 
 
 def _fetch(file, path, reading):
-    """One file, under a temporary name until it is whole and has the known hash."""
+    """One file, in one attempt, under a temporary name until it is whole and has the known hash."""
     part, digest = path.with_name(f".{path.name}.part"), hashlib.sha256()
     try:
         with urllib.request.urlopen(file.url, timeout=TIMEOUT_S) as answer, open(part, "wb") as out:

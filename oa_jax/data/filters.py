@@ -102,16 +102,15 @@ def keep_single(events: pl.DataFrame, share: float) -> pl.DataFrame:
     Which ones follows from their ids, so that a smaller share is part of a larger one.
     """
     both = in_both(events, "user")
-    single = events.select(pl.col("user").unique().sort()).to_series()
+    single = events["user"].unique().sort()
     single = single.filter(~single.is_in(both.implode()))
     rank = hash_rank(single.to_list(), "overlap ratio")
     kept = pl.concat([both, single.filter(pl.Series(rank < round(share * len(single))))])
     return events.filter(pl.col("user").is_in(kept.implode()))
 
 
-# --- steps that a user names ----------------------------------------------------------------------
-
 COMPARE = {">=": "ge", ">": "gt", "<=": "le", "<": "lt"}
+# Steps that a user names: how one is written -> examples.
 STEPS = {
     r"(rating|time)(>=|>|<=|<)([^=].*)": "rating>=4 or time<2024-01-01",
     r"(core|core_once)=(\d{1,9})(?:,(\d{1,9}))?": "core=5,3: least events of a user, an item",

@@ -85,9 +85,6 @@ class Options:
             raise UserError(f"--domains={','.join(self.domains)}: expected two of them")
 
 
-# --- which files, which columns -------------------------------------------------------------------
-
-
 def sources_of(given: Sequence[str | os.PathLike], options: Options) -> list[InputFile]:
     """The files of `FILE` or `DOMAIN=FILE` arguments and what their columns are.
 
@@ -188,9 +185,6 @@ def roles_of(
 
 def _list(names):
     return shown(", ".join(names)) if names else "none"
-
-
-# --- events ---------------------------------------------------------------------------------------
 
 
 def read(

@@ -44,9 +44,6 @@ def _built(columns, raw_users, n_items, items, part=None, time=None, **rest) -> 
     return Built(user, np.concatenate(columns), time, role, n_items, raw_users, items, **rest)
 
 
-# --- ABXI -----------------------------------------------------------------------------------------
-
-
 def abxi(paths: Paths, reading: Reading, what: str) -> Built:
     """ABXI's sequences, item map and, if it is there, user map.
 
@@ -138,9 +135,6 @@ def read_item_map(path: pathlib.Path) -> tuple[tuple[int, int], list[str]]:
     return (n_a, n - n_a), names
 
 
-# --- LLM4CDSR -------------------------------------------------------------------------------------
-
-
 def llm4cdsr(paths: Paths, reading: Reading, what: str) -> Built:
     """LLM4CDSR's pickle of (items, domains) by user, local ids in time order, and its id map."""
     path, map_path = paths
@@ -199,9 +193,6 @@ def _id_map(path):
     return n_items, tuple(names), tuple(fields), users
 
 
-# --- AMID -----------------------------------------------------------------------------------------
-
-
 def amid(paths: Paths, reading: Reading, what: str) -> Built:
     """AMID's rows: a user, its items of both domains, and the domain whose last item is the target.
 
@@ -252,9 +243,6 @@ def _lines(path, reading) -> Iterator[tuple[int, str]]:
 
 def _numbers(text):
     return np.array([int(word) for word in text.split(",")] if text else [], np.int64)
-
-
-# --- LLMCDSR --------------------------------------------------------------------------------------
 
 
 def llmcdsr(paths: Paths, reading: Reading, what: str) -> Built:

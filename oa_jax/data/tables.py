@@ -58,9 +58,6 @@ class TableRows(NamedTuple):
     fields: pl.DataFrame
 
 
-# --- what a file is -------------------------------------------------------------------------------
-
-
 def look(path: pathlib.Path, columns: Sequence[str] = (), delimiter: str | None = None) -> Table:
     """What a file is, by its first lines. columns: names, of text whose first line has none.
 
@@ -151,9 +148,6 @@ def _fields(line, delimiter):
         with contextlib.suppress(csv.Error):  # what is wrong with a row is said where it is read
             return next(csv.reader([line], delimiter=delimiter), [])
     return line.split(delimiter)
-
-
-# --- rows -----------------------------------------------------------------------------------------
 
 
 def rows(

@@ -39,9 +39,7 @@ def item_laws(
 def target_ranks(world: World, log: InteractionLog, rows: np.ndarray) -> np.ndarray:
     """(2, R) int: the ranks of the items of some events among all items of their domain that the
     user had not taken, by the law that knows the own domain and by that which knows both."""
-    ranks = np.empty((2, len(rows)), int)
+    ranks, item_R = np.empty((2, len(rows)), int), log.local[rows] - 1
     for place, *laws in item_laws(world, log, rows):
-        item = log.item[rows[place]] - 1
-        item -= world.n_items[0] if log.domain[rows[place]] else 0
-        ranks[:, place] = [1 + np.sum(law > law[item]) for law in laws]
+        ranks[:, place] = [1 + np.sum(law > law[item_R[place]]) for law in laws]
     return ranks

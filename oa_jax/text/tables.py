@@ -138,9 +138,6 @@ def _check_histories(file, n_history, split, sees_validation):
             raise UserError(f"{file}: {found}: expected {bound} the {most[user]} before {what}")
 
 
-# --- arrays that others computed: .npy, or pickles as LLM4CDSR's scripts write them -------------
-
-
 def write_array(path: pathlib.Path, array: np.ndarray) -> None:
     """Replace a .npy file by `array`."""
     out = io.BytesIO()
@@ -167,7 +164,7 @@ def check_finite(path: pathlib.Path, rows: np.ndarray) -> np.ndarray:
 
 
 def read_rows(path: Place, n_rows: int) -> np.ndarray:
-    """(n_rows, W) float32 of a .npy or .pkl file.
+    """(n_rows, W) float32 of a .npy file, or of a .pkl as LLM4CDSR's scripts write them.
 
     Raises UserError where the file is none, holds another shape, or a number that is not finite.
     """
