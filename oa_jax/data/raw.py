@@ -16,7 +16,7 @@ from oa_jax.data import filters, readers, tables, times, values
 from oa_jax.data.blocks import blocks
 from oa_jax.data.roles import leave_one_out_roles, tenths, user_disjoint_roles
 from oa_jax.data.store import DATES, SECONDS, Built, item_table
-from oa_jax.data.texts import Reading, errors, shown
+from oa_jax.data.texts import Reading, shown
 from oa_jax.data.values import InputFile, LeftOut
 from oa_jax.errors import UserError
 from oa_jax.events.log import DOMAINS
@@ -110,8 +110,8 @@ def movielens(paths: Paths, reading: Reading, what: str, duplicates: str) -> Bui
     known = _films_100k(films, names[0]) if names else _films_1m(films)
     inside = {film: [bool(own & group) for group in GENRES] for film, (_, own) in known.items()}
     group = {film: groups.index(True) for film, groups in inside.items() if sum(groups) == 1}
-    domain = pl.col("item").cast(pl.String)
-    domain = domain.replace_strict(group, default=None, return_dtype=pl.Int8)
+    film = pl.col("item").cast(pl.String)
+    domain = film.replace_strict(group, default=None, return_dtype=pl.Int8)
     events = events.with_columns(domain=domain)
     n_films = events.filter(pl.col("domain").is_null())["item"].n_unique()
     events = filters.without_copies(events.drop_nulls("domain"), duplicates)
@@ -145,9 +145,8 @@ def _films_100k(path, genre_path):
 
 
 def _fields(path, delimiter, n, expected):
-    with errors(path):
-        # Both sets are in Latin 1.
-        lines = b"".join(block for _, block in blocks(path, Reading())).decode("latin-1")
+    # Both sets are in Latin 1.
+    lines = b"".join(block for _, block in blocks(path, Reading())).decode("latin-1")
     for number, line in enumerate(lines.split("\n"), 1):
         fields = line.strip("\r").split(delimiter)
         if len(fields) == n:

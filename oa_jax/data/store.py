@@ -35,11 +35,9 @@ LEAVE_ONE_OUT = "leave_one_out"
 SECONDS, ORDER, DATES = "unix seconds", "order", "yyyymmdd"
 MILLISECONDS, MICROSECONDS, NUMBERS = "unix milliseconds", "unix microseconds", "numbers"
 # Fields of metadata.json that readers rely on, each with a value of its kind.
-FIELDS = {
-    **dict.fromkeys(("name", "protocol", "source", "split", "times"), "text"),
-    **dict.fromkeys(("fingerprint", "items_digest"), "text"),
-    **{"n_users": 1, "n_events": 1, "n_items": [1, 1], "domains": ["A", "B"], "quirks": {}},
-}
+WORDS = ("name", "protocol", "source", "split", "times", "fingerprint", "items_digest")
+FIELDS = dict.fromkeys(WORDS, "text")
+FIELDS |= {"n_users": 1, "n_events": 1, "n_items": [1, 1], "domains": ["A", "B"], "quirks": {}}
 Place = str | os.PathLike
 place = files.local  # a path that a user gave
 AGAIN = "remove the folder and prepare the set again"

@@ -137,10 +137,9 @@ def _delimiter(lines):
 
     def rank(candidate):
         first, *others = (len(_fields(line, candidate)) for line in lines)
-        alike = others.count(first) if first > 1 else -1
-        return alike, first, -DELIMITERS.index(candidate)
+        return others.count(first) if first > 1 else -1, first
 
-    return max(DELIMITERS, key=rank)
+    return max(DELIMITERS, key=rank)  # the first of them that are alike
 
 
 def _fields(line, delimiter):

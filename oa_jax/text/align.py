@@ -63,7 +63,7 @@ class Alignment:
             shape = self.steps, min(BATCH, *log.n_items)
             pairs = bought_together(log, n_history, rows_NxW.any(1), shape, rng)
             both_2xNxW = contrastive(both_2xNxW, pairs)
-        rotation, gap = ((self.kind == kind) * self.amount for kind in ("rotated", "shifted"))
+        rotation, gap = (self.amount if self.kind == kind else 0 for kind in ("rotated", "shifted"))
         return views.seen(both_2xNxW, n_a, rotation, gap, rng)
 
 
