@@ -159,11 +159,10 @@ def rows(
     wanted key twice, or a value that is neither text nor number.
     """
     if table.unit == "row":
-        yield from _parquet(table, wanted, reading)
-    elif table.kind == JSON:
-        yield from _json_lines(table, wanted, reading, ids)
-    else:
-        yield from _delimited(table, list(wanted), reading)
+        return _parquet(table, wanted, reading)
+    if table.kind == JSON:
+        return _json_lines(table, wanted, reading, ids)
+    return _delimited(table, list(wanted), reading)
 
 
 def _delimited(table, wanted, reading):
