@@ -151,11 +151,9 @@ def id_order(data: Prepared) -> list[str]:
         if not same.any() or up[same].mean() < ASCENDING:
             continue
         n_users, broken = len(np.unique(user)), len(np.unique(user[1:][same & ~up]))
-        lines.append(
-            f"order: domain {'AB'[domain]} is not chronological: {up[same].mean():.1%} of "
-            f"neighbouring items ascend in id, in {1 - broken / n_users:.1%} of {n_users:,} "
-            "sequences all"
-        )
+        found = f"{up[same].mean():.1%} of neighbouring items ascend in id"
+        found += f", in {1 - broken / n_users:.1%} of {n_users:,} sequences all"
+        lines.append(f"order: domain {'AB'[domain]} is not chronological: {found}")
     if lines:
         words = []
         for label, above in (("popularity", False), ("popularity among larger ids", True)):

@@ -7,7 +7,7 @@ is left out, by reason and with the first of each, is said and stands in the met
 import dataclasses
 import math
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import polars as pl
@@ -15,8 +15,8 @@ import polars as pl
 from oa_jax import files as local_files
 from oa_jax.data import filters, tables, times, values
 from oa_jax.data.raw import check_columns, numbered
-from oa_jax.data.store import ORDER, Built
-from oa_jax.data.texts import Reading, shown
+from oa_jax.data.store import ORDER, Built, Place
+from oa_jax.data.texts import Reading, Say, shown
 from oa_jax.data.values import InputFile, LeftOut
 from oa_jax.errors import UserError
 from oa_jax.events.log import DOMAINS, TEST
@@ -85,7 +85,7 @@ class Options:
             raise UserError(f"--domains={','.join(self.domains)}: expected two of them")
 
 
-def sources_of(given: Sequence[str | os.PathLike], options: Options) -> list[InputFile]:
+def sources_of(given: Sequence[Place], options: Options) -> list[InputFile]:
     """The files of `FILE` or `DOMAIN=FILE` arguments and what their columns are.
 
     Without names of domains there is a column of them, or a domain for each file, called as it.
@@ -188,10 +188,7 @@ def _list(names):
 
 
 def read(
-    given: Sequence[str | os.PathLike],
-    options: Options,
-    reading: Reading,
-    say: Callable[[str], None],
+    given: Sequence[Place], options: Options, reading: Reading, say: Say
 ) -> tuple[Built, list[dict]]:
     """Events of files: (columns with numbered users and items, what is left out).
 

@@ -19,7 +19,7 @@ import os
 import pathlib
 import re
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import tensorflow_datasets as tfds
@@ -28,7 +28,7 @@ from oa_jax import files
 from oa_jax.data import catalogue, own, store, texts
 from oa_jax.data.sources import SYNTHETIC
 from oa_jax.data.store import Built, Place
-from oa_jax.data.texts import Reading
+from oa_jax.data.texts import Reading, Say
 from oa_jax.errors import UserError
 from oa_jax.events.log import CONTEXT, TEST, TRAINING, VALIDATION, domain_of
 
@@ -37,12 +37,7 @@ ROLES = {"context": CONTEXT, "training": TRAINING, "validation": VALIDATION, "te
 
 
 def prepare(
-    name: str,
-    raw_dir: Place,
-    data_dir: Place,
-    reading: Reading,
-    say: Callable[[str], None],
-    duplicates: str = "keep",
+    name: str, raw_dir: Place, data_dir: Place, reading: Reading, say: Say, duplicates: str = "keep"
 ) -> bool:
     """Prepare `name` below data_dir from the files below raw_dir. -> False if it was there already.
 
@@ -76,11 +71,11 @@ def prepare(
 
 def prepare_own(
     name: str,
-    given: Sequence[str | os.PathLike],
+    given: Sequence[Place],
     options: own.Options,
     data_dir: Place,
     reading: Reading,
-    say: Callable[[str], None],
+    say: Say,
 ) -> bool:
     """Prepare a set of anyone's files below data_dir. -> False if it was there already.
 

