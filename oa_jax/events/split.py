@@ -107,9 +107,8 @@ def global_time(
     """
     cuts = time_cuts(log, val_fraction, test_fraction)
     # Times never run backwards within a user, so "before the cut" is a prefix of its sequence.
-    n_train, n_before_test = (
-        np.bincount(log.user, log.time < cut, log.n_users).astype(np.int32) for cut in cuts
-    )
+    counts = (np.bincount(log.user, log.time < cut, log.n_users) for cut in cuts)
+    n_train, n_before_test = (count.astype(np.int32) for count in counts)
     val = np.where((n_train > 0) & (n_train < n_before_test), n_train, -1)
     has_later = n_before_test < np.diff(log.offsets)
     test = np.where((n_before_test > 0) & has_later, n_before_test, -1)
