@@ -27,9 +27,9 @@ def without_copies(events: pl.DataFrame, duplicates: str) -> pl.DataFrame:
     duplicates: "keep" (the official codes do), "first" or "last" in the order of the file, which
     decides where the event stands among others of the same time.
     """
-    exact = ["user", "domain", "item", "time"]
-    keep = duplicates == "keep"
-    return events if keep else events.unique(exact, keep=duplicates, maintain_order=True)
+    if duplicates == "keep":
+        return events
+    return events.unique(["user", "domain", "item", "time"], keep=duplicates, maintain_order=True)
 
 
 def abxi(

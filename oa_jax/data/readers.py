@@ -89,7 +89,7 @@ def metadata(path: pathlib.Path, reading: Reading, wanted: set[str]) -> dict[str
         lines = lines_of(block)
         # The object itself is only parsed where one of its fields may say that it is wanted.
         hits = lines.str.extract_all(r'"asin"\s*:\s*"[^"]*"')
-        good = ((hits.list.len() > 0) | (lines.str.strip_chars() == "")).to_list()
+        good = (hits.list.len() > 0).to_list()
         names = hits.list.eval(pl.element().str.extract(r'"([^"]*)"$'))
         wanted_here = names.list.set_intersection(asins).list.len() > 0
         for row in wanted_here.fill_null(False).arg_true():
