@@ -41,10 +41,6 @@ class LeftOut:
     def note(self, reason: str, n_rows: int, first: str) -> None:
         self.reasons.setdefault(reason, [0, first])[0] += n_rows
 
-    def latest(self) -> str:
-        """The first row of the reason that came up last."""
-        return [*self.reasons.values()][-1][1]
-
     def filtered(
         self, reason: str, events: pl.DataFrame, mask: pl.Series | pl.Expr
     ) -> pl.DataFrame:
@@ -96,18 +92,19 @@ def read(
 
 def _frames(source, unit, bad_rows, reading, left) -> Iterator[pl.DataFrame]:
     """The good rows of a source: columns by role, and their lines."""
-    n_rows, n_good = 0, 0
+    n_rows, n_good, first = 0, 0, None
     ids = [name for role, name in source.roles.items() if role in ("user", "item", "domain")]
     for rows in tables.rows(source.table, list(source.roles.values()), reading, ids):
         columns, faults = _checked(source, rows, unit)
-        good = _note_faults(source, rows, faults, left, bad_rows == "refuse")
+        good, bad = _note_faults(source, rows, faults, left, bad_rows == "refuse")
+        first = first or bad
         frame = pl.DataFrame(columns | {"line": rows.number}).filter(good)
         n_rows, n_good = n_rows + len(good), n_good + len(frame)
         yield frame
     if not n_rows:
         raise UserError(f"{source.table.path}: expected rows, found a header alone")
     if 2 * n_good < n_rows:
-        said = f"{n_rows - n_good} of {n_rows} rows are wrong, the first: {left.latest()}"
+        said = f"{n_rows - n_good} of {n_rows} rows are wrong, the first: {first}"
         raise UserError(f"{source.table.path}: {said}: expected more good rows than bad ones")
 
 
@@ -172,7 +169,8 @@ def _wrong_type(source, name, column, expected):
 
 
 def _note_faults(source, rows, faults, left, refuse):
-    """Mask of the good rows. Raises UserError for the first other one, if such are refused."""
+    """(mask of the good rows, the first other one or None). Raises UserError for that, if such
+    are refused."""
     good, firsts = pl.repeat(True, len(rows.number), dtype=pl.Boolean, eager=True), []
     for role, bad, expected in [(None, rows.fault.is_not_null(), None), *faults]:
         bad = bad & good
@@ -184,11 +182,13 @@ def _note_faults(source, rows, faults, left, refuse):
         else:
             found = f"{source.roles[role]}: found {shown(rows.fields[source.roles[role]][first])}"
             message = f"{found}, expected {expected}"
-        firsts.append((first, message))
-        reason = f"bad {role or 'row'}"
-        left.note(reason, int(bad.sum()), f"{source.at(rows.number[first])}: {found}")
-    if firsts and refuse:
-        first, message = min(firsts)
+        at = f"{source.at(rows.number[first])}: {found}"
+        firsts.append((first, message, at))
+        left.note(f"bad {role or 'row'}", int(bad.sum()), at)
+    if not firsts:
+        return good, None
+    first, message, at = min(firsts)
+    if refuse:
         where = f"{source.table.unit} {rows.number[first]}"
         raise UserError(f"{source.table.path}: {where}: {message}")
-    return good
+    return good, at

@@ -19,14 +19,14 @@ KINDS = {
     "Electronics": "electronic",
     "Cell_Phones_and_Accessories": "cell phone",
 }
-DOUBAN = ["book", "movie"]  # domains whose items are known by their tags, in Chinese
+DOUBAN = {"book", "movie", "music"}  # domains whose items are known by their tags, in Chinese
 TAGS_LIMIT = 100
 
 
 def texts_of(prepared: Prepared) -> list[str | None]:
     """The text of every item, A before B; None where the source says nothing of an item."""
     domains = list(prepared.metadata["domains"])
-    if domains == DOUBAN and prepared.metadata["protocol"] != "own":
+    if DOUBAN.issuperset(domains) and prepared.metadata["protocol"] != "own":
         return [tags_text(row) for row in prepared.items]
     kinds = dict(zip("AB", map(kind_of, domains), strict=True))
     return [item_text(kinds[row["domain"]], row) for row in prepared.items]

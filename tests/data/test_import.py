@@ -752,6 +752,17 @@ def test_bad_rows_are_counted_by_reason(tmp_path):
         read(path, bad_rows="skip")
 
 
+@pytest.mark.parametrize("bad", ["u1,j1,x\n,j2,5\n", "u1,j1,x\nu1,j2,y\n"])
+def test_the_first_wrong_row_of_a_file_is_the_one_that_is_named(tmp_path, bad):
+    """Whatever is wrong with it, and though another file has met that before."""
+    good = "".join(f"u1,i{k},{k}\n" for k in range(9))
+    first = write(tmp_path / "a.csv", f"user,item,time\nu1,i1,x\n{good}")
+    second = write(tmp_path / "b.csv", f"user,item,time\n{bad}u2,j1,300\n")
+    found = "b.csv: 2 of 3 rows are wrong, the first: b.csv: line 2: time: found 'x'"
+    with pytest.raises(UserError, match=found):
+        read(f"A={first}", f"B={second}", bad_rows="skip")
+
+
 # --- what one row does to others -----------------------------------------------------------------
 
 

@@ -64,8 +64,9 @@ def test_items_of_douban_are_their_tags():
     assert len(items.tags_text({"category": ["书" * 300]})) == items.TAGS_LIMIT
     assert items.tags_text({"category": [], "title": "x"}) is None
     tags, named = "标签:小说", "A book item named x,"
-    for protocol, text in (("LLM4CDSR", tags), ("own", named)):  # own domains may be called so
-        of = {"domains": ["book", "movie"], "protocol": protocol}
+    sets = [("LLM4CDSR", "movie", tags), ("LLM4CDSR", "music", tags)]
+    for protocol, other, text in [*sets, ("own", "movie", named)]:  # own ones may be called so
+        of = {"domains": ["book", other], "protocol": protocol}
         set_of = types.SimpleNamespace(
             metadata=of, items=[{"domain": "A", "title": "x", "category": ["小说"]}]
         )
