@@ -6,8 +6,7 @@ from jax.extend.core import ClosedJaxpr, Jaxpr, Literal
 
 
 def products_in(dtype: str, fn):
-    """`fn`, its matrix products of float32 taken of operands rounded to `dtype` and summed in
-    float32.
+    """`fn`, whose float32 matrix products take operands rounded to `dtype`, summed in float32.
 
     Everything else stays as it is: parameters, their gradients, norms, softmax, optimizer. Applied
     to a function and its gradient together, as the gradient's products are rounded as well.
@@ -34,22 +33,17 @@ def _run(jaxpr: Jaxpr, consts, args, dtype):
 
     for equation in jaxpr.eqns:
         given, inner = [read(v) for v in equation.invars], equation.params.get("jaxpr")
-        if equation.primitive.name == "dot_general":
+        primitive = equation.primitive
+        if primitive.name == "dot_general":
             out = [_product(*given, equation, dtype)]
-        elif equation.primitive.name in ("jit", "pjit") and isinstance(inner, ClosedJaxpr):
+        elif primitive.name in ("jit", "pjit") and isinstance(inner, ClosedJaxpr):
             out = _run(inner.jaxpr, inner.consts, given, dtype)
-        else:
-            out = _as_it_is(equation, given)
+        else:  # as it is
+            with equation.ctx.manager:
+                out = primitive.bind(*given, **primitive.get_bind_params(equation.params))
+            out = out if primitive.multiple_results else [out]
         values.update(zip(equation.outvars, out, strict=True))
     return [read(v) for v in jaxpr.outvars]
-
-
-def _as_it_is(equation, given):
-    """The results of an equation of which nothing changes."""
-    primitive = equation.primitive
-    with equation.ctx.manager:
-        out = primitive.bind(*given, **primitive.get_bind_params(equation.params))
-    return out if primitive.multiple_results else [out]
 
 
 def _product(left, right, equation, dtype):

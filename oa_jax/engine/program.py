@@ -85,8 +85,7 @@ class Engine:
         return self.over_seeds("assess", one, (states.params,), arrays)
 
     def steps(self, states: State, arrays, capacity, n_steps: int):
-        """The first batches of an epoch alone, for measuring -> (states, losses (S, n_steps)). The
-        old states are given up."""
+        """As `epoch`, of its first batches alone, to measure -> (states, losses (S, n_steps))."""
         return self.over_seeds(*self._steps(states, arrays, capacity, n_steps))
 
     def final(self, params, rows, rankings, tables=None):
@@ -94,8 +93,7 @@ class Engine:
         return self.over_seeds(*self._final(params, rows, rankings, tables))
 
     def compiled(self, program: str, *args):
-        """The compiled program behind `epoch`, `steps` or `final` of these arguments, or of their
-        shapes."""
+        """The program behind `epoch`, `steps` or `final` of these arguments, or of their shapes."""
         return self._compile(*getattr(self, f"_{program}")(*args))
 
     # What to compile: name, function of one seed, values of each seed, shared ones, donation.
@@ -177,8 +175,7 @@ class Engine:
         return self._program(name, program, (*seeded, shared), options)
 
     def _program(self, name, fn, args, options=dict):
-        """`fn` compiled once per name and argument shapes; the seconds are counted. options: makes
-        those of `jax.jit`."""
+        """`fn` compiled once per name and shapes, which is timed. options: makes those of `jit`."""
         shapes = tuple((a.shape, str(a.dtype)) for a in jax.tree.leaves(args))
         if (name, shapes) not in self._programs:
             begin = time.perf_counter()

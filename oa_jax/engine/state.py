@@ -38,6 +38,11 @@ class State:
     done: jax.Array
 
 
+def name_of(path) -> str:
+    """`net/items`: a parameter's name, of its path in a tree."""
+    return jax.tree_util.keystr(path, simple=True, separator="/")
+
+
 @dataclasses.dataclass(frozen=True)
 class Schedule:
     """Epochs, patience and the metric that selects.

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import optax
 
 from oa_jax.engine.precision import products_in
-from oa_jax.engine.state import Schedule, State
+from oa_jax.engine.state import Schedule, State, name_of
 from oa_jax.nn import angles
 from oa_jax.nn.draws import Purpose, epoch_rows, key_of
 from oa_jax.nn.shards import on_batch
@@ -71,8 +71,7 @@ def train_step(settings: Settings, capacity, state: State, rows_N, arrays):
         frozen = getattr(backbone, "frozen", ())
 
         def stepped(path, p, d):
-            name = jax.tree_util.keystr(path, simple=True, separator="/")
-            return p if name in frozen else p - rate * (d + decay * p)
+            return p if name_of(path) in frozen else p - rate * (d + decay * p)
 
         params = jax.tree_util.tree_map_with_path(stepped, state.params, directions)
     diverged = ~jnp.isfinite(loss) & (state.diverged_step == 0)
@@ -150,8 +149,7 @@ def selection_score(settings: Settings, ranks: Ranks, rows) -> tuple[jax.Array, 
 
 
 def all_ranks(settings: Settings, params, rows, rankings) -> dict[str, Ranks]:
-    """Ranks of every evaluation row, in blocks of users; leaves (R,). `rows` are padded, `real`
-    says which count."""
+    """Ranks of every evaluation row, in blocks of users; leaves (R,). `real` tells the padding."""
     backbone = settings.backbone
     index = backbone.index(params)
 
@@ -176,8 +174,7 @@ def probe_sums(settings: Settings, params, rows):
         probes = settings.backbone.probe(params, on_batch(rows))
         return {name: angles.sums(probe) for name, probe in probes.items()}
 
-    sums = jax.lax.map(block, _blocks(rows, settings.block_users))
-    return jax.tree.map(jnp.sum, sums)
+    return jax.tree.map(jnp.sum, jax.lax.map(block, _blocks(rows, settings.block_users)))
 
 
 def _blocks(rows, size):

@@ -25,13 +25,11 @@ class StreamingEngine(Engine):
         self.feed = feed
 
     def epoch(self, states: State, arrays, capacity):
-        """One epoch of every seed -> (states, reports). The old states are given up."""
         rows_SxTxN, losses = self._rows(states), []
         steps, tables = self.feed.chunk_steps, arrays.get("tables")
         for k, fed in enumerate(self.feed.chunks(rows_SxTxN)):
             seeded = (states, rows_SxTxN[:, k * steps : (k + 1) * steps], fed)
-            trained = self.over_seeds(*self._chunk(capacity), seeded, tables, donate=True)
-            states, of_chunk = trained
+            states, of_chunk = self.over_seeds(*self._chunk(capacity), seeded, tables, donate=True)
             # Without this the host would run ahead and fill the device with chunks to come.
             jax.block_until_ready(losses[-1:])
             losses.append(of_chunk)
@@ -42,12 +40,8 @@ class StreamingEngine(Engine):
 
     def _epoch(self, states, arrays, capacity):
         """What to compile for an epoch: its chunk."""
-        return (
-            *self._chunk(capacity),
-            (states, *self.feed.shapes(states.seed.shape[0])),
-            arrays.get("tables"),
-            True,
-        )
+        seeded = (states, *self.feed.shapes(states.seed.shape[0]))
+        return *self._chunk(capacity), seeded, arrays.get("tables"), True
 
     def keep(self, arrays, n_seeds: int):
         """The arrays stay on the host, but the tables."""
@@ -59,7 +53,6 @@ class StreamingEngine(Engine):
         return [self.feed.shapes(n_seeds)] * 2, arrays.get("tables")
 
     def assess(self, states: State, arrays):
-        """The report of `epoch` without training."""
         watched, tables = self.settings.watched, arrays.get("tables")
 
         def probe(params, shared):
@@ -73,7 +66,6 @@ class StreamingEngine(Engine):
         }
 
     def final(self, params, rows, rankings, tables=None):
-        """{ranking: Ranks (S, R)} and GCA sums of `params` (leaves with S) over `rows`."""
         whole = super().final
         parts = [whole(params, part, rankings, tables) for part in self._cut(rows)]
         ranks, sums = zip(*parts, strict=True)
@@ -89,8 +81,7 @@ class StreamingEngine(Engine):
         def one(seed, epoch, _):
             return self.settings.task.epoch_rows(seed, epoch)
 
-        rows = self.over_seeds("rows", one, (states.seed, states.epoch), ())
-        return processes.fetch(rows)
+        return processes.fetch(self.over_seeds("rows", one, (states.seed, states.epoch), ()))
 
     def _chunk(self, capacity):
         def one(state, rows_CxN, fed, tables):

@@ -16,9 +16,8 @@ def share_machine(processes: int) -> int:
     """How many processes can share this machine, if so many are wanted: as many as there are CPUs,
     but 1 where it has a TPU, which one takes for itself. Before JAX is used.
 
-    Each gets its share of the CPUs for its threads; with as many threads as CPUs in each, those of
-    one wait for those of the other. Of a GPU each gets a share of the memory: one trains while
-    another compiles.
+    Each gets its share of the CPUs for its threads, which would wait for each other if each had as
+    many as CPUs. Of a GPU each gets a share of the memory: one trains while another compiles.
     """
     if hasattr(os, "sched_getaffinity"):
         there = len(os.sched_getaffinity(0))

@@ -1,6 +1,5 @@
 """The table of a sweep: a row for each run and seed, with its fields, metrics and angles."""
 
-import csv
 import io
 import json
 import pathlib
@@ -11,9 +10,10 @@ import numpy as np
 
 from oa_jax import files
 from oa_jax.configuration import Config, fields_of, value_of
+from oa_jax.sheets import Sheet
 
 
-def write(out: pathlib.Path, runs: Mapping[str, Config]) -> pathlib.Path:
+def write(out: pathlib.Path, runs: Mapping[str, Config]) -> None:
     """Write out/index.csv and, where polars is installed, out/index.parquet.
 
     Columns: run, seed, status; the configuration's fields that are not the same in all runs,
@@ -21,18 +21,15 @@ def write(out: pathlib.Path, runs: Mapping[str, Config]) -> pathlib.Path:
     """
     found = rows(out, runs)
     columns = list(dict.fromkeys(name for row in found for name in row))
-    buffer = io.StringIO()
-    writer = csv.DictWriter(buffer, columns, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(found)
-    files.write(out / "index.csv", buffer.getvalue())
+    cells = [[row.get(name) for name in columns] for row in found]
+    files.write(out / "index.csv", Sheet("", columns, cells).csv())
     try:
         import polars as pl
     except ImportError:
-        return out / "index.csv"
+        return
     table = io.BytesIO()
     pl.DataFrame(found, infer_schema_length=None).write_parquet(table)
-    return files.write(out / "index.parquet", table.getvalue())
+    files.write(out / "index.parquet", table.getvalue())
 
 
 def rows(out: pathlib.Path, runs: Mapping[str, Config]) -> list[dict[str, Any]]:

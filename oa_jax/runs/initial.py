@@ -12,7 +12,7 @@ import numpy as np
 
 from oa_jax import files, processes
 from oa_jax.engine.mesh import is_table, place
-from oa_jax.engine.state import State
+from oa_jax.engine.state import State, name_of
 from oa_jax.errors import UserError, needs
 from oa_jax.events.log import DOMAINS
 from oa_jax.experiment import Experiment
@@ -29,17 +29,11 @@ SHOWN = 3  # parameters that are named in a line
 
 @dataclasses.dataclass(frozen=True)
 class Pretrained:
-    """Trained parameters {name: (S, …)}, the items behind the rows of tables, and their log's
-    fingerprint."""
+    """Trained parameters {name: (S, …)}, the items behind rows of tables, the log's fingerprint."""
 
     params: dict[str, np.ndarray]
     names: Names
     fingerprint: str
-
-
-def name_of(path) -> str:
-    """`net/items`: a parameter's name, of its path in a tree."""
-    return jax.tree_util.keystr(path, simple=True, separator="/")
 
 
 def flat(tree: Any) -> dict[str, Any]:
@@ -171,8 +165,7 @@ def matched(theirs: Names, own: Names) -> np.ndarray:
 
 
 def _rows_of(name, match, n_items, n_theirs):
-    """(own rows, their rows) of a table: of both domains, or of one by ids of its own, whose rows
-    come from the same one alone."""
+    """(own rows, their rows) of a table: of both domains, or of one alone by ids of its own."""
     last, first_own, first_theirs = name.split("/")[-1], 0, 0
     own = np.flatnonzero(match)
     if last == "local_A":

@@ -19,11 +19,11 @@ from oa_jax.engine import program as engine_lib
 from oa_jax.engine.state import State
 from oa_jax.experiment import Experiment
 from oa_jax.runs import initial
+from oa_jax.runs.checkpoint import COUNTERS
 from oa_jax.runs.training import Clock, Say, Training
 from oa_jax.runs.workdir import Workdir
 
 GRACE_S = 10.0  # which a program that was told to leave waits for the end of an epoch
-
 
 Seat = tuple[Training, int]  # a run, and the place of one of its seeds
 
@@ -43,16 +43,17 @@ class Use:
 class Slots:
     """The seeds in a compiled program.
 
-    size: slots, rounded up to fill the devices. queue: runs that this engine's program can train,
-    in order; asked for the next one when a slot is free. With `compaction`, where seeds run side
-    by side, the program shrinks by halves once nobody waits and the rest fits; where they run in
-    turn a free slot costs nothing.
+    experiment: whose program it is. size: slots, rounded up to fill the devices. queue: runs that
+    the program can train, in order; asked for the next one when a slot is free. With
+    `train.compaction`, where seeds run side by side, the program shrinks by halves once nobody
+    waits and the rest fits; where they run in turn a free slot costs nothing.
     """
 
-    def __init__(self, engine, arrays, size: int, queue: Iterable[Training], compaction: bool):
-        self.engine, self.size = engine, engine.layout.slots(size)
-        self.arrays = engine.keep(arrays, self.size)
-        self.compaction = compaction and engine.axis == "vmap"
+    def __init__(self, experiment: Experiment, size: int, queue: Iterable[Training]):
+        self.engine = engine = experiment.engine
+        self.size = engine.layout.slots(size)
+        self.arrays = engine.keep(experiment.train_arrays(), self.size)
+        self.compaction = experiment.config.train.compaction and engine.axis == "vmap"
         self.use = Use()
         self._queue = ((training, i) for training in queue for i in training.waiting())
         self._seats: list[Seat | None] = []
@@ -84,7 +85,7 @@ class Slots:
                 if self._states.done.is_ready():  # and waits, at most for so long
                     self.use.host += time.perf_counter() - began
             self._wait(notice)
-            counters = self._counters()
+            counters = processes.fetch(_counters(self._states))
             ready, compiled = time.perf_counter(), self.engine.compile_seconds - compiled
             spent = {"train": ready - begin - compiled, "compile": compiled}
             groups = self._by_run()
@@ -97,7 +98,9 @@ class Slots:
                 late()
                 late = None
             for run in due:
-                self._aside(run.save, self._inside(run))
+                seats, states = self._by_run().get(run, []), self._states
+                inside = {place: engine_lib.take_seeds(states, [slot]) for slot, place in seats}
+                self._aside(run.save, inside)
             if leaving:
                 raise self._interrupted(groups, notice)
             for run in groups:
@@ -142,10 +145,6 @@ class Slots:
         epochs = [run.epochs[place] for run, place in taken]
         return self._aside(self.engine.capacity, seeds, epochs, len(self._seats))
 
-    def _counters(self) -> dict[str, np.ndarray]:
-        names = ("done", "epoch", "best_epoch", "diverged_step")
-        return processes.fetch({name: getattr(self._states, name) for name in names})
-
     def _by_run(self) -> dict[Training, list[tuple[int, int]]]:
         """(slot, place) of the seeds of each run, in the order of places."""
         groups: dict[Training, list[tuple[int, int]]] = {}
@@ -174,19 +173,11 @@ class Slots:
                 run.epochs[place] = counters["epoch"][slot]
                 if counters["done"][slot] or run.stop:
                     run.done[place] = True
-                    state = self._aside(engine_lib.take_seeds, self._states, [slot])
-                    run.outside[place] = state
+                    run.outside[place] = self._aside(engine_lib.take_seeds, self._states, [slot])
                     self._seats[slot] = None
         free = np.array([seat is None for seat in self._seats])
         if (free & ~counters["done"]).any():  # stopped from outside
             self._states = self._states.replace(done=self._states.done | free)
-
-    def _inside(self, run):
-        return {
-            seat[1]: engine_lib.take_seeds(self._states, [slot])
-            for slot, seat in enumerate(self._seats)
-            if seat and seat[0] is run
-        }
 
     def _fill(self) -> bool:
         """Give free slots to seeds that wait; False if there is nothing left to train."""
@@ -243,14 +234,17 @@ class Slots:
         places = [place for _, place in seats]
         states, told = initial.begin(seats[0][0].experiment, places, states)
         report = clock.timed("evaluate", self.engine.assess, states, self.arrays)
-        names = ("epoch", "best_epoch", "diverged_step")
-        report = processes.fetch(report | {name: getattr(states, name) for name in names})
+        report = processes.fetch(report | _counters(states))
         for run, of in itertools.groupby(enumerate(seats), key=lambda pair: pair[1][0]):
             of = list(of)
             initial.keep(told, run.workdir, run.say)
             run.clock.add(clock.seconds, len(of) / len(seats))
             run.rows.add([place for _, (_, place) in of], report, [i for i, _ in of])
         return states
+
+
+def _counters(states: State) -> dict[str, jax.Array]:
+    return {name: getattr(states, name) for name in ("done", *COUNTERS)}
 
 
 def train(
@@ -263,13 +257,9 @@ def train(
     """Train all seeds of a run to their ends -> (states of all seeds, seconds by kind).
 
     Goes on from the newest checkpoint. `say` prints one line. watch: gets the run and the seconds
-    of each epoch; by default a line of it is said. Raises Interrupted, with everything saved: see
-    `Slots.run`.
+    of each epoch; by default a line of it is said. Raises Interrupted as `Slots.run` does.
     """
     watch = watch or (lambda run, seconds: say(run.rows.line(seconds)))
     with Training(experiment, workdir, say) as training:
-        arrays, size = experiment.train_arrays(), len(experiment.seeds)
-        compaction = experiment.config.train.compaction
-        slots = Slots(experiment.engine, arrays, size, [training], compaction)
-        slots.run(watch, notice=notice)
+        Slots(experiment, len(experiment.seeds), [training]).run(watch, notice=notice)
         return training.states(), training.clock.seconds

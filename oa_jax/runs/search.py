@@ -103,8 +103,7 @@ class SearchSweep(Sweep):
         return name, self.runs[name]
 
     def _next_program(self):
-        found = super()._next_program()
-        return found or (super()._next_program() if self._ask() else None)
+        return super()._next_program() or (self._ask() and super()._next_program())
 
     def _queue(self, group, experiment) -> Iterator[Training]:
         yield from super()._queue(group, experiment)

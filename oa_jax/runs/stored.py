@@ -95,8 +95,8 @@ def newest_states(
         raise UserError(f"{directory}: no checkpoint: expected a run past its first save")
     epoch, states, seconds = found
     states = states.replace(hparams=experiment.hparams())
-    done, stopped = ended(experiment, states, seconds)
-    return epoch, states.replace(done=done), seconds, stopped
+    states, stopped = ended(experiment, states, seconds)
+    return epoch, states, seconds, stopped
 
 
 def steps(

@@ -4,6 +4,7 @@ A study is a file with `get_study(argument)`, which returns `{name: configuratio
 the folder of the run. `grid` makes one out of axes, `matched` finds the width of a baseline.
 """
 
+import bisect
 import dataclasses
 import functools
 import itertools
@@ -152,16 +153,16 @@ def matched(of: Any, base: Any, by: str = "width") -> Config:
     if not hasattr(getattr(base, group), name):
         raise UserError(f"by={by}: {base.backbone} has no {field}: expected another size")
     target = n_parameters(of)
-    heads = math.lcm(base.model.heads, base.gca.heads or 1)
-    step = heads if by == "width" else 1
+    step = math.lcm(base.model.heads, base.gca.heads or 1) if by == "width" else 1
 
     def sized(times: int) -> Config:
         return base.replace(**{field: times * step})
 
-    low, high = 1, 2
-    while n_parameters(sized(high)) < target:
-        low, high = high, 2 * high
-    while high - low > 1:  # the number grows with the size
-        middle = (low + high) // 2
-        low, high = (middle, high) if n_parameters(sized(middle)) < target else (low, middle)
-    return min(map(sized, (low, high)), key=lambda one: abs(n_parameters(one) - target))
+    def number(times: int) -> int:  # grows with the size
+        return n_parameters(sized(times))
+
+    most = 2
+    while number(most) < target:
+        most *= 2
+    least = bisect.bisect_left(range(most), target, most // 2 + 1, key=number)
+    return sized(min((least - 1, least), key=lambda times: abs(number(times) - target)))

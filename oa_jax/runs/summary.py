@@ -47,8 +47,7 @@ def summarise(
         if not diverged:
             entry |= experiment.evaluation.of_seed(ranks, slot)
             for when, total in (("best", sums), ("init", initial_sums)):
-                of_seed = jax.tree.map(lambda a, slot=slot: a[slot], total)
-                statistics = angles.flatten(of_seed)
+                statistics = angles.flatten(jax.tree.map(lambda a, slot=slot: a[slot], total))
                 entry |= {f"{when}/{name}": value for name, value in statistics.items()}
             good.append(entry)
         per_seed.append(entry)

@@ -30,14 +30,13 @@ from oa_jax.runs import study as study_lib
 from oa_jax.runs.claims import Claims
 from oa_jax.runs.environment import environment
 from oa_jax.runs.run import check_config, check_same_data, conclude, finished_summary
-from oa_jax.runs.training import Training
+from oa_jax.runs.training import Say, Training
 from oa_jax.runs.workdir import FAILED, Workdir
 
 KEEP = ("last", "best", "none")  # checkpoints of a run that has ended
 SAVE_SECONDS = 300.0  # between two checkpoints of a run under way, at least
 INDEX_SECONDS = 60.0  # between two writings of the index
 MOST_SLOTS = 64
-Say = Callable[[str], None]
 
 
 @dataclasses.dataclass
@@ -72,8 +71,7 @@ class Progress:
         return (
             f"slots {self.busy:.0%} busy; {seconds:.0f} s are {epochs:.0f} s of epochs, "
             f"{other:.0f} s of evaluation and files, {self.compiling:.0f} s of compiling; the "
-            f"host's part is "
-            f"{host / max(epochs, 1e-9):.1%} of the epochs; without compiling "
+            f"host's part is {host / max(epochs, 1e-9):.1%} of the epochs; without compiling "
             f"{(seconds - self.compiling) / max(work, 1e-9):.2f} times the work"
         )
 
@@ -191,13 +189,7 @@ class Sweep:
         self.say(f"program of {len(group)} runs: {first}")
         wanted = sum(config.seeds for config in group.values())
         n_slots = self.slots or default_slots(experiment, wanted)
-        slots = loop.Slots(
-            experiment.engine,
-            experiment.train_arrays(),
-            min(n_slots, wanted),
-            self._queue(group, experiment),
-            experiment.config.train.compaction,
-        )
+        slots = loop.Slots(experiment, min(n_slots, wanted), self._queue(group, experiment))
         self.progress.uses.append(slots.use)
         self.progress.program, self.progress.slots = first, slots.size
         try:
@@ -222,27 +214,27 @@ class Sweep:
                 yield training
 
     def _begin(self, name, experiment: Experiment) -> Training | None:
-        files_of_run = contextlib.ExitStack()
+        def say(line):
+            self.say(f"{name}: {line}")
+
         try:
-            workdir = files_of_run.enter_context(self._workdir(name))
-            check_config(workdir, experiment.config)
-            env = environment(experiment)
-            if workdir.is_begun():
-                check_same_data(workdir, env)
-            if source := experiment.config.train.init_from:
-                initial.read(source)
-            workdir.claim(experiment.config.to_dict())
-            workdir.write_json("env.json", env)
-            training = Training(
-                experiment, workdir, lambda line: self.say(f"{name}: {line}"), self.save_seconds
-            )
-            training.keeps = self.keep
-            files_of_run.enter_context(training)
+            with contextlib.ExitStack() as stack:
+                workdir = stack.enter_context(self._workdir(name))
+                check_config(workdir, experiment.config)
+                env = environment(experiment)
+                if workdir.is_begun():
+                    check_same_data(workdir, env)
+                if source := experiment.config.train.init_from:
+                    initial.read(source)
+                workdir.claim(experiment.config.to_dict())
+                workdir.write_json("env.json", env)
+                training = Training(experiment, workdir, say, self.save_seconds)
+                training.keeps = self.keep
+                stack.enter_context(training)
+                self._open[name] = stack.pop_all()
         except UserError as error:
-            files_of_run.close()
             self._fail(name, error)
             return None
-        self._open[name] = files_of_run
         (workdir.path / FAILED).unlink(missing_ok=True)
         if training.done.all():  # killed before its last evaluation
             self._end(training)
@@ -263,14 +255,13 @@ class Sweep:
         name, workdir = training.workdir.path.name, training.workdir
         seeds = training.experiment.seeds.tolist()
         try:
-            workdir.keep_rows(dict(zip(seeds, training.epochs.tolist(), strict=True)))
-            training.checkpoints.wait()  # else its summary might be of parameters that are lost
-            of = training.experiment, workdir, training.states(), training.clock.seconds
-            summary = conclude(*of, stopped=training.stop)
+            with self._open.pop(name):
+                workdir.keep_rows(dict(zip(seeds, training.epochs.tolist(), strict=True)))
+                training.checkpoints.wait()  # else its summary might be of parameters that are lost
+                of = training.experiment, workdir, training.states(), training.clock.seconds
+                summary = conclude(*of, stopped=training.stop)
         except UserError as error:
-            self._open.pop(name).close()
             return self._fail(name, error)
-        self._open.pop(name).close()
         if self.keep == "none":
             shutil.rmtree(workdir.checkpoints, ignore_errors=True)
         if self.keep == "best":  # the last step alone has only these
@@ -279,7 +270,11 @@ class Sweep:
         self.progress.done_here += 1
         self._count_finished()
         self._claims.free(name)
-        self.say(self._line(name, summary))
+        here = self.progress
+        self.say(
+            f"{here.finished}/{here.runs} {name}: {index.in_words(summary)}; "
+            f"slots {here.busy:.0%} busy, about {here.seconds_left / 60:.0f} min left"
+        )
         if time.monotonic() - self._indexed > INDEX_SECONDS:
             self._write_index()
 
@@ -311,13 +306,6 @@ class Sweep:
         with contextlib.suppress(UserError):
             files.write_json(self.out / name / FAILED, {"error": str(error)})
         self.say(f"{name} failed: {error}")
-
-    def _line(self, name, summary):
-        here = self.progress
-        return (
-            f"{here.finished}/{here.runs} {name}: {index.in_words(summary)}; "
-            f"slots {here.busy:.0%} busy, about {here.seconds_left / 60:.0f} min left"
-        )
 
     def _write_index(self):
         with self._claims.alone():

@@ -1,7 +1,6 @@
 """A run under way: its files, and the states of its seeds that are in no slot of a program."""
 
 import time
-from collections.abc import Callable
 
 import jax
 import numpy as np
@@ -11,11 +10,9 @@ from oa_jax.engine import program as engine_lib
 from oa_jax.engine.state import State
 from oa_jax.errors import UserError
 from oa_jax.experiment import Experiment
-from oa_jax.runs.checkpoint import Checkpoints
+from oa_jax.runs.checkpoint import Checkpoints, Say
 from oa_jax.runs.metrics_file import MetricsFile
 from oa_jax.runs.workdir import Workdir
-
-Say = Callable[[str], None]
 
 LONG_S = 20.0  # an epoch that takes longer is saved whatever `checkpoint_every` says
 RARE = 20  # after a checkpoint for which training waited seconds, that many times as long none
@@ -41,10 +38,8 @@ class Clock:
 
 
 class Training:
-    """A run under way: its files, and the states of its seeds that are in no slot.
-
-    A context, which waits for its checkpoints at its end. Goes on from the newest checkpoint, which
-    may hold fewer seeds, or seeds that had reached a smaller max_epochs.
+    """A run as a context, which waits for its checkpoints at its end. Goes on from the newest one,
+    which may hold fewer seeds, or seeds that had reached a smaller max_epochs.
 
     save_seconds: checkpoints are at least that far apart, whatever `checkpoint_every` says.
     """
@@ -82,8 +77,7 @@ class Training:
         engine, seeds = self.experiment.engine, self.experiment.seeds
 
         def abstract(n_seeds):
-            some = np.arange(len(seeds) if n_seeds is None else n_seeds)
-            return engine.abstract(seeds[: len(some)], self.values_of(some))
+            return engine.abstract(seeds[:n_seeds], self.values_of(range(len(seeds))[:n_seeds]))
 
         found = self.checkpoints.restore_newest(abstract)
         if not found:
@@ -93,8 +87,7 @@ class Training:
         self.saved_step, saved = self.step, np.arange(len(states.done))
         self._check_steps(states)
         states = states.replace(hparams=self.values_of(saved))
-        done, self.stop = ended(self.experiment, states, seconds)
-        states = states.replace(done=done)
+        states, self.stop = ended(self.experiment, states, seconds)
         if states.params == () and not processes.fetch(states.done).all():
             raise UserError(
                 f"{self.workdir.path}: only its best parameters were kept: expected a checkpoint "
@@ -111,10 +104,8 @@ class Training:
 
     def _check_steps(self, states):
         """Batches are drawn by their number: others would be trained on without a word."""
-        n, (steps, epochs) = (
-            self.experiment.engine.settings.task.n_steps,
-            processes.fetch((states.step, states.epoch)),
-        )
+        n = self.experiment.engine.settings.task.n_steps
+        steps, epochs = processes.fetch((states.step, states.epoch))
         if (steps != n * epochs).any():
             raise UserError(
                 f"{self.workdir.path}: saved after {steps.max()} steps in {epochs.max()} epochs: "
@@ -159,12 +150,10 @@ class Training:
         return is_long or self.step % self.experiment.config.train.checkpoint_every == 0
 
 
-def ended(
-    experiment: Experiment, states: State, seconds: dict[str, float]
-) -> tuple[jax.Array, bool]:
-    """Of a checkpoint: which seeds have ended, by a configuration that may allow more epochs than
-    it did; and whether the run was stopped before its time and not extended since. Takes the mark
+def ended(experiment: Experiment, states: State, seconds: dict[str, float]) -> tuple[State, bool]:
+    """Of a checkpoint: its states, `done` by a configuration that may allow more epochs than it
+    did; and whether the run was stopped before its time and not extended since. Takes the mark
     of that out of `seconds`."""
     done, config = experiment.engine.settings.schedule.is_over(states), experiment.config
     stopped = seconds.pop(STOPPED, None) == config.train.max_epochs and len(done) == config.seeds
-    return done | stopped, stopped
+    return states.replace(done=done | stopped), stopped

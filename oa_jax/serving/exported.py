@@ -22,11 +22,12 @@ import numpy as np
 
 import oa_jax
 from oa_jax import fields, files
+from oa_jax.engine.state import name_of
 from oa_jax.errors import UserError, needs
 from oa_jax.events.log import DOMAINS
 from oa_jax.ranking.best import Best, best_of_all
 from oa_jax.ranking.ranks import AllItems, seen_of
-from oa_jax.runs.initial import ITEMS, MODEL, PARAMETERS, SCORER, flat, name_of, read_export
+from oa_jax.runs.initial import ITEMS, MODEL, PARAMETERS, SCORER, flat, read_export
 from oa_jax.runs.workdir import Workdir
 from oa_jax.serving import card
 from oa_jax.serving.histories import of_events, polars
