@@ -87,8 +87,7 @@ class Cases:
         settings, arrays = self.engine.settings.on(self.arrays.get("tables")), self.arrays["train"]
         states = self.engine.abstract(self.experiment.seeds, self.experiment.hparams())
         state = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape[1:], a.dtype), states)
-        n_rows = self.task.batch_size + self.task.n_support
-        rows_B = jax.ShapeDtypeStruct((n_rows,), np.int32)
+        rows_B = jax.ShapeDtypeStruct((self.task.batch_size + self.task.n_support,), np.int32)
 
         def step(state, rows_B):
             out, aux = step_lib.train_step(settings, self.capacity, state, rows_B, arrays)

@@ -16,8 +16,7 @@ from oa_jax.runs.environment import environment
 
 
 def variants(config: Config, text: str | None) -> dict[str, Config]:
-    """{value: configuration} of --vary=FIELD=VALUE,VALUE; without it, {"": config}. Raises
-    UserError."""
+    """{value: configuration} of --vary=FIELD=VALUE,VALUE, checked; without it {"": config}."""
     if not text:
         return {"": config}
     field, _, values = text.partition("=")
@@ -107,8 +106,7 @@ def of_first(cases: Cases) -> dict:
 
 
 def prepare(cases: Cases, variant: str, seeds: list[int], say: Callable[[str], None]) -> list[dict]:
-    """Rows of the numbers of seeds, ascending, that fit on the device. Raises UserError if none
-    does."""
+    """Rows of the numbers of seeds, ascending, that fit on the device; UserError if none does."""
     rows = []
     for n in seeds:
         try:

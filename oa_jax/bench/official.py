@@ -28,9 +28,8 @@ WORKER = pathlib.Path(__file__).with_name("official_worker.py")
 
 
 class Official:
-    """A process with the official model and optimizer at the sizes of `cases`, which takes its
-    steps when it is asked to. Use as a context. Raises UserError where there is no such code, or
-    it fails.
+    """A context with a process of the official model and optimizer at the sizes of `cases`, which
+    takes its steps when asked to. Raises UserError where there is no such code, or it fails.
 
     checkout: folder of the official code.  python: an interpreter with PyTorch, and tqdm for ABXI.
     """

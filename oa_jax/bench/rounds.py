@@ -28,8 +28,7 @@ def seconds_of(fn: Callable, *args) -> float:
 
 
 def interleaved(cases: dict[str, Callable[[], float]], rounds: int) -> dict[str, list[float]]:
-    """{case: seconds by round}. A case returns its own seconds, so that what it must prepare is
-    not counted."""
+    """{case: seconds by round}, as a case returns them, without what it must prepare."""
     seconds = {name: [] for name in cases}
     for _ in range(rounds):
         for name, case in cases.items():
@@ -61,8 +60,7 @@ def ceilings() -> dict[str, Callable[[], float]]:
     # products keep theirs, nearly.
     start = jax.random.normal(jax.random.key(0), (width, width)) / width**0.5
     out = {name: case(product, start, start.astype(kind)) for name, kind in MATMULS.items()}
-    numbers = jnp.ones((_here(COPIED) // 4,), jnp.float32)
-    return out | {"copy": case(lambda x: x + 1.0, numbers)}
+    return out | {"copy": case(lambda x: x + 1.0, jnp.ones(_here(COPIED) // 4, jnp.float32))}
 
 
 def rates(measured: dict[str, list[float]]) -> dict[str, float]:

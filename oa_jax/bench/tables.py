@@ -54,8 +54,7 @@ def official_line(found: dict, absolute: bool) -> str:
     return (
         f"official code, PyTorch {theirs['torch']} on {theirs['device']}: "
         f"{theirs['n_parameters']:,} parameters, matmul precision {theirs['matmul_precision']}, "
-        f"a step of one seed takes {step}, "
-        f"peak {_mebi(theirs['peak_bytes'])} MiB"
+        f"a step of one seed takes {step}, peak {_mebi(theirs['peak_bytes'])} MiB"
     )
 
 

@@ -102,11 +102,9 @@ def work_lines(found: Found, topology: Topology, precision: str) -> list[str]:
             f"from memory, collectives: {'; '.join(sent) or 'none'}",
             f"  roofline: {', '.join(parts)}: at least {si(least[limit], 's')}, bound by {limit}",
         ]
-        largest = sorted(cost.places.items(), key=lambda item: -item[1])[:LARGEST]
-        if largest:
-            lines.append(
-                "  bytes by place: " + "; ".join(f"{si(n, 'B')} {at}" for at, n in largest)
-            )
+        places = sorted(cost.places.items(), key=lambda item: -item[1])[:LARGEST]
+        if largest := "; ".join(f"{si(n, 'B')} {at}" for at, n in places):
+            lines.append(f"  bytes by place: {largest}")
         if cost.cycles:
             clock = topology.device.clock
             takes = si(cost.cycles / clock, "s") if clock else si(cost.cycles, " cycles")

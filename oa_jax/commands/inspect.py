@@ -23,6 +23,7 @@ from oa_jax.engine.mesh import bytes_on_device
 from oa_jax.experiment import Experiment
 from oa_jax.nn.fusion import matched_width, n_parameters
 from oa_jax.runs import study
+from oa_jax.runs.initial import flat
 from oa_jax.sheets import Sheet
 
 flags.DEFINE_bool("memory", True, "Compile the epoch and print its predicted memory.")
@@ -104,17 +105,13 @@ def _cells(one: dataclasses.Field) -> tuple[str, str, str]:
 
 def show_parameters(experiment: Experiment) -> None:
     """The parameter table: path, shape, number, and the total."""
-    backbone = experiment.engine.settings.backbone
-    shapes, rows = jax.eval_shape(backbone.init, jax.random.key(0)), []
-    for path, leaf in jax.tree_util.tree_leaves_with_path(shapes):
-        name, shape = "/".join(part.key for part in path), "x".join(map(str, leaf.shape))
-        rows.append([name, shape, f"{leaf.size:,}"])
+    shapes = flat(jax.eval_shape(experiment.engine.settings.backbone.init, jax.random.key(0)))
+    rows = [[k, "x".join(map(str, a.shape)), f"{a.size:,}"] for k, a in shapes.items()]
     Sheet("", ["parameter", "shape", "number"], rows, words=2).show(cli.console)
     total, places = experiment.engine.n_parameters, experiment.config.gca.positions
     cli.say(f"{experiment.label}: {total:,} parameters")
     if places:
-        named = jax.tree_util.tree_leaves_with_path(shapes)
-        added = sum(a.size for p, a in named if any("gca_" in part.key for part in p))
+        added = sum(a.size for name, a in shapes.items() if "gca_" in name)
         each = added // len(places)
         cli.say(
             f"of these {total - added:,} without GCA and {each:,} for each of {len(places)} places"

@@ -210,13 +210,12 @@ def output(summaries: list[dict]) -> None:
 
 def ranked(summaries: list[dict]) -> Sheet:
     """The runs of a sweep by their validation score, with 95 % intervals over the seeds (t)."""
-    header = ["run", "parameters", "seeds", "val NDCG@10"]
     names = [(m, d) for m in ("ndcg@1", "ndcg@10") for d in "AB"]
     metrics = {f"{m.upper()} {d}": f"test/{d}/{m}/full" for m, d in names}
     rows = []
     # Scores of other data, or another protocol's, are no order.
     apart = [n for n in ("data", "protocol") if len({of.get(n, "–") for of in summaries}) > 1]
-    header = [*header[:1], *apart, *header[1:]]
+    header = ["run", *apart, "parameters", "seeds", "val NDCG@10"]
     scores = [index.score_of(of["mean"], of.get("watched")) for of in summaries]
     groups = [[of.get(name, "–") for name in apart] for of in summaries]
     order = zip(groups, scores, summaries, strict=True)

@@ -37,8 +37,7 @@ flags.DEFINE_bool("dry_run", False, "Print runs, programs, times and memory; tra
 def main(_):
     workers = flags.FLAGS.workers
     if workers > 1 and (most := share_machine(workers)) < workers:  # before a study asks JAX
-        on_tpu = jax.default_backend() == "tpu"
-        why = "which takes the TPU for itself" if on_tpu else "a CPU each"
+        why = "which takes the TPU for itself" if jax.default_backend() == "tpu" else "a CPU each"
         raise UserError(f"--workers={workers}: expected at most {most}, {why}")
     study = study_lib.load(cli.given("study", study_lib.EXPECTED))
     out = files.local(cli.given("out", "a folder for the runs"), "--out")
@@ -67,10 +66,9 @@ def table(now: Progress) -> Table:
     page = Table(box=None, show_header=False, padding=(0, 2))
     score, name = now.best
     waiting = now.runs - now.finished - len(now.failed) - len(now.running)
+    program = f"{now.program}, {now.slots} slots, {now.busy:.0%} of them busy"
     rows = {
-        "program": f"{now.program}, {now.slots} slots, {now.busy:.0%} of them busy"
-        if now.program
-        else "–",
+        "program": program if now.program else "–",
         "runs": f"{now.finished} of {now.runs} done, {len(now.running)} running, "
         f"{waiting} waiting, {len(now.failed)} failed",
         "best so far": f"{name}, validation ndcg@10 {score:.4f}" if name else "–",

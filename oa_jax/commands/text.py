@@ -75,6 +75,5 @@ def describe(tables: Tables, out: str | pathlib.Path) -> str:
     return (
         f"{of['name']} by {name}: global {both}, A {a}, B {b}, users {users} "
         f"({(~tables.users.any(1)).sum()} without a text in their history); "
-        f"variance kept: {shares}; "
-        f"{of['n_items_without_text']} items without text; in {out}"
+        f"variance kept: {shares}; {of['n_items_without_text']} items without text; in {out}"
     )

@@ -40,8 +40,7 @@ def view(run: Training, seconds: float) -> Group:
         state = "diverged" if row["diverged_step"] else "stopped" if done else "best" * is_best
         scores = [f"{row[f'val/{domain}/{name}']:.4f}" for domain in "AB"]
         cells = [str(seed), str(row["epoch"]), *scores, str(row["best_epoch"]), state]
-        style = "dim" if done else "bold" if is_best else ""
-        table.add_row(*cells, style=style)
+        table.add_row(*cells, style="dim" if done else "bold" if is_best else "")
     epoch = int(run.epochs.max())
     left = math.ceil((most - epoch) * seconds / 60)
     bar = Table.grid(padding=(0, 2))

@@ -44,11 +44,9 @@ def examine(experiment: Experiment, devices: tuple) -> list[Found]:
     axis = "vmap" if config.seed_axis == "auto" else config.seed_axis
     engine = type(here)(here.settings, axis, *feed, config.mesh, devices)
     states = engine.abstract(seeds, experiment.hparams())
-    inputs = experiment.train_arrays(), experiment.tables
-    arrays, tables = jax.eval_shape(lambda *of: of, *inputs)
+    arrays, tables = jax.eval_shape(lambda *of: of, experiment.train_arrays(), experiment.tables)
     # The draws of batches are asked on this machine, as the devices are not there.
-    capacity = engine.layout.even(here.capacity(seeds, 0), len(seeds))
-    epoch = (states, arrays, capacity)
+    epoch = (states, arrays, engine.layout.even(here.capacity(seeds, 0), len(seeds)))
     final = (states.params, rows, tuple(evaluation.rankings), tables)
     return [
         _found(EPOCH, n_steps, lambda: engine.compiled("epoch", *epoch)),

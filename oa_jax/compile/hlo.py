@@ -198,7 +198,7 @@ class Program:
 
     def _within(self, one: Instruction, scope: Scope) -> Cost:
         """Flops and collectives of one instruction, and of all that is fused into it."""
-        cost = Cost()
+        cost, kind = Cost(), one.opcode.removesuffix("-start")
         if one.opcode == "fusion":
             inner = self.computations[one.called("calls")]
             for part in inner.values():
@@ -210,9 +210,7 @@ class Program:
         elif one.opcode == "custom-call" and "$" in (one.attribute(r'target="([^"]*)"') or ""):
             # A library's matrix product.
             cost.flops = _dot_flops(one, scope, r'"lhs_contracting_dimensions":\[([\d,"]*)\]')
-        elif (kind := one.opcode.removesuffix("-start")) in COLLECTIVES and not _goes_on(
-            one, scope
-        ):
+        elif kind in COLLECTIVES and not _goes_on(one, scope):
             result = RESULT_OF_START.get(one.opcode)
             cost.collectives[kind] = (1, one.size if result is None else one.arrays[result].size)
         return cost

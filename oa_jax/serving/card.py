@@ -98,14 +98,14 @@ def text(about: dict[str, Any], licence: str, data_licence: str) -> str:
     }
     if "best_epoch" in found:
         facts["epoch"] = str(found["best_epoch"])
+    first, second = about["example"]
     return CARD.format(
-        **{k: about[k] for k in ("label", "data")},
-        **{"licence": licence, "data_licence": data_licence, "version": about["oa-jax"]},
+        **{"label": about["label"], "data": about["data"], "version": about["oa-jax"]},
+        **{"licence": licence, "data_licence": data_licence, "loading": LOADING},
+        **{"n_a": n_a, "n_b": n_b, "first": first, "second": second},
         domains=" or ".join(about["domains"]),
-        facts=Sheet("", ["", ""], [list(pair) for pair in facts.items()], words=2).markdown(),
+        facts=Sheet("", ["", ""], list(facts.items()), words=2).markdown(),
         metrics=_metrics(found),
-        **{"first": about["example"][0], "second": about["example"][1]},
-        **{"n_a": n_a, "n_b": n_b, "loading": LOADING},
     )
 
 

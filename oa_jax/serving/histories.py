@@ -10,6 +10,7 @@ from oa_jax import files
 from oa_jax.data.texts import Reading, shown
 from oa_jax.errors import UserError, needs
 from oa_jax.events.log import DOMAINS, InteractionLog
+from oa_jax.events.rows import end_columns, scatter
 from oa_jax.runs.names import Names
 
 
@@ -38,11 +39,9 @@ class Histories:
         H is a power of two, so that few shapes are compiled."""
         count = np.diff(self.offsets[begin : end + 1])
         width = 1 << max(3, int(count.max(initial=1) - 1).bit_length())
-        out = np.zeros((rows, width), np.int32)
         row = np.repeat(np.arange(end - begin), count)
-        event = np.arange(self.offsets[begin], self.offsets[end])
-        out[row, width + event - self.offsets[begin:end][row] - count[row]] = self.item[event]
-        return out
+        items = self.item[self.offsets[begin] : self.offsets[end]]
+        return scatter((rows, width), (row, end_columns(row, rows, width)), items)
 
 
 def of_set(log: InteractionLog, names: Names, users: list[str] | None = None) -> Histories:
@@ -114,11 +113,9 @@ def _read(events, names, time_unit):
             expected = "a file, or columns user, item and time of one length"
             said = " ".join(str(error).split())
             raise UserError(f"histories: {said}: expected {expected}") from None
-    options = own.Options(title="", time_unit=time_unit)
-    roles = own.roles_of(table, options, flags=False)
+    roles = own.roles_of(table, own.Options(title="", time_unit=time_unit), flags=False)
     source = values.InputFile(table, None if "domain" in roles else "", roles, table.path.name)
-    left = values.LeftOut([source])
-    frame, *_ = values.read([source], time_unit, "refuse", Reading(), left)
+    frame, *_ = values.read([source], time_unit, "refuse", Reading(), values.LeftOut([source]))
     frame = frame.sort("row").cast(dict.fromkeys(("user", "item", "domain"), pl.String))
     if "domain" in roles:
         known = {d: d for d in DOMAINS} | dict(zip(names.domains, DOMAINS, strict=True))

@@ -102,8 +102,7 @@ def lists(
             frames.append(table.frame(histories.users[begin:end], d, best, model.by, more))
             if beyond is not None:
                 _add(beyond[DOMAINS[d]], model, d, best.items[: end - begin], history)
-        pl = polars()
-        yield pl.concat(frames).sort("order", "domain", "rank").drop("order")
+        yield polars().concat(frames).sort("order", "domain", "rank").drop("order")
 
 
 def whole(model: Model, histories: Histories, *args: Any) -> pl.DataFrame:

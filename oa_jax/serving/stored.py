@@ -25,9 +25,8 @@ class StoredModel:
     """See `lists.Model`. seed: its number, by default the first that has not diverged; ensemble:
     the mean of all their ranks instead.
 
-    log: the run's events, where they have no name of their own; data_dir: where they lie now.
-    mesh: the devices of here, as of `--config.mesh`. Raises UserError when there is no such run
-    or seed.
+    log, data_dir, mesh: as of `runs.stored.experiment_of`. Raises UserError when there is no such
+    run or seed.
     """
 
     def __init__(
