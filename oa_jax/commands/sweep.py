@@ -99,8 +99,8 @@ def conclude(progress: Progress, out, cost: str) -> int:
 def predict(runs: dict[str, Config], out) -> None:
     """Programs, slots, times and memory, from a few timed steps of each program."""
     finished = {name for name in runs if Workdir(out / name).is_finished}
-    for name in runs.keys() - finished:
-        if not runs[name].data.resident:
+    for name, config in runs.items():
+        if name not in finished and not config.data.resident:
             said = f"--dry-run: {name}: data.resident=False: expected True"
             raise UserError(f"{said}: streams are not timed")
     n_seeds = sum(config.seeds for config in runs.values())

@@ -35,7 +35,8 @@ def _commit() -> str | None:
     """The source's commit, where the package runs from a checkout."""
     root = pathlib.Path(oa_jax.__file__).parent.parent
     try:
-        command = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=12"]
+        of = f"--git-dir={root / '.git'}", f"--work-tree={root}"  # no repository further above
+        command = ["git", *of, "describe", "--always", "--dirty", "--abbrev=12"]
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
         return None
