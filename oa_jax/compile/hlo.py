@@ -27,9 +27,6 @@ RESULT_OF_START |= {"collective-permute-start": 1}
 # have one of these calls.
 CHAIN, CHAIN_START, CHAIN_END = 'chain_id="', '"AsyncCollectiveStart"', '"AsyncCollectiveDone"'
 
-# A TPU's compiler says what it expects a kernel to take; of gathers and scatters nothing.
-CYCLES = r'"estimated_cycles":"(\d+)"'
-
 OP_NAME = r'op_name="([^"]*)"'
 # Of an operation's name: what says nothing, and parts of a step, said where no layer is.
 CONTROL = {"while", "body", "cond", "closed_call", "branch_fun", "norm"}
@@ -119,7 +116,7 @@ class Cost:
     collectives, bytes of all times together; loops whose number of turns is not in the text and
     which were counted once.  places: {part of the model: bytes}, see `place_of`.  cycles: what a
     TPU's compiler expects its kernels to take, one after another; unestimated: kernels of which it
-    says nothing."""
+    says nothing, gathers and scatters."""
 
     flops: float = 0
     traffic: float = 0
@@ -191,7 +188,7 @@ class Program:
                 if one.opcode not in FREE:
                     moved, place = self._traffic(one, scope), place_of(one.attribute(OP_NAME) or "")
                     total.add(Cost(traffic=moved, places={place: moved}))
-                    cycles = one.attribute(CYCLES)
+                    cycles = one.attribute(r'"estimated_cycles":"(\d+)"')
                     total.cycles += int(cycles or 0)
                     total.unestimated += cycles is None
         return total

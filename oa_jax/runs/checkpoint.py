@@ -180,11 +180,10 @@ def _digests(step: pathlib.Path) -> dict[str, str]:
     """{name: SHA-256} of the files of a step's items. Above the items are Orbax's own notes, which
     it writes once more after the callback."""
     found = {}
-    for path in sorted(step.glob("*/**/*")):
-        if path.is_file():
-            with open(path, "rb") as file:
-                digest = hashlib.file_digest(file, "sha256")
-            found[str(path.relative_to(step))] = digest.hexdigest()
+    for path in filter(pathlib.Path.is_file, sorted(step.glob("*/**/*"))):
+        with open(path, "rb") as file:
+            digest = hashlib.file_digest(file, "sha256")
+        found[str(path.relative_to(step))] = digest.hexdigest()
     return found
 
 

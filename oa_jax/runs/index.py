@@ -89,11 +89,8 @@ def score_of(values: Mapping[str, float | None], ranking: str | None) -> float:
 
 def in_words(summary: Mapping) -> str:
     """The test metrics of a run in a few words."""
-    parts = []
-    for domain in "AB":
-        value = summary["mean"].get(f"test/{domain}/ndcg@10/full")
-        if value is not None:
-            parts.append(f"{domain} {value:.4f}")
+    found = {domain: summary["mean"].get(f"test/{domain}/ndcg@10/full") for domain in "AB"}
+    parts = [f"{domain} {value:.4f}" for domain, value in found.items() if value is not None]
     bad = [str(entry["seed"]) for entry in summary["per_seed"] if entry["diverged_step"]]
     words = [f"test ndcg@10 among all items {', '.join(parts)}"] if parts else []
     return "; ".join(words + ([f"diverged: seeds {', '.join(bad)}"] if bad else []))

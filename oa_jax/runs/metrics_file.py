@@ -66,6 +66,7 @@ class MetricsFile:
         epoch = max(row["epoch"] for row in self.newest)
         name = evaluation.rankings[evaluation.watched]
         well = [row for row in self.newest if not row["diverged_step"]]
+        bad = [row for row in self.newest if row["diverged_step"]]
         scores = {d: [row[f"val/{d}/ndcg@10/{name}"] for row in well] for d in "AB"}
         better = [row["best_epoch"] == row["epoch"] for row in well]
         if len(well) < MANY_SEEDS:
@@ -77,9 +78,7 @@ class MetricsFile:
                 spread = f"{np.mean(v):.4f} ± {np.std(v, ddof=1):.4f}"
                 parts.append(f"{d} {spread} ({min(v):.4f} to {max(v):.4f})")
             parts.append(f"{len(well)} seeds, {sum(better)} with a new best")
-        for row in self.newest:
-            if row["diverged_step"]:
-                parts.append(f"seed {row['seed']} diverged at step {row['diverged_step']}")
+        parts += [f"seed {row['seed']} diverged at step {row['diverged_step']}" for row in bad]
         most = self.experiment.config.train.max_epochs
         return (
             f"epoch {epoch:3d}  val ndcg@10 A/B  {'  '.join(parts)}  "

@@ -92,11 +92,9 @@ def check_config(workdir: Workdir, config: Config, extend: bool = False) -> str:
             if now > before:
                 grown.append(f"{name} from {before} to {now}")
                 stored = stored.replace(**{name: now})
-    difference = first_difference(stored, config)
-    if difference:
-        hint = ""
-        if difference.split(":")[0] in GROWING and not extend:
-            hint = ": --extend goes on to more seeds or epochs"
+    if difference := first_difference(stored, config):
+        may_grow = difference.split(":")[0] in GROWING and not extend
+        hint = ": --extend goes on to more seeds or epochs" if may_grow else ""
         raise UserError(
             f"--workdir={workdir.path} holds a run of another configuration: {difference}{hint}"
         )

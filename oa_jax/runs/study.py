@@ -83,8 +83,7 @@ def grid(make: Callable[..., Any], **axes: Iterable) -> dict[str, Any]:
     out = {}
     for values in itertools.product(*axes.values()):
         point = dict(zip(axes, values, strict=True))
-        config = make(**point)
-        if config is not None:
+        if (config := make(**point)) is not None:
             out[",".join(f"{axis}={_word(value)}" for axis, value in point.items())] = config
     return out
 
