@@ -73,6 +73,7 @@ def gibi(size: float) -> str:
 
 def si(value: float, unit: str) -> str:
     """Three digits and a prefix: 0.0123 s is 12.3 ms."""
+    value = float(f"{value:.3g}")  # 999,999 B are 1 MB
     exponent = math.floor(math.log10(value) / 3) if value > 0 else 0
     exponent = min(max(exponent, -3), 5)
     return f"{value / 1000**exponent:.3g} {('n', 'µ', 'm', '', *'kMGTP')[exponent + 3]}{unit}"

@@ -141,7 +141,11 @@ def read(path: str) -> list[dict]:
         return _read(file, file.parent.name if file.name == "summary.json" else file.stem)
     if (file / "summary.json").exists() or (file / "config.json").exists():
         return _read(file / "summary.json", file.resolve().name)
-    found = sorted(file.rglob("config.json"))
+    found = [  # an exported model has a copy of it
+        path
+        for path in sorted(file.rglob("config.json"))
+        if not (path.parent / "parameters.safetensors").exists()
+    ]
     finished = [path.parent for path in found if (path.parent / "summary.json").exists()]
     if not finished:
         raise UserError(f"{file}: no finished run in it: expected a workdir or a folder of them")

@@ -78,13 +78,17 @@ def checked(runs: Any, where: str) -> dict[str, Config]:
 def grid(make: Callable[..., Any], **axes: Iterable) -> dict[str, Any]:
     """`make(**values)` for every combination of the axes' values, by names `axis=value,…`.
 
-    make: gets a value of each axis and returns a configuration, or None to leave it out.
+    make: gets a value of each axis and returns a configuration, or None to leave it out. Raises
+    UserError where two would have one name, in which a number has six digits.
     """
     out = {}
     for values in itertools.product(*axes.values()):
         point = dict(zip(axes, values, strict=True))
         if (config := make(**point)) is not None:
-            out[",".join(f"{axis}={_word(value)}" for axis, value in point.items())] = config
+            name = ",".join(f"{axis}={_word(value)}" for axis, value in point.items())
+            if name in out:
+                raise UserError(f"study: two runs are called {name}: expected values further apart")
+            out[name] = config
     return out
 
 

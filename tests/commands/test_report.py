@@ -138,6 +138,8 @@ def test_a_folder_of_runs_is_told_apart_in_every_row(tmp_path, capsys):
     workdir(tmp_path / "worlds" / "one", "synthetic", "aaaaaaaaaa")
     workdir(tmp_path / "worlds" / "two", "synthetic", "bbbbbbbbbb")
     workdir(tmp_path / "begun", "synthetic", "bbbbbbbbbb", finished=False)
+    workdir(tmp_path / "exported", "synthetic", "bbbbbbbbbb", finished=False)
+    (tmp_path / "exported" / "parameters.safetensors").touch()
     (sheet,) = report.sheets(report.read(str(tmp_path)), "test")
     assert {tuple(row[:4]) for row in sheet.rows} == {
         ("abe", "abxi", "beauty_elec 012345", "corrected"),

@@ -169,7 +169,7 @@ def test_too_large_is_one_line(experiment, needed):
 @pytest.mark.parametrize(
     ("value", "said"),
     [(0.0, "0 s"), (0.0123, "12.3 ms"), (5.0, "5 s"), (2.5e-9, "2.5 ns"), (1e-12, "0.001 ns")]
-    + [(197e12, "197 Ts"), (12_345, "12.3 ks"), (3e18, "3e+03 Ps")],
+    + [(197e12, "197 Ts"), (12_345, "12.3 ks"), (3e18, "3e+03 Ps"), (999_999, "1 Ms")],
 )
 def test_numbers_have_prefixes(value, said):
     assert command.si(value, "s") == said

@@ -69,6 +69,8 @@ def test_runlocal_ends_in_a_minute_of_two_workers(tmp_path):
 def test_names_are_folders_and_say_what_differs():
     runs = study.grid(lambda a, b: None if a else {"a": a}, a=(0.5, 0), b=((0, 1), ()))
     assert list(runs) == ["a=0,b=0-1", "a=0,b=none"]
+    with pytest.raises(UserError, match=r"two runs are called a=1.23457e\+07"):
+        study.grid(lambda a: {"a": a}, a=(12345678.0, 12345679.0))
     for wrong in ("a/b", ".hidden", "", "x" * 201, 3):
         with pytest.raises(UserError, match="expected a name"):
             study.checked({wrong: {"backbone": "abxi"}}, "file.py")
