@@ -252,7 +252,7 @@ def _overlaps(runs):
 
 
 def _folders(pattern):
-    path = pathlib.Path(pattern).expanduser()
+    path = files.local(pattern, "--runs")
     paths = [path] if path.is_dir() else map(pathlib.Path, sorted(glob.glob(str(path))))
     return [path for path in paths if path.is_dir()]
 

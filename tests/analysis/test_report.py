@@ -263,6 +263,11 @@ def test_only_unfinished_runs_still_make_a_page(command, tmp_path):
         (("table", "--out=x"), "--runs: missing"),
         (("table", "--runs=/no/such", "--out=x"), "--runs: /no/such: no such folder"),
         (("table", "--runs={run}"), "--out: missing"),
+        (
+            ("table", "--runs=~no-such-user", "--out=x"),
+            "--runs=~no-such-user: there is no home folder",
+        ),
+        (("table", "--runs={run}", "--out=gs://b/x"), "--out=gs://b/x: a URL: expected a path"),
         (("table", "--runs={run}", "--out={run}/results"), "lies in the workdir"),
         (("table", "--runs={run}", "--out={out}", "--metrics=ndcg"), "--metrics=ndcg: expected"),
         (("table", "--runs={run}", "--out={out}", "--baseline=x"), "--baseline=x: no such run"),
