@@ -70,7 +70,7 @@ RUNLOCAL = {
 }
 # On a CPU, with most of the time in compiling and ranking.
 RUNLOCAL_REAL = {"train.max_epochs": 1, "train.warmup_epochs": 0, "seed_axis": "map"}
-DEFAULTS = {"pair": "synthetic", "gca": "none", "size": "official", "runlocal": "false"}
+DEFAULTS = {"pair": "synthetic", "gca": "none"}
 
 
 def get_config(arg=None):

@@ -76,13 +76,7 @@ RUNLOCAL_REAL = {
     "evaluate.users_per_kind": 50,
     "evaluate.block_items": 128,
 }
-DEFAULTS = {
-    "pair": "synthetic",
-    "gca": "none",
-    "np": "true",
-    "size": "official",
-    "runlocal": "false",
-}
+DEFAULTS = {"pair": "synthetic", "gca": "none", "np": "true"}
 
 
 def get_config(arg=None):

@@ -67,7 +67,7 @@ RUNLOCAL_REAL = {
     "train.batch_size": 256,
     "seed_axis": "map",
 }
-DEFAULTS = {"pair": "synthetic", "gca": "none", "size": "official", "runlocal": "false"}
+DEFAULTS = {"pair": "synthetic", "gca": "none"}
 
 
 def get_config(arg=None):

@@ -45,13 +45,7 @@ RUNLOCAL = {
     "train.quick_compile": True,
 }
 RUNLOCAL_REAL = {"train.batch_size": 512, "train.max_epochs": 1, "evaluate.users_per_kind": 500}
-DEFAULTS = {
-    "pair": "synthetic",
-    "stream": "merged",
-    "gca": "none",
-    "size": "official",
-    "runlocal": "false",
-}
+DEFAULTS = {"pair": "synthetic", "stream": "merged", "gca": "none"}
 
 
 def get_config(arg=None):

@@ -25,6 +25,24 @@ MESH_AXES = ("seed", "data", "table")
 MESH_EXPECTED = "sizes of the axes seed, data and table such as seed:2,data:2, or nothing"
 
 
+def mesh_sizes(text: str) -> tuple[int, int, int] | None:
+    """Sizes (seed, data, table) of `seed:2,data:2`; an axis that is not named is 1. None of "".
+
+    Raises ValueError for anything else.
+    """
+    sizes = dict(re.findall(r"(seed|data|table):([1-9]\d{0,5})", text))
+    if ",".join(f"{axis}:{size}" for axis, size in sizes.items()) != text:
+        raise ValueError(text)
+    return tuple(int(sizes.get(axis, 1)) for axis in MESH_AXES) if text else None
+
+
+def _is_mesh(value):
+    try:
+        return bool(mesh_sizes(value) or value == "")
+    except (ValueError, TypeError):
+        return False
+
+
 @dataclasses.dataclass(frozen=True)
 class Data:
     name: str = text("synthetic", "a prepared set, beauty_elec, food_kitchen, or synthetic")
@@ -144,13 +162,7 @@ class Config:
     seed_axis: str = one_of(
         "auto", "seeds side by side (vmap) or in turn (map)", "auto", "vmap", "map", free=True
     )
-    mesh: str = field(
-        "",
-        lambda v: _is_mesh(v),
-        MESH_EXPECTED,
-        "devices on each axis; '': chosen",
-        free=True,
-    )
+    mesh: str = field("", _is_mesh, MESH_EXPECTED, "devices on each axis; '': chosen", free=True)
     data: Data = dataclasses.field(default_factory=Data)
     gca: GCAConfig = dataclasses.field(default_factory=GCAConfig)
     model: Model = dataclasses.field(default_factory=Model)
@@ -257,35 +269,29 @@ def unknown_field(name: str, part: str, group: str, known: list[str]) -> str:
 
 def _check_together(config: Config) -> None:
     """Rules of more than one field."""
-    found, places = config.gca.positions, config.model.places
+    gca, model, train = config.gca, config.model, config.train
+
+    def check(holds, field, expected):
+        if not holds:
+            found = _shown(value_of(config, field))
+            raise UserError(f"--config.{field}={found}: expected {expected}")
+
+    found, places = gca.positions, model.places
     known = all(is_int(place) and place in places for place in found)
-    if not known or sorted(set(found)) != list(found):
-        among = f"different places in ascending order among {', '.join(map(str, places))}"
-        expected = among if places else "[], as model.stream has no other stream to look at"
-        raise UserError(f"--config.gca.positions={list(found)}: expected {expected}")
-    width = config.model.d_embed
+    among = f"different places in ascending order among {', '.join(map(str, places))}"
+    expected = among if places else "[], as model.stream has no other stream to look at"
+    check(known and sorted(set(found)) == list(found), "gca.positions", expected)
     for group in ("model", "gca"):
         heads = getattr(config, group).heads
-        if heads and width % heads:
-            raise UserError(
-                f"--config.{group}.heads={heads}: expected a divisor of model.d_embed={width}"
-            )
-    if config.gca.gate_input == "source" and config.gca.source == "other":
-        raise UserError(
-            "--config.gca.gate_input=source: expected update with gca.source=other, which in "
-            "training has no Y at a token's own time"
-        )
-    unit = config.gca.heads or config.model.heads
-    if config.gca.fusion != "gca" and config.gca.width % unit:
-        raise UserError(
-            f"--config.gca.width={config.gca.width}: expected a multiple of the {unit} heads"
-        )
-    warmup, most = config.train.warmup_epochs, config.train.max_epochs
-    if warmup >= most:
-        raise UserError(
-            f"--config.train.warmup_epochs={warmup}: expected less than max_epochs={most}, "
-            "as no epoch is selected in the warm-up"
-        )
+        divides = not heads or model.d_embed % heads == 0
+        check(divides, f"{group}.heads", f"a divisor of model.d_embed={model.d_embed}")
+    why = "update with gca.source=other, which in training has no Y at a token's own time"
+    check((gca.gate_input, gca.source) != ("source", "other"), "gca.gate_input", why)
+    unit = gca.heads or model.heads
+    fits = gca.fusion == "gca" or gca.width % unit == 0
+    check(fits, "gca.width", f"a multiple of the {unit} heads")
+    why = f"less than max_epochs={train.max_epochs}, as no epoch is selected in the warm-up"
+    check(train.warmup_epochs < train.max_epochs, "train.warmup_epochs", why)
 
 
 def fields_of(group: type, path: str = "") -> Iterator[tuple[str, dataclasses.Field]]:
@@ -300,14 +306,10 @@ def fields_of(group: type, path: str = "") -> Iterator[tuple[str, dataclasses.Fi
 
 def defaults_taken(kind: type[Config], values: Mapping) -> list[str]:
     """Dotted names of the fields that stored `values` do not have, as their version had none."""
-    values = upgraded(values)
-    out = []
+    values, out = upgraded(values), []
     for name, _ in fields_of(kind):
         *groups, last = name.split(".")
-        node = values
-        for group in groups:
-            node = node.get(group, {})
-        if last not in node:
+        if last not in functools.reduce(lambda node, group: node.get(group, {}), groups, values):
             out.append(name)
     return out
 
@@ -327,26 +329,6 @@ def value_of(config: Any, name: str) -> Any:
     return functools.reduce(getattr, name.split("."), config)
 
 
-def mesh_sizes(text: str) -> tuple[int, int, int] | None:
-    """Sizes (seed, data, table) of `seed:2,data:2`; an axis that is not named is 1. None of "".
-
-    Raises ValueError for anything else.
-    """
-    sizes = dict(re.findall(r"(seed|data|table):([1-9]\d{0,5})", text))
-    if ",".join(f"{axis}:{size}" for axis, size in sizes.items()) != text:
-        raise ValueError(text)
-    return tuple(int(sizes.get(axis, 1)) for axis in MESH_AXES) if text else None
-
-
-def _is_mesh(value):
-    try:
-        return bool(mesh_sizes(value) or value == "")
-    except (ValueError, TypeError):
-        return False
-
-
 def choice(name: str, value: Any, choices: Any) -> Any:
     """`value` if it is one of `choices`, otherwise a UserError naming them."""
-    if not isinstance(value, str) or value not in choices:
-        raise UserError(f"{name}={value}: expected one of {', '.join(choices)}")
-    return value
+    return checked(name, value, one_of("", "", *choices))

@@ -75,8 +75,9 @@ def arguments(
 def arguments_and_size(
     text: str | None, defaults: Mapping[str, str]
 ) -> tuple[dict[str, str], bool, bool]:
-    """(arguments, size=small, runlocal) of a file in configs/."""
-    args = arguments(text, defaults)
+    """(arguments, size=small, runlocal) of a file in configs/; `size` and `runlocal` are known
+    without standing in `defaults`."""
+    args = arguments(text, {**defaults, "size": "official", "runlocal": "false", **defaults})
     small = choice("size", args["size"], ("official", "small")) == "small"
     return args, small, is_true("runlocal", args["runlocal"])
 

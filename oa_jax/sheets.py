@@ -5,15 +5,10 @@ import dataclasses
 import html
 import io
 
-MATH = {"±": r"\pm", "−": "-", "·": r"\cdot", "×": r"\times", "λ": r"\lambda", "ρ": r"\rho"}
-MATH |= {"|": "|", "<": "<", ">": ">", "′": "'", "→": r"\to"}
-WORDS = {"\\": "textbackslash", "~": "textasciitilde", "^": "textasciicircum"}
-LATEX = str.maketrans(
-    {sign: f"${formula}$" for sign, formula in MATH.items()}
-    | {sign: f"\\{word}{{}}" for sign, word in WORDS.items()}
-    | {sign: f"\\{sign}" for sign in "&%_#${}"}
-    | {"–": "--"}
-)
+LATEX = {sign: "\\" + sign for sign in "&%_#${}"} | {sign: f"${sign}$" for sign in "|<>"}
+LATEX |= {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
+LATEX |= {"±": r"$\pm$", "−": "$-$", "–": "--", "·": r"$\cdot$", "×": r"$\times$", "→": r"$\to$"}
+LATEX = str.maketrans(LATEX | {"λ": r"$\lambda$", "ρ": r"$\rho$", "′": "$'$"})
 
 
 @dataclasses.dataclass(frozen=True)

@@ -53,16 +53,12 @@ class GCAConfig:
         "merged",
         "Y: the merged stream, the other domain's, the token's own stream (no other domain at "
         "all), or another user's merged stream",
-        "merged",
-        "other",
-        "self",
-        "shuffled",
+        *("merged", "other", "self", "shuffled"),
     )
     window: str = one_of(
         "own",
         "the newest of Y: up to the token, or to before its target; ABXI's is always `now`",
-        "own",
-        "now",
+        *("own", "now"),
     )
     own_item: str = one_of(
         "visible", "whether a token sees itself in the merged stream", "visible", "hidden"
@@ -72,16 +68,12 @@ class GCAConfig:
     gate: str = one_of(
         "vector",
         "size of α: no gate, one number, one for each D/heads units, D",
-        "none",
-        "scalar",
-        "head",
-        "vector",
+        *("none", "scalar", "head", "vector"),
     )
     gate_input: str = one_of(
         "update",
         "the gate sees [X; X'] or [X; Y of the token's own time, 0 where `own_item` hides it]",
-        "update",
-        "source",
+        *("update", "source"),
     )
     gate_act: str = one_of("sigmoid", "activation of the gate", "sigmoid", "tanh")
     gate_inner: str = one_of("relu", "activation of its hidden layer", "relu", "gelu", "linear")
@@ -92,10 +84,7 @@ class GCAConfig:
     part: str | Callable = one_of(
         "full",
         "part of the update that is added: full; parallel or orthogonal to X; split: both, scaled",
-        "full",
-        "parallel",
-        "orthogonal",
-        "split",
+        *("full", "parallel", "orthogonal", "split"),
     )
     part_of: str = one_of(
         "update", "`part` and the penalty act on X' or on α ⊙ X'", "update", "gated"

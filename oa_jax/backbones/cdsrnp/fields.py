@@ -30,10 +30,7 @@ class Model(configuration.Model):
     np_state: str = one_of("mean", "state of a stream that the encoder reads", "last", "mean")
     interest: str = one_of("film", "how a candidate meets the history", "film", "attention", "none")
     decoder_widths: tuple[int, ...] = field(
-        (128, 32),
-        _are_widths,
-        "a list of whole numbers of at least 1",
-        "widths of the decoder",
+        (128, 32), _are_widths, "a list of whole numbers of at least 1", "widths of the decoder"
     )
     film_from_one: bool = flag(True, "layers are scaled by 1 + tanh(z); False: by tanh(z)")
     kl_weight: float = real(0.01, "weight of the KL divergence")
