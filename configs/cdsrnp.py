@@ -76,20 +76,12 @@ RUNLOCAL_REAL = {
     "evaluate.users_per_kind": 50,
     "evaluate.block_items": 128,
 }
-DEFAULTS = {"pair": "synthetic", "gca": "none", "np": "true"}
+DEFAULTS = {"pair": "synthetic", "gca": "none", "np": "true"} | presets.SIZES
 
 
 def get_config(arg=None):
-    args, small, runlocal = presets.arguments_and_size(arg, DEFAULTS)
-    pair = args["pair"]
-    return presets.configure(
-        "cdsrnp",
-        {"data.name": pair, "gca.positions": presets.places(args["gca"])},
-        {"model.neural_process": presets.is_true("np", args["np"])},
-        PAIRS.get(pair),
-        small and SMALL,
-        small and PAIRS.get(pair) is not AMID and SMALL_EVALUATION,
-        pair == "synthetic" and SYNTHETIC,
-        runlocal and RUNLOCAL,
-        runlocal and pair != "synthetic" and RUNLOCAL_REAL,
-    )
+    args = presets.arguments(arg, DEFAULTS)
+    own = {"model.neural_process": presets.is_true("np", args["np"])}
+    small = SMALL if PAIRS.get(args["pair"]) is AMID else SMALL | SMALL_EVALUATION
+    layers = presets.layers(args, PAIRS, small, SYNTHETIC, RUNLOCAL, RUNLOCAL_REAL)
+    return presets.configure("cdsrnp", own, *layers)

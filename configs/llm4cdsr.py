@@ -67,18 +67,10 @@ RUNLOCAL_REAL = {
     "train.batch_size": 256,
     "seed_axis": "map",
 }
-DEFAULTS = {"pair": "synthetic", "gca": "none"}
+DEFAULTS = {"pair": "synthetic", "gca": "none"} | presets.SIZES
 
 
 def get_config(arg=None):
-    args, small, runlocal = presets.arguments_and_size(arg, DEFAULTS)
-    pair = args["pair"]
-    return presets.configure(
-        "llm4cdsr",
-        {"data.name": pair, "gca.positions": presets.places(args["gca"])},
-        PAIRS.get(pair),
-        small and SMALL,
-        pair == "synthetic" and SYNTHETIC,
-        runlocal and RUNLOCAL,
-        runlocal and pair != "synthetic" and RUNLOCAL_REAL,
-    )
+    args = presets.arguments(arg, DEFAULTS)
+    layers = presets.layers(args, PAIRS, SMALL, SYNTHETIC, RUNLOCAL, RUNLOCAL_REAL)
+    return presets.configure("llm4cdsr", *layers)

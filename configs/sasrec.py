@@ -45,18 +45,11 @@ RUNLOCAL = {
     "train.quick_compile": True,
 }
 RUNLOCAL_REAL = {"train.batch_size": 512, "train.max_epochs": 1, "evaluate.users_per_kind": 500}
-DEFAULTS = {"pair": "synthetic", "stream": "merged", "gca": "none"}
+DEFAULTS = {"pair": "synthetic", "stream": "merged", "gca": "none"} | presets.SIZES
 
 
 def get_config(arg=None):
-    args, small, runlocal = presets.arguments_and_size(arg, DEFAULTS)
-    pair = args["pair"]
-    stream = presets.choice("stream", args["stream"], ("merged", "apart", "A", "B"))
-    return presets.configure(
-        "sasrec",
-        {"data.name": pair, "gca.positions": presets.places(args["gca"]), "model.stream": stream},
-        small and SMALL,
-        pair == "synthetic" and SYNTHETIC,
-        runlocal and RUNLOCAL,
-        runlocal and pair != "synthetic" and RUNLOCAL_REAL,
-    )
+    args = presets.arguments(arg, DEFAULTS)
+    own = {"model.stream": presets.choice("stream", args["stream"], ("merged", "apart", "A", "B"))}
+    layers = presets.layers(args, {}, SMALL, SYNTHETIC, RUNLOCAL, RUNLOCAL_REAL)
+    return presets.configure("sasrec", own, *layers)

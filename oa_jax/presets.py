@@ -20,6 +20,7 @@ from oa_jax.configuration import choice, fields_of, unknown_field
 from oa_jax.errors import UserError
 
 EXPECTED = "a file such as configs/abxi.py:gca=early"
+SIZES = {"size": "official", "runlocal": "false"}  # arguments of every file, see `layers`
 
 
 def base(backbone: str) -> ConfigDict:
@@ -72,14 +73,27 @@ def arguments(
     return out
 
 
-def arguments_and_size(
-    text: str | None, defaults: Mapping[str, str]
-) -> tuple[dict[str, str], bool, bool]:
-    """(arguments, size=small, runlocal) of a file in configs/; `size` and `runlocal` are known
-    without standing in `defaults`."""
-    args = arguments(text, {**defaults, "size": "official", "runlocal": "false", **defaults})
-    small = choice("size", args["size"], ("official", "small")) == "small"
-    return args, small, is_true("runlocal", args["runlocal"])
+def layers(
+    args: Mapping[str, str],
+    pairs: Mapping[str, dict],
+    small: dict,
+    synthetic: dict,
+    runlocal: dict,
+    runlocal_real: dict,
+) -> tuple[dict | None | bool, ...]:
+    """What the arguments `pair`, `gca`, `size` and `runlocal` of a file in configs/ say, as layers
+    for `configure`. runlocal_real: beside `runlocal`, for any pair but the synthetic one."""
+    pair, is_synthetic = args["pair"], args["pair"] == "synthetic"
+    is_small = choice("size", args["size"], ("official", "small")) == "small"
+    is_local = is_true("runlocal", args["runlocal"])
+    return (
+        {"data.name": pair, "gca.positions": places(args["gca"])},
+        pairs.get(pair),
+        is_small and small,
+        is_synthetic and synthetic,
+        is_local and runlocal,
+        is_local and not is_synthetic and runlocal_real,
+    )
 
 
 def is_true(name: str, value: str) -> bool:
