@@ -97,10 +97,9 @@ class Evaluation:
             out |= {f"{split}/in/{name}": mask for name, mask in self.groups[split].items()}
             for ranking, counts in ranks[split].items():
                 key = f"{split}/{self.rankings[ranking]}"
-                found = {
-                    f"{key}/{name}": np.asarray(counts[name])[:, : len(user)] for name in COUNTS
-                }
-                out |= found | {f"{key}/n_candidates": found[f"{key}/n_candidates"][0]}
+                found = {name: np.asarray(counts[name])[:, : len(user)] for name in COUNTS}
+                found["n_candidates"] = found["n_candidates"][0]
+                out |= {f"{key}/{name}": values for name, values in found.items()}
         return out
 
     def of_seed(self, stored: Mapping[str, np.ndarray], slot: int) -> dict[str, float]:

@@ -30,6 +30,7 @@ from oa_jax.events import split as splits
 from oa_jax.events.log import InteractionLog
 from oa_jax.events.world import World
 from oa_jax.fields import is_int
+from oa_jax.nn.fusion import fields_for
 from oa_jax.nn.task import Task
 from oa_jax.ranking.candidates import donors
 
@@ -219,17 +220,13 @@ def build_engine(
     settings = Settings(
         backbone=backbone or known.parts(config).backbone(log.n_items, data.tables),
         task=data.task,
-        schedule=Schedule(**{f.name: getattr(train, f.name) for f in dataclasses.fields(Schedule)}),
+        schedule=Schedule(**fields_for(Schedule, train)),
         optimizer=optax.scale_by_adam(),
         n_items=log.n_items,
         tie_weight=evaluation.tie_weight,
-        block_users=config.evaluate.block_users,
-        block_items=config.evaluate.block_items,
         watched=evaluation.watched,
-        compute_dtype=train.compute_dtype,
-        activation_dtype=train.activation_dtype,
-        matmul_precision=train.matmul_precision,
-        quick_compile=train.quick_compile,
+        **fields_for(Settings, config.evaluate),
+        **fields_for(Settings, train),
     )
     axis = resolve_axis(config.seed_axis)
     if config.data.resident:

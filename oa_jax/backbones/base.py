@@ -109,15 +109,9 @@ class Parts:
         self, log: InteractionLog, name: str, rows: Rows, avoided, pool_b_from_last_a=False
     ) -> np.ndarray:
         """(R, 1 + evaluate.n_negatives): targets and items drawn by (data, name, user)."""
+        of_rows, n = (rows["user"], rows["target"], avoided), self.config.evaluate.n_negatives
         return draw_candidates(
-            log.fingerprint(),
-            name,
-            rows["user"],
-            rows["target"],
-            avoided,
-            log.n_items,
-            self.config.evaluate.n_negatives,
-            pool_b_from_last_a,
+            log.fingerprint(), name, *of_rows, log.n_items, n, pool_b_from_last_a
         )
 
     def groups(self, log: InteractionLog, split: Split, rows: Rows) -> dict[str, np.ndarray]:

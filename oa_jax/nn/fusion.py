@@ -4,7 +4,7 @@ import dataclasses
 import importlib
 import types
 from collections.abc import Callable, Mapping
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import flax
 import flax.linen as nn
@@ -232,8 +232,8 @@ def is_by_token(gca: GCAConfig) -> bool:
     return all(kind_of(name).by_token for name in (gca.fusion, *experts))
 
 
-def fields_for(kind: type[Fusion], values: GCAConfig | Fusion) -> dict:
-    """The fields of a class that `values` has under the same name."""
+def fields_for(kind: type, values: Any) -> dict:
+    """The fields of a dataclass that `values`, another one, has under the same name."""
     names = {one.name for one in dataclasses.fields(kind)} - {"name", "parent"}
     names &= {one.name for one in dataclasses.fields(values)}
     return {name: getattr(values, name) for name in names}

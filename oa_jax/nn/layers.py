@@ -259,10 +259,8 @@ def half_words(key: jax.Array, size: int) -> jax.Array:
     Under vmap a TPU would lay seeds along the 128 lanes of what is cut, most of them empty: there
     every unit makes its own word, which elsewhere would be twice the work.
     """
-    forms = {"tpu": _own_halves, "default": _cut_halves}
-    return jax.lax.platform_dependent(
-        key, **{name: functools.partial(form, size=size) for name, form in forms.items()}
-    )
+    own, cut = (functools.partial(form, size=size) for form in (_own_halves, _cut_halves))
+    return jax.lax.platform_dependent(key, tpu=own, default=cut)
 
 
 def _cut_halves(key, size):

@@ -67,9 +67,7 @@ class AllItems:
         """(ids (K,), scores (B, K), which of them count (B, K)) of a block."""
         (n_a, n_b), in_b_Bx1 = self.n_items, self.domain_B[:, None] == 1
         ids_K = self.blocks.ids(number)
-        counts = (ids_K >= jnp.where(in_b_Bx1, n_a + 1, 1)) & (
-            ids_K <= jnp.where(in_b_Bx1, n_a + n_b, n_a)
-        )
+        counts = (ids_K >= 1) & (ids_K <= n_a + n_b) & ((ids_K > n_a) == in_b_Bx1)
         rows, ids = self.seen
         columns = self.blocks.columns(number, ids)
         return ids_K, self.score_items(ids_K), counts.at[rows, columns].set(False, mode="drop")

@@ -29,7 +29,7 @@ from oa_jax.nn.layers import (
     chunks_pay,
     in_chunks,
 )
-from oa_jax.nn.streams import ByTable
+from oa_jax.nn.streams import ByTable, Rate
 
 Batch = dict[str, jax.Array]
 
@@ -45,13 +45,12 @@ class ABXI(nn.Module):
 
     @nn.compact
     def __call__(
-        self, batch: Batch, rate: float | jax.Array | None = None, last_only: bool = False
+        self, batch: Batch, rate: Rate = None, last_only: bool = False
     ) -> tuple[dict[str, jax.Array], dict[str, Probe]]:
         """-> ({"A": h, "B": h}, probes {"place/domain": Probe}).
 
         Training batches (with `at_A`, `at_B`) give h at those slots. Evaluation batches give h at
         every position of the compact streams, or at the last one only, for both domains.
-        rate: dropout rate, None without dropout.
         """
         streams, columns = self._embed(batch, rate)
         times = Times(columns, columns, own_columns(batch, self.n_items[0]))
@@ -120,23 +119,18 @@ class ABXI(nn.Module):
         return {name: block(name, stream) for name, stream in streams.items()}
 
     def _project(self, streams, packed, rate):
-        cfg = self.config
+        cfg, out = self.config, {}
         invariant = SwiGLU(cfg.d_ffn, name="project_invariant")
         x = streams["x"].h_PxD
-        x_of = {"A": x, "B": x}
-        if packed:
-            size_A = streams["A"].h_PxD.shape[0]
-            x_of = {"A": x[:size_A], "B": x[size_A:]}
-        out = {}
-        for domain in DOMAINS:
-            h, x = streams[domain].h_PxD, x_of[domain]
+        x_of = jnp.split(x, [len(streams["A"].h_PxD)]) if packed else (x, x)
+        for domain, x in zip(DOMAINS, x_of, strict=True):
+            h = streams[domain].h_PxD
             lora = LoRA(cfg.rank_invariant, name=f"lora_invariant_{domain}")
             project = SwiGLU(cfg.d_ffn, name=f"project_{domain}")
+            norm_x = LayerNorm(name=f"norm_invariant_{domain}")
+            norm_own = LayerNorm(name=f"norm_own_{domain}")
             from_x = x + Dropout()(invariant(x), rate) + Dropout()(lora(x), rate)
-            from_own = h + Dropout()(project(h), rate)
-            out[domain] = LayerNorm(name=f"norm_invariant_{domain}")(from_x) + LayerNorm(
-                name=f"norm_own_{domain}"
-            )(from_own)
+            out[domain] = norm_x(from_x) + norm_own(h + Dropout()(project(h), rate))
         return out
 
 
@@ -145,12 +139,12 @@ def _layout(batch):
     shape = batch["seq_x"].shape
     axis = jnp.broadcast_to(jnp.arange(shape[1]), shape)
     if "at_A" in batch:
-        at = {"A": batch["at_A"], "B": batch["at_B"]}
-        packings = {k: Packing(v, shape) for k, v in at.items()}
-        parts = tuple(len(at[domain]) for domain in DOMAINS)
-        packings["x"] = Packing(jnp.concatenate([at["A"], at["B"]]), shape, parts)
-        return packings, {"x": axis, "A": axis, "B": axis}
-    packings = {k: Packing(None, shape) for k in ("x", *DOMAINS)}
+        at = {domain: batch[f"at_{domain}"] for domain in DOMAINS}
+        packings = {domain: Packing(at_P, shape) for domain, at_P in at.items()}
+        together = jnp.concatenate(list(at.values()))
+        packings["x"] = Packing(together, shape, tuple(map(len, at.values())))
+        return packings, dict.fromkeys(packings, axis)
+    packings = dict.fromkeys(DOMAINS, Packing(None, shape))
     packings["x"] = Packing(None, with_donors(batch["seq_x"], batch).shape)
     return packings, {"x": axis, "A": batch["until_a"], "B": batch["until_b"]}
 
@@ -197,20 +191,17 @@ class Backbone(ByTable):
         `shared_negatives` (B, K), the sequence's; `n_users` ().
         hparams: temperature, dropout, ortho_weight. The official loss, and λ · mean cos²(X, X').
         """
-        rate = hparams["dropout"] if key is not None else None
-        rngs = {"dropout": key} if key is not None else None
-        hidden, probes = self.net.apply({"params": params}, batch, rate, rngs=rngs)
+        how = {} if key is None else {"rate": hparams["dropout"], "rngs": {"dropout": key}}
+        hidden, probes = self.net.apply({"params": params}, batch, **how)
         h_PxD = jnp.concatenate([hidden[d] for d in DOMAINS]) / hparams["temperature"]
         weight_P = jnp.concatenate([self._weights(batch, d) for d in DOMAINS])
         packing = Packing(jnp.concatenate([batch["at_A"], batch["at_B"]]), batch["gt"].shape)
-        of_target = (self.index(params), h_PxD, weight_P, packing.pack(batch["gt"]))
+        args = self.index(params), h_PxD, weight_P, packing.pack(batch["gt"])
         if "shared_negatives" in batch:
-            softmax = losses.shared_negatives(*of_target, packing, batch["shared_negatives"])
+            total, terms_P = losses.shared_negatives(*args, packing, batch["shared_negatives"])
         else:
-            softmax = losses.position_negatives(
-                *of_target, batch["negatives"], self.block, self.form
-            )
-        total, terms_P = softmax
+            how = self.block, self.form
+            total, terms_P = losses.position_negatives(*args, batch["negatives"], *how)
         split = len(batch["at_A"])
         aux = {"loss_a": jnp.sum(terms_P[:split]), "loss_b": jnp.sum(terms_P[split:])}
         return losses.penalised(total, aux, probes, hparams["ortho_weight"], self.gca.part_of)

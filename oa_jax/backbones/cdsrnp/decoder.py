@@ -66,9 +66,9 @@ class Decoder(nn.Module):
         hidden += items @ w_item
         for i, n_out in enumerate(self.widths):
             if i:
-                hidden = linear(hidden.shape[-1], n_out, f"layer_{i}")(hidden)
+                hidden = linear(hidden, n_out, f"layer_{i}")
             hidden = nn.relu(self._film(hidden, context_BxD, i))
-        return linear(hidden.shape[-1], 1, "logit")(hidden)[..., 0]
+        return linear(hidden, 1, "logit")[..., 0]
 
     def _interest(self, row, z_BxZ, items, w_interest):
         """g_v in the first layer: what z adds, (B, F) or 0, and the rest (B, K, F)."""
@@ -76,9 +76,9 @@ class Decoder(nn.Module):
         w_a = self.param("w_attention", XAVIER_NORMAL, (width, width))
         keys_BxLxD = row.steps @ w_a
         if z_BxZ is not None and self.interest == "film":
-            gamma_BxD = 1 + jnp.tanh(linear(z_BxZ.shape[-1], width, "gamma")(z_BxZ))
+            gamma_BxD = 1 + jnp.tanh(linear(z_BxZ, width, "gamma"))
             keys_BxLxD *= gamma_BxD[:, None]
-            shift = jnp.tanh(linear(z_BxZ.shape[-1], width, "beta")(z_BxZ)) @ w_interest
+            shift = jnp.tanh(linear(z_BxZ, width, "beta")) @ w_interest
         form = "bld,bkd->bkl" if items.ndim == 3 else "bld,kd->bkl"
         logits_BxKxL = jnp.einsum(form, keys_BxLxD, items) / math.sqrt(width)
         weights_BxKxL = nn.softmax(jnp.where(row.real[:, None], logits_BxKxL, -1e30), -1)
@@ -88,8 +88,8 @@ class Decoder(nn.Module):
     def _film(self, hidden_BxKxF, context_BxD, i):
         if context_BxD is None:
             return hidden_BxKxF
-        n_in, n_out = context_BxD.shape[-1], hidden_BxKxF.shape[-1]
-        scale_BxF = jnp.tanh(linear(n_in, n_out, f"scale_{i}")(context_BxD))
-        shift_BxF = jnp.tanh(linear(n_in, n_out, f"shift_{i}")(context_BxD))
+        n_out = hidden_BxKxF.shape[-1]
+        scale_BxF = jnp.tanh(linear(context_BxD, n_out, f"scale_{i}"))
+        shift_BxF = jnp.tanh(linear(context_BxD, n_out, f"shift_{i}"))
         one = float(self.film_from_one)
         return (one + scale_BxF)[:, None] * hidden_BxKxF + shift_BxF[:, None]

@@ -33,7 +33,7 @@ class MLP(nn.Module):
     @nn.compact
     def __call__(self, h: jax.Array) -> jax.Array:
         for i, width in enumerate(self.widths):
-            h = linear(h.shape[-1], width, f"layer_{i}")(nn.relu(h) if i else h)
+            h = linear(nn.relu(h) if i else h, width, f"layer_{i}")
         return h
 
 
@@ -44,15 +44,15 @@ class LatentHead(nn.Module):
 
     @nn.compact
     def __call__(self, r: jax.Array) -> Gaussian:
-        n_in = r.shape[-1]
-        r = nn.relu(linear(n_in, n_in, "hidden")(r))
-        spread = nn.sigmoid(linear(n_in, self.width, "sd")(r))
-        return Gaussian(linear(n_in, self.width, "mean")(r), 0.1 + 0.9 * spread)
+        r = nn.relu(linear(r, r.shape[-1], "hidden"))
+        spread = nn.sigmoid(linear(r, self.width, "sd"))
+        return Gaussian(linear(r, self.width, "mean"), 0.1 + 0.9 * spread)
 
 
-def linear(n_in: int, n_out: int, name: str) -> nn.Dense:
-    """A linear layer, its weights Xavier-normal and its bias as PyTorch draws it."""
-    return Dense(n_out, kernel_init=XAVIER_NORMAL, bias_init=linear_bias(n_in), name=name)
+def linear(h: jax.Array, width: int, name: str) -> jax.Array:
+    """`h` through a linear layer, its weights Xavier-normal and its bias as PyTorch draws it."""
+    bias = linear_bias(h.shape[-1])
+    return Dense(width, kernel_init=XAVIER_NORMAL, bias_init=bias, name=name)(h)
 
 
 class Sums(NamedTuple):

@@ -97,7 +97,6 @@ class LLM4CDSR(StreamNet):
 
         Packed batches (with `at_x`, `at_A`, `at_B`) give h at those slots, others at every
         position; `last_only` gives the last position of each row. names: the streams to run.
-        rate: dropout rate, None without dropout.
         """
         cfg, quirks = self.config, self.quirks
 

@@ -8,6 +8,7 @@ import numpy as np
 from oa_jax.backbones import base
 from oa_jax.backbones.llm4cdsr import model
 from oa_jax.backbones.llm4cdsr.task import LLM4CDSRTask
+from oa_jax.configuration import value_of
 from oa_jax.data import sources
 from oa_jax.errors import UserError
 from oa_jax.events.world import World
@@ -15,7 +16,9 @@ from oa_jax.text.align import world_vectors
 from oa_jax.text.tables import Tables, default_folder, history_of, load_tables
 from oa_jax.text.vectors import mean_profiles, pca, widest
 
-LOCAL_TABLES = ("local_a", "local_b")
+# Tables, and the fields that say how many of their columns are used.
+WIDTHS = {"global_table": "data.global_width"}
+WIDTHS |= dict.fromkeys(("local_a", "local_b"), "model.d_embed")
 PROFILE_WIDTH = 1536  # of a user's text embedding in the official code
 SHORT_HISTORY, TAIL_ITEM = 12, 13  # official ts_user, ts_item: below is short, tail
 
@@ -49,12 +52,9 @@ class Parts(base.Parts):
         else:
             root = data.dir or os.environ.get(sources.DIRECTORY_VARIABLE)
             found = load_tables(data.tables or default_folder(root, data.name), log, split, q12)
-        widths = {"global_table": ("data.global_width", data.global_width)}
-        d_embed = ("model.d_embed", self.config.model.d_embed)
-        widths |= dict.fromkeys(LOCAL_TABLES, d_embed)
         cut = {}
-        for table, (field, width) in widths.items():
-            most = getattr(found, table).shape[1]
+        for table, field in WIDTHS.items():
+            width, most = value_of(self.config, field), getattr(found, table).shape[1]
             if width > most:
                 raise UserError(
                     f"--config.{field}={width}: expected at most {most}, as wide as {table}"
@@ -63,16 +63,10 @@ class Parts(base.Parts):
         return dataclasses.replace(found, **cut)
 
     def empty_tables(self, log, split) -> Tables:
-        (n_a, n_b), n_users = log.n_items, log.n_users
-        width = self.config.model.d_embed
-        shapes = {
-            "global_table": (n_a + n_b, self.config.data.global_width),
-            "local_a": (n_a, width),
-            "local_b": (n_b, width),
-            "users": (n_users, PROFILE_WIDTH),
-        }
-        zeros = {name: np.zeros(shape, np.float32) for name, shape in shapes.items()}
-        return Tables(**zeros, n_history=np.zeros(n_users, np.int32), metadata={})
+        rows = sum(log.n_items), *log.n_items, log.n_users
+        widths = *(value_of(self.config, field) for field in WIDTHS.values()), PROFILE_WIDTH
+        zeros = (np.zeros(shape, np.float32) for shape in zip(rows, widths, strict=True))
+        return Tables(*zeros, n_history=np.zeros(log.n_users, np.int32), metadata={})
 
     @property
     def rankings(self):

@@ -52,7 +52,7 @@ class SASRec(StreamNet):
         """-> ({stream that scores: h}, probes {"place/domain": Probe}).
 
         Packed batches (with `at_x`, …) give h at those slots, others at every position, or at the
-        last one of each row. rate: dropout rate, None without dropout.
+        last one of each row.
         """
 
         def vectors(_, ids_P):
