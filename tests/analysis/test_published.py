@@ -200,7 +200,7 @@ def section(title):
 
 @pytest.mark.parametrize(
     ("title", "n_rows"),
-    [("1.4 times the parameters", 3), ("The parts of the update", 9)]
+    [("1.4 times the parameters", 8), ("The parts of the update", 9)]
     + [("A later place", 3), ("The angle moved by a penalty", 7)],
 )
 def test_arms_are_those_of_their_index(of_claims, title, n_rows):
@@ -226,30 +226,52 @@ def test_arms_are_those_of_their_index(of_claims, title, n_rows):
 
 def test_the_parameter_ratios_are_those_of_their_index(of_claims):
     text, front = section("1.4 times the parameters"), (FOLDER.parents[1] / "README.md").read_text()
-    found = {}
-    for d, ranking in itertools.product("AB", ("uni999", "full")):
+    cells = {"early_d=32": [], "early": []}
+    for ranking, d in itertools.product(("uni999", "full"), "AB"):
         rows = []
-        for name in ("none", "wider", "d=96", "early"):
+        for name in ("d=32", "d=48", "none", "wider", "d=96", *cells):
             values = of_claims[name][f"test/{d}/ndcg@10/{ranking}"].to_list()
             point = {"setting": "", "domain": d, "n_seeds": len(values), "values": values}
-            point |= {"variant": name if name == "early" else "baseline", "source": name}
+            point |= {"variant": name if name in cells else "baseline", "source": name}
             point |= {"parameters": of_claims[name]["n_parameters"][0]}
             rows.append(point | {"quality": np.mean(values), "sd": np.std(values, ddof=1)})
-        points = pl.DataFrame(rows, schema=scaling.POINTS)
-        found[d, ranking] = scaling.ratios(points).to_dicts()[0]
-    for ranking in ("uni999", "full"):
-        of = found["A", ranking]
-        assert "{ratio:.2f} [{low:.2f}, {high:.2f}]".format(**of) in text
-    of = found["B", "uni999"]
-    assert of["ratio"] is of["high"] is None and f"more than {of['more_than']:.2f}, the end" in text
-    assert (
-        f"from {of['low']:.2f} up" in text
-        and "{ratio:.2f}, with".format(**found["B", "full"]) in text
-    )
-    assert found["B", "full"]["low"] is found["B", "full"]["high"] is None
-    assert "{ratio:.2f} [{low:.2f}, {high:.2f}] times".format(**found["A", "uni999"]) in front
+        for row in scaling.ratios(pl.DataFrame(rows, schema=scaling.POINTS)).to_dicts():
+            cells[row["variant"]].append(
+                f"{scaling.value(row)} {scaling.bounds(row)}".split(" of")[0]
+            )
+    for name, found in cells.items():
+        size = of_claims[name]["n_parameters"][0]
+        assert f"| {name} | {size:,} | {' | '.join(found)} |" in text
+    assert f"{cells['early'][0]} times are enough" in front
     over, under = (of_claims[name]["test/A/ndcg@10/uni999"].mean() for name in ("d=96", "early"))
     assert f"ranks {100 * (over / under - 1):.0f} % above it in A" in front
+    for large, small in (("d=96", "early"), ("d=48", "early_d=32")):
+        ratio = of_claims[large]["n_parameters"][0] / of_claims[small]["n_parameters"][0]
+        assert f"{ratio:.2f} times" in text
+
+
+def test_the_gain_at_two_widths_is_that_of_their_index(of_claims):
+    text = section("1.4 times the parameters")
+    for d in "AB":
+        one, other, at_32, base_32 = (
+            of_claims[name][f"test/{d}/ndcg@10/uni999"].to_numpy()
+            for name in ("early", "none", "early_d=32", "d=32")
+        )
+        more = (one - other) - (at_32 - base_32)
+        half = stats.sem(more) * stats.t.ppf(0.975, 4)
+        signed = [
+            f"{x:+.4f}".replace("0.", ".", 1) for x in (more.mean() + k * half for k in (0, -1, 1))
+        ]
+        assert "{} [{}, {}] ({})".format(*signed, d) in text
+        assert at_32.argmax() == of_claims["early_d=32"]["epochs"].arg_max() == 3
+    *four, last = sorted(of_claims["early_d=32"]["epochs"])
+    assert f"after {four[0]} to {four[-1]} epochs; the one\n  that trained for {last} has" in text
+    angles = [
+        of_claims[n][f"best/gca/0/{d}/abs_cos"].mean()
+        for n in ("early_d=32", "early")
+        for d in "AB"
+    ]
+    assert "is {:.2f} and {:.2f} at d = 32, {:.2f} and {:.2f} at 64".format(*angles) in text
 
 
 def test_one_part_of_the_update_is_that_of_its_index(of_claims):
