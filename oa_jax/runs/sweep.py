@@ -46,6 +46,7 @@ class Progress:
     runs: int
     finished: int = 0  # by any worker, as far as this one knows
     found: int = 0  # of these, when it began
+    before: float = 0.0  # of those that ended here since, the parts trained before, in runs
     failed: list[str] = dataclasses.field(default_factory=list)
     diverged: list[str] = dataclasses.field(default_factory=list)
     running: dict[str, list[int]] = dataclasses.field(default_factory=dict)  # epochs by seed
@@ -77,9 +78,9 @@ class Progress:
 
     @property
     def seconds_left(self) -> float:
-        """By the runs that all workers have ended since this one began."""
-        spent, ended = time.monotonic() - self.begun, self.finished - self.found
-        return spent / max(ended, 1) * (self.runs - self.finished - len(self.failed))
+        """By what all workers have trained of the runs that ended since this one began."""
+        spent, ended = time.monotonic() - self.begun, self.finished - self.found - self.before
+        return spent / (ended or 1) * (self.runs - self.finished - len(self.failed))
 
 
 class Sweep:
@@ -268,6 +269,7 @@ class Sweep:
             for step in checkpoint.listed(workdir.checkpoints)[:-1]:
                 shutil.rmtree(workdir.checkpoints / str(step), ignore_errors=True)
         self.progress.done_here += 1
+        self.progress.before += training.restored_step / max(training.step, 1)
         self._count_finished()
         self._claims.free(name)
         here = self.progress

@@ -55,6 +55,7 @@ class Training:
         self.epochs = np.zeros(len(experiment.seeds), int)
         self.stop = False  # its seeds shall end with the epoch under way
         self.step = 0  # names the checkpoints: the epochs of the program that this run was in
+        self.restored_step = 0  # that of the checkpoint from which it went on
         self.saved_step: int | None = None  # the newest of them
         self.keeps = "last"  # of the ended run: all that it takes to go on, the "best" or "none"
         self._save_seconds, self._rest, self._saved = save_seconds, 0.0, time.monotonic()
@@ -84,7 +85,8 @@ class Training:
             self.workdir.keep_rows({})
             return
         self.step, states, seconds = found
-        self.saved_step, saved = self.step, np.arange(len(states.done))
+        self.restored_step = self.saved_step = self.step
+        saved = np.arange(len(states.done))
         self._check_steps(states)
         states = states.replace(hparams=self.values_of(saved))
         states, self.stop = ended(self.experiment, states, seconds)

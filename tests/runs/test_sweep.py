@@ -172,7 +172,9 @@ def test_told_to_leave_it_saves_its_runs_and_goes_on(tmp_path, alone):
         first.run()
     assert list(tmp_path.glob("*/checkpoints/[0-9]*"))  # long before the next one was due
     assert not list(tmp_path.glob("*/summary.json"))
-    swept.sweep_of(tmp_path, keep="best").run()
+    second = swept.sweep_of(tmp_path, keep="best")
+    second.run()
+    assert 0 < second.progress.before < second.progress.done_here == len(alone)
     check_equal(tmp_path, alone)
     for run in alone:  # and not the whole step of before, which is of other parameters
         assert len(list((tmp_path / run / "checkpoints").iterdir())) == 1
@@ -520,6 +522,8 @@ def test_what_other_workers_end_counts(done, tmp_path):
     """Of ten runs two were there; since then two have ended in a minute, six wait."""
     now = Progress(runs=10, found=2, finished=4, begun=time.monotonic() - 60)
     assert now.seconds_left == pytest.approx(180, abs=1)
+    now.before = 1.5  # both were well under way when this one began
+    assert now.seconds_left == pytest.approx(720, abs=4)
     sweep = swept.sweep_of(tmp_path)
     sweep._count_finished()
     assert sweep.progress.finished == 0
