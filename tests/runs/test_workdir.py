@@ -3,12 +3,15 @@
 import errno
 import json
 import os
+import shutil
+import subprocess
 
 import numpy as np
 import pytest
 
 from oa_jax.backbones import known
 from oa_jax.errors import UserError
+from oa_jax.runs import environment
 from oa_jax.runs.run import check_config, stored_config
 from oa_jax.runs.workdir import Workdir
 
@@ -266,3 +269,16 @@ def test_a_run_of_a_version_with_fewer_fields_goes_on(workdir):
     with pytest.raises(UserError, match="evaluate.users_per_kind: there 0, asked for 5"):
         check_config(workdir, CONFIG.replace(evaluate={"users_per_kind": 5}))
     assert stored_config(workdir) == CONFIG
+
+
+@pytest.mark.skipif(shutil.which("git") is None, reason="needs git")
+def test_the_commit_is_that_of_the_checkout_and_of_no_project_above_it(tmp_path, monkeypatch):
+    git = ["git", "-C", str(tmp_path), "-c", "user.name=x", "-c", "user.email=x@x"]
+    subprocess.run([*git, "init", "-q"], check=True)
+    subprocess.run([*git, "commit", "-q", "--allow-empty", "-m", "x"], check=True)
+    found = {}
+    for root in (tmp_path, tmp_path / "lib" / "site-packages"):
+        root.mkdir(parents=True, exist_ok=True)
+        monkeypatch.setattr("oa_jax.__file__", str(root / "oa_jax" / "__init__.py"))
+        found[root.name] = environment._commit()
+    assert len(found.pop(tmp_path.name)) == 12 and found == {"site-packages": None}
