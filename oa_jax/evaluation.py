@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping
 import numpy as np
 
 from oa_jax.errors import UserError
+from oa_jax.events.rows import Ragged
 from oa_jax.ranking.candidates import candidates_digest
 from oa_jax.ranking.metrics import metrics_by_domain
 
@@ -29,6 +30,7 @@ class Evaluation:
     watched: the ranking of validation users that training selects by.
     tie_weight: 0 puts the target first among equal scores, 0.5 in their middle, 1 last.
     block_users: users that are ranked together.
+    packed: see `Parts.packed`.
     """
 
     rows: dict[str, dict[str, np.ndarray]]
@@ -37,24 +39,36 @@ class Evaluation:
     watched: str
     tie_weight: float
     block_users: int
+    packed: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     def padded(self, rows: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Rows in whole blocks of users; `real` marks those that count. In the place of `seen` come
-        `seen_row` and `seen_item`, as many for each block and of each split, so that one program
-        ranks both: see `Ragged.blocks`."""
+        `seen_row` and `seen_item`, and beside the grids that are `packed` the flat places of their
+        tokens: as many for each block and of each split, so that one program ranks both, see
+        `Ragged.blocks`."""
         n_rows, of_blocks = len(rows["target"]), {}
         fill = -n_rows % self.block_users
-        if "seen" in rows:
-            pair = rows["seen"].blocks(self.block_users, self._width)
-            of_blocks = dict(zip(("seen_row", "seen_item"), map(np.ravel, pair), strict=True))
+        for name, ragged in self._ragged(rows).items():
+            row, value = map(np.ravel, ragged.blocks(self.block_users, self._widths[name]))
+            if name == "seen":
+                of_blocks |= {"seen_row": row, "seen_item": value}
+            else:
+                of_blocks[name] = row * np.int32(rows[self.packed[name]].shape[1]) + value
         rows = {name: values for name, values in rows.items() if name != "seen"}
         out = {k: np.pad(v, [(0, fill)] + [(0, 0)] * (v.ndim - 1)) for k, v in rows.items()}
         return out | of_blocks | {"real": np.arange(n_rows + fill) < n_rows}
 
+    def _ragged(self, rows):
+        """What of the rows is given by blocks: `seen`, and the columns of the packed tokens."""
+        seen = {name: rows[name] for name in ("seen",) if name in rows}
+        grids = {name: rows[grid] for name, grid in self.packed.items() if grid in rows}
+        return seen | {k: Ragged.of(*np.nonzero(grid), len(grid)) for k, grid in grids.items()}
+
     @functools.cached_property
-    def _width(self):
-        seen = (rows["seen"] for rows in self.rows.values() if "seen" in rows)
-        return max((one.width(self.block_users) for one in seen), default=0)
+    def _widths(self):
+        """{name: the width of a block that holds any of both splits}."""
+        found = [self._ragged(rows) for rows in self.rows.values()]
+        return {k: max(of[k].width(self.block_users) for of in found) for k in found[0]}
 
     def arrays(self, n_probe: int) -> dict[str, dict[str, np.ndarray]]:
         """What an epoch looks at: "val", the validation users with the watched candidates, and

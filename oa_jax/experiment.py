@@ -209,7 +209,8 @@ def build_evaluation(config: Config, data: Data, candidates: Callable | None = N
             rows[split]["donor"] = found[parts.merged][order]
     groups = {s: parts.groups(data.log, data.task.split, rows[s]) for s in SPLITS}
     size = config.evaluate.block_users
-    return Evaluation(rows, groups, parts.rankings, parts.watched, parts.tie_weight, size)
+    how = parts.rankings, parts.watched, parts.tie_weight, size, parts.packed
+    return Evaluation(rows, groups, *how)
 
 
 def build_engine(

@@ -97,6 +97,12 @@ class Parts:
         return {"candidates": f"uni{self.config.evaluate.n_negatives}", "full": "full"}
 
     @property
+    def packed(self) -> dict[str, str]:
+        """{name: grid}: what evaluation rows are given beside their grids, the flat places of the
+        tokens of a block of users, where `encode` and `probe` then compute tokens alone."""
+        return {}
+
+    @property
     def watched(self) -> str:
         """The ranking of validation users that training selects by."""
         return "candidates"

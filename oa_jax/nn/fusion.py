@@ -318,6 +318,7 @@ def fuse(
     alone = last_only and is_by_token(gca) and not callable(gca.part)
     queries, out = out if alone else streams, dict(out)
     chunks = chunks_pay(form, streams["x"].packing) and is_by_token(gca)
+    chunks &= not alone and not callable(gca.part)
     chunks &= (gca.source, gca.own_item, gca.causal, gca.key_mask) == PLAIN
     if gca.source == "shuffled":
         others = of_other_users(streams["x"], len(times.query["A"]))

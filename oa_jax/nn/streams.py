@@ -37,6 +37,22 @@ CHUNKED_LENGTH = 48
 Rate = float | jax.Array | None  # of dropout; None without
 
 
+def takes_chunks(form: str, length: int) -> bool:
+    """Whether a block's attention of packed streams of this length is taken `in_chunks`."""
+    return form == "chunks" or (form == "auto" and length >= CHUNKED_LENGTH)
+
+
+def packed(config: Any, length: int, gca: GCAConfig) -> dict[str, str]:
+    """`Parts.packed` of streams: all, where that of everything, of this length, is taken by chunks.
+
+    config: the group `model`. The rows of a block that have donors stay grids.
+    """
+    donors = gca.positions and gca.source == "shuffled"
+    if donors or not takes_chunks(config.attention, length):
+        return {}
+    return {f"at_{s}": "seq" if s == "x" else f"seq_{s}" for s in STREAMS}
+
+
 class Block(nn.Module):
     """One SASRec block of LLM4CDSR's code: keys and values from X, residuals from LN(X)."""
 
@@ -95,13 +111,6 @@ class StreamNet(nn.Module):
         self.norm = {s: LayerNorm(EPSILON) for s in STREAMS}
         self.dropout = {s: Dropout() for s in STREAMS}
 
-    def takes_chunks(self, stream: Stream) -> bool:
-        """Whether a block's attention is taken `in_chunks`, as `model.attention` says: of packed
-        streams, which training has."""
-        form, length = self.config.attention, stream.packing.shape[1]
-        wanted = form == "chunks" or (form == "auto" and length >= CHUNKED_LENGTH)
-        return wanted and stream.packing.at_P is not None
-
     def run(
         self,
         batch: dict[str, jax.Array],
@@ -135,7 +144,10 @@ class StreamNet(nn.Module):
             shorten = alone and at not in self.gca.positions
             if at:
                 for name, stream in streams.items():
-                    how = causal, key_mask, self.takes_chunks(stream), rate, shorten
+                    packing = stream.packing
+                    chunks = packing.at_P is not None
+                    chunks = chunks and takes_chunks(cfg.attention, packing.shape[1])
+                    how = causal, key_mask, chunks, rate, shorten
                     streams[name] = self.block[name][at - 1](stream, *how)
             if len(streams) > 1:
                 # Before the first fusion a token of a domain knows of nothing beyond itself.

@@ -16,7 +16,10 @@ import pytest
 import toy
 
 from oa_jax.backbones import known
+from oa_jax.nn import angles
 from oa_jax.nn.known import FUSIONS
+from oa_jax.nn.layers import Packing
+from oa_jax.nn.streams import packed
 
 
 @functools.cache
@@ -83,6 +86,52 @@ def test_attention_in_chunks_changes_no_loss(backbone, quirks):
     largest = max(np.abs(one).max() for one in both[0])
     for one, other in zip(*both, strict=True):
         np.testing.assert_allclose(other, one, atol=1e-4 * np.abs(one).max() + 1e-6 * largest)
+
+
+@pytest.mark.parametrize(
+    ("backbone", "quirks"),
+    [
+        ("llm4cdsr", {"q1_no_causal_mask": True, "q4_attend_to_padding": True}),
+        ("cdsrnp", {}),
+        ("sasrec", {}),
+    ],
+)
+@pytest.mark.slow
+def test_tokens_alone_are_encoded_as_the_grids_of_evaluation_rows(backbone, quirks):
+    """Of two blocks of users, the second with empty rows; fusions see and do the same, too."""
+    whole = case(backbone)
+    changes = {"config": dataclasses.replace(whole.backbone.config, attention="chunks")}
+    if quirks:
+        changes["quirks"] = dataclasses.replace(whole.backbone.quirks, **quirks)
+    model = dataclasses.replace(whole.backbone, **changes)
+    size = len(whole.rows["target"]) // 2 + 1
+
+    def block(rows):
+        sums = {name: angles.sums(one) for name, one in model.probe(whole.params, rows).items()}
+        return model.encode(whole.params, rows), sums
+
+    def found(places):
+        """(real rows, what they are and what fusions do, the program; how an intervention finds
+        the tokens)."""
+        evaluation = whole.experiment.evaluation
+        evaluation = dataclasses.replace(evaluation, packed=places, block_users=size)
+        rows = evaluation.padded(evaluation.rows["test"])
+        assert places.keys() <= rows.keys()
+        rows = jax.tree.map(lambda a: a.reshape(2, -1, *a.shape[1:]), rows)
+        traced = jax.jit(lambda rows: jax.lax.map(block, rows)).trace(rows)
+        packings = []
+        part = lambda update, query, name: packings.append(query.packing) or update  # noqa: E731
+        changed = dataclasses.replace(model, gca=dataclasses.replace(model.gca, part=part))
+        jax.eval_shape(changed.encode, whole.params, jax.tree.map(lambda a: a[0], rows))
+        return rows["real"], traced.lower().compile()(rows), str(traced.jaxpr), packings
+
+    real, (encoded, sums), text, _ = found({})
+    _, (same, same_sums), other, packings = found(packed(model.config, 1, model.gca))
+    assert text != other
+    assert {type(one) for one in packings} == {Packing} and packings[0].at_P is not None
+    for one, tokens in zip(*map(jax.tree.leaves, (encoded, same)), strict=True):
+        np.testing.assert_allclose(tokens[real], one[real], atol=3e-4 * np.abs(one).max())
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3), sums, same_sums)
 
 
 class Broken:

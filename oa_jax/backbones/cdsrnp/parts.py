@@ -9,6 +9,7 @@ from oa_jax.backbones.cdsrnp import arrays as host
 from oa_jax.backbones.cdsrnp.model import Backbone
 from oa_jax.backbones.cdsrnp.task import CDSRNPTask
 from oa_jax.events.log import TEST, VALIDATION
+from oa_jax.nn.streams import packed
 from oa_jax.ranking.candidates import candidates_digest, donors, draw_candidates
 
 
@@ -53,6 +54,11 @@ class Parts(base.Parts):
         if self.config.gca.positions and self.config.gca.source == "shuffled":
             rows["donor"] = rows["seq"][donors(fingerprint, "support", len(pool))]
         return Support(rows, {"support": candidates_digest(drawn)})
+
+    @property
+    def packed(self):
+        model = self.config.model
+        return packed(model, model.merged_length, self.config.gca)
 
     @property
     def rankings(self):

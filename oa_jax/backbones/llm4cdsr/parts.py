@@ -12,6 +12,7 @@ from oa_jax.configuration import value_of
 from oa_jax.data import sources
 from oa_jax.errors import UserError
 from oa_jax.events.world import World
+from oa_jax.nn.streams import packed
 from oa_jax.text.align import world_vectors
 from oa_jax.text.tables import Tables, default_folder, history_of, load_tables
 from oa_jax.text.vectors import mean_profiles, pca, widest
@@ -67,6 +68,11 @@ class Parts(base.Parts):
         widths = *(value_of(self.config, field) for field in WIDTHS.values()), PROFILE_WIDTH
         zeros = (np.zeros(shape, np.float32) for shape in zip(rows, widths, strict=True))
         return Tables(*zeros, n_history=np.zeros(log.n_users, np.int32), metadata={})
+
+    @property
+    def packed(self):
+        model = self.config.model
+        return packed(model, model.length, self.config.gca)
 
     @property
     def rankings(self):

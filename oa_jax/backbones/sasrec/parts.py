@@ -5,6 +5,7 @@ from oa_jax.backbones.sasrec.fields import SINGLE
 from oa_jax.backbones.sasrec.model import Backbone, streams_of
 from oa_jax.backbones.sasrec.task import SASRecTask
 from oa_jax.events.split import limit_domain
+from oa_jax.nn.streams import packed
 
 
 class Parts(base.Parts):
@@ -21,6 +22,11 @@ class Parts(base.Parts):
     def backbone(self, n_items, tables=None) -> Backbone:
         of, train = self.config, self.config.train
         return Backbone(n_items, of.model, of.gca, train.block_positions, train.softmax_form)
+
+    @property
+    def packed(self):
+        model = self.config.model
+        return packed(model, model.length, self.config.gca)
 
     @property
     def name(self) -> str:
