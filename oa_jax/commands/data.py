@@ -153,10 +153,13 @@ def prepare(name: str) -> None:
     with reading_with_bars() as reading:
         if flags.FLAGS.download and not store.is_prepared(directory, name):
             catalogue.complete(catalogue.SETS[name], raw, reading)
-        made = make(name, raw, directory, reading, cli.say, flags.FLAGS.duplicates)
+        try:
+            made = make(name, raw, directory, reading, cli.say, flags.FLAGS.duplicates)
+        finally:  # they may be why too little is left
+            for file, bad in reading.malformed.items():
+                lines = f"{bad['lines']} malformed lines, the first is {bad['first']}"
+                cli.say(f"{file}: left out {lines}")
     cli.say(f"{name}: {'' if made else 'already '}{state(directory, name)}")
-    for file, bad in reading.malformed.items():
-        cli.say(f"{file}: left out {bad['lines']} malformed lines, the first is {bad['first']}")
 
 
 def import_files(given: list[str]) -> None:

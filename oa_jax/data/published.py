@@ -237,7 +237,7 @@ def _amid_rows(path, reading) -> Iterator:
 
 def _lines(path, reading) -> Iterator[tuple[int, str]]:
     lines = texts.text(path).splitlines()
-    reading.lines[path.name] = len(lines)
+    reading.lines[reading.file(path)] = len(lines)
     return enumerate(map(str.strip, lines), 1)
 
 

@@ -35,16 +35,23 @@ class Reading:
     """What reading has met so far.
 
     on_bytes: called with (path, bytes of the file read so far), for a progress bar.
-    lines: file name -> number of lines, blank ones included.
-    malformed: file name -> {"lines": how many, "first": "line 3: what it is"}.
+    lines: file -> number of lines, blank ones included. A file is called by its name; one whose
+    name another had before it, by its path.
+    malformed: file -> {"lines": how many, "first": "line 3: what it is"}.
     """
 
     on_bytes: Callable[[pathlib.Path, int], None] = lambda path, n: None
     lines: dict[str, int] = dataclasses.field(default_factory=dict)
     malformed: dict[str, dict] = dataclasses.field(default_factory=dict)
+    _named: dict[str, pathlib.Path] = dataclasses.field(default_factory=dict)
+
+    def file(self, path: pathlib.Path) -> str:
+        """What `lines` and `malformed` call it."""
+        return path.name if self._named.setdefault(path.name, path) == path else str(path)
 
     def count(self, path: pathlib.Path, n_lines: int) -> None:
-        self.lines[path.name] = self.lines.get(path.name, 0) + n_lines
+        file = self.file(path)
+        self.lines[file] = self.lines.get(file, 0) + n_lines
 
     def note(self, path: pathlib.Path, number: int, lines: pl.Series, good: pl.Series) -> None:
         """Count the lines of a block that are neither good nor blank; `number` is the first's."""
@@ -53,12 +60,13 @@ class Reading:
         if bad.any():
             first = bad.arg_max()
             text = f"line {number + first}: {shown(lines[first])}"
-            entry = self.malformed.setdefault(path.name, {"lines": 0, "first": text})
+            entry = self.malformed.setdefault(self.file(path), {"lines": 0, "first": text})
             entry["lines"] += int(bad.sum())
 
     def check(self, path: pathlib.Path, expected: str) -> None:
         """At a file's end: raise UserError if it is empty or has more bad lines than good."""
-        n_lines, bad = self.lines.get(path.name, 0), self.malformed.get(path.name)
+        file = self.file(path)
+        n_lines, bad = self.lines.get(file, 0), self.malformed.get(file)
         if not n_lines:
             raise UserError(f"{path}: line 1: expected {expected}, found an empty file")
         if bad and 2 * bad["lines"] > n_lines:

@@ -19,9 +19,9 @@ def test_from_files_to_figures(run, small_pair, raw_files, tmp_path):
     where = (f"--data_dir={tmp_path}", f"--raw_dir={raw}")
     made = run("prepare", "beauty_elec", *where)
     assert (made.returncode, made.stderr) == (0, "")
-    first, *rest = made.stdout.splitlines()
-    assert first.startswith("beauty_elec: prepared: 30 sequences, 16 + 16 items, 720 events")
-    assert rest[0] == (
+    *lines, last = made.stdout.splitlines()
+    assert last.startswith("beauty_elec: prepared: 30 sequences, 16 + 16 items, 720 events")
+    assert lines[0] == (
         "ratings_Beauty.csv.gz: left out 1 malformed lines, the first is line 361: 'half a line'"
     )
     again = run("prepare", "beauty_elec", OA_DATA_DIR=str(tmp_path))
@@ -40,6 +40,14 @@ def test_from_files_to_figures(run, small_pair, raw_files, tmp_path):
     checked = run("check", "beauty_elec", where[0])
     assert checked.returncode == 0 and "ok: records: all 30 equal" in checked.stdout
     assert "finding: files: ratings_Beauty.csv.gz: 1 malformed, line 361" in checked.stdout
+
+
+def test_malformed_lines_are_told_also_where_too_little_is_left(run, raw_files, tmp_path):
+    for name in ("ratings_Beauty.csv", "ratings_Electronics.csv"):
+        raw_files.write(tmp_path / name, ["u1,i1,5.0,1", "half a line"])
+    made = run("prepare", "beauty_elec", f"--data_dir={tmp_path}", f"--raw_dir={tmp_path}")
+    assert "no events of domain A are left" in error(made)
+    assert "ratings_Beauty.csv: left out 1 malformed lines, the first is line 2" in made.stdout
 
 
 def test_list_says_what_is_there_and_what_is_missing(run, small_pair, tmp_path):

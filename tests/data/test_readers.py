@@ -43,6 +43,19 @@ def blocks(request, monkeypatch):
     monkeypatch.setattr(block_reader, "BLOCK_BYTES", request.param)
 
 
+def test_files_of_one_name_are_counted_apart(raw_files, tmp_path):
+    lines, reading = [f"{u},{i},{r},{t}" for u, i, r, t in GOOD] * 2, Reading()
+    paths = [tmp_path / folder / "r.csv" for folder in ("a", "b")]
+    for path, content in zip(paths, (lines, [lines[0], *BAD_RATINGS[:2]]), strict=True):
+        path.parent.mkdir()
+        raw_files.write(path, content)
+    readers.ratings(paths[0], reading)
+    with pytest.raises(UserError, match="2 of 3 lines are not"):
+        readers.ratings(paths[1], reading)
+    assert reading.lines == {"r.csv": len(lines), str(paths[1]): 3}
+    assert list(reading.malformed) == [str(paths[1])]
+
+
 @pytest.mark.parametrize("name", ["r.csv", "r.csv.gz"])
 def test_ratings(raw_files, tmp_path, name):
     lines = [f"{u},{i},{r},{t}" for u, i, r, t in GOOD]
