@@ -42,13 +42,21 @@ need "an accelerator: jax sees a CPU only" \
 
 failed=()
 try() { # a part that fails is named at the end; the others go on
-  local limit=()
+  local limit=() status=0 child told=false
   [[ -z ${LIMIT:-} ]] || limit=(timeout --signal=TERM --kill-after=30 "$LIMIT")
-  local status=0
-  run "${limit[@]}" "$python" -m "$@" || status=$?
+  # Beside this script, which a signal would otherwise end alone, or not before the command.
+  run exec "${limit[@]}" "$python" -m "$@" &
+  child=$!
+  trap 'told=true; kill -TERM "$child" 2>/dev/null || true' TERM INT
+  wait "$child" || status=$?
+  while kill -0 "$child" 2>/dev/null; do # told to stop, it saves first
+    status=0
+    wait "$child" || status=$?
+  done
+  trap - TERM INT
   [[ $status == 0 ]] || failed+=("$*")
-  # Told to stop by somebody, and not by LIMIT: so are the parts that follow.
-  if [[ $status == 130 || ($status == 75 && -z ${LIMIT:-}) ]]; then exit "$status"; fi
+  # Told to stop, and not by LIMIT: so are the parts that follow.
+  if $told || [[ $status == 130 || ($status == 75 && -z ${LIMIT:-}) ]]; then exit "$status"; fi
 }
 
 # Backbone -> the configuration that is timed, all but what follows.

@@ -327,3 +327,25 @@ def test_a_part_that_fails_is_named_and_the_others_go_on(tmp_path):
     assert result.returncode == 1
     assert result.stderr.count("not finished: oa_jax train") == 2  # early, of each pair
     assert sum("gca=stack" in call for call in calls(tmp_path, "python")) == 2
+
+
+@pytest.mark.parametrize("limit", ["", "60"])
+def test_a_signal_to_the_gpu_script_reaches_what_trains_and_no_part_follows(tmp_path, limit):
+    body = "[[ $1 == -c ]] && exit 0\ntrap 'sleep 1; touch saved; exit 75' TERM\nsleep 60 & wait"
+    python = stand_in(tmp_path, "python", body.replace("saved", str(tmp_path / "saved")))
+    (tmp_path / "data").mkdir()
+    where = {"PYTHON": python, "OA_DATA_DIR": tmp_path / "data", "OUT": tmp_path / "o"}
+    env = os.environ | {name: str(value) for name, value in where.items()} | {"LIMIT": limit}
+    process = subprocess.Popen(["bash", LAUNCH / "gpu.sh", "abxi"], env=env, cwd=ROOT)
+    try:
+        for _ in range(300):
+            trained = [call for call in calls(tmp_path, "python") if "oa_jax train" in call]
+            if trained:
+                break
+            time.sleep(0.1)
+        process.terminate()
+        assert process.wait(30) == 75
+    finally:
+        process.kill()
+    assert (tmp_path / "saved").exists(), "the script waits for what it has told to stop"
+    assert len([call for call in calls(tmp_path, "python") if "oa_jax train" in call]) == 1
