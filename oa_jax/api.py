@@ -76,8 +76,10 @@ def read_events(
 
     Raises UserError naming file, line, column, what was found and what was expected.
     """
-    from oa_jax.data import own, store
+    from oa_jax.data import own, sources, store
     from oa_jax.data.texts import Reading
+
+    sources.check_own_name(name, "name")
 
     for field in options:
         presets.choice("option", field, [one.name for one in dataclasses.fields(own.Options)])
@@ -175,7 +177,8 @@ def sweep(
 def open(workdir: str | os.PathLike, data: InteractionLog | None = None) -> Run:
     """The run in a workdir, finished or not; nothing in it is changed.
 
-    data: its events, where they have no name of their own (needed for `probe` alone).
+    data: its events, where it was trained on events that are in no prepared set: all but the
+        configuration, the summary, the history and the ranks needs them.
     Raises UserError when there is no run.
     """
     run = Run(local(workdir, "workdir"), data)
@@ -273,6 +276,7 @@ class Run:
         ensemble: bool = False,
         keep_seen: bool = False,
         explain: bool = False,
+        time_unit: str | None = None,
     ) -> pl.DataFrame:
         """The k best items of every user, as a frame: user, domain, rank, item, score; raw ids.
 
@@ -282,7 +286,8 @@ class Run:
         domain: "A", "B" or "both", all that the run was evaluated on.  seed: by default the first
         that has not diverged; ensemble: by the mean of all seeds' ranks.  keep_seen: items of the
         history may come again.  explain: adds `due_to_update`, a score less that without X', and
-        `looked_at_PLACE`, the items that GCA attended to most.
+        `looked_at_PLACE`, the items that GCA attended to most.  time_unit: of times that are
+        numbers: s, ms, us, ns or number; by default told by their size.
 
         Needs the extra `export`. `python -m oa_jax recommend` writes the lists of more users than
         the memory holds.
@@ -302,7 +307,7 @@ class Run:
             ids = histories if histories is None else list(map(str, histories))
             asked = of.of_set(model.experiment.data.log, model.names, ids)
         else:
-            asked = of.of_events(histories, model.names)
+            asked = of.of_events(histories, model.names, time_unit)
         return lists.whole(model, asked, k, domain, keep_seen, explain)
 
     def probe(

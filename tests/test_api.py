@@ -216,6 +216,14 @@ MISTAKES = {
         lambda run: oa.read_events("a.csv", directory=run.path / "env.json"),
         "env.json: a file: expected a folder",
     ),
+    "a public name": (
+        lambda run: oa.read_events("a.csv", "synthetic"),
+        "name=synthetic: the name of a public set: expected another",
+    ),
+    "a unit": (
+        lambda run: run.recommend({"user": [1], "item": [1], "time": [1]}, time_unit="h"),
+        "time_unit=h: expected one of s, ms, us, ns, number",
+    ),
     "letters": (
         lambda run: oa.read_events("a.csv", filters="both"),
         "filters='both': expected a list",

@@ -56,7 +56,7 @@ def main(_):
     for line in histories.notes:
         cli.say(line)
     beyond = lists.beyond_of(model)
-    options = values.k, values.domain, values.keep_seen, values.explain, beyond
+    options = values.k, values.domain, values.keep_seen, values.explain, beyond, cli.say
     with cli.working(f"lists of {len(histories)} users by {model.of}"):
         n_rows = lists.write(lists.lists(model, histories, *options), out)
     cli.say(f"{n_rows} items of {len(histories)} users in {out}")

@@ -175,7 +175,8 @@ def _read(file, run):
 
 def described(summary: dict, workdir: str | os.PathLike) -> dict:
     """`summary` with the names of run, data and protocol, as far as `workdir` knows. To the name of
-    the data comes their fingerprint: two synthetic worlds have the same name."""
+    the data comes their fingerprint, as two synthetic worlds have the same name, and what of the
+    split and of the users that are ranked is not as usual."""
     workdir = pathlib.Path(workdir).resolve()
     config, env = {}, {}
     if (workdir / "config.json").exists():
@@ -186,6 +187,10 @@ def described(summary: dict, workdir: str | os.PathLike) -> dict:
     name = str(data.get("name", "–")) if isinstance(data, dict) else "–"
     if isinstance(prints, dict):
         name += f" {str(prints.get('data', ''))[:6]}"
+    if isinstance(data, dict) and data.get("split") == "global_time":
+        name += ", by time"
+    if isinstance(of := config.get("evaluate"), dict) and of.get("users_per_kind"):
+        name += f", {of['users_per_kind']} users of a kind"
     known = {"data": name, "protocol": config.get("protocol", "–")} if config else {}
     if (workdir / "lists.json").exists():
         known["lists"] = files.read_json(workdir / "lists.json", "figures of lists", list)

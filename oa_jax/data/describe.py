@@ -88,18 +88,20 @@ def popularity_ndcg(
         rows = np.flatnonzero((role == TEST) & (log.domain == domain))
         own = popularity[first : first + log.n_items[domain]].astype(np.int32)
         place = np.where(log.domain == domain, log.item - first, -1)
-        better = np.empty(len(rows), np.int64)  # how many items are, ties counting half
+        twice = np.empty(len(rows), np.int64)  # how many items are better, ties counting half
         for k, row in enumerate(rows):
             history = place[offsets[log.user[row]] : row] if above_history else place[:0]
             at, low = place[row], history.max(initial=-1)
             rivals = own[low + 1 :]
             if at > low:
-                better[k] = (rivals > own[at]).sum() + ((rivals == own[at]).sum() - 1) // 2
+                twice[k] = 2 * (rivals > own[at]).sum() + (rivals == own[at]).sum() - 1
             else:
-                better[k] = len(rivals) + low // 2
+                twice[k] = 2 * len(rivals) + low
         draws = min(n_negatives, len(own) - 1)
-        chance = _hypergeometric(np.arange(10)[:, None], len(own) - 1, better, draws)
-        results.append(float((gain @ chance).mean()) if len(rows) else float("nan"))
+        places = np.arange(10)[:, None], len(own) - 1
+        # A half is the mean of the numbers beside it.
+        both = [_hypergeometric(*places, better, draws) for better in (twice // 2, -(-twice // 2))]
+        results.append(float((gain @ sum(both)).mean()) / 2 if len(rows) else float("nan"))
     return tuple(results)
 
 

@@ -218,6 +218,16 @@ def read(
     return built, left.facts()
 
 
+def choices(source: InputFile) -> tuple[str, ...]:
+    """Lines on a file where there was something to choose: columns of one role, or a file that has
+    more columns than were read, none of times among them."""
+    line, spare = _described(source), set(source.table.columns) - set(source.roles.values())
+    said = (line,) if "(not " in line else ()
+    if "time" not in source.roles and spare:
+        said += (f"{source.name}: times: none: the order is that of the rows",)
+    return said
+
+
 def _described(source):
     table = source.table
     words = [table.kind + (f" separated by {table.delimiter!r}" if table.delimiter else "")]

@@ -26,7 +26,7 @@ import tensorflow_datasets as tfds
 
 from oa_jax import files
 from oa_jax.data import catalogue, own, store, texts
-from oa_jax.data.sources import SYNTHETIC
+from oa_jax.data.sources import check_own_name
 from oa_jax.data.store import Built, Place
 from oa_jax.data.texts import Reading, Say
 from oa_jax.errors import UserError
@@ -82,8 +82,7 @@ def prepare_own(
     given, options: see `own.read`. Raises UserError as that does, for a name that is taken or can
     be none, and where the set is there with other options or of other files.
     """
-    if name in (*catalogue.SETS, SYNTHETIC):
-        raise UserError(f"--name={name}: the name of a public set: expected another")
+    check_own_name(name, "--name")
     if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_-]{0,99}", name):
         raise UserError(f"--name={name}: expected letters of a to z, digits, _ and -")
     sources = own.sources_of(given, options)

@@ -12,6 +12,12 @@ DIRECTORY_VARIABLE = "OA_DATA_DIR"
 SYNTHETIC = "synthetic"
 
 
+def check_own_name(name: str, field: str) -> None:
+    """Raise UserError for a name that is not free for anyone's events."""
+    if name in (*catalogue.SETS, SYNTHETIC):
+        raise UserError(f"{field}={name}: the name of a public set: expected another")
+
+
 def load(name: str, directory: Place | None = None, world: World | None = None) -> InteractionLog:
     """The log of a data set by name: 'synthetic', a public set, or one that `data import` made.
 
@@ -35,7 +41,10 @@ def load(name: str, directory: Place | None = None, world: World | None = None) 
         if directory:
             there = f"prepared below {directory}: {', '.join(store.names(directory)) or 'nothing'}"
         choices = ", ".join([*catalogue.SETS, SYNTHETIC])
-        raise UserError(f"data source: found {name!r}; {there}; expected one of these, {choices}")
+        raise UserError(
+            f"data source: found {name!r}; {there}; expected one of these, {choices}; events "
+            "that are in no set are given in Python: oa.open(workdir, data)"
+        )
     data_set = catalogue.SETS[name]
     if data_set.protocol == "ABXI" and directory:
         if paths := catalogue.find(data_set.sources[0], directory):

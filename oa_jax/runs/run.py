@@ -68,6 +68,9 @@ def run(
             say(COMPILING)
             states, seconds = loop.train(experiment, workdir, say, notice, watch)
             say(RANKING)
+            # An extension has written its rows behind those that were there.
+            epochs = processes.fetch(states.epoch).tolist()
+            workdir.keep_rows(dict(zip(experiment.seeds.tolist(), epochs, strict=True)))
             summary = conclude(experiment, workdir, states, seconds, notice)
     say(f"results in {workdir.path}")
     return summary
@@ -186,8 +189,11 @@ def describe(experiment: Experiment, env: dict) -> str:
     if len(env["devices"]) > 1:
         mesh = ", ".join(f"{name}:{size}" for name, size in env["mesh"].items())
         device += f" x{len(env['devices'])} ({mesh})"
+    trained = len(set(experiment.data.task.row_users.tolist()))
+    of_these = f", of which {trained} train" if trained < log.n_users else ""
     return (
-        f"{experiment.label} ({experiment.config.protocol}) on {log.name}: {log.n_users} users, "
+        f"{experiment.label} ({experiment.config.protocol}) on {log.name}: {log.n_users} users"
+        f"{of_these}, "
         f"{log.n_items[0]}+{log.n_items[1]} items, {len(log.user)} interactions; "
         f"{experiment.engine.n_parameters:,} parameters, {n_seeds} seed{'s' * (n_seeds > 1)} by "
         f"{env['seed_axis']} on {device}; data {env['fingerprints']['data']}, "

@@ -196,11 +196,17 @@ class ExportedModel:
         return jax.tree.map(np.asarray, found)
 
     def recommend(
-        self, histories: Any, k: int = 10, domain: str = "both", keep_seen: bool = False
+        self,
+        histories: Any,
+        k: int = 10,
+        domain: str = "both",
+        keep_seen: bool = False,
+        time_unit: str | None = None,
     ) -> pl.DataFrame:
         """Lists of histories, as `Run.recommend` makes them: events with raw ids."""
         k = fields.checked("--k", k, fields.whole(10, ""))
-        return whole(self, of_events(histories, self.names), k, domain, keep_seen)
+        asked = of_events(histories, self.names, time_unit)
+        return whole(self, asked, k, domain, keep_seen)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2))

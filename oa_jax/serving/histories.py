@@ -75,6 +75,8 @@ def of_events(events: Any, names: Names, time_unit: str | None = None) -> Histor
     domains.
     """
     pl = polars()
+    from oa_jax.data import own
+
     frame, source = _read(events, names, time_unit)
     ids = pl.DataFrame({"item": names.raw, "domain": names.domain}).with_row_index("id", 1)
     on = ["item", "domain"] if "domain" in source.roles else ["item"]
@@ -94,7 +96,8 @@ def of_events(events: Any, names: Names, time_unit: str | None = None) -> Histor
     found = found.join(number, on="user", maintain_order="left").sort("number", maintain_order=True)
     count = np.bincount(found["number"].to_numpy(), minlength=len(known))
     nobody = users.filter(~users.is_in(known.implode())).to_list()
-    said = _said("left out: {} events of unknown items", unknown)
+    said = own.choices(source)
+    said += _said("left out: {} events of unknown items", unknown)
     said += _said("left out: {} users without a known item", nobody)
     return Histories(known.to_list(), found["id"].to_numpy(), np.r_[0, np.cumsum(count)], said)
 

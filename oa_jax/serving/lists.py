@@ -7,7 +7,7 @@ import os
 import pathlib
 import tempfile
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -66,13 +66,15 @@ def lists(
     keep_seen: bool = False,
     explain: bool = False,
     beyond: dict[str, Beyond] | None = None,
+    say: Callable[[str], None] = lambda line: None,
 ) -> Iterator[pl.DataFrame]:
     """Frames of the users' lists, in their order, A before B; both: what the model ranks.
 
     Columns: user, domain, rank (1 … k), item, title where the set has any, and score or mean_rank.
     explain: also `due_to_update`, score with X' less score without, and of each place of GCA
     `looked_at_PLACE`: the items of the history that its attention looked at most, in JSON with
-    their weights. beyond: of each domain, to which the lists are added.
+    their weights. beyond: of each domain, to which the lists are added.  say: is told at the end
+    of lists whose items have one score: a model may know nothing of a user in a domain.
 
     Raises UserError for another domain, and a score that is not finite, naming the user.
     """
@@ -83,7 +85,7 @@ def lists(
     if explain:
         model.check_explains()
     size, k = model.room(len(histories)), min(k, max(model.names.n_items[d] for d in domains))
-    table = _Table(model.names)
+    table, alike = _Table(model.names), dict.fromkeys(domains, 0)
     for begin in range(0, len(histories), size):
         end = min(begin + size, len(histories))
         history = histories.grid(begin, end, size)
@@ -95,6 +97,7 @@ def lists(
             if not (finite := best.finite[: end - begin]).all():
                 user = histories.users[begin + int(np.argmin(finite))]
                 raise UserError(f"user {user}: a score is not finite: expected finite scores")
+            alike[d] += _alike(best.items[: end - begin], best.scores[: end - begin])
             more = {}
             if explain:
                 share, weights = model.explain(history, domain_B, best.items)
@@ -103,13 +106,29 @@ def lists(
             if beyond is not None:
                 _add(beyond[DOMAINS[d]], model, d, best.items[: end - begin], history)
         yield polars().concat(frames).sort("order", "domain", "rank").drop("order")
+    for d, n in alike.items():
+        if n:
+            of = f"{n} of {len(histories)} lists of {DOMAINS[d]}"
+            say(f"{of} have one score for all items, which stand in the order of the set")
+
+
+def _alike(items, scores) -> int:
+    """How many lists of two items or more have one score."""
+    there = items > 0
+    most = np.where(there, scores, -np.inf).max(1)
+    least = np.where(there, scores, np.inf).min(1)
+    return int(((there.sum(1) > 1) & (most == least)).sum())
 
 
 def whole(model: Model, histories: Histories, *args: Any) -> pl.DataFrame:
     """All frames of `lists` as one; the histories' notes are warned about."""
+
+    def say(line):
+        warnings.warn(line, stacklevel=4)
+
     for line in histories.notes:
-        warnings.warn(line, stacklevel=3)
-    return polars().concat(list(lists(model, histories, *args)))
+        say(line)
+    return polars().concat(list(lists(model, histories, *args, say=say)))
 
 
 def beyond_of(model: Model) -> dict[str, Beyond]:

@@ -124,9 +124,10 @@ def test_a_list_of_summaries_is_read_whole(tmp_path):
         report.read(str(file))
 
 
-def workdir(path, name, fingerprint, finished=True):
+def workdir(path, name, fingerprint, finished=True, split="leave_one_out", per_kind=0):
     path.mkdir(parents=True)
-    config = {"data": {"name": name}, "protocol": "corrected"}
+    config = {"data": {"name": name, "split": split}, "protocol": "corrected"}
+    config["evaluate"] = {"users_per_kind": per_kind}
     (path / "config.json").write_text(json.dumps(config))
     (path / "env.json").write_text(json.dumps({"fingerprints": {"data": fingerprint}}))
     if finished:
@@ -137,6 +138,8 @@ def test_a_folder_of_runs_is_told_apart_in_every_row(tmp_path, capsys):
     workdir(tmp_path / "abe", "beauty_elec", "0123456789")
     workdir(tmp_path / "worlds" / "one", "synthetic", "aaaaaaaaaa")
     workdir(tmp_path / "worlds" / "two", "synthetic", "bbbbbbbbbb")
+    workdir(tmp_path / "timed", "abe", "cccccc", split="global_time")
+    workdir(tmp_path / "few", "abe", "cccccc", per_kind=50)
     workdir(tmp_path / "begun", "synthetic", "bbbbbbbbbb", finished=False)
     workdir(tmp_path / "exported", "synthetic", "bbbbbbbbbb", finished=False)
     (tmp_path / "exported" / "parameters.safetensors").touch()
@@ -145,8 +148,10 @@ def test_a_folder_of_runs_is_told_apart_in_every_row(tmp_path, capsys):
         ("abe", "abxi", "beauty_elec 012345", "corrected"),
         ("worlds/one", "abxi", "synthetic aaaaaa", "corrected"),
         ("worlds/two", "abxi", "synthetic bbbbbb", "corrected"),
+        ("timed", "abxi", "abe cccccc, by time", "corrected"),
+        ("few", "abxi", "abe cccccc, 50 users of a kind", "corrected"),
     }
-    assert len(sheet.rows) == 12 and "" not in sum(sheet.rows, [])
+    assert len(sheet.rows) == 20 and "" not in sum(sheet.rows, [])
     assert sheet.csv().splitlines()[1].startswith('abe,abxi,beauty_elec 012345,corrected,"1,234,')
     assert capsys.readouterr().err == f"{tmp_path / 'begun'}: not finished: left out\n"
     with pytest.raises(UserError, match="summary.json: No such file"):

@@ -1,6 +1,7 @@
 """`check` and `describe` against plain Python and against what is known of the published files."""
 
 import collections
+import types
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ from oa_jax.data import check, describe, store
 from oa_jax.data import prepare as prepare_lib
 from oa_jax.data.prepare import prepare
 from oa_jax.data.texts import Reading
-from oa_jax.events.log import TEST, TRAINING
+from oa_jax.events.log import TEST, TRAINING, VALIDATION, make_log
 
 
 @pytest.fixture(scope="module")
@@ -187,13 +188,29 @@ def test_popularity_against_many_draws(amid, above):
         score = np.where(pool > top, count[pool], -1)
         mine = score[pool == log.item[row]][0]
         others = score[pool != log.item[row]]
-        # Ties count half: the better half of them, whole numbers as in the code.
-        beats = np.sort(others)[::-1][: (others > mine).sum() + (others == mine).sum() // 2]
-        marked = np.arange(len(others)) < len(beats)
-        rank = [rng.permutation(marked)[:20].sum() for _ in range(400)]
+        twice = 2 * (others > mine).sum() + (others == mine).sum()  # how many beat it: ties half
+        marked = [np.arange(len(others)) < n for n in (twice // 2, -(-twice // 2))]
+        rank = [rng.permutation(one)[:20].sum() for one in marked for _ in range(200)]
         values.append(np.mean([(1 / np.log2(r + 2)) * (r < 10) for r in rank]))
     found = describe.popularity_ndcg(data, above, n_negatives=20)
     assert np.isnan(found[0]) and found[1] == pytest.approx(np.mean(values), abs=0.02)
+
+
+def test_one_tied_rival_of_popularity_is_above_the_target_every_other_time():
+    """One user with the items 1 and 2 of each domain, the last event the target: by popularity the
+    target ties with the other item; above the history it is alone."""
+    item = np.array([1, 3, 1, 2, 4, 3, 2, 4])
+    role = np.array([TRAINING] * 6 + [TEST] * 2)
+    log = make_log(np.zeros(8, int), item, np.arange(8), (2, 2), "ties")
+    data = types.SimpleNamespace(log=log, role=role)
+    first, second = 1.0, 1 / np.log2(3)
+    assert describe.popularity_ndcg(data, n_negatives=1) == pytest.approx((second, second))
+    item = np.array([1, 3, 2, 2, 4, 4, 1, 3])
+    data.log = make_log(np.zeros(8, int), item, log.time, (2, 2), "ties")
+    data.role[[3, 5]] = VALIDATION
+    assert describe.popularity_ndcg(data, n_negatives=1) == pytest.approx(
+        ((first + second) / 2,) * 2
+    )
 
 
 def test_the_plot_is_a_picture(abxi, tmp_path):

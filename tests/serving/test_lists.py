@@ -227,6 +227,39 @@ def test_dates_order_events_and_an_id_of_both_domains_needs_its_domain():
         histories.of_events(columns, called)
 
 
+def test_columns_that_were_not_read_are_told():
+    from oa_jax.runs.names import Names
+
+    names, two = Names([], ["x", "y"], [None] * 2, (1, 1), True), {"user": ["u"] * 2}
+    columns = two | {"item": ["x", "y"]}
+    assert histories.of_events(columns, names).notes == ()
+    found = histories.of_events(columns | {"when": [2, 1]}, names)
+    assert found.notes == ("histories: times: none: the order is that of the rows",)
+    assert list(found.item) == [1, 2]
+    found = histories.of_events(columns | {"timestamp": [1, 2], "time": [2, 1]}, names)
+    assert "time=time (not timestamp)" in found.notes[0] and list(found.item) == [2, 1]
+
+
+def test_lists_of_one_score_are_counted(monkeypatch):
+    model = StoredModel(run_of("abxi")[1])
+    best, calls = model.best, []
+
+    def flat(*args):
+        calls.append(found := best(*args))
+        return found._replace(scores=found.scores * 0) if args[2][0] == 1 else found
+
+    monkeypatch.setattr(model, "best", flat)
+    asked, said = histories.of_set(model.experiment.data.log, model.names), []
+    list(lists.lists(model, asked, 3, say=said.append))
+    n = len(asked)
+    assert said == [
+        f"{n} of {n} lists of B have one score for all items, which stand in the order of the set"
+    ]
+    said.clear()
+    list(lists.lists(model, asked, 1, say=said.append))
+    assert calls and not said
+
+
 def test_what_is_due_to_the_update():
     """Score with X' less score without: with a gate of 0, which takes X' away, the score is the
     one without; weights are those of the last token and add up to 1."""
