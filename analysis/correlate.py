@@ -134,7 +134,11 @@ def _coefficients(part, draws, rng):
         needed = {"partial r": least, WITHIN: 1}.get(name, 2)
         enough = distinct >= 3 and count >= needed
         row = {"coefficient": name, "value": measure(np.arange(len(x))) if enough else math.nan}
-        if math.isfinite(row["value"]):
+        free = 3 + len(set(groups))  # of fewer points, draws of two give r = ±1
+        if name == WITHIN and math.isfinite(row["value"]) and len(x) < free:
+            note = f"no interval: {plural(len(x), 'point')}, expected at least {free}"
+            out.append(row | {"note": note})
+        elif math.isfinite(row["value"]):
             low, high, lost = cluster_interval(drawn, measure, rng, draws)
             row["low"], row["high"] = np.clip([low, high], -1, 1).tolist()
             out.append(row | {"note": _warning(len(set(drawn)), low, lost, unit)})

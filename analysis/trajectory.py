@@ -166,4 +166,5 @@ def section(runs: list[Run], out, options) -> Section:
     cells |= {"last": lambda r: number(r["last"])}
     sheets = [sheet_of(found, "Mean |cos| over training, means over seeds", 4, cells)]
     drawn = draw(frame, runs, options.metric)
-    return Section("Over training", how, "", [], [], sheets * (len(found) > 0), drawn)
+    lacks = [] if len(found) else ["no run with GCA: no angle over training"]
+    return Section("Over training", how, "", [], lacks, sheets * (len(found) > 0), drawn)

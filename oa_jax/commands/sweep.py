@@ -31,7 +31,11 @@ flags.DEFINE_string("out", None, "Folder of the sweep: each run gets a folder in
 flags.DEFINE_integer("slots", None, "Seeds in a program at a time; by default what fits.", 1)
 flags.DEFINE_enum("keep", "last", list(KEEP), "Checkpoints of a run that has ended.")
 flags.DEFINE_integer("workers", 1, "Processes on this machine, which share it.", 1)
-flags.DEFINE_bool("dry_run", False, "Print runs, programs, times and memory; train nothing.")
+flags.DEFINE_bool(
+    "dry_run",
+    False,
+    "Print runs, programs, times and memory; compile and time each program, train nothing.",
+)
 
 
 def main(_):
@@ -131,7 +135,8 @@ def predict(runs: dict[str, Config], out) -> None:
         header = ["program of", "runs", "seeds", "slots", "compile s", "ms/step and seed"]
         header += ["steps min at most", "MiB of states"]
         Sheet("", header, rows, words=1).show(cli.console)
-        cli.say(f"at most {total / 60:.0f} minutes of steps with one worker, and evaluation on top")
+        what = "of compiling and steps with one worker, and evaluation on top"
+        cli.say(f"at most {total / 60:.0f} minutes {what}")
 
 
 def timed(config: Config, wanted: int) -> tuple[int, float, float, int, int]:

@@ -116,6 +116,8 @@ class GatedCrossAttentionLayer(GatedCrossAttention):
         if len(s_shape) != 3 or (s_shape[0], s_shape[2]) != (rows, width):
             expected = f"({rows}, S, {width}) for the query's {q_shape}"
             raise UserError(f"source: found shape {s_shape}, expected {expected}")
+        if not s_shape[1]:
+            raise UserError(f"source: found shape {s_shape}, expected one column, may it be masked")
         if width % self.heads:
             raise UserError(f"heads={self.heads}: expected a divisor of the width {width}")
         if q_timed != s_timed:

@@ -171,6 +171,15 @@ def test_few_configurations_have_no_interval_and_it_is_said():
     assert "1 distinct point, expected at least 3" in one["note"][0]
 
 
+def test_three_seeds_of_one_configuration_have_no_interval():
+    """Two points give r = ±1 in a draw; in simulations such an interval covered 0 in 66 %."""
+    for n_seeds, note in ((3, "no interval: 3 points, expected at least 4"), (4, "")):
+        table = correlate.correlations(made_points(1, n_seeds), 100)
+        row = table.filter(coefficient=correlate.WITHIN).to_dicts()[0]
+        assert row["value"] is not None and (row["low"] is None) is bool(note)
+        assert row["note"] == note or not note
+
+
 def test_one_configuration_or_two_distinct_points_have_no_r():
     one = correlate.correlations(made_points(1, 4), 100)
     assert one.drop_nulls("value")["coefficient"].to_list() == [correlate.WITHIN]

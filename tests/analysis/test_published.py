@@ -191,7 +191,9 @@ def of_claims():
     names = ("index", "parts", "widths", "places")
     folder, text = FOLDER / "real_beauty_elec", {"run": pl.String}
     read = [pl.read_csv(folder / f"{name}.csv", schema_overrides=text) for name in names]
-    return {key[0]: of.sort("seed") for one in read for key, of in one.group_by("run")}
+    stack = json.loads((FOLDER / "abxi_beauty_elec_small" / "stack.json").read_text())["per_seed"]
+    found = {key[0]: of.sort("seed") for one in read for key, of in one.group_by("run")}
+    return found | {"stack": pl.DataFrame(stack).sort("seed")}
 
 
 def section(title):
@@ -201,11 +203,11 @@ def section(title):
 @pytest.mark.parametrize(
     ("title", "n_rows"),
     [("1.4 times the parameters", 8), ("The parts of the update", 9)]
-    + [("A later place", 3), ("The angle moved by a penalty", 7)],
+    + [("Later places", 8), ("The angle moved by a penalty", 7)],
 )
 def test_arms_are_those_of_their_index(of_claims, title, n_rows):
     metrics = [f"test/{d}/ndcg@10/{ranking}" for ranking in ("uni999", "full") for d in "AB"]
-    name = r"(\w+(?:=\S+)?)"
+    name = r"(\w[\w-]*(?:=\S+)?)"
     rows = re.findall(
         rf"^\| {name}(?: − {name})? \| ((?:[^|]+ \| ){{3}}[^|]+) \|$", section(title), re.M
     )
@@ -289,7 +291,7 @@ def test_one_part_of_the_update_is_that_of_its_index(of_claims):
 def test_the_cosine_of_a_later_place_is_that_of_its_index(of_claims):
     found = [of_claims["1"][f"best/gca/1/{d}/abs_cos"] for d in "AB"]
     words = [f"{of.mean():.2f} ± {of.std():.2f}" for of in found]
-    text = section("A later place")
+    text = section("Later places")
     assert f"{words[0]} (A) and {words[1]} (B), with a positive" in text
     assert all((of_claims["1"][f"best/gca/1/{d}/cos"] > 0).all() for d in "AB")
     stack = json.loads((FOLDER / "abxi_beauty_elec_small" / "stack.json").read_text())
@@ -297,6 +299,26 @@ def test_the_cosine_of_a_later_place_is_that_of_its_index(of_claims):
     words = [f"{stack['mean'][name]:.2f} ± {stack['sd'][name]:.2f}" for name in names]
     assert " and ".join(words) in " ".join(text.split())
     assert all(stack["mean"][name.replace("abs_cos", "cos")] < 0 for name in names)
+
+
+def test_the_odd_seed_of_places_1_and_2_is_that_of_their_index(of_claims):
+    both, text = of_claims["1-2"], " ".join(section("Later places").split())
+    sizes = [both[f"best/gca/2/{d}/abs_cos"] for d in "AB"]
+    assert [of.arg_max() for of in sizes] == [4, 4]
+    lowest, highest = ([f(of[:4]) for of in sizes] for f in (min, max))
+    in_four = [f"{low:.2f} to {high:.2f}" for low, high in zip(lowest, highest, strict=True)]
+    assert "{} (A) and {} (B)".format(*in_four) in text
+    assert "{:.2f} and {:.2f} in the fifth".format(*(of[4] for of in sizes)) in text
+    cosines = [both[f"best/gca/2/{d}/cos"][4] for d in "AB"]
+    assert "{:.2f} and {:.2f}".format(*cosines).replace("-", "−") in text
+    scores = [both[f"test/{d}/ndcg@10/uni999"] for d in "AB"]
+    assert "{:.4f} and {:.4f}, between".format(*(of[4] for of in scores)) in text
+    assert all(of[:4].min() < of[4] < of[:4].max() for of in scores)
+    first = [both[f"best/gca/1/{d}/abs_cos"] for d in "AB"]
+    assert " and ".join(f"{of.mean():.2f} ± {of.std():.2f}" for of in first) in text
+    others = ("early", "stack", "1", "self", "split", "orthogonal", "penalty=1", "penalty=-0.1")
+    for d, of in zip("AB", scores, strict=True):
+        assert of.mean() > max(of_claims[n][f"test/{d}/ndcg@10/uni999"].mean() for n in others)
 
 
 def test_angles_under_a_penalty_are_those_of_their_index(of_claims):

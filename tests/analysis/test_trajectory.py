@@ -1,5 +1,7 @@
 """Curves over training are those of metrics.jsonl, unfinished runs included."""
 
+import types
+
 import polars as pl
 import pytest
 
@@ -63,6 +65,10 @@ def test_nothing_to_draw_is_said(tmp_path, runs):
     assert frame.is_empty() and trajectory.draw(frame, runs) == {}
     section = trajectory.section(find_runs(str(path))[0], tmp_path, None)
     assert "no trajectory" in section.missing[0]
+    options = types.SimpleNamespace(metric="ndcg@10")
+    section = trajectory.section([run for run in runs if not run.places], tmp_path, options)
+    assert section.missing == ["no run with GCA: no angle over training"] and not section.sheets
+    assert not trajectory.section(runs, tmp_path, options).missing
 
 
 def test_the_figure_draws_metric_angle_and_null(runs):

@@ -53,7 +53,9 @@ def test_quirks_of_a_room_are_in_its_table(backbone):
 
 @pytest.mark.parametrize("backbone", known.NAMES)
 def test_every_switch_has_its_row(backbone):
-    rows = listed(sections(PAGE.read_text())[backbone])
+    page = sections(PAGE.read_text())
+    assert backbone in page, f"no section of {backbone} in {PAGE}"
+    rows = listed(page[backbone])
     for one in dataclasses.fields(known.fields(backbone)().quirks):
         number = next(iter(numbers(one.name)), "–")
         assert f"`{one.name}`" in rows[number], one.name

@@ -76,6 +76,9 @@ def row_and_time(slot):
 @pytest.mark.parametrize("name", NAMES)
 def test_a_token_depends_on_what_it_may_see(name):
     _, _, on_query, on_source, _ = case(name)()
+    with_keys = {row_and_time(slot)[0] for slot in np.flatnonzero(QUERY_REAL & ~without_key())}
+    assert len(with_keys) > 1
+    assert kind_of(name).attends is (name not in ONE_Y)  # else its weights follow from the mask
     for slot in np.flatnonzero(QUERY_REAL):
         row, time = row_and_time(slot)
         keys = allowed_keys(slot)

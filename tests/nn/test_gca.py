@@ -24,6 +24,8 @@ SOURCE_REAL = RNG.random((B, S)) < 0.7
 SOURCE_REAL[1, 0], SOURCE_REAL[2] = False, False  # row 2 has no key at all
 Q_TIME = jnp.asarray(np.sort(RNG.integers(0, S, (B, T)), 1).astype(np.int32)).at[0, 0].set(-1)
 Q_TIME = Q_TIME.at[0, 1].set(2)
+# Another row with keys, which tokens of the first must not see.
+SOURCE_REAL[1, 1:3], Q_TIME = True, Q_TIME.at[1, 2:].max(3)
 S_TIME = jnp.broadcast_to(jnp.arange(S), (B, S))
 
 
