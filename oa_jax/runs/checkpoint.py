@@ -163,7 +163,7 @@ def seeds_in(step: pathlib.Path) -> tuple[int | None, bool]:
     """(how many seeds a step holds, None if it cannot be told; whether it has all that it takes to
     go on: of the end of a run the best parameters alone may have been kept)."""
     try:
-        with ocp.PyTreeCheckpointer() as reader:
+        with _muted("absl"), ocp.PyTreeCheckpointer() as reader:
             leaves = reader.metadata(step / "state").item_metadata
         return leaves["seed"].shape[0], isinstance(leaves["params"], Mapping)
     except (*UNREADABLE, TypeError, AttributeError):
@@ -201,24 +201,35 @@ def wrong_file(step: pathlib.Path) -> str:
     return ""
 
 
+@contextlib.contextmanager
+def _muted(*names: str):
+    """Nothing from these loggers: of a whole step Orbax misses a file that it never had (absl)."""
+    loggers = [logging.getLogger(name) for name in names]
+    before = [one.disabled for one in loggers]
+    for one in loggers:
+        one.disabled = True
+    try:
+        yield
+    finally:
+        for one, disabled in zip(loggers, before, strict=True):
+            one.disabled = disabled
+
+
 def _quietly(restore: Callable, *args, **kwargs) -> Any:
     """What `restore(…)` returns; a ValueError with the type of what it raised.
 
     A failed restore closes its event loop over the reads under way. Whoever ends, or is thrown
     away, after that has an error that nobody takes, which Python prints or logs: here to nobody.
     """
-    heard, reason, loops = io.StringIO(), "", logging.getLogger("asyncio")
-    loops.disabled = True  # its handlers know the true stderr
-    try:
-        with contextlib.redirect_stderr(heard):
-            try:
-                found = restore(*args, **kwargs)
-            except UNREADABLE as error:
-                # The error itself would keep its files open, and the reads that it has left.
-                reason = type(error).__name__
-            gc.collect()  # those tell of themselves as they are collected: now, into `heard`
-    finally:
-        loops.disabled = False
+    heard, reason = io.StringIO(), ""
+    # The handlers of these know the true stderr.
+    with _muted("asyncio", "absl"), contextlib.redirect_stderr(heard):
+        try:
+            found = restore(*args, **kwargs)
+        except UNREADABLE as error:
+            # The error itself would keep its files open, and the reads that it has left.
+            reason = type(error).__name__
+        gc.collect()  # those tell of themselves as they are collected: now, into `heard`
     if reason:
         raise ValueError(reason)
     sys.stderr.write(heard.getvalue())  # nothing failed: it was about something else

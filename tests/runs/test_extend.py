@@ -47,7 +47,7 @@ def are_one(path, other):
 @pytest.mark.parametrize(
     "more", [{"train__max_epochs": 4}, {"seeds": 3, "train__max_epochs": 4}], ids=str
 )
-def test_more(tmp_path, more):
+def test_more(tmp_path, more, caplog):
     go(tmp_path / "grown")
     held = oa.open(tmp_path / "grown")
     assert held.params("last", seed=1) and held.experiment is held.experiment
@@ -55,6 +55,7 @@ def test_more(tmp_path, more):
         go(tmp_path / "grown", **more)
     summary, said = go(tmp_path / "grown", extend=True, **more)
     assert any(line.startswith("extended: ") for line in said)
+    assert not any("_CHECKPOINT_METADATA" in record.getMessage() for record in caplog.records)
     whole, _ = go(tmp_path / "whole", **more)
     assert are_one(tmp_path / "grown", tmp_path / "whole")
     assert summary["mean"] == whole["mean"] and summary["n_seeds"] == whole["n_seeds"]
