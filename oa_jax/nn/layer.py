@@ -117,7 +117,7 @@ class GatedCrossAttentionLayer(GatedCrossAttention):
             expected = f"({rows}, S, {width}) for the query's {q_shape}"
             raise UserError(f"source: found shape {s_shape}, expected {expected}")
         if not s_shape[1]:
-            raise UserError(f"source: found shape {s_shape}, expected one column, may it be masked")
+            raise UserError(f"source: found shape {s_shape}, expected a column, masked or not")
         if width % self.heads:
             raise UserError(f"heads={self.heads}: expected a divisor of the width {width}")
         if q_timed != s_timed:

@@ -96,7 +96,7 @@ WRONG = {
     ),
     "mask": ((QUERY, SOURCE, REAL), {}, r"query_mask: found shape \(3, 6\), expected \(3, 5\)"),
     "times": ((QUERY, SOURCE, None, None, Q_TIME), {}, "source_time: missing: expected it with"),
-    "no columns": ((QUERY, SOURCE[:, :0]), {}, r"found shape \(3, 0, 8\), expected one column"),
+    "no columns": ((QUERY, SOURCE[:, :0]), {}, r"found shape \(3, 0, 8\), expected a column"),
     "heads": ((QUERY, SOURCE), {"heads": 3}, "heads=3: expected a divisor of the width 8"),
     "no heads": ((QUERY, SOURCE), {"heads": 0}, "heads=0: expected a whole number of at least 1"),
     "gate": ((QUERY, SOURCE), {"gate_act": "foo"}, "gate_act=foo: expected one of sigmoid, tanh"),
