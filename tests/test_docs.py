@@ -33,7 +33,8 @@ OPEN = "…"  # what a reader fills in
 
 IS_COMMANDS = r"^\s*(\w+=\S* +)*(python3? -m|launch/|pip install|sbatch |mpirun )"
 PROGRAMS = ("python", "pip", "sbatch", "mpirun")
-STAND_IN = """printf '%s\\x1f' "{}" "$@" >&3; printf '\\x1e' >&3\n"""
+# In one write: two of them may run side by side.
+STAND_IN = """(IFS=$'\\x1f'; set -- "{}" "$@"; printf '%s\\x1f\\x1e' "$*" >&3)\n"""
 # Script -> the command that its arguments go to.
 PASSED_ON = dict.fromkeys(("local.sh", "processes.sh", "slurm.sbatch", "tpu_vm.sh"), "train")
 PASSED_ON["quickstart.sh"] = "quickstart"
