@@ -42,10 +42,13 @@ need "an accelerator: jax sees a CPU only" \
 
 failed=()
 try() { # a part that fails is named at the end; the others go on
-  local limit=() status=0 child told=false
+  local limit=() command status=0 child told=false
   [[ -z ${LIMIT:-} ]] || limit=(timeout --signal=TERM --kill-after=30 "$LIMIT")
+  command=("${limit[@]}" "$python" -m "$@")
+  echo "+$(quoted "${command[@]}")"
+  if $DRY_RUN; then return; fi
   # Beside this script, which a signal would otherwise end alone, or not before the command.
-  run exec "${limit[@]}" "$python" -m "$@" &
+  "${command[@]}" &
   child=$!
   trap 'told=true; kill -TERM "$child" 2>/dev/null || true' TERM INT
   wait "$child" || status=$?

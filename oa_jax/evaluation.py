@@ -60,7 +60,7 @@ class Evaluation:
 
     def _ragged(self, rows):
         """What of the rows is given by blocks: `seen`, and the columns of the packed tokens."""
-        seen = {name: rows[name] for name in ("seen",) if name in rows}
+        seen = {"seen": rows["seen"]} if "seen" in rows else {}
         grids = {name: rows[grid] for name, grid in self.packed.items() if grid in rows}
         return seen | {k: Ragged.of(*np.nonzero(grid), len(grid)) for k, grid in grids.items()}
 

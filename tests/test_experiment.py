@@ -16,6 +16,8 @@ from oa_jax.data import store
 from oa_jax.errors import UserError
 from oa_jax.evaluation import SPLITS
 from oa_jax.events.log import make_log
+from oa_jax.runs import run as run_lib
+from oa_jax.runs.environment import environment
 
 TINY = {
     "data.world.n_users": 40,
@@ -44,6 +46,14 @@ def build(**changes):
 @pytest.fixture(scope="module")
 def experiment():
     return build()
+
+
+def test_the_first_line_says_how_many_train():
+    """Where that is not all: of 60 users 20 are of one domain."""
+    changes = {"data__world__single": (10, 10)}
+    for users, expected in (("all", ": 60 users, 24+30"), ("overlap", ": 60 users, of which 40 ")):
+        one = build(data__users=users, **changes)
+        assert expected in run_lib.describe(one, environment(one))
 
 
 def test_quirks_reach_what_they_switch():

@@ -120,7 +120,11 @@ def test_tokens_alone_are_encoded_as_the_grids_of_evaluation_rows(backbone, quir
         rows = jax.tree.map(lambda a: a.reshape(2, -1, *a.shape[1:]), rows)
         traced = jax.jit(lambda rows: jax.lax.map(block, rows)).trace(rows)
         packings = []
-        part = lambda update, query, name: packings.append(query.packing) or update  # noqa: E731
+
+        def part(update, query, name):
+            packings.append(query.packing)
+            return update
+
         changed = dataclasses.replace(model, gca=dataclasses.replace(model.gca, part=part))
         jax.eval_shape(changed.encode, whole.params, jax.tree.map(lambda a: a[0], rows))
         return rows["real"], traced.lower().compile()(rows), str(traced.jaxpr), packings
