@@ -30,6 +30,13 @@ class Console(rich_console.Console):
         talk_no_more()
         print("standard output is closed: going on without it", file=sys.stderr)
 
+    def print(self, *objects, **options) -> None:
+        try:
+            super().print(*objects, **options)
+        except OSError as error:  # a full disk, say
+            error.filename = "standard output"
+            raise
+
 
 # A file or a pipe has no width of its own: wide enough for the widest table. None: it is closed.
 WIDTH = None if sys.stdout and sys.stdout.isatty() else 160

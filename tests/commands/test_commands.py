@@ -174,15 +174,26 @@ def test_streams_are_not_timed(command, tmp_path):
     study.write_text(
         "from oa_jax import presets\n"
         "def get_study(arg=None):\n"
-        "    config = presets.load('configs/abxi.py:pair=synthetic,runlocal')\n"
-        "    config.data.resident = False\n"
-        "    return {'streamed': config}\n"
+        "    def make(resident, rate):\n"
+        "        config = presets.load('configs/abxi.py:pair=synthetic,runlocal')\n"
+        "        config.data.resident, config.train.learning_rate = resident, rate\n"
+        "        return config\n"
+        "    names = 'resident', 'streamed', 'also'\n"
+        "    return {name: make(name == 'resident', i + 1.0) for i, name in enumerate(names)}\n"
     )
     result = command(
         "oa_jax", "sweep", f"--study={study}", f"--out={tmp_path / 'out'}", "--dry-run"
     )
-    assert "streamed: data.resident=False: expected True" in result.error()
+    assert "error: --dry-run: streamed: data.resident=False: expected True" in result.error()
     assert not (tmp_path / "out").exists()
+
+
+def test_output_that_cannot_be_written(data):
+    argv = [sys.executable, "-m", "oa_jax", "data", "list", f"--data_dir={data}"]
+    with open("/dev/full", "w") as full:
+        result = subprocess.run(argv, stdout=full, stderr=subprocess.PIPE, text=True, cwd=ROOT)
+    assert result.stderr == "error: standard output: No space left on device\n"
+    assert result.returncode == 2
 
 
 def test_rules_are_ranked_and_reported_beside_a_run(command, data, finished, tmp_path):
