@@ -4,12 +4,13 @@ A file has `get_config(argument)` and returns a `ml_collections.ConfigDict`, so 
 `--config=FILE:argument --config.train.batch_size=64` can change any field.
 """
 
+import contextlib
 import dataclasses
 import importlib.machinery
 import importlib.util
 import pathlib
 import traceback
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from ml_collections import ConfigDict, config_dict
@@ -148,9 +149,16 @@ def call(reference: str, function: str, flag: str, expected: str) -> Any:
         raise UserError(f"{flag}={path}: no such file: expected {expected}")
     loader = importlib.machinery.SourceFileLoader("experiment_file", str(file))
     module = importlib.util.module_from_spec(importlib.util.spec_from_loader(loader.name, loader))
-    try:
+    with blaming(file, path):
         loader.exec_module(module)
         return getattr(module, function)(*argument)
+
+
+@contextlib.contextmanager
+def blaming(file: str | pathlib.Path, path: str) -> Iterator[None]:
+    """What goes wrong in a user's `file` as a UserError that names it, as `path`, and the line."""
+    try:
+        yield
     except UserError:
         raise
     except SyntaxError as error:

@@ -42,6 +42,9 @@ def main(words: list[str]) -> None:
     """Make the tables and say what they are."""
     if words not in ([], ["align"]):
         raise UserError(f"argument {words[0]!r}: expected align, or nothing")
+    for flag in ("how", "amount", "steps", "seed"):
+        if flags.FLAGS[flag].present and not words:
+            raise UserError(f"--{flag}: without align: expected python -m oa_jax text align …")
     name = cli.given("name", "a prepared data set")
     encoder = cli.given("encoder", "an encoder, such as hashing")
     given, data_dir = flags.FLAGS, cli.data_dir()

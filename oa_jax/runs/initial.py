@@ -29,11 +29,13 @@ SHOWN = 3  # parameters that are named in a line
 
 @dataclasses.dataclass(frozen=True)
 class Pretrained:
-    """Trained parameters {name: (S, …)}, the items behind rows of tables, the log's fingerprint."""
+    """Trained parameters {name: (S, …)}, the items behind rows of tables, and fingerprints of the
+    log and of the text tables, None where there are none or an export does not know."""
 
     params: dict[str, np.ndarray]
     names: Names
     fingerprint: str
+    tables: str | None
 
 
 def flat(tree: Any) -> dict[str, Any]:
@@ -52,7 +54,8 @@ def read(path: str) -> Pretrained:
 def _read(path, folder, _as_it_is) -> Pretrained:
     if (folder / MODEL).is_file():
         about, params, names, _ = read_export(folder)
-        return Pretrained({k: v[None] for k, v in params.items()}, names, about["fingerprint"])
+        params = {name: leaf[None] for name, leaf in params.items()}
+        return Pretrained(params, names, about["fingerprint"], about.get("tables"))
     if not (folder / "config.json").is_file():
         raise UserError(
             f"--config.train.init_from={path}: no {MODEL} or config.json in it: expected the "
@@ -66,7 +69,8 @@ def _read(path, folder, _as_it_is) -> Pretrained:
     if not good.any():
         raise UserError(f"--config.train.init_from={path}: every seed has diverged")
     params = {name: leaf[good] for name, leaf in flat(params).items()}
-    return Pretrained(params, names_lib.of(log), log.fingerprint())
+    identity = experiment.data.identity()
+    return Pretrained(params, names_lib.of(log), identity["data"], identity.get("tables"))
 
 
 def read_export(folder: pathlib.Path) -> tuple[dict, dict[str, np.ndarray], Names, np.ndarray]:
@@ -101,18 +105,25 @@ def begin(
 
     Parameters of the same name and shape are taken whole, tables of items row by row: those of
     items with the same domain and raw id (see `matched`), all of them on the same data. The rest
-    stays fresh.
+    stays fresh. Raises UserError where a domain is the source's other one.
     Seed i begins from the source's seed i, in turn where it has fewer; of these only those count
     that have not diverged.
     """
     path = experiment.config.train.init_from
     if not path:
         return states, {}
-    source, log = read(path), experiment.data.log
+    source, log, identity = read(path), experiment.data.log, experiment.data.identity()
     own = names_lib.of(log)
-    same = source.fingerprint == log.fingerprint()
+    for theirs, other in zip(source.names.domains, own.domains[::-1], strict=True):
+        if theirs == other:  # the parameters of A would become B's
+            found = f"{theirs} is its other domain"
+            here = " and ".join(own.domains)
+            raise UserError(f"--config.train.init_from={path}: {found}: expected {here} in order")
+    same = source.fingerprint == identity["data"]
     match = np.arange(1 + sum(log.n_items)) if same else matched(source.names, own)
     told: dict[str, Any] = {"from": str(path), "rows": {}, "whole": [], "fresh": {}}
+    if (tables := identity.get("tables")) and tables != source.tables:
+        told["other_tables"] = True
     known = [np.sum(of > 0) for of in np.split(match[1:], log.n_items[:1])]
     told["items"] = {d: [int(k), n] for d, k, n in zip(DOMAINS, known, log.n_items, strict=True)}
 
@@ -183,6 +194,11 @@ def lines(told: dict[str, Any]) -> list[str]:
     rows = f", the rows of known items ({items}) of {', '.join(told['rows'])}"
     out = [f"begins from {told['from']}: {len(told['whole'])} parameters whole"]
     out[0] += rows if told["rows"] else ""
+    if told.get("other_tables"):
+        out.append(
+            "its text tables are others than these: what reads their columns is copied, and has to "
+            "learn what they mean here"
+        )
     if fresh := told["fresh"]:
         shown = ", ".join(f"{name} ({why})" for name, why in list(fresh.items())[:SHOWN])
         more = f" and {len(fresh) - SHOWN} more" if len(fresh) > SHOWN else ""

@@ -1,13 +1,14 @@
 """Searches: a sweep whose configurations the package `optuna` chooses as results come in."""
 
-import contextlib
+import pathlib
+import traceback
 import warnings
 from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
-from oa_jax import files
+from oa_jax import files, presets
 from oa_jax.configuration import Config
 from oa_jax.errors import UserError, needs
 from oa_jax.runs import index
@@ -53,7 +54,7 @@ class SearchSweep(Sweep):
             )
         except ValueError as error:
             raise UserError(f"{log}: {error}: expected what optuna wrote") from None
-        self._optuna = optuna
+        self._optuna, self._package = optuna, pathlib.Path(optuna.__file__).parent
         self._take_in()
         for name, config in self.runs.items():
             if self._workdir(name).holds("config.json"):  # a search that has changed is another
@@ -64,9 +65,21 @@ class SearchSweep(Sweep):
         for frozen in self._study.trials:
             if frozen.number in self._numbers:
                 continue
-            with contextlib.suppress(ValueError):  # it was killed before it knew its parameters
-                fixed = self._optuna.trial.FixedTrial(frozen.params, frozen.number)
-                self._add(frozen.number, fixed)
+            fixed = self._optuna.trial.FixedTrial(frozen.params, frozen.number)
+            with self._blaming():
+                try:
+                    self._add(frozen.number, fixed)
+                except ValueError as error:
+                    # It may have been killed before it knew its parameters.
+                    raised_in = traceback.extract_tb(error.__traceback__)[-1].filename
+                    of_optuna = pathlib.Path(raised_in).is_relative_to(self._package)
+                    if frozen.state.is_finished() or not of_optuna:
+                        raise
+
+    def _blaming(self):
+        """Around a call of `search.make`, so that what it raises names the study's file."""
+        file = getattr(getattr(self.search.make, "__code__", None), "co_filename", "the search")
+        return presets.blaming(file, file)
 
     def _write_index(self):
         self._take_in()
@@ -98,7 +111,8 @@ class SearchSweep(Sweep):
                     seed=len(trials), constant_liar=True
                 )
                 trial = self._study.ask()
-                name = self._add(trial.number, trial)
+                with self._blaming():
+                    name = self._add(trial.number, trial)
         self._trials[name] = trial
         return name, self.runs[name]
 

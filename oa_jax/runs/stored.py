@@ -32,14 +32,14 @@ def experiment_of(
 
     log: those data, where they have no name of their own. data_dir: where they lie now.
     candidates: `no_candidates` where nobody is ranked. mesh: the devices of here. Raises UserError
-    when the configuration or the data do not fit.
+    when the configuration or the data do not fit, or the text tables are others.
     """
     workdir = Workdir(path)
     config = stored_config(workdir).replace(mesh=mesh)
     if data_dir:
         config = config.replace(data={"dir": data_dir})
     experiment = experiment_lib.build(config, log, candidates)
-    check_same_data(workdir, {"fingerprints": {"data": experiment.data.log.fingerprint()}})
+    check_same_data(workdir, {"fingerprints": experiment.data.identity()})
     return experiment
 
 

@@ -41,10 +41,19 @@ class Search:
 
     make: gets an `optuna.Trial`, whose suggestions it makes a configuration of.
     trials: how many. What counts is the median over seeds of the best validation score.
+    Raises UserError where they are no function and no whole number above 0.
     """
 
     make: Callable[[Any], Any]
     trials: int
+
+    def __post_init__(self):
+        if not callable(self.make):
+            raise UserError(f"Search: make={self.make!r}: expected a function of a trial")
+        if type(self.trials) is not int or self.trials < 1:
+            raise UserError(
+                f"Search: trials={self.trials!r}: expected a whole number of at least 1"
+            )
 
 
 def load(reference: str) -> dict[str, Config] | Search:
@@ -61,8 +70,13 @@ def checked(runs: Any, where: str) -> dict[str, Config]:
     if not isinstance(runs, Mapping) or not runs:
         kind = type(runs).__name__ if not isinstance(runs, Mapping) else "no run"
         raise UserError(f"{where}: found {kind}: expected {{name: configuration}}")
-    out = {}
+    out, objects = {}, {}
     for name, values in runs.items():
+        first = objects.setdefault(id(values), name)
+        if first is not name and not isinstance(values, Config):
+            # What was set for the first has been overwritten for the last.
+            found = f"runs {first} and {name} are one object"
+            raise UserError(f"{where}: {found}: expected a configuration of its own for each")
         if not isinstance(name, str) or not re.fullmatch(r"[\w=+-][\w.,=+-]{,199}", name):
             raise UserError(
                 f"{where}: run {name!r}: expected a name of letters, digits and . , = + - _, "

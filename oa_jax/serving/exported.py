@@ -138,6 +138,7 @@ def _about(model, path):
     of, log = model.experiment, model.experiment.data.log
     about = {"oa-jax": oa_jax.__version__, "label": of.label, "protocol": of.config.protocol}
     about |= {"data": log.name, "fingerprint": log.fingerprint(), "n_items": log.n_items}
+    about["tables"] = model.experiment.data.identity().get("tables")
     about |= {"n_users": log.n_users, "n_events": len(log.user), "seed": model.seeds[0]}
     about |= {
         "example": [model.names.raw[0], model.names.raw[log.n_items[0]]],

@@ -74,17 +74,18 @@ def write(prepared: Prepared, options: Options, out: Place, say: Say) -> Tables:
     else:
         rows = encoder.vectors(texts, options.cache, say)
         # A zero row is how files say "no text".
-        known = rows.any(1) if isinstance(encoder, Files) else [text is not None for text in texts]
+        texts_known = np.array([text is not None for text in texts])
+        known = rows.any(1) if isinstance(encoder, Files) else texts_known
         if not as_is:  # by what comes before all targets, whatever a profile may see
             rows = options.alignment.apply(rows, log, tables.history_of(split))
         n_history = np.full(log.n_users, -1, np.int32)  # of imported profiles nobody knows
         if users is None:
             n_history = tables.history_of(split, options.sees_validation)
-            users = vectors.mean_profiles(log, n_history, rows, np.array(known))
+            users = vectors.mean_profiles(log, n_history, rows, known)
         taken = official and as_is
         parts = (*official, None) if taken else _reduce(rows, log.n_items[0], options, say)
         facts = {"name": log.name, "log": inputs["log"], "inputs": inputs}
-        facts["n_items_without_text"] = texts.count(None)
+        facts["n_items_without_text"] = int(np.sum(~known))
         if not isinstance(encoder, Files):
             facts["items_digest"] = prepared.metadata["items_digest"]
         _save(out, parts, users, n_history, facts | {"encoder_width": rows.shape[1]})

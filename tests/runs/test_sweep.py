@@ -7,6 +7,7 @@ import json
 import os
 import pathlib
 import random
+import re
 import shutil
 import signal
 import socket
@@ -500,6 +501,33 @@ def test_a_trial_that_is_no_run_fails_alone(tmp_path):
     assert "model.heads=3" in (tmp_path / "trial-0001" / "failed.json").read_text()
     again = swept.sweep_of(tmp_path, search).run()
     assert (again.finished, again.done_here, again.failed) == (2, 0, ["trial-0001"])
+
+
+def test_a_search_whose_file_is_wrong_stops_and_goes_on_when_it_is_right(tmp_path):
+    wrong, where = True, f"{re.escape(__file__)}: line \\d+: "
+
+    def make(trial):
+        rate = trial.suggest_float("rate", 1e-3, 0.1, log=True)
+        return swept.runs()["quick"].replace(train={"learning_rate": rate / (not wrong)})
+
+    def empty(trial):
+        return trial.suggest_float("rate", 0.1, 1e-3)
+
+    search = study.Search(make, trials=2)
+    for _ in range(2):  # asked for, and found there
+        with pytest.raises(UserError, match=where + "ZeroDivisionError"):
+            swept.sweep_of(tmp_path / "one", search).run()
+    wrong = False
+    assert swept.sweep_of(tmp_path / "one", search).run().finished == 2
+    for _ in range(2):
+        with pytest.raises(UserError, match=where + "ValueError"):
+            swept.sweep_of(tmp_path / "two", study.Search(empty, trials=2)).run()
+
+
+@pytest.mark.parametrize(("make", "trials"), [(None, 3), (str, "3"), (str, 0), (str, True)])
+def test_what_is_no_search(make, trials):
+    with pytest.raises(UserError, match="^Search: (make|trials)=.*: expected"):
+        study.Search(make, trials)
 
 
 def test_folders_of_others_are_refused(done, tmp_path):
