@@ -5,6 +5,8 @@ import pickle
 
 import numpy as np
 import pytest
+from numpy._core.multiarray import _reconstruct, scalar
+from numpy._core.numeric import _frombuffer
 
 from oa_jax.data import pickles
 from oa_jax.errors import UserError
@@ -14,13 +16,17 @@ VALUE = {
     "objects": np.array(["a", None, 3], object),
     "plain": (1, 2.5, "text", b"bytes \xff", None, True, {1, 2}, frozenset([3]), [bytearray(b"x")]),
     "named": [collections.OrderedDict(a=1), collections.defaultdict(list, {"k": [1]})],
-    "scalars": [np.float64(0.5), np.int64(7), np.dtype("i8")],
+    "orders": [np.asfortranarray(np.arange(6.0).reshape(2, 3)), np.arange(4, dtype=">i4")[::2]],
+    "large": np.arange(2000, dtype=np.uint8).reshape(2, -1),
+    "texts": np.array([["a", "bc"], ["", "d\xff"]]),
+    "scalars": [np.float64(0.5), np.int64(7), np.str_("x"), np.bool_(True)],
 }
 
 
 def same(a, b):
     if isinstance(a, np.ndarray):
-        return a.dtype == b.dtype and a.shape == b.shape and a.tolist() == b.tolist()
+        native = [x.dtype.newbyteorder("=") for x in (a, b)]
+        return native[0] == native[1] and a.shape == b.shape and a.tolist() == b.tolist()
     if isinstance(a, dict):
         return a.keys() == b.keys() and all(same(a[k], b[k]) for k in a)
     if isinstance(a, (list, tuple)):
@@ -46,8 +52,8 @@ def test_names_of_numpy_1_are_known(tmp_path):
 class Runs:
     """Unpickled by `pickle`, this would make a folder."""
 
-    def __init__(self, function, *arguments):
-        self.call = function, arguments
+    def __init__(self, function, *arguments, state=None):
+        self.call = (function, arguments, state)[: 3 if state else 2]
 
     def __reduce__(self):
         return self.call
@@ -66,6 +72,50 @@ def test_what_could_run_code_is_refused_and_does_not_run(tmp_path):
         assert not place.exists()
     pickle.loads((tmp_path / "0.pkl").read_bytes())  # twin: it would have run
     assert place.exists()
+
+
+POINTERS = {
+    "called": Runs(np.ndarray, (1,), "O", bytearray(8)),
+    "of another class": Runs(_reconstruct, list, (0,), b"b"),
+    "a buffer": Runs(_frombuffer, b"A" * 8, np.dtype("O"), (1,), "C"),
+    "a buffer too short": Runs(_frombuffer, b"A" * 8, np.dtype("f8"), (2,), "C"),
+    "a scalar": Runs(scalar, np.dtype("O"), b"A" * 8),
+    "a scalar too short": Runs(scalar, np.dtype("f8"), b"A"),
+    "a state": Runs(
+        _reconstruct, np.ndarray, (0,), b"b", state=(1, (1,), np.dtype("O"), False, b"A" * 8)
+    ),
+    "too few": Runs(
+        _reconstruct, np.ndarray, (0,), b"b", state=(1, (9,), np.dtype("O"), False, [1])
+    ),
+    "negative": Runs(
+        _reconstruct, np.ndarray, (0,), b"b", state=(1, (-1,), np.dtype("i1"), False, b"")
+    ),
+    "flags": Runs(
+        _frombuffer,
+        b"A" * 8,
+        Runs(np.dtype, "O", False, True, state=(3, "|", None, None, None, 8, 1, 0)),
+        (1,),
+        "C",
+    ),
+    "fields": np.zeros(1, [("a", "O")]),
+    "time": np.zeros(1, "M8[s]"),
+}
+
+
+@pytest.mark.parametrize("protocol", [2, 5])
+@pytest.mark.parametrize("case", POINTERS)
+def test_bytes_do_not_become_pointers(tmp_path, case, protocol):
+    (tmp_path / "v.pkl").write_bytes(pickle.dumps(POINTERS[case], protocol))
+    with pytest.raises(UserError, match="v.pkl: .*: expected a pickle of numpy"):
+        pickles.load(tmp_path / "v.pkl")
+
+
+def test_the_class_of_arrays_is_not_made(tmp_path):
+    called = b"\x80\x02cnumpy\nndarray\nK\x01\x85X\x01\x00\x00\x00O\x86"
+    for how in (b"\x81.", b"R."):  # by its __new__, and called
+        (tmp_path / "v.pkl").write_bytes(called + how)
+        with pytest.raises(UserError, match="expected a pickle of numpy"):
+            pickles.load(tmp_path / "v.pkl")
 
 
 def test_a_codec_that_unpacks_is_refused(tmp_path):
