@@ -217,9 +217,9 @@ class Run:
         path, rows = self.path / "metrics.jsonl", []
         text = path.read_text("utf-8", "replace") if path.exists() else ""
         for line in text.splitlines():
-            with contextlib.suppress(ValueError):
+            with contextlib.suppress(ValueError, RecursionError):
                 rows.append(json.loads(line))
-        return rows
+        return [row for row in rows if isinstance(row, dict)]
 
     def ranks(self, split: str = "test", ranking: str = "full") -> dict[str, np.ndarray]:
         """Ranks of a split's targets: `user`, `domain` (R,), 0 in A and 1 in B; `rank`, `ties`

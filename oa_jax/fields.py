@@ -43,6 +43,8 @@ def checked(name: str, value: Any, one: dataclasses.Field) -> Any:
 
 
 LARGEST = 2**31 - 1  # of the numbers that programs count with
+# Of those that they multiply by; beyond, they would have an infinity or 0.
+SMALLEST_REAL, LARGEST_REAL = (float(getattr(np.finfo(np.float32), of)) for of in ("tiny", "max"))
 
 
 def whole(default: int, meaning: str, least: int = 1, most: int = LARGEST, free=False):
@@ -56,14 +58,16 @@ def whole(default: int, meaning: str, least: int = 1, most: int = LARGEST, free=
 def real(default: float, meaning: str, low: float = 0, high: float = math.inf, above=False):
     """A number from `low` to `high`; above: `low` itself is none."""
     expected = f"a number {'above' if above else 'from'} {low}"
-    expected += f" to {high}" if high < math.inf else " and finite" if above else " up, finite"
+    expected += f" to {high}" if high < math.inf else ", in float32" if above else " up, in float32"
     if low == -math.inf:
-        expected = "a finite number"
+        expected = "a number in float32"
 
     def holds(value):
         if not isinstance(value, (int, float)) or isinstance(value, bool):
             return False
-        return low <= value <= high and abs(value) < math.inf and not (above and value == low)
+        size = abs(value)
+        as_is = size == 0 or SMALLEST_REAL <= size <= LARGEST_REAL
+        return as_is and low <= value <= high and not (above and value == low)
 
     return field(default, holds, expected, meaning)
 

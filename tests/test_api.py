@@ -75,7 +75,9 @@ def test_a_configuration_takes_what_numpy_holds_and_shows_what_it_refuses():
     assert type(config.seeds) is int and type(config.train.learning_rate) is float
     for changes, words in {
         "text": ({"seeds": "5"}, "--config.seeds='5': expected a whole number"),
-        "inf": ({"train.learning_rate": np.inf}, "=inf: expected a number above 0 and finite"),
+        "inf": ({"train.learning_rate": np.inf}, "=inf: expected a number above 0, in float32"),
+        "beyond float32": ({"train.weight_decay": 1e39}, "=1e.39: expected a number from 0 up"),
+        "below float32": ({"train.learning_rate": 1e-50}, "=1e-50: expected a number above 0"),
     }.values():
         with pytest.raises(oa.UserError, match=words):
             oa.config(**changes)

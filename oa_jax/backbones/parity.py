@@ -29,7 +29,7 @@ def read(path: str) -> tuple[Arrays, dict]:
     arrays = files.read_npz(path, "a fixture (.npz)")
     try:
         return arrays, dict(json.loads(str(arrays["meta"])))
-    except (KeyError, ValueError, TypeError):
+    except (KeyError, ValueError, TypeError, RecursionError):
         raise UserError(f"{path}: no `meta` in it: expected the configuration as JSON") from None
 
 

@@ -173,24 +173,32 @@ def _local_ids(path, number, value, n_items):
 
 def _id_map(path):
     """n_items, raw names by local id, fields of items by name, raw users by number as text."""
-    value = texts.json_value(path)
+    value = texts.json_value(path, unique=True)
     names, fields = [], []
     try:
-        n_items = tuple(int(value["item_dict"]["item_count"][domain]) for domain in "01")
+        n_items = tuple(value["item_dict"]["item_count"][domain] for domain in "01")
+        if list(map(type, n_items)) != [int, int]:
+            raise TypeError(f"item_count {n_items}")
         for domain, n in zip("01", n_items, strict=True):
             items = value["item_dict"][domain]
-            names.append([str(items["id2str"][str(k)]) for k in range(1, n + 1)])
+            names.append([_name(items["id2str"][str(k)]) for k in range(1, n + 1)])
             labels = items.get("id2label", {}).items()
             tags = {int(k): [t for t in v if words_of(t)] for k, v in labels}
             own = enumerate(names[-1], 1)
             fields.append({name: {"category": tags[k]} for k, name in own if k in tags})
-        users = {str(k): str(v) for k, v in value["user_dict"]["id2str"].items()}
+        users = {str(k): _name(v) for k, v in value["user_dict"]["id2str"].items()}
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise UserError(
             f"{path}: {type(error).__name__}: {error}: expected item_dict with item_count and "
             "id2str of domains 0 and 1, and user_dict with id2str"
         ) from None
     return n_items, tuple(names), tuple(fields), users
+
+
+def _name(value):
+    if type(value) not in (str, int):
+        raise TypeError(f"name {value!r}")
+    return str(value)
 
 
 def amid(paths: Paths, reading: Reading, what: str) -> Built:

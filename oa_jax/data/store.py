@@ -93,7 +93,11 @@ class Prepared:
     @functools.cached_property
     def items(self) -> list[dict]:
         """The item table: items[k] is item k+1. See the module for its fields."""
-        return read_items(self.directory)[0]
+        items, found = read_items(self.directory)
+        if found != (expected := self.metadata["items_digest"]):
+            what = f"digest {found}, expected {expected} of {METADATA}: the file was changed"
+            raise UserError(f"{self.directory / ITEMS}: {what}; {AGAIN}")
+        return items
 
 
 def item_table(raw: tuple[list, list], fields: tuple[dict, dict] = ({}, {})) -> list[dict]:
@@ -135,12 +139,17 @@ def load(data_dir: Place, name: str) -> Prepared:
     try:
         raw_users = json.loads(columns["raw_users"].tobytes())
         log, role = with_roles(columns, tuple(metadata["n_items"]), name)
-    except (KeyError, ValueError) as error:
+        if not isinstance(raw_users, list) or list(map(type, raw_users)) != [str] * log.n_users:
+            raise ValueError(f"raw_users: expected {log.n_users} texts")
+    except (KeyError, ValueError, RecursionError) as error:
         raise UserError(f"{path / LOG}: {type(error).__name__}: {error}: {AGAIN}") from None
     found, expected = log.fingerprint(), metadata["fingerprint"]
     if found != expected:
         what = f"fingerprint {found}, expected {expected} of {METADATA}: the files were changed"
         raise UserError(f"{path / LOG}: {what}; {AGAIN}")
+    for field, n in (("n_users", log.n_users), ("n_events", len(log.user))):
+        if metadata[field] != n:
+            raise UserError(f"{path / METADATA}: {field} is {metadata[field]}, not {n}: {AGAIN}")
     found = Prepared(log, role, raw_users, metadata, path)
     return dataclasses.replace(found, log=dataclasses.replace(log, origin=found))
 
@@ -191,7 +200,7 @@ def read_items(path: pathlib.Path) -> tuple[list[dict], str]:
     for number, line in enumerate(content.splitlines(), 1):
         try:
             items.append({**json.loads(line)})
-        except (ValueError, TypeError) as error:
+        except (ValueError, TypeError, RecursionError) as error:
             raise UserError(f"{path}: line {number}: {error}: {AGAIN}") from None
     return items, hashlib.sha256(content).hexdigest()[:16]
 

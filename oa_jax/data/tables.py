@@ -371,6 +371,6 @@ def _scan(path):
 def parquet_errors(path):
     try:
         yield
-    except (pl.exceptions.PolarsError, OSError) as error:
+    except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError) as error:
         reason = shown(" ".join(str(error).split()))
         raise UserError(f"{path}: expected a whole Parquet file, found: {reason}") from None

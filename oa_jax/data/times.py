@@ -34,7 +34,8 @@ def parsed(column: pl.Series, unit: str | None = None) -> tuple[pl.Series, pl.Se
     """
     kind = column.dtype
     if kind.is_temporal() and kind not in (pl.Time, pl.Duration):
-        micros = column.cast(pl.Datetime("us", getattr(kind, "time_zone", None))).dt.epoch("us")
+        fine = pl.Datetime("us", getattr(kind, "time_zone", None))
+        micros = column.cast(fine, strict=False).dt.epoch("us")
         return micros, _said(micros, pl.lit(DATE))
     if kind == pl.String:
         text = column.str.strip_chars()

@@ -14,6 +14,7 @@ from oa_jax.errors import UserError
 # What tables write for nothing.
 NO_IDS = ("", "nan", "NaN", "NaT", "null", "Null", "NULL", "none", "None", "<NA>")
 NO_IDS += ("NA", "N/A", "n/a", "#N/A", "\\N")
+NO_TITLES = "", "nan", "NaN", "null"  # a title may be a word
 ROW = 1 << 32  # the number of a file times this, plus the line: where an event comes from
 TITLES = {"domain": pl.String, "item": pl.String, "title": pl.String}
 
@@ -144,14 +145,15 @@ def _checked(source: InputFile, rows: TableRows, unit: Unit):
             out[role] = text.cast(pl.Float64, strict=False)
             faults.append((role, ~out[role].is_finite().fill_null(False), "a finite number"))
         else:
-            out[role], is_id = _text(source, name, column), role != "title"  # which may be missing
+            is_id = role != "title"  # which may be missing
+            out[role] = _text(source, name, column, NO_IDS if is_id else NO_TITLES)
             broken = out[role].str.contains(f"[{NO_UTF8}\r\n]" if is_id else NO_UTF8)
             faults.append((role, broken.fill_null(is_id), "an id" if is_id else "UTF-8 text"))
     return out, faults
 
 
-def _text(source, name, column):
-    """Text without blanks around it, null where there is none."""
+def _text(source, name, column, none):
+    """Text without blanks around it, null where there is none, as the words of `none` say."""
     if column.dtype.is_float():  # whole numbers beside missing ones, as pandas has them
         whole = column.cast(pl.Int64, strict=False)
         exact = column.abs() < (1 << (53 if column.dtype == pl.Float64 else 24))  # above, two meet
@@ -160,12 +162,17 @@ def _text(source, name, column):
     elif not (column.dtype.is_integer() or column.dtype in (pl.String, pl.Categorical, pl.Enum)):
         _wrong_type(source, name, column, "text or whole numbers")
     text = column.cast(pl.String).str.strip_chars()
-    return pl.select(pl.when(~text.is_in(NO_IDS)).then(text)).to_series()
+    return pl.select(pl.when(~text.is_in(none)).then(text)).to_series()
 
 
 def _wrong_type(source, name, column, expected):
     found = f"found {column.dtype}, expected {expected}"
     raise UserError(f"{source.table.path}: column {name}: {found}")
+
+
+def _cell(rows, name, row):
+    column = rows.fields[name]  # a wrong date is beyond all calendars
+    return (column.to_physical() if column.dtype.is_temporal() else column)[row]
 
 
 def _note_faults(source, rows, faults, left, refuse):
@@ -180,7 +187,7 @@ def _note_faults(source, rows, faults, left, refuse):
         if role is None:
             found, message = rows.fault[first], rows.fault[first]
         else:
-            found = f"{source.roles[role]}: found {shown(rows.fields[source.roles[role]][first])}"
+            found = f"{source.roles[role]}: found {shown(_cell(rows, source.roles[role], first))}"
             message = f"{found}, expected {expected}"
         at = f"{source.at(rows.number[first])}: {found}"
         firsts.append((first, message, at))

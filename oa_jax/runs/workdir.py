@@ -116,7 +116,7 @@ class Workdir:
                 row = json.loads(line.decode())
                 if row["epoch"] <= epochs.get(row["seed"], -1):
                     kept[row["epoch"], order.index(row["seed"])] = line + b"\n"
-            except (ValueError, TypeError, KeyError):
+            except (ValueError, TypeError, KeyError, RecursionError):
                 if number < len(lines):  # else cut off: its epoch will be run again
                     raise UserError(
                         f"{path}: line {number}: found {line[:40]!r}: expected a row of an epoch"

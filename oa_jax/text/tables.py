@@ -77,6 +77,10 @@ def load_tables(
     widths = arrays["local_a"].shape[1], arrays["local_b"].shape[1]
     if widths[0] != widths[1]:
         raise UserError(f"{path}: local tables of widths {widths[0]} and {widths[1]}: expected one")
+    found = digest(*arrays.values())
+    if found != metadata.get("content", found):  # which tables of earlier versions do not have
+        expected = f"expected {metadata['content']} of {METADATA}"
+        raise UserError(f"{path}: digest of the arrays {found}: {expected}: make the tables again")
     if split is not None:
         _check_histories(path / FILES["n_history"], arrays["n_history"], split, sees_validation)
     return Tables(**arrays, metadata=metadata)
@@ -105,7 +109,8 @@ def save_tables(path: Place, tables: Tables) -> None:
     (path / METADATA).unlink(missing_ok=True)
     for field, file in FILES.items():
         write_array(path / file, getattr(tables, field))
-    files.write_json(path / METADATA, tables.metadata)
+    content = digest(*(getattr(tables, field) for field in FILES))
+    files.write_json(path / METADATA, tables.metadata | {"content": content})
 
 
 def read_metadata(path: pathlib.Path) -> dict:
@@ -148,10 +153,13 @@ def write_array(path: pathlib.Path, array: np.ndarray) -> None:
 def read_array(path: pathlib.Path) -> np.ndarray:
     """The array of a .npy file; UserError where there is none. No objects (pickles)."""
     try:
-        return np.load(path, allow_pickle=False)
+        array = np.load(path, allow_pickle=False)
+        if not isinstance(array, np.ndarray):
+            raise ValueError("several, as of an .npz file")
+        return array
     except FileNotFoundError:
         raise UserError(f"{path}: no such file: expected an array, a row each") from None
-    except (ValueError, EOFError, OSError) as error:
+    except Exception as error:  # a damaged file can raise anything
         raise UserError(f"{path}: not a NumPy array: {error}") from None
 
 
@@ -214,7 +222,7 @@ def read_profiles(path: Place, raw_users: list[str]) -> np.ndarray:
             raise UserError(f"{path}: profiles of widths {sorted(widths)}: expected one width")
         return _as_rows(path, np.stack([rows[user] for user in raw_users]))
     rows, by_map = _as_rows(path, value), _numbers(path.with_name(ID_MAP))
-    by_id = {user: int(user) for user in raw_users if user.isdecimal()}
+    by_id = {user: int(user) for user in raw_users if user.isdecimal() and len(user) < 19}
     of_sequences = len(set(raw_users)) < len(raw_users) == len(rows)
     for number in () if of_sequences else (by_map, by_id):
         places = np.array([number.get(user, 0) for user in raw_users])
@@ -233,7 +241,7 @@ def _numbers(path) -> dict[str, int]:
     if not path.exists():
         return {}
     try:
-        names = texts.json_value(path)["user_dict"]["id2str"]
+        names = texts.json_value(path, unique=True)["user_dict"]["id2str"]
         return {str(name): int(number) for number, name in names.items()}
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         reason = f"{type(error).__name__}: {error}"
@@ -258,4 +266,7 @@ def official_tables(folder: Place, n_items: tuple[int, int]) -> list[np.ndarray]
 
 def digest(*arrays: np.ndarray) -> str:
     """Hex digest of the content of arrays."""
-    return hashlib.sha256(b"".join(array.tobytes() for array in arrays)).hexdigest()[:16]
+    content = hashlib.sha256()
+    for array in arrays:
+        content.update(np.ascontiguousarray(array))
+    return content.hexdigest()[:16]

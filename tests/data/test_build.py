@@ -125,6 +125,21 @@ def test_mistakes_in_a_bundle(raw_files, built_from, tmp_path, case):
         built_from("elec_phone", tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [('"1": "i00"', '"1": null'), ('"1": "i00"', '"1": "i00", "1": "z"')]
+    + [('"item_count": {"0": 2', '"item_count": {"0": 2.9')],
+)
+def test_an_id_map_that_says_two_things(raw_files, built_from, tmp_path, old, new):
+    raw_files.bundle(tmp_path, [[(2, 0), (1, 1), (1, 0)]], (2, 3))
+    path = tmp_path / "id_map.json"
+    text = json.dumps(json.loads(path.read_text()))
+    assert old in text
+    path.write_text(text.replace(old, new))
+    with pytest.raises(UserError, match="id_map.json: "):
+        built_from("elec_phone", tmp_path)
+
+
 def test_douban(raw_files, built_from, tmp_path):
     """Music counts in the filter, then leaves; its number 1 is also a book's."""
     day = "2016-03-0{}".format

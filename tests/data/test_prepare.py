@@ -7,6 +7,7 @@ import json
 import os
 import pathlib
 import queue
+import shutil
 import signal
 import subprocess
 import sys
@@ -218,7 +219,15 @@ def damage(folder, kind):
         facts.write_text("{}")
     elif kind == "metadata a list":
         facts.write_text("[]")
-    elif kind.startswith("field "):
+    elif kind in RAW_USERS:
+        columns = dict(np.load(log)) | {"raw_users": np.frombuffer(RAW_USERS[kind], np.uint8)}
+        np.savez(log, **columns)
+    elif kind == "log of another method":  # of compression, than there is
+        content = bytearray(log.read_bytes())
+        at = content.rindex(b"PK\x01\x02")
+        content[at + 10] = 99
+        log.write_bytes(content)
+    elif kind in WRONG_FIELDS:
         field, value = WRONG_FIELDS[kind]
         facts.write_text(json.dumps(json.loads(facts.read_text()) | {field: value}))
 
@@ -233,11 +242,24 @@ DAMAGES = {
     "field as text": "metadata.json: n_items is 'many': expected one such as",
     "field short": r"metadata.json: n_items is \[3\]: expected one such as",
     "field true": "metadata.json: n_users is True: expected one such as",
+    "users": "metadata.json: n_users is 29, not 30: remove the folder",
+    "events": "metadata.json: n_events is 719, not 720: remove the folder",
+    "raw users fewer": "log.npz: ValueError: raw_users: expected 30 texts",
+    "raw users numbers": "log.npz: ValueError: raw_users: expected 30 texts",
+    "raw users nested": "log.npz: RecursionError: ",
+    "log of another method": "log.npz: damaged: ",
+}
+RAW_USERS = {
+    "raw users fewer": b'["a"]',
+    "raw users numbers": json.dumps([*range(30)]).encode(),
+    "raw users nested": b"[" * 200_000,
 }
 WRONG_FIELDS = {
     "field as text": ("n_items", "many"),
     "field short": ("n_items", [3]),
     "field true": ("n_users", True),
+    "users": ("n_users", 29),
+    "events": ("n_events", 719),
 }
 
 
@@ -261,6 +283,17 @@ def test_a_damaged_item_table(done, tmp_path):
     (tmp_path / store.ITEMS).write_bytes(gzip.compress(b"\n".join(lines)))
     with pytest.raises(UserError, match="items.jsonl.gz: line 5: "):
         store.read_items(tmp_path)
+
+
+def test_an_item_table_of_other_items(done, tmp_path):
+    """Raw ids that have changed places would be taken for those of other items."""
+    folder = store.folder(tmp_path, NAME)
+    shutil.copytree(store.folder(done, NAME), folder)
+    items, _ = store.read_items(folder)
+    items[0]["raw"], items[1]["raw"] = items[1]["raw"], items[0]["raw"]
+    store.write_items(folder, items)
+    with pytest.raises(UserError, match="items.jsonl.gz: digest .*: the file was changed"):
+        store.load(tmp_path, NAME).items  # noqa: B018
 
 
 def test_training_takes_prepared_names(done, raw_files, tmp_path, monkeypatch):

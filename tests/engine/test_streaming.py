@@ -135,7 +135,7 @@ def on_disk(tmp_path_factory):
     folder = store.folder(data_dir, name)
     store.write_columns(folder, log, role, raw_users)
     facts = {"name": name, "n_items": log.n_items, "fingerprint": log.fingerprint()}
-    facts = store.FIELDS | facts
+    facts = store.FIELDS | facts | {"n_users": log.n_users, "n_events": len(log.user)}
     (folder / store.METADATA).write_text(json.dumps(facts))
     return log, data_dir, name
 

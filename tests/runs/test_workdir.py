@@ -1,5 +1,6 @@
 """Files of a run: claimed folders, whole files, rows, JSON."""
 
+import concurrent.futures
 import errno
 import json
 import os
@@ -9,6 +10,7 @@ import subprocess
 import numpy as np
 import pytest
 
+from oa_jax import files
 from oa_jax.backbones import known
 from oa_jax.errors import UserError
 from oa_jax.runs import environment
@@ -91,9 +93,25 @@ def test_a_foreign_folder_is_refused_and_left_alone(workdir):
 
 
 def test_a_claim_that_was_killed_midway_is_claimed(workdir):
-    (workdir.path / "config.json.tmp").write_text('{"seeds"')
+    (workdir.path / "config.json.0a.tmp").write_text('{"seeds"')
     claim(workdir)
-    assert names(workdir) == [".lock", "config.json"]
+    assert names(workdir) == [".lock", "config.json", "config.json.0a.tmp"]
+
+
+def test_two_who_write_one_file_do_not_meet(tmp_path):
+    """Every read finds what one of them wrote, whole."""
+    path, texts = tmp_path / "lists.json", ["a" * 20_000, "b" * 30_000]
+    files.write(path, texts[0])
+    with concurrent.futures.ThreadPoolExecutor() as threads:
+        writing = [
+            threads.submit(lambda text: [files.write(path, text) for _ in range(40)], text)
+            for text in texts
+        ]
+        while not all(one.done() for one in writing):
+            assert path.read_text() in texts
+        for one in writing:
+            one.result()
+    assert [p.name for p in tmp_path.iterdir()] == ["lists.json"]
 
 
 def test_a_second_holder_is_refused_and_the_next_is_not(tmp_path):

@@ -60,6 +60,7 @@ def stored(tiny_prepared, tmp_path_factory):
     folder = store.folder(data_dir, "tiny")
     folder.mkdir(parents=True)
     store.write_columns(folder, prepared.log, prepared.role, prepared.raw_users)
-    store.write_items(folder, prepared.items)
-    (folder / store.METADATA).write_text(json.dumps(store.FIELDS | prepared.metadata))
+    facts = {"items_digest": store.write_items(folder, prepared.items)}
+    facts |= {"n_users": prepared.log.n_users, "n_events": len(prepared.log.user)}
+    (folder / store.METADATA).write_text(json.dumps(store.FIELDS | prepared.metadata | facts))
     return data_dir, "tiny"
