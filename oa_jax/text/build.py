@@ -72,6 +72,10 @@ def write(prepared: Prepared, options: Options, out: Place, say: Say) -> Tables:
     if _are_there(out, inputs):
         say(f"{out} holds these tables: nothing to do")
     else:
+        titles = (str(row.get("title", "")) for row in prepared.items)
+        long = sum(len(title) > items.VALUE_LIMIT for title in titles)
+        if long and not isinstance(encoder, Files):
+            say(f'{long} titles of over {items.VALUE_LIMIT} characters become "unknown"')
         rows = encoder.vectors(texts, options.cache, say)
         # A zero row is how files say "no text".
         texts_known = np.array([text is not None for text in texts])

@@ -49,6 +49,8 @@ def open_encoder(
         folder = pathlib.Path(found.origin).parent / "model"
         return Sentences(str(folder), chunk, track, "all-MiniLM-L6-v2")
     if not spec.endswith((".npy", ".pkl")):
+        if any(pathlib.Path(part).is_file() for part in spec.split(",")):
+            raise UserError(f"--encoder={spec}: a file: expected two, as in A.npy,B.npy or .pkl")
         return Sentences(spec, chunk, track)
     paths = spec.split(",")
     if len(paths) != 2:

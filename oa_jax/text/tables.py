@@ -140,7 +140,9 @@ def _check_histories(file, n_history, split, sees_validation):
             user = int(np.argmax(bad))
             what = "its test target (quirk q12)" if sees_validation else "its first target"
             found = f"user {user}: profile of {n_history[user]} events"
-            raise UserError(f"{file}: {found}: expected {bound} the {most[user]} before {what}")
+            hint = "; text --sees_validation makes them so" * sees_validation
+            expected = f"expected {bound} the {most[user]} before {what}{hint}"
+            raise UserError(f"{file}: {found}: {expected}")
 
 
 def write_array(path: pathlib.Path, array: np.ndarray) -> None:

@@ -651,6 +651,18 @@ BAD = {
         {},
         "row 1: user: found 16777216.0, expected an id",
     ),
+    "a date that there is none of": (
+        "a.parquet",
+        in_parquet(time=pl.lit(2**31 - 1, pl.Int32).cast(pl.Date)),
+        {},
+        f"row 1: {TIME.format(2147483647)}",
+    ),
+    "such a moment": (
+        "a.parquet",
+        in_parquet(time=pl.lit(2**62).cast(pl.Datetime("ms"))),
+        {},
+        f"row 1: {TIME.format(2**62)}",
+    ),
 }
 
 
@@ -801,6 +813,27 @@ def test_blanks_and_quotes_inside_quotes_are_text(tmp_path):
     odd = ' "No" he said'  # of a writer that never quotes
     path = write(tmp_path / "a.tsv", "\n".join("\t".join(map(str, [*r[:5], odd])) for r in ROWS))
     assert events(read(path, columns=tuple(NAMES))[0]) == expected()
+
+
+def test_a_parquet_file_with_a_wrong_byte_is_read_or_refused(tmp_path):
+    """Some of them make polars panic, with what is no Exception."""
+    content, refused = parquet(), 0
+    for at in (450, 755, *range(0, len(content), 97)):
+        path = tmp_path / "a.parquet"
+        path.write_bytes(content[:at] + b"\0" + content[at + 1 :])
+        try:
+            read(path)
+        except UserError as error:
+            refused += "\n" not in str(error)
+    assert refused > 5
+
+
+def test_a_title_may_be_a_word_that_is_no_id(tmp_path):
+    titles = ["None", "N/A", "NA", "nan"]
+    rows = [[*row[:5], titles[k % 4]] for k, row in enumerate(ROWS)]
+    built, _ = read(write(tmp_path / "a.csv", text(rows)))
+    found = {item.get("title") for item in built.items}
+    assert found >= set(titles[:3]) and "nan" not in found
 
 
 @pytest.mark.parametrize("quoted", [False, True])

@@ -1,7 +1,9 @@
 """A run that begins from another: the same data, other data, other sizes."""
 
 import dataclasses
+import json
 import pathlib
+import shutil
 import sys
 
 import jax
@@ -128,11 +130,11 @@ def test_numbers_say_nothing_of_another_sets_items():
 
 
 def test_domains_are_known_by_their_names():
-    """Where the two share one; else by their letters."""
+    """Where the two share one, which is the same letter's; else by their letters."""
     theirs = Names([], ["1", "2", "1"], [None] * 3, (2, 1), True, ("books", "films"))
     for called, expected in (
-        (("films", "books"), [0, 3, 1]),
-        (("films", "music"), [0, 3, 0]),
+        (("books", "music"), [0, 1, 0]),
+        (("music", "films"), [0, 0, 3]),
         (("x", "y"), [0, 1, 3]),
     ):
         own = Names([], ["1", "1"], [None] * 2, (1, 1), True, called)
@@ -148,10 +150,28 @@ def test_rows_of_a_domains_own_table():
     ):
         found = initial._rows_of(name, match, (2, 2), (3, 2))
         np.testing.assert_array_equal(found, [own, theirs])
-    swapped = np.array([0, 5, 2, 1, 4])  # one of each domain has its match in the other
-    for name, own, theirs in (("local_A", [0, 2], [0, 2]), ("local_B", [0, 2], [0, 1])):
-        found = initial._rows_of(name, swapped, (2, 2), (3, 2))
-        np.testing.assert_array_equal(found, [own, theirs])
+
+
+def test_a_domain_that_is_the_sources_other_one_is_refused(tmp_path, monkeypatch):
+    """The parameters of a domain go by its letter."""
+    _, path = trained()
+    source = initial.read(str(path))
+    for called in (("B", "A"), ("x", "A")):
+        theirs = dataclasses.replace(
+            source, names=dataclasses.replace(source.names, domains=called)
+        )
+        monkeypatch.setattr(initial, "read", lambda path, theirs=theirs: theirs)
+        with pytest.raises(UserError, match="--config.train.init_from=.*: expected A and B in ord"):
+            begun(tmp_path, path)
+
+
+def test_other_text_tables_are_said(tmp_path, monkeypatch):
+    _, path = trained("llm4cdsr")
+    assert len(begun(tmp_path / "same", path, "llm4cdsr")[2]) == 1
+    source = initial.read(str(path))
+    monkeypatch.setattr(initial, "read", lambda path: dataclasses.replace(source, tables="others"))
+    *_, said = begun(tmp_path / "others", path, "llm4cdsr")
+    assert [line.startswith("its text tables are others than these: ") for line in said] == [0, 1]
 
 
 def test_what_is_no_source_is_refused(tmp_path):
@@ -159,6 +179,16 @@ def test_what_is_no_source_is_refused(tmp_path):
         UserError, match="--config.train.init_from=.*: no model.json or config.json"
     ):
         begun(tmp_path / "run", tmp_path)
+
+
+def test_a_run_whose_text_tables_are_others_is_not_opened(tmp_path):
+    _, path = trained("llm4cdsr")
+    shutil.copytree(path, tmp_path / "run")
+    env = read_json(tmp_path / "run" / "env.json")
+    env["fingerprints"]["tables"] = "0" * 16
+    (tmp_path / "run" / "env.json").write_text(json.dumps(env))
+    with pytest.raises(UserError, match="its tables fingerprint is 0{16}, found "):
+        StoredModel(tmp_path / "run")
 
 
 def test_a_run_begins_once(tmp_path):

@@ -81,6 +81,21 @@ def test_names_are_folders_and_say_what_differs():
             study.checked(wrong, "file.py")
 
 
+def test_one_object_for_two_runs_is_refused():
+    """What was set for the first run would be that of the last."""
+    base = presets.load("configs/abxi.py:runlocal")
+
+    def make(rate):
+        base.train.learning_rate = rate
+        return base
+
+    with pytest.raises(UserError, match="runs rate=0.1 and rate=0.2 are one object: expected a"):
+        study.checked(study.grid(make, rate=(0.1, 0.2)), "study.py")
+    same = dict.fromkeys(("a", "b"), presets.load("configs/abxi.py:runlocal").to_dict())
+    with pytest.raises(UserError, match="study.py: runs a and b are one object"):
+        study.checked(same, "study.py")
+
+
 def test_one_program_trains_what_differs_in_traced_values():
     one = presets.load("configs/abxi.py:gca=early")
     config = study.checked({"a": one}, "")["a"]

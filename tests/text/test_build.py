@@ -124,6 +124,24 @@ def test_the_same_inputs_do_nothing_and_others_are_refused(prepared, options, tm
     assert "a file" in refusal(prepared, options, tmp_path / "mine" / "thesis.tex")
 
 
+def test_items_without_text_are_those_with_a_row_of_zeros(prepared, options, tmp_path):
+    parts = [np.ones((n, 9), np.float32) for n in prepared.log.n_items]
+    parts[0][2:5] = 0
+    for name, part in zip("ab", parts, strict=True):
+        np.save(tmp_path / f"{name}.npy", part)
+    named = dataclasses.replace(options, encoder=f"{tmp_path}/a.npy,{tmp_path}/b.npy")
+    found = build.write(prepared, named, tmp_path / "out", print)
+    assert found.metadata["n_items_without_text"] == 3
+
+
+def test_titles_that_are_too_long_are_counted(tiny_prepared, options, tmp_path, capsys):
+    prepared = tiny_prepared()
+    prepared.items[3]["title"] = prepared.items[7]["title"] = "word " * 30
+    hashed = dataclasses.replace(options, encoder="hashing")
+    build.write(prepared, hashed, tmp_path / "out", print)
+    assert '2 titles of over 100 characters become "unknown"' in capsys.readouterr().out
+
+
 def test_widths_are_cut_to_what_the_data_allow(prepared, options, tmp_path, capsys):
     wide = dataclasses.replace(options, global_width=1024, local_width=128)
     found = build.write(prepared, wide, tmp_path / "out", print)
@@ -219,6 +237,7 @@ def test_a_mistake_of_the_command_is_one_line(run_command, tmp_path):
         ((*flags, f"--data_dir={tmp_path}"), "not prepared"),
         (("turn", *flags), "argument 'turn': expected align, or nothing"),
         (("align", *flags, f"--data_dir={tmp_path}", "--amount=-1"), "--amount=-1.0: expected a"),
+        ((*flags, "--how=rotated"), "--how: without align: expected python -m oa_jax text align"),
     ):
         found = run_command(*argv)
         assert found.returncode == 2 and expected in found.stderr

@@ -152,6 +152,13 @@ def test_files_follow_the_items(tmp_path):
     spec = f"{tmp_path}/a.npy,{tmp_path}/b.pkl"
     assert "b.pkl: 4 rows: expected 5" in refusal(open_encoder, spec, (3, 5))
     assert "expected two files" in refusal(open_encoder, f"{tmp_path}/a.npy", (3, 4))
+    np.savez(tmp_path / "both.npz", a=a, b=b)
+    assert "both.npz: a file: expected two" in refusal(open_encoder, f"{tmp_path}/both.npz", (3, 4))
+    np.savez(tmp_path / "c.npy", a=a)
+    (tmp_path / "c.npy.npz").rename(tmp_path / "c.npy")
+    assert "c.npy: not a NumPy array: several" in refusal(
+        open_encoder, f"{tmp_path}/c.npy,{tmp_path}/b.pkl", (3, 4)
+    )
     np.save(tmp_path / "wide.npy", np.ones((4, 3)))
     assert "3 columns: expected 2" in refusal(
         open_encoder, f"{tmp_path}/a.npy,{tmp_path}/wide.npy", (3, 4)
