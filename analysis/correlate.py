@@ -282,7 +282,7 @@ def section(runs: list[Run], out, options) -> Section:
     measured = read_frame(out, "orthogonality", runs)
     check_statistics(runs, options.statistic, measured)
     asked = options.metric, options.points, measured
-    found = [points_of(runs, statistic, *asked) for statistic in options.statistic]
+    found = [points_of(runs, statistic, *asked) for statistic in dict.fromkeys(options.statistic)]
     points = pl.concat([f for f in found if not f.is_empty()] or found[:1])
     if lack := missing(runs, points):
         return Section("Angle and quality", how, missing=[lack])

@@ -1,13 +1,10 @@
 """In which fields the configurations of runs differ, and which of these follow from others."""
 
-import functools
 import json
 from collections import Counter
 from typing import Any
 
-from oa_jax.backbones import known
 from oa_jax.configuration import Config, fields_of
-from oa_jax.errors import UserError
 
 # Fields of a configuration that change neither what is learnt nor what is measured.
 NOT_OF_THE_MODEL = {name for name, one in fields_of(Config) if one.metadata.get("free")}
@@ -15,19 +12,8 @@ NOT_OF_THE_MODEL |= {"seeds", "first_seed", "train.softmax", "train.probe_users"
 
 
 def of_the_model(config: dict) -> dict[str, str]:
-    """{dotted field: value, as JSON} of a stored configuration but for `NOT_OF_THE_MODEL`; what an
-    older version did not know has the default of today, which keeps what the code did before."""
-    defaults = _defaults(config["backbone"], config.get("protocol", "official"))
-    of = defaults | dict(_leaves(config))
-    return {name: value for name, value in of.items() if name not in NOT_OF_THE_MODEL}
-
-
-@functools.cache
-def _defaults(backbone, protocol):
-    try:
-        return dict(_leaves(known.resolve({"backbone": backbone, "protocol": protocol}).to_dict()))
-    except UserError:  # not of today
-        return {}
+    """{dotted field: value, as JSON} of a whole configuration but for `NOT_OF_THE_MODEL`."""
+    return {name: value for name, value in _leaves(config) if name not in NOT_OF_THE_MODEL}
 
 
 def _leaves(node, name=""):

@@ -35,7 +35,7 @@ def read_frame(out: pathlib.Path, name: str, runs: list[Run]) -> pl.DataFrame | 
     if not path.exists():
         return None
     try:
-        frame = pl.read_parquet(path)
+        frame = pl.read_parquet(path, glob=False)
     except (pl.exceptions.PolarsError, OSError):
         raise UserError(f"{path}: not a parquet file: remove it and run `{name}` again") from None
     mine = {"run": [run.name for run in runs], "digest": [run.digest for run in runs]}

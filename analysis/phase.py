@@ -184,7 +184,7 @@ def section(runs: list[Run], out, options) -> Section:
     sheet = sheet_of(frame, f"Gain in {metric} and angle", 4, shown)
     lines, whole = [], [run for run in runs if run.name in set(frame["run"]) and run.part == "full"]
     data = apart(whole, x, y, "data.")  # of a part, the angle is that before it is taken
-    alike = {run.name: (run.config["backbone"], run.config.get("protocol")) for run in whole}
+    alike = {run.name: (run.config["backbone"], run.config["protocol"]) for run in whole}
     for group in dict.fromkeys((*alike[name], *of) for name, of in data.items()):
         names = [name for name, of in data.items() if (*alike[name], *of) == group]
         found = orders(frame.filter(pl.col("run").is_in(names)), options.draws)

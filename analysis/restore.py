@@ -21,6 +21,7 @@ import numpy as np
 import polars as pl
 from absl import flags
 
+from oa_jax import files
 from oa_jax.backbones import known
 from oa_jax.configuration import defaults_taken
 from oa_jax.engine.compilation import use_compilation_cache
@@ -98,8 +99,8 @@ def experiment_of(run: Run, say, data_dir: str | None = None) -> Experiment:
     `say` is told of fields that this version has and the run's did not. Raises UserError when the
     configuration or the data do not fit.
     """
-    name = run.config["backbone"]
-    if name in known.NAMES and (added := defaults_taken(known.fields(name), run.config)):
+    values = files.read_json(run.path / "config.json", "the workdir of a run")
+    if added := defaults_taken(known.fields(run.config["backbone"]), values):
         say(f"{run.name}: of another version: {', '.join(added)} taken from the defaults")
     return _build(run.path, json.dumps([run.config, run.env], sort_keys=True), data_dir)
 

@@ -15,31 +15,28 @@ import itertools
 import json
 import math
 import pathlib
-from typing import Any
 
 import numpy as np
 import polars as pl
 
 from oa_jax import files
 from oa_jax.backbones import known
-from oa_jax.configuration import upgraded
 from oa_jax.errors import UserError
-from oa_jax.nn.known import GCAConfig, changed
+from oa_jax.fields import LARGEST, is_int
+from oa_jax.nn.known import changed
 
 from .differences import few, of_the_model
 
 # Fields of GCA that make another arm of an experiment, beside the fusion, its part and λ.
 ARMS = ("source", "window", "own_item", "width", "gate", "residual", "layer_norm", "pool")
 ARMS += ("latents", "experts")
-NEEDED = {"backbone": str, "seeds": int, "gca.positions": list, "model.d_embed": int, "train": dict}
-NEEDED |= {"data.name": str, "data.split": str, "evaluate.n_negatives": int}
 WHOLE = ("seed", "epochs", "best_epoch")  # integers that every seed's summary has
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Run:
-    """A workdir. `config`: config.json as it stands. `summary` is None until the run has finished;
-    `problems` say what is amiss."""
+    """A workdir. `config`: config.json, checked, with every field of today. `summary` is None until
+    the run has finished; `problems` say what is amiss."""
 
     path: pathlib.Path
     name: str
@@ -59,8 +56,7 @@ class Run:
 
     @property
     def gca(self) -> dict:
-        """The group `gca` with the names of today; older runs have others, or none for some."""
-        return vars(GCAConfig()) | upgraded(self.config)["gca"]
+        return self.config["gca"]
 
     @property
     def part(self) -> str:
@@ -80,7 +76,7 @@ class Run:
     @property
     def numbers(self) -> set[int]:
         """The numbers of its seeds."""
-        first = self.config.get("first_seed", 0)
+        first = self.config["first_seed"]
         return set(range(first, first + self.config["seeds"]))
 
     @property
@@ -101,10 +97,10 @@ class Run:
         tables, and what of users and ties is not as usual."""
         tables, users = self.env["fingerprints"].get("tables"), self.config["evaluate"]
         text = f"data {self.fingerprint[:8]}" + (f"+{tables[:8]}" if tables else "")
-        if n := users.get("users_per_kind"):
+        if n := users["users_per_kind"]:
             text += f", {n} users of a kind"
-        ties = [v for name, v in self.config.get("quirks", {}).items() if "ties" in name]
-        if any(v != (self.config.get("protocol") == "official") for v in ties):
+        ties = [v for name, v in self.config["quirks"].items() if "ties" in name]
+        if any(v != (self.config["protocol"] == "official") for v in ties):
             text += ", other ties"
         return text
 
@@ -132,7 +128,7 @@ class Run:
     @functools.cached_property
     def fields(self) -> dict[str, str]:
         """{dotted field: value, as JSON} of everything but seeds, folders and block sizes."""
-        return of_the_model(self.config | {"gca": self.gca})
+        return of_the_model(self.config)
 
     @property
     def configuration(self) -> str:
@@ -149,7 +145,7 @@ class Run:
     def setting(self) -> str:
         """Backbone, data and protocol: what runs must share for their numbers to be compared."""
         data, by = self.config["data"], self.config["data"]["split"]
-        text = f"{self.config['backbone']} · {data['name']} · {self.config.get('protocol', '?')}"
+        text = f"{self.config['backbone']} · {data['name']} · {self.config['protocol']}"
         split = {"leave_one_out": "", "global_time": " · by time"}.get(by, f" · {by}")
         return f"{text} · {self.candidates}{split} · {self.data}"
 
@@ -258,20 +254,21 @@ def _folders(pattern):
 
 
 def read_run(path: pathlib.Path, name: str | None = None) -> Run:
-    """The run in a workdir. Raises UserError when its configuration cannot be read."""
+    """The run in a workdir. Raises UserError when its configuration or fingerprints are none."""
     path = pathlib.Path(path)
-    config = files.read_json(path / "config.json", "the workdir of a run")
-    for field, kind in NEEDED.items():
-        node: Any = config
-        for part in field.split("."):
-            node = node.get(part) if isinstance(node, dict) else None
-        if not isinstance(node, kind):
-            where = f"{path / 'config.json'}: no field {field!r}"
-            raise UserError(f"{where} of a run: found {node!r}, expected {kind.__name__}")
+    values = files.read_json(path / "config.json", "the workdir of a run")
+    try:
+        config = known.resolve(values).to_dict()
+    except UserError as error:
+        raise UserError(f"{path / 'config.json'}: {error}") from None
     problems, name = [], name or path.name
     env = _optional(path / "env.json", problems) or {}
     for group in ("fingerprints", "packages"):
         env[group] = env[group] if isinstance(env.get(group), dict) else {}
+    for field, value in env["fingerprints"].items():
+        if not isinstance(value, str):
+            where = f"{path / 'env.json'}: fingerprints.{field}"
+            raise UserError(f"{where}: found {value!r}, expected text")
     summary = _summary(path, name, config, problems)
     if n_bad := _rows(path)[1]:
         expected = "expected JSON objects with epoch and seed"
@@ -323,13 +320,17 @@ def _summary(path, name, config, problems):
     if why := summary.get("stopped"):
         problems.append(f"{name}: {why} by its search: left out of final metrics")
         return None
-    entries = summary.get("per_seed")
+    entries, n_parameters = summary.get("per_seed"), summary.get("n_parameters")
     whole = isinstance(entries, list) and all(
-        isinstance(entry, dict) and None not in map(_number, map(entry.get, WHOLE))
+        isinstance(entry, dict) and all(_is_whole(entry.get(name)) for name in WHOLE)
         for entry in entries
     )
-    if not whole or _number(summary.get("n_parameters")) is None:
-        problems.append(f"{path / 'summary.json'}: no usable `per_seed` and `n_parameters`")
+    if not whole or len({entry["seed"] for entry in entries}) < len(entries):
+        problems.append(f"{path / 'summary.json'}: no usable `per_seed`: expected each seed once")
+        return None
+    if not is_int(n_parameters) or not 0 < n_parameters < 2**63:
+        found = f"n_parameters: found {n_parameters!r}, expected a whole number of at least 1"
+        problems.append(f"{path / 'summary.json'}: {found}")
         return None
     if bad := [str(e["seed"]) for e in entries if e.get("diverged_step")]:
         problems.append(f"{name}: seed {', '.join(bad)} diverged: left out")
@@ -387,6 +388,10 @@ def _names(paths):
         alone = next(e for e in ends if sum(o.parts[-len(e) :] == e for o in unique) == 1)
         out[path] = "/".join(alone)
     return {path: out[path] for path in paths if path in out}
+
+
+def _is_whole(value):
+    return is_int(value) and abs(value) <= LARGEST
 
 
 def _number(value):

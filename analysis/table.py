@@ -37,7 +37,7 @@ def measured(run: Run, domain: str, ranking: str):
     """(seeds (S,), test users (R,), every metric of them (M, S, R)) from ranks.npz.
 
     Diverged seeds are left out. domain: or a set of users. Raises UserError when arrays are missing
-    or do not fit together, or no seed is left.
+    or do not fit together or with summary.json, or no seed is left.
     """
     if run.seeds().is_empty():
         raise UserError(f"{run.name}: no seed that ended well")
@@ -49,12 +49,23 @@ def measured(run: Run, domain: str, ranking: str):
         counts = [ranks[f"{key}/{name}"] for name in ("rank", "ties", "n_candidates")]
         counts = [c[slots][:, rows] if c.ndim == 2 else c[rows] for c in counts]
         values = user_metrics(*counts, run.tie_weight)
+        seeds_S, users_R = ranks["seed"][slots], ranks["test/user"][rows]
         values_MxSxR = np.stack([values[metric] for metric in METRICS])
-        return ranks["seed"][slots], ranks["test/user"][rows], values_MxSxR
+        values_MxSxR = values_MxSxR.reshape(len(METRICS), len(seeds_S), len(users_R))
     except KeyError as error:
         raise UserError(f"{path}: no array {error}: expected one") from None
-    except (ValueError, IndexError) as error:
+    except (ValueError, IndexError, UserError) as error:
         raise UserError(f"{path}: {key}: {error}") from None
+    if not (users_R[1:] > users_R[:-1]).all():  # else runs would be paired by wrong users
+        raise UserError(f"{path}: test/user: found no ascending order, expected one")
+    stated = {row["seed"]: row for row in run.seeds().iter_rows(named=True)}
+    for i, name in enumerate(METRICS if len(users_R) else ()):
+        for seed, mean in zip(seeds_S.tolist(), values_MxSxR[i].mean(1), strict=True):
+            value = stated[seed].get(column := f"test/{domain}/{name}/{ranking}")
+            if value is not None and not abs(value - mean) <= 1e-6:
+                text = f"found {mean:.6f} for seed {seed}, expected {value:.6f} of summary.json"
+                raise UserError(f"{path}: {column}: {text}: the two are not of one run")
+    return seeds_S, users_R, values_MxSxR
 
 
 def baseline_of(run: Run, runs: list[Run], name: str | None = None) -> Run | None:
@@ -125,7 +136,7 @@ def _means(run, domain, ranking, metrics):
         paper = paper.get(run.variant, {})
     lead = {"setting": run.setting, "run": run.name, "variant": run.variant, "width": run.width}
     lead["data"] = f"{run.config['data']['name']} {run.fingerprint[:8]}"
-    lead |= {"protocol": str(run.config.get("protocol", "?")), "domain": domain}
+    lead |= {"protocol": run.config["protocol"], "domain": domain}
     lead |= {"parameters": int(run.summary["n_parameters"]), "ranking": ranking}
     rows = []
     for metric in metrics:
@@ -144,10 +155,7 @@ def _add_gains(rows, run, other, notes, draws, pair_seeds):
     """Fill the gains of these rows, which share run, domain and ranking."""
     domain, ranking = rows[0]["domain"], rows[0]["ranking"]
     try:
-        found = []
-        for side in (run, other):
-            found.append(measured(side, domain, ranking))
-            notes += _check(found[-1][2], side, domain, ranking)
+        found = [measured(side, domain, ranking) for side in (run, other)]
     except UserError as error:
         notes.append(f"{error}: no gain of {run.name}")
         return
@@ -181,18 +189,6 @@ def _add_gains(rows, run, other, notes, draws, pair_seeds):
         if means[1].mean():
             row["relative_gain"] = found.estimate / float(means[1].mean())
         rows[i].update({k: v for k, v in row.items() if v == v})  # nan is unlike itself
-
-
-def _check(values_MxSxR, run, domain, ranking):
-    """A sentence when ranks.npz does not give the means of summary.json."""
-    seeds = run.seeds()
-    for metric, values_SxR in zip(METRICS, values_MxSxR, strict=True):
-        column = f"test/{domain}/{metric}/{ranking}"
-        stated = seeds[column].mean() if column in seeds.columns and values_SxR.size else None
-        if stated is not None and abs(stated - values_SxR.mean()) > 1e-6:
-            text = f"summary.json says {stated:.6f}, ranks.npz gives {values_SxR.mean():.6f}"
-            return [f"{run.name}: {column}: {text}: the two are not of one run"]
-    return []
 
 
 def sheets(frame: pl.DataFrame) -> list[Sheet]:

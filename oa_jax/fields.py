@@ -34,7 +34,11 @@ def checked(name: str, value: Any, one: dataclasses.Field) -> Any:
     Raises UserError with `name`, what was found and what was expected.
     """
     value = found = plain(value)
-    if not one.metadata["holds"](value):
+    try:
+        holds = one.metadata["holds"](value)
+    except TypeError:  # of a value inside it that has no hash or order
+        holds = False
+    if not holds:
         if isinstance(value, str) and not isinstance(one.default, str):
             found = repr(value)  # '5' is not 5
         found = list(found) if isinstance(found, tuple) else found

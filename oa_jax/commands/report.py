@@ -25,6 +25,9 @@ from oa_jax.sheets import Sheet
 METRICS = ("ndcg@1", "ndcg@10", "hr@10", "mrr", "auc")
 EXPECTED = "the summary of a run"
 FIELDS = {"label": str, "n_parameters": int, "mean": dict, "sd": dict, "per_seed": list}
+OF_SEED = {"seed": int, "epochs": int, "diverged_step": int}
+OF_LISTS = {"of": str, "k": int, "figures": dict}
+NUMBER = int | float | None  # null is what is not finite
 BEYOND = ("coverage", "gini", "popularity_rank", "popularity_lift", "novelty")
 BEYOND += ("intra_list_similarity",)
 ANGLES = ("xy_abs_cos", "gate_mean")
@@ -79,15 +82,14 @@ def _quality(summary, split, groups):
 
 
 def _angles(summary):
-    rows, null = [], summary.get("null_abs_cos", math.nan)
+    rows, null = [], cell({"mean": summary, "sd": {}}, "null_abs_cos", 3)
     for name in summary["mean"]:
         match = re.fullmatch(r"best/(gca/([^/]+)/([^/]+))/abs_cos", name)
         if not match:
             continue
         names = f"init/{match[1]}/abs_cos", name, *(f"best/{match[1]}/{e}" for e in ANGLES)
         init, trained, xy, gate = (cell(summary, name, 3) for name in names)
-        null_text = "–" if math.isnan(null) else f"{null:.3f}"
-        rows.append([*_lead(summary), f"{match[2]} {match[3]}", init, trained, null_text, xy, gate])
+        rows.append([*_lead(summary), f"{match[2]} {match[3]}", init, trained, null, xy, gate])
     return rows
 
 
@@ -159,28 +161,52 @@ def _read(file, run):
     summaries = found if isinstance(found, list) else [found]
     if not summaries:
         raise UserError(f"{file}: an empty list: expected {EXPECTED}")
-    for summary in summaries:
-        for field, kind in FIELDS.items():
-            if not isinstance(summary, dict) or field not in summary:
-                raise UserError(f"{file}: no field {field!r}: expected {EXPECTED}")
-            if not isinstance(value := summary[field], kind):
-                found = json.dumps(value)[:40]
-                raise UserError(f"{file}: {field}: found {found}: expected {EXPECTED}")
-        for name, value in [*summary["mean"].items(), *summary["sd"].items()]:
-            if not isinstance(value, int | float | None):
-                found = json.dumps(value)[:40]
-                raise UserError(f"{file}: {name}: found {found}: expected a number")
-    return [described(summary, file.parent) | {"run": run} for summary in summaries]
+    return [described(summary, file.parent, file.name) | {"run": run} for summary in summaries]
 
 
-def described(summary: dict, workdir: str | os.PathLike) -> dict:
+def _check(file, values, fields, expected):
+    """Raise UserError unless `values`, of a file, is an object with fields of these kinds."""
+    for field, kind in fields.items():
+        if not isinstance(values, dict) or field not in values:
+            raise UserError(f"{file}: no field {field!r}: expected {expected}")
+        if not isinstance(value := values[field], kind):
+            found = json.dumps(value)[:40]
+            raise UserError(f"{file}: {field}: found {found}: expected {expected}")
+
+
+def _check_summary(file, summary):
+    _check(file, summary, FIELDS, EXPECTED)
+    for entry in summary["per_seed"]:
+        _check(file, entry, OF_SEED, f"{EXPECTED} with an entry for each seed")
+    null = {"null_abs_cos": summary.get("null_abs_cos")}
+    for values in (null, summary["mean"], summary["sd"]):
+        _check(file, values, dict.fromkeys(values, NUMBER), "a number")
+
+
+def _lists(file):
+    """What `recommend` has left in lists.json."""
+    found = files.read_json(file, "figures of lists", list)
+    for lists in found:
+        _check(file, lists, OF_LISTS, "figures of lists")
+        _check(file, lists["figures"], dict.fromkeys(lists["figures"], dict), "figures of a domain")
+        for figures in lists["figures"].values():
+            _check(file, figures, dict.fromkeys(figures, NUMBER), "a number")
+    return found
+
+
+def described(summary: dict, workdir: str | os.PathLike, file: str = "summary.json") -> dict:
     """`summary` with the names of run, data and protocol, as far as `workdir` knows. To the name of
     the data comes their fingerprint, as two synthetic worlds have the same name, and what of the
-    split and of the users that are ranked is not as usual."""
+    split and of the users that are ranked is not as usual. file: the name of its own.
+
+    Raises UserError naming the file and field that is wrong.
+    """
+    _check_summary(pathlib.Path(workdir) / file, summary)
     workdir = pathlib.Path(workdir).resolve()
     config, env = {}, {}
-    if (workdir / "config.json").exists():
-        config = files.read_json(workdir / "config.json", "the configuration of a run")
+    if (path := workdir / "config.json").exists():
+        config = {"protocol": "–"} | files.read_json(path, "the configuration of a run")
+        _check(path, config, {"protocol": str}, "text")
     if config and (workdir / "env.json").exists():
         env = files.read_json(workdir / "env.json", "the environment of a run")
     data, prints = config.get("data"), env.get("fingerprints")
@@ -191,9 +217,9 @@ def described(summary: dict, workdir: str | os.PathLike) -> dict:
         name += ", by time"
     if isinstance(of := config.get("evaluate"), dict) and of.get("users_per_kind"):
         name += f", {of['users_per_kind']} users of a kind"
-    known = {"data": name, "protocol": config.get("protocol", "–")} if config else {}
+    known = {"data": name, "protocol": config["protocol"]} if config else {}
     if (workdir / "lists.json").exists():
-        known["lists"] = files.read_json(workdir / "lists.json", "figures of lists", list)
+        known["lists"] = _lists(workdir / "lists.json")
     return {"run": workdir.name} | known | summary
 
 
@@ -229,8 +255,9 @@ def ranked(summaries: list[dict]) -> Sheet:
     groups = [[of.get(name, "–") for name in apart] for of in summaries]
     order = zip(groups, scores, summaries, strict=True)
     for group, score, summary in sorted(order, key=lambda of: (of[0], -of[1])):
-        lead = [summary["run"], *group, f"{summary['n_parameters']:,}", str(summary["n_seeds"])]
-        n_seeds = max(summary["n_seeds"], 1)
+        n_seeds = sum(not entry["diverged_step"] for entry in summary["per_seed"])
+        lead = [summary["run"], *group, f"{summary['n_parameters']:,}", str(n_seeds)]
+        n_seeds = max(n_seeds, 1)
         half = stdtrit(n_seeds - 1, 0.975) / math.sqrt(n_seeds)  # of the interval, in sd
         cells = [cell(summary, name, 4, half) for name in metrics.values()]
         rows.append([*lead, f"{score:.4f}" if score >= 0 else "–", *cells])

@@ -1,5 +1,7 @@
 """Coefficients against closed forms and brute force; what is undefined is said, never a number."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import polars as pl
 import pytest
@@ -224,6 +226,13 @@ def test_a_statistic_of_the_probes_is_found_in_their_table(runs):
     measured = pl.DataFrame([row, row | {"parameters": "init", "value": 0.1}])
     points = correlate.points_of(runs, "r2_x", measured=measured)
     assert points.select("run", "seed", "domain", "x").rows() == [("early", 1, "A", 0.75)]
+
+
+def test_a_statistic_that_is_named_twice_counts_once(runs, tmp_path):
+    for asked in (["abs_cos"], ["abs_cos", "abs_cos"]):
+        options = SimpleNamespace(metric="ndcg@10", statistic=asked, points="mean", draws=100)
+        correlate.section(runs, tmp_path, options)
+        assert len(pl.read_parquet(tmp_path / "correlate_points.parquet")) == 3 * 3 * 2
 
 
 def test_nothing_to_correlate_is_said(runs, tmp_path):

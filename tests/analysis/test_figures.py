@@ -70,6 +70,13 @@ def test_an_interval_needs_both_ends():
     assert output.interval(None, 1) == output.interval(0.0, float("nan")) == ""
 
 
+def test_a_folder_is_no_pattern(tmp_path):
+    runs = [types.SimpleNamespace(name="x", digest="of x")]
+    for folder, value in (("out[1]", 1), ("out1", 2)):
+        output.write_frame(tmp_path / folder, "t", pl.DataFrame({"a": [value], "run": ["x"]}))
+    assert output.read_frame(tmp_path / "out[1]", "t", runs)["a"].to_list() == [1]
+
+
 def test_frames_are_read_back(tmp_path):
     frame = pl.DataFrame({"a": [1, None, 3], "run": ["x", "x", "y"]})
     runs = [types.SimpleNamespace(name="x", digest="of x")]

@@ -158,12 +158,10 @@ def test_fields_of_later_versions_are_filled_in_and_said(copied, stack):
 
 
 def test_a_bad_field_is_named_with_its_file(copied):
-    run = edited(copied, lambda c: c["gca"].update(source="both"))
     with pytest.raises(UserError, match=r"config.json: .*gca.source=both: expected one of"):
-        restore.experiment_of(run, made.Said())
-    run = edited(copied, lambda c: c.update(backbone="other"))
+        edited(copied, lambda c: c["gca"].update(source="both"))
     with pytest.raises(UserError, match="backbone=other"):
-        restore.experiment_of(run, made.Said())
+        edited(copied, lambda c: c.update(backbone="other"))
 
 
 def test_other_data_than_the_run_began_with_are_refused(copied):

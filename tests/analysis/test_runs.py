@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from analysis import trajectory
+from analysis import table, trajectory
 from analysis.runs import find_runs, finished, notes, read_run
 from oa_jax.errors import UserError
 from oa_jax.nn.known import changed
@@ -171,7 +171,14 @@ CUT = lambda content: content[: len(content) // 2]  # noqa: E731
         ("summary.json", lambda c: c.replace(b"best_epoch", b"best"), "no usable `per_seed`"),
         ("summary.json", lambda _: b"[]", "summary.json: holds a list"),
         ("summary.json", lambda _: b'"words"', "summary.json: holds a str"),
-        ("summary.json", lambda _: b'{"per_seed": []}', "no usable `per_seed` and `n_parameters`"),
+        ("summary.json", lambda _: b'{"per_seed": []}', "n_parameters: found None, expected"),
+        ("summary.json", lambda c: c.replace(b": 1000", b": 0"), "n_parameters: found 0, exp"),
+        ("summary.json", lambda c: c.replace(b": 1000", b": 1e308"), "n_parameters: found 1e+308"),
+        (
+            "summary.json",
+            lambda c: c.replace(b'"seed": 1', b'"seed": 0'),
+            "expected each seed once",
+        ),
         ("metrics.jsonl", lambda c: b"7\n" + c, "metrics.jsonl: 1 unreadable, left out"),
         ("metrics.jsonl", lambda c: c + b'{"seed": 1}\n', "metrics.jsonl: 1 unreadable"),
         ("metrics.jsonl", lambda c: c.replace(b'"epoch": 4', b'"epoch": "4"'), "3 unreadable"),
@@ -193,11 +200,11 @@ def test_a_damaged_file_is_a_sentence(tmp_path, name, change, words):
     [
         (
             lambda c: c.replace(b'"positions": [', b'"positions": 3, "x": ['),
-            "found 3, expected list",
+            "positions=3: expected",
         ),
         (None, "No such file"),
         (CUT, "not valid JSON"),
-        (lambda _: b"{}", "no field 'backbone'"),
+        (lambda _: b"{}", "backbone=None: expected one of"),
     ],
 )
 def test_a_run_without_configuration_is_left_out_and_the_others_stay(tmp_path, change, words):
@@ -208,6 +215,39 @@ def test_a_run_without_configuration_is_left_out_and_the_others_stay(tmp_path, c
     assert len(left_out) == 1 and "bad/config.json" in left_out[0] and words in left_out[0]
     with pytest.raises(UserError, match="no readable run"):
         find_runs(str(tmp_path / "bad"))
+
+
+@pytest.mark.parametrize(
+    ("name", "field", "value"),
+    [
+        ("config", "first_seed", "x"),
+        ("config", "first_seed", None),
+        ("config", "first_seed", 1.5),
+        ("config", "quirks", None),
+        ("config", "quirks", 5),
+        ("config", "protocol", ["official"]),
+        ("config", "gca.positions", [[0]]),
+        ("config", "gca.ortho_weight", "x"),
+        ("config", "gca.ortho_weight", None),
+        ("config", "gca.fusion", 5),
+        ("config", "gca.fusion", None),
+        ("config", "gca.gate_act", [1]),
+        ("env", "fingerprints.tables", 5),
+    ],
+)
+def test_a_run_with_a_bad_field_is_left_out_and_the_others_stay(tmp_path, name, field, value):
+    plain_run(tmp_path / "good")
+    *groups, last = field.split(".")
+
+    def change(values):
+        for group in groups:
+            values = values[group]
+        values[last] = value
+
+    rewritten(plain_run(tmp_path / "bad", "early"), f"{name}.json", change)
+    runs, (said,) = find_runs(str(tmp_path))
+    assert f"bad/{name}.json: " in said and field in said and "expected" in said
+    assert [run.setting for run in runs] and table.gains(runs, draws=100)
 
 
 def test_missing_and_diverged_seeds_are_named(tmp_path):

@@ -169,12 +169,31 @@ def test_only_users_in_common_are_compared_and_it_is_said(tmp_path):
     assert "early and none: 15 test users of A in common: only these are compared" in notes
 
 
-def test_ranks_of_another_run_are_noticed(tmp_path):
-    for name, gca in (("none", "none"), ("early", "early")):
-        plain_run(tmp_path / name, gca)
-    np.savez(tmp_path / "early" / "ranks.npz", **ranks_of(np.arange(3), better=0.3, seed=9))
-    _, notes = table.gains(find_runs(str(tmp_path))[0], draws=100, metrics=("auc",))
-    assert any("early: test/A/" in n and "the two are not of one run" in n for n in notes)
+def with_rank(change):
+    return lambda ranks: ranks | {"test/uni99/rank": change(ranks["test/uni99/rank"])}
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda _: ranks_of(np.arange(3), better=0.3, seed=9), "not of one run"),
+        (lambda ranks: ranks | {"seed": ranks["seed"][::-1]}, "not of one run"),
+        (with_rank(lambda rank: -rank), "expected rank >= 1"),
+        (with_rank(lambda rank: rank * np.nan), "rank nan"),
+        (with_rank(lambda rank: rank[0]), "not of one run"),
+        (lambda ranks: ranks | {"test/user": ranks["test/user"][::-1]}, "no ascending order"),
+        (lambda ranks: ranks | {"test/user": 0 * ranks["test/user"]}, "no ascending order"),
+    ],
+)
+def test_ranks_of_another_run_give_no_gain(tmp_path, change, words):
+    for name in ("none", "early"):
+        plain_run(tmp_path / name, name)
+    file = tmp_path / "early" / "ranks.npz"
+    np.savez(file, **change(dict(np.load(file))))
+    found, notes = table.gains(find_runs(str(tmp_path))[0], draws=100, metrics=("auc",))
+    assert found.filter(ranking="uni99")["gain"].null_count() == 4
+    assert found["mean"].null_count() == 0
+    assert any("early/ranks.npz: test/" in n and words in n and "no gain" in n for n in notes)
 
 
 @pytest.mark.parametrize(

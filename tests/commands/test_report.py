@@ -94,6 +94,8 @@ NO_SUMMARIES = {
     "a list": (json.dumps(summary() | {"mean": []}), "mean: found [[][]]"),
     "a word": (json.dumps(summary() | {"mean": {"test/A/auc/full": "x"}}), 'full: found "x"'),
     "no mean": (json.dumps({k: v for k, v in summary().items() if k != "mean"}), "field 'mean'"),
+    "a null in words": (json.dumps(summary() | {"null_abs_cos": "x"}), 'null_abs_cos: found "x"'),
+    "a number as seed": (json.dumps(summary() | {"per_seed": [5]}), "no field 'seed'"),
 }
 
 
@@ -105,6 +107,43 @@ def test_what_is_no_summary_is_one_line(tmp_path, kind):
     with pytest.raises(UserError, match=words) as error:
         report.read(str(tmp_path))
     assert str(tmp_path) in str(error.value) and "\n" not in str(error.value)
+
+
+def test_a_summary_that_a_command_found_is_checked_too(tmp_path):
+    with pytest.raises(UserError, match="summary.json: no field 'n_parameters'"):
+        report.described({"label": "x"}, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("lists", [5], "no field 'of'"),
+        ("lists", [None], "no field 'of'"),
+        ("lists", [{}], "no field 'of'"),
+        ("lists", [{"of": "seed 0", "k": 2, "figures": 5}], "figures: found 5"),
+        ("lists", [{"of": "seed 0", "k": 2, "figures": {"A": 5}}], "A: found 5"),
+        ("lists", [{"of": "seed 0", "k": 2, "figures": {"A": {"gini": "x"}}}], 'gini: found "x"'),
+        ("config", {"protocol": ["official"]}, r'protocol: found \["official"\]: expected text'),
+    ],
+)
+def test_what_is_beside_a_summary_is_checked(tmp_path, name, content, words):
+    (tmp_path / "summary.json").write_text(json.dumps(summary()))
+    (tmp_path / f"{name}.json").write_text(json.dumps(content))
+    with pytest.raises(UserError, match=f"{name}.json: {words}") as error:
+        report.show(report.read(str(tmp_path)))
+    assert "\n" not in str(error.value)
+
+
+def test_a_null_that_is_none_is_a_dash():
+    table = markdown(summary(gca=True) | {"null_abs_cos": None})
+    assert "| 0 A | 0.500 ± 0.013 | 0.500 ± 0.013 | – |" in table
+
+
+@pytest.mark.parametrize("more", [{}, {"n_seeds": "x"}])
+def test_the_seeds_of_a_sweep_are_those_that_ended_well(more):
+    seeds = [{"seed": s, "diverged_step": 7 * (s == 2), "epochs": 2} for s in range(3)]
+    sheet = report.ranked([summary() | {"run": "a", "per_seed": seeds} | more])
+    assert sheet.rows[0][:3] == ["a", "1,234,567", "2"]
 
 
 def test_a_workdir_and_its_summary_are_read_alike(tmp_path):
