@@ -47,6 +47,7 @@ def main(_):
         raise UserError("--users, --histories: expected one of them")
     use_compilation_cache(cli.say)
     whose = values.seed, values.ensemble, None, values.data_dir
+    lists.kept(path)  # refused before the work is done
     model = StoredModel(path, *whose, cli.say, values.mesh)
     users = None if values.users == "all" else _users(values.users)
     if values.histories:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import itertools
 import pathlib
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -10,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from oa_jax import files, processes
+from oa_jax import fields, files, processes
 from oa_jax.engine.mesh import is_table, place
 from oa_jax.engine.state import State, name_of
 from oa_jax.errors import UserError, needs
@@ -25,6 +26,18 @@ MODEL, PARAMETERS = "model.json", "parameters.safetensors"
 SCORER, ITEMS = "scorer.safetensors", "items.parquet"
 KEPT = "init_from.json"
 SHOWN = 3  # parameters that are named in a line
+ABOUT = {  # of model.json, what is read here and by `load_export`
+    "fingerprint": fields.text("", ""),
+    "tables": fields.text(None, ""),
+    "seed": fields.whole(0, "", 0),
+    "n_users": fields.whole(1, ""),
+    "n_items": fields.two(fields.whole(1, ""), 1),
+    "items_are_raw": fields.flag(True, ""),
+    "domain_names": fields.two(fields.text("A", ""), "B"),
+    "domains": fields.field(
+        DOMAINS, lambda v: v in (("A",), ("B",), DOMAINS), "A, B or both in order", ""
+    ),
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,20 +92,42 @@ def read_export(folder: pathlib.Path) -> tuple[dict, dict[str, np.ndarray], Name
         import polars as pl
         from safetensors import SafetensorError
         from safetensors.numpy import load_file
-    about = files.read_json(folder / MODEL, "the folder of an export")
+    # Not in exports of earlier versions:
+    about = {"tables": None, "domain_names": DOMAINS, "domains": DOMAINS}
+    about |= files.read_json(folder / MODEL, "the folder of an export")
+    for name, of in ABOUT.items():
+        about[name] = fields.checked(f"{folder / MODEL}: {name}", about.get(name), of)
+    panic = pl.exceptions.PanicException  # of a damaged file; no Exception
     try:
-        params, items = load_file(folder / PARAMETERS), pl.read_parquet(folder / ITEMS, glob=False)
-        columns = [items[name].to_list() for name in ("raw", "title")]
-        taken = np.r_[0, items["users"].to_numpy()]
-        if lacking := {"fingerprint", "seed", "n_users"} - about.keys():
-            raise KeyError(min(lacking))
-        n_items = tuple(about["n_items"])
-        called = tuple(about.get("domain_names", DOMAINS))  # not in exports of earlier versions
-        names = Names([], *columns, n_items, bool(about["items_are_raw"]), called)
-    except (OSError, SafetensorError, pl.exceptions.PolarsError, KeyError) as error:
+        params, items = load_file(folder / PARAMETERS), _items(folder / ITEMS, about["n_items"])
+    except (OSError, SafetensorError, pl.exceptions.PolarsError, panic) as error:
         reason = " ".join(str(error).split())[:160]
         raise UserError(f"{folder}: {reason}: expected the folder of an export") from None
-    return about, params, names, taken
+    columns = items["raw"].to_list(), items["title"].to_list(), about["n_items"]
+    names = Names([], *columns, about["items_are_raw"], about["domain_names"])
+    return about, params, names, np.r_[0, items["users"].to_numpy()]
+
+
+def _items(file, n_items):
+    """The rows of items.parquet by id, however they stand there."""
+    import polars as pl
+
+    kinds = {"id": pl.Int64, "domain": pl.String, "raw": pl.String, "title": pl.String}
+    kinds |= {"users": pl.Int64}
+    items = pl.read_parquet(file, glob=False)
+    for name, kind in kinds.items():
+        if (found := items.schema.get(name)) != kind:
+            raise UserError(f"{file}: {name}: found {found}, expected {kind}")
+    ids = enumerate(itertools.chain(*map(itertools.repeat, DOMAINS, n_items)), 1)
+    items = items.sort("id")
+    for found, expected in itertools.zip_longest(items.select("id", "domain").rows(), ids):
+        if found != expected:
+            raise UserError(f"{file}: id, domain: found {found}, expected {expected}")
+    good = pl.struct("domain", "raw").is_unique() & pl.col("raw").is_not_null()
+    for found in items.filter(~(good & (pl.col("users").fill_null(-1) >= 0))).rows():
+        expected = "a raw id of its own in its domain, and users from 0"
+        raise UserError(f"{file}: raw, users: found {found}, expected {expected}")
+    return items
 
 
 def begin(
@@ -165,7 +200,7 @@ def keep(told: dict[str, Any], workdir: Workdir, say: Callable[[str], None]) -> 
 
 def matched(theirs: Names, own: Names) -> np.ndarray:
     """(1 + I,) for every own item the number of the same item there, 0 where it is unknown: that
-    of the same raw id in the domain of the same name; of the same letter where no name is shared.
+    of the same raw id in the same domain; where the sets share a domain's name, that of one name.
     """
     match = np.zeros(1 + len(own.raw), np.int64)
     if theirs.are_raw and own.are_raw:  # numbers say nothing of another set's items
@@ -180,10 +215,10 @@ def _rows_of(name, match, n_items, n_theirs):
     last, first_own, first_theirs = name.split("/")[-1], 0, 0
     own = np.flatnonzero(match)
     if last == "local_A":
-        own = own[(own <= n_items[0]) & (match[own] <= n_theirs[0])]
+        own = own[own <= n_items[0]]
     if last == "local_B":
         first_own, first_theirs = n_items[0], n_theirs[0]
-        own = own[(own > first_own) & (match[own] > first_theirs)]
+        own = own[own > first_own]
     # Row 0 is that of padding.
     return np.r_[0, own - first_own], np.r_[0, match[own] - first_theirs]
 

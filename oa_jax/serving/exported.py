@@ -11,7 +11,6 @@ from __future__ import annotations
 import functools
 import os
 import pathlib
-import struct
 import tempfile
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -24,7 +23,6 @@ import oa_jax
 from oa_jax import fields, files
 from oa_jax.engine.state import name_of
 from oa_jax.errors import UserError, needs
-from oa_jax.events.log import DOMAINS
 from oa_jax.ranking.best import Best, best_of_all
 from oa_jax.ranking.ranks import AllItems, seen_of
 from oa_jax.runs.initial import ITEMS, MODEL, PARAMETERS, SCORER, flat, read_export
@@ -170,11 +168,10 @@ class ExportedModel:
         self.path = path
         self.about, self.params, self.names, self.popularity = read_export(path)
         self.n_users, self.of = self.about["n_users"], f"seed {self.about['seed']}"
-        self.domains = self.about.get("domains", DOMAINS)  # not in exports of earlier versions
+        self.domains = self.about["domains"]
 
     @functools.cached_property
     def _program(self):
-        from safetensors import SafetensorError
         from safetensors.numpy import load_file
 
         file = self.path / PROGRAM
@@ -182,8 +179,9 @@ class ExportedModel:
             exported = jax.export.deserialize(bytearray(file.read_bytes()))
             file = self.path / SCORER
             scorer = load_file(file)
-        except (OSError, ValueError, ImportError, struct.error, SafetensorError) as error:
-            raise UserError(f"{file}: {error}: expected an export") from None
+        except Exception as error:  # flatbuffers checks nothing: damaged bytes raise of any kind
+            reason = " ".join(f"{type(error).__name__}: {error}".split())[:160]
+            raise UserError(f"{file}: {reason}: expected an export") from None
         return exported, jax.device_put(self.params | scorer)
 
     def room(self, n_users: int) -> int:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from oa_jax import files
+from oa_jax.data.texts import shown
 from oa_jax.errors import UserError
 from oa_jax.events.log import DOMAINS
 from oa_jax.ranking.best import Best
@@ -209,8 +210,18 @@ def write(frames: Iterable[pl.DataFrame], out: str | os.PathLike) -> int:
 
 def keep(workdir: pathlib.Path, found: dict[str, Any]) -> None:
     """Write `found` into the workdir's lists.json, in place of what it said of the same lists."""
-    path = workdir / LISTS
-    before = files.read_json(path, "figures of lists", list) if path.exists() else []
     key = found["of"], found["k"]
-    others = [of for of in before if (of.get("of"), of.get("k")) != key]
-    files.write_json(path, [*others, found])
+    with files.lock(workdir / ".lists.lock", wait=True):  # two may end at once
+        others = [of for of in kept(workdir) if (of["of"], of["k"]) != key]
+        files.write_json(workdir / LISTS, [*others, found])
+
+
+def kept(workdir: pathlib.Path) -> list[dict]:
+    """What `keep` has written; nothing without the file. Raises UserError where it holds others."""
+    path = workdir / LISTS
+    found = files.read_json(path, "figures of lists", list) if path.exists() else []
+    for number, of in enumerate(found, 1):
+        if not isinstance(of, dict) or not of.keys() >= {"of", "k", "figures"}:
+            expected = "an object with of, k and figures"
+            raise UserError(f"{path}: entry {number}: found {shown(of)}, expected {expected}")
+    return found

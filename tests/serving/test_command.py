@@ -4,6 +4,7 @@ import json
 import pathlib
 import subprocess
 import sys
+from concurrent import futures
 
 import polars as pl
 import pytest
@@ -12,6 +13,8 @@ sys.path.insert(0, str(pathlib.Path(__file__).parent))
 from _runs import run_of
 
 from oa_jax.commands import report
+from oa_jax.errors import UserError
+from oa_jax.serving import lists
 
 pytestmark = pytest.mark.slow
 
@@ -52,10 +55,24 @@ def test_lists_of_all_users_and_what_is_kept_of_them(tmp_path):
     assert table.rows[1][4] == f"{counts / 30:.3f}"
 
 
+@pytest.mark.parametrize("text", ["[5]", "[null]", "[{}]"])
+def test_figures_that_are_none_are_refused(tmp_path, text):
+    (tmp_path / "lists.json").write_text(text)
+    with pytest.raises(UserError, match="lists.json: entry 1: found .*, expected an object"):
+        lists.keep(tmp_path, {"of": "seed 0", "k": 10, "figures": {}})
+    assert (tmp_path / "lists.json").read_text() == text
+
+
+def test_figures_that_are_kept_at_once_all_stay(tmp_path):
+    with futures.ThreadPoolExecutor(8) as pool:
+        made = [{"of": "seed 0", "k": k, "figures": {}} for k in range(24)]
+        list(pool.map(lambda one: lists.keep(tmp_path, one), made))
+    kept = json.loads((tmp_path / "lists.json").read_text())
+    assert sorted(one["k"] for one in kept) == list(range(24))
+
+
 @pytest.mark.parametrize("suffix", ["csv", "jsonl"])
 def test_other_forms(tmp_path, suffix):
-    from oa_jax.serving import lists
-
     frames = [pl.DataFrame({"user": ["a", "ü"], "score": [1.5, n]}) for n in (1.0, 2.0)]
     out = tmp_path / f"recs[1].{suffix}"  # a name, and no pattern
     assert lists.write(iter(frames), out) == 4
@@ -64,8 +81,6 @@ def test_other_forms(tmp_path, suffix):
 
 
 def test_what_fails_leaves_nothing(tmp_path):
-    from oa_jax.serving import lists
-
     def frames():
         yield pl.DataFrame({"user": ["a"]})
         raise RuntimeError
@@ -91,7 +106,6 @@ def test_mistakes_are_one_line(tmp_path, monkeypatch):
     from absl import flags
 
     from oa_jax.commands import recommend
-    from oa_jax.errors import UserError
 
     path = run_of("abxi")[1]
     monkeypatch.chdir(tmp_path)

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 import types
@@ -98,6 +99,8 @@ def test_what_lies_in_the_folder(folder_of):
     folder = folder_of("llm4cdsr")
     about = json.loads((folder / "model.json").read_text())
     assert about["fingerprint"] == experiment.data.log.fingerprint() and about["seed"] == 1
+    assert about["tables"] == experiment.data.identity()["tables"]
+    assert initial.read(str(folder)).tables == about["tables"]
     assert json.loads((folder / "config.json").read_text()) == experiment.config.to_dict()
     items = pl.read_parquet(folder / "items.parquet", glob=False)
     assert items.columns == ["id", "domain", "raw", "title", "users"]
@@ -148,9 +151,11 @@ def test_a_run_of_one_domain_gives_lists_of_that_one(domain, tmp_path):
             model.recommend(events, domain=other)
     assert list(lists.beyond_of(StoredModel(path))) == [domain]
     about = json.loads((folder / "model.json").read_text())
-    del about["domains"]  # as of an earlier version
+    for name in ("domains", "domain_names", "tables"):  # as of an earlier version
+        del about[name]
     (folder / "model.json").write_text(json.dumps(about))
     assert len(oa.load_export(folder).recommend(events, k=3)) == 6
+    assert initial.read(str(folder)).tables is None
 
 
 def test_new_histories_by_raw_ids(folder_of):
@@ -186,5 +191,71 @@ def test_a_folder_that_is_in_use_or_no_export_is_refused(folder_of, tmp_path):
         oa.load_export(broken).recommend({"user": ["u"], "item": ["1"]})
     about = json.loads((broken / "model.json").read_text())
     (broken / "model.json").write_text(json.dumps({k: v for k, v in about.items() if k != "seed"}))
-    with pytest.raises(UserError, match="broken: 'seed': expected the folder of an export"):
+    with pytest.raises(UserError, match="model.json: seed=None: expected a whole number"):
         oa.load_export(broken)
+
+
+@pytest.fixture
+def copied(folder_of, tmp_path):
+    return shutil.copytree(folder_of("abxi"), tmp_path / "copy")
+
+
+@pytest.mark.parametrize(
+    "field, value",
+    [("n_items", bad) for bad in (5, None, ["a", "b"], [1], [24.0, 30.0])]
+    + [("domain_names", 5), ("domain_names", ["x"]), ("domains", 5), ("domains", ["C"])]
+    + [("n_users", "x"), ("items_are_raw", None), ("fingerprint", None), ("tables", 5)],
+)
+def test_a_wrong_field_of_model_json_is_named(field, value, copied):
+    about = json.loads((copied / "model.json").read_text())
+    (copied / "model.json").write_text(json.dumps(about | {field: value}))
+    with pytest.raises(UserError, match=rf"^\S*model.json: {field}=.*: expected .*$"):
+        oa.load_export(copied)
+
+
+RAW, ID = pl.col("raw"), pl.col("id")
+
+
+@pytest.mark.parametrize(
+    "field, change",
+    [
+        (r"id, domain: found None, expected \(50, 'B'\)", lambda items: items.head(49)),
+        (r"id, domain: found \(1, 'A'\), expected \(2, ", lambda items: pl.concat([items] * 2)),
+        ("id, domain: found", lambda items: items.with_columns(domain=pl.lit("B"))),
+        ("raw, users: found", lambda items: items.with_columns(raw=pl.lit("same"))),
+        ("raw, users: found", lambda items: items.with_columns(raw=pl.when(ID > 3).then(RAW))),
+        ("raw, users: found", lambda items: items.with_columns(users=-ID)),
+        ("raw: found Int64, expected String", lambda items: items.with_columns(raw=ID)),
+        ("users: found String, expected Int64", lambda items: items.with_columns(users=RAW)),
+        ("title: found None, expected String", lambda items: items.drop("title")),
+    ],
+)
+def test_wrong_items_are_named(field, change, copied):
+    change(pl.read_parquet(copied / "items.parquet")).write_parquet(copied / "items.parquet")
+    with pytest.raises(UserError, match=f"items.parquet: {field}"):
+        oa.load_export(copied)
+
+
+def test_rows_of_items_may_stand_in_another_order(copied):
+    expected = oa.load_export(copied).names
+    items = pl.read_parquet(copied / "items.parquet")
+    items.reverse().write_parquet(copied / "items.parquet")
+    assert oa.load_export(copied).names == expected
+
+
+def test_a_panic_of_polars_is_one_line(copied, monkeypatch):
+    def panics(*_, **__):
+        raise pl.exceptions.PanicException("index out of bounds")
+
+    monkeypatch.setattr(pl, "read_parquet", panics)
+    with pytest.raises(UserError, match="copy: index out of bounds: expected the folder"):
+        oa.load_export(copied)
+
+
+@pytest.mark.parametrize("first, last", [(0, 32), (64, 128), (1000, None)])
+def test_a_damaged_program_is_one_line(first, last, copied):
+    file = copied / exported.PROGRAM
+    raw = file.read_bytes()
+    file.write_bytes(raw[:first] + bytes(last - first) + raw[last:] if last else raw[:first])
+    with pytest.raises(UserError, match=r"^\S*scorer.jaxexport: .*: expected an export$"):
+        oa.load_export(copied).recommend({"user": ["u"], "item": ["1"]})
