@@ -161,7 +161,9 @@ def _read(file, run):
     summaries = found if isinstance(found, list) else [found]
     if not summaries:
         raise UserError(f"{file}: an empty list: expected {EXPECTED}")
-    return [described(summary, file.parent, file.name) | {"run": run} for summary in summaries]
+    rows = [described(summary, file.parent, file.name) for summary in summaries]
+    # A trial of a search that was pruned trained for fewer epochs than its rivals.
+    return [row | {"run": f"{run} ({row['stopped']})" if "stopped" in row else run} for row in rows]
 
 
 def _check(file, values, fields, expected):

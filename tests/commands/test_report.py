@@ -91,7 +91,7 @@ NO_SUMMARIES = {
     "nothing": ("[]", "an empty list: expected the summary of a run"),
     "numbers": ("[1]", "no field 'label'"),
     "no size": (json.dumps(summary() | {"n_parameters": None}), "n_parameters: found null"),
-    "a list": (json.dumps(summary() | {"mean": []}), "mean: found [[][]]"),
+    "a list": (json.dumps(summary() | {"mean": []}), r"mean: found \[\]"),
     "a word": (json.dumps(summary() | {"mean": {"test/A/auc/full": "x"}}), 'full: found "x"'),
     "no mean": (json.dumps({k: v for k, v in summary().items() if k != "mean"}), "field 'mean'"),
     "a null in words": (json.dumps(summary() | {"null_abs_cos": "x"}), 'null_abs_cos: found "x"'),
@@ -151,6 +151,12 @@ def test_a_workdir_and_its_summary_are_read_alike(tmp_path):
     file.write_text(json.dumps(summary()))
     expected = [summary() | {"run": tmp_path.name}]
     assert report.read(str(tmp_path)) == report.read(str(file)) == expected
+
+
+@pytest.mark.parametrize(("more", "mark"), [({}, ""), ({"stopped": "pruned"}, " (pruned)")])
+def test_a_pruned_trial_is_marked(tmp_path, more, mark):
+    (tmp_path / "summary.json").write_text(json.dumps(summary() | more))
+    assert report.read(str(tmp_path))[0]["run"] == tmp_path.name + mark
 
 
 def test_a_list_of_summaries_is_read_whole(tmp_path):
