@@ -117,42 +117,47 @@ def test_the_table_of_mybank_is_that_of_its_summaries():
 def test_food_kitchen_is_that_of_its_summaries():
     folder, text = FOLDER / "abxi_food_kitchen_small", section("ABXI, Food-Kitchen")
     front = (FOLDER.parents[1] / "README.md").read_text()
-    runs = {name: json.loads((folder / f"{name}.json").read_text()) for name in ("none", "early")}
+    names = ("none", "early", "stack")
+    runs = {name: json.loads((folder / f"{name}.json").read_text()) for name in names}
     metrics = ("ndcg@10/uni999", "ndcg@10/full", "auc/uni999")
-    for run in runs.values():
+    keys, base = [f"test/{d}/{m}" for m in metrics for d in "AB"], runs["none"]["mean"]
+    table, gains = {}, {}
+    for name, run in runs.items():
         mean, sd = run["mean"], run["sd"]
-        cells = [f"{mean['epochs']:.0f} ± {sd['epochs']:.0f}"]
-        cells += [
-            f"{mean[k]:.4f} ± {sd[k]:.4f}" for m in metrics for d in "AB" for k in [f"test/{d}/{m}"]
-        ]
-        assert f"| {run['label']} | {run['n_parameters']:,} | {' | '.join(cells)} |" in text
-    none, early = (run["mean"] for run in runs.values())
-    (row,) = re.findall(r"^\| gain of GCA \| \| \| (.*) \|$", text, re.M)
-    keys = [f"test/{d}/{m}" for m in metrics for d in "AB"]
-    for key, cell in zip(keys, row.split(" | "), strict=True):
-        gain = float(cell.split()[0].replace("−", "-"))
-        assert gain == pytest.approx(early[key] - none[key], abs=6e-5)
-    said = [f"{early[k] / none[k] - 1:.1%}".replace("%", " %") for k in keys[:2]]
-    assert (
-        f"{said[0]} in A and {said[1]} in B" in text and f"{' and '.join(said)} on [Food" in front
-    )
-    angles = [f"best/gca/0/{d}/{of}" for of in ("abs_cos", "cos") for d in "AB"]
-    words = [f"{early[k]:.3f} ± {runs['early']['sd'][k]:.3f}" for k in angles[:2]]
-    assert f"{words[0]} (A) and {words[1]} (B)" in text
-    assert "(+{:.3f} and +{:.3f})".format(*(early[k] for k in angles[2:])) in text
-    for d, cell in zip("AB", row.split(" | "), strict=False):
-        values = [f"{m[f'test/{d}/ndcg@10/uni999']:.4f} ± " for m in (none, early)]
-        bold = "**" if cell.split("[")[1][0] == "+" else ""
-        assert f"Food-Kitchen, {d} | `uni999` | {values[0]}" in front
-        assert (
-            f"| {bold}{values[1]}" in front and f"| +{early[f'best/gca/0/{d}/cos']:.2f} |" in front
-        )
+        table[name] = [f"{mean[key]:.4f} ± {sd[key]:.4f}" for key in keys]
+        lead = f"{run['label']} | {run['n_parameters']:,} | {mean['epochs']:.0f}"
+        assert f"| {lead} ± {sd['epochs']:.0f} | {' | '.join(table[name])} |" in text
+        if name == "none":
+            continue
+        place = re.escape(run["label"].partition("+ ")[2])
+        (row,) = re.findall(rf"^\| gain of {place} \| \| \| (.*) \|$", text, re.M)
+        gains[name] = row.replace("−", "-").split(" | ")
+        for key, cell in zip(keys, gains[name], strict=True):
+            assert float(cell.split()[0]) == pytest.approx(mean[key] - base[key], abs=6e-5)
+        said = [f"{mean[key] / base[key] - 1:.1%}".replace("%", " %") for key in keys[:2]]
+        assert f"{said[0]} in A and {said[1]} in B" in text or f"{said[0]} and {said[1]}," in text
+        assert name == "stack" or f"{' and '.join(said)} on [Food" in front
+    for k, d in enumerate("AB"):
+        bold = ["**" * (float(gains[n][k].split("[")[1].split(",")[0]) > 0) for n in names[1:]]
+        cells = [f"{b}{table[n][k]}{b}" for b, n in zip(["", *bold], names, strict=True)]
+        cells += [number(runs["early"]["mean"][f"best/gca/0/{d}/cos"], 2, sign=True)]
+        assert f"Food-Kitchen, {d} | `uni999` | {' | '.join(cells)} |" in front
+
+    def angles(name, place, digits, of="abs_cos"):
+        found = [f"best/gca/{place}/{d}/{of}" for d in "AB"]
+        mean, sd = runs[name]["mean"], runs[name]["sd"]
+        return [f"{mean[key]:.{digits}f} ± {sd[key]:.{digits}f}" for key in found]
+
+    assert "{} (A) and {} (B), of".format(*angles("early", 0, 3)) in text
+    cosines = [value.split()[0] for value in angles("early", 0, 3, "cos")]
+    assert "(+{} and +{})".format(*cosines) in text
+    assert "it is {} and {} at the first".format(*(v[:4] for v in angles("stack", 0, 2))) in text
+    assert "the second {} and {} with a".format(*angles("stack", 1, 2)) in text
+    assert all(of[f"best/gca/1/{d}/cos"] < 0 for of in runs["stack"]["per_seed"] for d in "AB")
     of = pl.read_csv(folder / "interventions.csv").filter(metric="ndcg@10/uni999")
-    rows = re.findall(
-        r"^\| ([^|]*X'?[^|]*|nothing|a random.*?) \| (\S+ \[.*\]) \| (\S+ \[.*\]) \|$", text, re.M
-    )
-    names = ("orthogonal", "parallel", "zero", "random", "other_user", "mean")
-    for name, (_, *cells) in zip(names, rows, strict=True):
+    rows = re.findall(r"^\| .* \| (\S+ \[.*\]) \| (\S+ \[.*\]) \|$", text, re.M)[2:]
+    replaced = ("orthogonal", "parallel", "zero", "random", "other_user", "mean")
+    for name, cells in zip(replaced, rows, strict=True):
         for d, cell in zip("AB", cells, strict=True):
             (values,) = of.filter(intervention=name, domain=d).to_dicts()
             signed = [f"{values[k]:+.4f}".replace("0.", ".", 1) for k in ("change", "low", "high")]
