@@ -14,8 +14,8 @@ ITEMS = [{"raw": 11, "title": "One"}, {"raw": "y"}, {"raw": "x"}, {"raw": "y", "
 
 
 def test_names_of_a_prepared_set(tmp_path):
-    store.write_items(tmp_path, ITEMS)
-    prepared = store.Prepared(LOG, np.zeros(7), ["u", "ü"], {"domains": ["b", "m"]}, tmp_path)
+    facts = {"domains": ["b", "m"], "items_digest": store.write_items(tmp_path, ITEMS)}
+    prepared = store.Prepared(LOG, np.zeros(7), ["u", "ü"], facts, tmp_path)
     log = dataclasses.replace(LOG, origin=prepared)
     found = names.of(log)
     assert (found.users, found.raw) == (["u", "ü"], ["11", "y", "x", "y"]) and found.are_raw
