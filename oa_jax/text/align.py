@@ -1,11 +1,11 @@
-"""Vectors of items of two domains, aligned or torn apart before a model sees them.
+"""Changes the item vectors of two domains, to align or to separate them, before training.
 
     as_is     as the encoder gave them
-    rotated   B's turned by a random orthogonal matrix: each domain keeps all that it says
-    shifted   B's shifted along one random direction, the gap between modalities
-    aligned   both domains' mapped so that items which one user took come near, by InfoNCE
+    rotated   B's are turned by a random orthogonal matrix: each domain keeps its information
+    shifted   B's are shifted along one random direction, as in the gap between modalities
+    aligned   a map for each domain brings items that one user took together, by InfoNCE
 
-In all of them a row keeps its length, and a row of zeros, which says "no text", stays one.
+Every row keeps its length. A row of zeros, which means "no text", stays a row of zeros.
 Shapes: N items, W columns, S steps, B pairs of a batch.
 """
 
@@ -32,8 +32,8 @@ TEMPERATURE = 0.5
 
 @dataclasses.dataclass(frozen=True)
 class Alignment:
-    """kind: one of KINDS. amount: of `rotated` the rotation, 0 to 1, of `shifted` the gap in
-    lengths of a vector; see `views.seen`. steps: of InfoNCE. seed: of all draws."""
+    """kind: one of KINDS. amount: for `rotated` the rotation, 0 to 1; for `shifted` the gap, in
+    lengths of a vector (see `views.seen`). steps: of InfoNCE. seed: decides all draws."""
 
     kind: str = "as_is"
     amount: float = 1.0
@@ -46,16 +46,16 @@ class Alignment:
             raise UserError(f"--amount={self.amount}: expected a number from 0{to}")
 
     def identity(self) -> dict:
-        """What of this changes the vectors, as metadata.json names it."""
+        """The fields that change the vectors, as stored in metadata.json."""
         if self.kind == "aligned":
             fixed = {"batch": BATCH, "temperature": TEMPERATURE, "rate": LEARNING_RATE}
             return {"kind": self.kind, "steps": self.steps, "seed": self.seed} | fixed
         return {"kind": self.kind, "amount": self.amount, "seed": self.seed}
 
     def apply(self, rows_NxW: np.ndarray, log: InteractionLog, n_history: np.ndarray) -> np.ndarray:
-        """The vectors of all items of `log`, A's before B's, (N, W) float32, so changed.
+        """The changed vectors of all items of `log`, A's before B's, (N, W) float32.
 
-        n_history: (U,) the first events of each user that may be used, as of `tables.history_of`.
+        n_history: (U,) how many first events of each user may be used; see `tables.history_of`.
         """
         rng, n_a = np.random.default_rng(self.seed), log.n_items[0]
         both_2xNxW = np.stack([rows_NxW, rows_NxW])
@@ -68,8 +68,8 @@ class Alignment:
 
 
 def world_vectors(world: World, log: InteractionLog, n_history: np.ndarray) -> np.ndarray:
-    """The item vectors of a synthetic world, (I, W) float32. Where it is `aligned`, InfoNCE sees
-    pairs of views of the same item, or with one view pairs of items that one user took.
+    """The item vectors of a synthetic world, (I, W) float32. In an `aligned` world InfoNCE trains
+    on pairs of views of the same item or, with one view, on pairs of items that one user took.
 
     n_history: see `Alignment.apply`.
     """
@@ -93,10 +93,10 @@ def bought_together(
     shape: tuple[int, int],
     rng: np.random.Generator,
 ) -> np.ndarray:
-    """(S, B, 2) rows of an item of A and of one of B that the same user took, drawn at random: the
-    user evenly among those with both, then an event of it of each domain.
+    """Random pairs (S, B, 2): the rows of an item of A and of one of B that the same user took.
 
-    n_history, has_vector: as for `vectors.mean_profiles`; no other event is looked at.
+    Each user with events of both domains is equally likely; then one of its events of each domain
+    is drawn. n_history, has_vector: select the events, as in `vectors.mean_profiles`.
     Raises UserError if no user has events of both domains.
     """
     may = (log.position < n_history[log.user]) & has_vector[log.item - 1]
@@ -115,12 +115,12 @@ def bought_together(
 
 
 def contrastive(views_2xNxW: np.ndarray, pairs_SxBx2: np.ndarray) -> np.ndarray:
-    """(2, N, W) float32: both views by linear maps that bring the two of each pair together.
+    """Both views (2, N, W) float32 after linear maps that bring the two rows of a pair together.
 
-    A map for each view, the identity at first, trained by Adam on InfoNCE in both directions as in
-    CLIP (arXiv 2103.00020), at a fixed temperature: a pair against all others of its batch, but for
-    those with an item of its own.
-    pairs: rows of the first and of the second view, a batch for each step.
+    Each view has one map, which starts as the identity. Adam trains it on InfoNCE in both
+    directions as in CLIP (arXiv 2103.00020), at a fixed temperature. The negatives of a pair are
+    all others of its batch, except those that share an item with it.
+    pairs: rows of the first and of the second view, one batch for each step.
     """
     length_2xNx1 = np.linalg.norm(views_2xNxW, axis=2, keepdims=True)
     unit_2xNxW = jnp.asarray(views.with_length(views_2xNxW, np.ones(1)), jnp.float32)

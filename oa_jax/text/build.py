@@ -1,4 +1,4 @@
-"""From a prepared data set to the tables of text embeddings that LLM4CDSR reads."""
+"""Makes the tables of text embeddings that LLM4CDSR reads, from a prepared data set."""
 
 import dataclasses
 import pathlib
@@ -20,11 +20,11 @@ from oa_jax.text.tables import METADATA, Tables, digest
 @dataclasses.dataclass(frozen=True)
 class Options:
     """encoder: see `encoders.open_encoder`; or a folder with the official code's tables.
-    profiles: a file of imported profiles, None for the mean of the history. split: whose
-    targets are held out, by default the published split where there is one, or leave_one_out.
-    sees_validation: the mean holds the validation target, as the official profile (quirk Q12).
-    alignment: what is done to the vectors before anything is made of them. cache: folder of the
-    chunks of `chunk` texts that a model has encoded, None for none; `track` shows how far it is."""
+    profiles: a file of imported profiles; None takes the mean of a user's history.
+    split: its targets are held out of profiles; by default the published one, or leave_one_out.
+    sees_validation: the mean contains the validation target, as the official one (quirk Q12).
+    alignment: a change of the vectors, applied first. cache: folder for the encoded chunks of
+    `chunk` texts each, None stores nothing. track: wraps the list of chunks to show progress."""
 
     encoder: str
     cache: pathlib.Path | None
@@ -39,9 +39,9 @@ class Options:
 
 
 def write(prepared: Prepared, options: Options, out: Place, say: Say) -> Tables:
-    """Make the tables in folder `out`, or return those that are there and have these inputs.
+    """Make the tables in folder `out`; if it holds tables of the same inputs, return those.
 
-    Raises UserError where `out` holds anything else, and for whatever is wrong in the inputs.
+    Raises UserError if `out` holds anything else, or if an input is wrong.
     """
     out, log = store.place(out), prepared.log
     store.check_times(log, options.split, "--split")

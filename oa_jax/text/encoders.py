@@ -1,8 +1,9 @@
 """Where item vectors come from: a sentence encoder, files, or hashed words without any model.
 
-An encoder has `identity`, a dict that names it (and the content that it depends on), and
-`vectors(texts, cache, say)`: the texts of all items, A before B, -> (N, W) float32, where an item
-without a text (None) has a zero row (official for every set but cloth_sport, which refuses it).
+An encoder has `identity`, a dict that names it and the content that it depends on, and a method
+`vectors(texts, cache, say)` -> (N, W) float32 for the texts of all items, A before B. An item
+without a text (None) has a row of zeros (as in the official code, but for its cloth_sport, which
+refuses such items).
 """
 
 import contextlib
@@ -32,12 +33,11 @@ Texts = list[str | None]
 def open_encoder(
     spec: str, n_items: tuple[int, int], chunk: int = 1024, track: Callable = iter
 ) -> "Files | Hashing | Sentences":
-    """The encoder that --encoder=SPEC names; a model takes and stores `chunk` texts at a time.
+    """The encoder that --encoder=SPEC names. A model encodes and stores `chunk` texts at a time.
 
-    'hashing'; 'minilm', all-MiniLM-L6-v2 as a package ships it, without a network; 'A.npy,B.npy'
-    (or .pkl), a file per domain whose rows follow its items; anything else is the name or the
-    folder of a model of sentence-transformers. Raises UserError for files that are missing or do
-    not fit.
+    spec: 'hashing'; 'minilm' (all-MiniLM-L6-v2 from a Python package, needs no network);
+    'A.npy,B.npy' (or .pkl), one file per domain with rows in the order of its items; or the name or
+    folder of a sentence-transformers model. Raises UserError if files are missing or do not fit.
     """
     if spec == HASHING:
         return Hashing()
@@ -75,9 +75,9 @@ class Files:
 
 @dataclasses.dataclass(frozen=True)
 class Hashing:
-    """Words and pairs of words hashed into columns, then a truncated SVD. No language model: it
-    knows which words items share, not what they mean. A stand-in to run the pipeline with, or a
-    baseline, never the embeddings of the paper."""
+    """Hashes words and pairs of words into columns, then takes a truncated SVD. This is no language
+    model: it knows which words items share, not what they mean. Use it to try the pipeline or as a
+    baseline; it never stands for the paper's embeddings."""
 
     width: int = 384
     n_features: int = 2**15
@@ -104,8 +104,8 @@ class Hashing:
 
 @dataclasses.dataclass(frozen=True)
 class Sentences:
-    """A model of sentence-transformers, by name or folder; texts go through it in chunks.
-    title: what to call a folder whose own name says little."""
+    """A sentence-transformers model, by name or folder, which encodes texts in chunks.
+    title: the name to record for a folder whose own name says little."""
 
     name: str
     chunk: int = 1024
@@ -124,7 +124,7 @@ class Sentences:
 
     @functools.cached_property
     def identity(self) -> dict:
-        """The name, and the digest of the parameters: a name may come to mean other weights."""
+        """The name and a digest of the parameters: the weights behind a name may change."""
         weights = hashlib.sha256()
         for name, value in sorted(self._model.state_dict().items()):
             weights.update(name.encode() + np.ascontiguousarray(value.cpu().numpy()).tobytes())
@@ -134,10 +134,10 @@ class Sentences:
         return {"kind": "sentence-transformers", "name": name, "weights": digest}
 
     def vectors(self, texts: Texts, cache: pathlib.Path | None, say: Say) -> np.ndarray:
-        """Only the chunks that are not stored are encoded: a kill loses the one under way, no more.
+        """Encodes only chunks that are not stored yet: a kill loses the current chunk, no more.
 
-        A chunk lies under the digest of its texts and of `identity`, so sets that share items in
-        the same places share the work, and another model none of it. cache: None stores nothing.
+        A stored chunk is found by the digests of its texts and of `identity`. So data sets with
+        equal chunks share the work; different models never do. cache: None stores nothing.
         """
         known = np.array([text is not None for text in texts])
         if not known.any():

@@ -1,6 +1,6 @@
-"""One text per item, with the attributes of LLM4CDSR's item prompts in their order.
+"""One text per item, from the attributes of LLM4CDSR's item prompts, in the same order.
 
-The official words are not published facts: the sentences are ours, what stands in them is not.
+The wording of the sentences is ours; the attributes and their order are the official ones.
 """
 
 import hashlib
@@ -24,7 +24,7 @@ TAGS_LIMIT = 100
 
 
 def texts_of(prepared: Prepared) -> list[str | None]:
-    """The text of every item, A before B; None where the source says nothing of an item."""
+    """The text of every item, A before B; None if the source knows nothing about an item."""
     domains = list(prepared.metadata["domains"])
     if DOUBAN.issuperset(domains) and prepared.metadata["protocol"] != "own":
         return [tags_text(row) for row in prepared.items]
@@ -33,11 +33,11 @@ def texts_of(prepared: Prepared) -> list[str | None]:
 
 
 def item_text(kind: str, attributes: Mapping) -> str | None:
-    """The text of an item of a kind such as "clothing"; None without any attribute.
+    """The text of an item of a kind such as "clothing"; None if it has no attribute.
 
-    attributes: title, brand, price, date: texts; category, description: lists of texts or one;
-    any may be missing, and what is no text, no number or blank is. The price stands twice and the
-    date is called a rating, as in the official text.
+    attributes: title, brand, price, date are texts; category, description are a text or a list of
+    texts. Any may be missing; a value that is blank, or neither text nor number, counts as missing.
+    The price appears twice and the date is called a rating, as in the official text.
     """
     known = item_fields(attributes)
     if not known:
@@ -54,18 +54,18 @@ def item_text(kind: str, attributes: Mapping) -> str | None:
 
 
 def tags_text(attributes: Mapping) -> str | None:
-    """The text of an item of Douban: its tags, which are its `category`; None without any."""
+    """The text of a Douban item: its tags, from the field `category`; None if it has none."""
     tags = [" ".join(tag.split()) for tag in item_fields(attributes).get("category", ())]
     return f"标签:{'、'.join(tags)}"[:TAGS_LIMIT] if tags else None
 
 
 def kind_of(domain: str) -> str:
-    """What the items of a domain are called: `KINDS`, or the domain's own name in words."""
+    """The word for items of a domain: from `KINDS`, or the domain's own name in words."""
     return KINDS.get(domain, domain.replace("_", " ").lower())
 
 
 def fingerprint(texts: Sequence[str | None]) -> str:
-    """Hex digest of texts in their order; None differs from the empty text."""
+    """Hex digest of the texts in their order; None and the empty text differ."""
     digest = hashlib.sha256()
     for text in texts:
         content = b"" if text is None else text.encode()

@@ -34,11 +34,11 @@ OFFICIAL_PROFILES, ID_MAP = "usr_profile_emb.pkl", "id_map.json"
 
 @dataclasses.dataclass(frozen=True)
 class Tables:
-    """Frozen inputs of LLM4CDSR, aligned with a log; the fields are the files above.
+    """Frozen inputs of LLM4CDSR for one log. Each array field is a file, see FILES.
 
-    users: also those without a target have a row (quirk Q10).
-    n_history: -1 where the row comes from an imported file, of which nobody knows.
-    metadata: what metadata.json holds; `log` is the log's fingerprint, `encoder` names the origin.
+    users: has a row for every user, also without a target (quirk Q10).
+    n_history: number of events in each user's row; -1 if the row was imported: unknown.
+    metadata: content of metadata.json; `log` is the log's fingerprint, `encoder` names the origin.
     """
 
     global_table: np.ndarray
@@ -52,14 +52,13 @@ class Tables:
 def load_tables(
     path: Place, log: InteractionLog, split: Split | None = None, sees_validation: bool = False
 ) -> Tables:
-    """Read the tables in folder `path`, checked against the log that they must belong to.
+    """Read the tables in folder `path`, and check that they belong to `log`.
 
-    split: where given, no user's row may be made from a target of it, or from what follows.
-    sees_validation: rows hold the validation target, as the official ones do (Q12).
+    split: if given, no user's row may use a target of it, or a later event.
+    sees_validation: the rows contain the validation target, as the official ones do (Q12).
 
-    Raises UserError naming the file when one is missing or unreadable, has another shape or type
-    than the log asks for, holds a number that is not finite, or was made from another log, or from
-    the texts of other items.
+    Raises UserError naming the file if it is missing or unreadable, has a wrong shape or type,
+    holds a number that is not finite, or was made from another log or the texts of other items.
     """
     path = store.place(path)
     metadata, expected = read_metadata(path), log.fingerprint()
@@ -87,15 +86,15 @@ def load_tables(
 
 
 def default_folder(data_dir: Place, name: str) -> pathlib.Path:
-    """Where the tables of a data set lie, if nobody says otherwise."""
+    """The default folder of the tables of a data set."""
     return store.place(data_dir) / "oa_tables" / name
 
 
 def history_of(split: Split, sees_validation: bool = False) -> np.ndarray:
-    """(U,) int32: the events of each user before its first target, all that a profile may hold.
+    """(U,) int32: number of events of each user that a profile may use: those before its first
+    target; for a user without a target, its training part.
 
-    A user without a target has its training part: nobody asks what comes after.
-    sees_validation: with the validation target where a test target follows (quirk Q12).
+    sees_validation: include the validation target if a test target follows (quirk Q12).
     """
     first = np.where(split.val >= 0, split.val, split.test)
     if sees_validation:
@@ -114,7 +113,7 @@ def save_tables(path: Place, tables: Tables) -> None:
 
 
 def read_metadata(path: pathlib.Path) -> dict:
-    """metadata.json of a folder of tables; UserError where there is none."""
+    """metadata.json of a folder of tables; UserError if there is none."""
     expected = "a folder that `python -m oa_jax text` wrote"
     metadata = files.read_json(path / METADATA, expected)
     if "log" not in metadata:
@@ -153,7 +152,7 @@ def write_array(path: pathlib.Path, array: np.ndarray) -> None:
 
 
 def read_array(path: pathlib.Path) -> np.ndarray:
-    """The array of a .npy file; UserError where there is none. No objects (pickles)."""
+    """The array of a .npy file; UserError if there is none, or if it holds objects (pickles)."""
     try:
         array = np.load(path, allow_pickle=False)
         if not isinstance(array, np.ndarray):
@@ -166,7 +165,7 @@ def read_array(path: pathlib.Path) -> np.ndarray:
 
 
 def check_finite(path: pathlib.Path, rows: np.ndarray) -> np.ndarray:
-    """The rows; UserError naming the first with a number that is not finite."""
+    """Returns the rows; UserError naming the first row with a number that is not finite."""
     finite = np.isfinite(rows).reshape(len(rows), -1).all(1)
     if not finite.all():
         raise UserError(f"{path}: row {np.argmin(finite)}: not finite: expected finite numbers")
@@ -176,7 +175,7 @@ def check_finite(path: pathlib.Path, rows: np.ndarray) -> np.ndarray:
 def read_rows(path: Place, n_rows: int) -> np.ndarray:
     """(n_rows, W) float32 of a .npy file, or of a .pkl as LLM4CDSR's scripts write them.
 
-    Raises UserError where the file is none, holds another shape, or a number that is not finite.
+    Raises UserError if it is no such file, has another shape, or holds a number that is not finite.
     """
     path = store.place(path)
     return _as_rows(path, _read(path), n_rows)
@@ -201,15 +200,16 @@ def _as_rows(path, value, n_rows=None):
 
 
 def read_profiles(path: Place, raw_users: list[str]) -> np.ndarray:
-    """(U, V) float32: profiles that a model wrote, row u for user u of the log (Q10).
+    """Imported profiles, (U, V) float32, row u for user u of the log (Q10).
 
-    The file holds a row per user of the source, which numbers them from 1 (row r is user r+1) in an
-    id_map.json beside the file, as the official code writes it, or else by the ids themselves; or,
-    where neither has a row for every user, a row per user of the log in their order, as also where
-    users have several sequences and each of these a row; or, a pickle, a dict from the source's id
-    to a vector.
+    The first of these that gives every user a row tells which row of the file belongs to a user:
+    1. the file is a pickled dict from the source's user id to a vector;
+    2. users have several sequences, and the file has one row per sequence, in the log's order;
+    3. an id_map.json beside the file (the official code writes it) numbers users from 1: row r
+       (from 0) is user r+1; 4. ids are whole numbers: row r is the user with id r+1;
+    5. the file has one row per user of the log, in the log's order.
 
-    Raises UserError where a user has no row.
+    Raises UserError if a user has no row.
     """
     path = store.place(path)
     value = _read(path)
@@ -251,9 +251,9 @@ def _numbers(path) -> dict[str, int]:
 
 
 def official_tables(folder: Place, n_items: tuple[int, int]) -> list[np.ndarray] | None:
-    """Tables of A, of B and of both that the official code left in a folder; None if it did not.
+    """The official code's tables of A, of B and of both in a folder; None if it holds none.
 
-    Raises UserError where one of the files is missing or does not fit the items.
+    Raises UserError if one of the files is missing or does not fit the items.
     """
     folder, parts = store.place(folder), []
     if not folder.is_dir() or not any(folder.glob(f"*{OFFICIAL[2]}")):
@@ -267,7 +267,7 @@ def official_tables(folder: Place, n_items: tuple[int, int]) -> list[np.ndarray]
 
 
 def digest(*arrays: np.ndarray) -> str:
-    """Hex digest of the content of arrays."""
+    """Hex digest of the content of the arrays."""
     content = hashlib.sha256()
     for array in arrays:
         content.update(np.ascontiguousarray(array))

@@ -1,7 +1,8 @@
-"""What becomes of item vectors: fewer columns by PCA, and the mean of a user's history.
+"""Item vectors reduced by PCA, and user profiles as means of item vectors.
 
-The official profile of a user embeds the summary of an LLM; such a file can be imported. Without
-one the profile is the mean vector of what the user took before its targets.
+The official profile of a user embeds a summary that an LLM wrote; a file of such profiles can be
+imported. Otherwise the profile is the mean vector of the items that the user took before its
+targets.
 """
 
 import numpy as np
@@ -15,12 +16,13 @@ USERS_AT_ONCE = 4096
 def mean_profiles(
     log: InteractionLog, n_history: np.ndarray, vectors: np.ndarray, has_vector: np.ndarray
 ) -> np.ndarray:
-    """(U, W) float32: mean vector of each user's first `n_history` events, repeats counted.
+    """Profiles (U, W) float32: mean vector of each user's first `n_history` events.
 
-    n_history: (U,) as of `tables.history_of`: without validation and test target (the official
-        profile holds the validation target, Q12). A user with nothing left has a zero vector.
-    vectors: (nA+nB, W), row i is item i+1. has_vector: (nA+nB,) bool: items without a text do not
-        count.
+    An item that a user took twice counts twice. A user without such events has a zero vector.
+    n_history: (U,) from `tables.history_of`: leaves out validation and test target (the official
+        profile contains the validation target, Q12).
+    vectors: (nA+nB, W), row i is item i+1. has_vector: (nA+nB,) bool, False for items without a
+        text, which do not count.
     """
     from scipy.sparse import csr_array
 
@@ -34,11 +36,11 @@ def mean_profiles(
 
 
 def pca(rows_NxW: np.ndarray, width: int) -> tuple[np.ndarray, float]:
-    """(N, width) float32: centred rows on their first `width` principal axes, not whitened; and the
-    share of the variance that they keep, 0 to 1. width: at most `widest(rows_NxW)`.
+    """The centred rows on their first `width` principal axes, (N, width) float32, not whitened; and
+    the share of the variance that is kept, 0 to 1. width: at most `widest(rows_NxW)`.
 
-    Deterministic, in float64: an exact solver (the official default may draw at random, unseeded),
-    and the largest entry of every axis, by magnitude, is positive.
+    Deterministic: an exact solver in float64 (the official default may draw at random, unseeded).
+    The entry of largest magnitude of every axis is positive.
     """
     centred = np.asarray(rows_NxW, np.float64)
     centred = centred - centred.mean(0)
@@ -51,12 +53,12 @@ def pca(rows_NxW: np.ndarray, width: int) -> tuple[np.ndarray, float]:
 
 
 def widest(rows_NxW: np.ndarray) -> int:
-    """How many principal axes the rows can have: N centred rows span N - 1 at most."""
+    """The largest number of principal axes: N centred rows span at most N - 1."""
     return min(len(rows_NxW) - 1, rows_NxW.shape[1])
 
 
 def capped(flag: str, width: int, most: int, why: str, say) -> int:
-    """`width`, or `most` with a line that says so; UserError where either is below 1."""
+    """`width`, or `most` if smaller, which `say` then reports. UserError if either is below 1."""
     if width < 1:
         raise UserError(f"--{flag}={width}: expected a whole number of at least 1")
     if most < 1:
