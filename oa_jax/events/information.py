@@ -1,15 +1,14 @@
-"""How A and B share what they say of the next topic: partial information, exactly.
+"""Partial information of A and B about the next topic, computed exactly.
 
-What two sources say of a target is redundant (either says it), unique to one of them, or
-synergistic (only both together say it). Two measures of it, as none is agreed on:
+What two sources say about a target is redundant (either says it), unique to one of them, or
+synergistic (only both together say it). There is no agreed measure, so we compute two:
 
-    i_min   Williams and Beer, arXiv 1004.2515. Redundant is what both say as *much* of, be it the
-            same or not; so of two sources that say equally much none has anything unique.
+    i_min   Williams and Beer, arXiv 1004.2515. It compares only amounts: what both sources say
+            equally much counts as redundant, even if they say different things.
     broja   Bertschinger et al., arXiv 1311.2765. Unique to a source is what it says beyond the
-            other in the joint law that has it say least, among those of the same pairs (source,
-            target).
+            other, at the least over all joint laws with the same marginals (source, target).
 
-Shapes: A and B the values of the sources, Z those of the target, K topics. Nats.
+Shapes: A and B values of the sources, Z values of the target, K topics. Unit: nats.
 """
 
 import numpy as np
@@ -20,11 +19,11 @@ SWEEPS, ROUNDS, TOLERANCE = 10, 5000, 1e-13
 
 
 def partial_information(world: World, chance: float | None = None) -> dict[str, dict[str, float]]:
-    """{measure: {redundant, unique_a, unique_b, synergistic}} of the next topic about the latest
-    topics of A and of B, for a user of both domains. The four add up to I(next ; A, B).
+    """{measure: {redundant, unique_a, unique_b, synergistic}}: what the latest topics of A and of B
+    say about the next topic, for a user of both domains. The four add up to I(next ; A, B).
 
-    chance: that an event is of A, by default the middle of `share`. The topics of A and B have the
-    law that a long history ends with.
+    chance: probability that an event is of A, by default the middle of `share`. The latest topics
+    have the stationary distribution, as after a long history.
     """
     chance = sum(world.share) / 2 if chance is None else chance
     law_KxKxK = topic_law(world)[:-1, :-1]
@@ -43,7 +42,7 @@ def _latest(law_KxKxK, chance):
 
 
 def decompose(joint_AxBxZ: np.ndarray) -> dict[str, dict[str, float]]:
-    """The same of any joint law of two sources and a target."""
+    """As `partial_information`, for any joint law (A, B, Z) of two sources and a target."""
     a_AxZ, b_BxZ = joint_AxBxZ.sum(1), joint_AxBxZ.sum(0)
     of_a, of_b, of_both = map(_information, (a_AxZ, b_BxZ, _flat(joint_AxBxZ)))
     # The target's value z has the specific informations of this row over P(z).

@@ -1,4 +1,4 @@
-"""What a synthetic world allows at best: the law of the next item, and the ranks that it gives."""
+"""The best possible ranking in a synthetic world, by the true probabilities of the next item."""
 
 import math
 from collections.abc import Iterator
@@ -12,13 +12,13 @@ from oa_jax.events.world import World, latents, topic_oracles
 def item_laws(
     world: World, log: InteractionLog, rows: np.ndarray
 ) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
-    """For each event of `rows` (R,), rows of the log: (its place in `rows`, the exact law (I,) of
-    its item by the history of its own domain, the same by both histories); I items of the domain,
-    0 for those that the user has taken.
+    """For each event of `rows` (R,), rows of the log, yields (its place in `rows`, own, both).
 
-    Both know the user's tastes, which no model can know exactly, and differ in the topic alone:
-    the law of the topic, times the odds of an item among those of its topic that are left. log: as
-    for `topic_oracles`, with all users of the world.
+    own, both: (I,) exact probabilities of the items of the event's domain, given the history of
+    that domain and given both histories; 0 for items that the user has taken. Both oracles know the
+    user's tastes, which no model can know exactly, and differ only in the topic: a probability is
+    that of the topic times that of the item among the remaining ones of its topic. log: as for
+    `topic_oracles`, with all users of the world.
     """
     truth = latents(world)
     for domain, first in enumerate((0, world.n_items[0])):
@@ -37,8 +37,8 @@ def item_laws(
 
 
 def target_ranks(world: World, log: InteractionLog, rows: np.ndarray) -> np.ndarray:
-    """(2, R) int: the ranks of the items of some events among all items of their domain that the
-    user had not taken, by the law that knows the own domain and by that which knows both."""
+    """(2, R) int: ranks of the items of the events `rows` among all items of their domain that the
+    user had not taken; first by the oracle of the own domain, then by that of both."""
     ranks, item_R = np.empty((2, len(rows)), int), log.local[rows] - 1
     for place, *laws in item_laws(world, log, rows):
         ranks[:, place] = [1 + np.sum(law > law[item_R[place]]) for law in laws]

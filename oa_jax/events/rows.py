@@ -1,12 +1,13 @@
 """Rows of model inputs cut out of a log, with whole-log array operations.
 
-An event's row and column in an output are computed, then all values are scattered at once. Shapes:
-M entries, R rows; `row` (M,) ascends, so that the entries of a row stand together, in their order.
+The functions compute the row and column of each event in an output, then scatter all values at
+once. Shapes: M entries, R rows; `row` (M,) ascends, so the entries of a row stand together, in
+their order.
 
-What varies a lot from row to row, as the items that a user owns, is kept as *lists*: three arrays
-NAME (M,), the values of all rows one after the other, first_NAME (R,), where a row's begin, and
-n_NAME (R,), how many there are. One long history then costs its own length, not that of a table
-in which every row is as long.
+Values whose number differs much between rows, such as the items of a user, are kept as *lists* of
+three arrays: NAME (M,), the values of all rows one after the other; first_NAME (R,), the start of
+each row; n_NAME (R,), their number. So one long history costs only its own length, while in a table
+every row would be as long.
 """
 
 import dataclasses
@@ -20,15 +21,15 @@ from oa_jax.events.split import Split
 
 @dataclasses.dataclass(frozen=True)
 class Ragged:
-    """Rows of different lengths, on the host: `ragged[3]` are the values of one, and a slice,
-    numbers or a mask choose some. values: (M,) of all rows, one after the other.  size: (R,)."""
+    """Rows of different lengths, on the host. `ragged[3]` is the values of row 3; a slice, an array
+    of numbers or a mask selects rows. values: (M,) of all rows, one after the other. size: (R,)."""
 
     values: np.ndarray
     size: np.ndarray
 
     @classmethod
     def of(cls, row: np.ndarray, values: np.ndarray, n_rows: int) -> "Ragged":
-        """row: (M,) of each value, ascending."""
+        """row: (M,) the row of each value, ascending."""
         return cls(values, np.bincount(row, minlength=n_rows))
 
     def __len__(self):
@@ -36,7 +37,7 @@ class Ragged:
 
     @property
     def row(self) -> np.ndarray:
-        """(M,) of each value."""
+        """(M,) the row of each value."""
         return np.repeat(np.arange(len(self)), self.size)
 
     @functools.cached_property
@@ -55,13 +56,14 @@ class Ragged:
         return Ragged(self.values[np.repeat(begin, size) + place], size)
 
     def width(self, height: int) -> int:
-        """A multiple of `height` that holds the values of any block of so many rows, above 0."""
+        """The least multiple of `height`, above 0, that holds the values of any block of that many
+        rows."""
         most = np.bincount(self.row // height).max(initial=0)
         return height * max(1, -(-int(most) // height))
 
     def blocks(self, height: int, width: int = 0) -> tuple[np.ndarray, np.ndarray]:
-        """(rows (N, W), values (N, W)) of N blocks of `height` rows: the row in its block of each
-        value, and the value; behind them `height` and 0. W: `width`, or what they need."""
+        """(rows, values), (N, W) each, of N blocks of `height` rows: the row of each value within
+        its block, and the value, padded with `height` and 0. W: at least `width`."""
         block, row = np.divmod(self.row, height)
         place, count = rank(block, -(-len(self) // height))
         shape = len(count), max(width, self.width(height))
@@ -70,24 +72,24 @@ class Ragged:
 
 
 def rank(row: np.ndarray, n_rows: int) -> tuple[np.ndarray, np.ndarray]:
-    """(M,) place of every entry among those of its row, from 0; and (n_rows,) entries of a row."""
+    """(M,) place of each entry within its row, from 0; and (n_rows,) number of entries of a row."""
     count = np.bincount(row, minlength=n_rows)
     return np.arange(len(row)) - (np.cumsum(count) - count)[row], count
 
 
 def end_columns(row: np.ndarray, n_rows: int, length: int) -> np.ndarray:
-    """(M,) columns that left-pad the rows: a row's last entry stands in column length - 1.
+    """(M,) columns that left-pad the rows: the last entry of a row is in column length - 1.
 
-    Entries that do not fit have columns below 0, where `scatter` trims them away.
+    Entries that do not fit get columns below 0; `scatter` leaves them out.
     """
     place, count = rank(row, n_rows)
     return length - count[row] + place
 
 
 def scatter(shape: tuple[int, int], place, values: np.ndarray, fill: int = 0) -> np.ndarray:
-    """int32 array of `shape` with values at place = (row, column), elsewhere `fill`.
+    """int32 array of `shape` with values at place = (row, column), and `fill` elsewhere.
 
-    Values whose column is below 0 or not below shape[1] are trimmed away.
+    Values whose column is outside 0..shape[1]-1 are left out.
     """
     array = np.full(shape, fill, np.int32)
     row, column = place
@@ -97,7 +99,7 @@ def scatter(shape: tuple[int, int], place, values: np.ndarray, fill: int = 0) ->
 
 
 def lists(name: str, row: np.ndarray, values: np.ndarray, n_rows: int) -> dict[str, np.ndarray]:
-    """Lists NAME (M + 1,), first_NAME and n_NAME (n_rows,) of all rows, int32."""
+    """The lists NAME (M + 1,), first_NAME and n_NAME (n_rows,) of all rows, int32."""
     # Never empty: compiled programs read it whether used or not.
     rows = Ragged.of(row, np.append(values, 0), n_rows)
     arrays = {name: rows.values, f"first_{name}": rows.first, f"n_{name}": rows.size}
@@ -109,8 +111,8 @@ def own_items(
 ) -> dict[str, np.ndarray]:
     """Lists NAME_A and NAME_B: the distinct items of each user's chosen events in a domain.
 
-    They are what negatives avoid: ids within the domain counted from 0, ascending.
-    chosen: (N,) bool.  drop_last: a domain's last item is left out, for pools without it.
+    Negatives avoid these items. Ids count from 0 within the domain, ascending.
+    chosen: (N,) bool.  drop_last: leave out the last item of each domain, for pools without it.
     """
     arrays = {}
     for d, domain in enumerate(DOMAINS):
@@ -130,11 +132,11 @@ def streams(
     length: int,
     merged_length: int,
 ) -> dict[str, np.ndarray]:
-    """Left-padded streams of the events `event` (M,), log rows that belong to the rows `row` (M,).
+    """Left-padded streams of the events `event` (M,), rows of the log; event m goes to row row[m].
 
     seq: (R, merged_length) joint ids of both domains in the order of the log.  seq_A, seq_B:
-    (R, length) of one domain.  time_A, time_B: (R, length) the column of `seq` at which the token
-    stands, -1 at padding and for tokens older than `seq` shows.
+    (R, length) joint ids of one domain.  time_A, time_B: (R, length) the column of the same event
+    in `seq`; -1 at padding, and for events older than `seq` reaches.
     """
     column, shape = end_columns(row, n_rows, merged_length), (n_rows, length)
     arrays = {"seq": scatter((n_rows, merged_length), (row, column), log.item[event])}
@@ -147,13 +149,14 @@ def streams(
 
 
 def evaluation_rows(log: InteractionLog, split: Split, which: str):
-    """What the rows of "val" or "test" are for every backbone -> (arrays, place, row, event).
+    """The evaluation rows of "val" or "test", as every backbone needs them.
 
-    arrays: user (R,) int32, ascending, those with a target; target (R,) int32 item; domain (R,)
-        int8 of the target; seen, `Ragged` int32, the distinct items of the history except the
-        target itself, ascending. No trimming shortens it: full ranking skips them.
-    place: (R,) int32, place of the target, which is the number of events in its history.
-    row, event: (M,) the histories, as of `first_events`.
+    Returns (arrays, place, row, event).
+    arrays: user (R,) int32, the users with a target, ascending; target (R,) int32 item; domain (R,)
+        int8 of the target; seen, `Ragged` int32, the distinct items of the whole history except the
+        target, ascending: the full ranking leaves them out.
+    place: (R,) int32, place of the target, equal to the number of events in its history.
+    row, event: (M,) the histories, see `first_events`.
     """
     user, place = split.targets(which)
     row, event = first_events(log, user, place)

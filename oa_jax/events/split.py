@@ -14,13 +14,13 @@ EMPTY, ONLY_A, ONLY_B, BOTH = range(4)
 
 @dataclasses.dataclass(frozen=True)
 class Split:
-    """Places in each user's sequence, counted from 0 at the user's oldest event.
+    """Places of training part and targets in each user's sequence; place 0 is the oldest event.
 
-    Events 0..n_train-1 of a user are the training part. The history of a target, that is all that
-    a model may see when it is scored, is every earlier event of the user.
+    Events 0..n_train-1 of a user are the training part. When a target is scored, the model may see
+    its history: all earlier events of the user.
 
     n_train: (U,) int32, number of events in the training part.
-    val, test: (U,) int32, place of the target event, or -1 where the user has none.
+    val, test: (U,) int32, place of the target event, or -1 if the user has none.
     """
 
     n_train: np.ndarray
@@ -28,7 +28,7 @@ class Split:
     test: np.ndarray
 
     def take(self, users: np.ndarray) -> "Split":
-        """The split of the given users, in that order; goes with `InteractionLog.take`."""
+        """The split of the given users, in that order; use it with `InteractionLog.take`."""
         return Split(self.n_train[users], self.val[users], self.test[users])
 
     def in_training(self, log: InteractionLog) -> np.ndarray:
@@ -50,11 +50,11 @@ class Split:
 def leave_one_out(log: InteractionLog, skip_short: bool = False) -> Split:
     """The last event of a user is its test target, the one before it its validation target.
 
-    The training part is the rest: K - 2 of K events. Users' calendars are not compared, so a
-    training event of one user may lie after the test target of another; `global_time` forbids it.
+    The other events are the training part. Times are not compared between users, so a training
+    event of one user may be later than the test target of another; `global_time` forbids that.
 
-    skip_short: users with fewer than 3 events have no training part and no target. Without it
-    UserError is raised naming the first of them.
+    skip_short: users with fewer than 3 events get no training part and no target. Otherwise
+    UserError names the first of them.
     """
     length = np.diff(log.offsets)
     there = length >= 3
@@ -69,13 +69,13 @@ def leave_one_out(log: InteractionLog, skip_short: bool = False) -> Split:
 def time_cuts(
     log: InteractionLog, val_fraction: float = 0.1, test_fraction: float = 0.1
 ) -> tuple[int, int]:
-    """Begin of the validation and of the test period, in the log's unit of time.
+    """Start times of the validation and of the test period, in the log's unit of time.
 
-    Both are times of events: with all N times sorted, the cut stands at the event that leaves
-    about N * fraction events at or after it. Events at the very time of a cut belong to the later
-    period, so ties can only make the later period longer.
+    Each is the time of an event. With all N times sorted, about N * fraction events lie at or after
+    the cut. Events at exactly the time of a cut belong to the later period, so ties can only make
+    that period longer.
 
-    Raises UserError when a fraction is not above 0 or both together are not below 1.
+    Raises UserError if a fraction is not above 0, or both together are not below 1.
     """
     for field, value in (("val_fraction", val_fraction), ("test_fraction", test_fraction)):
         if not 0 < value < 1:  # NaN fails too
@@ -93,17 +93,17 @@ def time_cuts(
 def global_time(
     log: InteractionLog, val_fraction: float = 0.1, test_fraction: float = 0.1
 ) -> Split:
-    """Two moments, the same for all users, part training, validation and test (see `time_cuts`).
+    """Split at two times that are the same for all users (see `time_cuts`).
 
-    The training part of a user are the events strictly before the first cut. The validation
-    target is the user's first event from the first cut on and before the second, the test target
-    the first event at or after the second. A target needs an earlier event, otherwise it is -1.
-    A user with fewer than 2 training events yields no training target.
+    The training part of a user is its events strictly before the first cut. The validation target
+    is its first event between the cuts (including the first), the test target its first event at or
+    after the second. A target without an earlier event is -1. A user with fewer than 2 training
+    events has no training target.
 
-    Leak rule: no training event of anybody lies at or after the first cut, and no input of a
-    target after it: an input may be as old as its target, never newer.
+    No leaks: no training event of any user lies at or after the first cut, and no input is later
+    than its target (it may have the same time).
 
-    Raises UserError for bad fractions, and when no user has a training, validation or test target.
+    Raises UserError for bad fractions, and if no user has a training, validation or test target.
     """
     cuts = time_cuts(log, val_fraction, test_fraction)
     # Times never run backwards within a user, so "before the cut" is a prefix of its sequence.
@@ -121,10 +121,10 @@ def global_time(
 
 
 def published(log: InteractionLog) -> Split:
-    """The split that the data came with: the roles of the log.
+    """The split that was published with the data, from the roles of the log.
 
-    The training part are a user's TRAINING events; with fewer than two of them there is nothing to
-    train on. Targets are the VALIDATION and the TEST event, their history every earlier event.
+    The training part is the TRAINING events of a user; fewer than two give nothing to train on.
+    Targets are the VALIDATION and the TEST event; their history is every earlier event.
 
     Raises UserError for a log without roles.
     """
@@ -140,7 +140,7 @@ def published(log: InteractionLog) -> Split:
 
 
 def roles_of(log: InteractionLog, split: Split) -> np.ndarray:
-    """(N,) int8: roles of a log of which `published` gives the split back."""
+    """(N,) int8: roles such that `published` of a log with them returns the split."""
     role = np.where(split.in_training(log), TRAINING, CONTEXT).astype(np.int8)
     for kind, column in ((VALIDATION, split.val), (TEST, split.test)):
         role[log.position == column[log.user]] = kind
@@ -153,18 +153,18 @@ RULES = {"leave_one_out": leave_one_out, "global_time": global_time, "published"
 
 
 def rule_of(log: InteractionLog, kind: str) -> str:
-    """The name of a rule; of OWN that which it means for this log."""
+    """The name of the rule `kind`; for OWN, the rule that it means for this log."""
     return OWN_MEANS[log.role is not None] if kind == OWN else kind
 
 
 def make_split(log: InteractionLog, kind: str, skip_short: bool = False) -> Split:
-    """Which events of a log train, and which are validation and test targets.
+    """Split a log into training events and validation and test targets.
 
-    kind: "leave_one_out", "global_time", "published" (as the data came), or "own": the last if the
-    data came with a split, else the first.
-    skip_short: under leave_one_out users with fewer than 3 events get no target; else an error.
+    kind: "leave_one_out", "global_time", "published" (the split of the source), or "own":
+    "published" if the source has a split, else "leave_one_out".
+    skip_short: with leave_one_out, users with fewer than 3 events get no target; else an error.
 
-    Raises UserError for another kind, what is no log, and what the rule raises.
+    Raises UserError for another kind, if `log` is no log, and whatever the rule raises.
     """
     kind = rule_of(check_log("log", log), kind)
     if kind not in RULES:
@@ -173,16 +173,16 @@ def make_split(log: InteractionLog, kind: str, skip_short: bool = False) -> Spli
 
 
 def train_on_both(log: InteractionLog, split: Split) -> Split:
-    """The split with no training part for users that have one domain only in theirs."""
+    """The split without the training parts of users who have events of only one domain in them."""
     both = kinds(log, split.n_train) == BOTH
     return dataclasses.replace(split, n_train=np.where(both, split.n_train, 0).astype(np.int32))
 
 
 def kinds(log: InteractionLog, end: np.ndarray) -> np.ndarray:
-    """(U,) int8: EMPTY, ONLY_A, ONLY_B or BOTH, the domains among each user's first events.
+    """(U,) int8: EMPTY, ONLY_A, ONLY_B or BOTH, the domains among each user's first `end` events.
 
-    end: (U,) how many events are looked at; below 1 there are none. `split.n_train` gives the
-    kinds of training parts, `split.test` those of the histories of test targets.
+    end: (U,), values below 1 mean no events. `split.n_train` gives the kinds of training parts,
+    `split.test` the kinds of the histories of test targets.
     """
     event = log.position < end[log.user]
     kind = np.zeros(log.n_users, np.int8)
@@ -192,11 +192,10 @@ def kinds(log: InteractionLog, end: np.ndarray) -> np.ndarray:
 
 
 def limit_targets(split: Split, log: InteractionLog, most: int) -> Split:
-    """At most `most` users with a validation target of each kind of history, and as many for test.
+    """Keep at most `most` validation targets for each kind of history, and as many test targets.
 
-    Which ones follows from a hash of the user's number: the users kept under a smaller limit are
-    among those of a larger one, whatever the others do. most: 0 keeps all. Training parts, and the
-    histories of the targets that are left, stay what they are.
+    A hash of the user's number decides: the users kept under a smaller limit are among those of a
+    larger one. most: 0 keeps all. Training parts and the histories of the kept targets stay.
     """
     if not most:
         return split
@@ -214,7 +213,7 @@ def limit_targets(split: Split, log: InteractionLog, most: int) -> Split:
 
 
 def limit_domain(split: Split, log: InteractionLog, domain: int) -> Split:
-    """The split with the targets that lie in a domain, 0 or 1. Training parts stay."""
+    """Keep only the targets in a domain, 0 or 1. Training parts stay."""
 
     def kept(place):
         event = np.where(place >= 0, log.offsets[:-1] + place, 0)

@@ -1,4 +1,4 @@
-"""Item vectors of a synthetic world, as encoders might give them, and how two domains' lie.
+"""Item vectors of a synthetic world, and how those of the two domains lie to each other.
 
 Shapes: I items, W columns, n_a the items of A, which come first.
 """
@@ -19,11 +19,11 @@ def embeddings(world: World, align: Callable[[np.ndarray], np.ndarray] | None = 
 
         e_i = unit( (M [√K onehot(k_i) ; y_i]) / √(K + D) + NOISE ε_i ),   M, ε ~ N(0, 1)
 
-    With K = D the topic counts as much as all of y. Users and events have no part in it. With two
-    views there is another M and ε for images, which A's items are seen by. `world.aligned` then
-    trains both views by `align`, (2, I, W) -> (2, I, W); `displaced` turns and shifts those of B.
+    With K = D the topic counts as much as all of y. Users and events play no part. With two views
+    A's items have another M and ε (images). If `world.aligned`, `align` then trains both views,
+    (2, I, W) -> (2, I, W). Last, `seen` turns and shifts B's vectors.
 
-    Raises UserError if the world is to be aligned and nothing is given to do it.
+    Raises UserError if the world is `aligned` and `align` is None.
     """
     texts_IxW = _encoded(world, TEXTS)
     images_IxW = texts_IxW if world.views == 1 else _encoded(world, IMAGES)
@@ -52,10 +52,10 @@ def seen(
     gap: float = 0.0,
     rng: np.random.Generator | None = None,
 ) -> np.ndarray:
-    """(I, W) float32: A's items by the first view and B's by the second, B's displaced.
+    """(I, W) float32: A's items in the first view and B's in the second, B's turned and shifted.
 
-    rotation: 0 to 1; see `turned`. gap: then e becomes e + gap |e| u, u one random unit vector,
-    scaled back to the length that e had: what tells B's items apart stays, but for the scale.
+    rotation: 0 to 1; see `turned`. gap: e then becomes e + gap |e| u, for one random unit vector u,
+    scaled back to the length of e. Differences among B's items stay, up to scale.
     """
     a, b = views_2xIxW[0, :n_a], views_2xIxW[1, n_a:]
     if rotation:
@@ -68,11 +68,11 @@ def seen(
 
 
 def turned(rows_NxW: np.ndarray, rotation: float, rng: np.random.Generator) -> np.ndarray:
-    """The rows times an orthogonal matrix: lengths and angles among them stay.
+    """The rows times an orthogonal matrix: their lengths and the angles among them stay.
 
-    In each of W/2 planes at random that are at right angles, the rows turn by `rotation` times an
-    angle of its own, these being spread evenly over 0 to π. The mean cosine of a row and what it
-    becomes is sin(πr) / πr of the rotation r: 1 at 0, and none is left at 1.
+    The rows turn in W/2 random orthogonal planes, in each by `rotation` times the angle of that
+    plane; these angles are spread evenly over 0 to π. The mean cosine of a row before and after is
+    sin(πr) / πr for rotation r: 1 at r = 0, 0 at r = 1.
     """
     width = rows_NxW.shape[1]
     planes = width // 2
@@ -86,6 +86,6 @@ def turned(rows_NxW: np.ndarray, rotation: float, rng: np.random.Generator) -> n
 
 
 def with_length(rows: np.ndarray, length: np.ndarray) -> np.ndarray:
-    """Rows (…, N, W) scaled to lengths (…, N, 1) or (1,); a row of zeros stays what it is."""
+    """Rows (…, N, W) scaled to lengths (…, N, 1) or (1,); a row of zeros stays zero."""
     now = np.linalg.norm(rows, axis=-1, keepdims=True)
     return rows * (length / np.where(now > 0, now, 1))

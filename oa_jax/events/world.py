@@ -1,8 +1,8 @@
 """A synthetic world of two domains whose cross-domain information is known exactly.
 
-One knob, `redundancy` (ρ), says how much of what domain B knows about A's next item A's own
-history knows already; others say what only both know together (`synergy`) and how much each says
-(`silence`). The model, its reasons and tables of its oracles: README.md, beside this.
+One knob, `redundancy` (ρ), sets how much of what domain B knows about A's next item is already in
+A's own history. Others set what only both domains together tell (`synergy`) and how much each tells
+(`silence`). README.md in this folder explains the model and has tables of its oracles.
 
 Shapes: K topics, U users, I items of a domain, D latent width, L the longest sequence.
 """
@@ -33,9 +33,9 @@ ALONE = 1.0, 0.0  # the chance that A leads, of the users of A only and of B onl
 
 @dataclasses.dataclass(frozen=True)
 class World:
-    """The parameters of a synthetic world, a group of the configuration.
+    """The parameters of a synthetic world; a group of the configuration.
 
-    Raises UserError naming the first that is out of range.
+    Raises UserError naming the first parameter that is out of range.
     """
 
     n_users: int = whole(600, "users of both domains")
@@ -97,11 +97,11 @@ World.__init__ = _named
 
 @dataclasses.dataclass(frozen=True)
 class Latents:
-    """The truth behind a world. I = sum(n_items); row i of an item array is item id i + 1.
+    """The hidden variables of a world. I = sum(n_items); row i of an item array is item id i + 1.
 
     item_topic: (I,) int, 0..K-1.       item_rank: (I,) int, popularity rank in its topic, from 1.
     item_latent: (I, D).                user_latent: (2, U, D), a user's interest in A and in B,
-                                        drawn for both whether it has events of both or not.
+                                        also if it has events of one domain only.
     """
 
     item_topic: np.ndarray
@@ -111,7 +111,7 @@ class Latents:
 
 
 def latents(world: World) -> Latents:
-    """The latents of a world. No field but sizes and `seed` has a part in them."""
+    """The latents of a world. They depend only on its sizes and `seed`."""
     rng, D = stream(world, ITEMS), world.latent_dim
     # Shuffled, so that an id betrays neither topic nor popularity.
     dealt_I = np.concatenate([rng.permutation(n) for n in world.n_items])
@@ -128,10 +128,10 @@ def latents(world: World) -> Latents:
 
 
 def generate(world: World) -> InteractionLog:
-    """Draw the log of a world. Times are whole seconds from 0, strictly increasing in a user.
+    """Draw the log of a world. Times are whole seconds from 0, strictly increasing for each user.
 
-    No user takes an item twice. Users of both domains have min_length..max_length events, in all
-    but the last two of them at least 3 of each domain; single-domain users half as many, and at
+    No user takes an item twice. Users of both domains have min_length..max_length events, and at
+    least 3 of each domain before the last two. Single-domain users have half as many events, but at
     least 5.
     """
     truth, columns = latents(world), []
@@ -159,7 +159,7 @@ def _users(world):
 
 
 def stream(world: World, purpose: int, kind: int = BOTH) -> np.random.Generator:
-    """The random numbers of one purpose, of users of one kind; the same at every call."""
+    """A random generator for one purpose and one kind of users, in the same state at every call."""
     return np.random.default_rng([world.seed, purpose] + ([kind] if kind != BOTH else []))
 
 
@@ -229,11 +229,11 @@ def _menus(world, truth, kind):
 
 @dataclasses.dataclass(frozen=True)
 class TopicOracles:
-    """What can be known of the topic of each event of one domain, N of them in log order.
+    """What can be known about the topic of each event of one domain, N events in log order.
 
-    row: (N,) row of the event in the log.      topic: (N,) the topic that it had.
-    own: (N, K) law of the topic given the target domain's own history.
-    both: (N, K) law of the topic given the histories of both domains: the law it was drawn from.
+    row: (N,) row of the event in the log.      topic: (N,) its actual topic.
+    own: (N, K) probabilities of the topic given the target domain's own history.
+    both: (N, K) the same given the histories of both domains; the topic was drawn from these.
     """
 
     row: np.ndarray
@@ -244,8 +244,8 @@ class TopicOracles:
     def summary(self) -> dict[str, float]:
         """Mean losses in nats and top-1 hit rates of the two oracles.
 
-        Each is the expectation over the topics that an event could have had, which spares the
-        noise of the one it did have. `gain` = loss_own - loss_both, never negative, estimates
+        Each is an expectation over the possible topics of an event, which has less noise than its
+        actual topic. `gain` = loss_own - loss_both is never negative and estimates
         I(next topic ; other domain's history | own history); single-domain users add 0 to it.
         """
         log_own, log_both = (np.log(np.where(self.both > 0, q, 1)) for q in (self.own, self.both))
@@ -260,14 +260,14 @@ class TopicOracles:
 
 
 def topic_oracles(world: World, log: InteractionLog, target: int = 0) -> TopicOracles:
-    """Exact laws of the topics of domain `target` (0 is A), for every value of the knobs.
+    """Exact probabilities of the topics of domain `target` (0 is A), for all values of the knobs.
 
-    Both oracles know the kind of each user, which events are of A and which of B, and all earlier
-    topics of the target domain. `both` also sees the other domain's topics, so it reads its law off
-    the model; `own` keeps a belief over the other domain's latest topic, by a forward filter over
-    K + 1 states (the last is `silent`).
+    Both oracles know the kind of each user, the domain of each event, and all earlier topics of the
+    target domain. `both` also sees the topics of the other domain, so the model gives its
+    probabilities directly. `own` keeps a belief over the other domain's latest topic, by a forward
+    filter over K + 1 states (the last is `silent`).
 
-    log: a log of this world with whole histories, users may be left out.
+    log: a log of this world with whole histories; users may be left out.
     Raises UserError if log and world differ in their numbers of items.
     """
     if tuple(log.n_items) != tuple(world.n_items):
@@ -316,8 +316,8 @@ def _filter(world, log, topic_N, target):
 
 
 def topic_law(world: World) -> np.ndarray:
-    """(K + 1, K + 1, K): the law of the next topic given the latest topics of A and of B, of a user
-    of both domains. Index K is `silent`: no event of that domain so far."""
+    """(K + 1, K + 1, K): probabilities of the next topic given the latest topics of A and of B, for
+    a user of both domains. Index K is `silent`: no event of that domain so far."""
     alone_A, alone_B = _kernel(world, 0)[:, None], _kernel(world, 1)
     alone = world.redundancy * alone_A + (1 - world.redundancy) * alone_B
     return (1 - world.synergy) * alone + world.synergy * _kernel(world)[_pairs(world.topics)]
