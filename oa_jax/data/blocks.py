@@ -1,5 +1,5 @@
-"""Files block by block, unpacked: plain, gzip or zstd. A byte order mark is skipped, also that of
-a further part where several files were put into one."""
+"""Reads files block by block: plain, gzip or zstd. A byte order mark is skipped, also inside the
+file if it was joined from several files."""
 
 import contextlib
 import gzip
@@ -19,7 +19,7 @@ MARK = b"\xef\xbb\xbf"
 
 
 def blocks(path: pathlib.Path, reading: Reading) -> Iterator[tuple[int, bytes]]:
-    """(number of the first line, whole lines) of a file, unpacked."""
+    """Yields (number of the first line, whole lines) of an unpacked file."""
     number, rest = 1, b""
     with errors(path), open(path, "rb") as raw, contextlib.ExitStack() as stack:
         file = _unpacked(path, raw, stack)
@@ -57,13 +57,13 @@ def _unpacked(path, raw, stack):
 
 
 def lines_of(block: bytes) -> pl.Series:
-    """Lines of a block, without their ends; bytes that are no UTF-8 become U+FFFD."""
+    """Lines of a block without line ends; bytes that are no UTF-8 become U+FFFD."""
     content = block.decode("utf-8", "replace").removesuffix("\n")
     return pl.Series([content]).str.split("\n").explode().str.strip_suffix("\r")
 
 
 def is_id(name: str) -> pl.Expr:
-    """Not empty, and free of what stands for bytes that are no UTF-8."""
+    """True if the name is not empty and has no U+FFFD, which stands for bytes that are no UTF-8."""
     return (pl.col(name) != "") & ~pl.col(name).str.contains(NO_UTF8, literal=True)
 
 

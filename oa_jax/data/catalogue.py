@@ -1,8 +1,8 @@
-"""The data sets of `sets.toml` by name; finding their files in a folder, and fetching them.
+"""The data sets of `sets.toml` by name; finds their files in a folder, and fetches them.
 
-The files of a source lie together in one folder, anywhere up to three levels below the given one,
-each plain or with `.gz` at the end of its name. Hashes are of the unpacked content; a file that is
-not the published one is used all the same, and named as such in the metadata.
+The files of a source lie together in one folder, at most three levels below the given one, each
+plain or with `.gz` at the end of its name. Hashes are of the unpacked content. A file that differs
+from the published one is used all the same; the metadata say so.
 """
 
 import dataclasses
@@ -26,7 +26,7 @@ BLOCK_BYTES = 1 << 20
 
 @dataclasses.dataclass(frozen=True)
 class File:
-    """name: without .gz. page: links it. url: of the file itself. None: not known."""
+    """name: without .gz. page: one that links the file. url: the file itself. None: not known."""
 
     name: str
     page: str
@@ -38,7 +38,7 @@ class File:
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-    """Files and the function, "module.function" of this package, that makes events of them."""
+    """Files, and the function that makes events of them, as "module.function" of this package."""
 
     kind: str
     build: str
@@ -48,7 +48,7 @@ class Source:
 
 @dataclasses.dataclass(frozen=True)
 class DataSet:
-    """protocol: whose filters and split. domains: what A and B are. quirks: switches in force."""
+    """protocol: gives filters and split. domains: names of A and B. quirks: those in force."""
 
     name: str
     protocol: str
@@ -82,9 +82,9 @@ SETS = {data_set.name: data_set for data_set in _sets()}
 
 
 def find(source: Source, raw_dir: Place) -> list[pathlib.Path | None] | None:
-    """Paths of a source's files: the first folder at or below raw_dir that holds all of them.
+    """Paths of a source's files in the first folder at or below raw_dir that holds all of them.
 
-    None in the place of an optional file that is not there; None if no folder has all others.
+    An optional file that is missing is None. Returns None if no folder has all other files.
     """
     for folder in _folders(raw_dir):
         if not _lacking(source, folder):
@@ -93,15 +93,15 @@ def find(source: Source, raw_dir: Place) -> list[pathlib.Path | None] | None:
 
 
 def missing(source: Source, raw_dir: Place | None) -> list[File]:
-    """Files of a source that the folder with most of them lacks."""
+    """The files of a source that are missing in the folder that has most of them."""
     folders = _folders(raw_dir) if raw_dir else ()
     everything = [file for file in source.files if not file.optional]
     return min([everything, *(_lacking(source, folder) for folder in folders)], key=len)
 
 
 def what_is_missing(data_set: DataSet, raw_dir: Place | None) -> str:
-    """One line: the source nearest to complete, the file that it lacks, and where that is; or that
-    a source is complete, so that the set can be prepared."""
+    """One line: the source with the fewest missing files, its first missing file and where to get
+    it; or that a source is complete, so the set can be prepared."""
     lacking = {source.kind: missing(source, raw_dir) for source in data_set.sources}
     kind, nearest = min(lacking.items(), key=lambda pair: len(pair[1]))
     if not nearest:
@@ -128,15 +128,15 @@ def _folders(root) -> Iterator[pathlib.Path]:
 
 
 def plain_or_packed(path: pathlib.Path) -> pathlib.Path | None:
-    """The path, or with `.gz` at its end; None if there is neither file."""
+    """The path if that file exists, else the path with `.gz`; None if neither exists."""
     both = (path, path.with_name(f"{path.name}.gz"))
     return next((candidate for candidate in both if candidate.is_file()), None)
 
 
 def complete(data_set: DataSet, raw_dir: Place, reading: Reading) -> None:
-    """Fetch the files of the first source that can be had whole into `<raw_dir>/<name>`.
+    """Fetch all files of the first source that has URLs for them into `<raw_dir>/<name>`.
 
-    Nothing is done if the files of a source are there. Files of an earlier attempt are kept.
+    Does nothing if the files of a source are there. Keeps files of an earlier attempt.
     Raises UserError if no source has URLs for all of its files, or a download fails.
     """
     name, sources = data_set.name, data_set.sources

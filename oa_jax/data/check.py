@@ -1,4 +1,4 @@
-"""What can be wrong with a prepared set: its files, its split, and the data themselves."""
+"""Checks a prepared set: its files, its split, and the data themselves."""
 
 import contextlib
 
@@ -18,9 +18,9 @@ KINDS = {VALIDATION: "validation", TEST: "test"}
 
 
 def check(data_dir: Place, name: str) -> list[tuple[str, str]]:
-    """(level, line) of everything that was looked at.
+    """Yields (level, line) for every check.
 
-    Raises UserError if the set cannot be read or is not what its metadata say.
+    Raises UserError if the set cannot be read, or differs from its metadata.
     """
     data = store.load(data_dir, name)
     log, facts = data.log, data.metadata
@@ -41,11 +41,11 @@ def check(data_dir: Place, name: str) -> list[tuple[str, str]]:
 
 
 def split_leaks(log: InteractionLog, split: Split, role: np.ndarray | None = None) -> list[str]:
-    """Violations of the leak rules, one line a kind; empty if there is none.
+    """Violations of the leak rules, one line for each kind; empty if there are none.
 
-    A target comes after every training event of its user, the validation target before the test
-    target, and no event before a target in the sequence is later in time. `role`, if given, is the
-    role of every event under the split.
+    The rules: a target comes after all training events of its user; the validation target comes
+    before the test target; no event before a target in the sequence is later in time. `role`: (N,)
+    if given, it must agree with the split.
     """
     lines, n_events = [], np.diff(log.offsets)
 
@@ -100,8 +100,8 @@ def _records(data):
 
 
 def targets(data: Prepared, split: Split) -> list[str]:
-    """Targets at the time of their last input, whose order the source decides, and those whose
-    item is in their own history: copying it then counts as recommending."""
+    """Targets at the time of their last input (the source decides their order), and targets whose
+    item is in their own history (a model can rank them by copying)."""
     log, lines, again = data.log, [], repeated(data.log)
     no_times = data.metadata["times"] == ORDER
     if no_times:
@@ -120,7 +120,7 @@ def targets(data: Prepared, split: Split) -> list[str]:
 
 
 def user_leak(data: Prepared) -> list[str]:
-    """Raw users with targets of a kind in one sequence and other roles in another."""
+    """Raw users with a target in one sequence, and another one used earlier to train or select."""
     log, role, lines = data.log, data.role, []
     person = np.unique(data.raw_users, return_inverse=True)[1][log.user]
     pair = person * (sum(log.n_items) + 1) + log.item
@@ -142,7 +142,7 @@ def user_leak(data: Prepared) -> list[str]:
 
 
 def id_order(data: Prepared) -> list[str]:
-    """Sequences in the order of item ids: the next item is then the user's largest id."""
+    """Sequences in the order of item ids: the next item is then always the user's largest id."""
     log, lines = data.log, []
     for domain in (0, 1):
         rows = np.flatnonzero(log.domain == domain)

@@ -1,4 +1,4 @@
-"""Figures of a prepared set: counts, lengths, overlap, ties, cold targets; a table and a plot."""
+"""Statistics of a prepared set (counts, lengths, overlap, ties, cold targets): table and plot."""
 
 import os
 from collections.abc import Iterable
@@ -16,7 +16,7 @@ def describe(data: Prepared) -> list[list[str]]:
     sides = [log.domain == 0, log.domain == 1, np.ones(len(log.user), bool)]
 
     def row(what, marked, among=None):
-        """How many events of each side are marked; with `among` their share."""
+        """Number of marked events of A, B and both; with `among`, their share."""
         counts = [int((side & marked).sum()) for side in sides]
         if among is None:
             return [what, *(f"{n:,}" for n in counts)]
@@ -55,17 +55,17 @@ def describe(data: Prepared) -> list[list[str]]:
 
 
 def no_more(most: int, numbers: Iterable[int]) -> str:
-    """Of A and of B, cut to `most`: one number where they are the same."""
+    """The numbers of A and of B, at most `most` each; a single number if they are equal."""
     return " / ".join(dict.fromkeys(str(min(most, n)) for n in numbers))
 
 
 def cold(data: Prepared) -> np.ndarray:
-    """(N,) events whose item occurs in nobody's training part."""
+    """(N,) bool: events whose item is in no training part."""
     return ~np.isin(data.log.item, data.log.item[data.role == TRAINING])
 
 
 def repeated(log: InteractionLog) -> np.ndarray:
-    """(N,) events whose item its user has taken before."""
+    """(N,) bool: events whose item the user has taken before."""
     pair = log.user.astype(np.int64) * (sum(log.n_items) + 1) + log.item
     out = np.ones(len(pair), bool)
     out[np.unique(pair, return_index=True)[1]] = False
@@ -77,9 +77,9 @@ def popularity_ndcg(
 ) -> tuple[float, float]:
     """NDCG@10 of test targets ranked by training popularity among random items of their domain.
 
-    -> (A, B): exact expectations over the draw of the negatives, equal scores counting half; NaN
-    without targets. above_history: only items with an id above the user's largest one in the
-    domain score at all, which is what the AMID files reward: they are in the order of ids.
+    Returns (A, B): exact expectations over the draw of the negatives, with equal scores counted
+    half; NaN without targets. above_history: only items with an id above the user's largest one in
+    the domain get a score. AMID's files reward this: they are in the order of ids.
     """
     log, role, offsets = data.log, data.role, data.log.offsets
     popularity = np.bincount(log.item[role == TRAINING], minlength=sum(log.n_items) + 1)
@@ -117,7 +117,7 @@ def _hypergeometric(k, total, marked, draws):
 
 
 def plot(data: Prepared, path: Place) -> None:
-    """Lengths and popularity by domain, as a picture in the format that the name ends in.
+    """Plot lengths and popularity by domain; the ending of the file name decides the format.
 
     Raises UserError for an ending that matplotlib does not know.
     """

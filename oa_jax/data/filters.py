@@ -1,8 +1,8 @@
 """The filters of each protocol, on frames of events: user, item (ids of the source), time, domain.
 
 `domain` is 0 for A and 1 for B. Rows come in the order of the files, all of A before all of B, and
-every filter keeps the order of what it keeps. Orders and strictness are those of the official
-codes of ABXI, LLM4CDSR, AMID and CDSRNP; quirks are in `oa_jax/backbones/README.md`.
+every filter keeps that order. The order of steps and the strictness of bounds are those of the
+official codes of ABXI, LLM4CDSR, AMID and CDSRNP; quirks are in `oa_jax/backbones/README.md`.
 """
 
 import re
@@ -17,15 +17,15 @@ DOUBAN_DATES = (20160101, 20161232)
 
 
 def joined(*parts: pl.DataFrame) -> pl.DataFrame:
-    """Rows of A, then rows of B, and of any further part, with their domain."""
+    """The rows of all parts, A first, with a column `domain`: the number of their part."""
     return pl.concat([f.with_columns(domain=pl.lit(d, pl.Int8)) for d, f in enumerate(parts)])
 
 
 def without_copies(events: pl.DataFrame, duplicates: str) -> pl.DataFrame:
-    """Of exact copies (same user, domain, item and time) all, the first or the last.
+    """Keep all exact copies of an event (same user, domain, item and time), or only one.
 
-    duplicates: "keep" (the official codes do), "first" or "last" in the order of the file, which
-    decides where the event stands among others of the same time.
+    duplicates: "keep" (as the official codes), or the "first" or "last" in the order of the file,
+    which decides the place of the event among others of the same time.
     """
     if duplicates == "keep":
         return events
@@ -35,10 +35,10 @@ def without_copies(events: pl.DataFrame, duplicates: str) -> pl.DataFrame:
 def abxi(
     events: pl.DataFrame, item_least: int = 10, length: int = 50, user_least: int = 5
 ) -> pl.DataFrame:
-    """ABXI's six steps, each once: 1. items of both domains leave both; 2. users with both domains
-    stay; 3. sort by (user, time), equal times keep A before B; 4. items with at least `item_least`
-    events; 5. the last `length` events of a user; 6. users with `user_least` events in each domain
-    among these."""
+    """ABXI's six steps, each done once: 1. remove items that are in both domains; 2. keep users
+    with both domains; 3. sort by (user, time), equal times keep A before B; 4. keep items with at
+    least `item_least` events; 5. keep the last `length` events of a user; 6. keep users with at
+    least `user_least` of these in each domain."""
     events = events.filter(~pl.col("item").is_in(in_both(events, "item").implode()))
     events = events.filter(pl.col("user").is_in(in_both(events, "user").implode()))
     events = events.sort("user", "time", maintain_order=True)
@@ -55,10 +55,9 @@ def in_both(events: pl.DataFrame, name: str) -> pl.Series:
 
 
 def core(events: pl.DataFrame, over_prune: bool = True) -> pl.DataFrame:
-    """LLM4CDSR's core over both domains together: every user has at least 5 events and every item,
-    whatever its domain, at least 3. A pass keeps the rows whose counts are at least that; with
-    `over_prune` strictly more (quirk Q18), so that the official result is smaller than the true
-    core."""
+    """LLM4CDSR's core over both domains together: every user has at least 5 events, every item at
+    least 3. With `over_prune` (quirk Q18) each pass keeps only rows with strictly more, as in the
+    official code, so the result is smaller than the true core."""
     while len(events):
         users, items = pl.len().over("user"), pl.len().over("item")
         enough = (users >= 5) & (items >= 3)
@@ -71,8 +70,8 @@ def core(events: pl.DataFrame, over_prune: bool = True) -> pl.DataFrame:
 def douban(events: pl.DataFrame) -> pl.DataFrame:
     """Douban's single pass over book, movie and music rows (domains 0, 1, 2).
 
-    Counts run over all dates and all three kinds, items by their raw number whatever the kind;
-    kept are rows whose item has more than 2 events and whose user more than 1, of 2016.
+    It keeps rows of 2016 whose item has more than 2 events and whose user has more than 1. Counts
+    are over all dates and all three kinds, where items of equal raw number count as one.
     """
     return events.filter(
         pl.len().over("item") > 2,
@@ -82,8 +81,8 @@ def douban(events: pl.DataFrame) -> pl.DataFrame:
 
 
 def domain_core(events: pl.DataFrame, user_least: int = 5, item_least: int = 10) -> pl.DataFrame:
-    """AMID's and CDSRNP's cores: every user has at least `user_least` events in each domain that it
-    has at all, every item at least `item_least` in its domain."""
+    """AMID's and CDSRNP's cores: every user has at least `user_least` events in each domain where
+    it has any, and every item at least `item_least`."""
     users, items = pl.len().over("user", "domain"), pl.len().over("item", "domain")
     return _until_stable(events, (users >= user_least) & (items >= item_least))
 
@@ -97,9 +96,9 @@ def _until_stable(events, mask):
 
 
 def keep_single(events: pl.DataFrame, share: float) -> pl.DataFrame:
-    """All users with both domains, and that share of the others (AMID's overlap ratio).
+    """Keep all users with both domains, and this share of the others (AMID's overlap ratio).
 
-    Which ones follows from their ids, so that a smaller share is part of a larger one.
+    Their ids decide which ones, so a smaller share is part of a larger one.
     """
     both = in_both(events, "user")
     single = events["user"].unique().sort()
@@ -121,7 +120,7 @@ STEPS = {
 
 
 def parsed(step: str) -> tuple[str, ...]:
-    """A step as (word, *values). Raises UserError for what is none of STEPS."""
+    """A step of STEPS as (word, *values). Raises UserError for any other text."""
     plain = re.sub(r"\s*([<>=,]+)\s*", r"\1", step.strip())  # a date may have a blank inside
     for pattern in STEPS:
         if match := re.fullmatch(pattern, plain):
@@ -130,11 +129,12 @@ def parsed(step: str) -> tuple[str, ...]:
 
 
 def kept(events: pl.DataFrame, word: str, *values: str) -> pl.Series:
-    """Which events a parsed step keeps, (N,) bool; the events are in the order of time.
+    """The events that a parsed step keeps, (N,) bool.
 
-    Besides user, item, time and domain they have the column that the step compares.
-    core: the largest part in which users have so many events, over both domains, and items so many
-    in theirs; core_once: one pass. each: the events of a user in a domain with so many of them.
+    events: in the order of time; columns user, item, time, domain, and the one the step compares.
+    core: the largest part in which users have at least so many events over both domains, and items
+    at least so many in their domain; core_once: a single pass of it. each: the events of a user in
+    a domain, if there are at least so many.
     """
     place, n_events = pl.int_range(pl.len()), pl.len()
     if word in ("rating", "time"):

@@ -1,7 +1,7 @@
-"""Anyone's events as a set: files of two domains, checked row by row, filtered as asked.
+"""Makes a data set of your own files: reads two domains, checks every row, applies filters.
 
-Nothing is guessed in silence: what a column was taken for, how times were read, and every row that
-is left out, by reason and with the first of each, is said and stands in the metadata.
+No guess is silent. The output and the metadata say what each column was taken for, how times were
+read, and how many rows were left out, by reason and with the first of each.
 """
 
 import dataclasses
@@ -39,13 +39,14 @@ BAD_ROWS = ("refuse", "skip")
 class Options:
     """How files are read.
 
-    user … title: names of the columns, or several with commas, of which each file has one; None:
-    one of the USUAL names, "": there is none.
-    columns: names of all columns, of text without a header. delimiter: None tells it apart.
-    domains: names of A and B, where there are more than two. time_unit: of numbers, one of
-    `times.FACTORS`, None tells it apart. shared_items: items with events in both domains are kept
-    apart, dropped, or left to the domain of their first event. filters: steps, in their order; see
-    `filters.STEPS`. bad_rows: a row that cannot be read is an error, or left out and counted.
+    user … title: the name of the column, or several names with commas, of which each file has one;
+    None looks for one of the USUAL names, "" means that there is none.
+    columns: names of all columns, for text without a header. delimiter: None guesses it.
+    domains: names of A and B, if there are more than two. time_unit: of numbers, one of
+    `times.FACTORS`; None guesses it. shared_items: items with events in both domains become two
+    items ("keep"), are dropped ("drop"), or go to the domain of their first event ("first").
+    filters: steps in their order, see `filters.STEPS`. bad_rows: "refuse" raises an error for a row
+    that cannot be read, "skip" leaves it out and counts it.
     """
 
     user: str | None = None
@@ -86,9 +87,9 @@ class Options:
 
 
 def sources_of(given: Sequence[Place], options: Options) -> list[InputFile]:
-    """The files of `FILE` or `DOMAIN=FILE` arguments and what their columns are.
+    """The files of `FILE` or `DOMAIN=FILE` arguments, with their columns by role.
 
-    Without names of domains there is a column of them, or a domain for each file, called as it.
+    For plain `FILE`s the domain is in a column, or else each file is a domain with its name.
     Raises UserError naming the file or flag.
     """
     if not given:
@@ -145,9 +146,9 @@ def _named(text):
 def roles_of(
     table: tables.Table, options: Options, needs_rating: bool = False, flags: bool = True
 ) -> dict[str, str]:
-    """{role: column} of a table. flags: whether those of `Options` can be said, in errors.
+    """{role: column} of a table. flags: whether error messages may name the flags of `Options`.
 
-    Raises UserError for a column that is missing, twice there, or named for two roles.
+    Raises UserError for a column that is missing, occurs twice, or has two roles.
     """
     roles = {}
     for role, usual in USUAL.items():
@@ -192,9 +193,8 @@ def read(
 ) -> tuple[Built, list[dict]]:
     """Events of files: (columns with numbered users and items, what is left out).
 
-    given: FILE or DOMAIN=FILE, see `sources_of`. say: called with a line for each thing that was
-    taken for something or left out. Raises UserError naming file, line, column, what was found and
-    what was expected.
+    given: FILE or DOMAIN=FILE, see `sources_of`. say: called with one line for each choice and each
+    kind of row left out. Raises UserError naming file, line, column, found and expected.
     """
     sources = sources_of(given, options)
     for source in sources:
@@ -219,8 +219,8 @@ def read(
 
 
 def choices(source: InputFile) -> tuple[str, ...]:
-    """Lines on a file where there was something to choose: columns of one role, or a file that has
-    more columns than were read, none of times among them."""
+    """Lines about choices in a file: several columns fit one role, or no column of times was found
+    though the file has more columns than were read."""
     line, spare = _described(source), set(source.table.columns) - set(source.roles.values())
     said = (line,) if "(not " in line else ()
     if "time" not in source.roles and spare:

@@ -1,4 +1,4 @@
-"""Pickles that others published, read without letting them run code."""
+"""Reads pickles that others published, without letting them run code."""
 
 import codecs
 import collections
@@ -105,11 +105,11 @@ class _Unpickler(pickle.Unpickler):
 
 
 def load(path: str | pathlib.Path) -> Any:
-    """Value of a pickle file, gzipped if its name ends in .gz.
+    """The value of a pickle file, which is gzipped if its name ends in .gz.
 
-    Admitted are numbers, text, bytes, None, list, tuple, dict, set, OrderedDict, defaultdict, and
-    numpy arrays and scalars of numbers, text or objects. Raises UserError, of one line, for a
-    missing or damaged file and for a pickle that names anything else, before that is imported.
+    It may hold numbers, text, bytes, None, list, tuple, dict, set, OrderedDict, defaultdict, and
+    numpy arrays and scalars of numbers, text or objects. Raises UserError for a missing or damaged
+    file, and for a pickle that names anything else, before that is imported.
     """
     path = pathlib.Path(path)
     try:

@@ -1,12 +1,12 @@
-"""Preparing a data set: its events are built, written as TFDS records and columns, then moved.
+"""Prepares a data set: builds its events and writes them as TFDS records and as columns.
 
     builder = OaPairs(config="beauty_elec", data_dir=DIR)
     builder.download_and_prepare(download_config=DownloadConfig(manual_dir=RAW))
     builder.as_data_source("train")[7]       # user 7, without TensorFlow
 
-A set is made in a hidden folder beside its place and renamed into it. Whoever is killed at any
-moment leaves the old state and a hidden folder, which the next one removes; a second process waits
-for the first.
+A set is made in a hidden folder beside its final place, and then renamed. A kill at any moment
+leaves the old state and a hidden folder, which the next call removes. A second process waits for
+the first.
 """
 
 import contextlib
@@ -39,10 +39,10 @@ ROLES = {"context": CONTEXT, "training": TRAINING, "validation": VALIDATION, "te
 def prepare(
     name: str, raw_dir: Place, data_dir: Place, reading: Reading, say: Say, duplicates: str = "keep"
 ) -> bool:
-    """Prepare `name` below data_dir from the files below raw_dir. -> False if it was there already.
+    """Prepare `name` below data_dir from the files below raw_dir. False if it was there already.
 
-    say: called with one line when there is something to wait for or to name.
-    duplicates: of exact copies of an event, see `filters.without_copies`.
+    say: called with one line for each message, such as a wait for another process.
+    duplicates: how to treat exact copies of an event, see `filters.without_copies`.
     Raises UserError for an unknown name, missing or broken files, and a place that is taken.
     """
     if name not in catalogue.SETS:
@@ -77,10 +77,10 @@ def prepare_own(
     reading: Reading,
     say: Say,
 ) -> bool:
-    """Prepare a set of anyone's files below data_dir. -> False if it was there already.
+    """Prepare a set of your own files below data_dir. False if it was there already.
 
-    given, options: see `own.read`. Raises UserError as that does, for a name that is taken or can
-    be none, and where the set is there with other options or of other files.
+    given, options: see `own.read`. Raises UserError as `own.read` does, for a name that is taken or
+    not allowed, and if the set exists with other options or files.
     """
     check_own_name(name, "--name")
     if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_-]{0,99}", name):
@@ -195,10 +195,10 @@ def _sync(path):
 def build(
     name: str, raw_dir: Place, reading: Reading, duplicates: str = "keep"
 ) -> tuple[Built, catalogue.Source, list]:
-    """Events of a data set from the first of its sources whose files are below raw_dir.
+    """Events of a data set, from the first of its sources whose files are below raw_dir.
 
-    -> what was built, its source and the paths of its files. Raises UserError naming the missing
-    file and its page, or what is wrong in a file.
+    Returns what was built, its source and the paths of its files. Raises UserError naming the
+    missing file and its page, or the mistake in a file.
     """
     found = ((s, catalogue.find(s, raw_dir)) for s in catalogue.SETS[name].sources)
     source, paths = next((pair for pair in found if pair[1]), (None, None))
@@ -218,12 +218,12 @@ class _Info(tfds.core.DatasetInfo):
     """That of a set which no bucket knows."""
 
     def initialize_from_bucket(self):
-        """Nothing: TFDS would leave an empty temporary folder behind."""
+        """Does nothing: TFDS would leave an empty temporary folder behind."""
 
 
 class OaPairs(tfds.core.GeneratorBasedBuilder):
-    """Two-domain interaction sequences; manual_dir of the download configuration is the folder of
-    raw files. `built` hands over events that were built already."""
+    """Two-domain interaction sequences. manual_dir of the download configuration is the folder of
+    raw files. `built`: events, if they were built already."""
 
     name = store.BUILDER
     VERSION = tfds.core.Version(store.VERSION)

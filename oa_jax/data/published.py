@@ -1,8 +1,8 @@
-"""From files that the authors of a model published to numbered events: one function a format.
+"""Numbered events from files that authors of models published: one function for each format.
 
-Each takes the paths of its files, in the order of the catalogue (None for an optional one that is
-not there), the `Reading` that counts lines, and the name of the data set. Whatever is wrong in a
-file is a UserError of a single line: nothing is left out. numpy alone is needed.
+Each function takes the paths of its files in the order of the catalogue (None for an optional file
+that is missing), the `Reading` that counts lines, and the name of the data set. Any mistake in a
+file is a UserError of one line; nothing is left out. Needs numpy only.
 """
 
 import pathlib
@@ -47,9 +47,9 @@ def _built(columns, raw_users, n_items, items, part=None, time=None, **rest) -> 
 def abxi(paths: Paths, reading: Reading, what: str) -> Built:
     """ABXI's sequences, item map and, if it is there, user map.
 
-    Sequences: a line per user, in any order: the user id, then blank-separated `item|time` tokens,
-    oldest first, time in unix seconds. Of a line the last 50 tokens are kept, as the official
-    loader does; the others are checked all the same.
+    The sequences have a line per user, in any order: the user id, then blank-separated `item|time`
+    tokens, oldest first, time in unix seconds. The last 50 tokens of a line are kept, as in the
+    official loader; the others are checked too.
     """
     path, item_map, user_map = paths
     (n_items, names), rows = read_item_map(item_map), {}
@@ -102,17 +102,17 @@ def _count_up(ids, n):
 
 
 def read_abxi(paths: Paths, name: str) -> InteractionLog:
-    """The log `name` in ABXI's sequences and item map; names of users, where `paths` has them, are
-    not read. Raises UserError as `abxi` does."""
+    """The log `name` from ABXI's sequences and item map; a user map in `paths` is not read.
+    Raises UserError as `abxi` does."""
     built = abxi([*paths[:2], None], Reading(), name)
     return make_log(built.user, built.item, built.time, built.n_items, name)
 
 
 def read_item_map(path: pathlib.Path) -> tuple[tuple[int, int], list[str]]:
-    """((nA, nB), raw names of items 1, 2, ...) of ABXI's item map, raw item name -> [id, domain].
+    """((nA, nB), raw names of items 1, 2, ...) from ABXI's item map, raw item name -> [id, domain].
 
-    Ids are 1..n once each, domain A (0) before domain B (1). Raises UserError naming the entry
-    that is wrong.
+    Each id of 1..n must occur once, domain A (0) before domain B (1). Raises UserError naming the
+    wrong entry.
     """
     mapping = texts.json_value(path, unique=True)
     if not isinstance(mapping, dict) or not mapping:
@@ -136,7 +136,7 @@ def read_item_map(path: pathlib.Path) -> tuple[tuple[int, int], list[str]]:
 
 
 def llm4cdsr(paths: Paths, reading: Reading, what: str) -> Built:
-    """LLM4CDSR's pickle of (items, domains) by user, local ids in time order, and its id map."""
+    """LLM4CDSR's pickle, user -> (items as local ids, domains) in time order, and its id map."""
     path, map_path = paths
     value = pickles.load(path)
     two = isinstance(value, tuple) and len(value) == 2 and all(isinstance(v, dict) for v in value)
@@ -204,10 +204,10 @@ def _name(value):
 def amid(paths: Paths, reading: Reading, what: str) -> Built:
     """AMID's rows: a user, its items of both domains, and the domain whose last item is the target.
 
-    A row is a sequence of its own: the other domain's items, then those of the target's domain, as
-    the files have no times. Rows of the test file have a test target; of the training file a tenth
-    of the users validates, as no validation file is published. An id that occurs in both domains
-    becomes an item of each.
+    A row becomes a sequence: first the other domain's items, then those of the target's domain,
+    because the files have no times. Rows of the test file have a test target. A tenth of the users
+    of the training file is used for validation, because no validation file is published. An id that
+    occurs in both domains becomes an item of each.
     """
     parts = [list(_amid_rows(path, reading)) for path in paths]
     for path, own in zip(paths, parts, strict=True):
@@ -256,8 +256,8 @@ def _numbers(text):
 def llmcdsr(paths: Paths, reading: Reading, what: str) -> Built:
     """LLMCDSR's sequences: three training files, valid and test, and its items with titles.
 
-    All events of a training line train; the last item of a line of valid or test is its target.
-    Ids in the lines count from 0, B after A. Lines name no users across files, so a user is a line.
+    All events of a training line are training events; the last item of a valid or test line is its
+    target. Ids count from 0, B after A. Lines name no users, so each line is a user.
     """
     tables = [_llmcdsr_items(path) for path in paths[5:7]]  # pickles of titles lie beside these
     n_items = (len(tables[0]), len(tables[1]))

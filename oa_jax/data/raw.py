@@ -1,8 +1,8 @@
-"""From raw public files to numbered events: one function a protocol.
+"""Numbered events from raw public files: one function for each protocol.
 
-Each takes the paths of its files, in the order of the catalogue, the `Reading` that counts lines,
-the name of the data set, what to do with exact copies of events (see `filters.without_copies`),
-and the options of the set.
+Each function takes the paths of its files in the order of the catalogue, the `Reading` that counts
+lines, the name of the data set, how to treat exact copies of events (see
+`filters.without_copies`), and the options of the set.
 """
 
 import dataclasses
@@ -55,10 +55,9 @@ def llm4cdsr(
 
 
 def douban(paths: Paths, reading: Reading, what: str, duplicates: str, kinds: list[str]) -> Built:
-    """Cleaned reviews of books, movies and music; all three are counted by the filter, of which
-    two kinds are kept.
+    """Cleaned reviews of books, movies and music. The filter counts all three kinds; two are kept.
 
-    Of an item's tags, each kept once, is its text.
+    The text of an item is its tags, each once.
     """
     names = list(readers.DOUBAN_FIELDS)
     pair = {names.index(kind): domain for domain, kind in enumerate(kinds)}
@@ -78,8 +77,9 @@ def douban(paths: Paths, reading: Reading, what: str, duplicates: str, kinds: li
 
 
 def cdsrnp(paths: Paths, reading: Reading, what: str, duplicates: str, share: float) -> Built:
-    """Two "ratings only" files of 2014: rating >= 3, cores within the domains, all overlapped
-    users and a share of the others, times kept, users of training, validation and test disjoint."""
+    """Two "ratings only" files of 2014. Keeps ratings >= 3, cores within the domains, all
+    overlapped users, a share of the others, and times. Training, validation and test users are
+    disjoint."""
     events = filters.joined(*(readers.ratings(path, reading, least=3) for path in paths))
     check_columns(events, what)  # cores of swapped columns are not empty: a wrong set in silence
     events = filters.domain_core(filters.without_copies(events, duplicates))
@@ -92,8 +92,8 @@ def cdsrnp(paths: Paths, reading: Reading, what: str, duplicates: str, share: fl
 def movielens(paths: Paths, reading: Reading, what: str, duplicates: str) -> Built:
     """Ratings and films of MovieLens 1M, or ratings, films and names of genres of 100K.
 
-    All ratings are events. Kept are films of one of the GENRES' groups alone, events under
-    `filters.domain_core` with 5 of a user and 5 of an item, and of these users of both domains.
+    Every rating is an event. Keeps films of exactly one group of GENRES, then
+    `filters.domain_core` with 5 events of a user and 5 of an item, then users of both domains.
     """
     ratings, films, *names = paths
     columns = ("user", "item", "rating", "time")
@@ -150,8 +150,8 @@ def _fields(path, delimiter, n, expected):
 
 
 def check_columns(events: pl.DataFrame, what: str, named: bool = False) -> None:
-    """Raise UserError if no user occurs in both domains, saying what the ids look like. named: its
-    columns have names."""
+    """Raise UserError, which shows some ids, if no user occurs in both domains. named: the columns
+    have names."""
     if len(filters.in_both(events, "user")):
         return
     message = f"{what}: no user occurs in both {'domains' if named else 'files'}"
@@ -174,9 +174,9 @@ def numbered(
 ) -> Built:
     """Number users and items of filtered events and sort each user's events by time.
 
-    by_name: ids in the order of the names (ABXI), otherwise by first appearance (LLM4CDSR).
-    texts: function (domain, names) -> fields of the items. rest: further fields of `Built`; the
-    roles are those of leave-one-out. Raises UserError if a domain has nothing left.
+    by_name: number in the order of the names (ABXI), otherwise by first appearance (LLM4CDSR).
+    texts: function (domain, names) -> fields of the items. rest: further fields of `Built`. Roles
+    are those of leave-one-out. Raises UserError if a domain has nothing left.
     """
     columns = [events["user"], *(events.filter(domain=d)["item"] for d in (0, 1))]
     users, *raw = (names.unique(maintain_order=True) for names in columns)

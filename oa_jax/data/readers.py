@@ -1,7 +1,7 @@
-"""Text files of the public data sets that are large, read block by block into frames of polars.
+"""Reads the large text files of public data sets block by block into polars frames.
 
-Lines that hold something else are left out, counted and named in a `Reading`. The rules for JSON
-are those of `oa_jax.data.texts`.
+Malformed lines are left out, counted and named in a `Reading`. The rules for JSON are those of
+`oa_jax.data.texts`.
 """
 
 import math
@@ -24,9 +24,9 @@ DOUBTFUL = r'"(?:asin|reviewerID)"\s*:\s*(?:[^\s"]|"[^"\\]*\\)'
 def ratings(path: pathlib.Path, reading: Reading, least: float | None = None) -> pl.DataFrame:
     """A "ratings only" file of 2014: user,item,rating,unix time, without header.
 
-    -> columns user, item (text), time (int64), in file order; with `least` only rows with a rating
-    of at least that. A line with another number of fields, an empty id, a rating or time that is
-    no number, or bytes that are no UTF-8 in an id is malformed.
+    Returns columns user, item (text), time (int64) in file order. least: the lowest rating to keep.
+    A line is malformed if it has another number of fields, an empty id or one that is no UTF-8, or
+    a rating or time that is no number.
     """
     rating = pl.col("rating")
     rules = (is_id("user"), is_id("item"), rating.is_finite(), pl.col("time").is_not_null())
@@ -45,9 +45,9 @@ def ratings(path: pathlib.Path, reading: Reading, least: float | None = None) ->
 
 
 def reviews(path: pathlib.Path, reading: Reading, after: int, before: int) -> pl.DataFrame:
-    """A review file of 2018: a JSON object a line, with reviewerID, asin, overall, unixReviewTime.
+    """A review file of 2018: a JSON object per line: reviewerID, asin, overall, unixReviewTime.
 
-    -> columns user, item, time of the reviews with after < time < before and a rating above 0,
+    Returns columns user, item, time of the reviews with after < time < before and a rating above 0,
     in file order. A line that is no object, or lacks one of the four fields, is malformed.
     """
     parts, time = [pl.DataFrame(schema=EVENTS)], pl.col("unixReviewTime")
@@ -79,10 +79,10 @@ def _review(item):
 
 
 def metadata(path: pathlib.Path, reading: Reading, wanted: set[str]) -> dict[str, dict]:
-    """Item texts of a metadata file of 2018, a JSON object a line: asin -> fields that it has.
+    """Item texts of a metadata file of 2018, each line a JSON object: asin -> its fields.
 
-    Only items in `wanted`; of an item that occurs twice the last line counts, as in the official
-    code. A line without an asin, or a wanted one that is no JSON, is malformed.
+    Reads only items in `wanted`. If an item occurs twice, the last line counts, as in the official
+    code. A line without an asin, or a wanted line that is no JSON, is malformed.
     """
     found, asins = {}, pl.Series(sorted(wanted), dtype=pl.String).implode()
     for number, block in blocks(path, reading):
@@ -106,7 +106,7 @@ def metadata(path: pathlib.Path, reading: Reading, wanted: set[str]) -> dict[str
 def douban(path: pathlib.Path, reading: Reading, kind: str) -> pl.DataFrame:
     """A cleaned review file of Douban, tab-separated under a header: kind book, movie or music.
 
-    -> columns user, item (int64), time (int64, yyyymmdd, longer where the file has hours), label.
+    Returns columns user, item (int64), time (int64, yyyymmdd, longer if the file has hours), label.
     A line with another number of fields, or whose ids or date are no numbers, is malformed.
     """
     n_fields, *places = DOUBAN_FIELDS[kind]

@@ -1,4 +1,4 @@
-"""What each event of a sequence is for, by the split that its data set came with."""
+"""Roles (training, target, context) of events, by the split of their data set."""
 
 import hashlib
 
@@ -8,7 +8,7 @@ from oa_jax.events.log import CONTEXT, TEST, TRAINING, VALIDATION
 
 
 def from_end(user: np.ndarray) -> np.ndarray:
-    """(N,) how many events of the same user follow; `user` is ascending."""
+    """(N,) number of later events of the same user; `user` is ascending."""
     return np.searchsorted(user, user, side="right") - np.arange(len(user)) - 1
 
 
@@ -22,18 +22,18 @@ def leave_one_out_roles(user: np.ndarray) -> np.ndarray:
 
 
 def user_disjoint_roles(user: np.ndarray, part: np.ndarray) -> np.ndarray:
-    """(N,) int8: all events of a training user are TRAINING; of another the last is the target.
+    """(N,) int8: all events of a training user are TRAINING; the last event of another is a target.
 
-    part: (U,) TRAINING, VALIDATION or TEST for every user. The other events are CONTEXT.
+    part: (U,) TRAINING, VALIDATION or TEST for every user. Events before a target are CONTEXT.
     """
     part = part[user]
     return np.where((part == TRAINING) | (from_end(user) == 0), part, CONTEXT).astype(np.int8)
 
 
 def tenths(raw_users: list[str], purpose: str, test: bool = True) -> np.ndarray:
-    """(U,) a part for each user: by its raw id a tenth VALIDATION, a tenth TEST (if `test`).
+    """(U,) a part for each user: a tenth VALIDATION, a tenth TEST (if `test`), the rest TRAINING.
 
-    Sequences of one raw user stay together.
+    The raw id decides, so all sequences of one raw user are in the same part.
     """
     names, person = np.unique(np.array(raw_users, object), return_inverse=True)
     tenth = (10 * hash_rank(names.tolist(), purpose) // len(names))[person]
@@ -42,7 +42,7 @@ def tenths(raw_users: list[str], purpose: str, test: bool = True) -> np.ndarray:
 
 
 def hash_rank(texts: list[str], purpose: str) -> np.ndarray:
-    """(n,) a random order of distinct texts that depends on them and the purpose alone."""
+    """(n,) a random order of distinct texts; it depends only on them and on the purpose."""
     # A hash and no generator: the order of one text does not move when others come or go.
     keys = [hashlib.sha256(f"{purpose}:{text}".encode()).digest() for text in texts]
     rank = np.empty(len(texts), np.int64)

@@ -1,4 +1,4 @@
-"""Where interaction logs come from, by name: prepared sets, published text, a synthetic world."""
+"""Loads an interaction log by name: a prepared set, published text, or a synthetic world."""
 
 import os
 
@@ -13,7 +13,7 @@ SYNTHETIC = "synthetic"
 
 
 def check_own_name(name: str, field: str) -> None:
-    """Raise UserError for a name that is not free for anyone's events."""
+    """Raise UserError if the name may not be used for a data set of your own."""
     if name in (*catalogue.SETS, SYNTHETIC):
         raise UserError(f"{field}={name}: the name of a public set: expected another")
 
@@ -21,13 +21,13 @@ def check_own_name(name: str, field: str) -> None:
 def load(name: str, directory: Place | None = None, world: World | None = None) -> InteractionLog:
     """The log of a data set by name: 'synthetic', a public set, or one that `data import` made.
 
-    A set that `python -m oa_jax data prepare` made below the directory comes first; the sets of
-    ABXI are else read from its text as published, in a folder up to three levels below.
+    A set prepared below the directory comes first. Otherwise the sets of ABXI are read from its
+    published text, in a folder at most three levels below.
 
-    directory: where the data lie; None: what the environment variable OA_DATA_DIR says.
-    world: of the source 'synthetic', None for its default.
+    directory: the folder of the data; None takes the environment variable OA_DATA_DIR.
+    world: for 'synthetic'; None takes the default world.
 
-    Raises UserError for an unknown name, missing files, and whatever is wrong in a file.
+    Raises UserError for an unknown name, missing files, and mistakes in a file.
     """
     if not isinstance(world, World | None):
         raise UserError(f"world: found {type(world).__name__}, expected a World")

@@ -1,4 +1,4 @@
-"""Data sets: their columns in memory, their folder on disk, reading one back with numpy alone.
+"""Data sets: their columns in memory and their folder on disk. Reading needs numpy only.
 
     <data_dir>/oa_pairs/<name>/<version>/
         oa_pairs-train.array_record-*   a record per user, in the order of user ids (TFDS)
@@ -7,8 +7,8 @@
         items.jsonl.gz   a JSON object per item, ids 1, 2, ... in order
         metadata.json    counts, sources, quirks, fingerprints
 
-An item has `id` (joint, from 1), `domain` ("A" or "B"), `raw` (id of the source) and, where the
-source says so, `title`, `brand`, `price`, `date` (text), `category`, `description` (lists of text).
+An item has `id` (joint, from 1), `domain` ("A" or "B"), `raw` (id of the source) and, if the source
+has them, `title`, `brand`, `price`, `date` (text), `category`, `description` (lists of text).
 """
 
 import dataclasses
@@ -47,8 +47,8 @@ AGAIN = "remove the folder and prepare the set again"
 class Built:
     """What a source gives: columns of an InteractionLog with roles, raw ids, and facts about them.
 
-    times: SECONDS, DATES, …, or ORDER where `time` is the place in the sequence, as the source has
-    none. split: what the roles follow. notes: further metadata. domains: what A and B are called.
+    times: unit of `time`: SECONDS, DATES, …, or ORDER if the source has no times and `time` is the
+    place in the sequence. split: the rule of the roles. notes: further metadata. domains: names.
     """
 
     user: np.ndarray
@@ -68,10 +68,10 @@ class Built:
 class Prepared:
     """A data set read back, from the folder `directory` of its version.
 
-    log: its events; `log.role` is None where the roles are those of leave-one-out.
+    log: its events; `log.role` is None if the roles are those of leave-one-out.
     role: (N,) int8, CONTEXT, TRAINING, VALIDATION or TEST for every event.
     raw_users: U texts, the user ids of the source.
-    metadata: what metadata.json holds: `FIELDS`, files, lines, malformed, notes, ...
+    metadata: content of metadata.json: `FIELDS`, files, lines, malformed, notes, ...
     """
 
     log: InteractionLog
@@ -82,17 +82,17 @@ class Prepared:
 
     @property
     def times(self) -> str:
-        """Unit of `log.time`, ORDER where it is the place in the sequence."""
+        """Unit of `log.time`; ORDER if it is the place in the sequence."""
         return self.metadata["times"]
 
     @property
     def domains(self) -> tuple[str, str]:
-        """What A and B are called."""
+        """Names of A and B."""
         return tuple(self.metadata["domains"])
 
     @functools.cached_property
     def items(self) -> list[dict]:
-        """The item table: items[k] is item k+1. See the module for its fields."""
+        """The item table: items[k] is item k+1. The module's docstring lists its fields."""
         items, found = read_items(self.directory)
         if found != (expected := self.metadata["items_digest"]):
             what = f"digest {found}, expected {expected} of {METADATA}: the file was changed"
@@ -101,7 +101,7 @@ class Prepared:
 
 
 def item_table(raw: tuple[list, list], fields: tuple[dict, dict] = ({}, {})) -> list[dict]:
-    """Items of A, then of B: joint id, domain, raw id and the fields that `fields` has for it."""
+    """Items of A, then of B: joint id, domain, raw id, and the item's entries of `fields`."""
     rows = [
         {"domain": domain, "raw": str(name)} | own.get(name, {})
         for domain, names, own in zip(DOMAINS, raw, fields, strict=True)
@@ -111,7 +111,7 @@ def item_table(raw: tuple[list, list], fields: tuple[dict, dict] = ({}, {})) -> 
 
 
 def folder(data_dir: Place, name: str) -> pathlib.Path:
-    """Where the prepared set `name` lies, or would lie, below a data directory."""
+    """The folder of the prepared set `name` below a data directory; it need not exist."""
     return place(data_dir) / BUILDER / name / VERSION
 
 
@@ -127,7 +127,7 @@ def names(data_dir: Place) -> list[str]:
 def load(data_dir: Place, name: str) -> Prepared:
     """Read the prepared set `name` below a data directory and check its fingerprint.
 
-    Raises UserError if it is not there, damaged, or not what metadata.json says.
+    Raises UserError if it is missing or damaged, or differs from its metadata.json.
     """
     path = folder(data_dir, name)
     if not is_prepared(data_dir, name):
@@ -157,7 +157,7 @@ def load(data_dir: Place, name: str) -> Prepared:
 def with_roles(
     columns: dict[str, np.ndarray], n_items: tuple[int, int], name: str
 ) -> tuple[InteractionLog, np.ndarray]:
-    """A log, and its roles. The log carries them only where leave-one-out gives others: a set that
+    """(log, roles). The log holds the roles only if they differ from leave-one-out; so a set that
     is split by leave-one-out has the fingerprint of its events alone."""
     log = make_log(**{c: columns[c] for c in COLUMNS}, n_items=n_items, name=name)
     role, bare = log.role, dataclasses.replace(log, role=None)
@@ -167,7 +167,7 @@ def with_roles(
 
 
 def check_times(log: InteractionLog, split: str, flag: str) -> None:
-    """Raises UserError where a split needs times that the set of a log does not have."""
+    """Raises UserError if a split needs times and the set of the log has none."""
     if split == "global_time" and getattr(log.origin, "times", None) == ORDER:
         raise UserError(f"{flag}={split}: {log.name} has no times: expected another split")
 
@@ -192,8 +192,8 @@ def write_items(path: pathlib.Path, items: Iterable[dict]) -> str:
 
 
 def read_items(path: pathlib.Path) -> tuple[list[dict], str]:
-    """Items of the folder of a prepared set, and the digest of their text as `write_items` gives
-    it. Raises UserError naming the line."""
+    """Items of the folder of a prepared set, and the digest of their text as from `write_items`.
+    Raises UserError naming the bad line."""
     items, path = [], path / ITEMS
     with texts.errors(path):
         content = gzip.decompress(path.read_bytes())
@@ -206,7 +206,7 @@ def read_items(path: pathlib.Path) -> tuple[list[dict], str]:
 
 
 def read_metadata(path: pathlib.Path) -> dict:
-    """metadata.json of the folder of a prepared set; UserError where a field of FIELDS is wrong."""
+    """metadata.json of the folder of a prepared set; UserError if a field of FIELDS is wrong."""
 
     def kind(value):
         return [type(v) for v in value] if isinstance(value, list) else type(value)

@@ -1,7 +1,7 @@
-"""Rows of anyone's table, block by block: text with delimiters, JSON lines, Parquet.
+"""Reads rows of any table, block by block: text with delimiters, JSON lines, Parquet.
 
-What a file is, its first bytes say, not its name: plain or packed (gzip, zstd); Parquet; JSON
-lines, where the first sign is a brace; else text. A byte order mark is skipped.
+The first bytes of a file decide its kind, not its name: plain or packed (gzip, zstd); Parquet; JSON
+lines, if the first character is a brace; else text. A byte order mark is skipped.
 """
 
 import collections
@@ -34,8 +34,8 @@ TOO_LONG = f"found a field of more than {csv.field_size_limit():,} signs, expect
 
 @dataclasses.dataclass(frozen=True)
 class Table:
-    """A file and what its rows are. first: the line of its first row. unit: "line" or "row".
-    frame: the rows themselves, where there is no file."""
+    """A file and the kind of its rows. first: number of the line with its first row. unit: "line"
+    or "row". frame: the rows themselves, if there is no file."""
 
     path: pathlib.Path
     kind: str
@@ -50,8 +50,8 @@ class Table:
 
 
 class TableRows(NamedTuple):
-    """Some rows of a table. number: of the line on which each begins. fault: what is wrong with it
-    as a row, None if nothing. fields: columns of text; of Parquet, what they hold."""
+    """Some rows of a table. number: of the line on which each row begins. fault: what is wrong with
+    the row, or None. fields: columns of text; for Parquet, of its own types."""
 
     number: pl.Series
     fault: pl.Series
@@ -59,10 +59,10 @@ class TableRows(NamedTuple):
 
 
 def look(path: pathlib.Path, columns: Sequence[str] = (), delimiter: str | None = None) -> Table:
-    """What a file is, by its first lines. columns: names, of text whose first line has none.
+    """Find out the kind of a file from its first lines. columns: names, for text without a header.
 
-    delimiter: None tells it apart. Raises UserError for a file that is missing, empty, of another
-    kind, or has a header that names no columns.
+    delimiter: None guesses it. Raises UserError for a file that is missing, empty, of another kind,
+    or has a header that names no columns.
     """
     with errors(path), open(path, "rb") as raw:
         start = raw.read(8)
@@ -81,7 +81,7 @@ def look(path: pathlib.Path, columns: Sequence[str] = (), delimiter: str | None 
 
 
 def of_frame(frame: pl.DataFrame, name: str) -> Table:
-    """A frame as a table, with a name for what is said of it."""
+    """A frame as a table; messages call it `name`."""
     return Table(pathlib.Path(name), FRAME, tuple(frame.columns), frame=frame)
 
 
@@ -152,11 +152,11 @@ def _fields(line, delimiter):
 def rows(
     table: Table, wanted: Sequence[str], reading: Reading, ids: Sequence[str] = ()
 ) -> Iterator[TableRows]:
-    """All rows of a table, with the columns `wanted`; blank lines are none.
+    """All rows of a table, with the columns `wanted`; blank lines are skipped.
 
-    ids: columns of ids, where a JSON number has to be whole. A row may be at fault: text that
-    parts into another number of fields or has an open quote, a line that is no JSON object, has a
-    wanted key twice, or a value that is neither text nor number.
+    ids: columns of ids, in which a JSON number has to be whole. A row is at fault if its text has
+    another number of fields or an open quote, or if its line is no JSON object, has a wanted key
+    twice, or has a value that is neither text nor number.
     """
     if table.unit == "row":
         return _parquet(table, wanted, reading)
@@ -316,8 +316,8 @@ def _json_lines(table, wanted, reading, ids):
 
 
 def plain_json(block: bytes, schema: dict, doubtful: str) -> pl.DataFrame | None:
-    """The objects of a block as polars reads them: None where a line is no JSON, a key stands
-    twice or is written with escapes, or the pattern `doubtful` occurs."""
+    """The objects of a block as polars reads them. None if a line is no JSON, a key occurs twice or
+    is written with escapes, or the pattern `doubtful` occurs."""
     content = pl.Series([block.decode("utf-8", "replace")])
     # Escapes of letters and _, in which a key may be written; of any sign where it has others; and
     # halves of signs, which two parsers read in two ways.

@@ -1,9 +1,9 @@
-"""Other people's text and JSON: what was met, whole small files, and what counts as a value.
+"""Reads small files of text and JSON, counts lines, and decides what counts as a value.
 
 Any file may be gzipped, with `.gz` at the end of its name, and may begin with a byte order mark.
 
-One rule holds for all JSON: a key that is read stands once in its object, an id is a text or a
-whole number, a number is finite and no `true`, a text is not blank.
+The same rules hold for all JSON: a key that is read occurs once in its object; an id is a text or a
+whole number; a number is finite and not `true`; a text is not blank.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ KEYS = {*REVIEW_FIELDS, *TEXT_FIELDS, *LIST_FIELDS, "id"}
 
 @dataclasses.dataclass
 class Reading:
-    """What reading has met so far.
+    """Counts of what has been read so far.
 
     on_bytes: called with (path, bytes of the file read so far), for a progress bar.
-    lines: file -> number of lines, blank ones included. A file is called by its name; one whose
-    name another had before it, by its path.
-    malformed: file -> {"lines": how many, "first": "line 3: what it is"}.
+    lines: file -> number of lines, blank ones included. The key is the name of the file, or its
+    path if an earlier file has the same name.
+    malformed: file -> {"lines": number, "first": "line 3: what is wrong"}.
     """
 
     on_bytes: Callable[[pathlib.Path, int], None] = lambda path, n: None
@@ -46,7 +46,7 @@ class Reading:
     _named: dict[str, pathlib.Path] = dataclasses.field(default_factory=dict)
 
     def file(self, path: pathlib.Path) -> str:
-        """What `lines` and `malformed` call it."""
+        """The key of a file in `lines` and `malformed`."""
         return path.name if self._named.setdefault(path.name, path) == path else str(path)
 
     def count(self, path: pathlib.Path, n_lines: int) -> None:
@@ -54,7 +54,7 @@ class Reading:
         self.lines[file] = self.lines.get(file, 0) + n_lines
 
     def note(self, path: pathlib.Path, number: int, lines: pl.Series, good: pl.Series) -> None:
-        """Count the lines of a block that are neither good nor blank; `number` is the first's."""
+        """Count the malformed lines of a block; `number` is the number of its first line."""
         bad = (~(good | (lines.str.strip_chars() == ""))).fill_null(True)
         self.count(path, len(lines))
         if bad.any():
@@ -64,7 +64,7 @@ class Reading:
             entry["lines"] += int(bad.sum())
 
     def check(self, path: pathlib.Path, expected: str) -> None:
-        """At a file's end: raise UserError if it is empty or has more bad lines than good."""
+        """At the end of a file: UserError if it is empty or has more bad lines than good ones."""
         file = self.file(path)
         n_lines, bad = self.lines.get(file, 0), self.malformed.get(file)
         if not n_lines:
@@ -75,7 +75,7 @@ class Reading:
 
 
 def shown(value: Any) -> str:
-    """A short form of a value of a file, on one line."""
+    """A value of a file in short form, on one line."""
     text = str(value) if isinstance(value, int) else repr(value)
     return text if len(text) <= 60 else f"{text[:60]}…"
 
@@ -83,7 +83,7 @@ def shown(value: Any) -> str:
 def text(path: pathlib.Path) -> str:
     """Text of a UTF-8 file, unpacked if its name ends in .gz, without its byte order mark.
 
-    Raises UserError for unreadable, damaged, empty or otherwise encoded files.
+    Raises UserError for a file that is unreadable, damaged, empty or has another encoding.
     """
     with errors(path):
         data = path.read_bytes()
@@ -99,9 +99,9 @@ def text(path: pathlib.Path) -> str:
 
 
 def json_value(path: pathlib.Path, unique: bool = False) -> Any:
-    """The value of a JSON file. unique: no key may stand twice in one object.
+    """The value of a JSON file. unique: no key may occur twice in one object.
 
-    Raises UserError naming the place where it is no JSON.
+    Raises UserError naming the place where the JSON is wrong.
     """
     try:
         return json.loads(text(path), object_pairs_hook=_once if unique else None)
@@ -117,7 +117,7 @@ def json_value(path: pathlib.Path, unique: bool = False) -> Any:
 
 
 def json_object(line: str, keys: set[str] = KEYS) -> dict | None:
-    """A line's JSON object, None if it is none or has one of `keys` twice."""
+    """The JSON object of a line; None if it is no object, or has one of `keys` twice."""
     try:
         value = json.loads(line, object_pairs_hook=lambda pairs: _once(pairs, keys))
     except (ValueError, RecursionError, KeyError):
@@ -136,7 +136,7 @@ def _once(pairs, keys=None):
 
 
 def id_of(value: Any) -> str | None:
-    """An id as text; None if it is neither a text nor a whole number, or not in Unicode."""
+    """An id as text; None if it is neither text nor whole number, or no valid Unicode."""
     value = str(value) if type(value) is int else value
     # Half of a surrogate pair stands for no character, U+FFFD for bytes that are no UTF-8.
     broken = not isinstance(value, str) or any("\ud800" <= c <= "\udfff" for c in value)
@@ -144,14 +144,14 @@ def id_of(value: Any) -> str | None:
 
 
 def words_of(value: Any) -> str | None:
-    """A text, or a finite number as one (a book may be called 1984); None for all else."""
+    """A text, or a finite number as text (a book may be called 1984); None for anything else."""
     if type(value) in (int, float) and math.isfinite(value):
         return str(value)
     return value if isinstance(value, str) and value.strip() else None
 
 
 def item_fields(item: dict) -> dict:
-    """The fields of a raw item that the item table keeps, as text and lists of text."""
+    """The fields of a raw item that the item table keeps, as texts and lists of texts."""
     fields = {name: words_of(item.get(name)) for name in TEXT_FIELDS}
     for name in LIST_FIELDS:
         value = item.get(name)
@@ -162,7 +162,7 @@ def item_fields(item: dict) -> dict:
 
 @contextlib.contextmanager
 def errors(path: pathlib.Path) -> Iterator[None]:
-    """What goes wrong with a file as a UserError of one line."""
+    """Context manager: turns errors of reading a file into a UserError of one line."""
     try:
         yield
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:

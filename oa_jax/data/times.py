@@ -1,7 +1,7 @@
-"""Times of anyone's events as whole numbers: unix times in any unit, dates, or numbers in order.
+"""Reads times of events as whole numbers: unix times in any unit, dates, or plain numbers.
 
-Inside they are millionths: microseconds since 1970, or a millionth of a number that is no unix
-time, so that one column holds all of them without loss.
+Internally times are millionths: microseconds since 1970, or millionths of a number that is no unix
+time. So one column holds all of them without loss.
 """
 
 import polars as pl
@@ -27,10 +27,10 @@ ISO = (
 
 
 def parsed(column: pl.Series, unit: str | None = None) -> tuple[pl.Series, pl.Series]:
-    """(millionths, unit) of every value, null where it is none. What is finer is lost.
+    """(millionths, unit) of every value, null if it is no time. Finer parts are lost.
 
-    column: text, numbers, or dates of Parquet; dates without a zone are UTC. unit: of numbers,
-    None tells it apart for each. Raises TypeError for a column of another type.
+    column: text, numbers, or dates of Parquet; dates without a zone are UTC. unit: of numbers;
+    None guesses it for each value. Raises TypeError for a column of another type.
     """
     kind = column.dtype
     if kind.is_temporal() and kind not in (pl.Time, pl.Duration):
@@ -110,7 +110,7 @@ def _dates(text):
 
 
 def stored(micros: pl.Series, is_unix: bool) -> tuple[pl.Series, str]:
-    """Times in the coarsest unit that loses nothing, and what it is called."""
+    """Times in the coarsest unit that loses nothing, and the name of that unit."""
     units = ((MILLION, SECONDS), (1000, MILLISECONDS), (1, MICROSECONDS))
     units = units if is_unix else ((MILLION, NUMBERS), (1, f"{NUMBERS}, millionths"))
     factor, word = next(unit for unit in units if (micros % unit[0] == 0).all())

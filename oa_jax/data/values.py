@@ -1,4 +1,4 @@
-"""What the cells of a table hold: ids, times, ratings and titles, checked row by row."""
+"""Reads ids, times, ratings and titles from the cells of a table, and checks every row."""
 
 import dataclasses
 from collections.abc import Iterator
@@ -21,8 +21,8 @@ TITLES = {"domain": pl.String, "item": pl.String, "title": pl.String}
 
 @dataclasses.dataclass(frozen=True)
 class InputFile:
-    """A file, the domain that all its rows are of (None: a column says), its columns by role, and
-    what it is called."""
+    """A file, the domain of all its rows (None: a column says it), its columns by role, and its
+    name in messages."""
 
     table: Table
     domain: str | None
@@ -34,7 +34,7 @@ class InputFile:
 
 
 class LeftOut:
-    """Rows that are left out: reason -> [how many, the first]."""
+    """Rows that are left out: reason -> [number, the first]."""
 
     def __init__(self, sources: list[InputFile]):
         self.sources, self.reasons = sources, {}
@@ -45,7 +45,7 @@ class LeftOut:
     def filtered(
         self, reason: str, events: pl.DataFrame, mask: pl.Series | pl.Expr
     ) -> pl.DataFrame:
-        """The events under a mask; the others are noted."""
+        """The events under a mask; the others are counted under `reason`."""
         out = events.filter(~mask)
         if not len(out):
             return events
@@ -60,13 +60,13 @@ class LeftOut:
 def read(
     sources: list[InputFile], time_unit: str | None, bad_rows: str, reading: Reading, left: LeftOut
 ) -> tuple[pl.DataFrame, pl.DataFrame, list[str]]:
-    """All good rows of the sources, in the order of time: (events, titles, the unit of
-    each file's times, none without times).
+    """All good rows of the sources, in the order of time: (events, titles, units of the times of
+    each file; none without times).
 
-    events: user, item, domain (categories), time (millionths; of files without times the place),
-    row and, where it is asked for, rating. titles: domain, item and title, the first of each.
-    bad_rows: "refuse" raises UserError for the first row that is wrong, "skip" notes and leaves
-    out, unless more than half of a file is wrong.
+    events: user, item, domain (categories), time (millionths; the place if a file has no times),
+    row and, if asked for, rating. titles: domain, item and title, the first title of each item.
+    bad_rows: "refuse" raises UserError for the first bad row; "skip" counts bad rows and leaves
+    them out, unless they are more than half of a file.
     """
     parts, titles, units = [], [pl.DataFrame(schema=TITLES)], []
     for number, source in enumerate(sources):
@@ -110,13 +110,13 @@ def _frames(source, unit, bad_rows, reading, left) -> Iterator[pl.DataFrame]:
 
 
 class Unit:
-    """Of the times of a file: that of its first time, which the others have to have."""
+    """The unit of the times of a file: that of its first time, which all others must have."""
 
     def __init__(self, given: str | None):
         self.given, self.word, self.line = given, None, None
 
     def other(self, units: pl.Series, lines: pl.Series) -> pl.Series:
-        """Which times are of another unit."""
+        """Mask of the times that are of another unit."""
         if self.word is None and units.null_count() < len(units):
             first = units.is_not_null().arg_max()
             self.word, self.line = units[first], lines[first]
