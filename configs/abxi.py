@@ -2,17 +2,19 @@
 
     python -m oa_jax train --config=configs/abxi.py:pair=beauty_elec,gca=early --workdir=DIR
 
-Arguments: `pair` beauty_elec | food_kitchen | synthetic, or any set by its name; `gca` none | early
-| stack or places such as 0-1; `size` official | small, the latter for a machine without
-accelerator; `runlocal`, the same pair and five seeds in a size that ends in under a minute on two
-cores.
+Arguments (defaults: configs/README.md):
+  pair      beauty_elec | food_kitchen | synthetic, or any set by its name
+  gca       none | early | stack, or places such as 0-1
+  size      official | small (for a machine without accelerator)
+  runlocal  the same pair and five seeds, so small that it ends in under a minute on two cores
 
 Paper: arXiv 2510.09435, Table 1, five seeds, NDCG@10 A / B.
   Beauty-Elec  baseline .1724 / .1273   early .1793 / .1244   stack .1846 / .1271
   Food-Kitch   baseline .1541 / .1093   early .1757 / .1327   stack .1853 / .1282
-The official code's README, HEAD, five seeds: beauty_elec .2200±.0035 / .1340±.0017,
+README of the official code, HEAD, five seeds: beauty_elec .2200±.0035 / .1340±.0017,
 food_kitchen .1971±.0019 / .1427±.0023.
-Sizes, exact: beauty_elec 8,821,760; food_kitchen 9,651,200; each place of GCA adds 2,102,784.
+Exact numbers of parameters: beauty_elec 8,821,760; food_kitchen 9,651,200; each place of GCA adds
+2,102,784.
 """
 
 from oa_jax import presets
@@ -37,7 +39,7 @@ SMALL = {
     "train.plateau_patience": 4,
     "train.stop_patience": 9,
 }
-# The embedded pair is small: so are the model, the batch and the number of rivals.
+# The built-in pair is small, and so are the model, the batch and the number of candidates.
 SYNTHETIC = {
     "model.d_embed": 32,
     "model.d_ffn": 85,

@@ -3,13 +3,15 @@
     python -m oa_jax train --workdir=DIR \\
         --config=configs/cdsrnp.py:pair=llmcdsr_food_kitchen,gca=early,size=small
 
-Arguments: `pair` elec_phone_amid | cloth_sport_amid | mybank_loan_fund | mybank_loan_account |
-llmcdsr_food_kitchen | synthetic, or any set by its name; `gca` none | early | stack or places such
-as 0-2; `np` true | false, without the neural process; `size` official | small, the latter for a
-machine without accelerator; `runlocal`, the same pair and five seeds in a size that ends in under
-a minute on two cores.
+Arguments (defaults: configs/README.md):
+  pair      elec_phone_amid | cloth_sport_amid | mybank_loan_fund | mybank_loan_account |
+            llmcdsr_food_kitchen | synthetic, or any set by its name
+  gca       none | early | stack, or places such as 0-2
+  np        true | false (without the neural process)
+  size      official | small (for a machine without accelerator)
+  runlocal  the same pair and five seeds, so small that it ends in under a minute on two cores
 
-There is no official size: "official" is our reading of the paper (d = 128, L = 50, batch 256).
+No official size is known: "official" is our reading of the paper (d = 128, L = 50, batch 256).
 """
 
 from oa_jax import presets

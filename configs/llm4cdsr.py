@@ -3,16 +3,18 @@
     python -m oa_jax train --workdir=DIR \\
         --config=configs/llm4cdsr.py:pair=llmcdsr_food_kitchen,gca=early,size=small
 
-Arguments: `pair` cloth_sport | elec_phone | llmcdsr_food_kitchen | synthetic, or any set
-by its name; `gca` none | early | stack or places such as 0-2; `size` official | small, the latter
-for a machine without accelerator; `runlocal`, the same pair and five seeds in a size that ends in
-under a minute on two cores.
-`--config.protocol=corrected` turns the quirks of the official code off
+Arguments (defaults: configs/README.md):
+  pair      cloth_sport | elec_phone | llmcdsr_food_kitchen | synthetic, or any set by its name
+  gca       none | early | stack, or places such as 0-2
+  size      official | small (for a machine without accelerator)
+  runlocal  the same pair and five seeds, so small that it ends in under a minute on two cores
+`--config.protocol=corrected` turns off the quirks of the official code
 (oa_jax/backbones/README.md).
 
-The official code watches overall NDCG@10 among 101 candidates, its own (Q2), and stops after 20
-epochs without a strict improvement; Adam, constant rate.
-Sizes, exact, at V = 1536: 2,544,768; at V = 2048: 3,495,296; each place of GCA adds 527,104.
+The official code selects by overall NDCG@10 among its own 101 candidates (Q2), and stops after 20
+epochs without a strict improvement. It uses Adam with a constant rate.
+Exact numbers of parameters: 2,544,768 with user profiles of width 1536, 3,495,296 with 2048; each
+place of GCA adds 527,104.
 """
 
 from oa_jax import presets
@@ -36,7 +38,7 @@ SMALL = {
     "train.learning_rate": 3e-3,
     "train.stop_patience": 5,
 }
-# The embedded pair is small: so are the model and the batch.
+# The built-in pair is small, and so are the model and the batch.
 SYNTHETIC = {
     "model.d_embed": 16,
     "model.length": 38,

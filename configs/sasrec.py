@@ -1,16 +1,18 @@
-"""SASRec (arXiv 1808.09781), of all events or of one domain's, and with gated cross-attention.
+"""SASRec (arXiv 1808.09781) on one domain or both, also with gated cross-attention.
 
     python -m oa_jax train --config=configs/sasrec.py:pair=beauty_elec,stream=apart --workdir=DIR
 
-Arguments: `pair` synthetic, or any set by its name; `stream` merged | apart | A | B
-(oa_jax/backbones/README.md); `gca` none | early | stack or places such as 0-2, with stream=merged;
-`size` official | small, the latter for a machine without accelerator; `runlocal`, the same pair
-and five seeds in a size that ends in under a minute on two cores.
+Arguments (defaults: configs/README.md):
+  pair      synthetic, or any set by its name
+  stream    merged | apart | A | B (oa_jax/backbones/README.md)
+  gca       none | early | stack, or places such as 0-2; needs stream=merged
+  size      official | small (for a machine without accelerator)
+  runlocal  the same pair and five seeds, so small that it ends in under a minute on two cores
 
-"official" are the paper's sizes of its Amazon sets (d = 50, L = 50, two blocks, batch 128); none of
-its sets has two domains. Sizes, exact, of n items: 50 n + 33,700 with one stream, 50 n + 67,350
-with two (stream=apart), 50 n + 100,900 with fusions and 81,100 for each place of GCA; untied tables
-add 50 n + 50.
+"official" has the paper's sizes for its Amazon sets (d = 50, L = 50, two blocks, batch 128); no set
+of the paper has two domains. Exact numbers of parameters for n items: 50 n + 33,700 with one
+stream; 50 n + 67,350 with two (stream=apart); with fusions 50 n + 100,900, and 81,100 more for each
+place of GCA. Untied tables add 50 n + 50.
 """
 
 from oa_jax import presets
@@ -23,7 +25,7 @@ SMALL = {
     "train.max_epochs": 60,
     "train.stop_patience": 4,
 }
-# The embedded pair is small: so are the model and the batch.
+# The built-in pair is small, and so are the model and the batch.
 SYNTHETIC = {
     "model.d_embed": 32,
     "model.length": 38,

@@ -1,11 +1,11 @@
-"""What of GCA is it? Parts of the update and the penalty, ABXI on the synthetic pair.
+"""Which part of GCA's update matters? Parts and penalties, ABXI on the synthetic pair.
 
     python -m oa_jax sweep --study=configs/studies/ablation.py --out=runs/ablation
 
-The baseline, and GCA early with the whole update, its part along X alone and its part across X
-alone (all three of X' and of α ⊙ X'), and with penalties λ mean cos² of either sign, which need no
-recompilation: one program trains them all. Five seeds: 75 runs in 6 programs. Primary comparison:
-each against the whole update, test NDCG@10 among all items of A, seeds paired.
+The baseline; early GCA with the whole update, with only its part along X, and with only its part
+across X (the parts of X' and of α ⊙ X'); and early GCA with penalties λ mean cos² of either sign.
+One program trains all penalties, as they need no recompilation. Five seeds: 75 runs in 6 programs.
+Primary comparison: each against the whole update, test NDCG@10 among all items of A, seeds paired.
 
 `runlocal`: two penalties, two seeds, in under a minute on two cores.
 """

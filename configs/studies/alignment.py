@@ -1,20 +1,20 @@
-"""What does GCA add where the encoders of the two domains are aligned already? LLM4CDSR, synthetic.
+"""What does GCA add if the encoders of both domains are aligned already? LLM4CDSR, synthetic pair.
 
     python -m oa_jax sweep --study=configs/studies/alignment.py --out=runs/alignment
 
-The paper leaves open whether X' stays orthogonal to X where encoders are aligned beforehand, as
-vision-language ones are. The same events with four kinds of frozen item vectors: as one encoder
-gives them; B's turned by a random orthogonal matrix, which keeps what each domain says and no
-direction in common; both trained contrastively on what users took; B's shifted by a gap. Each
-without GCA and with GCA early, five seeds: 40 runs in 8 programs.
+The paper leaves open whether X' stays orthogonal to X if encoders are aligned beforehand, as in
+vision-language models. The study uses the same events with four kinds of frozen item vectors: as
+one encoder gives them; B's turned by a random orthogonal matrix, which keeps the information of
+each domain, but no common direction; both trained contrastively on what users took; B's shifted by
+a gap. Each without GCA and with GCA early, five seeds: 40 runs in 8 programs.
 
-Primary comparison: GCA early against none, test NDCG@10 of A among the candidates, seeds paired,
-of `aligned` against that of `rotated`; then |cos(X, α ⊙ X')| of both beside their nulls.
+Primary comparison: the gain of GCA early over none in test NDCG@10 of A among the candidates, seeds
+paired, with `aligned` against `rotated`; then |cos(X, α ⊙ X')| of both beside their nulls.
 
-Arguments: `views` 1 | 2. With 2 A's items are seen by an encoder of images and B's by one of texts,
-which are random: `as_is` has nothing in common, `aligned` are both after contrastive training on
-pairs of views, and `rotated` and `shifted` change those. `runlocal`: `aligned` and `rotated` with
-GCA early, two seeds, in under a minute on two cores.
+Arguments: `views` 1 | 2. With 2, A's items have a random encoder of images and B's a random encoder
+of texts: `as_is` has nothing in common; `aligned` trains both contrastively on pairs of views;
+`rotated` and `shifted` change the aligned vectors. `runlocal`: `aligned` and `rotated` with GCA
+early, two seeds, in under a minute on two cores.
 """
 
 from oa_jax import presets

@@ -1,13 +1,13 @@
-"""Why is the angle between X and X' what it is? One factor after the other, ABXI synthetic.
+"""Why is the angle between X and X' what it is? One factor at a time, ABXI, synthetic pair.
 
     python -m oa_jax sweep --study=configs/studies/angle.py --out=runs/angle
 
 GCA early with every combination of the gate's activation, tied or untied item tables and four
-widths, then one change each of width 32: dropout, learning rate and weight decay (which need no
+widths; then single changes at width 32: dropout, learning rate and weight decay (which need no
 recompilation), the source, the own item hidden, later places, no norm, no residual. Five seeds:
 135 runs in 24 programs. Primary comparison: mean |cos(X, α ⊙ X')| and |mean cos(X, X')| on test
-tokens of A against those of the default, seeds paired; test NDCG@10 beside them says what it costs.
-A mixture of the sigmoid and tanh runs stands beside the paper's scatter.
+tokens of A against those of the default, seeds paired; test NDCG@10 shows what a change costs.
+A mixture of the sigmoid and tanh runs is compared with the paper's scatter.
 
 `runlocal`: both activations, two seeds, in under a minute on two cores.
 """

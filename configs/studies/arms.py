@@ -3,11 +3,12 @@
     python -m oa_jax sweep --study=configs/studies/arms.py --out=runs/arms
 
 At place 0, for redundancy 0, 0.5 and 1: the baseline, a baseline as large as GCA early, GCA early
-and its control arms (no other domain at all, another user's, the other domain alone, its own item
-hidden, no residual, no norm, other gates, one part of the update, both with learnt scales), and
-every other fusion at the width whose number of parameters is nearest to GCA's. Five seeds: 405
-runs in 81 programs. Primary comparison: test NDCG@10 among all items of A against the baseline,
-seeds paired, as a share of what the oracle gains; then Kendall's τ of gain and angle over fusions.
+and its control arms (Y without the other domain, of another user, of the other domain alone; own
+item hidden; no residual; no norm; other gates; one part of the update; both with learnt scales),
+and every other fusion at the width whose number of parameters is nearest to GCA's. Five seeds: 405
+runs in 81 programs. Primary comparison: the gain over the baseline in test NDCG@10 among all items
+of A, seeds paired, as a share of the oracle's gain; then Kendall's τ of gain and angle over
+fusions.
 
 `runlocal`: the baseline and one fusion, two seeds, in under a minute on two cores.
 """

@@ -1,14 +1,14 @@
-"""With and without GCA on one set, such as your own: the baseline and GCA early, five seeds each.
+"""Does GCA help on one data set, such as your own? The baseline and GCA early, five seeds each.
 
     python -m oa_jax sweep --study=configs/studies/compare.py:pair=shop --out=runs/shop
     python -m analysis report --fast --runs=runs/shop --out=out/shop
 
 10 runs in two programs. Primary comparison: early against the baseline, test NDCG@10 among all
-items, of each domain, with the interval over seeds and users that `analysis` shows on its page.
+items of each domain, with the interval over seeds and users from `analysis`.
 
-Arguments: `backbone`, and `pair`, `gca` and `size` as its file in configs/ takes them; `seeds`;
-`protocol`, and `n_negatives`, the random candidates of a target, fewer where a domain has few
-items; `runlocal`, two seeds of a small model, in under a minute on two cores.
+Arguments: `backbone`; `pair`, `gca` and `size`, as in its file in configs/; `seeds`; `protocol`;
+`n_negatives`, the number of random candidates of a target (give fewer if a domain has few items);
+`runlocal`, two seeds of a small model, in under a minute on two cores.
 """
 
 from oa_jax import presets

@@ -2,10 +2,10 @@
 
     python -m oa_jax sweep --study=configs/studies/phase.py --out=runs/phase
 
-Redundancy ρ says how much of what B knows of A's next item A knows already; an oracle's gain
-falls from 0.48 nats at ρ = 0 to none at ρ = 1. The first part crosses ρ, width and places, each
-with the merged stream as source and with none of the other domain (self). The others leave width
-32 and vary the source, the tying of the item tables, synergy and heads. Five seeds: 330 runs in 66
+Redundancy ρ sets how much of what B knows about A's next item is already in A's history; the gain
+of an oracle falls from 0.48 nats at ρ = 0 to none at ρ = 1. The first part crosses ρ, width and
+places, each with the merged stream as source, and with the own domain only (self). The other parts
+keep width 32 and vary the source, tied item tables, synergy and heads. Five seeds: 330 runs in 66
 programs. Primary comparison: test NDCG@10 among all items of A, early against none at each ρ and
 width, seeds paired; then its correlation with |cos(X, α ⊙ X')| over all configurations with GCA.
 

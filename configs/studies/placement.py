@@ -1,11 +1,11 @@
-"""Which places, gate and norm? ABXI on the synthetic pair.
+"""Which places, gate and norm are best for GCA? ABXI on the synthetic pair.
 
     python -m oa_jax sweep --study=configs/studies/placement.py --out=runs/placement
 
 Every set of places × gate activation × LayerNorm × heads, five seeds: the baseline and 56 others,
 285 runs in 57 programs. Primary comparison: each set of places against the baseline, test NDCG@10
-among all items of A. Activations are never pooled in angles: with tanh that of X' alone is not
-identifiable.
+among all items of A. Angles of different activations are never pooled: with tanh the angle of X'
+alone is not identifiable.
 
 `runlocal`: one place with both activations, two seeds, in under a minute on two cores.
 """

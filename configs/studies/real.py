@@ -1,19 +1,22 @@
-"""The claims and the modules on sets that people made. One set at a time.
+"""The paper's claims, and all fusions, on one real data set.
 
     python -m oa_jax sweep --study=configs/studies/real.py:pair=beauty_elec --out=runs/beauty_elec
     python -m oa_jax sweep --study=configs/studies/real.py:pair=mybank_loan_fund,ask=modules \
       --out=runs/modules
 
-`ask=controls`: the baseline, a baseline as large as GCA early, GCA early, and with its controls for
-keys (its own domain, another user's). `ask=claims`, which can go on in the same folder: these, GCA
-at three other choices of places, one part of the update or both with learnt scales, and penalties
-on the angle. `ask=modules`: the baseline, GCA and every other fusion at the width whose number of
-parameters is nearest to GCA's. Five seeds each. Primary comparison: test NDCG@10 among all items
-of each domain against the baseline, seeds paired; of claim 2 its correlation with mean
-|cos(X, α ⊙ X')| over configurations with one activation.
+  ask=controls  the baseline, a baseline as large as GCA early, GCA early, and GCA early with keys
+                of the own domain only or of another user
+  ask=claims    these (it can go on in the same folder), GCA at three other choices of places, with
+                one part of the update, with both parts by learnt scales, and with penalties on the
+                angle
+  ask=modules   the baseline, GCA, and every other fusion at the width whose number of parameters is
+                nearest to GCA's
+Five seeds each. Primary comparison: test NDCG@10 among all items of each domain against the
+baseline, seeds paired; for claim 2 its correlation with mean |cos(X, α ⊙ X')| over configurations
+with one activation.
 
-Arguments: `backbone`, and `pair` and `size` as its file in configs/ takes them; `protocol`; `ask`;
-`runlocal`, the baseline and GCA, two seeds of a small model, in under a minute on two cores.
+Arguments: `backbone`; `pair` and `size`, as in its file in configs/; `protocol`; `ask`; `runlocal`,
+the baseline and GCA, two seeds of a small model, in under a minute on two cores.
 """
 
 from oa_jax import presets

@@ -3,12 +3,12 @@
     python -m oa_jax sweep --study=configs/studies/scaling.py:backbone=abxi --out=runs/scaling
     python -m analysis scaling --runs=runs/scaling --out=out/scaling
 
-The baseline in five widths, the baseline whose number of parameters is that of each GCA variant
-(`matched`), for backbones with free depth also by depth, and GCA early and stack in two widths;
-each with three learning rates, of which analysis takes the one that is best on validation. Five
-seeds. Primary comparison: N*/N, the size at which the baseline reaches GCA's quality.
+The baseline in five widths; for each GCA variant, a baseline with as many parameters (`matched`),
+by width and, for backbones with free depth, by depth; GCA early and stack in two widths. Each has
+three learning rates, of which `analysis` takes the best one on validation. Five seeds. Primary
+comparison: N*/N, the number of parameters at which the baseline reaches GCA's quality over GCA's.
 
-Arguments: `backbone` abxi | llm4cdsr; `pair` and `size` as its file in configs/ takes them;
+Arguments: `backbone` abxi | llm4cdsr; `pair` and `size`, as in its file in configs/;
 `protocol`; `runlocal`, two widths, two seeds, in under a minute on two cores.
 """
 

@@ -2,10 +2,10 @@
 
     python -m oa_jax sweep --study=configs/studies/table1.py:backbone=abxi --out=runs/table1
 
-Baseline, early and stack on each pair, official size, five seeds, to early stopping: 6 runs of each
-backbone. Primary comparison: early against the baseline, test NDCG@10 by the paper's candidates, of
-each domain, seeds paired. The data have to be prepared: oa_jax/data/README.md. On a CPU take
-`size=small`; `--dry-run` says how long it takes.
+Baseline, early and stack on each pair, official size, five seeds, to early stopping: 6 runs for
+each backbone. Primary comparison: early against the baseline, test NDCG@10 of each domain with the
+paper's candidates, seeds paired. Prepare the data first (oa_jax/data/README.md). On a CPU use
+`size=small`; `--dry-run` predicts the time.
 
 Arguments: `backbone` abxi | llm4cdsr | cdsrnp | all; `size` official | small; `runlocal`, the
 synthetic pair with two seeds, in under a minute on two cores.
