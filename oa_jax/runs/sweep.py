@@ -124,7 +124,7 @@ class Sweep:
                     self._train(group)
             finally:
                 self._write_index()
-            if others := set(self._claims.others()) & set(self._open_runs()):
+            if others := self._claims.others(self._open_runs()):
                 self.say(f"{len(others)} runs are with other workers")
         return self.progress
 
@@ -162,8 +162,8 @@ class Sweep:
         is the one after this worker's last, or, where others work, from the middle of the longest
         stretch that is free: two workers would compile the same at once.
         """
-        others = set(self._claims.others())
-        groups = study_lib.programs(self._open_runs())
+        others = self._claims.others(runs := self._open_runs())
+        groups = study_lib.programs(runs)
         shared = {i: len(set(group) & others) for i, group in enumerate(groups)}
         free = [i for i, group in enumerate(groups) if set(group) - others]
         free = [i for i in free if shared[i] == min(shared[j] for j in free)]
@@ -183,7 +183,7 @@ class Sweep:
         try:
             experiment = experiment_lib.build(group[first])
         except UserError as error:  # of its data or sizes: those of every run of the program
-            others = self._claims.others()
+            others = self._claims.others(group)
             for name in (name for name in group if name not in others):
                 self._fail(name, error)
             return
@@ -245,11 +245,6 @@ class Sweep:
     def _after_epoch(self, training: Training, _):
         self.progress.running[training.workdir.path.name] = training.epochs.tolist()
         self.watch(self.progress)
-        if self._claims.lost:
-            raise UserError(
-                f"{self.out}: this process stood still for {self._claims.stale:.0f} s, and others "
-                "may have taken its runs: the same command goes on"
-            )
 
     def _end(self, training: Training):
         """Rank, summarise and tidy a run whose seeds have ended."""
