@@ -16,7 +16,7 @@ from oa_jax.experiment import Experiment
 from oa_jax.runs import checkpoint
 from oa_jax.runs.run import check_same_data, stored_config
 from oa_jax.runs.training import ended
-from oa_jax.runs.workdir import Workdir
+from oa_jax.runs.workdir import Workdir, listed
 
 ATTEMPTS = 3  # a run under way deletes old steps while one looks
 
@@ -39,7 +39,7 @@ def experiment_of(
     if data_dir:
         config = config.replace(data={"dir": data_dir})
     experiment = experiment_lib.build(config, log, candidates)
-    check_same_data(workdir, {"fingerprints": experiment.data.identity()})
+    check_same_data(workdir, experiment.data.identity())
     return experiment
 
 
@@ -115,8 +115,7 @@ def steps(
     keys = jax.vmap(jax.random.key)(experiment.seeds)
     abstract = jax.eval_shape(jax.vmap(experiment.engine.settings.backbone.init), keys)
     for _ in range(ATTEMPTS):
-        listed = checkpoint.listed(directory) if directory.is_dir() else []
-        for step in sorted(set(listed) - set(wrong), reverse=newest_first):
+        for step in sorted(set(listed(directory)) - set(wrong), reverse=newest_first):
             try:
                 read = checkpoint.read(directory, step, abstract, best)
             except checkpoint.UNREADABLE as error:

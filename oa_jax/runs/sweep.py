@@ -25,13 +25,13 @@ from oa_jax.engine.compilation import use_compilation_cache
 from oa_jax.engine.mesh import bytes_on_device
 from oa_jax.errors import UserError
 from oa_jax.experiment import Experiment
-from oa_jax.runs import checkpoint, index, initial, loop
+from oa_jax.runs import index, initial, loop
 from oa_jax.runs import study as study_lib
 from oa_jax.runs.claims import Claims
-from oa_jax.runs.environment import environment
-from oa_jax.runs.run import check_config, check_same_data, conclude, finished_summary
+from oa_jax.runs.run import begin, conclude
+from oa_jax.runs.summary import check_summary
 from oa_jax.runs.training import Say, Training
-from oa_jax.runs.workdir import FAILED, Workdir
+from oa_jax.runs.workdir import FAILED, Workdir, listed
 
 KEEP = ("last", "best", "none")  # checkpoints of a run that has ended
 SAVE_SECONDS = 300.0  # between two checkpoints of a run under way, at least
@@ -221,14 +221,9 @@ class Sweep:
         try:
             with contextlib.ExitStack() as stack:
                 workdir = stack.enter_context(self._workdir(name))
-                check_config(workdir, experiment.config)
-                env = environment(experiment)
-                if workdir.is_begun():
-                    check_same_data(workdir, env)
                 if source := experiment.config.train.init_from:
                     initial.read(source)
-                workdir.claim(experiment.config.to_dict())
-                workdir.write_json("env.json", env)
+                begin(experiment, workdir)
                 training = Training(experiment, workdir, say, self.save_seconds)
                 training.keeps = self.keep
                 stack.enter_context(training)
@@ -261,7 +256,7 @@ class Sweep:
         if self.keep == "none":
             shutil.rmtree(workdir.checkpoints, ignore_errors=True)
         if self.keep == "best":  # the last step alone has only these
-            for step in checkpoint.listed(workdir.checkpoints)[:-1]:
+            for step in listed(workdir.checkpoints)[:-1]:
                 shutil.rmtree(workdir.checkpoints / str(step), ignore_errors=True)
         self.progress.done_here += 1
         self.progress.before += training.restored_step / max(training.step, 1)
@@ -284,7 +279,8 @@ class Sweep:
         self.watch(self.progress)
 
     def _count(self, name):
-        summary = finished_summary(self._workdir(name))
+        summary = self._workdir(name).read_json("summary.json")
+        check_summary(self.out / name / "summary.json", summary)
         self.progress.finished += 1
         self.progress.running.pop(name, None)
         if any(entry["diverged_step"] for entry in summary["per_seed"]):

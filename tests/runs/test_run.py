@@ -16,8 +16,8 @@ import toy
 
 from oa_jax.errors import UserError
 from oa_jax.runs import run as run_lib
-from oa_jax.runs.checkpoint import Checkpoints, listed
-from oa_jax.runs.workdir import Workdir
+from oa_jax.runs.checkpoint import Checkpoints
+from oa_jax.runs.workdir import Workdir, listed
 
 pytestmark = pytest.mark.slow
 

@@ -24,13 +24,13 @@ import toy
 from oa_jax import files
 from oa_jax.engine.program import Engine
 from oa_jax.errors import Interrupted, UserError
-from oa_jax.runs import checkpoint, index, stored, study, sweep
+from oa_jax.runs import index, stored, study, sweep
 from oa_jax.runs.checkpoint import Checkpoints
 from oa_jax.runs.claims import Claims
 from oa_jax.runs.run import stored_config
 from oa_jax.runs.sweep import Progress
 from oa_jax.runs.training import STOPPED
-from oa_jax.runs.workdir import Workdir
+from oa_jax.runs.workdir import Workdir, listed
 
 SCRIPT = pathlib.Path(swept.__file__)
 
@@ -224,7 +224,7 @@ def test_a_run_whose_last_checkpoint_cannot_be_saved_has_not_ended(tmp_path, alo
     monkeypatch.setattr(Checkpoints, "_write_sums", write)
     assert swept.sweep_of(tmp_path, studied).run().done_here == 1
     check_equal(tmp_path, {"quick": alone["quick"]})
-    assert checkpoint.listed(tmp_path / "quick" / "checkpoints")
+    assert listed(tmp_path / "quick" / "checkpoints")
 
 
 @pytest.mark.parametrize("keep", ["last", "best"])
