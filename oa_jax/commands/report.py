@@ -220,18 +220,16 @@ def ranked(summaries: list[dict]) -> Sheet:
     # Scores of other data, or another protocol's, are no order.
     apart = [n for n in ("data", "protocol") if len({of.get(n, "–") for of in summaries}) > 1]
     header = ["run", *apart, "parameters", "seeds", "val NDCG@10"]
-
-    def place(of):
-        return [of.get(name, "–") for name in apart], -index.score_of(of["mean"], of.get("watched"))
-
-    for summary in sorted(summaries, key=place):
-        group, worth = place(summary)
+    scores = [index.score_of(of["mean"], of.get("watched")) for of in summaries]
+    groups = [[of.get(name, "–") for name in apart] for of in summaries]
+    order = zip(groups, scores, summaries, strict=True)
+    for group, score, summary in sorted(order, key=lambda of: (of[0], -of[1])):
         n_seeds = sum(not entry["diverged_step"] for entry in summary["per_seed"])
         lead = [summary["run"], *group, f"{summary['n_parameters']:,}", str(n_seeds)]
         n_seeds = max(n_seeds, 1)
         half = stdtrit(n_seeds - 1, 0.975) / math.sqrt(n_seeds)  # of the interval, in sd
         cells = [cell(summary, name, 4, half) for name in metrics.values()]
-        rows.append([*lead, f"{-worth:.4f}" if worth <= 0 else "–", *cells])
+        rows.append([*lead, f"{score:.4f}" if score >= 0 else "–", *cells])
     title = "runs by validation NDCG@10; test metrics among all items, ± half of the 95 % interval"
     return Sheet(title, [*header, *metrics], rows, words=1 + len(apart))
 

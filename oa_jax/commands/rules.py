@@ -132,7 +132,7 @@ def similar_rules(
     neighbours: int,
     ridge: float,
     gigabytes: float,
-    say: Callable[[str], None],
+    say: Callable,
 ) -> dict[str, tuple[Rule, Callable]]:
     """As `rules`, but for functions that make the weights when their turn comes; {} where the
     memory is too small, which is said."""

@@ -31,7 +31,7 @@ Say = Callable[[str], None]
 UNREADABLE = (OSError, ValueError, KeyError)  # what Orbax raises over a damaged step
 
 
-class Checkpoints:
+class Checkpoints(contextlib.AbstractContextManager):
     """The checkpoints of a workdir. Close it: leaving without loses the save under way.
 
     keep: how many steps stay. say: is told in a line of a step that cannot be read. Raises
@@ -49,9 +49,6 @@ class Checkpoints:
         )
         self._directory, self._say, self._saving = directory, say, 0
         self._manager = ocp.CheckpointManager(directory, options=options)
-
-    def __enter__(self) -> "Checkpoints":
-        return self
 
     def __exit__(self, kind, error, _):
         if processes.is_lost(error):

@@ -8,7 +8,7 @@ from typing import IO
 from oa_jax import files
 
 
-class Claims:
+class Claims(contextlib.AbstractContextManager):
     """The claims of a worker in a folder, which end with this context.
 
     A claim is a lock on a file of the run's name, so it also ends with a worker that is killed.
@@ -17,9 +17,6 @@ class Claims:
     def __init__(self, folder: pathlib.Path):
         self.folder = folder
         self._own: dict[str, IO] = {}
-
-    def __enter__(self) -> "Claims":
-        return self
 
     def __exit__(self, *_) -> None:
         for name in list(self._own):

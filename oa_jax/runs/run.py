@@ -1,9 +1,16 @@
 """One run from configuration to summary.json: what the commands and the library call."""
 
+import importlib.metadata
+import os
 import pathlib
+import platform
+import subprocess
 from collections.abc import Callable
 from typing import Any
 
+import jax
+
+import oa_jax
 from oa_jax import experiment as experiment_lib
 from oa_jax import files, processes
 from oa_jax.backbones import known
@@ -16,12 +23,13 @@ from oa_jax.events.split import OWN, OWN_MEANS
 from oa_jax.experiment import Experiment
 from oa_jax.runs import loop
 from oa_jax.runs.checkpoint import can_go_on
-from oa_jax.runs.environment import environment
 from oa_jax.runs.summary import check_summary, rank_all, summarise
 from oa_jax.runs.training import Clock, Training
 from oa_jax.runs.workdir import Workdir
 
 GROWING = ("seeds", "train.max_epochs")  # what `extend` allows to be more than it was
+# Whose versions stand in env.json.
+PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "ml-collections")
 # What is said before it is silent for long.
 COMPILING = "compiling: a minute or more where no earlier call has left its programs"
 RANKING = "ranking all users of both splits"
@@ -80,6 +88,35 @@ def begin(experiment: Experiment, workdir: Workdir, extend: bool = False) -> dic
     workdir.claim(experiment.config.to_dict(), reopen=bool(grown))
     workdir.write_json("env.json", env)
     return env
+
+
+def environment(experiment: Experiment) -> dict:
+    """env.json, what a result depends on beside its configuration: versions, devices, commit and
+    fingerprints of data and candidates."""
+    return {
+        "oa-jax": oa_jax.__version__,
+        "python": platform.python_version(),
+        "packages": {name: importlib.metadata.version(name) for name in PACKAGES},
+        "devices": [f"{d.platform}: {d.device_kind}" for d in jax.devices()],
+        "platform_version": jax.devices()[0].client.platform_version,
+        "xla_flags": os.environ.get("XLA_FLAGS", ""),
+        "processes": jax.process_count(),
+        "mesh": dict(experiment.engine.layout.mesh(len(experiment.seeds)).shape),
+        "seed_axis": experiment.engine.axis,
+        "commit": _commit(),
+        "fingerprints": experiment.identity(),
+    }
+
+
+def _commit() -> str | None:
+    """The source's commit, where the package runs from a checkout."""
+    root = pathlib.Path(oa_jax.__file__).parent.parent
+    try:
+        of = f"--git-dir={root / '.git'}", f"--work-tree={root}"  # no repository further above
+        command = ["git", *of, "describe", "--always", "--dirty", "--abbrev=12"]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None
 
 
 def check_config(workdir: Workdir, config: Config, extend: bool = False) -> str:

@@ -1,5 +1,6 @@
 """A run under way: its files, and the states of its seeds that are in no slot of a program."""
 
+import contextlib
 import time
 
 import jax
@@ -61,18 +62,16 @@ class Training:
         self._save_seconds, self._rest, self._saved = save_seconds, 0.0, time.monotonic()
 
     def __enter__(self) -> "Training":
-        keep = self.experiment.config.train.keep_checkpoints
-        self.checkpoints = Checkpoints(self.workdir.checkpoints, keep, self.say).__enter__()
-        try:
+        keep, directory = self.experiment.config.train.keep_checkpoints, self.workdir.checkpoints
+        with contextlib.ExitStack() as opened:
+            self.checkpoints = opened.enter_context(Checkpoints(directory, keep, self.say))
+            opened.callback(self.rows.close)
             self._restore()
-        except BaseException as error:
-            self.checkpoints.__exit__(type(error), error, None)
-            raise
+            self._opened = opened.pop_all()
         return self
 
     def __exit__(self, *error) -> None:
-        self.rows.close()
-        self.checkpoints.__exit__(*error)
+        self._opened.__exit__(*error)
 
     def _restore(self):
         engine, seeds = self.experiment.engine, self.experiment.seeds
