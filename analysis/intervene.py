@@ -93,7 +93,7 @@ def intervene(
         part_of = run.gca["part_of"]
     experiment = restore.experiment_of(run, say, data_dir)
     if run.env["fingerprints"]:  # ranks of other candidates cannot be held against the run's
-        check_same_data(Workdir(run.path), {"fingerprints": experiment.identity()})
+        check_same_data(Workdir(run.path), experiment.identity())
     asked = lib.interventions(parts, scales, run.places if each_place else ())
     records = []
     for restored in restore.parameters(run, experiment, which, say):

@@ -15,9 +15,9 @@ from oa_jax.errors import UserError
 from oa_jax.events.rows import Ragged
 from oa_jax.ranking.candidates import candidates_digest
 from oa_jax.ranking.metrics import metrics_by_domain
+from oa_jax.ranking.ranks import Ranks
 
 SPLITS = ("val", "test")
-COUNTS = ("rank", "ties", "n_candidates", "finite")  # of each row, as of `ranking.ranks.Ranks`
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,8 +98,8 @@ class Evaluation:
         last = self.tie_weight, self.rankings[ranking], masks
         return metrics_by_domain(*counts, domain, *last)
 
-    def stored(self, seeds: np.ndarray, ranks: Mapping[str, Mapping[str, Mapping]]) -> dict:
-        """Arrays of ranks.npz out of {split: {ranking: counts}}, leaves (S, R) of padded rows.
+    def stored(self, seeds: np.ndarray, ranks: Mapping[str, Mapping[str, Ranks]]) -> dict:
+        """Arrays of ranks.npz out of {split: {ranking: Ranks}}, leaves (S, R) of padded rows.
 
         Keys: `seed` (S,); of each split `SPLIT/user`, `SPLIT/domain` (R,), `SPLIT/in/GROUP` (R,)
         bool; of each ranking `SPLIT/NAME/rank`, `/ties`, `/finite` (S, R), `/n_candidates` (R,).
@@ -111,9 +111,9 @@ class Evaluation:
             out |= {f"{split}/in/{name}": mask for name, mask in self.groups[split].items()}
             for ranking, counts in ranks[split].items():
                 key = f"{split}/{self.rankings[ranking]}"
-                found = {name: np.asarray(counts[name])[:, : len(user)] for name in COUNTS}
-                found["n_candidates"] = found["n_candidates"][0]
-                out |= {f"{key}/{name}": values for name, values in found.items()}
+                for name, values in counts._asdict().items():
+                    out[f"{key}/{name}"] = np.asarray(values)[:, : len(user)]
+                out[f"{key}/n_candidates"] = out[f"{key}/n_candidates"][0]
         return out
 
     def of_seed(self, stored: Mapping[str, np.ndarray], slot: int) -> dict[str, float]:

@@ -28,7 +28,6 @@ from oa_jax.errors import UserError
 from oa_jax.evaluation import SPLITS, Evaluation
 from oa_jax.events import split as splits
 from oa_jax.events.log import InteractionLog
-from oa_jax.events.world import World
 from oa_jax.fields import is_int
 from oa_jax.nn.fusion import fields_for
 from oa_jax.nn.task import Task
@@ -117,9 +116,11 @@ def build(
     candidates: see `build_evaluation`. Raises UserError when the data are missing or do not fit the
     configuration, or a size that it asks for fits no memory here."""
     check_switches()
-    if log is None and config.data.name == sources.SYNTHETIC:
-        check_room(config, {"data.world.n_users": bytes_of_world(config.data.world)})
-    check_room(config, {"model.length": _bytes_of_user(config)})
+    needs, world = {"model.length": _bytes_of_user(config)}, config.data.world
+    if log is None and config.data.name == sources.SYNTHETIC:  # item, user, time and gap of events
+        n_users = world.n_users + sum(world.single)
+        needs["data.world.n_users"] = n_users * world.max_length * 4 * 8
+    check_room(config, needs)
     data = load(config, log)
     check_room(config, bytes_of_model(config, data))
     config = config.replace(data={"split": splits.rule_of(data.log, config.data.split)})
@@ -141,11 +142,6 @@ def check_room(config: Config, needs: dict[str, int]) -> None:
                 f"--config.{field}={value}: needs at least {need / 2**30:,.0f} GiB of memory: "
                 f"expected what fits into the {have / 2**30:,.0f} GiB here"
             )
-
-
-def bytes_of_world(world: World) -> int:
-    """Of drawing its events: item, user, time and gap of each."""
-    return (world.n_users + sum(world.single)) * world.max_length * 4 * 8
 
 
 def _bytes_of_user(config):

@@ -138,6 +138,21 @@ def read_json(
     return value
 
 
+def check(file: Any, values: Any, fields: dict[str, Any], expected: str) -> None:
+    """Raise UserError unless `values`, of a file, is an object with fields of these kinds."""
+    for field, kind in fields.items():
+        if not isinstance(values, dict) or field not in values:
+            raise UserError(f"{file}: no field {field!r}: expected {expected}")
+        if not isinstance(value := values[field], kind):
+            found = json.dumps(value)[:40]
+            raise UserError(f"{file}: {field}: found {found}: expected {expected}")
+
+
+def check_numbers(file: Any, values: dict) -> None:
+    """Raise UserError unless all values are numbers, or null: one that is not finite."""
+    check(file, values, dict.fromkeys(values, int | float | None), "a number")
+
+
 def read_npz(path: str | os.PathLike, expected: str = "an .npz file") -> dict[str, np.ndarray]:
     """All arrays of an .npz file. Objects (pickles) are refused.
 

@@ -17,7 +17,7 @@ from oa_jax.errors import UserError
 from oa_jax.evaluation import SPLITS
 from oa_jax.events.log import make_log
 from oa_jax.runs import run as run_lib
-from oa_jax.runs.environment import environment
+from oa_jax.runs.run import environment
 
 TINY = {
     "data.world.n_users": 40,

@@ -12,7 +12,7 @@ from oa_jax.bench.cases import Cases
 from oa_jax.bench.official import Official
 from oa_jax.configuration import Config, value_of
 from oa_jax.errors import UserError
-from oa_jax.runs.environment import environment
+from oa_jax.runs.run import environment
 
 
 def variants(config: Config, text: str | None) -> dict[str, Config]:

@@ -33,7 +33,7 @@ def main(_):
     with Workdir(path) as workdir, contextlib.ExitStack() as cleanup:
         use_compilation_cache(cli.say)
         experiment = experiment_of(path, data_dir=flags.FLAGS.data_dir, mesh=flags.FLAGS.mesh)
-        check_same_data(workdir, {"fingerprints": experiment.identity()})
+        check_same_data(workdir, experiment.identity())
         epoch, states, seconds, stopped = newest_states(path, experiment, cli.say)
         cli.say(f"best parameters of the checkpoint after epoch {epoch}")
         target, before = workdir, None

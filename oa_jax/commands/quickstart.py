@@ -16,7 +16,7 @@ from oa_jax.runs.workdir import Workdir
 flags.DEFINE_string("workdir", "runs/quickstart", "Folder of the two runs.")
 flags.DEFINE_float("redundancy", 0.5, "The synthetic world's knob, 0 (complementary) to 1.")
 
-VARIANTS = {"baseline": "none", "gca_early": "early"}
+CONFIG = "configs/abxi.py:pair=synthetic,gca="
 
 
 def main(_):
@@ -28,25 +28,21 @@ def main(_):
         f"synthetic world, redundancy {redundancy:g}: knowing B is worth {oracle['gain']:.3f} nats "
         "about the topic of A's next item"
     )
-    words = {
-        name: [f"--config=configs/abxi.py:pair=synthetic,gca={gca}", f"--workdir={folder / name}"]
-        for name, gca in VARIANTS.items()
-    }
-    change = f"--config.data.world.redundancy={redundancy}"
 
-    def trained(name):
-        config = presets.load(words[name][0].removeprefix("--config="))
+    def trained(gca, path):
+        config = presets.load(CONFIG + gca)
         config.data.world.redundancy = redundancy
-        return report.described(run(config, folder / name, cli.say), folder / name)
+        return report.described(run(config, path, cli.say), path)
 
-    others = {}
-    if not Workdir(folder / "baseline").is_finished and share_machine(2) > 1:
+    baseline, others = folder / "baseline", {}
+    if not Workdir(baseline).is_finished and share_machine(2) > 1:
         said = folder / "baseline.log"
-        others = {said: ["train", *words["baseline"], change]}
-        cli.say(f"{folder / 'baseline'} trains meanwhile: what it says is in {said}")
+        words = f"--config={CONFIG}none", f"--config.data.world.redundancy={redundancy}"
+        others = {said: ["train", *words, f"--workdir={baseline}"]}
+        cli.say(f"{baseline} trains meanwhile: what it says is in {said}")
     with beside(others, cli.say):
-        early = trained("gca_early")
+        early = trained("early", folder / "gca_early")
     # By now it is finished. If it could not be, it goes on here and says why.
-    status = report.conclude([trained("baseline"), early])
+    status = report.conclude([trained("none", baseline), early])
     cli.say("\nnull: |cos| of independent random directions of this width; init: before training")
     return status

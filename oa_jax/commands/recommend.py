@@ -38,17 +38,17 @@ def main(_):
     values = flags.FLAGS
     path = files.local(cli.given("workdir", "the folder of a run"), "--workdir")
     expected = f"a file that ends in {', '.join(lists.FORMS)}"
-    out = cli.given("out", expected)
+    out = files.local(cli.given("out", expected), "--out")
     files.check_writable(out, "--out")
-    if files.local(out, "--out").suffix not in lists.FORMS:
+    if out.suffix not in lists.FORMS:
         raise UserError(f"--out={out}: expected {expected}")
     Layout.of(values.mesh, flag="--mesh")
     if values.histories and values.users != "all":
         raise UserError("--users, --histories: expected one of them")
     use_compilation_cache(cli.say)
-    whose = values.seed, values.ensemble, None, values.data_dir
     lists.kept(path)  # refused before the work is done
-    model = StoredModel(path, *whose, cli.say, values.mesh)
+    whose = {"seed": values.seed, "ensemble": values.ensemble}
+    model = StoredModel(path, **whose, data_dir=values.data_dir, say=cli.say, mesh=values.mesh)
     users = None if values.users == "all" else _users(values.users)
     if values.histories:
         histories = asked.of_events(values.histories, model.names, values.time_unit)

@@ -5,7 +5,6 @@ RUN is the workdir of a run, a folder of workdirs, a summary.json on its own, or
 below the two domains. Of the folder of a sweep its configurations are ranked first.
 """
 
-import json
 import math
 import os
 import pathlib
@@ -20,14 +19,12 @@ from oa_jax import files, processes
 from oa_jax.commands import cli
 from oa_jax.errors import UserError
 from oa_jax.runs import index
+from oa_jax.runs.summary import EXPECTED, check_summary
+from oa_jax.serving.lists import kept
 from oa_jax.sheets import Sheet
 
 METRICS = ("ndcg@1", "ndcg@10", "hr@10", "mrr", "auc")
-EXPECTED = "the summary of a run"
-FIELDS = {"label": str, "n_parameters": int, "mean": dict, "sd": dict, "per_seed": list}
-OF_SEED = {"seed": int, "epochs": int, "diverged_step": int}
-OF_LISTS = {"of": str, "k": int, "figures": dict}
-NUMBER = int | float | None  # null is what is not finite
+CONFIGURATION, ENVIRONMENT = "the configuration of a run", "the environment of a run"
 BEYOND = ("coverage", "gini", "popularity_rank", "popularity_lift", "novelty")
 BEYOND += ("intra_list_similarity",)
 ANGLES = ("xy_abs_cos", "gate_mean")
@@ -161,67 +158,37 @@ def _read(file, run):
     summaries = found if isinstance(found, list) else [found]
     if not summaries:
         raise UserError(f"{file}: an empty list: expected {EXPECTED}")
-    rows = [described(summary, file.parent, file.name) for summary in summaries]
+    rows = [described(check_summary(file, summary), file.parent) for summary in summaries]
     # A trial of a search that was pruned trained for fewer epochs than its rivals.
     return [row | {"run": f"{run} ({row['stopped']})" if "stopped" in row else run} for row in rows]
 
 
-def _check(file, values, fields, expected):
-    """Raise UserError unless `values`, of a file, is an object with fields of these kinds."""
-    for field, kind in fields.items():
-        if not isinstance(values, dict) or field not in values:
-            raise UserError(f"{file}: no field {field!r}: expected {expected}")
-        if not isinstance(value := values[field], kind):
-            found = json.dumps(value)[:40]
-            raise UserError(f"{file}: {field}: found {found}: expected {expected}")
-
-
-def _check_summary(file, summary):
-    _check(file, summary, FIELDS, EXPECTED)
-    for entry in summary["per_seed"]:
-        _check(file, entry, OF_SEED, f"{EXPECTED} with an entry for each seed")
-    null = {"null_abs_cos": summary.get("null_abs_cos")}
-    for values in (null, summary["mean"], summary["sd"]):
-        _check(file, values, dict.fromkeys(values, NUMBER), "a number")
-
-
-def _lists(file):
-    """What `recommend` has left in lists.json."""
-    found = files.read_json(file, "figures of lists", list)
-    for lists in found:
-        _check(file, lists, OF_LISTS, "figures of lists")
-        _check(file, lists["figures"], dict.fromkeys(lists["figures"], dict), "figures of a domain")
-        for figures in lists["figures"].values():
-            _check(file, figures, dict.fromkeys(figures, NUMBER), "a number")
-    return found
-
-
-def described(summary: dict, workdir: str | os.PathLike, file: str = "summary.json") -> dict:
+def described(summary: dict, workdir: str | os.PathLike) -> dict:
     """`summary` with the names of run, data and protocol, as far as `workdir` knows. To the name of
     the data comes their fingerprint, as two synthetic worlds have the same name, and what of the
-    split and of the users that are ranked is not as usual. file: the name of its own.
+    split and of the users that are ranked is not as usual.
 
     Raises UserError naming the file and field that is wrong.
     """
-    _check_summary(pathlib.Path(workdir) / file, summary)
-    workdir = pathlib.Path(workdir).resolve()
-    config, env = {}, {}
+    workdir, known = pathlib.Path(workdir).resolve(), {}
     if (path := workdir / "config.json").exists():
-        config = {"protocol": "–"} | files.read_json(path, "the configuration of a run")
-        _check(path, config, {"protocol": str}, "text")
-    if config and (workdir / "env.json").exists():
-        env = files.read_json(workdir / "env.json", "the environment of a run")
-    data, prints = config.get("data"), env.get("fingerprints")
-    name = str(data.get("name", "–")) if isinstance(data, dict) else "–"
-    if isinstance(prints, dict):
-        name += f" {str(prints.get('data', ''))[:6]}"
-    if isinstance(data, dict) and data.get("split") == "global_time":
-        name += ", by time"
-    if isinstance(of := config.get("evaluate"), dict) and of.get("users_per_kind"):
-        name += f", {of['users_per_kind']} users of a kind"
-    known = {"data": name, "protocol": config["protocol"]} if config else {}
-    if (workdir / "lists.json").exists():
-        known["lists"] = _lists(workdir / "lists.json")
+        config = {"protocol": "–", "data": {}, "evaluate": {}} | files.read_json(
+            path, CONFIGURATION
+        )
+        kinds = {"protocol": str, "data": dict, "evaluate": dict}
+        files.check(path, config, kinds, CONFIGURATION)
+        name = str(config["data"].get("name", "–"))
+        if (path := workdir / "env.json").exists():
+            env = {"fingerprints": {}} | files.read_json(path, ENVIRONMENT)
+            files.check(path, env, {"fingerprints": dict}, ENVIRONMENT)
+            name += f" {str(env['fingerprints'].get('data', ''))[:6]}"
+        if config["data"].get("split") == "global_time":
+            name += ", by time"
+        if n_users := config["evaluate"].get("users_per_kind"):
+            name += f", {n_users} users of a kind"
+        known |= {"data": name, "protocol": config["protocol"]}
+    if lists := kept(workdir):
+        known["lists"] = lists
     return {"run": workdir.name} | known | summary
 
 

@@ -36,7 +36,7 @@ from oa_jax.commands import cli, report
 from oa_jax.configuration import Config
 from oa_jax.engine.compilation import use_compilation_cache
 from oa_jax.engine.step import Settings, all_ranks
-from oa_jax.evaluation import COUNTS, SPLITS
+from oa_jax.evaluation import SPLITS
 from oa_jax.events.log import InteractionLog
 from oa_jax.events.split import Split
 from oa_jax.ranking import similar
@@ -126,31 +126,26 @@ def rules(log: InteractionLog, split: Split) -> dict[str, tuple[Rule, np.ndarray
     }
 
 
-@dataclasses.dataclass(frozen=True)
-class Options:
-    """Of the rules that compare items: see the flags of the same names."""
-
-    neighbours: int = 100
-    ridge: float = 100.0
-    gigabytes: float = 16.0
-    say: Callable = lambda line: None
-
-
 def similar_rules(
-    log: InteractionLog, split: Split, options: Options
+    log: InteractionLog,
+    split: Split,
+    neighbours: int,
+    ridge: float,
+    gigabytes: float,
+    say: Callable,
 ) -> dict[str, tuple[Rule, Callable]]:
     """As `rules`, but for functions that make the weights when their turn comes; {} where the
     memory is too small, which is said."""
     needed = similar.memory(sum(log.n_items)) / 1e9
     line = f"ItemKNN, EASE: up to {needed:.1f} GB for {sum(log.n_items):,} items"
-    if needed > options.gigabytes:
-        options.say(f"{line}: left out: expected --gigabytes={math.ceil(needed)} or more")
+    if needed > gigabytes:
+        say(f"{line}: left out: expected --gigabytes={math.ceil(needed)} or more")
         return {}
-    options.say(line)
+    say(line)
     counts = similar.counts(log, split.in_training(log))
     return {
-        "ItemKNN": (Similar(), functools.partial(similar.item_knn, counts, options.neighbours)),
-        "EASE": (Similar(), functools.partial(similar.ease, counts, options.ridge)),
+        "ItemKNN": (Similar(), functools.partial(similar.item_knn, counts, neighbours)),
+        "EASE": (Similar(), functools.partial(similar.ease, counts, ridge)),
     }
 
 
@@ -162,15 +157,15 @@ def largest_seen(rows: dict, n_a: int) -> np.ndarray:
     return out
 
 
-def evaluate(config: Config, options: Options | None = None) -> list[dict]:
-    """A summary for each rule, as `summary.json` has them of a run with one seed. options: without
-    them, no items are compared."""
+def evaluate(config: Config, *more: Callable) -> list[dict]:
+    """A summary for each rule, as `summary.json` has them of a run with one seed. more: further
+    functions such as `rules`."""
     data = experiment_lib.load(config)
     evaluation = experiment_lib.build_evaluation(config, data)
-    found, kinds = rules(data.log, data.task.split), tuple(evaluation.rankings)
-    if options:
-        found |= similar_rules(data.log, data.task.split, options)
-    sizes, arrays = (config.evaluate.block_users, config.evaluate.block_items), {}
+    found, kinds, arrays = {}, tuple(evaluation.rankings), {}
+    for make in (rules, *more):
+        found |= make(data.log, data.task.split)
+    sizes = config.evaluate.block_users, config.evaluate.block_items
     for split in SPLITS:
         rows = evaluation.rows[split]
         used = {k: rows[k] for k in ("user", "target", "seen", *kinds) if k in rows}
@@ -181,16 +176,9 @@ def evaluate(config: Config, options: Options | None = None) -> list[dict]:
         numbers = jnp.asarray(numbers() if callable(numbers) else numbers)
         settings = Settings(rule, None, None, None, data.log.n_items, 0.0, *sizes)
         program = jax.jit(lambda numbers, arrays: all_ranks(settings, numbers, arrays, kinds))
-        return {split: jax.device_get(program(numbers, arrays[split])) for split in SPLITS}
+        return jax.device_get({split: program(numbers, arrays[split]) for split in SPLITS})
 
-    of_rules = [of_rule(*one) for one in found.values()]
-    ranks = {
-        split: {
-            kind: {k: np.stack([getattr(of[split][kind], k) for of in of_rules]) for k in COUNTS}
-            for kind in kinds
-        }
-        for split in SPLITS
-    }
+    ranks = jax.tree.map(lambda *of: np.stack(of), *(of_rule(*one) for one in found.values()))
     stored = evaluation.stored(np.arange(len(found)), ranks)  # a rule stands where a seed does
     summaries, fingerprint = [], data.log.fingerprint()
     about = {"run": "rules", "protocol": config.protocol, "fingerprint": fingerprint}
@@ -207,10 +195,10 @@ def main(_):
     if out:
         files.check_writable(out, "--out")
     named = {name: getattr(flags.FLAGS, name) for name in ("neighbours", "ridge", "gigabytes")}
-    config, options = cli.config_value(), Options(**named, say=cli.say)
+    config, compared = cli.config_value(), functools.partial(similar_rules, **named, say=cli.say)
     use_compilation_cache(cli.say)
     with cli.working("drawing candidates and ranking them by each rule: up to minutes"):
-        summaries = evaluate(config, options)
+        summaries = evaluate(config, compared)
     if out:
         files.write_json(out, summaries)
     report.output(summaries)

@@ -102,34 +102,29 @@ def conclude(progress: Progress, out, cost: str) -> int:
 
 def predict(runs: dict[str, Config], out) -> None:
     """Programs, slots, times and memory, from a few timed steps of each program."""
-    finished = {name for name in runs if Workdir(out / name).is_finished}
-    for name, config in runs.items():
-        if name not in finished and not config.data.resident:
+    waiting = {name: of for name, of in runs.items() if not Workdir(out / name).is_finished}
+    for name, config in waiting.items():
+        if not config.data.resident:
             said = f"--dry-run: {name}: data.resident=False: expected True"
             raise UserError(f"{said}: streams are not timed")
-    n_seeds = sum(config.seeds for config in runs.values())
-    groups = study_lib.programs(runs)
+    n_seeds, n_programs = sum(of.seeds for of in runs.values()), len(study_lib.programs(runs))
     cli.say(
-        f"{len(runs)} runs ({n_seeds} with their seeds) in {len(groups)} programs; "
-        f"{len(finished)} runs are finished"
+        f"{len(runs)} runs ({n_seeds} with their seeds) in {n_programs} programs; "
+        f"{len(runs) - len(waiting)} runs are finished"
     )
     rows, total = [], 0.0
-    for group in groups:
-        open_runs = {name: config for name, config in group.items() if name not in finished}
-        if not open_runs:
-            continue
-        first, config = next(iter(open_runs.items()))
+    for group in study_lib.programs(waiting):
+        first, seeds = next(iter(group)), sum(of.seeds for of in group.values())
         with cli.working(f"timing the program of {first}"):
             try:
-                seeds = sum(config.seeds for config in open_runs.values())
-                slots, compiling, step, memory, n_steps = timed(config, seeds)
+                slots, compiling, step, memory, n_steps = timed(group[first], seeds)
             except UserError as error:
                 raise UserError(f"--dry-run: {first}: {error}") from None
         slots = min(slots, seeds)
-        epochs = sum(config.seeds * config.train.max_epochs for config in open_runs.values())
+        epochs = sum(config.seeds * config.train.max_epochs for config in group.values())
         most = epochs * n_steps * step
         total += compiling + most
-        row = [first, len(open_runs), seeds, slots, f"{compiling:.0f}", f"{1e3 * step:.1f}"]
+        row = [first, len(group), seeds, slots, f"{compiling:.0f}", f"{1e3 * step:.1f}"]
         rows.append([*map(str, row), f"{most / 60:.1f}", f"{memory * slots / 2**20:.0f}"])
     if rows:
         header = ["program of", "runs", "seeds", "slots", "compile s", "ms/step and seed"]

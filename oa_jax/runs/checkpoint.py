@@ -23,6 +23,7 @@ from oa_jax import files, processes
 from oa_jax.engine.mesh import is_table
 from oa_jax.engine.state import State
 from oa_jax.errors import UserError
+from oa_jax.runs.workdir import listed
 
 COUNTERS = ("epoch", "best_epoch", "diverged_step")
 SUMS = "SHA256SUMS"
@@ -30,7 +31,7 @@ Say = Callable[[str], None]
 UNREADABLE = (OSError, ValueError, KeyError)  # what Orbax raises over a damaged step
 
 
-class Checkpoints:
+class Checkpoints(contextlib.AbstractContextManager):
     """The checkpoints of a workdir. Close it: leaving without loses the save under way.
 
     keep: how many steps stay. say: is told in a line of a step that cannot be read. Raises
@@ -48,9 +49,6 @@ class Checkpoints:
         )
         self._directory, self._say, self._saving = directory, say, 0
         self._manager = ocp.CheckpointManager(directory, options=options)
-
-    def __enter__(self) -> "Checkpoints":
-        return self
 
     def __exit__(self, kind, error, _):
         if processes.is_lost(error):
@@ -172,7 +170,7 @@ def seeds_in(step: pathlib.Path) -> tuple[int | None, bool]:
 
 def can_go_on(directory: pathlib.Path) -> bool:
     """Whether the newest step in the folder of checkpoints has all that it takes to go on."""
-    steps = listed(directory) if directory.is_dir() else []
+    steps = listed(directory)
     return bool(steps) and seeds_in(directory / str(max(steps)))[1]
 
 
@@ -234,11 +232,6 @@ def _quietly(restore: Callable, *args, **kwargs) -> Any:
         raise ValueError(reason)
     sys.stderr.write(heard.getvalue())  # nothing failed: it was about something else
     return found
-
-
-def listed(directory: pathlib.Path) -> list[int]:
-    """Epochs of the steps in a folder of checkpoints, ascending; not every one need be whole."""
-    return sorted(int(p.name) for p in directory.iterdir() if p.name.isdecimal() and p.is_dir())
 
 
 def read(directory: pathlib.Path, epoch: int, abstract_params, best: bool):

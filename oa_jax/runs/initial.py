@@ -191,11 +191,23 @@ def begin(
 
 
 def keep(told: dict[str, Any], workdir: Workdir, say: Callable[[str], None]) -> None:
-    """Say what was taken, and keep it in init_from.json."""
-    for line in lines(told) if told else ():
-        say(line)
-    if told:
-        workdir.write_json(KEPT, told)
+    """Say what was taken, and what was not, and keep it in init_from.json."""
+    if not told:
+        return
+    items = ", ".join(f"{known} of {n} of {d}" for d, (known, n) in told["items"].items())
+    rows = f", the rows of known items ({items}) of {', '.join(told['rows'])}"
+    whole = f"begins from {told['from']}: {len(told['whole'])} parameters whole"
+    say(whole + rows if told["rows"] else whole)
+    if told.get("other_tables"):
+        say(
+            "its text tables are others than these: what reads their columns is copied, and has to "
+            "learn what they mean here"
+        )
+    if fresh := told["fresh"]:
+        shown = ", ".join(f"{name} ({why})" for name, why in list(fresh.items())[:SHOWN])
+        more = f" and {len(fresh) - SHOWN} more" if len(fresh) > SHOWN else ""
+        say(f"fresh: {shown}{more}; see {KEPT}")
+    workdir.write_json(KEPT, told)
 
 
 def matched(theirs: Names, own: Names) -> np.ndarray:
@@ -221,21 +233,3 @@ def _rows_of(name, match, n_items, n_theirs):
         own = own[own > first_own]
     # Row 0 is that of padding.
     return np.r_[0, own - first_own], np.r_[0, match[own] - first_theirs]
-
-
-def lines(told: dict[str, Any]) -> list[str]:
-    """What was taken, and what was not, in words."""
-    items = ", ".join(f"{known} of {n} of {d}" for d, (known, n) in told["items"].items())
-    rows = f", the rows of known items ({items}) of {', '.join(told['rows'])}"
-    out = [f"begins from {told['from']}: {len(told['whole'])} parameters whole"]
-    out[0] += rows if told["rows"] else ""
-    if told.get("other_tables"):
-        out.append(
-            "its text tables are others than these: what reads their columns is copied, and has to "
-            "learn what they mean here"
-        )
-    if fresh := told["fresh"]:
-        shown = ", ".join(f"{name} ({why})" for name, why in list(fresh.items())[:SHOWN])
-        more = f" and {len(fresh) - SHOWN} more" if len(fresh) > SHOWN else ""
-        out.append(f"fresh: {shown}{more}; see {KEPT}")
-    return out

@@ -227,8 +227,8 @@ class Slots:
 
     def _begin(self, seats) -> State:
         clock = Clock(self.engine)
-        values = [run.values_of([place]) for run, place in seats]
-        hparams = jax.tree.map(lambda *parts: np.concatenate(parts), *values)
+        values = [jax.tree.map(lambda of, i=i: of[i], run.hparams) for run, i in seats]
+        hparams = jax.tree.map(lambda *of: np.stack(of), *values)
         seeds = np.array([run.experiment.seeds[place] for run, place in seats])
         states = clock.timed("train", self.engine.create, seeds, hparams)
         places = [place for _, place in seats]

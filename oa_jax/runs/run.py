@@ -1,11 +1,18 @@
 """One run from configuration to summary.json: what the commands and the library call."""
 
+import importlib.metadata
+import os
 import pathlib
+import platform
+import subprocess
 from collections.abc import Callable
 from typing import Any
 
+import jax
+
+import oa_jax
 from oa_jax import experiment as experiment_lib
-from oa_jax import processes
+from oa_jax import files, processes
 from oa_jax.backbones import known
 from oa_jax.configuration import Config, first_difference, value_of
 from oa_jax.engine.compilation import use_compilation_cache
@@ -16,12 +23,13 @@ from oa_jax.events.split import OWN, OWN_MEANS
 from oa_jax.experiment import Experiment
 from oa_jax.runs import loop
 from oa_jax.runs.checkpoint import can_go_on
-from oa_jax.runs.environment import environment
-from oa_jax.runs.summary import rank_all, summarise
+from oa_jax.runs.summary import check_summary, rank_all, summarise
 from oa_jax.runs.training import Clock, Training
 from oa_jax.runs.workdir import Workdir
 
 GROWING = ("seeds", "train.max_epochs")  # what `extend` allows to be more than it was
+# Whose versions stand in env.json.
+PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "ml-collections")
 # What is said before it is silent for long.
 COMPILING = "compiling: a minute or more where no earlier call has left its programs"
 RANKING = "ranking all users of both splits"
@@ -49,18 +57,11 @@ def run(
         grown = check_config(workdir, config, extend)
         if workdir.is_finished and not grown:
             if log is not None:
-                check_same_data(workdir, {"fingerprints": {"data": log.fingerprint()}})
+                check_same_data(workdir, {"data": log.fingerprint()})
             say(f"{workdir.path} is finished: nothing to do")
-            return finished_summary(workdir)
+            return check_summary(workdir.path / "summary.json", workdir.read_json("summary.json"))
         experiment = experiment_lib.build(config, log)
-        env = environment(experiment)
-        processes.check_equal("data", env["fingerprints"])
-        if workdir.is_begun():
-            check_config(workdir, experiment.config, extend)  # by now its split is known
-            check_same_data(workdir, env)
-        # Not before data and configuration are known to fit.
-        workdir.claim(experiment.config.to_dict(), reopen=bool(grown))
-        workdir.write_json("env.json", env)
+        env = begin(experiment, workdir, extend)
         if grown:
             say(f"extended: {grown}")
         say(describe(experiment, env))
@@ -74,6 +75,48 @@ def run(
             summary = conclude(experiment, workdir, states, seconds, notice)
     say(f"results in {workdir.path}")
     return summary
+
+
+def begin(experiment: Experiment, workdir: Workdir, extend: bool = False) -> dict:
+    """Store configuration and env.json of a run that begins or goes on, once they are known to fit;
+    -> env.json. Raises UserError where they don't."""
+    grown = check_config(workdir, experiment.config, extend)  # by now its split is known
+    env = environment(experiment)
+    processes.check_equal("data", env["fingerprints"])
+    if workdir.is_begun():
+        check_same_data(workdir, env["fingerprints"])
+    workdir.claim(experiment.config.to_dict(), reopen=bool(grown))
+    workdir.write_json("env.json", env)
+    return env
+
+
+def environment(experiment: Experiment) -> dict:
+    """env.json, what a result depends on beside its configuration: versions, devices, commit and
+    fingerprints of data and candidates."""
+    return {
+        "oa-jax": oa_jax.__version__,
+        "python": platform.python_version(),
+        "packages": {name: importlib.metadata.version(name) for name in PACKAGES},
+        "devices": [f"{d.platform}: {d.device_kind}" for d in jax.devices()],
+        "platform_version": jax.devices()[0].client.platform_version,
+        "xla_flags": os.environ.get("XLA_FLAGS", ""),
+        "processes": jax.process_count(),
+        "mesh": dict(experiment.engine.layout.mesh(len(experiment.seeds)).shape),
+        "seed_axis": experiment.engine.axis,
+        "commit": _commit(),
+        "fingerprints": experiment.identity(),
+    }
+
+
+def _commit() -> str | None:
+    """The source's commit, where the package runs from a checkout."""
+    root = pathlib.Path(oa_jax.__file__).parent.parent
+    try:
+        of = f"--git-dir={root / '.git'}", f"--work-tree={root}"  # no repository further above
+        command = ["git", *of, "describe", "--always", "--dirty", "--abbrev=12"]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None
 
 
 def check_config(workdir: Workdir, config: Config, extend: bool = False) -> str:
@@ -107,13 +150,6 @@ def check_config(workdir: Workdir, config: Config, extend: bool = False) -> str:
             "on from"
         )
     return ", ".join(grown)
-
-
-def finished_summary(workdir: Workdir) -> dict:
-    summary = workdir.read_json("summary.json")
-    if "label" not in summary:
-        raise UserError(f"{workdir.path / 'summary.json'}: no field 'label': expected a summary")
-    return summary
 
 
 def conclude(
@@ -168,17 +204,16 @@ def stored_config(workdir: Workdir) -> Config:
         raise UserError(f"{workdir.path / 'config.json'}: {error}") from None
 
 
-def check_same_data(workdir: Workdir, env: dict) -> None:
+def check_same_data(workdir: Workdir, fingerprints: dict[str, str]) -> None:
     """A begun run goes on only with the data and candidates that it began with."""
     if not workdir.holds("env.json"):
         return
-    there = workdir.read_json("env.json").get("fingerprints")
-    if not isinstance(there, dict):
-        raise UserError(f"{workdir.path / 'env.json'}: no field 'fingerprints': expected one")
-    for name, value in env["fingerprints"].items():
-        if there.get(name) != value:
+    env = workdir.read_json("env.json")
+    files.check(workdir.path / "env.json", env, {"fingerprints": dict}, "those of a run")
+    for name, value in fingerprints.items():
+        if (there := env["fingerprints"].get(name)) != value:
             raise UserError(
-                f"--workdir={workdir.path}: its {name} fingerprint is {there.get(name)}, "
+                f"--workdir={workdir.path}: its {name} fingerprint is {there}, "
                 f"found {value}: expected the data that the run began with"
             )
 

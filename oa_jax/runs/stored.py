@@ -15,8 +15,8 @@ from oa_jax.events.log import InteractionLog
 from oa_jax.experiment import Experiment
 from oa_jax.runs import checkpoint
 from oa_jax.runs.run import check_same_data, stored_config
-from oa_jax.runs.training import ended
-from oa_jax.runs.workdir import Workdir
+from oa_jax.runs.training import restored
+from oa_jax.runs.workdir import Workdir, listed
 
 ATTEMPTS = 3  # a run under way deletes old steps while one looks
 
@@ -39,7 +39,7 @@ def experiment_of(
     if data_dir:
         config = config.replace(data={"dir": data_dir})
     experiment = experiment_lib.build(config, log, candidates)
-    check_same_data(workdir, {"fingerprints": experiment.data.identity()})
+    check_same_data(workdir, experiment.data.identity())
     return experiment
 
 
@@ -73,30 +73,21 @@ def newest_parameters(
 def newest_states(
     path: pathlib.Path, experiment: Experiment, say: Callable[[str], None] = lambda line: None
 ) -> tuple[int, State, dict[str, float], bool]:
-    """(epoch, states, seconds by kind, whether it was stopped before its time) of the newest step
-    that can be read. Raises UserError when there is none, or when it has fewer seeds than the
-    configuration, as an extension begins with.
-    """
+    """As `training.restored`. Raises UserError when there is no step, or when it has fewer seeds
+    than the configuration, as an extension begins with."""
     directory, found = Workdir(path).checkpoints, None
-    asked = len(experiment.seeds)
-
-    def abstract(n_seeds):
-        if n_seeds not in (None, asked):
-            raise UserError(
-                f"{directory}: of {n_seeds} seeds, config.json has {asked}: expected the extension "
-                "to go on: train --extend"
-            )
-        return experiment.engine.abstract(experiment.seeds, experiment.hparams())
-
     if directory.is_dir():
         with checkpoint.Checkpoints(directory, say=say) as checkpoints:
-            found = checkpoints.restore_newest(abstract)
+            found = restored(experiment, checkpoints)
     if found is None:
         raise UserError(f"{directory}: no checkpoint: expected a run past its first save")
-    epoch, states, seconds = found
-    states = states.replace(hparams=experiment.hparams())
-    states, stopped = ended(experiment, states, seconds)
-    return epoch, states, seconds, stopped
+    n_seeds, asked = len(found[1].done), len(experiment.seeds)
+    if n_seeds != asked:
+        raise UserError(
+            f"{directory}: of {n_seeds} seeds, config.json has {asked}: expected the extension "
+            "to go on: train --extend"
+        )
+    return found
 
 
 def steps(
@@ -115,8 +106,7 @@ def steps(
     keys = jax.vmap(jax.random.key)(experiment.seeds)
     abstract = jax.eval_shape(jax.vmap(experiment.engine.settings.backbone.init), keys)
     for _ in range(ATTEMPTS):
-        listed = checkpoint.listed(directory) if directory.is_dir() else []
-        for step in sorted(set(listed) - set(wrong), reverse=newest_first):
+        for step in sorted(set(listed(directory)) - set(wrong), reverse=newest_first):
             try:
                 read = checkpoint.read(directory, step, abstract, best)
             except checkpoint.UNREADABLE as error:

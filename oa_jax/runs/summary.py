@@ -1,18 +1,34 @@
 """The end of a run: ranks of the best parameters, metrics, statistics, summary."""
 
+import pathlib
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import numpy as np
 
-from oa_jax import processes
+from oa_jax import files, processes
 from oa_jax.engine.state import State
 from oa_jax.evaluation import SPLITS
 from oa_jax.experiment import Experiment
 from oa_jax.nn import angles
 
 Ranks = dict[str, np.ndarray]  # of ranks.npz
+EXPECTED = "the summary of a run"
+FIELDS = {"label": str, "n_parameters": int, "mean": dict, "sd": dict, "per_seed": list}
+OF_SEED = {"seed": int, "epochs": int, "diverged_step": int}
+
+
+def check_summary(file: str | pathlib.Path, summary: Any) -> Any:
+    """`summary`, read from a file. Raises UserError naming the field that is not as `summarise`
+    makes it."""
+    files.check(file, summary, FIELDS, EXPECTED)
+    for entry in summary["per_seed"]:
+        files.check(file, entry, OF_SEED, f"{EXPECTED} with an entry for each seed")
+    null = {"null_abs_cos": summary.get("null_abs_cos")}
+    for values in (null, summary["mean"], summary["sd"]):
+        files.check_numbers(file, values)
+    return summary
 
 
 def rank_all(
@@ -28,7 +44,7 @@ def rank_all(
         before_split()
         arrays = evaluation.padded(evaluation.rows[split])
         ranks, sums = experiment.engine.final(params, arrays, kinds, experiment.tables)
-        found[split] = {kind: of._asdict() for kind, of in processes.fetch(ranks).items()}
+        found[split] = processes.fetch(ranks)
     return evaluation.stored(experiment.seeds, found), processes.fetch(sums)
 
 

@@ -25,13 +25,13 @@ from oa_jax.engine.compilation import use_compilation_cache
 from oa_jax.engine.mesh import bytes_on_device
 from oa_jax.errors import UserError
 from oa_jax.experiment import Experiment
-from oa_jax.runs import checkpoint, index, initial, loop
+from oa_jax.runs import index, initial, loop
 from oa_jax.runs import study as study_lib
 from oa_jax.runs.claims import Claims
-from oa_jax.runs.environment import environment
-from oa_jax.runs.run import check_config, check_same_data, conclude, finished_summary
+from oa_jax.runs.run import begin, conclude
+from oa_jax.runs.summary import check_summary
 from oa_jax.runs.training import Say, Training
-from oa_jax.runs.workdir import FAILED, Workdir
+from oa_jax.runs.workdir import FAILED, Workdir, listed
 
 KEEP = ("last", "best", "none")  # checkpoints of a run that has ended
 SAVE_SECONDS = 300.0  # between two checkpoints of a run under way, at least
@@ -124,7 +124,7 @@ class Sweep:
                     self._train(group)
             finally:
                 self._write_index()
-            if others := set(self._claims.others()) & set(self._open_runs()):
+            if others := self._claims.others(self._open_runs()):
                 self.say(f"{len(others)} runs are with other workers")
         return self.progress
 
@@ -162,8 +162,8 @@ class Sweep:
         is the one after this worker's last, or, where others work, from the middle of the longest
         stretch that is free: two workers would compile the same at once.
         """
-        others = set(self._claims.others())
-        groups = study_lib.programs(self._open_runs())
+        others = self._claims.others(runs := self._open_runs())
+        groups = study_lib.programs(runs)
         shared = {i: len(set(group) & others) for i, group in enumerate(groups)}
         free = [i for i, group in enumerate(groups) if set(group) - others]
         free = [i for i in free if shared[i] == min(shared[j] for j in free)]
@@ -183,7 +183,7 @@ class Sweep:
         try:
             experiment = experiment_lib.build(group[first])
         except UserError as error:  # of its data or sizes: those of every run of the program
-            others = self._claims.others()
+            others = self._claims.others(group)
             for name in (name for name in group if name not in others):
                 self._fail(name, error)
             return
@@ -221,14 +221,9 @@ class Sweep:
         try:
             with contextlib.ExitStack() as stack:
                 workdir = stack.enter_context(self._workdir(name))
-                check_config(workdir, experiment.config)
-                env = environment(experiment)
-                if workdir.is_begun():
-                    check_same_data(workdir, env)
                 if source := experiment.config.train.init_from:
                     initial.read(source)
-                workdir.claim(experiment.config.to_dict())
-                workdir.write_json("env.json", env)
+                begin(experiment, workdir)
                 training = Training(experiment, workdir, say, self.save_seconds)
                 training.keeps = self.keep
                 stack.enter_context(training)
@@ -245,11 +240,6 @@ class Sweep:
     def _after_epoch(self, training: Training, _):
         self.progress.running[training.workdir.path.name] = training.epochs.tolist()
         self.watch(self.progress)
-        if self._claims.lost:
-            raise UserError(
-                f"{self.out}: this process stood still for {self._claims.stale:.0f} s, and others "
-                "may have taken its runs: the same command goes on"
-            )
 
     def _end(self, training: Training):
         """Rank, summarise and tidy a run whose seeds have ended."""
@@ -266,7 +256,7 @@ class Sweep:
         if self.keep == "none":
             shutil.rmtree(workdir.checkpoints, ignore_errors=True)
         if self.keep == "best":  # the last step alone has only these
-            for step in checkpoint.listed(workdir.checkpoints)[:-1]:
+            for step in listed(workdir.checkpoints)[:-1]:
                 shutil.rmtree(workdir.checkpoints / str(step), ignore_errors=True)
         self.progress.done_here += 1
         self.progress.before += training.restored_step / max(training.step, 1)
@@ -289,7 +279,8 @@ class Sweep:
         self.watch(self.progress)
 
     def _count(self, name):
-        summary = finished_summary(self._workdir(name))
+        summary = self._workdir(name).read_json("summary.json")
+        check_summary(self.out / name / "summary.json", summary)
         self.progress.finished += 1
         self.progress.running.pop(name, None)
         if any(entry["diverged_step"] for entry in summary["per_seed"]):

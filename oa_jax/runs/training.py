@@ -1,5 +1,6 @@
 """A run under way: its files, and the states of its seeds that are in no slot of a program."""
 
+import contextlib
 import time
 
 import jax
@@ -61,35 +62,26 @@ class Training:
         self._save_seconds, self._rest, self._saved = save_seconds, 0.0, time.monotonic()
 
     def __enter__(self) -> "Training":
-        keep = self.experiment.config.train.keep_checkpoints
-        self.checkpoints = Checkpoints(self.workdir.checkpoints, keep, self.say).__enter__()
-        try:
+        keep, directory = self.experiment.config.train.keep_checkpoints, self.workdir.checkpoints
+        with contextlib.ExitStack() as opened:
+            self.checkpoints = opened.enter_context(Checkpoints(directory, keep, self.say))
+            opened.callback(self.rows.close)
             self._restore()
-        except BaseException as error:
-            self.checkpoints.__exit__(type(error), error, None)
-            raise
+            self._opened = opened.pop_all()
         return self
 
     def __exit__(self, *error) -> None:
-        self.rows.close()
-        self.checkpoints.__exit__(*error)
+        self._opened.__exit__(*error)
 
     def _restore(self):
-        engine, seeds = self.experiment.engine, self.experiment.seeds
-
-        def abstract(n_seeds):
-            return engine.abstract(seeds[:n_seeds], self.values_of(range(len(seeds))[:n_seeds]))
-
-        found = self.checkpoints.restore_newest(abstract)
+        found = restored(self.experiment, self.checkpoints)
         if not found:
             self.workdir.keep_rows({})
             return
-        self.step, states, seconds = found
+        self.step, states, seconds, self.stop = found
         self.restored_step = self.saved_step = self.step
         saved = np.arange(len(states.done))
         self._check_steps(states)
-        states = states.replace(hparams=self.values_of(saved))
-        states, self.stop = ended(self.experiment, states, seconds)
         if states.params == () and not processes.fetch(states.done).all():
             raise UserError(
                 f"{self.workdir.path}: only its best parameters were kept: expected a checkpoint "
@@ -98,8 +90,8 @@ class Training:
         self.clock.add(seconds)
         self.outside = {i: engine_lib.take_seeds(states, [i]) for i in saved}
         self.done[saved], self.epochs[saved] = processes.fetch((states.done, states.epoch))
-        epochs = self.epochs[saved].tolist()
-        missing = self.workdir.keep_rows(dict(zip(seeds[saved].tolist(), epochs, strict=True)))
+        seeds, epochs = self.experiment.seeds[saved].tolist(), self.epochs[saved].tolist()
+        missing = self.workdir.keep_rows(dict(zip(seeds, epochs, strict=True)))
         if missing:
             self.say(f"metrics.jsonl: {missing} rows of earlier epochs are missing, and stay so")
         self.say(f"going on after epoch {self.epochs.max()}")
@@ -113,10 +105,6 @@ class Training:
                 f"{self.workdir.path}: saved after {steps.max()} steps in {epochs.max()} epochs: "
                 f"expected {n} an epoch: begin anew, or go on with the version that began it"
             )
-
-    def values_of(self, places) -> dict[str, jax.Array]:
-        """The `hparams` of some of the seeds."""
-        return {name: values[np.asarray(places)] for name, values in self.hparams.items()}
 
     def waiting(self) -> list[int]:
         """Places of the seeds that have not ended, those that have begun first."""
@@ -152,10 +140,24 @@ class Training:
         return is_long or self.step % self.experiment.config.train.checkpoint_every == 0
 
 
-def ended(experiment: Experiment, states: State, seconds: dict[str, float]) -> tuple[State, bool]:
-    """Of a checkpoint: its states, `done` by a configuration that may allow more epochs than it
-    did; and whether the run was stopped before its time and not extended since. Takes the mark
-    of that out of `seconds`."""
-    done, config = experiment.engine.settings.schedule.is_over(states), experiment.config
+def restored(
+    experiment: Experiment, checkpoints: Checkpoints
+) -> tuple[int, State, dict[str, float], bool] | None:
+    """(step, states, seconds by kind, whether the run was stopped before its time and not extended
+    since) of the newest step that can be read, None without any. The states are those of the seeds
+    that it has, `done` by a configuration that may allow more epochs than it did."""
+    config, hparams, seeds = experiment.config, experiment.hparams(), experiment.seeds
+
+    def of_first(n_seeds):
+        return {name: values[:n_seeds] for name, values in hparams.items()}
+
+    def abstract(n_seeds):
+        return experiment.engine.abstract(seeds[:n_seeds], of_first(n_seeds))
+
+    if not (found := checkpoints.restore_newest(abstract)):
+        return None
+    step, states, seconds = found
+    states = states.replace(hparams=of_first(len(states.done)))
+    done = experiment.engine.settings.schedule.is_over(states)
     stopped = seconds.pop(STOPPED, None) == config.train.max_epochs and len(done) == config.seeds
-    return states.replace(done=done | stopped), stopped
+    return step, states.replace(done=done | stopped), seconds, stopped

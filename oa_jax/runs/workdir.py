@@ -13,6 +13,11 @@ from oa_jax.processes import first_does
 FAILED = "failed.json"  # of a run of a sweep that could not begin, or not end
 
 
+def listed(directory: pathlib.Path) -> list[int]:
+    """Epochs of the steps in a folder of checkpoints, ascending; not every one need be whole."""
+    return sorted(int(p.name) for p in directory.glob("*") if p.name.isdecimal() and p.is_dir())
+
+
 class Workdir:
     """Files of one run. Use as a context: a second command on the same folder is refused.
 
@@ -58,15 +63,14 @@ class Workdir:
     @first_does
     def is_begun(self) -> bool:
         """Whether something of a run is kept here: a checkpoint, or its end."""
-        steps = (path.name.isdecimal() for path in self.checkpoints.glob("*"))
-        return (self.path / "summary.json").exists() or any(steps)
+        return (self.path / "summary.json").exists() or bool(listed(self.checkpoints))
 
     @first_does
     def claim(self, config: dict, reopen: bool = False) -> None:
         """Store the configuration, in place of an older one, of a run that begins or goes on: what
         was made of an earlier state goes. reopen: its end is taken back, too."""
         stale = ["summary.json"] * reopen + ["ranks.npz", "lists.json"]
-        if not any(path.name.isdecimal() for path in self.checkpoints.glob("*")):
+        if not listed(self.checkpoints):
             stale.append("init_from.json")
         for name in stale:  # first: a kill in between leaves a run that the same command extends
             (self.path / name).unlink(missing_ok=True)

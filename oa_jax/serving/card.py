@@ -58,7 +58,7 @@ next in {domains}. Made by oa-jax {version}.
 import oa_jax as oa
 
 model = oa.load_export(".")
-events = {{"user": ["u", "u"], "item": ["{first}", "{second}"], "domain": ["A", "B"]}}
+events = {{"user": ["u", "u"], "item": ["{example[0]}", "{example[1]}"], "domain": ["A", "B"]}}
 model.recommend(events | {{"time": [1, 2]}}, k=10)
 ```
 
@@ -98,11 +98,16 @@ def text(about: dict[str, Any], licence: str, data_licence: str) -> str:
     }
     if "best_epoch" in found:
         facts["epoch"] = str(found["best_epoch"])
-    first, second = about["example"]
     return CARD.format(
-        **{"label": about["label"], "data": about["data"], "version": about["oa-jax"]},
-        **{"licence": licence, "data_licence": data_licence, "loading": LOADING},
-        **{"n_a": n_a, "n_b": n_b, "first": first, "second": second},
+        label=about["label"],
+        data=about["data"],
+        version=about["oa-jax"],
+        licence=licence,
+        data_licence=data_licence,
+        loading=LOADING,
+        n_a=n_a,
+        n_b=n_b,
+        example=about["example"],
         domains=" or ".join(about["domains"]),
         facts=Sheet("", ["", ""], list(facts.items()), words=2).markdown(),
         metrics=_metrics(found),

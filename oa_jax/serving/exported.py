@@ -134,16 +134,23 @@ def _exported(model, score, tensors, sizes=None):
 def _about(model, path):
     """model.json: what the card and a reader need to know."""
     of, log = model.experiment, model.experiment.data.log
-    about = {"oa-jax": oa_jax.__version__, "label": of.label, "protocol": of.config.protocol}
-    about |= {"data": log.name, "fingerprint": log.fingerprint(), "n_items": log.n_items}
-    about["tables"] = model.experiment.data.identity().get("tables")
-    about |= {"n_users": log.n_users, "n_events": len(log.user), "seed": model.seeds[0]}
-    about |= {
-        "example": [model.names.raw[0], model.names.raw[log.n_items[0]]],
+    about = {
+        "oa-jax": oa_jax.__version__,
+        "label": of.label,
+        "protocol": of.config.protocol,
+        "n_parameters": of.engine.n_parameters,
+        "seed": model.seeds[0],
+        "data": log.name,
+        "fingerprint": log.fingerprint(),
+        "tables": of.data.identity().get("tables"),
+        "n_users": log.n_users,
+        "n_items": log.n_items,
+        "n_events": len(log.user),
         "domains": model.domains,
+        "domain_names": model.names.domains,
+        "items_are_raw": model.names.are_raw,
+        "example": [model.names.raw[0], model.names.raw[log.n_items[0]]],
     }
-    about |= {"items_are_raw": model.names.are_raw, "domain_names": model.names.domains}
-    about["n_parameters"] = of.engine.n_parameters
     if (path / "summary.json").exists():
         seeds = files.read_json(path / "summary.json")["per_seed"]
         mine = [entry for entry in seeds if entry["seed"] == model.seeds[0]]

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from oa_jax import files
-from oa_jax.data.texts import shown
 from oa_jax.errors import UserError
 from oa_jax.events.log import DOMAINS
 from oa_jax.ranking.best import Best
@@ -86,7 +85,7 @@ def lists(
     if explain:
         model.check_explains()
     size, k = model.room(len(histories)), min(k, max(model.names.n_items[d] for d in domains))
-    table, alike = _Table(model.names), dict.fromkeys(domains, 0)
+    items, alike = _by_id(model.names), dict.fromkeys(domains, 0)
     for begin in range(0, len(histories), size):
         end = min(begin + size, len(histories))
         history = histories.grid(begin, end, size)
@@ -99,11 +98,11 @@ def lists(
                 user = histories.users[begin + int(np.argmin(finite))]
                 raise UserError(f"user {user}: a score is not finite: expected finite scores")
             alike[d] += _alike(best.items[: end - begin], best.scores[: end - begin])
-            more = {}
+            columns = {model.by: best.scores}
             if explain:
-                share, weights = model.explain(history, domain_B, best.items)
-                more = table.explained(history, share, weights)
-            frames.append(table.frame(histories.users[begin:end], d, best, model.by, more))
+                because = model.explain(history, domain_B, best.items)
+                columns |= _explained(items["item"], history, *because)
+            frames.append(_frame(items, histories.users[begin:end], d, best, columns))
             if beyond is not None:
                 _add(beyond[DOMAINS[d]], model, d, best.items[: end - begin], history)
         yield polars().concat(frames).sort("order", "domain", "rank").drop("order")
@@ -150,41 +149,39 @@ def _add(beyond, model, d, items, history):
     beyond.add(np.maximum(items - 1 - n_a * d, 0), items > 0, taken)
 
 
-class _Table:
-    """Raw ids and titles by joint id."""
+def _by_id(names: Names) -> pl.DataFrame:
+    """A row for each joint id: `item`, its raw id, and `title` where the set has any."""
+    pl, columns = polars(), {"item": [None, *names.raw]}
+    if any(title is not None for title in names.title):
+        columns["title"] = [None, *names.title]
+    return pl.DataFrame(columns, schema=dict.fromkeys(columns, pl.String))
 
-    def __init__(self, names: Names):
-        pl = polars()
-        self.raw = pl.Series("item", [None, *names.raw], pl.String)
-        has_title = any(title is not None for title in names.title)
-        self.title = pl.Series("title", [None, *names.title], pl.String) if has_title else None
 
-    def frame(self, users, d, best, by, more):
-        pl, (n, k) = polars(), (len(users), best.items.shape[1])
-        items, order = best.items[:n].ravel(), np.repeat(np.arange(n), k)
-        columns = {"order": order, "user": pl.Series(users, dtype=pl.String).gather(order)}
-        columns |= {"domain": pl.repeat(DOMAINS[d], n * k, eager=True)}
-        columns |= {"rank": np.tile(np.arange(1, k + 1), n), "item": self.raw.gather(items)}
-        if self.title is not None:
-            columns["title"] = self.title.gather(items)
-        columns[by] = best.scores[:n].ravel()
-        for name, values in more.items():
-            columns[name] = np.asarray(values)[:n].ravel()
-        return pl.DataFrame(columns).filter(pl.col("item").is_not_null())
+def _frame(items, users, d, best, columns):
+    """The lists (B, k) of some users in a domain, as rows. columns: {name: values (B, k)}."""
+    pl, (n, k) = polars(), (len(users), best.items.shape[1])
+    order = np.repeat(np.arange(n), k)
+    lead = {"order": order, "user": pl.Series(users, dtype=pl.String).gather(order)}
+    lead |= {"domain": pl.repeat(DOMAINS[d], n * k, eager=True)}
+    lead |= {"rank": np.tile(np.arange(1, k + 1), n)}
+    rest = {name: np.asarray(values)[:n].ravel() for name, values in columns.items()}
+    parts = pl.DataFrame(lead), items[best.items[:n].ravel()], pl.DataFrame(rest)
+    return pl.concat(parts, how="horizontal").filter(pl.col("item").is_not_null())
 
-    def explained(self, history, share, weights):
-        """`due_to_update` (B, k), and of each place texts (B, k), the same for a user's items."""
-        out, k = {"due_to_update": share}, share.shape[1]
-        for place, weight_BxS in weights.items():
-            shown, texts = history[:, -weight_BxS.shape[1] :], []
-            weight_BxS = weight_BxS[:, -shown.shape[1] :]
-            for row, weight in zip(shown, weight_BxS, strict=True):
-                first = np.argsort(-weight, kind="stable")[:EXPLAINED]
-                first = first[weight[first] > 0]
-                pairs = zip(self.raw.gather(row[first]), weight[first].tolist(), strict=True)
-                texts.append(json.dumps([[item, round(w, 4)] for item, w in pairs]))
-            out[f"looked_at_{place}"] = np.repeat(np.array(texts, object)[:, None], k, 1)
-        return out
+
+def _explained(raw, history, share, weights):
+    """`due_to_update` (B, k), and of each place texts (B, k), the same for a user's items."""
+    out, k = {"due_to_update": share}, share.shape[1]
+    for place, weight_BxS in weights.items():
+        shown, texts = history[:, -weight_BxS.shape[1] :], []
+        weight_BxS = weight_BxS[:, -shown.shape[1] :]
+        for row, weight in zip(shown, weight_BxS, strict=True):
+            first = np.argsort(-weight, kind="stable")[:EXPLAINED]
+            first = first[weight[first] > 0]
+            pairs = zip(raw.gather(row[first]), weight[first].tolist(), strict=True)
+            texts.append(json.dumps([[item, round(w, 4)] for item, w in pairs]))
+        out[f"looked_at_{place}"] = np.repeat(np.array(texts, object)[:, None], k, 1)
+    return out
 
 
 def write(frames: Iterable[pl.DataFrame], out: str | os.PathLike) -> int:
@@ -218,10 +215,12 @@ def keep(workdir: pathlib.Path, found: dict[str, Any]) -> None:
 
 def kept(workdir: pathlib.Path) -> list[dict]:
     """What `keep` has written; nothing without the file. Raises UserError where it holds others."""
-    path = workdir / LISTS
-    found = files.read_json(path, "figures of lists", list) if path.exists() else []
+    path, expected = workdir / LISTS, "figures of lists"
+    found = files.read_json(path, expected, list) if path.exists() else []
     for number, of in enumerate(found, 1):
-        if not isinstance(of, dict) or not of.keys() >= {"of", "k", "figures"}:
-            expected = "an object with of, k and figures"
-            raise UserError(f"{path}: entry {number}: found {shown(of)}, expected {expected}")
+        where = f"{path}: entry {number}"
+        files.check(where, of, {"of": str, "k": int, "figures": dict}, expected)
+        files.check(where, of["figures"], dict.fromkeys(of["figures"], dict), "figures of a domain")
+        for figures in of["figures"].values():
+            files.check_numbers(where, figures)
     return found

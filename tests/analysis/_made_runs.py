@@ -12,7 +12,7 @@ from oa_jax import experiment as experiment_lib
 from oa_jax.backbones import known
 from oa_jax.runs import run as run_lib
 from oa_jax.runs.checkpoint import Checkpoints
-from oa_jax.runs.environment import environment
+from oa_jax.runs.run import environment
 from oa_jax.runs.workdir import Workdir
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]

@@ -53,8 +53,9 @@ def build(backbone, **changes):
 
 @functools.cache
 def summaries(backbone, **changes):
-    options = rules.Options(neighbours=3, ridge=5.0)
-    return {s["label"]: s for s in rules.evaluate(config_of(backbone, **changes), options)}
+    options = {"neighbours": 3, "ridge": 5.0, "gigabytes": 16.0, "say": print}
+    compared = functools.partial(rules.similar_rules, **options)
+    return {s["label"]: s for s in rules.evaluate(config_of(backbone, **changes), compared)}
 
 
 def histories(experiment, n_events):
@@ -193,8 +194,7 @@ def test_weights_are_exact():
 
 def test_rules_that_need_too_much_memory_are_left_out():
     said, data = [], build("abxi").data
-    options = rules.Options(gigabytes=1e-6, say=said.append)
-    assert rules.similar_rules(data.log, data.task.split, options) == {}
+    assert rules.similar_rules(data.log, data.task.split, 100, 100.0, 1e-6, said.append) == {}
     assert "54 items: left out: expected --gigabytes=" in said[0]
 
 

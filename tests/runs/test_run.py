@@ -14,10 +14,11 @@ import orbax.checkpoint as ocp
 import pytest
 import toy
 
+from oa_jax.backbones import known
 from oa_jax.errors import UserError
 from oa_jax.runs import run as run_lib
-from oa_jax.runs.checkpoint import Checkpoints, listed
-from oa_jax.runs.workdir import Workdir
+from oa_jax.runs.checkpoint import Checkpoints
+from oa_jax.runs.workdir import Workdir, listed
 
 pytestmark = pytest.mark.slow
 
@@ -135,6 +136,15 @@ def test_a_finished_workdir_says_so_and_is_left_alone(whole, tmp_path):
     after = contents(path)
     after.pop(".lock")
     assert after == before
+
+
+def test_a_summary_that_is_none_is_refused(tmp_path):
+    config = known.resolve(toy.abxi_config())
+    with Workdir(tmp_path) as workdir:
+        workdir.claim(config.to_dict())
+        workdir.write_json("summary.json", {"label": "x"})
+    with pytest.raises(UserError, match="summary.json: no field 'n_parameters'"):
+        run_lib.run(config, tmp_path, print)
 
 
 def test_a_second_run_in_a_workdir_is_refused(tmp_path):

@@ -13,7 +13,7 @@ import pytest
 from oa_jax import files
 from oa_jax.backbones import known
 from oa_jax.errors import UserError
-from oa_jax.runs import environment
+from oa_jax.runs import run as run_lib
 from oa_jax.runs.run import check_config, stored_config
 from oa_jax.runs.workdir import Workdir
 
@@ -298,5 +298,5 @@ def test_the_commit_is_that_of_the_checkout_and_of_no_project_above_it(tmp_path,
     for root in (tmp_path, tmp_path / "lib" / "site-packages"):
         root.mkdir(parents=True, exist_ok=True)
         monkeypatch.setattr("oa_jax.__file__", str(root / "oa_jax" / "__init__.py"))
-        found[root.name] = environment._commit()
+        found[root.name] = run_lib._commit()
     assert len(found.pop(tmp_path.name)) == 12 and found == {"site-packages": None}

@@ -9,7 +9,7 @@ import numpy as np
 import toy
 
 from oa_jax.runs.checkpoint import Checkpoints
-from oa_jax.runs.environment import environment
+from oa_jax.runs.run import environment
 from oa_jax.runs.workdir import Workdir
 
 

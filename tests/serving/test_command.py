@@ -58,7 +58,7 @@ def test_lists_of_all_users_and_what_is_kept_of_them(tmp_path):
 @pytest.mark.parametrize("text", ["[5]", "[null]", "[{}]"])
 def test_figures_that_are_none_are_refused(tmp_path, text):
     (tmp_path / "lists.json").write_text(text)
-    with pytest.raises(UserError, match="lists.json: entry 1: found .*, expected an object"):
+    with pytest.raises(UserError, match="lists.json: entry 1: no field 'of': expected figures"):
         lists.keep(tmp_path, {"of": "seed 0", "k": 10, "figures": {}})
     assert (tmp_path / "lists.json").read_text() == text
 
