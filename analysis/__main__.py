@@ -47,7 +47,7 @@ def main(arguments) -> int:
         raise UserError(f"COMMAND: found {found}: expected one of {', '.join(COMMANDS)}")
     module = load(name)  # polars too is of the extra
     from .page import tell
-    from .runs import find_runs, notes
+    from .runs import check_metric, find_runs, notes
 
     spec, folder = (cli.given(flag, "a folder") for flag in ("runs", "out"))
     runs, left_out = find_runs(spec)
@@ -57,6 +57,7 @@ def main(arguments) -> int:
             raise UserError(f"--out={out}: lies in the workdir {run.path}: expected another folder")
     for line in left_out + notes(runs):
         cli.say(f"note: {line}")
+    check_metric(flags.FLAGS.metric, runs)
     if hasattr(module, "command"):
         return module.command(runs, out, cli.say)
     return tell(module.section(runs, out, flags.FLAGS), out, cli.say)

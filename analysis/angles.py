@@ -111,13 +111,10 @@ def sheet(frame: pl.DataFrame) -> Sheet:
     return Sheet(title, header, rows, words=4)
 
 
-def draw(frame: pl.DataFrame, runs: list[Run]) -> dict:
-    """{name: figure}: mean |cos| over |mean cos| of every place, trained and untrained."""
-    return figures.by_setting(_drawn, frame, runs)
-
-
-def _drawn(frame, setting, runs):
-    names, looks = figures.of_runs(runs)
+@figures.for_each("setting")
+def draw(frame: pl.DataFrame, setting: str, runs: list[Run]):
+    """Mean |cos| over |mean cos| of every place, trained and untrained."""
+    runs, names, looks = figures.of_runs(frame, runs)
     keys = frame.select("run", "place").unique(maintain_order=True).rows()
 
     def panel(axes, domain):
@@ -162,16 +159,12 @@ def measured_sheet(frame: pl.DataFrame, title: str, names: dict, forms=("",)) ->
     return Sheet(title, header, rows, words=len(header) - len(names))
 
 
-def draw_cosines(frame: pl.DataFrame, runs: list[Run]) -> dict:
-    """{name: figure}: distribution of cos(X, X') over tokens, with that of random directions."""
-    bins = frame.filter(pl.col("statistic").str.starts_with("cos_hist/"), parameters="best")
+@figures.for_each("setting")
+def draw_cosines(bins: pl.DataFrame, setting: str, runs: list[Run]):
+    """Distribution of cos(X, X') over tokens, with that of random directions."""
+    runs, labels, looks = figures.of_runs(bins, runs)
     bins = bins.with_columns(at=pl.col("statistic").str.slice(9).cast(pl.Float64))
     mean = bins.group_by("run", "place", "domain", "at").agg(pl.col("value").mean()).sort("at")
-    return figures.by_setting(_drawn_cosines, mean, runs)
-
-
-def _drawn_cosines(mean, setting, runs):
-    labels, looks = figures.of_runs(runs)
 
     def panel(axis, domain):
         for run, place in ((r, place) for r in runs for place in r.places):
@@ -221,7 +214,8 @@ def section(runs: list[Run], out, options) -> Section:
         sheets.append(measured_sheet(measured, title, NULLS, orthogonality.FORMS))
         title = "Is X′ new, or a rotation of what is there? Trained models, means over seeds"
         sheets += [measured_sheet(measured, title, SUBSPACES), *tokens.sheets(measured)]
-        drawn |= draw_cosines(measured, runs)
+        bins = measured.filter(pl.col("statistic").str.starts_with("cos_hist/"), parameters="best")
+        drawn |= draw_cosines(bins, runs)
     rows = frame.filter(when="best", statistic="gated_abs_cos").to_dicts()
     values, times = [r["mean"] for r in rows], [r["mean"] / r["null"] for r in rows]
     short = ""

@@ -1,9 +1,8 @@
 """`correlate`: does the angle between X and its update go with ranking quality?
 
-A point is a seed of a run at one place of GCA (`--points=place`), as the paper's figures have one
-point per inserted module for two of its backbones; or the mean over the run's places
-(`--points=mean`), one point per seed. Runs without GCA have no point. Runs whose gates have
-different activations are never pooled: under tanh the sign of X' is arbitrary.
+A point is a seed of a run at one place of GCA (`--points=place`), or its mean over the places
+(`--points=mean`). Runs whose gates have different activations are never pooled: under tanh the sign
+of X' is arbitrary.
 """
 
 import itertools
@@ -22,7 +21,7 @@ from . import figures, published
 from .output import columns, interval, number, plural, read_frame, sheet_of, write_frame
 from .page import Section
 from .resampling import DRAWS, cluster_interval
-from .runs import Run, check_metric, finished
+from .runs import Run, finished
 from .statistics import is_constant, leave_one_out, mixed, partial, pearson, spearman, within
 
 COVARIATES = ("log_parameters", "hidden_size", "progress")
@@ -135,15 +134,15 @@ def _coefficients(part, draws, rng):
         enough = distinct >= 3 and count >= needed
         row = {"coefficient": name, "value": measure(np.arange(len(x))) if enough else math.nan}
         free = 3 + len(set(groups))  # of fewer points, draws of two give r = ±1
-        if name == WITHIN and math.isfinite(row["value"]) and len(x) < free:
-            note = f"no interval: {plural(len(x), 'point')}, expected at least {free}"
-            out.append(row | {"note": note})
-        elif math.isfinite(row["value"]):
+        if not math.isfinite(row["value"]):
+            row["note"] = _why(name, x, y, count, needed, distinct)
+        elif name == WITHIN and len(x) < free:
+            row["note"] = f"no interval: {plural(len(x), 'point')}, expected at least {free}"
+        else:
             low, high, lost = cluster_interval(drawn, measure, rng, draws)
             row["low"], row["high"] = np.clip([low, high], -1, 1).tolist()
-            out.append(row | {"note": _warning(len(set(drawn)), low, lost, unit)})
-        else:
-            out.append(row | {"note": _why(name, x, y, count, needed, distinct)})
+            row["note"] = _warning(len(set(drawn)), low, lost, unit)
+        out.append(row)
     out[0]["published"] = part["published"][0]
     slope, low, high = mixed(x, y, clusters) if distinct >= 3 else [math.nan] * 3
     note = "" if math.isfinite(slope) else _why(MIXED, x, y, count, 2, distinct)
@@ -192,13 +191,9 @@ def missing(runs: list[Run], points: pl.DataFrame) -> str | None:
     return f"no {what}: nothing to correlate"
 
 
-def draw(points: pl.DataFrame, table: pl.DataFrame, metric: str) -> dict:
-    """{name: figure}: per setting and statistic a panel for each domain."""
-    groups = points.group_by("setting", "statistic", maintain_order=True)
-    return dict(_drawn(part, table, *key, metric) for key, part in groups)
-
-
-def _drawn(part, table, setting, statistic, metric):
+@figures.for_each("setting", "statistic")
+def draw(part: pl.DataFrame, setting: str, statistic: str, table: pl.DataFrame, metric: str):
+    """The points of a setting and statistic, with those coefficients, a panel for each domain."""
     rows = table.filter(coefficient="Pearson r", setting=setting, statistic=statistic)
     looks = figures.marks(part["variant"].to_list())
     of = "α ⊙ X′" if statistic.startswith("gated_") else "X′"
@@ -278,7 +273,6 @@ def section(runs: list[Run], out, options) -> Section:
         "paper's r, of |mean cos|, has no interval and mixes configurations and gates; it stands "
         "beside runs on its data only."
     )
-    check_metric(options.metric, runs)
     measured = read_frame(out, "orthogonality", runs)
     check_statistics(runs, options.statistic, measured)
     asked = options.metric, options.points, measured

@@ -17,7 +17,7 @@ from .output import columns, interval, number, plural, sheet_of, write_frame
 from .page import Section
 from .phase import order
 from .resampling import mean_interval
-from .runs import Run, check_metric, finished
+from .runs import Run, finished
 
 # Column -> of which points of `correlate.points_of`, and which of their columns.
 MEASURES = {"angle": ("gated_abs_cos", "x"), "mean_cos": ("cos_abs", "x")}
@@ -92,7 +92,6 @@ def applies(runs: list[Run], options) -> bool:
 
 def section(runs: list[Run], out, options) -> Section:
     """The table and the figure; writes `factors`."""
-    check_metric(options.metric, runs)
     frame = effects(runs, options.metric)
     write_frame(out, "factors", frame)
     how = (
@@ -119,13 +118,12 @@ def section(runs: list[Run], out, options) -> Section:
     shown |= cells("angle", "mean |cos|", 2) | cells("mean_cos", "|mean cos|", 2)
     shown |= cells("quality", options.metric, 4)
     sheet = sheet_of(frame, "One change at a time", 4, shown)
-    groups = frame.group_by("setting", maintain_order=True)
-    drawn = dict(draw(part, setting) for (setting,), part in groups)
-    return Section("What moves the angle", how, short, sheets=[sheet], figures=drawn)
+    return Section("What moves the angle", how, short, sheets=[sheet], figures=draw(frame))
 
 
+@figures.for_each("setting")
 def draw(frame: pl.DataFrame, setting: str):
-    """(file's name, figure): a line for each change; hollow where other fields are unusual, too."""
+    """A line for each change; hollow where other fields are unusual, too."""
     changes = frame["change"].unique(maintain_order=True).to_list()
 
     def panel(axis, domain):

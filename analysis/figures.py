@@ -4,8 +4,10 @@ import functools
 import io
 import pathlib
 import re
+from collections.abc import Callable
 
 import matplotlib
+import numpy as np
 import polars as pl
 from matplotlib.figure import Figure
 
@@ -59,17 +61,18 @@ def marks(names) -> dict[str, dict]:
     return out
 
 
-def of_runs(runs) -> tuple[dict[str, str], dict[str, dict]]:
-    """({run's name: how figures call it}, {run's name: its mark}).
+def of_runs(frame: pl.DataFrame, runs) -> tuple[list, dict[str, str], dict[str, dict]]:
+    """The runs that a frame has, {run's name: how figures call it}, {run's name: its mark}.
 
     A run is called by its variant, with its name where that is not enough.
     """
+    runs = [run for run in runs if run.name in frame["run"]]
     variants = [run.variant for run in runs]
     one_model = len({run.backbone_configuration for run in runs}) == 1
     enough = {name for name in variants if one_model and variants.count(name) == 1}
     labels = {r.name: r.variant + f" ({r.name})" * (r.variant not in enough) for r in runs}
     looks = marks(labels.values())
-    return labels, {name: looks[label] for name, label in labels.items()}
+    return runs, labels, {name: looks[label] for name, label in labels.items()}
 
 
 def point_style(mark: dict, place: str = "0") -> dict:
@@ -78,9 +81,30 @@ def point_style(mark: dict, place: str = "0") -> dict:
     return mark | {"linestyle": "none", "fillstyle": filling}
 
 
+def spans(axis, x, y, low, high, look: dict, label: str) -> None:
+    """Points with horizontal intervals; where an end is nan, the point alone."""
+    widths = np.nan_to_num(np.maximum([x - low, high - x], 0))
+    axis.errorbar(x, y, xerr=widths, label=label, **look | {"elinewidth": 0.9, "markersize": 4})
+
+
 def title(axis, text: str) -> None:
     """A title over the axis' left end."""
     axis.set_title(text, loc="left", fontsize=STYLE["axes.titlesize"])
+
+
+def for_each(*keys: str) -> Callable:
+    """Of `drawn(rows, *key, *more) -> (file's name, figure), None if there is nothing to show` a
+    decorator makes `draw(frame, *more) -> {file's name: figure}`, one for each key of the frame."""
+
+    def decorate(drawn):
+        @functools.wraps(drawn)
+        def draw(frame: pl.DataFrame, *more) -> dict[str, Figure]:
+            groups = frame.group_by(keys, maintain_order=True)
+            return dict(filter(None, (drawn(part, *key, *more) for key, part in groups)))
+
+        return draw
+
+    return decorate
 
 
 def by_domain(name, setting, panel, heading, label, height, rows=1, **more) -> tuple[str, Figure]:
@@ -130,16 +154,3 @@ def save(out: pathlib.Path, figures: dict[str, Figure]) -> None:
 def file_name(*parts: str) -> str:
     """A plain name for a file from texts: `correlate_abxi_synthetic`."""
     return re.sub(r"[^a-z0-9]+", "_", "_".join(parts).lower()).strip("_")
-
-
-def by_setting(drawn, frame: pl.DataFrame, runs, *more) -> dict[str, Figure]:
-    """{file's name: figure}: each setting of the frame by `drawn(frame, setting, runs, *more)`.
-
-    Each gets the rows of its own runs, and those of its runs that the frame knows.
-    """
-    known = [run for run in runs if run.name in frame["run"]]
-    settings = {one.setting: [r for r in known if r.setting == one.setting] for one in known}
-    return dict(
-        drawn(frame.filter(pl.col("run").is_in([run.name for run in mine])), setting, mine, *more)
-        for setting, mine in settings.items()
-    )

@@ -101,7 +101,7 @@ def intervene(
         if len(ranker.seeds) == 1:
             say(f"{run.name}: one seed: its intervals are over users only")
         base = ranker.ranks(lib.UNCHANGED)
-        if which == "best" and run.is_finished:
+        if which == "best" and run.summary:
             say(f"{run.name}: {agreement(base, run.ranks(), ranker)}")
         lead = {"run": run.name, "parameters": restored.kind, "split": split, "part_of": part_of}
         records += _changes(ranker, base, asked, lead, draws, say)
@@ -237,11 +237,13 @@ def _named(part, part_of):
     return lib.REPLACEMENTS[part].replace("U", "α ⊙ X′" if part_of == "gated" else "X′")
 
 
-def _drawn(frame, setting, runs, metric):
-    """(file's name, figure): change of the metric by each replacement, a marker for each run."""
+@figures.for_each("setting")
+def draw(frame: pl.DataFrame, setting: str, runs: list[Run], metric: str):
+    """Change of the metric by each replacement, a marker for each run."""
     pairs = itertools.product(frame["part_of"].unique(maintain_order=True), lib.REPLACEMENTS)
     there = set(frame.select("part_of", "intervention").rows())
-    parts, (labels, looks) = [pair for pair in pairs if pair in there], figures.of_runs(runs)
+    parts = [pair for pair in pairs if pair in there]
+    runs, labels, looks = figures.of_runs(frame, runs)
     full = runs[0].full_name(metric)
 
     def panel(axis, domain):
@@ -250,10 +252,8 @@ def _drawn(frame, setting, runs, metric):
             rows = frame.filter(run=run.name, domain=domain)
             x, low, high = (rows[name].to_numpy() for name in ("change", "low", "high"))
             y = [parts.index(of) + shift for of in rows.select("part_of", "intervention").rows()]
-            widths = np.nan_to_num(np.maximum(np.array([x - low, high - x]), 0))
-            style = figures.point_style(looks[run.name])
-            style |= {"elinewidth": 0.9, "markersize": 4, "label": labels[run.name]}
-            axis.errorbar(x, y, xerr=widths, **style)
+            look = figures.point_style(looks[run.name])
+            figures.spans(axis, x, y, low, high, look, labels[run.name])
         axis.axvline(0, label="no change", **figures.NULL)
         axis.set_yticks(range(len(parts)), [_named(part, of) for of, part in parts])
         axis.set(ylim=(len(parts) - 0.5, -0.5), xlabel=f"change of test {full}")
@@ -296,6 +296,5 @@ def section(runs: list[Run], out, options) -> Section:
         "Does the orthogonal part carry it? In trained models "
         f"{options.metric} changes, over runs and domains, {', '.join(parts)}."
     )
-    changed = whole.filter(pl.col("intervention") != "full")
-    drawn = figures.by_setting(_drawn, changed, mine, options.metric)
+    drawn = draw(whole.filter(pl.col("intervention") != "full"), mine, options.metric)
     return Section("Interventions", how, short if parts else "", [], [], sheets, drawn)

@@ -5,10 +5,9 @@ compilation, and the unchanged model goes through the same operations as the cha
 hidden states are those of the run's own program up to the last digit, as XLA fuses the two
 differently; its ranks are the same.
 
-By default the gated update is replaced, α ⊙ X', which is what is added to X; X' and the gate stay
-as they were (`part_of` = "gated"). With a tanh gate the parts of the raw X' say nothing: flipping
-the sign of a unit of X' and of its gate leaves the model as it is, and moves both parts. With
-`part_of` = "update" X' is replaced before the gate, which sees the replacement.
+`part_of` = "gated" replaces α ⊙ X', which is what is added to X; X' and the gate stay as they were.
+"update" replaces X' before the gate, which sees the replacement: under a tanh gate the parts of X'
+are arbitrary.
 """
 
 import dataclasses

@@ -213,16 +213,8 @@ def _of_form(x, update, mean_x, mean_update, used_P):
 
 
 def statistics(total: dict) -> dict[str, float]:
-    """{statistic: value} of one module from its totals over all users.
-
-    Those of oa_jax.nn.angles, `abs_cos_null`, and:
-    cos_q05 … cos_q95: quantiles of cos(X, X') over tokens, to 0.001; cos_q*_null: of random
-    directions.  cos_hist/-0.975 …: share of the tokens in each of 40 bins, named by its middle.
-    FORM`cos`, `abs_cos`, `cos_abs`: mean cos, mean |cos| and |mean cos| of X with each of `FORMS`;
-    FORM`shuffled_…`: with another user's; FORM`centred_…`: after both means are removed;
-    FORM`mean_cos`: cosine of the two means; FORM`mean_share`: ‖mean‖² / mean ‖·‖² of the update.
-    The others: subspaces.py.
-    """
+    """{statistic: value} of one module from its totals over all users: those of `oa_jax.nn.angles`,
+    of subspaces.py, of tokens.py, and what analysis/README.md has beside them."""
     sums = {k.removeprefix("sums/"): v for k, v in total.items() if k.startswith("sums/")}
     means = total["means"]
     moments = {
@@ -244,9 +236,7 @@ def _form_statistics(total, form, mean_x, mean, n):
     sums = {k.removeprefix(start): float(v) for k, v in total.items() if k.startswith(start)}
     of_form = {name: value / n if n else float("nan") for name, value in sums.items()}
     energy = of_form.pop("energy")
-    for name in [name for name in of_form if name.endswith("abs_cos")]:
-        signed = name.replace("abs_cos", "cos")
-        of_form[f"{signed}_abs"] = abs(of_form[signed])
+    of_form |= {f"{name}_abs": abs(v) for name, v in of_form.items() if "abs" not in name}
     norms = np.linalg.norm(mean_x) * np.linalg.norm(mean)
     of_form["mean_cos"] = float(mean_x @ mean / norms) if norms else float("nan")
     of_form["mean_share"] = float(mean @ mean / energy) if energy else float("nan")

@@ -30,7 +30,7 @@ def write_frame(out: pathlib.Path, name: str, frame: pl.DataFrame) -> None:
 
 def read_frame(out: pathlib.Path, name: str, runs: list[Run]) -> pl.DataFrame | None:
     """What `NAME.parquet` of `out` has of these runs, which an earlier call may have left of others
-    by the same name; None when there is none. Raises UserError when it is damaged."""
+    by the same name, with their setting; None when there is none. Raises UserError when damaged."""
     path = pathlib.Path(out) / f"{name}.parquet"
     if not path.exists():
         return None
@@ -38,9 +38,10 @@ def read_frame(out: pathlib.Path, name: str, runs: list[Run]) -> pl.DataFrame | 
         frame = pl.read_parquet(path, glob=False)
     except (pl.exceptions.PolarsError, OSError):
         raise UserError(f"{path}: not a parquet file: remove it and run `{name}` again") from None
-    mine = {"run": [run.name for run in runs], "digest": [run.digest for run in runs]}
-    keys = [key for key in mine if key in frame.columns]  # older ones have no digest
-    return frame.join(pl.DataFrame(mine).select(keys), on=keys, how="semi")
+    keys = [key for key in ("run", "digest") if key in frame.columns]  # older ones have no digest
+    mine = [(run.name, run.digest, run.setting) for run in runs]
+    mine = pl.DataFrame(mine, columns("run digest setting"), orient="row").select(*keys, "setting")
+    return frame.join(mine, on=keys, maintain_order="left")
 
 
 def number(value: float | None, digits: int = 3, sign: bool = False) -> str:

@@ -29,7 +29,7 @@ from .differences import differing_fields, few, follows, in_words
 from .output import columns, interval, number, percent, read_frame, sheet_of, write_frame
 from .page import Section
 from .resampling import cluster_interval, mean_interval
-from .runs import Run, check_metric, finished
+from .runs import Run, finished
 
 ANGLE = "gated_abs_cos"
 SCHEMA = columns("kind domain run baseline x y", "", "gain low high")
@@ -149,7 +149,6 @@ def applies(runs: list[Run], options) -> bool:
 def section(runs: list[Run], out, options) -> Section:
     """The diagrams and their numbers; writes `phase`."""
     x, y, metric = options.x, options.y, options.metric
-    check_metric(metric, runs)
     measured = read_frame(out, "orthogonality", runs)
     frame, notes = cells(runs, x, y, metric, options.draws, measured)
     write_frame(out, "phase", frame)
@@ -158,11 +157,7 @@ def section(runs: list[Run], out, options) -> Section:
     if len(twice):
         notes.append(f"{few(twice.to_list())}: several of one cell: the diagram has the first")
     first = frame.unique(cell, keep="first", maintain_order=True)
-    drawn = dict(
-        draw(part, kind, x, y, metric)
-        for (kind,), part in first.group_by("kind", maintain_order=True)
-        if part["x"].n_unique() > 1 and part["y"].n_unique() > 1
-    )
+    drawn = draw(first, x, y, metric)
     how = (
         "Each cell is a run: above its gain over the baseline of the same configuration, bold "
         "where the 95 % interval over seeds and users leaves 0 out; below the angle, whose null "
@@ -198,9 +193,12 @@ def _share(row):
     return percent(row["gain"] / row["oracle"]) if large and row["gain"] is not None else ""
 
 
+@figures.for_each("kind")
 def draw(part: pl.DataFrame, kind: str, x: str, y: str, metric: str):
-    """(file's name, figure): gain and angle of one kind of runs as heat maps, by domain."""
+    """Gain and angle of one kind of runs as heat maps, by domain."""
     values = {name: sorted(part[name].unique(), key=order) for name in ("x", "y")}
+    if min(map(len, values.values())) < 2:
+        return None
     most, widest = part["gain"].abs().max() or 1.0, max(part["angle"].max() or 0, 0.5)
     gain = f"gain in {metric}", colormaps["PuOr_r"], colors.Normalize(-most, most), 3
     angle = "mean |cos(X, α ⊙ X′)|", colormaps["cividis"], colors.Normalize(0, widest), 2

@@ -29,7 +29,7 @@ from . import (
 )
 from .output import plural
 from .page import Section, page
-from .runs import Run, check_metric, find_runs, finished, notes
+from .runs import Run, find_runs, finished, notes
 
 SOMETIMES = (phase, factors)  # where there is something to show
 MEASURE = {orthogonality: angles, intervene: intervene}  # command -> whose section shows it
@@ -45,7 +45,6 @@ def define_flags() -> None:
 def command(runs: list[Run], out, say) -> int:
     """Write report.html, figures/ and the frames of all commands into `out`."""
     options = flags.FLAGS
-    check_metric(options.metric, runs)  # what is wrong is said before the work
     failed = {}
     for module, shown_by in () if options.fast else MEASURE.items():
         name = module.__name__.split(".")[-1]
@@ -80,7 +79,7 @@ def runs_section(runs: list[Run], left_out: list[str]) -> Section:
     """What went into the page: runs, how far they are, what is amiss."""
     rows = []
     for run in runs:
-        done, epochs = run.is_finished, run.epochs()
+        done, epochs = run.summary, run.epochs()
         row = [run.name, run.setting, run.variant, "finished" if done else "unfinished"]
         row += [str(run.env.get("commit") or "unknown"), str(run.width)]
         row += [f"{run.summary['n_parameters']:,}" if done else "–"]

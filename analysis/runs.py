@@ -46,10 +46,6 @@ class Run:
     problems: tuple[str, ...] = ()
 
     @property
-    def is_finished(self) -> bool:
-        return self.summary is not None
-
-    @property
     def places(self) -> tuple[int, ...]:
         """Where GCA stands; () is the baseline."""
         return tuple(self.config["gca"]["positions"])
@@ -239,7 +235,7 @@ def find_runs(spec: str) -> tuple[list[Run], list[str]]:
 def _overlaps(runs):
     """(one with as many seeds or more, another, the seeds in both) of runs that are the same but
     for seeds, folders and block sizes."""
-    kinds = {run: (run.configuration, run.data, run.is_finished) for run in runs}
+    kinds = {run: (run.configuration, run.data, run.summary is None) for run in runs}
     largest_first = sorted(runs, key=lambda run: -len(run.numbers))
     for one, other in itertools.combinations(largest_first, 2):
         both = one.numbers & other.numbers
@@ -261,15 +257,21 @@ def read_run(path: pathlib.Path, name: str | None = None) -> Run:
         config = known.resolve(values).to_dict()
     except UserError as error:
         raise UserError(f"{path / 'config.json'}: {error}") from None
-    problems, name = [], name or path.name
-    env = _optional(path / "env.json", problems) or {}
+    problems, name, env, summary = [], name or path.name, {}, None
+    try:
+        env = files.read_json(path / "env.json", "one of a run")
+    except UserError as error:
+        problems.append(str(error))
     for group in ("fingerprints", "packages"):
         env[group] = env[group] if isinstance(env.get(group), dict) else {}
     for field, value in env["fingerprints"].items():
         if not isinstance(value, str):
             where = f"{path / 'env.json'}: fingerprints.{field}"
             raise UserError(f"{where}: found {value!r}, expected text")
-    summary = _summary(path, name, config, problems)
+    try:
+        summary = _summary(path / "summary.json", name, config, problems)
+    except UserError as error:
+        problems.append(str(error))
     if n_bad := _rows(path)[1]:
         expected = "expected JSON objects with epoch and seed"
         problems.append(f"{path / 'metrics.jsonl'}: {n_bad} unreadable, left out: {expected}")
@@ -277,7 +279,7 @@ def read_run(path: pathlib.Path, name: str | None = None) -> Run:
 
 
 def finished(runs: list[Run]) -> list[Run]:
-    return [run for run in runs if run.is_finished]
+    return [run for run in runs if run.summary]
 
 
 def notes(runs: list[Run]) -> list[str]:
@@ -308,30 +310,25 @@ def check_metric(metric: str, runs: list[Run]) -> None:
 
 
 def _summary(path, name, config, problems):
-    """The summary if it is whole; what is missing goes to `problems`."""
-    if not (path / "summary.json").exists():
-        last = max((row["epoch"] for row in _rows(path)[0]), default=-1)
+    """A usable summary; what it lacks goes to `problems`. Raises UserError where there is none."""
+    if not path.exists():
+        last = max((row["epoch"] for row in _rows(path.parent)[0]), default=-1)
         seen = f"{last} epochs so far" if last >= 0 else "no epoch yet"
-        problems.append(f"{name}: unfinished (no summary.json, {seen}): left out of final metrics")
-        return None
-    summary = _optional(path / "summary.json", problems)
-    if summary is None:
-        return None
+        raise UserError(f"{name}: unfinished (no summary.json, {seen}): left out of final metrics")
+    summary = files.read_json(path, "one of a run")
     if why := summary.get("stopped"):
-        problems.append(f"{name}: {why} by its search: left out of final metrics")
-        return None
+        raise UserError(f"{name}: {why} by its search: left out of final metrics")
     entries, n_parameters = summary.get("per_seed"), summary.get("n_parameters")
     whole = isinstance(entries, list) and all(
-        isinstance(entry, dict) and all(_is_whole(entry.get(name)) for name in WHOLE)
+        isinstance(entry, dict)
+        and all(is_int(n := entry.get(name)) and abs(n) <= LARGEST for name in WHOLE)
         for entry in entries
     )
     if not whole or len({entry["seed"] for entry in entries}) < len(entries):
-        problems.append(f"{path / 'summary.json'}: no usable `per_seed`: expected each seed once")
-        return None
+        raise UserError(f"{path}: no usable `per_seed`: expected each seed once")
     if not is_int(n_parameters) or not 0 < n_parameters < 2**63:
         found = f"n_parameters: found {n_parameters!r}, expected a whole number of at least 1"
-        problems.append(f"{path / 'summary.json'}: {found}")
-        return None
+        raise UserError(f"{path}: {found}")
     if bad := [str(e["seed"]) for e in entries if e.get("diverged_step")]:
         problems.append(f"{name}: seed {', '.join(bad)} diverged: left out")
     gated = any(name.endswith("/gated_abs_cos") for entry in entries for name in entry)
@@ -341,14 +338,6 @@ def _summary(path, name, config, problems):
     if config["seeds"] > len(entries):
         problems.append(f"{name}: {len(entries)} of {config['seeds']} seeds in summary.json")
     return summary
-
-
-def _optional(path, problems):
-    try:
-        return files.read_json(path, "one of a run")
-    except UserError as error:
-        problems.append(str(error))
-        return None
 
 
 def _rows(path):
@@ -381,17 +370,14 @@ def _is_workdir(path):
 
 def _names(paths):
     """The folder's name, with as many of its parents as make it the only one of that name."""
-    unique = {path.resolve(): path for path in reversed(paths)}
-    out = {}
+    unique, out = {}, {}
+    for path in paths:
+        unique.setdefault(path.resolve(), path)
     for full, path in unique.items():
         ends = (full.parts[-n:] for n in itertools.count(1))
         alone = next(e for e in ends if sum(o.parts[-len(e) :] == e for o in unique) == 1)
         out[path] = "/".join(alone)
-    return {path: out[path] for path in paths if path in out}
-
-
-def _is_whole(value):
-    return is_int(value) and abs(value) <= LARGEST
+    return out
 
 
 def _number(value):

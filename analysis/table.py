@@ -1,11 +1,8 @@
 """`table`: the paper's Table 1 from finished runs, with intervals, beside the published values.
 
 A variant is compared with its baseline, the run without GCA whose configuration is the same in
-everything else, or the one that `--baseline=NAME` names. Users are paired (ranks.npz). Seeds are
-drawn on their own on either side: two runs of one seed number share the order of batches and, at
-one width, the initial weights of the layers that both have, but what is left of that after
-training is not known beforehand. `--pair_seeds` pairs them: narrower where they do go together,
-as after a short training, wider where not, as fewer degrees of freedom are left.
+everything else, or the one that `--baseline=NAME` names. Users are paired (ranks.npz), seeds only
+with `--pair_seeds`: what they share is not known beforehand, see "Gains" in README.md.
 """
 
 import numpy as np
@@ -251,13 +248,12 @@ def small(p) -> str:
     return "<0.001" if p is not None and p < 0.001 else number(p, 3)
 
 
-def draw(frame: pl.DataFrame) -> dict:
-    """{name: figure}: the gains of each setting with their intervals, a panel per domain."""
-    groups = frame.drop_nulls("gain").group_by("setting", maintain_order=True)
-    return dict(_drawn(part, setting) for (setting,), part in groups)
-
-
-def _drawn(part, setting):
+@figures.for_each("setting")
+def draw(part: pl.DataFrame, setting: str):
+    """The gains of a setting with their intervals, a panel per domain."""
+    part = part.drop_nulls("gain")
+    if part.is_empty():
+        return None
     metrics = part["metric"].unique(maintain_order=True).to_list()
     series = part.select("run", "ranking").unique(maintain_order=True).rows()
     of = dict(part.select("run", "variant").rows())
@@ -288,20 +284,16 @@ def _intervals(axis, part, metrics, shift, look, label):
 
     Those of the first rank alone (NDCG@1) are many times wider than all others and do not count.
     """
-    x, y, ends, limits = [], [], [], []
-    for row in part.drop_nulls("relative_gain").iter_rows(named=True):
-        # Without a gain the run's mean is the baseline's.
-        scale = 100 * (row["relative_gain"] / row["gain"] if row["gain"] else 1 / row["mean"])
-        low, high = (row["gain"] if row[k] is None else row[k] for k in ("low", "high"))
-        x.append(scale * row["gain"])
-        ends.append((x[-1] - scale * low, scale * high - x[-1]))
-        y.append(metrics.index(row["metric"]) + shift)
-        if not row["metric"].endswith("@1") or len(metrics) == 1:
-            limits += [scale * low, scale * high]
-    if x:
-        style = look | {"elinewidth": 0.9, "markersize": 4}
-        axis.errorbar(x, y, xerr=np.maximum(np.array(ends).T, 0), label=label, **style)
-    return limits
+    part, gain = part.drop_nulls("relative_gain"), pl.col("gain")
+    # Without a gain the run's mean is the baseline's.
+    share = pl.when(gain == 0).then(1 / pl.col("mean")).otherwise(pl.col("relative_gain") / gain)
+    ends = [(100 * share * pl.col(k).fill_null(gain)).alias(k) for k in ("gain", "low", "high")]
+    x, low, high = part.select(ends).to_numpy().T
+    if len(part):
+        y = [metrics.index(metric) + shift for metric in part["metric"]]
+        figures.spans(axis, x, y, low, high, look, label)
+    counts = ~part["metric"].str.ends_with("@1").to_numpy() | (len(metrics) == 1)
+    return [*low[counts], *high[counts]]
 
 
 def define_flags() -> None:

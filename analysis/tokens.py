@@ -133,12 +133,8 @@ def doublings(n: jax.Array) -> jax.Array:
 
 
 def statistics(total: dict) -> dict[str, float]:
-    """{statistic: value} of one module from the added-up `sums`; nan for a bin without tokens.
-
-    popularity/1 … 5, position/1, 2-3, …, each with /tokens and the means of `SHOWN`.
-    attention/… of `KEYS`: the mean over tokens of the weights on these keys;
-    attention/items: of exp(entropy of the weights). …_null: of equal weights on all keys.
-    """
+    """{statistic: value} of one module from the added-up `sums`, by the names of
+    analysis/README.md; nan for a bin without tokens."""
     out = {}
     for by in ("popularity", "position"):
         found = total.get(f"tokens/{by}", ())

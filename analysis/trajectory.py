@@ -28,21 +28,25 @@ def trajectories(runs: list[Run], measured: pl.DataFrame | None = None) -> pl.Da
     frames = [pl.DataFrame(schema=SCHEMA)]
     for run in runs:
         epochs = run.epochs()
-        if epochs.is_empty():
-            continue
-        if "best_epoch" not in epochs.columns:
-            epochs = epochs.with_columns(best_epoch=pl.lit(None, pl.Int64))
-        last = epochs.group_by("seed").agg(pl.col("best_epoch").last())
         drawn = [(name, *of) for name in epochs.columns if (of := _parse(name))]
+        if not drawn:
+            continue
         parsed = pl.DataFrame(drawn, columns("name place domain quantity"), orient="row")
-        names = [name for name, *_ in drawn]
-        tidy = epochs.unpivot(names, index=["epoch", "seed"], variable_name="name").drop_nulls()
-        tidy = tidy.join(parsed, on="name").join(last, on="seed")
+        tidy = epochs.unpivot(parsed["name"], index=["epoch", "seed"], variable_name="name")
+        tidy = tidy.drop_nulls().join(parsed, on="name")
         parts = [tidy.with_columns(source=pl.lit("metrics.jsonl"))]
-        parts += _of_checkpoints(run, measured, last)
+        if measured is not None:  # with `--which=all`: its kept checkpoints, and untrained
+            kept = pl.col("parameters").is_in(["init", "kept"])
+            found = measured.filter(kept, run=run.name).drop_nulls("value")
+            if "kept" in found["parameters"]:
+                found = found.rename({"statistic": "quantity", "step": "epoch"})
+                parts.append(found.with_columns(source="checkpoint, " + pl.col("split")))
+        best = epochs.group_by("seed").agg(pl.col("^best_epoch$").last())
         lead = {"setting": run.setting, "run": run.name, "variant": run.variant}
-        frames += [part.with_columns(pl.lit(v).alias(k) for k, v in lead.items()) for part in parts]
-    return pl.concat([frame.select(list(SCHEMA)).cast(SCHEMA) for frame in frames])
+        lead = {name: pl.lit(value) for name, value in lead.items()}
+        frames += [part.join(best, on="seed").with_columns(**lead) for part in parts]
+    # Rows of older runs have no best epoch.
+    return pl.concat(frames, how="diagonal_relaxed").select(*SCHEMA).cast(SCHEMA)
 
 
 def _parse(name):
@@ -53,25 +57,10 @@ def _parse(name):
     return parts[1:] if parts[0] == "gca" and len(parts) == 4 and parts[3] in SHOWN else None
 
 
-def _of_checkpoints(run, measured, last):
-    """What `orthogonality --which=all` measured of a run: its kept checkpoints, and untrained."""
-    if measured is None:
-        return []
-    known = pl.col("parameters").is_in(["init", "kept"])
-    found = measured.filter(known, run=run.name).drop_nulls("value")
-    if "kept" not in found["parameters"]:
-        return []
-    found = found.rename({"statistic": "quantity", "step": "epoch"}).join(last, on="seed")
-    return [found.with_columns(source=pl.lit("checkpoint, ") + pl.col("split"))]
-
-
-def draw(frame: pl.DataFrame, runs: list[Run], metric: str = "ndcg@10") -> dict:
-    """{name: figure}: per setting the validation metric over the angle, a column a domain."""
-    return figures.by_setting(_drawn, frame.filter(source="metrics.jsonl"), runs, metric)
-
-
-def _drawn(frame, setting, runs, metric):
-    labels, looks = figures.of_runs(runs)
+@figures.for_each("setting")
+def draw(frame: pl.DataFrame, setting: str, runs: list[Run], metric: str = "ndcg@10"):
+    """The validation metric of a setting over the angle, a column a domain."""
+    runs, labels, looks = figures.of_runs(frame, runs)
     # The gated update's angles, if all runs that have any have these.
     with_raw = set(frame.filter(quantity="abs_cos")["run"])
     with_gated = set(frame.filter(quantity="gated_abs_cos")["run"])
@@ -165,6 +154,6 @@ def section(runs: list[Run], out, options) -> Section:
     cells |= {"at epoch": lambda r: number(r["epoch_of_highest"], 0)}
     cells |= {"last": lambda r: number(r["last"])}
     sheets = [sheet_of(found, "Mean |cos| over training, means over seeds", 4, cells)]
-    drawn = draw(frame, runs, options.metric)
+    drawn = draw(frame.filter(source="metrics.jsonl"), runs, options.metric)
     lacks = [] if len(found) else ["no run with GCA: no angle over training"]
     return Section("Over training", how, "", [], lacks, sheets * (len(found) > 0), drawn)

@@ -1,18 +1,8 @@
-"""`verdicts`: results that would refute the paper's mechanism, and what these runs say.
-
-1. X' is not orthogonal: mean |cos(X, α ⊙ X')| stays above 0.5.
-2. The angle does not help: mean |cos(X, α ⊙ X')| goes with quality positively, among the
-   configurations of a width, as the width moves both.
-3. It is parameters: a baseline with as many parameters, of several the best on validation, is as
-   good. With a single seed on a side it stays open.
-4. It is Y: over data sets |cos(X, X')| follows |cos(X, Y)|. A data set counts once for each
-   backbone, protocol, gate and width, as the width moves both.
-
-All four are of plain GCA: other fusions, sources, parts and penalties are controls and do not
-decide.
+"""`verdicts`: results that would refute the paper's mechanism (`CONDITIONS`), and what runs say.
 
 A condition is `met` where its interval lies on its side, `not met` where it lies on the other,
-`open` where it covers both or there is too little, which the note says.
+`open` where it covers both or there is too little, which the note says. All are of plain GCA: other
+fusions, sources, parts and penalties are controls and do not decide.
 """
 
 import math
@@ -25,7 +15,7 @@ from .differences import few
 from .output import columns, interval, number, plural, sheet_of, write_frame
 from .page import Section
 from .resampling import DRAWS, for_worst_of, mean_interval
-from .runs import Run, check_metric, finished
+from .runs import Run, finished
 from .scaling import scores_of
 from .statistics import pearson
 from .table import gains
@@ -49,16 +39,14 @@ def verdicts(runs: list[Run], metric: str = "ndcg@10/full", draws: int = DRAWS) 
     points = correlate.points_of(plain, "gated_abs_cos", metric, "mean")
     rows = [] if points.is_empty() else [*_orthogonal(points), *_positive(points, draws)]
     rows += [*_parameters(plain, metric, draws), *_follows(plain, metric)]
-    return pl.DataFrame(rows, schema=SCHEMA)
+    return pl.DataFrame(rows, schema=SCHEMA).fill_nan(None)
 
 
 def _row(condition, setting, domain, n_runs, value, low, high, bound, note=""):
     """bound: below it the condition is not met, above it it is."""
     verdict = "met" if low > bound else "not met" if high < bound else "open"  # also with nan
-    numbers = {"value": value, "low": low, "high": high}
-    numbers = {name: v if math.isfinite(v) else None for name, v in numbers.items()}
-    lead = {"condition": condition, "setting": setting, "domain": domain, "verdict": verdict}
-    return lead | {"runs": n_runs} | numbers | {"note": note}
+    row = condition, setting, domain, verdict, n_runs, value, low, high, note
+    return dict(zip(SCHEMA, row, strict=True))
 
 
 def _orthogonal(points):
@@ -72,6 +60,7 @@ def _orthogonal(points):
 
 
 def _positive(points, draws):
+    # Among the configurations of a width, as the width moves angle and quality.
     found = correlate.correlations(points, draws).filter(coefficient=correlate.OF_WIDTH)
     for row in found.iter_rows(named=True):
         numbers = [math.nan if row[k] is None else row[k] for k in ("value", "low", "high")]
@@ -144,7 +133,6 @@ def _follows(runs, metric):
 
 def section(runs: list[Run], out, options) -> Section:
     """The conditions and what these runs say of them."""
-    check_metric(options.metric, runs)
     frame = verdicts(runs, options.metric, options.draws)
     conditions = "; ".join(CONDITIONS.values())
     how = f"What would refute the mechanism, each with its interval: {conditions}"

@@ -71,7 +71,7 @@ def test_an_interval_needs_both_ends():
 
 
 def test_a_folder_is_no_pattern(tmp_path):
-    runs = [types.SimpleNamespace(name="x", digest="of x")]
+    runs = [types.SimpleNamespace(name="x", digest="of x", setting="s")]
     for folder, value in (("out[1]", 1), ("out1", 2)):
         output.write_frame(tmp_path / folder, "t", pl.DataFrame({"a": [value], "run": ["x"]}))
     assert output.read_frame(tmp_path / "out[1]", "t", runs)["a"].to_list() == [1]
@@ -79,9 +79,10 @@ def test_a_folder_is_no_pattern(tmp_path):
 
 def test_frames_are_read_back(tmp_path):
     frame = pl.DataFrame({"a": [1, None, 3], "run": ["x", "x", "y"]})
-    runs = [types.SimpleNamespace(name="x", digest="of x")]
+    runs = [types.SimpleNamespace(name="x", digest="of x", setting="s")]
     output.write_frame(tmp_path, "t", frame)
-    assert output.read_frame(tmp_path, "t", runs).equals(frame[:2])
+    read = output.read_frame(tmp_path, "t", runs)
+    assert read.drop("setting").equals(frame[:2]) and set(read["setting"]) == {"s"}
     assert output.read_frame(tmp_path, "none", runs) is None
     (tmp_path / "t.parquet").write_bytes(b"PAR1 cut")
     with pytest.raises(UserError, match="t.parquet: not a parquet file"):

@@ -25,7 +25,7 @@ def folder(tmp_path_factory):
 
 def test_a_run_is_read_whole(folder):
     run = read_run(folder / "early")
-    assert run.is_finished and run.places == (0,) and run.variant == "early"
+    assert run.summary and run.places == (0,) and run.variant == "early"
     assert run.candidates == "uni99" and run.tie_weight == 0.0
     seeds = run.seeds()
     assert seeds["seed"].to_list() == [0, 1, 2] and seeds["epochs"].to_list() == [4, 4, 4]
@@ -83,7 +83,7 @@ def test_a_twin_of_a_run_is_left_out_and_said(tmp_path):
 
 def test_an_unfinished_run_says_how_far_it_is(folder):
     run = read_run(folder / "later")
-    assert not run.is_finished and run.variant == "GCA[0,2]" and len(run.seeds()) == 0
+    assert run.summary is None and run.variant == "GCA[0,2]" and len(run.seeds()) == 0
     assert run.problems == (
         "later: unfinished (no summary.json, 4 epochs so far): left out of final metrics",
     )
@@ -133,7 +133,7 @@ def test_a_trial_that_was_pruned_has_no_final_metrics(tmp_path):
     run = plain_run(tmp_path / "trial-0000", "early")
     rewritten(run, "summary.json", lambda v: v.update(stopped="pruned"))
     run = read_run(run)
-    assert not run.is_finished and run.problems[0].startswith("trial-0000: pruned by its search")
+    assert run.summary is None and run.problems[0].startswith("trial-0000: pruned by its search")
 
 
 def test_a_summary_without_a_seed_is_no_traceback(tmp_path):
@@ -190,7 +190,7 @@ def test_a_damaged_file_is_a_sentence(tmp_path, name, change, words):
     run = read_run(tmp_path / "run")
     assert len(run.problems) == 1 and words in run.problems[0]
     assert "\n" not in run.problems[0]
-    assert run.is_finished == (name != "summary.json")
+    assert (run.summary is not None) == (name != "summary.json")
     assert run.epochs()["epoch"].max() == (3 if "3 unreadable" in words else 4)
     trajectory.trajectories([run])
 

@@ -1,7 +1,6 @@
 """The conditions that would refute the mechanism, on runs whose answer is known."""
 
 import json
-from types import SimpleNamespace
 
 import numpy as np
 import polars as pl
@@ -9,7 +8,7 @@ import pytest
 from scipy import stats
 
 from analysis import statistics, table, verdicts
-from analysis.runs import find_runs
+from analysis.runs import check_metric, find_runs
 from oa_jax.errors import UserError
 from tests.analysis._plain import plain_run
 
@@ -172,9 +171,8 @@ def test_a_run_without_the_gated_angle_decides_nothing_of_it(tmp_path):
 
 def test_an_unknown_metric_is_one_line(tmp_path):
     plain_run(tmp_path / "early", "early")
-    options = SimpleNamespace(metric="ndcg@7", draws=100)
     with pytest.raises(UserError, match="--metric=ndcg@7: no such metric"):
-        verdicts.section(find_runs(str(tmp_path))[0], tmp_path, options)
+        check_metric("ndcg@7", find_runs(str(tmp_path))[0])
 
 
 def test_controls_do_not_decide_the_angle(tmp_path):
