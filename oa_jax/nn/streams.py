@@ -24,12 +24,12 @@ from oa_jax.nn.layers import (
     MultiHeadAttention,
     Packing,
     Stream,
-    allowed_keys,
-    in_chunks,
     linear_bias,
+    own_view,
 )
+from oa_jax.nn.task import GRIDS
 
-STREAMS = ("x", *DOMAINS)
+STREAMS = tuple(GRIDS)
 INIT = Init(XAVIER_NORMAL, XAVIER_NORMAL)
 EPSILON = 1e-8
 # Most rows fill little of a window this long: chunks have far fewer places than grids.
@@ -50,7 +50,7 @@ def packed(config: Any, length: int, gca: GCAConfig) -> dict[str, str]:
     donors = gca.positions and gca.source == "shuffled"
     if donors or not takes_chunks(config.attention, length):
         return {}
-    return {f"at_{s}": "seq" if s == "x" else f"seq_{s}" for s in STREAMS}
+    return {f"at_{stream}": grid for stream, grid in GRIDS.items()}
 
 
 class Block(nn.Module):
@@ -77,12 +77,7 @@ class Block(nn.Module):
         query = stream.last() if last_only else stream
         query = query.map(LayerNorm(EPSILON, name="norm_attention"))
         attention = MultiHeadAttention(self.heads, INIT, name="attention")
-        if chunks and not last_only:
-            view = in_chunks(query, stream, empty=not key_mask, causal=causal)
-        else:
-            allowed = allowed_keys(stream, causal, key_mask)
-            view = query, stream, allowed[:, -1:] if last_only else allowed
-        update, _ = attention(*view, rate)
+        update, _ = attention(*own_view(query, stream, causal, key_mask, chunks), rate)
         norm = LayerNorm(EPSILON, name="norm_ffn")
         init = {"kernel_init": XAVIER_NORMAL, "bias_init": linear_bias(width)}
         ffn_in, ffn_out = (Dense(width, **init, name=f"ffn_{part}") for part in ("in", "out"))
@@ -130,7 +125,9 @@ class StreamNet(nn.Module):
         """
         cfg, streams, probes = self.config, {}, {}
         for name in names:
-            ids_BxL = with_donors(batch["seq"], batch) if name == "x" else batch[f"seq_{name}"]
+            ids_BxL = batch[GRIDS[name]]
+            if name == "x":
+                ids_BxL = with_donors(ids_BxL, batch)
             packing = Packing(batch.get(f"at_{name}"), ids_BxL.shape)
             ids_P, place_P = packing.pack(ids_BxL), packing.pack(place(ids_BxL != 0))
             h_PxD = (vectors(name, ids_P) + self.positions[name][place_P]).astype(self.dtype)
@@ -144,9 +141,7 @@ class StreamNet(nn.Module):
             shorten = alone and at not in self.gca.positions
             if at:
                 for name, stream in streams.items():
-                    packing = stream.packing
-                    chunks = packing.at_P is not None
-                    chunks = chunks and takes_chunks(cfg.attention, packing.shape[1])
+                    chunks = takes_chunks(cfg.attention, stream.packing.shape[1])
                     how = causal, key_mask, chunks, rate, shorten
                     streams[name] = self.block[name][at - 1](stream, *how)
             if len(streams) > 1:

@@ -18,9 +18,9 @@ from oa_jax.backbones.cdsrnp import neural_process
 from oa_jax.backbones.cdsrnp.decoder import Decoder, Encoded, Latent
 from oa_jax.backbones.cdsrnp.fields import Model
 from oa_jax.backbones.cdsrnp.neural_process import MLP, Gaussian, LatentHead
-from oa_jax.nn import losses, shards
+from oa_jax.nn import histories, losses, shards
 from oa_jax.nn.draws import GENERATOR
-from oa_jax.nn.fusion import DOMAINS, Probe
+from oa_jax.nn.fusion import Probe
 from oa_jax.nn.known import GCAConfig
 from oa_jax.nn.layers import Stream
 from oa_jax.nn.streams import STREAMS, OnTables, Rate, StreamNet, dropout_of, rows_of
@@ -94,8 +94,8 @@ def _states(streams, kind):
     """(N, D) of each stream: its last step, or the mean of its steps; 0 without any."""
     out = {}
     for name, stream in streams.items():
-        h_NxLxD = stream.packing.unpack(stream.h_PxD)
-        n_real_Nx1 = jnp.maximum(stream.packing.unpack(stream.real_P).sum(1), 1)[:, None]
+        h_NxLxD, real_NxL = stream.grid()
+        n_real_Nx1 = jnp.maximum(real_NxL.sum(1), 1)[:, None]
         out[name] = h_NxLxD[:, -1] if kind == "last" else h_NxLxD.sum(1) / n_real_Nx1
     return out
 
@@ -118,14 +118,10 @@ class Backbone(OnTables):
         return CDSRNP(self.n_items, self.config, self.gca, self.dtype)
 
     def init(self, key: jax.Array) -> dict:
-        cfg = self.config
-        batch = {"seq": jnp.ones((1, cfg.merged_length), jnp.int32)}
-        row = jnp.ones((1, cfg.length), jnp.int32)
-        batch |= {f"{part}_{d}": row for part in ("seq", "time") for d in DOMAINS}
+        cfg, batch = self.config, self.rows(*histories.ONE)
 
         def touch(net):
-            streams, _ = net(batch)
-            domain_N = jnp.zeros(1, jnp.int32)
+            (streams, _), domain_N = net(batch), batch["domain"]
             pair_NxKxD, latent = jnp.zeros((1, 2, cfg.d_embed)), None
             if cfg.neural_process:
                 r = net.represent(_states(streams, cfg.np_state), pair_NxKxD, domain_N)[:, 0]
@@ -142,8 +138,8 @@ class Backbone(OnTables):
         states, steps, real = _states(streams, self.config.score_state), {}, {}
         for name, stream in streams.items():
             # Stream x stands in for an empty one with its latest steps.
-            steps[name] = stream.packing.unpack(stream.h_PxD)[:, -self.config.length :]
-            real[name] = stream.packing.unpack(stream.real_P)[:, -self.config.length :]
+            latest = (grid[:, -self.config.length :] for grid in stream.grid())
+            steps[name], real[name] = latest
 
         def own(values):
             to_a = (domain_N == 0).reshape(-1, *[1] * (values["A"].ndim - 1))

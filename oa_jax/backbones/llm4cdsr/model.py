@@ -144,14 +144,13 @@ class Backbone(OnTables):
     def init(self, key: jax.Array) -> dict:
         """-> {"net": …} and the tables that are trained."""
         cfg, (net_key, *keys) = self.config, jax.random.split(key, 3)
-        row = jnp.ones((1, cfg.length), jnp.int32)
-        batch = {name: row for name in ("seq", "seq_A", "seq_B", "time_A", "time_B")}
+        batch = self.rows(*histories.ONE)
         empty = jax.tree.map(lambda a: jnp.zeros((2, a.shape[1])), self.tables)
 
         def touch(net):
             net(empty, batch)
             if cfg.beta > 0:
-                net.users_of(empty, row[0, :1])
+                net.users_of(empty, batch["domain"])
 
         params = {"net": nn.init(touch, self.net)(net_key)["params"]}
         for domain, n_items, one in zip(DOMAINS, self.n_items, keys, strict=True):

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from oa_jax.backbones.sasrec.fields import SINGLE, Model
-from oa_jax.nn import losses, shards
+from oa_jax.nn import histories, losses, shards
 from oa_jax.nn.fusion import DOMAINS, Probe
 from oa_jax.nn.known import GCAConfig
 from oa_jax.nn.layers import XAVIER_NORMAL, Packing
@@ -82,9 +82,7 @@ class Backbone(ByTable):
         return SASRec(self.n_items, self.config, self.gca, self.dtype)
 
     def init(self, key: jax.Array) -> dict:
-        row = jnp.ones((1, self.config.length), jnp.int32)
-        names = ("seq", *(f"{part}_{d}" for part in ("seq", "time") for d in DOMAINS))
-        return self.net.init(key, dict.fromkeys(names, row))["params"]
+        return self.net.init(key, self.rows(*histories.ONE))["params"]
 
     def loss(self, params: dict, batch: Batch, key: jax.Array | None, hparams: dict) -> losses.Loss:
         """Training loss of one batch -> (scalar, aux of scalars): the sum over the streams that
