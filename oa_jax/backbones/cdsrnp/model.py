@@ -7,7 +7,6 @@ NF-NPCDR); what we chose is a field of `fields.Model`.
 """
 
 import dataclasses
-import math
 from typing import Any
 
 import flax.linen as nn
@@ -39,15 +38,15 @@ class CDSRNP(StreamNet):
         table_init = shards.with_spare_rows(nn.initializers.normal(cfg.d_embed**-0.5))
         self.items = self.param("items", table_init, shape)
         lengths = {"x": cfg.merged_length, "A": cfg.length, "B": cfg.length}
-        self.positions = {
-            s: self.param(f"positions_{s}", nn.initializers.normal(0.02), (n, cfg.d_embed))
-            for s, n in lengths.items()
-        }
-        self.add_layers()
+        self.add_layers(nn.initializers.normal(0.02), lengths)
         self.decoder = Decoder(cfg.decoder_widths, cfg.interest, cfg.film_from_one)
         if cfg.neural_process:
             self.pair_encoder = MLP((cfg.d_embed,) * 3)
             self.latent_head = LatentHead(cfg.d_latent or cfg.d_embed // 2)
+
+    def place(self, real_BxL: jax.Array) -> jax.Array:
+        """The column, also of padding."""
+        return jnp.broadcast_to(jnp.arange(real_BxL.shape[1]), real_BxL.shape)
 
     @nn.compact
     def __call__(
@@ -57,14 +56,7 @@ class CDSRNP(StreamNet):
 
         Packed batches (with `at_x`, `at_A`, `at_B`) hold those tokens, others every position.
         """
-
-        def vectors(name, ids_P):
-            return shards.rows(self.items, ids_P) * math.sqrt(self.config.d_embed)
-
-        def place(real_BxL):
-            return jnp.broadcast_to(jnp.arange(real_BxL.shape[1]), real_BxL.shape)
-
-        out, probes = self.run(batch, vectors, place, rate)
+        out, probes = self.run(batch, rate)
         return {name: stream.map(self.norm[name]) for name, stream in out.items()}, probes
 
     def represent(
