@@ -17,7 +17,7 @@ from oa_jax.commands import cli
 from oa_jax.errors import UserError
 from oa_jax.nn import fusion, gca
 from oa_jax.nn.known import GCAConfig
-from oa_jax.ranking.selection import SELECTION
+from oa_jax.ranking.ranks import SELECTION
 
 HERE = pathlib.Path(__file__).parent
 STORED = json.loads((HERE / "stored_configs.json").read_text())

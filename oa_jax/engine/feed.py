@@ -19,7 +19,7 @@ from oa_jax.data import store
 from oa_jax.data.sources import DIRECTORY_VARIABLE
 from oa_jax.errors import UserError, needs
 from oa_jax.events.log import InteractionLog
-from oa_jax.events.rows import rank, scatter
+from oa_jax.events.rows import Ragged
 from oa_jax.events.split import Split
 from oa_jax.nn.task import Task
 
@@ -129,24 +129,17 @@ class Feed:
         arrays = self.task.arrays_of(*self._cut(known), known)
         lists = {name: arrays.pop(name) for name in self.task.list_sizes}
         out = {name: array[places.reshape(rows.shape)] for name, array in arrays.items()}
+        row = np.where(rows < self.task.n_users, places.reshape(rows.shape), len(known))
         for name, values in lists.items():
-            size = np.where(rows < self.task.n_users, out[f"n_{name}"], 0)
-            out[name] = self._joined(values, out[f"first_{name}"], size, self.task.list_room(name))
+            of_rows = Ragged(values, np.append(arrays[f"n_{name}"], 0))[row.ravel()]
+            size, room = of_rows.size.reshape(rows.shape), self.task.list_room(name)
+            if size.sum(-1).max() > room:
+                raise ValueError(f"lists of {size.sum(-1).max()} entries: expected at most {room}")
+            joined = of_rows.blocks(rows.shape[-1], room)[1][:, :room]
+            out[name] = joined.reshape(*rows.shape[:-1], room)
             out[f"first_{name}"] = (np.cumsum(size, -1) - size).astype(np.int32)
             out[f"n_{name}"] = size.astype(np.int32)
         return out
-
-    @staticmethod
-    def _joined(values, first, size, room):
-        """(..., room): the lists of each batch's rows, one after the other."""
-        begin = np.repeat(first.ravel(), size.ravel())
-        place = begin + rank(np.repeat(np.arange(size.size), size.ravel()), size.size)[0]
-        if size.sum(-1).max() > room:
-            raise ValueError(f"lists of {size.sum(-1).max()} entries: expected at most {room}")
-        n_batches = size.size // size.shape[-1]
-        batch = np.repeat(np.arange(n_batches), size.sum(-1).ravel())
-        at = batch, rank(batch, n_batches)[0]
-        return scatter((n_batches, room), at, values[place]).reshape(*size.shape[:-1], room)
 
     def _cut(self, rows) -> tuple[InteractionLog, Split]:
         """Log and split of the users of some rows, a user for each row, out of their records."""

@@ -34,16 +34,12 @@ class Engine:
 
     def create(self, seeds, hparams) -> State:
         """Fresh states of all seeds; `hparams` leaves are (S,)."""
-
-        def one(seed, hparams, _):
-            return self.layout.with_rows(self._create(seed, hparams), axis=0)
-
-        return self.over_seeds("create", one, (jnp.asarray(seeds, jnp.int32), hparams), ())
+        seeded = jnp.asarray(seeds, jnp.int32), hparams
+        return self.over_seeds("create", self._create, seeded, ())
 
     def abstract(self, seeds, hparams) -> State:
         """Shapes and types of `create`, and where its arrays lie, without the arrays."""
         shapes = jax.eval_shape(jax.vmap(self._create), jnp.asarray(seeds, jnp.int32), hparams)
-        shapes = self.layout.with_rows(shapes, axis=1)
         where = self.layout.by_seed(shapes, len(seeds))
         struct = jax.ShapeDtypeStruct
         return jax.tree.map(lambda a, s: struct(a.shape, a.dtype, sharding=s), shapes, where)
@@ -54,8 +50,9 @@ class Engine:
         shapes = jax.eval_shape(self.settings.backbone.init, jax.random.key(0))
         return sum(leaf.size for leaf in jax.tree.leaves(shapes))
 
-    def _create(self, seed, hparams):
-        return state_lib.create(seed, hparams, self.settings.backbone.init, self.settings.optimizer)
+    def _create(self, seed, hparams, _=()):
+        how = self.settings.backbone.init, self.settings.optimizer
+        return self.layout.with_rows(state_lib.create(seed, hparams, *how), axis=0)
 
     def capacity(self, seeds, epoch, n_slots: int = 0) -> tuple[int, ...]:
         """Slots of each packed list that hold every batch of an epoch of all `seeds`.
@@ -88,9 +85,10 @@ class Engine:
         """As `epoch`, of its first batches alone, to measure -> (states, losses (S, n_steps))."""
         return self.over_seeds(*self._steps(states, arrays, capacity, n_steps))
 
-    def final(self, params, rows, rankings, tables=None):
-        """{ranking: Ranks (S, R)} and GCA sums of `params` (leaves with S) over `rows`."""
-        return self.over_seeds(*self._final(params, rows, rankings, tables))
+    def final(self, params, rows, rankings, tables=None, probes=True):
+        """{ranking: Ranks (S, R)} and GCA sums of `params` (leaves with S) over `rows`; without
+        `probes` no sums."""
+        return self.over_seeds(*self._final(params, rows, rankings, tables, probes))
 
     def compiled(self, program: str, *args):
         """The program behind `epoch`, `steps` or `final` of these arguments, or of their shapes."""
@@ -99,32 +97,21 @@ class Engine:
     # What to compile: name, function of one seed, values of each seed, shared ones, donation.
 
     def _epoch(self, states, arrays, capacity):
-        # Compiled as a part of the program; asked for the shapes and for the branch, traced once.
-        train = jax.jit(functools.partial(step_lib.epoch, self.settings, capacity))
-
-        def unless_done(state, arrays):
-            """Of seeds in turn, one that is done costs nothing; its report is of no meaning."""
-            report = jax.eval_shape(train, state, arrays)[1]
-            none = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), report)
-            return jax.lax.cond(
-                state.done, lambda state: (state, none), lambda state: train(state, arrays), state
-            )
-
-        one = unless_done if self.axis == "map" else train
+        one = functools.partial(step_lib.epoch, self.settings, capacity)
         return ("epoch", capacity), one, (states,), arrays, True
 
     def _steps(self, states, arrays, capacity, n_steps):
         one = functools.partial(step_lib.steps, self.settings, capacity, n_steps)
         return ("steps", capacity, n_steps), one, (states,), arrays, True
 
-    def _final(self, params, rows, rankings, tables=None):
+    def _final(self, params, rows, rankings, tables=None, probes=True):
         def one(params, shared):
             rows, tables = shared
             settings = self.settings.on(tables)
             ranks = step_lib.all_ranks(settings, params, rows, rankings)
-            return ranks, step_lib.probe_sums(settings, params, rows)
+            return ranks, step_lib.probe_sums(settings, params, rows) if probes else {}
 
-        return ("final", rankings), one, (params,), (rows, tables)
+        return ("final", rankings, probes), one, (params,), (rows, tables)
 
     def over_seeds(self, name, one, seeded, shared, donate=False):
         """Run `one` (a seed's values, shared ones), compiled once for each name, for all seeds."""

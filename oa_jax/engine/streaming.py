@@ -1,8 +1,9 @@
 """The engine for data larger than the device: rows come in chunks, training and evaluation."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from oa_jax import processes
 from oa_jax.engine import step as step_lib
@@ -25,7 +26,9 @@ class StreamingEngine(Engine):
         self.feed = feed
 
     def epoch(self, states: State, arrays, capacity):
-        rows_SxTxN, losses = self._rows(states), []
+        # Rows of every batch of the coming epoch.
+        rows = self.over_seeds("rows", self._rows, (states.seed, states.epoch), ())
+        rows_SxTxN, losses = processes.fetch(rows), []
         steps, tables = self.feed.chunk_steps, arrays.get("tables")
         for k, fed in enumerate(self.feed.chunks(rows_SxTxN)):
             seeded = (states, rows_SxTxN[:, k * steps : (k + 1) * steps], fed)
@@ -33,10 +36,11 @@ class StreamingEngine(Engine):
             # Without this the host would run ahead and fill the device with chunks to come.
             jax.block_until_ready(losses[-1:])
             losses.append(of_chunk)
-        losses = jax.tree.map(lambda *parts: jnp.concatenate(parts, 1), *losses)
-        assessed, select = self.assess(states, arrays), self._select
+        seeded = states, _joined(losses), self.assess(states, arrays)
         val = {name: arrays["val"][name] for name in ("real", "domain")}
-        return self.over_seeds("select", select, (states, losses, assessed), val, donate=True)
+        select = functools.partial(step_lib.select, self.settings)
+        one = functools.partial(step_lib.unless_done, select)
+        return self.over_seeds("select", one, seeded, val, donate=True)
 
     def _epoch(self, states, arrays, capacity):
         """What to compile for an epoch: its chunk."""
@@ -53,35 +57,26 @@ class StreamingEngine(Engine):
         return [self.feed.shapes(n_seeds)] * 2, arrays.get("tables")
 
     def assess(self, states: State, arrays):
-        watched, tables = self.settings.watched, arrays.get("tables")
+        params, watched, tables = states.params, self.settings.watched, arrays.get("tables")
+        ranks, _ = self.final(params, arrays["val"], (watched,), tables, probes=False)
+        _, sums = super().final(params, arrays["probe"], (), tables)
+        return {"ranks": ranks[watched], "gca": sums}
 
-        def probe(params, shared):
-            rows, tables = shared
-            return step_lib.probe_sums(self.settings.on(tables), params, rows)
-
-        shared = (arrays["probe"], tables)
-        return {
-            "ranks": self._ranks(states.params, arrays["val"], (watched,), tables)[watched],
-            "gca": self.over_seeds("probe", probe, (states.params,), shared),
-        }
-
-    def final(self, params, rows, rankings, tables=None):
+    def final(self, params, rows, rankings, tables=None, probes=True):
         whole = super().final
-        parts = [whole(params, part, rankings, tables) for part in self._cut(rows)]
+        parts = [whole(params, part, rankings, tables, probes) for part in self._cut(rows)]
         ranks, sums = zip(*parts, strict=True)
         return _joined(ranks), jax.tree.map(lambda *a: sum(a), *sums)
 
-    def _final(self, params, rows, rankings, tables=None):
-        """What to compile for a slice of the rows, which are arrays."""
-        return super()._final(params, self._cut(rows)[0], rankings, tables)
+    def compiled(self, program, *args):
+        """For an epoch its chunk, for `final` a slice of the rows, which are arrays."""
+        if program == "final":
+            params, rows, *how = args
+            args = params, self._cut(rows)[0], *how
+        return super().compiled(program, *args)
 
-    def _rows(self, states) -> np.ndarray:
-        """(S, T, N): rows of every batch of the coming epoch."""
-
-        def one(seed, epoch, _):
-            return self.settings.task.epoch_rows(seed, epoch)
-
-        return processes.fetch(self.over_seeds("rows", one, (states.seed, states.epoch), ()))
+    def _rows(self, seed, epoch, _):
+        return self.settings.task.epoch_rows(seed, epoch)
 
     def _chunk(self, capacity):
         def one(state, rows_CxN, fed, tables):
@@ -92,23 +87,12 @@ class StreamingEngine(Engine):
                 at_N = places(rows_N, settings.task.n_users)
                 return step_lib.train_step(settings, capacity, state, at_N, arrays)
 
-            trained, losses = jax.lax.scan(step, state, (rows_CxN, fed))
-            return step_lib.unless_done(state, trained), losses
+            def train(state, *chunk):
+                return jax.lax.scan(step, state, chunk)
+
+            return step_lib.unless_done(train, state, rows_CxN, fed)
 
         return ("chunk", capacity), one
-
-    def _select(self, state, losses, assessed, val):
-        selected, report = step_lib.select(self.settings, state, losses, assessed, val)
-        return step_lib.unless_done(state, selected), report
-
-    def _ranks(self, params, rows, rankings, tables):
-        def one(params, shared):
-            rows, tables = shared
-            return step_lib.all_ranks(self.settings.on(tables), params, rows, rankings)
-
-        name = ("ranks", rankings)
-        parts = self._cut(rows)
-        return _joined([self.over_seeds(name, one, (params,), (s, tables)) for s in parts])
 
     def _cut(self, rows):
         """Rows in slices of whole blocks, the last one shorter."""

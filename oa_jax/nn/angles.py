@@ -14,6 +14,7 @@ import math
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.numpy.linalg import norm
 
 from oa_jax.nn.fusion import Probe
 from oa_jax.nn.layers import parallel_part
@@ -30,11 +31,11 @@ def sums(probe: Probe) -> dict[str, jax.Array]:
     of_tokens |= {f"{name}abs_cos": jnp.abs(cos_P) for name, cos_P in cos.items()}
     of_tokens |= {
         "cos2": cos[""] ** 2,
-        "norm_x": _norm(probe.x),
-        "norm_update": _norm(probe.update),
-        "norm_gated": _norm(gated),
-        "energy_update": _norm(probe.update) ** 2,
-        "energy_parallel": _norm(parallel) ** 2,
+        "norm_x": norm(probe.x, axis=-1),
+        "norm_update": norm(probe.update, axis=-1),
+        "norm_gated": norm(gated, axis=-1),
+        "energy_update": norm(probe.update, axis=-1) ** 2,
+        "energy_parallel": norm(parallel, axis=-1) ** 2,
         "gate": jnp.mean(probe.gate, -1),
         "gate2": jnp.mean(probe.gate**2, -1),
     } | probe.more
@@ -81,13 +82,9 @@ def null_abs_cos(width: int) -> float:
     return math.exp(math.lgamma(width / 2) - math.lgamma((width + 1) / 2)) / math.sqrt(math.pi)
 
 
-def _norm(h):
-    return jnp.sqrt(jnp.sum(h * h, -1))
-
-
 def cosine(x: jax.Array, y: jax.Array) -> jax.Array:
     """Cosine along the last axis; 0 where a vector is 0."""
-    norms = _norm(x) * _norm(y)
+    norms = norm(x, axis=-1) * norm(y, axis=-1)
     return jnp.where(norms > 0, jnp.sum(x * y, -1) / jnp.where(norms > 0, norms, 1.0), 0.0)
 
 

@@ -19,7 +19,6 @@ from oa_jax.nn.layers import (
     Dense,
     Init,
     LayerNorm,
-    Packing,
     Stream,
     chunks_pay,
     in_chunks,
@@ -248,7 +247,7 @@ def make(gca: GCAConfig, heads: int, initial: Init = ABXI_INIT, name: str | None
 
 def n_parameters(gca: GCAConfig, d_embed: int, heads: int) -> int:
     """Parameters of one module (one domain at one place) of a fusion, exactly."""
-    token = Stream(jnp.zeros((1, d_embed)), jnp.ones(1, bool), Packing(None, (1, 1)))
+    token = Stream.of(jnp.zeros((1, 1, d_embed)), jnp.ones((1, 1), bool))
     time = jnp.zeros((1, 1), jnp.int32)
     shapes = jax.eval_shape(make(gca, heads).init, jax.random.key(0), token, token, time, time)
     return sum(leaf.size for leaf in jax.tree.leaves(shapes))
@@ -315,17 +314,16 @@ def fuse(
     out, probes = {name: s.last() for name, s in streams.items()} if last_only else streams, {}
     if place not in gca.positions:
         return out, probes
-    alone = last_only and is_by_token(gca) and not callable(gca.part)
+    by_token, sources = is_by_token(gca) and not callable(gca.part), streams
+    alone = last_only and by_token
     queries, out = out if alone else streams, dict(out)
-    chunks = chunks_pay(form, streams["x"].packing) and is_by_token(gca)
-    chunks &= not alone and not callable(gca.part)
+    chunks = by_token and not alone and chunks_pay(form, streams["x"].packing)
     chunks &= (gca.source, gca.own_item, gca.causal, gca.key_mask) == PLAIN
     if gca.source == "shuffled":
-        others = of_other_users(streams["x"], len(times.query["A"]))
+        sources = streams | {"x": of_other_users(streams["x"], len(times.query["A"]))}
     for domain, other in zip(DOMAINS, reversed(DOMAINS), strict=True):
         name = {"other": other, "self": domain}.get(gca.source, "x")
-        source = others if gca.source == "shuffled" else streams[name]
-        query, hidden = queries[domain], None
+        query, source, hidden = queries[domain], sources[name], None
         columns = slice(-query.packing.shape[1], None)
         if gca.own_item == "hidden" and gca.source in ("merged", "self"):
             own_BxTx1 = times.own[domain][:, columns, None]
@@ -362,11 +360,9 @@ def with_donors(ids_BxL: jax.Array, batch: dict[str, jax.Array]) -> jax.Array:
 
 def without_donors(stream: Stream, n_rows: int) -> Stream:
     """The first rows of a stream."""
-    rows, length = stream.packing.shape
-    if rows == n_rows:
+    if stream.packing.shape[0] == n_rows:
         return stream
-    slots = slice(n_rows * length)
-    return Stream(stream.h_PxD[slots], stream.real_P[slots], Packing(None, (n_rows, length)))
+    return Stream.of(*(a[:n_rows] for a in stream.grid()))
 
 
 def of_other_users(x: Stream, n_rows: int) -> Stream:
@@ -376,7 +372,7 @@ def of_other_users(x: Stream, n_rows: int) -> Stream:
     training that of the next row of the batch that has a token: batches are drawn by (seed, step),
     so that is a random other. A row that is alone has none.
     """
-    h_BxLxD, real_BxL = x.packing.unpack(x.h_PxD), x.packing.unpack(x.real_P)
+    h_BxLxD, real_BxL = x.grid()
     if len(real_BxL) > n_rows:
         h_BxLxD, real_BxL = h_BxLxD[n_rows:], real_BxL[n_rows:]
     else:
@@ -385,8 +381,7 @@ def of_other_users(x: Stream, n_rows: int) -> Stream:
         h_BxLxD, real_BxL = (
             a.at[next_B].get(mode="fill", fill_value=0) for a in (h_BxLxD, real_BxL)
         )
-    packing = Packing(None, real_BxL.shape)
-    return Stream(packing.pack(h_BxLxD), packing.pack(real_BxL), packing)
+    return Stream.of(h_BxLxD, real_BxL)
 
 
 def next_with_tokens(real_BxL: jax.Array) -> jax.Array:

@@ -5,11 +5,16 @@ A history is a row of item ids, the oldest first, left-padded with 0.
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from oa_jax.events.rows import Ragged
 
 # Evaluation rows go into programs as they are: what was seen comes along, read or not.
 jax.tree_util.register_dataclass(Ragged, ["values", "size"], [])
+
+
+# History and domain of a user with one event: what a network is initialised with.
+ONE = np.ones((1, 1), np.int32), np.zeros(1, np.int32)
 
 
 def last(history_BxH: jax.Array, length: int) -> jax.Array:

@@ -13,18 +13,18 @@ from oa_jax.fields import field, flag, one_of, real, whole
 # `gca.fusion` -> where its class is. Imported by `fusion.make` when a network needs it.
 FUSIONS = {
     "gca": "oa_jax.nn.gca.GatedCrossAttention",
-    "add": "oa_jax.nn.pointwise.Add",
-    "concat_mlp": "oa_jax.nn.pointwise.ConcatMLP",
-    "film": "oa_jax.nn.pointwise.FiLM",
-    "bilinear": "oa_jax.nn.pointwise.Bilinear",
-    "cross_attention": "oa_jax.nn.attending.CrossAttention",
-    "flamingo": "oa_jax.nn.attending.Flamingo",
-    "head_gate": "oa_jax.nn.attending.HeadGate",
-    "orthogonal_residual": "oa_jax.nn.attending.OrthogonalResidual",
-    "exclusive": "oa_jax.nn.attending.Exclusive",
-    "co_attention": "oa_jax.nn.attending.CoAttention",
-    "bottleneck": "oa_jax.nn.attending.Bottleneck",
-    "experts": "oa_jax.nn.pointwise.Experts",
+    "add": "oa_jax.nn.fusions.Add",
+    "concat_mlp": "oa_jax.nn.fusions.ConcatMLP",
+    "film": "oa_jax.nn.fusions.FiLM",
+    "bilinear": "oa_jax.nn.fusions.Bilinear",
+    "cross_attention": "oa_jax.nn.fusions.CrossAttention",
+    "flamingo": "oa_jax.nn.fusions.Flamingo",
+    "head_gate": "oa_jax.nn.fusions.HeadGate",
+    "orthogonal_residual": "oa_jax.nn.fusions.OrthogonalResidual",
+    "exclusive": "oa_jax.nn.fusions.Exclusive",
+    "co_attention": "oa_jax.nn.fusions.CoAttention",
+    "bottleneck": "oa_jax.nn.fusions.Bottleneck",
+    "experts": "oa_jax.nn.fusions.Experts",
 }
 
 

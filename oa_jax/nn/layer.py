@@ -8,7 +8,7 @@ from oa_jax.fields import checked, one_of, whole
 from oa_jax.nn.fusion import Probe
 from oa_jax.nn.gca import GatedCrossAttention
 from oa_jax.nn.known import GCAConfig
-from oa_jax.nn.layers import Packing, Stream
+from oa_jax.nn.layers import Stream
 
 
 class GatedCrossAttentionLayer(GatedCrossAttention):
@@ -136,6 +136,4 @@ def _stream(h_BxLxD, mask):
     """The whole grid as a stream. Padding is 0, so that not even NaN there goes anywhere."""
     shape = jnp.shape(h_BxLxD)
     real = jnp.ones(shape[:2], bool) if mask is None else jnp.asarray(mask, bool)
-    h_BxLxD = jnp.where(real[..., None], h_BxLxD, 0)
-    packing = Packing(None, shape[:2])
-    return Stream(packing.pack(h_BxLxD), packing.pack(real), packing)
+    return Stream.of(jnp.where(real[..., None], h_BxLxD, 0), real)

@@ -114,10 +114,19 @@ class Stream:
         h_PxD = fn(self.h_PxD).astype(self.h_PxD.dtype)
         return self.replace(h_PxD=h_PxD * self.real_P[:, None])
 
+    def grid(self) -> tuple[jax.Array, jax.Array]:
+        """States (B, L, D), and which places are real (B, L)."""
+        return self.packing.unpack(self.h_PxD), self.packing.unpack(self.real_P)
+
+    @classmethod
+    def of(cls, h_BxLxD: jax.Array, real_BxL: jax.Array) -> "Stream":
+        """A whole grid in order."""
+        packing = Packing(None, real_BxL.shape)
+        return cls(packing.pack(h_BxLxD), packing.pack(real_BxL), packing)
+
     def last(self) -> "Stream":
         """The stream's last position only: (B, D)."""
-        h, real = (self.packing.unpack(a)[:, -1] for a in (self.h_PxD, self.real_P))
-        return Stream(h, real, Packing(None, (self.packing.shape[0], 1)))
+        return Stream.of(*(a[:, -1:] for a in self.grid()))
 
 
 @flax.struct.dataclass
@@ -217,15 +226,21 @@ def in_chunks(
     return query.replace(packing=own), source.replace(packing=around), allowed
 
 
-def allowed_keys(stream: Stream, causal: bool, key_mask: bool) -> jax.Array:
-    """(B, L, L) of a stream's attention to itself: which keys (last axis) each token may use."""
+def own_view(
+    query: Stream, stream: Stream, causal: bool, key_mask: bool, chunks: bool
+) -> tuple[Stream, Stream, jax.Array]:
+    """What a stream's attention to itself is given: two streams, and which keys (last axis) each
+    token may use. query: all tokens, or the last position of each row.  chunks: packed tokens are
+    viewed `in_chunks`, all others by rows."""
+    if chunks and query.packing.at_P is not None:
+        return in_chunks(query, stream, empty=not key_mask, causal=causal)
     rows, length = stream.packing.shape
     allowed = jnp.ones((rows, length, length), bool)
     if causal:
         allowed = jnp.tril(allowed)
     if key_mask:
         allowed &= stream.packing.unpack(stream.real_P)[:, None, :]
-    return allowed
+    return query, stream, allowed[:, -query.packing.shape[1] :]
 
 
 class Dropout(nn.Module):

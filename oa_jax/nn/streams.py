@@ -5,7 +5,7 @@ at which it stands.
 """
 
 import dataclasses
-from collections.abc import Callable
+import math
 from typing import Any
 
 import flax.linen as nn
@@ -24,12 +24,12 @@ from oa_jax.nn.layers import (
     MultiHeadAttention,
     Packing,
     Stream,
-    allowed_keys,
-    in_chunks,
     linear_bias,
+    own_view,
 )
+from oa_jax.nn.task import GRIDS
 
-STREAMS = ("x", *DOMAINS)
+STREAMS = tuple(GRIDS)
 INIT = Init(XAVIER_NORMAL, XAVIER_NORMAL)
 EPSILON = 1e-8
 # Most rows fill little of a window this long: chunks have far fewer places than grids.
@@ -50,7 +50,7 @@ def packed(config: Any, length: int, gca: GCAConfig) -> dict[str, str]:
     donors = gca.positions and gca.source == "shuffled"
     if donors or not takes_chunks(config.attention, length):
         return {}
-    return {f"at_{s}": "seq" if s == "x" else f"seq_{s}" for s in STREAMS}
+    return {f"at_{stream}": grid for stream, grid in GRIDS.items()}
 
 
 class Block(nn.Module):
@@ -77,12 +77,7 @@ class Block(nn.Module):
         query = stream.last() if last_only else stream
         query = query.map(LayerNorm(EPSILON, name="norm_attention"))
         attention = MultiHeadAttention(self.heads, INIT, name="attention")
-        if chunks and not last_only:
-            view = in_chunks(query, stream, empty=not key_mask, causal=causal)
-        else:
-            allowed = allowed_keys(stream, causal, key_mask)
-            view = query, stream, allowed[:, -1:] if last_only else allowed
-        update, _ = attention(*view, rate)
+        update, _ = attention(*own_view(query, stream, causal, key_mask, chunks), rate)
         norm = LayerNorm(EPSILON, name="norm_ffn")
         init = {"kernel_init": XAVIER_NORMAL, "bias_init": linear_bias(width)}
         ffn_in, ffn_out = (Dense(width, **init, name=f"ffn_{part}") for part in ("in", "out"))
@@ -96,45 +91,59 @@ class Block(nn.Module):
 
 
 class StreamNet(nn.Module):
-    """A network of three streams. Its `setup` makes `positions`, {stream: table}, and the layers
-    of `add_layers`; its `__call__` is compact, as fusions are made where they are used."""
+    """A network of three streams. Its `setup` makes `items`, a table by joint id, or it has its
+    own `vectors`; and calls `add_layers`. Its `__call__` is compact, as fusions are made where they
+    are used."""
 
     n_items: tuple[int, int]
     config: Any  # the group `model` of the backbone
     gca: GCAConfig
     dtype: str  # of what passes between the layers; what comes out is float32
 
-    def add_layers(self) -> None:
-        """What every stream has of its own: blocks, last norm, dropout."""
+    def add_layers(self, init: nn.initializers.Initializer, rows: dict[str, int]) -> None:
+        """What every stream has of its own: a table of positions, of so many rows, for those that
+        `rows` names; blocks, last norm, dropout."""
         cfg = self.config
+        self.positions = {
+            s: self.param(f"positions_{s}", init, (n, cfg.d_embed)) for s, n in rows.items()
+        }
         self.block = {s: [Block(cfg.heads) for _ in range(cfg.blocks)] for s in STREAMS}
         self.norm = {s: LayerNorm(EPSILON) for s in STREAMS}
         self.dropout = {s: Dropout() for s in STREAMS}
 
+    def vectors(self, stream: str, ids_P: jax.Array, tables: Any) -> jax.Array:
+        """(P, D): the scaled item vectors of a stream's tokens."""
+        return shards.rows(self.items, ids_P) * math.sqrt(self.config.d_embed)
+
+    def place(self, real_BxL: jax.Array) -> jax.Array:
+        """(B, L): each token's row in the table of positions, its column from 1; 0 at padding."""
+        return jnp.arange(1, real_BxL.shape[1] + 1) * real_BxL
+
     def run(
         self,
         batch: dict[str, jax.Array],
-        vectors: Callable[[str, jax.Array], jax.Array],
-        place: Callable[[jax.Array], jax.Array],
         rate: Rate,
         names: tuple[str, ...] = STREAMS,
         causal: bool = True,
         key_mask: bool = True,
         last_only: bool = False,
+        tables: Any = None,
     ) -> tuple[dict[str, Stream], dict[str, Probe]]:
         """Embedding, blocks and fusions -> (streams before the last norm, {"place/domain": Probe}).
 
-        vectors: (stream, ids (P,)) -> scaled item vectors (P, D).  place: real tokens (B, L) ->
-        each one's row in the table of positions.  names: the streams, of all positions, or of
-        those in `at_NAME`; x alone meets no fusion.  last_only: the last position of each row.
+        names: the streams, of all positions, or of those in `at_NAME`; x alone meets no fusion.
+        last_only: the last position of each row.  tables: frozen inputs, for `vectors`.
         """
         cfg, streams, probes = self.config, {}, {}
         for name in names:
-            ids_BxL = with_donors(batch["seq"], batch) if name == "x" else batch[f"seq_{name}"]
+            ids_BxL = batch[GRIDS[name]]
+            if name == "x":
+                ids_BxL = with_donors(ids_BxL, batch)
             packing = Packing(batch.get(f"at_{name}"), ids_BxL.shape)
-            ids_P, place_P = packing.pack(ids_BxL), packing.pack(place(ids_BxL != 0))
-            h_PxD = (vectors(name, ids_P) + self.positions[name][place_P]).astype(self.dtype)
-            stream = Stream(self.dropout[name](h_PxD, rate), ids_P != 0, packing)
+            ids_P, place_P = packing.pack(ids_BxL), packing.pack(self.place(ids_BxL != 0))
+            h_PxD = self.vectors(name, ids_P, tables) + self.positions[name][place_P]
+            h_PxD = self.dropout[name](h_PxD.astype(self.dtype), rate)
+            stream = Stream(h_PxD, ids_P != 0, packing)
             streams[name] = stream.map(lambda h: h)  # padding back to 0
         own = _own_columns(batch)
         until = _last_columns(batch, own) if self.gca.window == "now" else own
@@ -144,9 +153,7 @@ class StreamNet(nn.Module):
             shorten = alone and at not in self.gca.positions
             if at:
                 for name, stream in streams.items():
-                    packing = stream.packing
-                    chunks = packing.at_P is not None
-                    chunks = chunks and takes_chunks(cfg.attention, packing.shape[1])
+                    chunks = takes_chunks(cfg.attention, stream.packing.shape[1])
                     how = causal, key_mask, chunks, rate, shorten
                     streams[name] = self.block[name][at - 1](stream, *how)
             if len(streams) > 1:

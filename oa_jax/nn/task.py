@@ -1,6 +1,8 @@
 """What tasks share: the rows of a batch, how they are read, and the room of its packed streams."""
 
+import dataclasses
 import functools
+from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 import jax
@@ -8,11 +10,16 @@ import jax.numpy as jnp
 import numpy as np
 
 from oa_jax.errors import UserError
-from oa_jax.events.log import DOMAINS
+from oa_jax.events.log import DOMAINS, InteractionLog
 from oa_jax.events.rows import own_items
+from oa_jax.events.split import Split
 from oa_jax.nn import draws
 
 SLOT_MULTIPLE = 32  # capacities are rounded up to this many slots
+# Of all backbones but ABXI: {stream: its ids}, and the arrays of `events.rows.streams` with the
+# value of their padding.
+GRIDS = {"x": "seq", "A": "seq_A", "B": "seq_B"}
+FILLS = dict.fromkeys(GRIDS.values(), 0) | {"time_A": -1, "time_B": -1}
 
 
 def take(arrays, name: str, rows_B, fill=0):
@@ -45,12 +52,14 @@ class Lists(NamedTuple):
         return draws.distinct_outside(key, n_items, *args)
 
 
+@dataclasses.dataclass(frozen=True)
 class Task:
     """The base of the tasks. A task has training rows 0..n_users-1 and
 
+    log, split: the events and what of them trains.
+    length: of the streams.  batch_size: rows of a batch.
     slot_counts: (N, U) tokens of each row in each of the N streams that a batch packs.
     row_users: (U,) the user of `log` behind each row.
-    log, split: the events and what of them trains.
     list_sizes: {name: (U,)} entries of each row in the lists of the arrays, see `events.rows`.
     arrays_of(log, split, rows): arrays of training of some rows, (U, ...) and lists, of widths that
         do not depend on them; user i of the log is the user of row rows[i]. Whatever else belongs
@@ -62,6 +71,11 @@ class Task:
         the arrays by these numbers alone: the arrays of a batch's rows, and their places among
         them, make the batch that the arrays of all rows make.
     """
+
+    log: InteractionLog
+    split: Split
+    length: int
+    batch_size: int
 
     n_support = 0  # rows that a batch has beside the batch_size ones of an epoch's order
 
@@ -113,15 +127,41 @@ class Task:
         """The most entries that a row has in each of the lists."""
         return {name: int(sizes.max()) for name, sizes in self.list_sizes.items()}
 
-    def check_negatives(self, size: int) -> None:
-        """Raise UserError where a user owns so many items that no `size` are left."""
+    def check(self, has_target: Mapping[str, bool], n_negatives: int, undrawn: int = 0) -> None:
+        """Raise UserError for a stream without a training target, and where a user owns so many
+        items of a domain that fewer than `n_negatives` are left as negatives.
+
+        has_target: of x, A or B.  undrawn: items of a domain that are no negatives of anyone.
+        """
+        for stream, found in has_target.items():
+            if not found:
+                where = "" if stream == "x" else f" in domain {stream}"
+                raise UserError(f"{self.log.name}: no training target{where}")
         for d, name in enumerate(DOMAINS):
-            free = self.log.n_items[d] - self.most[f"own_{name}"]
-            if free < size:
-                raise UserError(
-                    f"train.n_negatives: {size}: expected at most {free}, "
-                    f"the items of domain {name} less a user's own"
-                )
+            most, n_items = self.most[f"own_{name}"], self.log.n_items[d] - undrawn
+            if (left := n_items - most) >= n_negatives:
+                continue
+            found = f"a user of {self.log.name} owns {most} of domain {name}'s {n_items} items"
+            if left < 1:
+                raise UserError(f"{found}: expected one that is left as a negative")
+            raise UserError(f"train.n_negatives: {n_negatives}: expected at most {left}: {found}")
+
+    def read(
+        self,
+        arrays: Mapping[str, jax.Array],
+        rows_N: jax.Array,
+        fills: Mapping[str, int],
+        capacity: tuple[int, ...],
+        streams: Iterable[str] = GRIDS,
+    ) -> dict[str, jax.Array]:
+        """What the batch of rows `rows_N` reads: its rows of arrays, {name: value of padding}; of
+        each stream S at_S, the flat places of its tokens, as many slots as `capacity`; real (N,),
+        rows that are not out of range, and n_users (), their number."""
+        batch = {name: take(arrays, name, rows_N, fill) for name, fill in fills.items()}
+        for stream, size in zip(streams, capacity, strict=True):
+            batch[f"at_{stream}"] = packed_places(batch[GRIDS[stream]], size)
+        batch["real"] = rows_N < self.n_users
+        return batch | {"n_users": jnp.sum(batch["real"]).astype(jnp.float32)}
 
     def draw_negatives(self, key, own, row, domain, size: int):
         """(size,) joint ids of a domain, 0 or 1, that row number `row` does not own.
@@ -139,14 +179,6 @@ class Task:
         of the query and the support."""
         sizes = np.sort(self.list_sizes[name])[::-1]
         return int(sizes[: self.batch_size].sum() + sizes[: self.n_support].sum())
-
-    def check_left(self, domain: str, n_items: int) -> None:
-        """Raise UserError where a user owns all `n_items` that a negative can be drawn from."""
-        if (most := self.most[f"own_{domain}"]) >= n_items:
-            raise UserError(
-                f"{self.log.name}: a user owns {most} of domain {domain}'s {n_items} items: "
-                "expected one that is left as a negative"
-            )
 
     def rows_of_batch(self, rows_B, seed, step):
         """(N,) rows that the batch of step `step` reads, those of the order first."""

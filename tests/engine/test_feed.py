@@ -23,9 +23,9 @@ TASKS = {
     "abxi corrected": (ABXITask, "global_time", (12, 40, 4, "per_sequence", False)),
     "llm4cdsr": (LLM4CDSRTask, "global_time", (12, 8)),
     "llm4cdsr corrected": (LLM4CDSRTask, "global_time", (12, 40, CORRECTED)),
-    "cdsrnp": (CDSRNPTask, "leave_one_out", (6, 12, 8, "each_domain", 12)),
-    "cdsrnp every": (CDSRNPTask, "global_time", (6, 12, 200, "every", 12, False)),
-    "cdsrnp alone": (CDSRNPTask, "leave_one_out", (6, 12, 8, "last", 0)),
+    "cdsrnp": (CDSRNPTask, "leave_one_out", (6, 8, 12, "each_domain", 12)),
+    "cdsrnp every": (CDSRNPTask, "global_time", (6, 200, 12, "every", 12, False)),
+    "cdsrnp alone": (CDSRNPTask, "leave_one_out", (6, 8, 12, "last", 0)),
 }
 each_task = pytest.mark.parametrize("name", TASKS)
 

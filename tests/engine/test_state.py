@@ -13,7 +13,7 @@ import toy
 from oa_jax.engine import state as state_lib
 from oa_jax.engine.compilation import QUICK_OPTIONS
 from oa_jax.engine.state import Schedule
-from oa_jax.ranking.selection import mrr_sum
+from oa_jax.ranking.ranks import mrr_sum
 
 RATE = 0.5
 

@@ -11,9 +11,9 @@ from oa_jax.nn.layers import (
     Stream,
     _cut_halves,
     _own_halves,
-    allowed_keys,
     chunks_pay,
     in_chunks,
+    own_view,
 )
 
 
@@ -194,7 +194,7 @@ def rows_and_chunks(n_slots, causal, key_mask):
     def both(states):
         return [Stream(jnp.asarray(h * real_P[:, None]), real_P, packing) for h in states]
 
-    allowed = allowed_keys(both(states)[1], causal, key_mask)
+    allowed = own_view(*both(states), causal, key_mask, chunks=False)[2]
     params = attention.init(jax.random.key(0), *both(states), allowed)
     params = jax.tree.map(lambda p: p + 0.3 * (p.ndim == 1), params)  # empty places have the biases
 

@@ -25,9 +25,8 @@ from oa_jax.nn.layers import (
     Packing,
     Stream,
     SwiGLU,
-    allowed_keys,
     chunks_pay,
-    in_chunks,
+    own_view,
 )
 from oa_jax.nn.streams import ByTable, Rate
 
@@ -95,11 +94,8 @@ class ABXI(nn.Module):
 
         def block(stream):
             query = stream.last() if last_only else stream
-            if chunks_pay(self.config.attention, stream.packing):
-                update, _ = attention(*in_chunks(query, stream, empty=padding))
-            else:
-                allowed = allowed_keys(stream, True, not padding)
-                update, _ = attention(query, stream, allowed[:, -1:] if last_only else allowed)
+            chunks = chunks_pay(self.config.attention, stream.packing)
+            update, _ = attention(*own_view(query, stream, True, not padding, chunks))
             update = Dropout()(update, rate, query.packing.parts)
             return query.map(lambda h: norm(h + update))
 
@@ -179,9 +175,7 @@ class Backbone(ByTable):
         return ABXI(self.n_items, self.config, self.gca, self.quirks, self.dtype)
 
     def init(self, key: jax.Array) -> dict:
-        ids = jnp.ones((1, self.config.length), jnp.int32)
-        batch = {"seq_x": ids, "seq_a": ids, "seq_b": ids, "until_a": ids, "until_b": ids}
-        return self.net.init(key, batch)["params"]
+        return self.net.init(key, self.rows(*histories.ONE))["params"]
 
     def loss(self, params: dict, batch: Batch, key: jax.Array | None, hparams: dict) -> losses.Loss:
         """Training loss of one batch -> (scalar, aux of scalars).

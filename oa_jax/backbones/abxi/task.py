@@ -8,7 +8,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from oa_jax.backbones.abxi import arrays as abxi_arrays
-from oa_jax.errors import UserError
 from oa_jax.events.log import DOMAINS, InteractionLog
 from oa_jax.events.rows import own_items
 from oa_jax.events.split import Split
@@ -28,19 +27,12 @@ class ABXITask(Task):
     pool_b_from_last_a: quirk Q1, the pool of B starts at A's last item.
     """
 
-    log: InteractionLog
-    split: Split
-    length: int
-    batch_size: int
     n_negatives: int
     negatives: str = "per_position"
     pool_b_from_last_a: bool = True
 
     def __post_init__(self):
-        for d, name in enumerate(DOMAINS):
-            if not self.slot_counts[d].any():
-                raise UserError(f"{self.log.name}: no training target in domain {name}")
-        self.check_negatives(self.n_negatives)
+        self.check(dict(zip(DOMAINS, self.slot_counts.any(1), strict=True)), self.n_negatives)
 
     @functools.cached_property
     def row_users(self) -> np.ndarray:

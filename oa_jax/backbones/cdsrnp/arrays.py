@@ -8,11 +8,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from oa_jax.events.log import DOMAINS, InteractionLog, first_events
+from oa_jax.events.log import InteractionLog, first_events
 from oa_jax.events.rows import Ragged, evaluation_rows, streams
 from oa_jax.events.split import Split
-
-STREAMS = ("seq", *(f"{part}_{d}" for d in DOMAINS for part in ("seq", "time")))
 
 
 class Targets(NamedTuple):

@@ -7,7 +7,6 @@ NF-NPCDR); what we chose is a field of `fields.Model`.
 """
 
 import dataclasses
-import math
 from typing import Any
 
 import flax.linen as nn
@@ -18,9 +17,9 @@ from oa_jax.backbones.cdsrnp import neural_process
 from oa_jax.backbones.cdsrnp.decoder import Decoder, Encoded, Latent
 from oa_jax.backbones.cdsrnp.fields import Model
 from oa_jax.backbones.cdsrnp.neural_process import MLP, Gaussian, LatentHead
-from oa_jax.nn import losses, shards
+from oa_jax.nn import histories, losses, shards
 from oa_jax.nn.draws import GENERATOR
-from oa_jax.nn.fusion import DOMAINS, Probe
+from oa_jax.nn.fusion import Probe
 from oa_jax.nn.known import GCAConfig
 from oa_jax.nn.layers import Stream
 from oa_jax.nn.streams import STREAMS, OnTables, Rate, StreamNet, dropout_of, rows_of
@@ -39,15 +38,15 @@ class CDSRNP(StreamNet):
         table_init = shards.with_spare_rows(nn.initializers.normal(cfg.d_embed**-0.5))
         self.items = self.param("items", table_init, shape)
         lengths = {"x": cfg.merged_length, "A": cfg.length, "B": cfg.length}
-        self.positions = {
-            s: self.param(f"positions_{s}", nn.initializers.normal(0.02), (n, cfg.d_embed))
-            for s, n in lengths.items()
-        }
-        self.add_layers()
+        self.add_layers(nn.initializers.normal(0.02), lengths)
         self.decoder = Decoder(cfg.decoder_widths, cfg.interest, cfg.film_from_one)
         if cfg.neural_process:
             self.pair_encoder = MLP((cfg.d_embed,) * 3)
             self.latent_head = LatentHead(cfg.d_latent or cfg.d_embed // 2)
+
+    def place(self, real_BxL: jax.Array) -> jax.Array:
+        """The column, also of padding."""
+        return jnp.broadcast_to(jnp.arange(real_BxL.shape[1]), real_BxL.shape)
 
     @nn.compact
     def __call__(
@@ -57,14 +56,7 @@ class CDSRNP(StreamNet):
 
         Packed batches (with `at_x`, `at_A`, `at_B`) hold those tokens, others every position.
         """
-
-        def vectors(name, ids_P):
-            return shards.rows(self.items, ids_P) * math.sqrt(self.config.d_embed)
-
-        def place(real_BxL):
-            return jnp.broadcast_to(jnp.arange(real_BxL.shape[1]), real_BxL.shape)
-
-        out, probes = self.run(batch, vectors, place, rate)
+        out, probes = self.run(batch, rate)
         return {name: stream.map(self.norm[name]) for name, stream in out.items()}, probes
 
     def represent(
@@ -94,8 +86,8 @@ def _states(streams, kind):
     """(N, D) of each stream: its last step, or the mean of its steps; 0 without any."""
     out = {}
     for name, stream in streams.items():
-        h_NxLxD = stream.packing.unpack(stream.h_PxD)
-        n_real_Nx1 = jnp.maximum(stream.packing.unpack(stream.real_P).sum(1), 1)[:, None]
+        h_NxLxD, real_NxL = stream.grid()
+        n_real_Nx1 = jnp.maximum(real_NxL.sum(1), 1)[:, None]
         out[name] = h_NxLxD[:, -1] if kind == "last" else h_NxLxD.sum(1) / n_real_Nx1
     return out
 
@@ -118,14 +110,10 @@ class Backbone(OnTables):
         return CDSRNP(self.n_items, self.config, self.gca, self.dtype)
 
     def init(self, key: jax.Array) -> dict:
-        cfg = self.config
-        batch = {"seq": jnp.ones((1, cfg.merged_length), jnp.int32)}
-        row = jnp.ones((1, cfg.length), jnp.int32)
-        batch |= {f"{part}_{d}": row for part in ("seq", "time") for d in DOMAINS}
+        cfg, batch = self.config, self.rows(*histories.ONE)
 
         def touch(net):
-            streams, _ = net(batch)
-            domain_N = jnp.zeros(1, jnp.int32)
+            (streams, _), domain_N = net(batch), batch["domain"]
             pair_NxKxD, latent = jnp.zeros((1, 2, cfg.d_embed)), None
             if cfg.neural_process:
                 r = net.represent(_states(streams, cfg.np_state), pair_NxKxD, domain_N)[:, 0]
@@ -142,8 +130,8 @@ class Backbone(OnTables):
         states, steps, real = _states(streams, self.config.score_state), {}, {}
         for name, stream in streams.items():
             # Stream x stands in for an empty one with its latest steps.
-            steps[name] = stream.packing.unpack(stream.h_PxD)[:, -self.config.length :]
-            real[name] = stream.packing.unpack(stream.real_P)[:, -self.config.length :]
+            latest = (grid[:, -self.config.length :] for grid in stream.grid())
+            steps[name], real[name] = latest
 
         def own(values):
             to_a = (domain_N == 0).reshape(-1, *[1] * (values["A"].ndim - 1))

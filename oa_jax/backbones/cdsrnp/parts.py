@@ -10,6 +10,7 @@ from oa_jax.backbones.cdsrnp.model import Backbone
 from oa_jax.backbones.cdsrnp.task import CDSRNPTask
 from oa_jax.events.log import TEST, VALIDATION
 from oa_jax.nn.streams import packed
+from oa_jax.nn.task import FILLS
 from oa_jax.ranking.candidates import candidates_digest, donors, draw_candidates
 
 
@@ -29,7 +30,7 @@ class Parts(base.Parts):
     def task(self, log, split) -> CDSRNPTask:
         of, batch_size = self.config.model, self.config.train.batch_size
         support = of.support if of.neural_process else 0
-        sizes = of.length, of.merged_length, batch_size, of.targets, support, of.exclude_query
+        sizes = of.length, batch_size, of.merged_length, of.targets, support, of.exclude_query
         return CDSRNPTask(log, split, *sizes)
 
     def backbone(self, n_items, tables) -> Backbone:
@@ -49,7 +50,7 @@ class Parts(base.Parts):
         rows, user = task.arrays_of_rows(pool), task.rows.user[pool]
         own = host.trained_items(log, split)[user]
         drawn = draw_candidates(fingerprint, "support", user, rows["target"], own, log.n_items, 1)
-        rows = {name: rows[name] for name in (*host.STREAMS, "target", "domain")}
+        rows = {name: rows[name] for name in (*FILLS, "target", "domain")}
         rows |= {"negative": drawn[:, 1], "real": np.ones(len(pool), bool)}
         if self.config.gca.positions and self.config.gca.source == "shuffled":
             rows["donor"] = rows["seq"][donors(fingerprint, "support", len(pool))]

@@ -8,14 +8,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from oa_jax.backbones.cdsrnp import arrays as cdsrnp_arrays
-from oa_jax.backbones.cdsrnp.arrays import STREAMS, Targets
+from oa_jax.backbones.cdsrnp.arrays import Targets
 from oa_jax.errors import UserError
 from oa_jax.events.log import DOMAINS, InteractionLog
 from oa_jax.events.rows import own_items
 from oa_jax.events.split import Split
 from oa_jax.nn import draws
 from oa_jax.nn.draws import Purpose
-from oa_jax.nn.task import Lists, Task, packed_places, take
+from oa_jax.nn.task import FILLS, Lists, Task
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,21 +27,14 @@ class CDSRNPTask(Task):
     never known to the support set.
     """
 
-    log: InteractionLog
-    split: Split
-    length: int
     merged_length: int
-    batch_size: int
     targets: str = "each_domain"
     support: int = 128
     exclude_query: bool = True
 
     def __post_init__(self):
         in_b = cdsrnp_arrays.target_of(self.log, self.rows) > self.log.n_items[0]
-        for d, name in enumerate(DOMAINS):
-            if not (in_b == d).any():
-                raise UserError(f"{self.log.name}: no training target in domain {name}")
-            self.check_left(name, self.log.n_items[d])
+        self.check({"A": not in_b.all(), "B": in_b.any()}, 1)
         if self.support and not len(self.pool):
             raise UserError(
                 f"{self.log.name}: no training user with a history in both domains: the support "
@@ -97,7 +90,7 @@ class CDSRNPTask(Task):
         return self._arrays(self.log, self.split, self.rows)
 
     def arrays_of(self, log: InteractionLog, split: Split, rows: np.ndarray):
-        """STREAMS (U, L or M); target, domain (U,); lists own_A, own_B of the user's items."""
+        """Streams (U, L or M); target, domain (U,); lists own_A, own_B of the user's items."""
         users = np.arange(len(rows), dtype=np.int32)
         return self._arrays(log, split, Targets(users, self.rows.place[rows]))
 
@@ -135,16 +128,11 @@ class CDSRNPTask(Task):
     def batch(self, arrays, rows_N, seed, step, capacity: tuple[int, ...]) -> dict[str, jax.Array]:
         """Training batch: N = B query rows (out of range: an empty row), then S of support.
 
-        -> streams seq (N, M), seq_D, time_D (N, L); at_x, at_A, at_B flat places of the tokens, as
-        many slots as `capacity`; target, negative (N,) joint ids; domain (N,); real, query (N,)
-        bool; epoch () of training so far; n_users () real query rows.
+        -> what `read` gives, with seq (N, M), seq_D, time_D (N, L), but n_users () are the real
+        query rows; target, negative (N,) joint ids; domain (N,); query (N,) bool; epoch () of
+        training so far.
         """
-        names = (*STREAMS, "target", "domain")
-        batch = {name: take(arrays, name, rows_N, -1 * ("time" in name)) for name in names}
-        for stream, size in zip(("x", *DOMAINS), capacity, strict=True):
-            grid = batch["seq" if stream == "x" else f"seq_{stream}"]
-            batch[f"at_{stream}"] = packed_places(grid, size)
-        batch["real"] = rows_N < self.n_users
+        batch = self.read(arrays, rows_N, FILLS | {"target": 0, "domain": 0}, capacity)
         batch["query"] = jnp.arange(len(rows_N)) < len(rows_N) - self.n_support
         own = [Lists.of(arrays, f"own_{d}", rows_N) for d in DOMAINS]
         key = draws.key_of(seed, Purpose.NEGATIVES, step)

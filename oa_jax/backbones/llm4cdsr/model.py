@@ -59,9 +59,7 @@ class LLM4CDSR(StreamNet):
 
     def setup(self):
         cfg = self.config
-        shape = (cfg.length + 1, cfg.d_embed)
-        self.positions = {s: self.param(f"positions_{s}", XAVIER_NORMAL, shape) for s in STREAMS}
-        self.add_layers()
+        self.add_layers(XAVIER_NORMAL, dict.fromkeys(STREAMS, cfg.length + 1))
         if cfg.global_llm:
             self.adapter = Adapter(cfg.d_embed)
         else:
@@ -79,6 +77,18 @@ class LLM4CDSR(StreamNet):
             table = jax.lax.stop_gradient(self.items) if self.config.freeze else self.items
         vectors = table if ids is None else shards.rows(table, ids)
         return self.adapter(vectors) if self.config.global_llm else vectors
+
+    def vectors(self, stream: str, ids_P: jax.Array, tables: Tables) -> jax.Array:
+        width = self.config.d_embed
+        if stream != "x":
+            return shards.rows(getattr(tables, f"local_{stream}"), ids_P) * math.sqrt(width)
+        if self.config.global_llm and self.quirks.q13_scale_by_table_width:
+            width = tables.items.shape[1]
+        return self.items_of(tables, ids_P) * math.sqrt(width)
+
+    def place(self, real_BxL: jax.Array) -> jax.Array:
+        """1, 2, … along a row's tokens; padding has position 0."""
+        return jnp.cumsum(real_BxL, axis=1) * real_BxL
 
     def users_of(self, tables: Tables, rows: jax.Array) -> jax.Array:
         """Vectors of user profiles, (…, D)."""
@@ -98,22 +108,8 @@ class LLM4CDSR(StreamNet):
         Packed batches (with `at_x`, `at_A`, `at_B`) give h at those slots, others at every
         position; `last_only` gives the last position of each row. names: the streams to run.
         """
-        cfg, quirks = self.config, self.quirks
-
-        def vectors(name, ids_P):
-            width = cfg.d_embed
-            if name != "x":
-                return shards.rows(getattr(tables, f"local_{name}"), ids_P) * math.sqrt(width)
-            if cfg.global_llm and quirks.q13_scale_by_table_width:
-                width = tables.items.shape[1]
-            return self.items_of(tables, ids_P) * math.sqrt(width)
-
-        def place(real_BxL):
-            """1, 2, … along a row's tokens; padding has position 0."""
-            return jnp.cumsum(real_BxL, axis=1) * real_BxL
-
-        masks = not quirks.q1_no_causal_mask, not quirks.q4_attend_to_padding
-        out, probes = self.run(batch, vectors, place, rate, names, *masks, last_only)
+        masks = not self.quirks.q1_no_causal_mask, not self.quirks.q4_attend_to_padding
+        out, probes = self.run(batch, rate, names, *masks, last_only, tables)
         # Not masked: an empty position has the norm's shift as its state (Q17).
         return {name: self.norm[name](stream.h_PxD) for name, stream in out.items()}, probes
 
@@ -144,14 +140,13 @@ class Backbone(OnTables):
     def init(self, key: jax.Array) -> dict:
         """-> {"net": …} and the tables that are trained."""
         cfg, (net_key, *keys) = self.config, jax.random.split(key, 3)
-        row = jnp.ones((1, cfg.length), jnp.int32)
-        batch = {name: row for name in ("seq", "seq_A", "seq_B", "time_A", "time_B")}
+        batch = self.rows(*histories.ONE)
         empty = jax.tree.map(lambda a: jnp.zeros((2, a.shape[1])), self.tables)
 
         def touch(net):
             net(empty, batch)
             if cfg.beta > 0:
-                net.users_of(empty, row[0, :1])
+                net.users_of(empty, batch["domain"])
 
         params = {"net": nn.init(touch, self.net)(net_key)["params"]}
         for domain, n_items, one in zip(DOMAINS, self.n_items, keys, strict=True):

@@ -9,41 +9,27 @@ import numpy as np
 
 from oa_jax.backbones.llm4cdsr import arrays as llm4cdsr_arrays
 from oa_jax.backbones.llm4cdsr.fields import Quirks
-from oa_jax.errors import UserError
 from oa_jax.events.log import DOMAINS, InteractionLog
 from oa_jax.events.rows import own_items
 from oa_jax.events.split import Split
 from oa_jax.nn import draws
 from oa_jax.nn.draws import Purpose
-from oa_jax.nn.task import Lists, Task, packed_places, take
+from oa_jax.nn.task import FILLS, Lists, Task
 
 # What of the training rows goes to the device, each with the value of its padding; the rest
 # follows from it or serves the tests.
-STREAMS = {"seq": 0} | {
-    f"{part}_{d}": fill
-    for d in DOMAINS
-    for part, fill in (("seq", 0), ("pos", 0), ("time", -1), ("pair", -1))
-}
+STREAMS = FILLS | {"pos_A": 0, "pos_B": 0, "pair_A": -1, "pair_B": -1}
 
 
 @dataclasses.dataclass(frozen=True)
 class LLM4CDSRTask(Task):
     """Arrays and draws of one data set."""
 
-    log: InteractionLog
-    split: Split
-    length: int
-    batch_size: int
     quirks: Quirks = Quirks.of("official")  # without Q6, Q5 has nothing to decide
 
     def __post_init__(self):
-        for d, name in enumerate(DOMAINS):
-            if not self.slot_counts[1 + d].any():
-                raise UserError(f"{self.log.name}: no training target in domain {name}")
-            self.check_left(name, self._pool_size(d))
-
-    def _pool_size(self, domain: int) -> int:
-        return self.log.n_items[domain] - self.quirks.q7_last_item_never_drawn
+        has_target = dict(zip(DOMAINS, self.slot_counts[1:].any(1), strict=True))
+        self.check(has_target, 1, undrawn=int(self.quirks.q7_last_item_never_drawn))
 
     @functools.cached_property
     def row_users(self) -> np.ndarray:
@@ -92,17 +78,11 @@ class LLM4CDSRTask(Task):
     def batch(self, arrays, rows_B, seed, step, capacity: tuple[int, ...]) -> dict[str, jax.Array]:
         """Training batch of rows `rows_B` (out of range: an empty row).
 
-        -> seq, seq_D, pos_D, time_D, pair_D (B, L); at_x, at_A, at_B flat places of the tokens, as
-        many slots as `capacity`; neg_D (P_D,) ids of the domain and neg_x_D (P_D,) joint ids, the
-        negatives of the domain's stream and of stream x; reg_A, reg_B (B,) joint ids, 0 without
-        both; profile (B,); real (B,); n_users ().
+        -> what `read` gives, with seq, seq_D, pos_D, time_D, pair_D (B, L) and profile (B,); neg_D
+        (P_D,) ids of the domain and neg_x_D (P_D,) joint ids, the negatives of the domain's stream
+        and of stream x; reg_A, reg_B (B,) joint ids, 0 without both.
         """
-        batch = {name: take(arrays, name, rows_B, fill) for name, fill in STREAMS.items()}
-        for stream, size in zip(("x", *DOMAINS), capacity, strict=True):
-            grid = batch["seq" if stream == "x" else f"seq_{stream}"]
-            batch[f"at_{stream}"] = packed_places(grid, size)
-        batch |= {"profile": take(arrays, "profile", rows_B), "real": rows_B < self.n_users}
-        batch["n_users"] = jnp.sum(batch["real"]).astype(jnp.float32)
+        batch = self.read(arrays, rows_B, STREAMS | {"profile": 0}, capacity)
         lists = {name: Lists.of(arrays, name, rows_B) for name in self.list_sizes}
         keys = jax.random.split(draws.key_of(seed, Purpose.NEGATIVES, step), 3)
         for d in (0, 1):
@@ -115,7 +95,8 @@ class LLM4CDSRTask(Task):
 
         def draw(key, row, d, avoided):
             """One joint id of domain d."""
-            name, size = f"{avoided}_{DOMAINS[d]}", self._pool_size(d)
+            name = f"{avoided}_{DOMAINS[d]}"
+            size = self.log.n_items[d] - self.quirks.q7_last_item_never_drawn
             return lists[name].draw_outside(key, row, size, 1, self.most[name])[0] + 1 + n_a * d
 
         def one(at, pair):

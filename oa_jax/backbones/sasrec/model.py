@@ -6,14 +6,13 @@ token's position is its column, and a last norm stands before the product with i
 """
 
 import dataclasses
-import math
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from oa_jax.backbones.sasrec.fields import SINGLE, Model
-from oa_jax.nn import losses, shards
+from oa_jax.nn import histories, losses, shards
 from oa_jax.nn.fusion import DOMAINS, Probe
 from oa_jax.nn.known import GCAConfig
 from oa_jax.nn.layers import XAVIER_NORMAL, Packing
@@ -35,15 +34,13 @@ class SASRec(StreamNet):
     """The network: a batch to the hidden states of the streams that score."""
 
     def setup(self):
-        width, init = self.config.d_embed, shards.with_spare_rows(XAVIER_NORMAL)
-        shape = (sum(self.n_items) + 1, width)
+        shape = (sum(self.n_items) + 1, self.config.d_embed)
+        init = shards.with_spare_rows(XAVIER_NORMAL)
         self.items = self.param("items", init, shape)
         if not self.config.tied:
             self.items_out = self.param("items_out", init, shape)
         self.names, self.scored = streams_of(self.config, self.gca)
-        shape = (self.config.length + 1, width)
-        self.positions = {s: self.param(f"positions_{s}", XAVIER_NORMAL, shape) for s in self.names}
-        self.add_layers()
+        self.add_layers(XAVIER_NORMAL, dict.fromkeys(self.names, self.config.length + 1))
 
     @nn.compact
     def __call__(
@@ -54,15 +51,7 @@ class SASRec(StreamNet):
         Packed batches (with `at_x`, …) give h at those slots, others at every position, or at the
         last one of each row.
         """
-
-        def vectors(_, ids_P):
-            return shards.rows(self.items, ids_P) * math.sqrt(self.config.d_embed)
-
-        def place(real_BxL):
-            """The column, counted from 1; padding has position 0."""
-            return jnp.arange(1, real_BxL.shape[1] + 1) * real_BxL
-
-        out, probes = self.run(batch, vectors, place, rate, self.names, last_only=last_only)
+        out, probes = self.run(batch, rate, self.names, last_only=last_only)
         return {name: out[name].map(self.norm[name]).h_PxD for name in self.scored}, probes
 
 
@@ -82,9 +71,7 @@ class Backbone(ByTable):
         return SASRec(self.n_items, self.config, self.gca, self.dtype)
 
     def init(self, key: jax.Array) -> dict:
-        row = jnp.ones((1, self.config.length), jnp.int32)
-        names = ("seq", *(f"{part}_{d}" for part in ("seq", "time") for d in DOMAINS))
-        return self.net.init(key, dict.fromkeys(names, row))["params"]
+        return self.net.init(key, self.rows(*histories.ONE))["params"]
 
     def loss(self, params: dict, batch: Batch, key: jax.Array | None, hparams: dict) -> losses.Loss:
         """Training loss of one batch -> (scalar, aux of scalars): the sum over the streams that

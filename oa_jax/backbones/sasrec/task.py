@@ -7,15 +7,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from oa_jax.errors import UserError
 from oa_jax.events import rows as rows_lib
 from oa_jax.events.log import DOMAINS, InteractionLog, first_events
 from oa_jax.events.split import Split
 from oa_jax.nn import draws
 from oa_jax.nn.draws import Purpose
-from oa_jax.nn.task import Lists, Task, packed_places, take
-
-FILLS = {"seq": 0, "seq_A": 0, "seq_B": 0, "time_A": -1, "time_B": -1}  # arrays and their padding
+from oa_jax.nn.task import FILLS, GRIDS, Lists, Task, take
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,20 +24,13 @@ class SASRecTask(Task):
     each token, items of the target's domain that the user has not taken in training; 0 for none.
     """
 
-    log: InteractionLog
-    split: Split
-    length: int
-    batch_size: int
     streams: tuple[str, ...] = ("x",)
     scored: tuple[str, ...] = ("x",)
     n_negatives: int = 1
 
     def __post_init__(self):
-        for stream in self.scored:
-            if self._n_events(stream, self.split.n_train).max() < 2:
-                where = "" if stream == "x" else f" in domain {stream}"
-                raise UserError(f"{self.log.name}: no training target{where}")
-        self.check_negatives(self.n_negatives)
+        n_train = self.split.n_train
+        self.check({s: self._n_events(s, n_train).max() > 1 for s in self.scored}, self.n_negatives)
 
     def _n_events(self, stream, end_U):
         """(U,): how many of each user's first `end_U` events are of the stream."""
@@ -77,23 +67,20 @@ class SASRecTask(Task):
     def batch(self, arrays, rows_B, seed, step, capacity: tuple[int, ...]) -> dict[str, jax.Array]:
         """Training batch of rows `rows_B` (out of range: an empty row).
 
-        -> seq, seq_D, time_D (B, L); of each stream S that runs at_S, flat places of its tokens, as
-        many slots as `capacity`; of each that scores pos_S (B, L), the next item or 0, and neg_S
-        (P_S, K), joint ids both; n_users ().
+        -> what `read` gives, with seq, seq_D, time_D (B, L); of each stream that scores pos_S
+        (B, L), the next item or 0, and neg_S (P_S, K), joint ids both.
         """
-        batch = {name: take(arrays, name, rows_B, fill) for name, fill in FILLS.items()}
-        batch["n_users"] = jnp.sum(rows_B < self.n_users).astype(jnp.float32)
+        batch = self.read(arrays, rows_B, FILLS, capacity, self.streams)
         own = [Lists.of(arrays, f"own_{name}", rows_B) for name in DOMAINS]
         last_B, key = take(arrays, "last", rows_B), draws.key_of(seed, Purpose.NEGATIVES, step)
-        for number, (stream, size) in enumerate(zip(self.streams, capacity, strict=True)):
-            seq_BxL = batch["seq" if stream == "x" else f"seq_{stream}"]
-            at_P = batch[f"at_{stream}"] = packed_places(seq_BxL, size)
-            if stream in self.scored:
-                is_next = (stream == "x") | ((last_B > self.log.n_items[0]) == (stream == "B"))
-                next_BxL = jnp.c_[seq_BxL[:, 1:], jnp.where(is_next, last_B, 0)]
-                pos_BxL = batch[f"pos_{stream}"] = jnp.where(seq_BxL != 0, next_BxL, 0)
-            if stream in self.scored and self.n_negatives:
-                of_stream = jax.random.fold_in(key, number)
+        for stream in self.scored:
+            seq_BxL = batch[GRIDS[stream]]
+            is_next = (stream == "x") | ((last_B > self.log.n_items[0]) == (stream == "B"))
+            next_BxL = jnp.c_[seq_BxL[:, 1:], jnp.where(is_next, last_B, 0)]
+            pos_BxL = batch[f"pos_{stream}"] = jnp.where(seq_BxL != 0, next_BxL, 0)
+            if self.n_negatives:
+                of_stream = jax.random.fold_in(key, self.streams.index(stream))
+                at_P = batch[f"at_{stream}"]
                 batch[f"neg_{stream}"] = self._negatives(of_stream, own, at_P, pos_BxL)
         return batch
 

@@ -5,10 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from oa_jax.backbones.cdsrnp import arrays as cdsrnp_arrays
-from oa_jax.backbones.cdsrnp.arrays import STREAMS
 from oa_jax.backbones.cdsrnp.fields import Model
 from oa_jax.backbones.cdsrnp.model import Backbone
 from oa_jax.nn.known import GCAConfig
+from oa_jax.nn.task import FILLS
 from tests.backbones.llm4cdsr._batches import all_test, blocks_for, log_of
 
 LENGTH, MERGED, WIDTH = 6, 10, 8
@@ -42,7 +42,7 @@ def batch_of(items, n_items, query, seed=0):
     rng = np.random.default_rng(seed)
     first = np.where(np.asarray(rows["domain"]) == 0, 0, n_items[0])
     most = np.where(np.asarray(rows["domain"]) == 0, *n_items)
-    batch = {name: rows[name] for name in (*STREAMS, "target")}
+    batch = {name: rows[name] for name in (*FILLS, "target")}
     return batch | {
         "domain": rows["domain"].astype(jnp.int32),
         "negative": jnp.asarray(1 + first + rng.integers(0, most)),
@@ -56,4 +56,4 @@ def batch_of(items, n_items, query, seed=0):
 def support_of(items, n_items):
     """These histories as the support set of evaluation."""
     batch = batch_of(items, n_items, np.zeros(len(items), bool), seed=7)
-    return {k: batch[k] for k in (*STREAMS, "target", "negative", "domain", "real")}
+    return {k: batch[k] for k in (*FILLS, "target", "negative", "domain", "real")}

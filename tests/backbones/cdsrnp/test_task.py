@@ -18,7 +18,7 @@ BATCH, SUPPORT = 8, 12
 @pytest.fixture(scope="module")
 def task(random_log):
     log = random_log(5, n_users=40, n_items=(12, 17), longest=14)
-    return CDSRNPTask(log, leave_one_out(log), 6, 12, BATCH, support=SUPPORT)
+    return CDSRNPTask(log, leave_one_out(log), 6, BATCH, 12, support=SUPPORT)
 
 
 def batches(task, n_epochs=3):
@@ -122,10 +122,10 @@ def test_data_that_cannot_train_are_refused():
 
     apart = log_of([[1, 2, 3, 4, 1], [5, 6, 7, 8, 5]])
     with pytest.raises(UserError, match="no training user with a history in both domains"):
-        CDSRNPTask(apart, leave_one_out(apart), 4, 8, 2)
+        CDSRNPTask(apart, leave_one_out(apart), 4, 2, 8)
     one = log_of([[1, 2, 3, 4, 1], [1, 2, 3, 1, 2]])
     with pytest.raises(UserError, match="no training target in domain B"):
-        CDSRNPTask(one, leave_one_out(one), 4, 8, 2)
+        CDSRNPTask(one, leave_one_out(one), 4, 2, 8)
     whole = log_of([[5, 1, 2, 3, 4, 1, 2], [1, 5, 6, 1, 5, 6]])
     with pytest.raises(UserError, match="owns 4 of domain A's 4 items"):
-        CDSRNPTask(whole, leave_one_out(whole), 4, 8, 2)
+        CDSRNPTask(whole, leave_one_out(whole), 4, 2, 8)

@@ -195,5 +195,5 @@ def test_no_target_in_a_domain():
 def test_a_user_that_owns_everything():
     item = [1, 2, 1, 3, 4, 3, 1, 1]
     log = make_log([0] * 8, item, np.zeros(8, int), (2, 3), "greedy")
-    with pytest.raises(UserError, match="greedy: a user owns"):
+    with pytest.raises(UserError, match="a user of greedy owns"):
         make(log)

@@ -11,9 +11,9 @@ import toy
 from oa_jax.backbones import known
 from oa_jax.backbones.sasrec.fields import Model
 from oa_jax.backbones.sasrec.model import Backbone
-from oa_jax.backbones.sasrec.task import FILLS
 from oa_jax.errors import UserError
 from oa_jax.nn.known import GCAConfig
+from oa_jax.nn.task import FILLS
 
 pytestmark = pytest.mark.slow
 LENGTH, N_ITEMS = 6, (5, 7)
