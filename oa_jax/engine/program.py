@@ -97,7 +97,19 @@ class Engine:
     # What to compile: name, function of one seed, values of each seed, shared ones, donation.
 
     def _epoch(self, states, arrays, capacity):
-        one = functools.partial(step_lib.epoch, self.settings, capacity)
+        # Compiled as a part of the program; asked for the shapes and for the branch, traced once.
+        train = jax.jit(functools.partial(step_lib.epoch, self.settings, capacity))
+
+        def unless_done(state, arrays):
+            """Of seeds in turn, one that is done costs nothing; its report is of no meaning."""
+            report = jax.eval_shape(train, state, arrays)[1]
+            none = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), report)
+            return jax.lax.cond(
+                state.done, lambda state: (state, none), lambda state: train(state, arrays), state
+            )
+
+        # Not of seeds side by side: vmap would copy the branch's data for each of them.
+        one = unless_done if self.axis == "map" else train
         return ("epoch", capacity), one, (states,), arrays, True
 
     def _steps(self, states, arrays, capacity, n_steps):

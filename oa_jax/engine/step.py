@@ -3,7 +3,6 @@
 import contextlib
 import dataclasses
 import functools
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -90,14 +89,11 @@ def epoch(settings: Settings, capacity, state: State, arrays):
 
     report: mean losses, the learning rate, ranks of the validation users, GCA sums.
     """
-    settings = settings.on(arrays.get("tables"))
-
-    def train(state, arrays):
-        state, losses = _train(settings, capacity, None, state, arrays["train"])
-        assessed = assess(settings, state.params, arrays)
-        return select(settings, state, losses, assessed, arrays["val"])
-
-    return unless_done(train, state, arrays)
+    settings, before = settings.on(arrays.get("tables")), state
+    state, losses = _train(settings, capacity, None, state, arrays["train"])
+    assessed = assess(settings, state.params, arrays)
+    state, report = select(settings, state, losses, assessed, arrays["val"])
+    return unless_done(before, state), report
 
 
 def steps(settings: Settings, capacity, n_steps: int, state: State, arrays):
@@ -130,13 +126,9 @@ def select(settings: Settings, state: State, losses, assessed, val) -> tuple[Sta
     return settings.schedule.after_validation(state, score), report
 
 
-def unless_done(train: Callable, state: State, *args) -> tuple[State, Any]:
-    """`train(state, *args)` -> (state, report), but a seed that is done stays as it is: its report
-    is zeros, of no meaning, and of seeds in turn it costs nothing."""
-    train = jax.jit(train)  # asked for the shapes and for the branch, traced once
-    report = jax.eval_shape(train, state, *args)[1]
-    none = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), report)
-    return jax.lax.cond(state.done, lambda state, *_: (state, none), train, state, *args)
+def unless_done(before: State, after: State) -> State:
+    """A seed that is done stays as it is."""
+    return jax.tree.map(lambda old, new: jnp.where(before.done, old, new), before, after)
 
 
 def assess(settings: Settings, params, arrays):

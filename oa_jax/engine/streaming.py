@@ -1,7 +1,5 @@
 """The engine for data larger than the device: rows come in chunks, training and evaluation."""
 
-import functools
-
 import jax
 import jax.numpy as jnp
 
@@ -38,9 +36,7 @@ class StreamingEngine(Engine):
             losses.append(of_chunk)
         seeded = states, _joined(losses), self.assess(states, arrays)
         val = {name: arrays["val"][name] for name in ("real", "domain")}
-        select = functools.partial(step_lib.select, self.settings)
-        one = functools.partial(step_lib.unless_done, select)
-        return self.over_seeds("select", one, seeded, val, donate=True)
+        return self.over_seeds("select", self._select, seeded, val, donate=True)
 
     def _epoch(self, states, arrays, capacity):
         """What to compile for an epoch: its chunk."""
@@ -87,12 +83,14 @@ class StreamingEngine(Engine):
                 at_N = places(rows_N, settings.task.n_users)
                 return step_lib.train_step(settings, capacity, state, at_N, arrays)
 
-            def train(state, *chunk):
-                return jax.lax.scan(step, state, chunk)
-
-            return step_lib.unless_done(train, state, rows_CxN, fed)
+            trained, losses = jax.lax.scan(step, state, (rows_CxN, fed))
+            return step_lib.unless_done(state, trained), losses
 
         return ("chunk", capacity), one
+
+    def _select(self, state, losses, assessed, val):
+        selected, report = step_lib.select(self.settings, state, losses, assessed, val)
+        return step_lib.unless_done(state, selected), report
 
     def _cut(self, rows):
         """Rows in slices of whole blocks, the last one shorter."""
