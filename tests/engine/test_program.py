@@ -81,6 +81,25 @@ def test_vmap_is_map_to_rounding(trained):
         assert np.abs(value[0] - value[1]).max() > 0.05
 
 
+def test_seeds_side_by_side_share_the_data(by_axis, arrays):
+    """No step of the program has a copy of a data array for each seed."""
+    engine, seeds = by_axis["vmap"].engine, np.arange(3)
+    states = engine.abstract(seeds, by_axis["vmap"].hparams())
+    grids = [a.shape for part in arrays.values() for a in jax.tree.leaves(part) if a.ndim > 1]
+
+    def copies(epoch):
+        text = str(jax.make_jaxpr(jax.vmap(epoch, (0, None)))(states, arrays))
+        return [shape for shape in grids if f"[{','.join(map(str, (3, *shape)))}]" in text]
+
+    _, epoch, *_ = engine._epoch(states, arrays, CAPACITY)
+    assert grids and not copies(epoch)
+    # Twin: under vmap both branches of a `cond` get operands of each seed.
+    branch = lambda state, arrays: jax.lax.cond(  # noqa: E731
+        state.done, lambda state, arrays: state, lambda *of: epoch(*of)[0], state, arrays
+    )
+    assert copies(branch) == grids
+
+
 def test_vmap_is_map_in_double_precision(by_axis):
     """Rounding is all that separates them: 30 steps in float64 agree to 1e-9."""
     ends = {}
