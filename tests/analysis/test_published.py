@@ -253,7 +253,7 @@ def section(title):
 @pytest.mark.parametrize(
     ("title", "n_rows"),
     [("1.4 times the parameters", 8), ("The parts of the update", 9)]
-    + [("Later places", 8), ("The angle moved by a penalty", 7)],
+    + [("Later places", 8), ("The angle moved by a penalty", 10)],
 )
 def test_arms_are_those_of_their_index(of_claims, title, n_rows):
     metrics = [f"test/{d}/ndcg@10/{ranking}" for ranking in ("uni999", "full") for d in "AB"]
@@ -373,11 +373,11 @@ def test_the_odd_seed_of_places_1_and_2_is_that_of_their_index(of_claims):
 
 def test_angles_under_a_penalty_are_those_of_their_index(of_claims):
     text, angles = section("The angle moved by a penalty"), ("cos", "abs_cos", "gated_abs_cos")
-    for name in ("penalty=1", "early", "penalty=-0.1"):
+    for name in ("penalty=1", "penalty=0.1", "early", "penalty=-0.1"):
         values = [of_claims[name][f"best/gca/0/{d}/{angle}"] for angle in angles for d in "AB"]
         cells = [f"{of.mean():.2f} ± {of.std():.2f}" for of in values]
         assert f"| {name} | {' | '.join(cells)} |" in text
-    weights = {"penalty=1": 1.0, "penalty=-0.1": -0.1}
+    weights = {"penalty=1": 1.0, "penalty=0.1": 0.1, "penalty=-0.1": -0.1}
     for name, weight in weights.items():
         assert set(of_claims[name]["gca.ortho_weight"]) == {weight}
 
