@@ -41,6 +41,7 @@ FEWEST_KINDS = 6  # whose order says something
 def define_flags() -> None:
     flags.DEFINE_string("x", "data.world.redundancy", "phase: the field from left to right.")
     flags.DEFINE_string("y", "model.d_embed", "phase: the field from bottom to top.")
+    table.define_pair_seeds()
 
 
 def kinds(runs: list[Run], x: str, y: str) -> dict[str, str]:
@@ -70,18 +71,20 @@ def cells(
     metric: str = "ndcg@10",
     draws: int = table.DRAWS,
     measured: pl.DataFrame | None = None,
+    pair_seeds: bool = False,
 ) -> tuple[pl.DataFrame, list[str]]:
     """-> (a row per run with GCA and domain, see `SCHEMA`; sentences about what is missing).
 
     measured: of `orthogonality`, for `shuffled`, the angle of X with what another user's token
-    takes, and `centred`, the angle once the means of both are removed.
+    takes, and `centred`, the angle once the means of both are removed.  pair_seeds: see `table`.
     """
     chosen = [run for run in finished(runs) if run.places]
     with_field = [run for run in chosen if {x, y} <= run.fields.keys()]
     if chosen and not with_field:
         raise UserError(f"--x={x} --y={y}: expected two fields of config.json: no run has both")
     kind, rows = kinds(with_field, x, y), []
-    gains, notes = table.gains(runs, metrics=(metric.partition("/")[0],), draws=draws)
+    metrics = (metric.partition("/")[0],)
+    gains, notes = table.gains(runs, None, metrics, draws, pair_seeds)
     points = correlate.points_of(with_field, ANGLE, metric, "mean", measured)
     for run, domain in itertools.product(with_field, DOMAINS):
         row = {"kind": kind[run.name], "domain": domain, "run": run.name}
@@ -150,7 +153,7 @@ def section(runs: list[Run], out, options) -> Section:
     """The diagrams and their numbers; writes `phase`."""
     x, y, metric = options.x, options.y, options.metric
     measured = read_frame(out, "orthogonality", runs)
-    frame, notes = cells(runs, x, y, metric, options.draws, measured)
+    frame, notes = cells(runs, x, y, metric, options.draws, measured, options.pair_seeds)
     write_frame(out, "phase", frame)
     cell = ["kind", "domain", "x", "y"]
     twice = frame.filter(pl.struct(cell).is_duplicated())["run"].unique(maintain_order=True)

@@ -296,9 +296,15 @@ def _intervals(axis, part, metrics, shift, look, label):
     return [*low[counts], *high[counts]]
 
 
+def define_pair_seeds() -> None:
+    """The flag of `table` and `phase`; `report` has both."""
+    if "pair_seeds" not in flags.FLAGS:
+        flags.DEFINE_bool("pair_seeds", False, "Pair seeds of one number across runs.")
+
+
 def define_flags() -> None:
     flags.DEFINE_string("baseline", None, "Name of the run that all others are compared with.")
-    flags.DEFINE_bool("pair_seeds", False, "Pair seeds of one number across runs.")
+    define_pair_seeds()
     flags.DEFINE_bool("groups", False, "Also the sets of users that a backbone tells apart.")
     flags.DEFINE_list("metrics", list(METRICS), "Which metrics; Holm runs over these.")
 

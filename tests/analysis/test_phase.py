@@ -49,13 +49,15 @@ def test_stacks_of_different_places_are_kinds_of_their_own(tmp_path):
     assert found == {"stack": "stack", "1-2": "GCA[1,2]", "0-1-2": "GCA[0,1,2]"}
 
 
-def test_cells_hold_the_gains_of_the_table_and_the_angles(runs):
-    frame, notes = phase.cells(runs, X, Y, draws=200)
+@pytest.mark.parametrize("paired", [False, True])
+def test_cells_hold_the_gains_of_the_table_and_the_angles(runs, paired):
+    frame, notes = phase.cells(runs, X, Y, draws=200, pair_seeds=paired)
     assert len(frame) == 2 * 6 and not notes
-    gains = table.gains(runs, metrics=("ndcg@10",), draws=200)[0]
+    gains = table.gains(runs, metrics=("ndcg@10",), draws=200, pair_seeds=paired)[0]
     for row in frame.iter_rows(named=True):
         same = gains.filter(run=row["run"], domain=row["domain"], ranking="uni99")
-        assert row["gain"] == same["gain"][0] and row["low"] <= row["gain"] <= row["high"]
+        assert all(row[name] == same[name][0] for name in ("gain", "low", "high"))
+        assert row["low"] <= row["gain"] <= row["high"]
         assert row["baseline"] == f"none-{float(row['x']):g}-{row['y']}"
         good = row["x"] == "0.0" and row["kind"] == "early"
         assert (row["low"] > 0) == good
@@ -85,7 +87,7 @@ def test_what_orthogonality_measured_stands_beside(runs):
 
 def test_a_kind_with_one_value_of_an_axis_has_no_diagram(runs, tmp_path):
     class options:
-        x, y, metric, draws = X, Y, "ndcg@10", 200
+        x, y, metric, draws, pair_seeds = X, Y, "ndcg@10", 200, False
 
     section = phase.section(runs, tmp_path, options)
     (name,) = section.figures

@@ -510,6 +510,55 @@ def test_the_cells_of_a_study_are_those_of_its_index(study, n_runs):
         assert cell["angle"] == pytest.approx(angle(run, cell["domain"]).mean(), abs=3e-5)
 
 
+def paired(one, other, metric):
+    """Mean of the differences of seeds, and the ends of its interval."""
+    difference = (one.sort("seed")[metric] - other.sort("seed")[metric]).to_numpy()
+    mean, half = difference.mean(), stats.sem(difference) * stats.t.ppf(0.975, 4)
+    return mean, mean - half, mean + half
+
+
+def test_gains_with_seeds_paired_are_those_of_their_index():
+    above, titles = {}, {"phase": "A phase diagram", "arms": "Arms and other fusions"}
+    text = {study: " ".join(section(title).split()) for study, title in titles.items()}
+    for study in titles:
+        index, cells = (pl.read_csv(FOLDER / study / n) for n in ("index.csv", "phase.csv"))
+        above[study], below = [], []
+        for cell in cells.iter_rows(named=True):
+            runs = (index.filter(run=cell[name]) for name in ("run", "baseline"))
+            mean, low, high = paired(*runs, f"test/{cell['domain']}/ndcg@10/full")
+            words = f"{mean:+.4f} [{low:+.4f}, {high:+.4f}]"
+            where = cell["kind"], cell["domain"], cell["x"], cell["y"], words
+            above[study] += [where] if low > 0 else []
+            below += [where] if high < 0 else []
+        if study == "phase":
+            assert (len(above[study]), len(below)) == (4, 4) and "4 of the 100" in text[study]
+            early = [of for of in (*above[study], *below) if of[:2] == ("early", "A")]
+            assert [of[2:4] for of in early] == [(0.75, 32), (0.5, 64)] and early[0][4] in text[
+                study
+            ]
+    assert len(above["arms"]) == 6 and "six lie above 0" in text["arms"]
+    names = [[k for k, d, x, *_ in above["arms"] if (d, x) == ("A", rho)] for rho in (0, 0.5)]
+    said = "`experts`, `film`, `flamingo` and `layer_norm=False` at ρ = 0"
+    assert said in text["arms"] and "`flamingo` and `source=other` at ρ = ½" in text["arms"]
+    known = ("experts", "film", "flamingo", "layer_norm=False"), ("flamingo", "source=other")
+    for found, expected in zip(names, known, strict=True):
+        assert all(name in kind for name, kind in zip(expected, sorted(found), strict=True))
+    front = (FOLDER.parents[1] / "README.md").read_text()
+    assert f"or {sum(map(len, above.values()))} with the seeds paired" in front
+
+
+def test_the_controls_with_seeds_paired_are_those_of_their_index():
+    index = pl.read_csv(FOLDER / "real_beauty_elec" / "index.csv")
+    text = section("Parameters or the other domain").partition("With the seeds paired")[2]
+    asked = [("none", "full", "A"), ("none", "full", "B"), ("wider", "uni999", "B")]
+    for other, ranking, d in [*asked, ("self", "uni999", "B")]:
+        runs = (index.filter(run=name) for name in ("early", other))
+        signed = [
+            f"{x:+.4f}".replace("0.", ".", 1) for x in paired(*runs, f"test/{d}/ndcg@10/{ranking}")
+        ]
+        assert "{} [{}, {}]".format(*signed).replace("-", "−") in text
+
+
 def test_the_correlations_of_the_phase_diagram_change_with_the_widths():
     index = pl.read_csv(PHASE / "index.csv")
     said = " ".join((PHASE.parent / "README.md").read_text().replace("−", "-").split())
