@@ -10,7 +10,7 @@ import polars as pl
 import pytest
 from scipy import stats
 
-from analysis import published, scaling
+from analysis import correlate, published, scaling
 from analysis.output import interval, number
 from analysis.phase import orders
 
@@ -233,6 +233,30 @@ def test_the_rows_of_llm4cdsr_are_those_of_its_summaries():
     page = (FOLDER.parents[1] / "oa_jax" / "backbones" / "README.md").read_text()
     numbers = (100 * (of[better] / of[worse] - 1) for of in (uni, full))
     assert "is {:.0f} % (`uni100`) and {:.0f} % (among all".format(*numbers) in page
+
+
+def test_the_correlations_of_llm4cdsr_are_those_of_its_summaries():
+    rows = []
+    for protocol, (variant, places) in itertools.product(
+        ("corrected", "official"), {"early": "0", "stack": "01"}.items()
+    ):
+        path = FOLDER / "llm4cdsr_food_kitchen_small" / f"{protocol}_{variant}.json"
+        for one, place, d in itertools.product(
+            json.loads(path.read_text())["per_seed"], places, "AB"
+        ):
+            row = {"setting": protocol, "statistic": "abs_cos", "domain": d, "place": place}
+            row |= {"configuration": variant, "seed": one["seed"], "published": None}
+            row |= {"x": one[f"best/gca/{place}/{d}/abs_cos"], "y": one[f"test/{d}/ndcg@10/uni100"]}
+            rows.append(row | dict.fromkeys(correlate.COVARIATES, 0.0))
+    found = correlate.correlations(pl.DataFrame(rows)).filter(coefficient=correlate.WITHIN)
+    assert found["points"].to_list() == [15] * 4
+    text = " ".join(section("LLM4CDSR, Food-Kitchen").split())
+    for protocol in ("corrected", "official"):
+        words = [
+            f"{r['value']:+.2f} [{r['low']:+.2f}, {r['high']:+.2f}]".replace("-", "−")
+            for r in found.filter(setting=protocol).iter_rows(named=True)
+        ]
+        assert "{} in A and {} in B under".format(*words) + f" `{protocol}`" in text, words
 
 
 @pytest.fixture(scope="module")
