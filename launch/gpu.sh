@@ -10,7 +10,7 @@
 #              processes (default 1): one trains while another compiles
 #   table      of the benchmarks and of the runs that are finished in OUT, also written to OUT/table.md
 # Default: all of them but `sweep`, on the first GPU, or CUDA_VISIBLE_DEVICES. OUT (default runs/gpu) receives the
-# workdirs; a second call goes on where the first ended, and leaves out benchmarks that did. LIMIT=SECONDS cuts every
+# workdirs; a second call goes on where the first ended, and leaves out finished benchmarks. LIMIT=SECONDS cuts every
 # command off there: a training goes on when called again, a benchmark begins anew.
 # PYTHON (default python3) must have jax with its accelerator, flax, optax, orbax-checkpoint,
 # ml_collections, absl-py and rich. OA_DATA_DIR holds abe/ and afk/, or abxi/abe/ and abxi/afk/; for

@@ -11,7 +11,7 @@ COMMANDS = {
     "recommend": "the best items of every user, or of new histories",
     "export": "a folder that others can load, score with and fine-tune from",
     "report": "tables of finished runs",
-    "rules": "rank by rules that learn nothing, with a model's candidates",
+    "rules": "rank by simple baselines: popularity, ItemKNN, EASE",
     "inspect": "parameters of a configuration and the memory its training takes",
     "data": "import your own data; list, prepare, describe and check data sets",
     "text": "tables of item texts for LLM4CDSR",

@@ -1,4 +1,4 @@
-"""`python -m oa_jax rules --config=FILE.py:ARGS`: how far rules get that learn nothing.
+"""`python -m oa_jax rules --config=FILE.py:ARGS`: how well simple baselines rank.
 
 The targets of a configuration are ranked against the same candidates as its model's, under every
 ranking of its backbone and with its convention for ties, and shown in the same table. `--out`

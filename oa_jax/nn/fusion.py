@@ -77,8 +77,8 @@ class View(NamedTuple):
 
 
 class Taken(NamedTuple):
-    """What a fusion takes from a source: X' (P, D), how much of each of its tokens, (P, S), and the
-    `more` of the probe."""
+    """What a fusion takes from a source: X' (P, D), the weight of each source token in it (P, S),
+    and the `more` of the probe."""
 
     update: jax.Array
     weights_PxS: jax.Array

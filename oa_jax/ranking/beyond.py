@@ -1,4 +1,4 @@
-"""What lists are like beside being right: coverage, concentration, popularity, novelty, likeness.
+"""Lists beyond accuracy: coverage, concentration, popularity, novelty, similarity within a list.
 
 On the host, added up list by list, so that the lists of a million users need no room at once.
 """
