@@ -109,7 +109,7 @@ class Slots:
         self.use.host += time.perf_counter() - ready
 
     def _wait(self, notice):
-        """Wait for the device. Raises Interrupted `GRACE_S` after `notice`, in the midst of an epoch:
+        """Wait for the device. Raises Interrupted, in the midst of an epoch, `GRACE_S` after `notice`:
         the machine may be gone before its end. Not if an earlier epoch is unsaved and would be
         lost, and not with several processes, which could not agree meanwhile."""
         groups, begin, told = self._by_run(), time.monotonic(), None
