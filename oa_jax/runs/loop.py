@@ -109,9 +109,9 @@ class Slots:
         self.use.host += time.perf_counter() - ready
 
     def _wait(self, notice):
-        """Wait for the device. Raises Interrupted, in the midst of an epoch, `GRACE_S` after `notice`:
-        the machine may be gone before its end. Not if an earlier epoch is unsaved and would be
-        lost, and not with several processes, which could not agree meanwhile."""
+        """Wait for the device. Raises Interrupted in mid-epoch, `GRACE_S` after `notice`: the
+        machine may be gone before its end. Not if an earlier epoch is unsaved and would be lost,
+        and not with several processes, which could not agree meanwhile."""
         groups, begin, told = self._by_run(), time.monotonic(), None
         if processes.several() or any(run.saved_step != run.step for run in groups):
             return
