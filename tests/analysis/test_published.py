@@ -259,6 +259,38 @@ def test_the_correlations_of_llm4cdsr_are_those_of_its_summaries():
         assert "{} in A and {} in B under".format(*words) + f" `{protocol}`" in text, words
 
 
+def test_the_fusions_of_llm4cdsr_are_those_of_their_csv():
+    of = pl.read_csv(FOLDER / "llm4cdsr_food_kitchen_small" / "modules.csv")
+    runs = {key[0]: rows for key, rows in of.group_by("run", maintain_order=True)}
+    base, text = runs.pop("none"), section("Other fusions on a real pair")
+    assert len(runs) == 13 and all(len(rows) == 5 for rows in (base, *runs.values()))
+    names = [f"test/{d}/ndcg@10/{of}" for of in ("full", "uni100", "official100") for d in "AB"]
+    gains = {n: [paired(rows, base, name) for name in names] for n, rows in runs.items()}
+    angles = {
+        n: [rows[f"best/gca/0/{d}/gated_abs_cos"].mean() for d in "AB"] for n, rows in runs.items()
+    }
+    for name, rows in runs.items():
+        cells = [f"`{name}`", f"{rows['n_parameters'][0]:,}"]
+        for gain in gains[name][:4]:
+            signed = [f"{x:+.4f}".replace("0.", ".", 1) for x in gain]
+            cells.append("{} [{}, {}]".format(*signed).replace("-", "−"))
+        cells += [f"{value:.2f}" for value in angles[name]]
+        assert f"| {' | '.join(cells)} |" in text
+    cells = [f"{base[name].mean():.4f} ± {base[name].std():.4f}" for name in names[:4]]
+    assert f"| none | {base['n_parameters'][0]:,} | {' | '.join(cells)} |" in text
+    every = [gain for of_run in gains.values() for gain in of_run]
+    assert len(every) == 78 and "of 78" in text and base["epochs"].min() == 7
+    assert not any(low > 0 or high < 0 for _, low, high in every)
+    half = [high - mean for of_run in gains.values() for mean, _, high in of_run[:2]]
+    assert f"{min(half):.4f} to {max(half):.4f} among all items" in text
+    taus = []
+    for k in range(4):
+        pairs = [(angles[name][k % 2], gains[name][k][0]) for name in runs]
+        taus.append(f"{stats.kendalltau(*zip(*pairs, strict=True)).statistic:+.2f}")
+    said = "{} (A) and {} (B) among all items, and {} and {} by `uni100`".format(*taus)
+    assert said.replace("-", "−") in " ".join(text.split())
+
+
 @pytest.fixture(scope="module")
 def of_claims():
     """{run: its seeds} of the arms of `real.py ask=claims` on Beauty-Electronics."""
