@@ -5,8 +5,9 @@
 
 The baseline in five widths; for each GCA variant, a baseline with as many parameters (`matched`),
 by width and, for backbones with free depth, by depth; GCA early and stack in two widths. Each has
-three learning rates, of which `analysis` takes the best one on validation. Five seeds. Primary
-comparison: N*/N, the number of parameters at which the baseline reaches GCA's quality over GCA's.
+three learning rates, of which `analysis` takes the best one on validation. Five seeds.
+Primary comparison: N*/N, the number of parameters at which the baseline reaches GCA's quality over
+GCA's.
 
 Arguments: `backbone` abxi | llm4cdsr; `pair` and `size`, as in its file in configs/;
 `protocol`; `runlocal`, two widths, two seeds, in under a minute on two cores.

@@ -124,7 +124,7 @@ def test_the_order_of_kinds_is_that_of_one_world(tmp_path):
                 plain_run(name, "early", 0.01 * hidden + synergy / 5, seed=1, **fields)
 
     class options:
-        x, y, metric, draws = X, Y, "ndcg@10", 100
+        x, y, metric, draws, pair_seeds = X, Y, "ndcg@10", 100, False
 
     lines = phase.section(find_runs(str(tmp_path))[0], tmp_path / "out", options).lines
     assert len(lines) == 2 * 2 * 2 and all("over 6 kinds +1.00 [" in line for line in lines)
@@ -139,7 +139,7 @@ def test_runs_of_one_configuration_are_one_kind(tmp_path):
     assert phase.orders(frame.with_columns(kind=pl.Series(list("001122"))), 100) == []
 
     class options:
-        x, y, metric, draws = X, Y, "ndcg@10", 100
+        x, y, metric, draws, pair_seeds = X, Y, "ndcg@10", 100, False
 
     for name, fields in (("a", {}), ("b", {"first_seed": 3}), ("wide", {"model__d_embed": 16})):
         plain_run(tmp_path / name, "early", gated=0.5, **fields)
