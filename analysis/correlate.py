@@ -144,7 +144,10 @@ def _coefficients(part, draws, rng):
             row["note"] = _warning(len(set(drawn)), low, lost, unit)
         out.append(row)
     out[0]["published"] = part["published"][0]
-    slope, low, high = mixed(x, y, clusters) if distinct >= 3 else [math.nan] * 3
+    # The places of a seed share its y: as points of their own they would count too much.
+    seeds = part.group_by("configuration", "seed", maintain_order=True).agg(pl.col("x", "y").mean())
+    columns = seeds["x"], seeds["y"], seeds["configuration"]
+    slope, low, high = mixed(*columns) if distinct >= 3 else [math.nan] * 3
     note = "" if math.isfinite(slope) else _why(MIXED, x, y, count, 2, distinct)
     out.append({"coefficient": MIXED, "value": slope, "low": low, "high": high, "note": note})
     low, high = leave_one_out(x, y, clusters)
@@ -163,6 +166,8 @@ def _why(name, x, y, count, needed, distinct):
         more = ", 3 more than covariates" if name == "partial r" else ""
         found = plural(count, "configuration")
         return f"not computed: {found}, expected at least {needed}{more}"
+    if name == MIXED:
+        return "not computed: fewer than two seeds for each configuration"
     if name == "partial r":
         return "undefined: nothing is left once parameters, width and progress are held fixed"
     if name == WITHIN:

@@ -5,6 +5,7 @@ and what second moments tell (subspaces.py). One seed and one block of users are
 time; sums are added up in float64 on the host, so memory grows with neither.
 """
 
+import dataclasses
 import functools
 import time
 
@@ -105,7 +106,7 @@ def parts_of_users(experiment: Experiment, split: str) -> dict[str, dict[str, np
     if len(part_R) < 4:
         raise UserError(f"--split={split}: {len(part_R)} users have a target: expected at least 4")
     chosen = {part: np.isin(part_R, numbers) for part, numbers in USER_PARTS.items()}
-    padded = experiment.evaluation.padded
+    padded = dataclasses.replace(experiment.evaluation, packed={}).padded  # grids: see tokens.py
     return {part: padded({k: v[some] for k, v in rows.items()}) for part, some in chosen.items()}
 
 

@@ -56,7 +56,7 @@ class Run:
 
     @property
     def part(self) -> str:
-        """What training used of X': full | parallel | orthogonal."""
+        """What training used of X': full | parallel | orthogonal | split."""
         return self.gca["part"]
 
     @property
@@ -135,6 +135,9 @@ class Run:
     def backbone_configuration(self) -> str:
         """The same without the group `gca`: equal for a baseline and its GCA variants."""
         plain = {name: v for name, v in self.fields.items() if not name.startswith("gca.")}
+        if self.places:
+            alone = known.parts(known.resolve(self.config)).without_fusion
+            plain |= {name: json.dumps(value) for name, value in alone.items()}
         return json.dumps(plain, sort_keys=True)
 
     @property

@@ -67,7 +67,7 @@ def mixed(x, y, groups) -> tuple[float, float, float]:
     with few of them, normal quantiles cover too little.
     """
     x, y = (np.asarray(v, np.float64) for v in (x, y))
-    if len(x) < 4 or is_constant(x) or is_constant(y) or len(set(groups)) < 2:
+    if is_constant(x) or is_constant(y) or not 2 <= len(set(groups)) <= len(x) / 2:
         return math.nan, math.nan, math.nan
     x, y = ((v - v.mean()) / v.std() for v in (x, y))
     with warnings.catch_warnings():

@@ -117,6 +117,7 @@ def _follows(runs, metric):
     parts = pl.col("setting").str.split(" · ").list  # as `Run.setting` has them, and the gate
     places = {"of": (0, 2, -1), "data": (1, -2)}
     keys = {k: pl.concat_str(*map(parts.get, at), separator=" · ") for k, at in places.items()}
+    keys["data"] = keys["data"].str.replace(r"(data \w+).*", "${1}")  # other users, tables, ties
     keys["of"] = pl.format("{} · d={}", keys["of"], pl.col("hidden_size").cast(pl.Int64))
     frames = (frame.group_by("domain", maintain_order=True, **keys) for frame in (raw, other))
     raw, other = (frame.agg(pl.col("x").mean()) for frame in frames)

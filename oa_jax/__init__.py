@@ -20,7 +20,7 @@ _MODULES = {
     "oa_jax.events.log": ("InteractionLog", "make_log"),
     "oa_jax.events.split": ("Split", "make_split"),
     "oa_jax.events.world": ("World",),
-    "oa_jax.nn.fusion": ("Fusion", "Probe"),
+    "oa_jax.nn.fusion": ("Fusion", "Probe", "Taken"),
     "oa_jax.nn.layer": ("GatedCrossAttentionLayer",),
     "oa_jax.ranking.candidates": ("draw_candidates",),
     "oa_jax.ranking.metrics": ("rank_metrics", "user_metrics"),

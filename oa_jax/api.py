@@ -8,7 +8,7 @@ import functools
 import json
 import os
 import pathlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -58,19 +58,20 @@ def config(backbone: str = "abxi", **changes: Any) -> Config:
 
 
 def read_events(
-    files: str | os.PathLike | Sequence[str | os.PathLike] | Mapping[str, str | os.PathLike],
+    files: Any,
     name: str = "events",
     directory: str | os.PathLike | None = None,
-    say: Callable[[str], None] = print,
+    say: Callable[[str], None] | None = print,
     **options: Any,
 ) -> InteractionLog:
-    """The events of your own files, as `python -m oa_jax data import` reads them.
+    """The events of your own files or frames, as `python -m oa_jax data import` reads them.
 
-    files: one or more, each a path or "DOMAIN=path", or {domain: path}. CSV or other text,
-        JSON lines, Parquet, plain or packed; `oa_jax/data/README.md` says what is told apart.
+    files: one or more paths, each a path or "DOMAIN=path", of CSV or other text, JSON lines or
+        Parquet, plain or packed; or a frame of pandas or polars, or a dictionary of columns; or
+        {domain: path or frame}. `oa_jax/data/README.md` says what is told apart.
     name: of the events. directory: keep them there as a prepared set of that name, with the raw
         ids and titles, which later runs find by it; None keeps nothing.
-    say: gets a line for each thing that was taken for something or left out.
+    say: gets a line for each thing that was taken for something or left out; None says nothing.
     options: `user`, `item`, `time`, `rating`, `domain`, `title`: names of columns; `columns`,
         `delimiter`, `domains`, `time_unit`, `shared_items`, `filters`, `bad_rows`.
 
@@ -84,11 +85,7 @@ def read_events(
     for field in options:
         presets.choice("option", field, [one.name for one in dataclasses.fields(own.Options)])
     options = own.Options(**{field: plain(value) for field, value in options.items()})
-    if isinstance(files, Mapping):
-        files = [f"{domain}={local(path, domain)}" for domain, path in files.items()]
-    given = list(files) if isinstance(files, (list, tuple)) else [files]
-    for path in given:
-        local(path, "files")
+    given, say = _given(files, name), say or (lambda line: None)
     if directory is not None:
         if local(directory, "directory").is_file():
             raise UserError(f"directory={directory}: a file: expected a folder")
@@ -99,6 +96,26 @@ def read_events(
     built = own.read(given, options, Reading(), say)[0]
     log, _ = store.with_roles(vars(built), built.n_items, name)
     return dataclasses.replace(log, origin=built)
+
+
+def _given(files, name):
+    """Arguments of `own.read`: FILE, DOMAIN=FILE, or (domain or None, table)."""
+    from oa_jax.data import tables
+
+    def one(domain, found):
+        if isinstance(found, str | os.PathLike):
+            return f"{domain}={local(found, domain)}" if domain else local(found, "files")
+        return domain, tables.of_frame(found, domain or name)
+
+    if files is None:
+        raise UserError("files=None: expected a path, or a frame")
+    if isinstance(files, list | tuple) and all(isinstance(f, str | os.PathLike) for f in files):
+        return [one(None, path) for path in files]
+    whole = str | os.PathLike | Mapping  # a file, or all columns of a domain
+    of_domains = isinstance(files, Mapping) and all(
+        isinstance(of, whole) or hasattr(of, "columns") for of in files.values()
+    )
+    return [one(*pair) for pair in (files.items() if of_domains else [(None, files)])]
 
 
 def train(
@@ -146,7 +163,7 @@ def train(
 def sweep(
     study: str | os.PathLike | Mapping[str, Config],
     out: str | os.PathLike,
-    say: Callable[[str], None] = print,
+    say: Callable[[str], None] | None = print,
     slots: int | None = None,
     keep: str = "last",
 ) -> dict[str, Run]:
@@ -168,7 +185,9 @@ def sweep(
     is_file, out = isinstance(study, str | os.PathLike), local(out, "--out")
     runs = study_lib.load(os.fspath(study)) if is_file else study_lib.checked(study, "study")
     slots = slots if slots is None else checked("--slots", slots, whole(1, ""))
-    sweep = sweep_of(runs, out, say, slots, presets.choice("--keep", keep, KEEP))
+    sweep = sweep_of(
+        runs, out, say or (lambda line: None), slots, presets.choice("--keep", keep, KEEP)
+    )
     sweep.run()
     found = {name: Run(out / name) for name in sweep.runs}
     return {name: run for name, run in found.items() if run.is_finished}
@@ -191,7 +210,7 @@ class Run:
     """A run on disk. `summary` and `ranks` need a finished one."""
 
     path: pathlib.Path
-    data: InteractionLog | None = None
+    data: InteractionLog | None = dataclasses.field(default=None, repr=False)
 
     @property
     def config(self) -> Config:
@@ -250,10 +269,10 @@ class Run:
     def _built(self) -> dict[Config, Experiment]:
         return {}
 
-    def params(self, which: str = "best", seed: int = 0) -> Any:
+    def params(self, which: str = "best", seed: int | None = None) -> Any:
         """Parameters of one seed, a tree of NumPy arrays, from the newest checkpoint.
 
-        which: "best" by validation, or "last". seed: its number, not its place.
+        which: "best" by validation, or "last". seed: its number, by default the first.
         Raises UserError when there is no checkpoint, or no such seed.
         """
         import jax
@@ -262,6 +281,7 @@ class Run:
 
         presets.choice("which", which, ("best", "last"))
         seeds = self.experiment.seeds.tolist()
+        seed = seeds[0] if seed is None else seed
         if seed not in seeds:
             raise UserError(f"seed={seed}: expected one of {', '.join(map(str, seeds))}")
         params, _ = newest_parameters(self.path, self.experiment, which == "best")
@@ -280,9 +300,9 @@ class Run:
     ) -> pl.DataFrame:
         """The k best items of every user, as a frame: user, domain, rank, item, score; raw ids.
 
-        histories: None for all users of the set; a list of raw ids of some; or events that the
-        model has never seen, with columns user, item, time (and domain): a file, a frame or a
-        dictionary.
+        histories: None for all users of the set; a list or column of raw ids of some; or events
+        that the model has never seen, with columns user, item, time (and domain): a file, a frame
+        or a dictionary.
         domain: "A", "B" or "both", all that the run was evaluated on.  seed: by default the first
         that has not diverged; ensemble: by the mean of all seeds' ranks.  keep_seen: items of the
         history may come again.  explain: adds `due_to_update`, a score less that without X', and
@@ -302,6 +322,8 @@ class Run:
         if isinstance(histories, str) and not local(histories).exists():
             expected = f"a file, or a list of ids such as [{histories!r}]"
             raise UserError(f"histories={histories}: no such file: expected {expected}")
+        if hasattr(histories, "to_list"):  # a column of ids, of pandas or polars
+            histories = histories.to_list()
         model = StoredModel(self.path, seed, ensemble, self.data)
         if histories is None or isinstance(histories, (list, tuple, np.ndarray)):
             ids = histories if histories is None else list(map(str, histories))
@@ -311,12 +333,18 @@ class Run:
         return lists.whole(model, asked, k, domain, keep_seen, explain)
 
     def probe(
-        self, split: str = "test", place: int = 0, domain: str = "A", seed: int = 0, n_users=256
+        self,
+        split: str = "test",
+        place: int = 0,
+        domain: str = "A",
+        seed: int | None = None,
+        n_users: int = 256,
     ) -> Probe:
         """What the fusion of a domain at a place saw and did: X, X', Y, the gate, on the host.
 
-        Tokens of the first `n_users` users of a split, (P, D), of the best parameters; `real_P`
-        says which count. Raises UserError where there is no such fusion.
+        Tokens of the first `n_users` users of a split, (P, D), of the best parameters of a seed, by
+        default the first; `real_P` says which count. Raises UserError where there is no such
+        fusion.
         """
         import jax
 

@@ -292,6 +292,8 @@ def _check_together(config: Config) -> None:
     check(fits, "gca.width", f"a multiple of the {unit} heads")
     why = f"less than max_epochs={train.max_epochs}, as no epoch is selected in the warm-up"
     check(train.warmup_epochs < train.max_epochs, "train.warmup_epochs", why)
+    why = "gca, as gca.positions=[] leaves no place for another module; gca=early has one"
+    check(found or gca.fusion == "gca", "gca.fusion", why)
 
 
 def fields_of(group: type, path: str = "") -> Iterator[tuple[str, dataclasses.Field]]:

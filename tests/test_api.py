@@ -1,12 +1,14 @@
 """What a notebook calls: lazy, documented, and equal to what the commands do."""
 
 import dataclasses
+import importlib.util
 import inspect
 import subprocess
 import sys
 
 import jax
 import numpy as np
+import polars as pl
 import pytest
 import toy
 
@@ -54,6 +56,54 @@ def test_every_public_name_is_there_and_documented():
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         oa.nothing  # noqa: B018
     assert set(oa.__all__) <= set(dir(oa))
+
+
+EVENTS = {
+    "user": [u for u in "abc" for _ in range(6)],
+    "item": list("pqrxyzpqrzyxqrpxzy"),
+    "domain": ["books", "books", "books", "music", "music", "music"] * 3,
+    "time": list(range(18)),
+}
+
+
+def test_events_are_read_from_frames_as_from_files(tmp_path):
+    frame, said = pl.DataFrame(EVENTS), []
+    frame.write_csv(tmp_path / "events.csv")
+    expected = oa.read_events(tmp_path / "events.csv", say=None)
+    parts = {
+        name: part.drop("domain").to_dict(as_series=False)
+        for (name,), part in frame.group_by("domain", maintain_order=True)
+    }
+    ways = frame, EVENTS, parts, frame.to_pandas() if has_pandas() else frame
+    for way in ways:
+        log = oa.read_events(way, say=said.append)
+        assert log.fingerprint() == expected.fingerprint()
+        assert log.origin.raw_users == expected.origin.raw_users == ["a", "b", "c"]
+    assert said[0].startswith("events: frame, user=user, item=item")
+    kept = [oa.read_events(frame, "mine", tmp_path, say=None) for _ in range(2)]
+    assert kept[0].fingerprint() == kept[1].fingerprint() == oa.load("mine", tmp_path).fingerprint()
+    with pytest.raises(oa.UserError, match=r"mine.* is of other files"):
+        oa.read_events(frame.head(17), "mine", tmp_path, say=None)
+    with pytest.raises(oa.UserError, match="^events: .*expected a file, or columns user, item"):
+        oa.read_events({"user": [1], "item": [1, 2]})
+
+
+def has_pandas():
+    return importlib.util.find_spec("pandas") and importlib.util.find_spec("pyarrow")
+
+
+def test_a_log_or_run_as_the_last_line_of_a_cell_is_short(run):
+    log = oa.read_events(EVENTS, say=None)
+    assert "raw_users" not in repr(log) and log.origin.raw_users == ["a", "b", "c"]
+    assert repr(oa.open(run.path, log)) == f"Run(path={run.path!r})"
+
+
+def test_the_first_seed_is_the_default_whatever_its_number(tmp_path):
+    config = small(first_seed=7, **{"train.max_epochs": 2, "train.warmup_epochs": 0})
+    run = oa.train(config, oa.World(**WORLD), tmp_path / "run", say=None)
+    for found in (run.params(), run.params(seed=7)):
+        assert jax.tree.leaves(found)
+    np.testing.assert_array_equal(run.probe(n_users=4).x, run.probe(n_users=4, seed=7).x)
 
 
 def test_a_configuration_takes_arguments_fields_and_groups():
@@ -213,7 +263,8 @@ MISTAKES = {
     ),
     "nothing": (lambda run: oa.open(None), "workdir=None: expected a path"),
     "no export": (lambda run: oa.load_export(None), "FOLDER=None: expected a path"),
-    "no file": (lambda run: oa.read_events(None), "files=None: expected a path"),
+    "no file": (lambda run: oa.read_events(None), "files=None: expected a path, or a frame"),
+    "a number of files": (lambda run: oa.read_events(5), "expected a file, or columns user, item"),
     "no folder": (
         lambda run: oa.read_events("a.csv", directory=run.path / "env.json"),
         "env.json: a file: expected a folder",

@@ -154,6 +154,12 @@ def test_positions_are_ascending_places(places):
         known.resolve({"backbone": "abxi", "gca": {"positions": places}})
 
 
+def test_a_fusion_needs_a_place():
+    """Without one the baseline would be trained under its name."""
+    with pytest.raises(UserError, match=r"gca.fusion=film: expected gca, as .* gca=early has one"):
+        known.resolve({"backbone": "abxi", "gca": {"fusion": "film"}})
+
+
 def test_a_gate_that_sees_y_needs_one_at_the_tokens_time():
     """Alignment puts no token of the other domain there in training, and may in evaluation."""
     gate = {"backbone": "abxi", "gca": {"gate_input": "source"}}

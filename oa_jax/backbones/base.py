@@ -70,6 +70,8 @@ class Parts:
     hparams: tuple[str, ...] = ()
     skip_short = False  # users with fewer than 3 events are left out, not an error
     merged = "seq"  # the evaluation rows' merged sequence of events
+    # Fields that differ in the same model without a fusion, its baseline.
+    without_fusion: Mapping[str, Any] = {}
     tie_weight = 0.5  # 0 puts the target first among equal scores, 0.5 in their middle, 1 last
 
     def __init__(self, config: Config):
@@ -130,7 +132,8 @@ class Parts:
         gca = self.config.gca
         if not gca.positions:
             return self.name
-        kind, places = gca.fusion.replace("gca", "GCA"), ",".join(map(str, gca.positions))
+        kind = "GCA" if gca.fusion == "gca" else gca.fusion.rpartition(".")[2]
+        places = ",".join(map(str, gca.positions))
         return " ".join([f"{self.name} + {kind}[{places}]", *changed(vars(gca))])
 
     @property

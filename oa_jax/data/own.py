@@ -86,8 +86,11 @@ class Options:
             raise UserError(f"--domains={','.join(self.domains)}: expected two of them")
 
 
-def sources_of(given: Sequence[Place], options: Options) -> list[InputFile]:
-    """The files of `FILE` or `DOMAIN=FILE` arguments, with their columns by role.
+Given = Place | tuple[str | None, tables.Table]  # FILE, DOMAIN=FILE, or a frame with its domain
+
+
+def sources_of(given: Sequence[Given], options: Options) -> list[InputFile]:
+    """The files of `FILE` or `DOMAIN=FILE` arguments, and frames, with their columns by role.
 
     For plain `FILE`s the domain is in a column, or else each file is a domain with its name.
     Raises UserError naming the file or flag.
@@ -95,14 +98,19 @@ def sources_of(given: Sequence[Place], options: Options) -> list[InputFile]:
     if not given:
         raise UserError("import: no file given: expected FILE or DOMAIN=FILE, one or more")
     steps = [filters.parsed(step) for step in options.filters]
-    named = [_named(text) for text in given]
+    named = [one if isinstance(one, tuple) else _named(one) for one in given]
     if len({name is None for name, _ in named}) > 1:
         plain = next(path for name, path in named if name is None)
         raise UserError(f"{plain}: expected DOMAIN=FILE, as of the other files, or FILE for all")
-    paths = [os.path.realpath(path) for _, path in named]
+    paths = [os.path.realpath(path) for _, path in named if not isinstance(path, tables.Table)]
     if twice := [path for path in paths if paths.count(path) > 1]:
         raise UserError(f"{twice[0]}: given twice, expected each file once")
-    looked = [tables.look(path, options.columns, options.delimiter) for _, path in named]
+    looked = [
+        path
+        if isinstance(path, tables.Table)
+        else tables.look(path, options.columns, options.delimiter)
+        for _, path in named
+    ]
     found = []
     for (name, _), table in zip(named, looked, strict=True):
         roles = roles_of(table, options, "rating" in [step[0] for step in steps])
@@ -189,11 +197,11 @@ def _list(names):
 
 
 def read(
-    given: Sequence[Place], options: Options, reading: Reading, say: Say
+    given: Sequence[Given], options: Options, reading: Reading, say: Say
 ) -> tuple[Built, list[dict]]:
     """Events of files: (columns with numbered users and items, what is left out).
 
-    given: FILE or DOMAIN=FILE, see `sources_of`. say: called with one line for each choice and each
+    given: see `sources_of`. say: called with one line for each choice and each
     kind of row left out. Raises UserError naming file, line, column, found and expected.
     """
     sources = sources_of(given, options)

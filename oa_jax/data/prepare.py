@@ -71,7 +71,7 @@ def prepare(
 
 def prepare_own(
     name: str,
-    given: Sequence[Place],
+    given: Sequence[own.Given],
     options: own.Options,
     data_dir: Place,
     reading: Reading,
@@ -87,7 +87,7 @@ def prepare_own(
         raise UserError(f"--name={name}: expected letters of a to z, digits, _ and -")
     sources = own.sources_of(given, options)
     asked = files.plain(dataclasses.asdict(options))
-    file_facts = [_file_facts(s.table.path, None) | {"domain": s.domain} for s in sources]
+    file_facts = [_own_facts(source.table) | {"domain": source.domain} for source in sources]
 
     def make():
         built, left_out = own.read(given, options, reading, say)
@@ -177,6 +177,13 @@ def _file_facts(path, file) -> dict:
     same = None if file is None or file.sha256 is None else sha256 == file.sha256
     page = {"page": file.page} if file else {}
     return {"name": path.name, "sha256": sha256, "published": same} | page
+
+
+def _own_facts(table):
+    if table.frame is None:
+        return _file_facts(table.path, None)
+    rows = table.frame.write_ndjson().encode()
+    return {"name": table.path.name, "sha256": hashlib.sha256(rows).hexdigest(), "published": None}
 
 
 def _config(facts):

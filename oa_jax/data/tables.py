@@ -13,7 +13,7 @@ import itertools
 import pathlib
 import re
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import polars as pl
 
@@ -80,8 +80,14 @@ def look(path: pathlib.Path, columns: Sequence[str] = (), delimiter: str | None 
     return table
 
 
-def of_frame(frame: pl.DataFrame, name: str) -> Table:
-    """A frame as a table; messages call it `name`."""
+def of_frame(events: Any, name: str) -> Table:
+    """What polars makes a frame of, as a table; messages call it `name`. Raises UserError."""
+    try:
+        frame = pl.DataFrame(events)
+    except Exception as error:  # polars has many kinds
+        expected = "a file, or columns user, item and time of one length"
+        said = " ".join(str(error).split())
+        raise UserError(f"{name}: {said}: expected {expected}") from None
     return Table(pathlib.Path(name), FRAME, tuple(frame.columns), frame=frame)
 
 

@@ -58,10 +58,11 @@ class Engine:
         """Slots of each packed list that hold every batch of an epoch of all `seeds`.
         epoch: a number, or one for each seed. n_slots: of seeds in the program, if more."""
         needed = jax.vmap(self.settings.task.slots_needed, in_axes=(None, 0, 0))
-        seeds, epoch = np.asarray(seeds, np.int32), np.asarray(epoch, np.int32)
-        args = (self._counts, jnp.asarray(seeds), jnp.asarray(np.broadcast_to(epoch, seeds.shape)))
-        counts_SxN = np.asarray(self._program("slots", needed, args)(*args))
         n_seeds = max(n_slots, len(seeds))
+        both = np.asarray(seeds, np.int32), np.broadcast_to(np.int32(epoch), len(seeds))
+        # In turn, up to the slots: one program, however few seeds are left in them.
+        args = (self._counts, *(jnp.asarray(np.resize(of, n_seeds)) for of in both))
+        counts_SxN = np.asarray(self._program("slots", needed, args)(*args))
         return self.layout.even(self.settings.task.capacity(counts_SxN.max(0)), n_seeds)
 
     def keep(self, arrays, n_seeds: int):

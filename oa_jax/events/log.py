@@ -39,7 +39,7 @@ class InteractionLog:
     n_items: tuple[int, int]
     name: str
     role: np.ndarray | None = None
-    origin: Any = None
+    origin: Any = dataclasses.field(default=None, repr=False)
 
     @property
     def domain(self) -> np.ndarray:

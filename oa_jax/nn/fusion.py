@@ -170,6 +170,9 @@ class Fusion(nn.Module):
             for chosen in (view.allowed_BxTxS, view.aligned_BxTxS)
         )
         taken = self.take(query, source, view)
+        if not isinstance(taken, Taken):
+            found = f"{type(self).__name__}.take: found {type(taken).__name__}"
+            raise UserError(f"{found}, expected Taken(update, weights)")
         raw, more, scales = taken.update * has_key[:, None], dict(taken.more), {}
         if self.part == "split":
             scales = {name: self.param(name, nn.initializers.ones, ()) for name in SCALES}
@@ -220,9 +223,15 @@ def shares(chosen_BxTxS: jax.Array) -> jax.Array:
 
 
 def kind_of(fusion: str) -> type[Fusion]:
-    """The class behind a name of `FUSIONS`."""
-    module, _, kind = FUSIONS[fusion].rpartition(".")
-    return getattr(importlib.import_module(module), kind)
+    """The class behind a name of `FUSIONS`, or of its own. Raises UserError if it is no fusion."""
+    module, _, name = FUSIONS.get(fusion, fusion).rpartition(".")
+    try:
+        kind = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError) as error:
+        raise UserError(f"--config.gca.fusion={fusion}: {error}: expected MODULE.CLASS") from None
+    if not (isinstance(kind, type) and issubclass(kind, Fusion)):
+        raise UserError(f"--config.gca.fusion={fusion}: expected a subclass of oa_jax.Fusion")
+    return kind
 
 
 def is_by_token(gca: GCAConfig) -> bool:

@@ -1,6 +1,7 @@
 """The list of fusions, and the configuration group `gca`. Costs no JAX, as configurations read it.
 
-A new fusion is one class in one file, a subclass of `fusion.Fusion`, and its line in `FUSIONS`.
+A new fusion is one class, a subclass of `fusion.Fusion`, named by its module or by a line in
+`FUSIONS`.
 """
 
 import dataclasses
@@ -28,6 +29,12 @@ FUSIONS = {
 }
 
 
+def _is_fusion(value):
+    return isinstance(value, str) and (
+        value in FUSIONS or all(map(str.isidentifier, value.split("."))) and "." in value
+    )
+
+
 def _are_experts(value):
     return (
         isinstance(value, tuple)
@@ -45,7 +52,12 @@ class GCAConfig:
     parameter counts support where its text leaves a choice (arXiv 2510.09435).
     """
 
-    fusion: str = one_of("gca", "the module; gca is the paper's", *FUSIONS)
+    fusion: str = field(
+        "gca",
+        _is_fusion,
+        f"one of {', '.join(FUSIONS)}, or MODULE.CLASS of your own",
+        "the module; gca is the paper's; or a subclass of oa.Fusion, as MODULE.CLASS",
+    )
     positions: tuple[int, ...] = field(
         (), lambda v: isinstance(v, tuple), "places", "places with a module; () is the baseline"
     )

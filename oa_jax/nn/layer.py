@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from oa_jax.errors import UserError
 from oa_jax.fields import checked, one_of, whole
@@ -72,8 +73,9 @@ class GatedCrossAttentionLayer(GatedCrossAttention):
         tokens. What stands at padding plays no part, and y is 0 there. A query without any key
         that it may use has X' = 0.
         query_time (B, T), source_time (B, S), both or neither: whole numbers from 0 up to 2**31 on
-        one axis; where causal, a query with a negative time uses no key. With them the probe's
-        `y_aligned` is the source at the query's own time; without, that in the query's column.
+        one axis (under jit larger ones wrap unseen: subtract the first); where causal, a query with
+        a negative time uses no key. With them the probe's `y_aligned` is the source at the query's
+        own time; without, that in the query's column.
         Raises UserError in one line for shapes and types that do not fit, and what is missing.
         """
         timed = query_time is not None
@@ -91,6 +93,9 @@ class GatedCrossAttentionLayer(GatedCrossAttention):
                     # A mask that is added to weights, or times that rounding has moved.
                     expected = "True for tokens, False for padding" if is_mask else "whole numbers"
                     raise UserError(f"{name}: found {kind}, expected {expected}")
+                known = not is_mask and not isinstance(array, jax.core.Tracer)
+                if known and (most := int(np.max(array, initial=0))) >= 2**31:
+                    raise UserError(f"{name}: found {most}, expected numbers below 2**31")
         if not timed:
             query_time, source_time = (
                 jnp.broadcast_to(jnp.arange(shape[1]), shape) for shape in (q_shape, s_shape)

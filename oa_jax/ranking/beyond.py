@@ -4,6 +4,7 @@ On the host, added up list by list, so that the lists of a million users need no
 """
 
 import numpy as np
+from scipy import stats
 
 
 class Beyond:
@@ -15,7 +16,7 @@ class Beyond:
 
     def __init__(self, popularity: np.ndarray, n_users: int, vectors: np.ndarray | None = None):
         self.popularity, self.n_users = popularity.astype(np.float64), n_users
-        self.rank = popularity_rank(popularity)
+        self.rank = stats.rankdata(-self.popularity)  # 1 the most popular, equal ones alike
         self.bits = -np.log2(np.maximum(self.popularity, 1) / n_users)
         self.vectors = None
         if vectors is not None:
@@ -71,10 +72,3 @@ def gini(counts: np.ndarray) -> float:
     """Gini coefficient of counts, zeros included: 0 if all are equal, 1 - 1/n if one has all."""
     ordered, n = np.sort(counts).astype(np.float64), len(counts)
     return float(((2 * np.arange(1, n + 1) - n - 1) * ordered).sum() / (n * ordered.sum()))
-
-
-def popularity_rank(popularity: np.ndarray) -> np.ndarray:
-    """(I,) 1 for the most popular item; equal ones share the middle of their places."""
-    order = np.sort(-popularity)
-    above, up_to = (np.searchsorted(order, -popularity, side) for side in ("left", "right"))
-    return (above + up_to + 1) / 2

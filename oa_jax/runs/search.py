@@ -1,5 +1,6 @@
 """Searches: a sweep whose configurations the package `optuna` chooses as results come in."""
 
+import functools
 import pathlib
 import traceback
 import warnings
@@ -25,6 +26,8 @@ class SearchSweep(Sweep):
     than the median trial at the same epoch is pruned. What optuna knows lies in OUT/optuna.log,
     from which the same command, or another worker, goes on.
     """
+
+    more_come = True
 
     def __init__(self, search: Search, out: Any, *args: Any, **options: Any):
         super().__init__({}, out, *args, **options)
@@ -92,7 +95,7 @@ class SearchSweep(Sweep):
             self.runs |= checked({name: self.search.make(trial)}, "the search")
         except UserError as error:
             if self._study.trials[number].state == state.RUNNING:
-                self._study.tell(number, state=state.FAIL)
+                self._study.tell(number, state=state.FAIL, skip_if_finished=True)
             self._record(name, error)
         self._numbers.add(number)
         return name if name in self.runs else None
@@ -142,12 +145,14 @@ class SearchSweep(Sweep):
         number, states = int(name.rpartition("-")[2]), self._optuna.trial.TrialState
         if self._study.trials[number].state != states.RUNNING:
             return
+        # Each worker counts every finished run: another one may tell it meanwhile.
+        tell = functools.partial(self._study.tell, number, skip_if_finished=True)
         summary = self._workdir(name).read_json("summary.json")
         if summary.get("stopped"):
-            self._study.tell(number, state=states.PRUNED)
+            tell(state=states.PRUNED)
             return
         scores = [index.score_of(of, summary.get("watched")) for of in summary["per_seed"]]
-        self._study.tell(number, float(np.median(scores)))
+        tell(float(np.median(scores)))
 
 
 def sweep_of(study: dict[str, Config] | Search, *args: Any, **options: Any) -> Sweep:

@@ -55,7 +55,7 @@ def summarise(
 
     `initial_sums`: the statistics of the untrained parameters, a null control.
     """
-    per_seed, good = [], []
+    per_seed, good, slots = [], [], []
     for slot, seed in enumerate(experiment.seeds):
         diverged = int(states.diverged_step[slot])
         entry = {"seed": int(seed), "epochs": int(states.epoch[slot])}
@@ -66,6 +66,7 @@ def summarise(
                 statistics = angles.flatten(jax.tree.map(lambda a, slot=slot: a[slot], total))
                 entry |= {f"{when}/{name}": value for name, value in statistics.items()}
             good.append(entry)
+            slots.append(slot)
         per_seed.append(entry)
     names = [k for k in good[0] if k not in ("seed", "diverged_step")] if good else []
     values = {name: np.array([entry[name] for entry in good], np.float64) for name in names}
@@ -78,7 +79,9 @@ def summarise(
         "mean": {name: float(v.mean()) for name, v in values.items()},
         "sd": {k: float(v.std(ddof=1)) if len(v) > 1 else None for k, v in values.items()},
         "tied_share": {
-            key: float(np.mean(ranks[key] > 0)) for key in ranks if key.endswith("/ties")
+            key: float(np.mean(ranks[key][slots] > 0))
+            for key in ranks
+            if good and key.endswith("/ties")
         },
         "per_seed": per_seed,
     }

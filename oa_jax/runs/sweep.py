@@ -90,6 +90,8 @@ class Sweep:
     it takes to go on, "best" parameters alone, or "none". watch: gets the `Progress`.
     """
 
+    more_come = False  # runs that are not known when a program begins
+
     def __init__(
         self,
         runs: Mapping[str, Config],
@@ -190,7 +192,9 @@ class Sweep:
         self.say(f"program of {len(group)} runs: {first}")
         wanted = sum(config.seeds for config in group.values())
         n_slots = self.slots or default_slots(experiment, wanted)
-        slots = loop.Slots(experiment, min(n_slots, wanted), self._queue(group, experiment))
+        if not (self.slots and self.more_come):
+            n_slots = min(n_slots, wanted)
+        slots = loop.Slots(experiment, n_slots, self._queue(group, experiment))
         self.progress.uses.append(slots.use)
         self.progress.program, self.progress.slots = first, slots.size
         try:

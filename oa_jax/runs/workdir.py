@@ -83,8 +83,8 @@ class Workdir:
         """Raise UserError unless the folder is empty or holds a run."""
         if (self.path / "config.json").exists():
             return
-        names = (p.name for p in self.path.iterdir() if p.name not in (".lock", FAILED))
-        strangers = sorted(name for name in names if not name.endswith(".tmp"))
+        names = (p.name for p in self.path.iterdir() if p.name != FAILED)
+        strangers = sorted(n for n in names if not n.startswith(".") and not n.endswith(".tmp"))
         if strangers:
             (self.path / ".lock").unlink(missing_ok=True)  # a folder of others stays as it was
             raise UserError(

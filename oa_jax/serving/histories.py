@@ -110,12 +110,7 @@ def _read(events, names, time_unit):
     if isinstance(events, (str, pathlib.Path)):
         table = tables.look(files.local(events, "--histories"))
     else:
-        try:
-            table = tables.of_frame(pl.DataFrame(events), "histories")
-        except Exception as error:  # polars has many kinds
-            expected = "a file, or columns user, item and time of one length"
-            said = " ".join(str(error).split())
-            raise UserError(f"histories: {said}: expected {expected}") from None
+        table = tables.of_frame(events, "histories")
     roles = own.roles_of(table, own.Options(title="", time_unit=time_unit), flags=False)
     source = values.InputFile(table, None if "domain" in roles else "", roles, table.path.name)
     frame, *_ = values.read([source], time_unit, "refuse", Reading(), values.LeftOut([source]))

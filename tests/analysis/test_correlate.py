@@ -163,6 +163,19 @@ def test_within_a_width_the_widths_do_not_count():
     assert both[correlate.OF_WIDTH] == pytest.approx(one[correlate.OF_WIDTH])
 
 
+def test_the_places_of_a_seed_are_one_point_of_the_mixed_model():
+    points = made_points(6, 5, slope=0.3)
+    places = pl.concat([points, points.with_columns(pl.lit("1").alias("place"), pl.col("x") + 0.1)])
+    one, two = (
+        correlate.correlations(p, 10).row(by_predicate=pl.col("coefficient") == correlate.MIXED)
+        for p in (points, places)
+    )
+    at = correlate.correlations(points, 10).columns.index("value")
+    np.testing.assert_allclose(one[at : at + 3], two[at : at + 3], rtol=1e-6)
+    alone = correlate.correlations(made_points(6, 1), 10).filter(coefficient=correlate.MIXED)
+    assert alone["value"][0] is None and "fewer than two seeds" in alone["note"][0]
+
+
 def test_few_configurations_have_no_interval_and_it_is_said():
     table = correlate.correlations(made_points(2, 4), 100)
     row = table.filter(coefficient="Pearson r").to_dicts()[0]

@@ -10,6 +10,7 @@ import polars as pl
 import pytest
 import toy
 
+import oa_jax as oa
 from analysis import orthogonality, restore
 from analysis.runs import read_run
 from oa_jax.errors import UserError
@@ -63,6 +64,22 @@ def test_same_values_as_in_the_summary_of_the_run(frame, finished):
     assert n_compared >= 3 * 2 * 4 * 17  # seeds, kinds, modules, statistics
     best, init = (values(frame, seed=0, parameters=kind) for kind in ("best", "init"))
     assert sum(abs(best[k] - init[k]) > 1e-3 for k in best) > len(best) / 10
+
+
+@pytest.mark.slow
+def test_streams_that_evaluation_packs_are_measured_on_their_grids(tmp_path):
+    fields = {"model.length": 50, "model.d_embed": 8, "train.max_epochs": 1, "seeds": 1}
+    fields |= {"evaluate.n_negatives": 15, "evaluate.block_users": 16, "train.probe_users": 20}
+    world = oa.World(n_users=60, n_items=(340, 350))
+    run = oa.train(oa.config("sasrec", gca="early", runlocal=True, **fields), world, tmp_path, None)
+    assert run.experiment.evaluation.packed
+    (entry,) = run.summary["per_seed"]
+    for (place, domain, statistic), value in values(
+        orthogonality.measure(read_run(tmp_path), say=made.Said()), parameters="best"
+    ).items():
+        there = entry.get(f"best/gca/{place}/{domain}/{statistic}")
+        if there is not None and statistic != "gate_std":
+            assert value == pytest.approx(there, rel=1e-3, abs=1e-5), statistic
 
 
 def test_null_controls_stand_in_the_table(frame):

@@ -7,8 +7,11 @@ import pytest
 
 from analysis import table, trajectory
 from analysis.runs import find_runs, finished, notes, read_run
+from oa_jax import presets
+from oa_jax.backbones import known
 from oa_jax.errors import UserError
 from oa_jax.nn.known import changed
+from oa_jax.runs.workdir import Workdir
 from tests.analysis._made_runs import contents
 from tests.analysis._plain import plain_run
 
@@ -328,3 +331,16 @@ def test_seeds_that_another_run_has_do_not_count_twice(tmp_path):
     assert [run.name for run in runs] == ["many", "more"]
     assert left_out == ["few: the configuration, data and seeds of many: the run is left out"]
     assert "many and more: one configuration: seeds 3 count twice" in notes(runs)
+
+
+def test_the_baseline_of_sasrec_has_its_streams_apart(tmp_path):
+    """`merged` without a fusion is another model."""
+    found = {}
+    for name in ("gca=early", "gca=none,stream=apart", "gca=none,stream=merged"):
+        config = known.resolve(presets.load(f"configs/sasrec.py:pair=synthetic,{name}"))
+        with Workdir(tmp_path / name) as workdir:
+            workdir.claim(config.to_dict())
+            workdir.write_json("env.json", {"fingerprints": {"data": "abcdef12"}})
+        found[name] = read_run(tmp_path / name).backbone_configuration
+    early, apart, merged = found.values()
+    assert early == apart != merged

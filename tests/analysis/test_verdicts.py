@@ -106,6 +106,8 @@ def test_the_mixed_model_sees_through_configurations():
     slope, *_ = statistics.mixed(x, y, groups)
     assert slope == pytest.approx(statistics.pearson(x, y), abs=0.05)
     assert np.isnan(statistics.mixed([1, 2, 3, 4], [1, 1, 1, 1], [0, 0, 1, 1])[0])
+    # With a point each a group's intercept cannot be told from its noise.
+    assert np.isnan(statistics.mixed([1, 2, 3, 4], [1, 3, 2, 5], [0, 0, 1, 2])[0])
 
 
 def test_the_mixed_models_interval_covers_the_slope_with_few_configurations():
@@ -149,6 +151,15 @@ def test_a_data_set_counts_once(tmp_path):
         for g in ("sigmoid", "tanh")
     ]
     assert sorted(rows["setting"]) == sorted(gates)
+
+
+def test_events_count_once_whatever_users_are_ranked(tmp_path):
+    for k in range(4):
+        users = {"evaluate__users_per_kind": 10 * k}
+        plain_run(tmp_path / f"{k}", "early", cosine=lambda *_, k=k: k / 10, **users)
+    frame = verdicts.verdicts(find_runs(str(tmp_path))[0], "auc/full", 100)
+    row = frame.filter(condition="follows Y", domain="A").row(0, named=True)
+    assert row["runs"] == 1 and "1 data set:" in row["note"]
 
 
 def test_quality_that_goes_with_the_width_is_not_held_against_the_angle(tmp_path):

@@ -146,6 +146,19 @@ def test_hparams_act_on_their_slot_without_another_program(
     assert not bitwise(*(take_seeds(s.params, 1) for s in (states, trained[axis][0])))
 
 
+def test_the_slots_of_fewer_seeds_are_counted_by_the_same_program(by_axis, monkeypatch):
+    engine, shapes = by_axis["map"].engine, set()
+    program = engine._program
+
+    def spied(name, function, args):
+        shapes.add((name, args[1].shape))
+        return program(name, function, args)
+
+    monkeypatch.setattr(engine, "_program", spied)
+    assert len({engine.capacity(range(n), 0, n_slots=3) for n in (3, 2, 1)}) == 1
+    assert shapes == {("slots", (3,))}
+
+
 def test_another_capacity_or_number_of_seeds_is_another_program(arrays):
     """Twin of the count: it does grow."""
     experiment = toy.with_toy(known.resolve(toy.abxi_config(seeds=2)))

@@ -6,7 +6,10 @@ import sys
 import jax
 import pytest
 
+import oa_jax as oa
+from oa_jax.backbones import known as backbones
 from oa_jax.backbones.sasrec import model as sasrec
+from oa_jax.errors import UserError
 from oa_jax.nn import known
 from oa_jax.nn.fusion import Fusion, Taken, make
 from oa_jax.nn.gca import GatedCrossAttention
@@ -61,6 +64,25 @@ def test_a_fusion_of_ones_own_serves_every_backbone(name, monkeypatch):
     # The twin: the place that it doesn't take has no module.
     plain = jax.eval_shape(BACKBONES[name]({})[0].init, jax.random.key(0))
     assert not any(m.startswith("gca") for m in plain.get("net", plain))
+
+
+def test_a_fusion_in_a_module_of_ones_own_needs_no_line_here():
+    config = oa.config("abxi", gca="early", **{"gca.fusion": f"{__name__}.Adding"})
+    assert isinstance(make(config.gca, 2), Adding)
+    assert backbones.parts(config).label.startswith("abxi + Adding[0]")
+    for name, said in (("os.nothing", "no attribute 'nothing'"), ("os.path", "a subclass of")):
+        gca = oa.config("abxi", gca="early", **{"gca.fusion": name}).gca
+        with pytest.raises(UserError, match=f"gca.fusion={name}: .*{said}"):
+            make(gca, 2)
+    with pytest.raises(UserError, match=r"gca.fusion=flim: expected one of gca, .* MODULE.CLASS"):
+        oa.config("abxi", gca="early", **{"gca.fusion": "flim"})
+
+
+def test_what_take_returns_is_checked(monkeypatch):
+    monkeypatch.setattr(Adding, "take", lambda self, query, source, view: query.h_PxD)
+    model, _ = BACKBONES["sasrec"]({"fusion": f"{__name__}.Adding", "positions": (0,)})
+    with pytest.raises(UserError, match=r"Adding.take: found .*Tracer, expected Taken\("):
+        jax.eval_shape(model.init, jax.random.key(0))
 
 
 def test_fields_of_the_class_are_filled_from_the_group(monkeypatch):

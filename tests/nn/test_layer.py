@@ -95,6 +95,11 @@ WRONG = {
         "query: found int32, expected a type of floats",
     ),
     "mask": ((QUERY, SOURCE, REAL), {}, r"query_mask: found shape \(3, 6\), expected \(3, 5\)"),
+    "times that wrap": (
+        (QUERY, SOURCE, None, None, np.full(Q_TIME.shape, 2**31), S_TIME),
+        {},
+        "query_time: found 2147483648, expected numbers below 2",
+    ),
     "times": ((QUERY, SOURCE, None, None, Q_TIME), {}, "source_time: missing: expected it with"),
     "no columns": ((QUERY, SOURCE[:, :0]), {}, r"found shape \(3, 0, 8\), expected a column"),
     "heads": ((QUERY, SOURCE), {"heads": 3}, "heads=3: expected a divisor of the width 8"),

@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
-from oa_jax.ranking.beyond import Beyond, gini, popularity_rank
+from oa_jax.ranking.beyond import Beyond, gini
 
 N, K = 12, 4
 
@@ -84,5 +84,5 @@ def test_closed_forms():
 
 def test_one_item_for_all_is_the_largest_gini_and_nothing_has_no_figures():
     assert gini(np.array([0, 0, 0, 8])) == pytest.approx(1 - 1 / 4)
-    np.testing.assert_array_equal(popularity_rank(np.array([5, 9, 5, 1])), [2.5, 1, 2.5, 4])
+    np.testing.assert_array_equal(Beyond(np.array([5, 9, 5, 1]), 9).rank, [2.5, 1, 2.5, 4])
     assert Beyond(np.ones(3), 5).figures() == {}

@@ -428,7 +428,7 @@ def test_what_is_kept_of_a_run(tmp_path, alone, keep):
         check_equal(tmp_path, {"quick": alone["quick"]})
 
 
-def test_a_search_is_told_what_its_trials_are_worth(tmp_path):
+def test_a_search_is_told_what_its_trials_are_worth(tmp_path, monkeypatch):
     """Trials of one program share its slots; what optuna knows survives the process."""
 
     def make(trial):
@@ -438,7 +438,7 @@ def test_a_search_is_told_what_its_trials_are_worth(tmp_path):
     search = study.Search(make, trials=5)
     first = swept.sweep_of(tmp_path, search, slots=4)
     progress = first.run()
-    assert progress.finished == 5 and len(progress.uses) == 1
+    assert progress.finished == 5 and len(progress.uses) == 1 and progress.slots == 4
     trials = first._study.trials
     assert len({trial.params["rate"] for trial in trials}) == 5
     told = [t for t in trials if t.state.name == "COMPLETE"]
@@ -452,6 +452,12 @@ def test_a_search_is_told_what_its_trials_are_worth(tmp_path):
         summary, *_ = results(tmp_path / f"trial-{trial.number:04d}")
         assert (summary.get("stopped") == "pruned") == (trial.state.name == "PRUNED")
     best = first._study.best_trial
+    # Another worker has told it since this one looked.
+    seen = types.SimpleNamespace(state=first._optuna.trial.TrialState.RUNNING)
+    stale = types.SimpleNamespace(trials=[seen] * 5, tell=first._study.tell)
+    with monkeypatch.context() as context:
+        context.setattr(first, "_study", stale)
+        first._count(f"trial-{best.number:04d}")
     again = swept.sweep_of(tmp_path, search)
     assert again.run().done_here == 0 and again._study.best_value == best.value
     first._study.ask()  # by a worker that was killed before it knew its parameters

@@ -10,6 +10,7 @@ from oa_jax.nn.streams import packed
 
 class Parts(base.Parts):
     skip_short = True
+    without_fusion = {"model.stream": "apart"}  # `merged` without one is another model
 
     def task(self, log, split) -> SASRecTask:
         model, train = self.config.model, self.config.train
