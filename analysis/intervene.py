@@ -14,6 +14,7 @@ from absl import flags
 
 from oa_jax.engine.program import Engine
 from oa_jax.errors import UserError
+from oa_jax.events.log import InteractionLog
 from oa_jax.ranking.metrics import user_metrics
 from oa_jax.runs.run import check_same_data
 from oa_jax.runs.workdir import Workdir
@@ -77,11 +78,13 @@ def intervene(
     each_place: bool = False,
     draws: int = DRAWS,
     data_dir: str | None = None,
+    data: InteractionLog | None = None,
     part_of: str = "gated",
 ) -> pl.DataFrame:
     """Changes of every metric under every intervention: columns `SCHEMA`, one run.
 
     part_of: "gated" or "update"; a run that was trained with a part is changed where it had it.
+    data_dir, data: see restore.experiment_of.
     Rows with a seed: that seed's change, interval over users. Rows without: the mean over seeds,
     interval over seeds and users (resampling.compare on the paired differences), 95 % each, not
     corrected for their number. nan where an intervention gave a score that is not finite.
@@ -91,7 +94,7 @@ def intervene(
         return pl.DataFrame(schema=SCHEMA)
     if run.part != "full":  # a part of the one has no counterpart in the other
         part_of = run.gca["part_of"]
-    experiment = restore.experiment_of(run, say, data_dir)
+    experiment = restore.experiment_of(run, say, data_dir, data)
     if run.env["fingerprints"]:  # ranks of other candidates cannot be held against the run's
         check_same_data(Workdir(run.path), experiment.identity())
     asked = lib.interventions(parts, scales, run.places if each_place else ())

@@ -17,6 +17,7 @@ import scipy.stats
 
 from oa_jax import files
 from oa_jax.errors import UserError
+from oa_jax.events.log import InteractionLog
 from oa_jax.experiment import Experiment
 from oa_jax.nn import angles as sums_lib
 
@@ -53,16 +54,22 @@ def command(runs: list[Run], out, say) -> int:
 
 
 def measure(
-    run: Run, which: str = "best", split: str = "test", say=print, data_dir: str | None = None
+    run: Run,
+    which: str = "best",
+    split: str = "test",
+    say=print,
+    data_dir: str | None = None,
+    data: InteractionLog | None = None,
 ) -> pl.DataFrame:
     """A tidy table of the statistics of one run: columns `SCHEMA`.
 
     Of the parameters that `which` names (see restore.parameters), and of the untrained ones of the
-    same seeds, a null control. Raises UserError when nothing can be restored.
+    same seeds, a null control. data_dir, data: see restore.experiment_of. Raises UserError when
+    nothing can be restored.
     """
     if not run.places:
         return pl.DataFrame(schema=SCHEMA)
-    experiment = restore.experiment_of(run, say, data_dir)
+    experiment = restore.experiment_of(run, say, data_dir, data)
     rows, records = parts_of_users(experiment, split), []
     if "key_A" not in rows["fit"]:
         fusion = experiment.config.gca.fusion

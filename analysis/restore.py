@@ -27,6 +27,7 @@ from oa_jax.configuration import defaults_taken
 from oa_jax.engine.compilation import use_compilation_cache
 from oa_jax.errors import UserError
 from oa_jax.evaluation import SPLITS
+from oa_jax.events.log import InteractionLog
 from oa_jax.experiment import Experiment
 from oa_jax.runs import stored
 
@@ -93,15 +94,20 @@ class Restored:
         return jax.tree.map(lambda a: a[slot], self.params)
 
 
-def experiment_of(run: Run, say, data_dir: str | None = None) -> Experiment:
+def experiment_of(
+    run: Run, say, data_dir: str | None = None, data: InteractionLog | None = None
+) -> Experiment:
     """The experiment that config.json describes, on the data that the run was trained on.
 
-    `say` is told of fields that this version has and the run's did not. Raises UserError when the
+    `say` is told of fields that this version has and the run's did not. data_dir: where the data
+    lie now; data: the events, where they are in no prepared set. Raises UserError when the
     configuration or the data do not fit.
     """
     values = files.read_json(run.path / "config.json", "the workdir of a run")
     if added := defaults_taken(known.fields(run.config["backbone"]), values):
         say(f"{run.name}: of another version: {', '.join(added)} taken from the defaults")
+    if data is not None:  # arrays, by which nothing can be kept
+        return stored.experiment_of(run.path, data, data_dir)
     return _build(run.path, json.dumps([run.config, run.env], sort_keys=True), data_dir)
 
 

@@ -332,6 +332,23 @@ class Run:
             asked = of.of_events(histories, model.names, time_unit)
         return lists.whole(model, asked, k, domain, keep_seen, explain)
 
+    def export(
+        self,
+        out: str | os.PathLike,
+        seed: int | None = None,
+        licence: str = "unknown",
+        data_licence: str = "unknown",
+    ) -> pathlib.Path:
+        """Write the best parameters of a seed, by default the first that has not diverged, as a
+        folder `out`, new or empty, that `oa.load_export` reads -> its path.
+
+        licence, data_licence: for the model card. Needs the extra `export`. Raises UserError when
+        there is no such seed, or something stands in `out`.
+        """
+        from oa_jax.serving.exported import export
+
+        return export(self.path, out, seed, licence, data_licence, data=self.data)
+
     def probe(
         self,
         split: str = "test",

@@ -43,7 +43,7 @@ def load(name: str, directory: Place | None = None, world: World | None = None) 
         choices = ", ".join([*catalogue.SETS, SYNTHETIC])
         raise UserError(
             f"data source: found {name!r}; {there}; expected one of these, {choices}; events "
-            "that are in no set are given in Python: oa.open(workdir, data)"
+            "that are in no set are given in Python, as `data`: oa.open(workdir, data)"
         )
     data_set = catalogue.SETS[name]
     if data_set.protocol == "ABXI" and directory:

@@ -23,6 +23,7 @@ import oa_jax
 from oa_jax import fields, files
 from oa_jax.engine.state import name_of
 from oa_jax.errors import UserError, needs
+from oa_jax.events.log import InteractionLog
 from oa_jax.ranking.best import Best, best_of_all
 from oa_jax.ranking.ranks import AllItems, seen_of
 from oa_jax.runs.initial import ITEMS, MODEL, PARAMETERS, SCORER, flat, read_export
@@ -48,10 +49,12 @@ def export(
     data_licence: str = "unknown",
     data_dir: str | None = None,
     say: Callable[[str], None] = lambda line: None,
+    data: InteractionLog | None = None,
 ) -> pathlib.Path:
     """Write the best parameters of a seed, by default the first, as a folder `out`, new or empty.
 
-    licence, data_licence: for the model card. Raises UserError when there is no such run or seed,
+    licence, data_licence: for the model card. data_dir: where the data lie now; data: the events,
+    where they are in no prepared set. Raises UserError when there is no such run or seed,
     or something stands in `out`; the folder appears when it is whole.
     """
     out, path = files.local(out, "--out"), files.local(workdir, "--workdir")
@@ -60,7 +63,7 @@ def export(
     pl = polars()
     with needs("export"):
         from safetensors.numpy import save
-    model = StoredModel(path, seed, data_dir=data_dir, say=say)
+    model = StoredModel(path, seed, log=data, data_dir=data_dir, say=say)
     params, index = jax.tree.map(lambda a: a[0], model._seeded)
     params, extra, program = scorer(model, params, index)
     about = _about(model, path)

@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import shutil
 
@@ -5,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from analysis import restore
+from analysis import intervene, orthogonality, restore
 from analysis.runs import read_run
 from oa_jax.errors import UserError
 from oa_jax.runs import stored
@@ -155,6 +156,21 @@ def test_fields_of_later_versions_are_filled_in_and_said(copied, stack):
     said = made.Said()
     restore.experiment_of(edited(copied, lambda c: c.update(stack.config.to_dict())), said)
     assert said.lines == []
+
+
+def test_a_run_on_events_in_memory_is_measured_with_them(copied, stack):
+    run, log = edited(copied, lambda c: c["data"].update(name="mine")), stack.data.log
+    said, asked = made.Said(), {"parts": ("zero",), "scales": (1.0,), "draws": 100}
+    for measure in (
+        orthogonality.measure,
+        lambda *of, **how: intervene.intervene(*of, **how, **asked),
+    ):
+        assert len(measure(run, say=said, data=log)) > 0
+        with pytest.raises(UserError, match="found 'mine'"):
+            measure(run, say=said)
+    other = dataclasses.replace(log, time=log.time + 1)
+    with pytest.raises(UserError, match="data fingerprint"):
+        restore.experiment_of(run, said, data=other)
 
 
 def test_a_bad_field_is_named_with_its_file(copied):

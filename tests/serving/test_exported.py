@@ -1,5 +1,6 @@
 """An export, loaded here and by a process with jax and numpy alone, gives the lists of the run."""
 
+import dataclasses
 import json
 import re
 import shutil
@@ -13,9 +14,10 @@ import pytest
 import toy
 
 sys.path.insert(0, str(__import__("pathlib").Path(__file__).parent))
-from _runs import run_of
+from _runs import run_of, stored
 
 import oa_jax as oa
+from oa_jax import experiment as experiment_lib
 from oa_jax.backbones import known
 from oa_jax.errors import UserError
 from oa_jax.runs import initial
@@ -165,6 +167,19 @@ def test_new_histories_by_raw_ids(folder_of):
     assert found.drop("score").equals(expected.drop("score"))
     with pytest.raises(UserError, match="no known item"):
         model.recommend({"user": ["u"], "item": ["no"]})
+
+
+def test_a_run_on_events_in_memory_is_exported_with_them(tmp_path):
+    of, _ = run_of("abxi")
+    log = dataclasses.replace(of.data.log, name="mine", origin=None)
+    mine = experiment_lib.build(of.config.replace(data={"name": "mine"}), log)
+    run = oa.open(stored(mine, tmp_path / "run"), log)
+    folder = run.export(tmp_path / "model", seed=1, licence="mit", data_licence="own")
+    about = json.loads((folder / "model.json").read_text())
+    assert (about["data"], about["fingerprint"], about["seed"]) == ("mine", log.fingerprint(), 1)
+    assert "license: mit\ndata_license: own" in (folder / "README.md").read_text()
+    with pytest.raises(UserError, match="found 'mine'"):  # which are in no set
+        oa.open(run.path).export(tmp_path / "other")
 
 
 def test_a_folder_that_is_in_use_or_no_export_is_refused(folder_of, tmp_path):
