@@ -240,9 +240,10 @@ class Run:
                 rows.append(json.loads(line))
         return [row for row in rows if isinstance(row, dict)]
 
-    def ranks(self, split: str = "test", ranking: str = "full") -> dict[str, np.ndarray]:
+    def ranks(self, split: str = "test", ranking: str = "full") -> dict[str, Any]:
         """Ranks of a split's targets: `user`, `domain` (R,), 0 in A and 1 in B; `rank`, `ties`
-        (S, R), 1 is the best; `n_candidates` (R,).
+        (S, R), 1 is the best; `n_candidates` (R,); `tie_weight`, a number. `user` is a place in
+        `raw_users`; `oa.user_metrics` takes the last four.
 
         ranking: "full", among all items of the domain, or the name of a sampled one ("uni999").
         Raises UserError naming those that there are.
@@ -252,7 +253,16 @@ class Run:
             found = sorted(name[: -len("/rank")] for name in arrays if name.endswith("/rank"))
             raise UserError(f"{key}: no such ranking: expected one of {', '.join(found)}")
         out = {name: arrays[f"{split}/{name}"] for name in ("user", "domain")}
-        return out | {name: arrays[f"{key}/{name}"] for name in ("rank", "ties", "n_candidates")}
+        out |= {name: arrays[f"{key}/{name}"] for name in ("rank", "ties", "n_candidates")}
+        return out | {"tie_weight": known.parts(self.config).tie_weight}
+
+    @property
+    def raw_users(self) -> np.ndarray:
+        """Raw ids of all users (U,), as text: `run.raw_users[ranks["user"]]`. Needs the data; a set
+        without raw ids has numbers."""
+        from oa_jax.runs import names
+
+        return np.array(names.of(self.experiment.data.log).users)
 
     @property
     def experiment(self) -> Experiment:

@@ -15,6 +15,7 @@ import toy
 import oa_jax as oa
 from oa_jax.backbones import known
 from oa_jax.engine.step import Settings
+from oa_jax.runs.workdir import Workdir
 
 WORLD = {k.split(".")[-1]: v for k, v in toy.SMALL.items() if k.startswith("data.world.")}
 
@@ -156,6 +157,27 @@ def test_a_run_is_read_back(run):
     ]
     seed = run.summary["per_seed"][0]
     assert [f["ndcg@10"] for f in found] == [seed[f"test/{d}/ndcg@10/full"] for d in "AB"]
+
+
+def test_metrics_of_every_user_and_their_raw_ids(run, tmp_path):
+    ranks = oa.open(run.path).ranks()
+    counts = {name: ranks[name] for name in ("rank", "ties", "n_candidates", "tie_weight")}
+    value_SxR, seed = oa.user_metrics(**counts)["ndcg@10"], run.summary["per_seed"][0]
+    for d, domain in enumerate("AB"):
+        mean = value_SxR[0, ranks["domain"] == d].mean()
+        assert mean == pytest.approx(seed[f"test/{domain}/ndcg@10/full"])
+    assert run.raw_users[ranks["user"]].tolist() == list(map(str, ranks["user"]))
+
+    log, path = oa.World(**WORLD).log(), tmp_path / "shop.csv"
+    rows = zip(log.user, log.item, log.time, np.where(log.domain, "music", "books"), strict=True)
+    path.write_text(
+        "user,item,time,domain\n" + "".join(f"u{u},i{i},{t},{d}\n" for u, i, t, d in rows)
+    )
+    shop = oa.read_events(path, "shop", say=lambda line: None)
+    with Workdir(tmp_path / "run") as workdir:
+        workdir.claim(small(pair="shop").to_dict())
+    users = oa.open(workdir.path, shop).raw_users
+    assert sorted(users) == sorted(f"u{user}" for user in np.unique(log.user))
 
 
 def test_a_finished_run_is_not_trained_again(run):
