@@ -4,6 +4,8 @@ import csv
 import gzip
 import io
 import json
+import pathlib
+import re
 
 import numpy as np
 import polars as pl
@@ -14,11 +16,12 @@ from hypothesis import strategies as st
 
 import oa_jax as oa
 from oa_jax.data import blocks as block_reader
-from oa_jax.data import filters, own, store, tables
+from oa_jax.data import filters, own, sources, store, tables
 from oa_jax.data.prepare import prepare_own
 from oa_jax.data.texts import Reading
 from oa_jax.errors import UserError
 from oa_jax.runs import names as names_lib
+from tests.data.generate_shop import generate
 
 NAMES = ["user", "item", "rating", "time", "domain", "title"]
 BEGIN = 1_700_000_000
@@ -982,3 +985,20 @@ def test_what_decides_the_order_and_a_domain_without_a_target_are_said(tmp_path)
     said = []
     read(write(tmp_path / "seconds.csv", text(apart, NAMES[:5])), said=said)
     assert not any("of the neighbours" in line or "no test target" in line for line in said)
+
+
+def test_the_sweep_of_the_page_s_notebook_finds_its_set(tmp_path, monkeypatch):
+    page = pathlib.Path(own.__file__).with_name("README.md").read_text()
+    cells = re.findall(
+        r"^```python\n(.*?)^```$", page[page.index("The same in a notebook") :], re.M | re.S
+    )
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("OA_DATA_DIR", raising=False)
+    (tmp_path / "raw").mkdir()
+    generate(tmp_path / "raw", 1000)
+    names = {}
+    exec(cells[0], names)
+    exec(cells[1].split("found =")[0], names)  # the configurations of the sweep
+    for config in names["runs"].values():
+        log = sources.load(config.data.name, config.data.dir)
+        assert log.fingerprint() == names["log"].fingerprint()
