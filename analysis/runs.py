@@ -14,12 +14,14 @@ import hashlib
 import itertools
 import json
 import math
+import os
 import pathlib
+from collections.abc import Sequence
 
 import numpy as np
 import polars as pl
 
-from oa_jax import files
+from oa_jax import api, files
 from oa_jax.backbones import known
 from oa_jax.errors import UserError
 from oa_jax.fields import LARGEST, is_int
@@ -197,28 +199,22 @@ class Run:
         return files.read_npz(self.path / "ranks.npz", "the ranks of a finished run")
 
 
-def find_runs(spec: str) -> tuple[list[Run], list[str]]:
+def find_runs(spec: str | os.PathLike | api.Run | Sequence) -> tuple[list[Run], list[str]]:
     """Runs of `DIR[,DIR…]|GLOB`, and a sentence for each folder that had to be left out.
 
-    A folder is a workdir, or holds workdirs; its name may hold commas, as a sweep's do. Sorted by
-    path, each once; a run whose seeds are all in another that is the same but for
-    `NOT_OF_THE_MODEL` is left out, as they would count twice. Raises UserError when there is none.
+    spec: that text, a path, a run of `oa.open`, or a list of these. A folder is a workdir, or holds
+    workdirs; its name may hold commas, as a sweep's do. Sorted by path, each once; a run whose
+    seeds are all in another that is the same but for `NOT_OF_THE_MODEL` is left out, as they would
+    count twice. Raises UserError when there is none.
     """
     folders: dict[pathlib.Path, None] = {}
     expected = "expected a workdir of `oa_jax train`, or a folder of workdirs"
-    parts = [p for p in (spec or "").split(",") if p.strip()]
-    while parts:
-        for size in range(len(parts), 0, -1):  # the longest name that there is
-            if found := _folders(",".join(parts[:size]).strip()):
-                break
-        else:
-            raise UserError(f"--runs: {parts[0].strip()}: no such folder: {expected}")
-        parts = parts[size:]
-        for path in found:
+    for one in spec if isinstance(spec, list | tuple) else [spec]:
+        for path in _named(one, expected):
             inside = [path] if _is_workdir(path) else filter(_is_workdir, sorted(path.iterdir()))
             folders |= dict.fromkeys(inside)
     if not folders:
-        raise UserError(f"--runs={spec or ''}: no run found: {expected}")
+        raise UserError(f"--runs={spec}: no run found: {expected}")
     runs, left_out = [], []
     for path, name in _names(sorted(folders)).items():
         try:
@@ -233,6 +229,24 @@ def find_runs(spec: str) -> tuple[list[Run], list[str]]:
     if not runs:
         raise UserError(f"--runs={spec}: no readable run: {left_out[0]}")
     return runs, left_out
+
+
+def _named(spec, expected):
+    """The folders of one `spec` of `find_runs`."""
+    text = spec if isinstance(spec, str) else str(_path(spec))
+    parts = [p for p in text.split(",") if p.strip()]
+    while parts:
+        for size in range(len(parts), 0, -1):  # the longest name that there is
+            if found := _folders(",".join(parts[:size]).strip()):
+                break
+        else:
+            raise UserError(f"--runs: {parts[0].strip()}: no such folder: {expected}")
+        parts = parts[size:]
+        yield from found
+
+
+def _path(given):  # a run is known by its own
+    return files.local(getattr(given, "path", given), "--runs")
 
 
 def _overlaps(runs):
@@ -252,9 +266,9 @@ def _folders(pattern):
     return [path for path in paths if path.is_dir()]
 
 
-def read_run(path: pathlib.Path, name: str | None = None) -> Run:
+def read_run(path: str | os.PathLike | api.Run, name: str | None = None) -> Run:
     """The run in a workdir. Raises UserError when its configuration or fingerprints are none."""
-    path = pathlib.Path(path)
+    path = _path(path)
     values = files.read_json(path / "config.json", "the workdir of a run")
     try:
         config = known.resolve(values).to_dict()

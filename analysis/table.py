@@ -5,6 +5,8 @@ everything else, or the one that `--baseline=NAME` names. Users are paired (rank
 with `--pair_seeds`: what they share is not known beforehand, see "Gains" in README.md.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 import polars as pl
 from absl import flags
@@ -90,13 +92,15 @@ def gains(
 ):
     """-> (frame with the columns of `SCHEMA`, a row per run, domain, ranking, metric; notes).
 
-    groups: the sets of users that a backbone tells apart come as further domains. gain: variant
-    minus baseline, with the interval and the degrees of freedom of `resampling.compare`; p: of its
-    test, and p_holm after Holm over all gains of the frame; improvement: see
-    `probability_of_improvement`; mde: the true gain found with power 0.8 at 5 % two-sided by this
-    test with these seeds and users. What cannot be computed is null.
+    metrics: names of `METRICS`, or one. groups: the sets of users that a backbone tells apart come
+    as further domains. gain: variant minus baseline, with the interval and the degrees of freedom
+    of `resampling.compare`; p: of its test, and p_holm after Holm over all gains of the frame;
+    improvement: see `probability_of_improvement`; mde: the true gain found with power 0.8 at 5 %
+    two-sided by this test with these seeds and users. What cannot be computed is null.
+
+    Raises UserError for an unknown metric or baseline.
     """
-    rows, notes = [], []
+    rows, notes, metrics = [], [], checked_metrics(metrics)
     names = [run.name for run in runs]
     if baseline and baseline not in names:
         raise UserError(f"--baseline={baseline}: no such run: expected one of {', '.join(names)}")
@@ -117,6 +121,16 @@ def gains(
     for row, p in zip(tested, holm, strict=True):
         row["p_holm"] = float(p)
     return pl.DataFrame(rows, schema=SCHEMA), list(dict.fromkeys(notes))
+
+
+def checked_metrics(metrics: str | Sequence[str]) -> tuple[str, ...]:
+    """Each once. Raises UserError for one that is not of `METRICS`, and where there is none."""
+    metrics = tuple(dict.fromkeys([metrics] if isinstance(metrics, str) else metrics))
+    for name in metrics or [""]:
+        if name not in METRICS:
+            expected = f"expected some of {', '.join(METRICS)}"
+            raise UserError(f"--metrics={name}: {'' if name else 'empty: '}{expected}")
+    return metrics
 
 
 def _user_sets(run, groups):
@@ -319,14 +333,12 @@ def section(runs: list[Run], out, options) -> Section:
         "the true gain that this comparison would find with power 0.8 (≈: from two seeds, a rough "
         "guess). Holm's correction runs over all gains of the table."
     )
-    for name in options.metrics or [""]:
-        if name not in METRICS:
-            expected = f"expected some of {', '.join(METRICS)}"
-            raise UserError(f"--metrics={name}: {'' if name else 'empty: '}{expected}")
+    metrics = checked_metrics(options.metrics)
     if not finished(runs):
         return Section("Ranking quality", how, missing=["no finished run: no table"])
-    asked = (options.baseline, tuple(dict.fromkeys(options.metrics)), options.draws)
-    frame, notes = gains(runs, *asked, options.pair_seeds, options.groups)
+    frame, notes = gains(
+        runs, options.baseline, metrics, options.draws, options.pair_seeds, options.groups
+    )
     pages = sheets(frame)
     write_frame(out, "table", frame)
     files.write(out / "table.md", "\n".join(page.markdown() for page in pages))

@@ -1,10 +1,14 @@
 """What a workdir holds is read as it is; what is missing or damaged becomes one sentence."""
 
 import json
+import pathlib
+import re
 
 import numpy as np
 import pytest
 
+import analysis
+import oa_jax as oa
 from analysis import table, trajectory
 from analysis.runs import find_runs, finished, notes, read_run
 from oa_jax import presets
@@ -53,6 +57,28 @@ def test_folders_lists_and_globs_name_the_same_runs(folder, spec):
     runs, left_out = find_runs(spec.replace("{}", str(folder)))
     assert [run.name for run in runs] == ["early", "later", "none"] and not left_out
     assert [run.name for run in finished(runs)] == ["early", "none"]
+
+
+@pytest.mark.parametrize("kind", [pathlib.Path, str, oa.open])
+def test_paths_and_runs_of_the_library_are_taken_alone_and_in_lists(folder, kind):
+    paths = [folder / name for name in ("none", "early", "later")]
+    runs, left_out = find_runs([kind(path) for path in paths])
+    assert [run.name for run in runs] == ["early", "later", "none"] and not left_out
+    assert [run.name for run in find_runs(kind(paths[1]))[0]] == ["early"]
+    assert read_run(kind(paths[1])).name == "early"
+    with pytest.raises(UserError, match=r"^--runs=5: expected a path$"):
+        find_runs([kind(paths[0]), 5])
+
+
+def test_the_python_of_the_page_runs(tmp_path, monkeypatch):
+    page = pathlib.Path(analysis.__file__).parent / "README.md"
+    (block,) = re.findall(r"^```python\n(.*?)^```$", page.read_text(), flags=re.M | re.S)
+    monkeypatch.chdir(tmp_path)
+    plain_run("runs/abe_none")
+    plain_run("runs/abe_early", "early", better=0.1, seed=1)
+    made = {}
+    exec(block, made)
+    assert made["frame"]["gain"].drop_nulls().len() and set(made["frame"]["metric"]) == {"ndcg@10"}
 
 
 def test_equal_folder_names_are_told_apart(tmp_path):

@@ -50,6 +50,15 @@ def test_means_are_those_of_the_summaries(runs, frame):
     assert len(frame) == 4 * 2 * 2 * len(table.METRICS)
 
 
+def test_one_metric_by_its_name_and_an_unknown_one(runs, frame):
+    found, _ = table.gains(runs, metrics="mrr", draws=300)
+    means = ["run", "domain", "ranking", "mean", "gain", "p"]  # Holm runs over fewer
+    assert found.select(means).equals(frame.filter(metric="mrr").select(means))
+    for metrics, name in (("ndcg@7", "ndcg@7"), (["mrr", "ndcg@10/full"], "ndcg@10/full")):
+        with pytest.raises(UserError, match=f"^--metrics={name}: expected some of ndcg@1, "):
+            table.gains(runs, metrics=metrics)
+
+
 def test_a_gain_is_the_difference_of_means_against_the_baseline_of_the_same_width(frame):
     row = of(frame, run="stack", domain="A", ranking="uni99", metric="mrr")
     base = of(frame, run="none", domain="A", ranking="uni99", metric="mrr")
