@@ -136,11 +136,9 @@ class Run:
     @property
     def backbone_configuration(self) -> str:
         """The same without the group `gca`: equal for a baseline and its GCA variants."""
-        plain = {name: v for name, v in self.fields.items() if not name.startswith("gca.")}
-        if self.places:
-            alone = known.parts(known.resolve(self.config)).without_fusion
-            plain |= {name: json.dumps(value) for name, value in alone.items()}
-        return json.dumps(plain, sort_keys=True)
+        alone = known.parts(known.resolve(self.config)).without_fusion if self.places else {}
+        plain = self.fields | {name: json.dumps(value) for name, value in alone.items()}
+        return json.dumps({k: plain[k] for k in plain if not k.startswith("gca.")}, sort_keys=True)
 
     @property
     def setting(self) -> str:
@@ -203,16 +201,15 @@ def find_runs(spec: str | os.PathLike | api.Run | Sequence) -> tuple[list[Run], 
     """Runs of `DIR[,DIR…]|GLOB`, and a sentence for each folder that had to be left out.
 
     spec: that text, a path, a run of `oa.open`, or a list of these. A folder is a workdir, or holds
-    workdirs; its name may hold commas, as a sweep's do. Sorted by path, each once; a run whose
-    seeds are all in another that is the same but for `NOT_OF_THE_MODEL` is left out, as they would
-    count twice. Raises UserError when there is none.
+    workdirs; its name may hold commas. Sorted by path, each once; a run whose seeds are all in
+    another that is the same but for `NOT_OF_THE_MODEL` is left out. Raises UserError without any.
     """
     folders: dict[pathlib.Path, None] = {}
     expected = "expected a workdir of `oa_jax train`, or a folder of workdirs"
     for one in spec if isinstance(spec, list | tuple) else [spec]:
         for path in _named(one, expected):
-            inside = [path] if _is_workdir(path) else filter(_is_workdir, sorted(path.iterdir()))
-            folders |= dict.fromkeys(inside)
+            inside = [path] if _is_workdir(path) else sorted(path.iterdir())
+            folders |= dict.fromkeys(filter(_is_workdir, inside))
     if not folders:
         raise UserError(f"--runs={spec}: no run found: {expected}")
     runs, left_out = [], []
@@ -245,7 +242,7 @@ def _named(spec, expected):
         yield from found
 
 
-def _path(given):  # a run is known by its own
+def _path(given):
     return files.local(getattr(given, "path", given), "--runs")
 
 
