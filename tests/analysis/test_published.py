@@ -302,16 +302,27 @@ def of_claims():
     return found | {"stack": pl.DataFrame(stack).sort("seed")}
 
 
+@pytest.fixture(scope="module")
+def of_kitchen():
+    """{run: its seeds} of ABXI on Food-Kitchen, with its controls."""
+    folder = FOLDER / "abxi_food_kitchen_small"
+    found = {n: json.loads((folder / f"{n}.json").read_text()) for n in ("none", "early")}
+    found = {name: pl.DataFrame(run["per_seed"]).sort("seed") for name, run in found.items()}
+    controls = pl.read_csv(folder / "controls.csv")
+    return found | {key[0]: of.sort("seed") for key, of in controls.group_by("run")}
+
+
 def section(title):
     return (FOLDER / "README.md").read_text().partition(f"\n## {title}")[2].partition("\n## ")[0]
 
 
 @pytest.mark.parametrize(
     ("title", "n_rows"),
-    [("1.4 times the parameters", 8), ("The parts of the update", 9)]
-    + [("Later places", 8), ("The angle moved by a penalty", 10)],
+    [("1.4 times the parameters", 8), ("The parts of the update", 9), ("Later places", 8)]
+    + [("The angle moved by a penalty", 10), ("The controls on Food-Kitchen", 12)],
 )
-def test_arms_are_those_of_their_index(of_claims, title, n_rows):
+def test_arms_are_those_of_their_index(of_claims, of_kitchen, title, n_rows):
+    runs = of_kitchen if "Kitchen" in title else of_claims
     metrics = [f"test/{d}/ndcg@10/{ranking}" for ranking in ("uni999", "full") for d in "AB"]
     name = r"(\w[\w-]*(?:=\S+)?)"
     rows = re.findall(
@@ -319,17 +330,46 @@ def test_arms_are_those_of_their_index(of_claims, title, n_rows):
     )
     assert len(rows) == n_rows
     for name, other, cells in rows:
-        of, expected = of_claims[name], []
+        of, expected = runs[name], []
         assert of["seed"].to_list() == [0, 1, 2, 3, 4]
         for metric in metrics:
             if not other:
                 expected.append(f"{of[metric].mean():.4f} ± {of[metric].std():.4f}")
                 continue
-            difference = (of[metric] - of_claims[other][metric]).to_numpy()
-            mean, half = difference.mean(), stats.sem(difference) * stats.t.ppf(0.975, 4)
-            signed = [f"{x:+.4f}".replace("0.", ".", 1) for x in (mean, mean - half, mean + half)]
+            signed = [f"{x:+.4f}".replace("0.", ".", 1) for x in paired(of, runs[other], metric)]
             expected.append("{} [{}, {}]".format(*signed).replace("-", "−"))
         assert cells.split(" | ") == expected, name
+
+
+def test_what_is_said_of_the_controls_on_food_kitchen_is_in_their_files(of_kitchen):
+    text = " ".join(section("The controls on Food-Kitchen").split())
+    front = " ".join((FOLDER.parents[1] / "README.md").read_text().split())
+    key = "test/{}/ndcg@10/uni999".format
+    early, wider = of_kitchen["early"], of_kitchen["wider"]
+    over = [early[key(d)].mean() / wider[key(d)].mean() - 1 for d in "AB"]
+    said = [f"{x:.1%}".replace("%", " %") for x in over]
+    assert "{} (A) and {} (B) above the baseline".format(*said) in text
+    assert "it is {} and {} above one, by `full` not".format(*said) in front
+    angles = pl.read_csv(FOLDER / "abxi_food_kitchen_small" / "angles.csv")
+    assert len(angles) == 30
+    means = {key: of.drop("run", "domain").mean() for key, of in angles.group_by("run", "domain")}
+    for name in ("early", "self", "shuffled"):
+        found = [means[name, d]["gated_abs_cos"][0] for d in "AB"]
+        assert "{:.2f} and {:.2f} ({})".format(*found, name) in text
+        of_run = [of_kitchen[name][f"best/gca/0/{d}/gated_abs_cos"].mean() for d in "AB"]
+        assert found == pytest.approx(of_run, abs=1e-4)
+
+    def both(words, statistic, run="early"):
+        return words.format(*(means[run, d][statistic][0] for d in "AB")).replace("%", " %")
+
+    assert both("|cos(X, X')| is {:.2f} and {:.2f} with the user's own", "abs_cos") in text
+    assert both("{:.2f} and {:.2f} with another user's", "shuffled_abs_cos") in text
+    assert both("X explains {:.0%} and {:.0%} of the variance", "r2_x") in text
+    assert both("with the Y of its own time, {:.0%} and {:.0%}.", "r2_xy_aligned") in text
+    assert both("{:.0%} (A) and {:.0%} (B) of its energy", "mean_share_update", "shuffled") in text
+    assert set(angles.filter(run="early")["rank90_update"]) == {2.0, 3.0}
+    gained = {d: paired(of_kitchen["self"], of_kitchen["none"], key(d))[1] for d in "AB"}
+    assert gained["A"] > 0 > gained["B"]
 
 
 def test_the_parameter_ratios_are_those_of_their_index(of_claims):
