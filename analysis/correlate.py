@@ -146,9 +146,9 @@ def _coefficients(part, draws, rng):
     out[0]["published"] = part["published"][0]
     # The places of a seed share its y: as points of their own they would count too much.
     seeds = part.group_by("configuration", "seed", maintain_order=True).agg(pl.col("x", "y").mean())
-    columns = seeds["x"], seeds["y"], seeds["configuration"]
-    slope, low, high = mixed(*columns) if distinct >= 3 else [math.nan] * 3
-    note = "" if math.isfinite(slope) else _why(MIXED, x, y, count, 2, distinct)
+    both = seeds["x"].to_numpy(), seeds["y"].to_numpy()
+    slope, low, high = mixed(*both, seeds["configuration"]) if distinct >= 3 else [math.nan] * 3
+    note = "" if math.isfinite(slope) else _why(MIXED, *both, count, 2, distinct)
     out.append({"coefficient": MIXED, "value": slope, "low": low, "high": high, "note": note})
     low, high = leave_one_out(x, y, clusters)
     note = "" if math.isfinite(low) else f"{plural(count, 'configuration')}: expected at least 3"
@@ -166,7 +166,7 @@ def _why(name, x, y, count, needed, distinct):
         more = ", 3 more than covariates" if name == "partial r" else ""
         found = plural(count, "configuration")
         return f"not computed: {found}, expected at least {needed}{more}"
-    if name == MIXED:
+    if name == MIXED and len(x) < 2 * count:
         return "not computed: fewer than two seeds for each configuration"
     if name == "partial r":
         return "undefined: nothing is left once parameters, width and progress are held fixed"

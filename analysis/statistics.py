@@ -61,7 +61,8 @@ def within(x, y, groups) -> float:
 
 def mixed(x, y, groups) -> tuple[float, float, float]:
     """Slope of y on x, both in standard deviations, with a random intercept for each group, and its
-    95 % interval, by `statsmodels.MixedLM`; nan where it cannot be fitted.
+    95 % interval, by `statsmodels.MixedLM`; nan where it cannot be fitted, or where groups have
+    fewer than two points on average, which leave no way to tell their intercepts from noise.
 
     The interval is Wald's at Student's t with a degree of freedom less than there are groups:
     with few of them, normal quantiles cover too little.

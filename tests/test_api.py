@@ -102,8 +102,9 @@ def test_a_log_or_run_as_the_last_line_of_a_cell_is_short(run):
 def test_the_first_seed_is_the_default_whatever_its_number(tmp_path):
     config = small(first_seed=7, **{"train.max_epochs": 2, "train.warmup_epochs": 0})
     run = oa.train(config, oa.World(**WORLD), tmp_path / "run", say=None)
-    for found in (run.params(), run.params(seed=7)):
-        assert jax.tree.leaves(found)
+    first, second = run.params(seed=7), run.params(seed=8)
+    assert jax.tree.all(jax.tree.map(np.array_equal, run.params(), first))
+    assert not jax.tree.all(jax.tree.map(np.array_equal, first, second))
     np.testing.assert_array_equal(run.probe(n_users=4).x, run.probe(n_users=4, seed=7).x)
 
 
@@ -247,6 +248,7 @@ def test_lists_of_users_by_number(run):
     found = run.recommend(np.arange(2), k=3)
     assert found.equals(run.recommend([0, 1], k=np.int64(3))) and len(found) == 12
     assert found.equals(run.recommend(["0", "1"], k=3))
+    assert found.equals(run.recommend(pl.Series(["0", "1"]), k=3))
 
 
 def test_a_study_and_files_of_domains_by_path(tmp_path):

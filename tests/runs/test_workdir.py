@@ -86,10 +86,12 @@ def test_more_seeds_are_an_extension_that_reopens_the_run(workdir):
 
 
 def test_a_foreign_folder_is_refused_and_left_alone(workdir):
+    (workdir.path / ".DS_Store").write_text("of the file manager")
+    workdir.check()
     (workdir.path / "thesis.txt").write_text("mine")
     with pytest.raises(UserError, match="holds thesis.txt but no config.json"):
         claim(workdir)
-    assert names(workdir) == ["thesis.txt"]
+    assert names(workdir) == [".DS_Store", "thesis.txt"]
 
 
 def test_a_claim_that_was_killed_midway_is_claimed(workdir):
