@@ -337,6 +337,7 @@ def test_diverged_and_failing_runs_harm_no_other(tmp_path, alone):
     assert json.loads((tmp_path / "broken/failed.json").read_text()) == {
         "error": "data.dir=nowhere: no such folder"
     }
+    assert results(tmp_path / "bad")[0]["tied_share"] == {}  # of seeds that ended well
     check_equal(tmp_path, alone)
     again = swept.sweep_of(tmp_path, {"bad": bad, "broken": broken, **studied}).run()
     assert again.failed == ["broken"]
